@@ -1,0 +1,5 @@
+"""``python -m adapterzoo``."""
+
+from adapterzoo.cli import main
+
+main(prog_name="adapterzoo")

@@ -1,0 +1,56 @@
+"""The command line: one file a command, and what they share."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from adapterzoo.errors import UserError
+from adapterzoo.terminal import safe, stderr
+
+
+class _Group(click.Group):
+    """Shows a person's mistake plainly; ``--debug`` shows where in the code it was found."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(context)
+        except UserError as error:
+            console = stderr()
+            for problem in error.problems:
+                console.print(safe("error: ", "bold red").append_text(safe(problem)), soft_wrap=True)
+            if context.params.get("debug"):
+                traceback.print_exc()
+            sys.exit(2)
+        except KeyboardInterrupt:
+            message = "stopped. Finished cells are kept; the same command goes on from there."
+            stderr().print(message if context.invoked_subcommand == "run" else "stopped.")
+            sys.exit(130)
+        except BrokenPipeError:
+            # The reader of a pipe went away: nothing is wrong here.
+            sys.stderr.close()
+            sys.exit(0)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="adapterzoo")
+@click.option("--debug", is_flag=True, help="Show tracebacks, and what the libraries print.")
+def main(debug: bool) -> None:
+    """One recipe, every adapter method, one table you can trust."""
+
+
+def _add_commands() -> None:
+    from adapterzoo.cli.check import check
+    from adapterzoo.cli.compare import compare
+    from adapterzoo.cli.methods import methods
+    from adapterzoo.cli.run import run
+
+    for command in (methods, check, run, compare):
+        main.add_command(command)
+
+
+_add_commands()

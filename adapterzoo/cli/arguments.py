@@ -1,0 +1,37 @@
+"""Arguments that several commands take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+recipe_argument = click.argument("recipe", type=click.Path(path_type=Path))
+method_option = click.option(
+    "-m", "--method", "methods", multiple=True, metavar="METHOD", help="Only this label or method (repeatable)."
+)
+seed_option = click.option("--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="Only this seed (repeatable).")
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override the recipe, like train.steps=10."
+)
+out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the results [runs/<name>].")
+
+
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """RECIPE and what selects and overrides parts of it."""
+    for decorate in (set_option, seed_option, method_option, recipe_argument):
+        command = decorate(command)
+    return command
+
+
+def output_folder(out: Path | None, name: str, overrides: Sequence[str]) -> Path:
+    """Where results go: ``runs/<name>``, and a folder of its own for each set of overrides."""
+    if out is not None:
+        return out
+    if not overrides:
+        return Path("runs") / name
+    import hashlib
+
+    return Path("runs") / f"{name}-{hashlib.sha256(chr(0).join(overrides).encode()).hexdigest()[:8]}"

@@ -1,0 +1,52 @@
+"""``adapterzoo check``: every problem of a recipe, without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from adapterzoo.cli.arguments import recipe_options
+from adapterzoo.terminal import count, safe, size, stdout
+
+# Bytes of a parameter, by dtype and, for linear layers, by quantization with its constants.
+BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.01, "nf4": 0.52}
+# float32 weight, gradient, and AdamW's two moments.
+TRAINED_BYTES = 16
+
+
+@click.command()
+@recipe_options
+def check(recipe: Path, methods: tuple[str, ...], seeds: tuple[int, ...], overrides: tuple[str, ...]) -> None:
+    """Find every problem of RECIPE without training, and print the plan."""
+    from adapterzoo.progress import reporter
+    from adapterzoo.recipe import load_recipe
+
+    checked = load_recipe(recipe, overrides)
+    from adapterzoo.runner import prepare
+
+    prepared = prepare(checked, methods, seeds, reporter())
+    console = stdout()
+    encoded = prepared.encoded
+    tokens = sum(len(example.prompt) + len(example.completion) for example in encoded.train)
+    console.print(safe(f"{checked.name}: {checked.model.name}, {prepared.base_parameters:,} parameters"))
+    console.print(
+        safe(
+            f"data: {len(encoded.train)} train, {len(encoded.validation)} validation, {len(encoded.test)} test rows; "
+            f"{tokens / max(1, len(encoded.train)):.0f} tokens a row"
+        )
+    )
+    console.print(safe(f"training: {prepared.steps} steps of {checked.train.batch_size * checked.train.gradient_accumulation} rows"))
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for title in ("cell", "method", "seed", "base", "lr", "parameters", "memory"):
+        table.add_column(title, no_wrap=True, justify="left" if title in ("cell", "method", "base") else "right")
+    for cell in prepared.cells:
+        trained = prepared.trainable.get(cell.label, 0)
+        linear = prepared.linear_parameters
+        memory = linear * BYTES[checked.model.dtype if cell.base == "none" else cell.base] + trained * TRAINED_BYTES
+        memory += (prepared.base_parameters - linear) * BYTES[checked.model.dtype]
+        values = (cell.label, cell.method, cell.seed, cell.base, f"{cell.learning_rate:g}", count(trained) if trained else "?", size(memory))
+        table.add_row(*(safe(value) for value in values))
+    console.print(table)
+    console.print(safe(f"{len(prepared.cells)} cells. memory: weights and optimizer; activations come on top.", "dim"))

@@ -1,0 +1,40 @@
+"""``adapterzoo run``: trains and measures every cell, and prints the comparison."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from adapterzoo.cli.arguments import out_option, output_folder, recipe_options
+from adapterzoo.terminal import stdout
+
+
+@click.command()
+@recipe_options
+@out_option
+def run(
+    recipe: Path, methods: tuple[str, ...], seeds: tuple[int, ...], overrides: tuple[str, ...], out: Path | None
+) -> None:
+    """Train and evaluate every cell of RECIPE, and print the comparison.
+
+    Cells that have a result are not trained again: a run that was stopped goes on.
+    """
+    from adapterzoo.progress import reporter
+    from adapterzoo.recipe import load_recipe
+
+    checked = load_recipe(recipe, overrides)
+    folder = output_folder(out, checked.name, overrides)
+    progress = reporter()
+    from adapterzoo import runner, table
+    from adapterzoo.comparison import compare
+
+    try:
+        runner.run(checked, folder, methods, seeds, progress)
+    finally:
+        progress.end()
+    comparison = compare(folder)
+    table.render(comparison, stdout())
+    if comparison.failed:
+        sys.exit(1)

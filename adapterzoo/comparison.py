@@ -1,0 +1,186 @@
+"""The comparison of finished results: one row a label. No torch in here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from adapterzoo.errors import UserError, did_you_mean
+from adapterzoo.results import Result, read_results
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+# Which of two values is the better one; the rest (learning rate, base) is neither.
+HIGHER, LOWER = max, min
+BETTER = {
+    "exact_match": HIGHER,
+    "test_loss": LOWER,
+    "perplexity": LOWER,
+    "trainable_params": LOWER,
+    "adapter_bytes": LOWER,
+    "train_seconds": LOWER,
+    "tokens_per_second": HIGHER,
+    "peak_memory_bytes": LOWER,
+}
+# What counts first when rows are put in order.
+PRIMARY = ("exact_match", "test_loss", "perplexity")
+
+
+@dataclass(frozen=True)
+class Row:
+    """All seeds of one label, as means over those that finished."""
+
+    label: str
+    method: str | None
+    status: str
+    error: str | None
+    seeds: list[int]
+    metrics: dict[str, float]
+    trainable_params: int
+    total_params: int
+    adapter_bytes: int
+    train_seconds: float | None
+    tokens_per_second: float | None
+    peak_memory_bytes: float | None
+    learning_rate: float | None
+    base: str
+    options: dict[str, Any]
+
+    def value(self, column: str) -> Any:
+        """The value of a metric or of any other column."""
+        return self.metrics.get(column) if column not in self.__dataclass_fields__ else getattr(self, column)
+
+    def record(self) -> dict[str, Any]:
+        """As in ``compare --format json``."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+class Comparison:
+    """Rows in order. Shows itself as a table; ``frame()`` gives a pandas DataFrame."""
+
+    def __init__(self, rows: Sequence[Row], results: Sequence[Result]) -> None:
+        self.rows = list(rows)
+        self.results = list(results)
+
+    @property
+    def failed(self) -> bool:
+        """Whether any cell failed."""
+        return any(row.status == "failed" for row in self.rows)
+
+    def best(self, column: str) -> Any:
+        """The best value of a column; None where there is no better and worse."""
+        trained = [row for row in self.rows if row.status == "ok" and (column in PRIMARY or row.method is not None)]
+        values = [row.value(column) for row in trained if row.value(column) is not None]
+        return BETTER[column](values) if values and column in BETTER else None
+
+    def records(self) -> dict[str, Any]:
+        """As in ``compare --format json``."""
+        stacks = {str(sorted((r.environment.get("packages") or {}).items())): r.environment for r in self.results}
+        return {
+            "schema": 1,
+            "rows": [row.record() for row in self.rows],
+            "recipe_hashes": sorted({result.recipe_hash for result in self.results}),
+            "data_fingerprints": sorted({result.data_fingerprint for result in self.results}),
+            "environments": list(stacks.values()),
+        }
+
+    def frame(self) -> DataFrame:
+        """The rows as a pandas DataFrame, metrics as columns of their own."""
+        from pandas import DataFrame
+
+        flat = [{**{k: v for k, v in row.record().items() if k != "metrics"}, **row.metrics} for row in self.rows]
+        return DataFrame(flat).set_index("label")
+
+    def __str__(self) -> str:
+        from adapterzoo.table import plain
+
+        return plain(self)
+
+    def _repr_html_(self) -> str:
+        return str(self.frame().to_html())
+
+
+def compare(*folders: str | Path, sort: str | None = None) -> Comparison:
+    """The comparison of everything that is on disk in one or several output folders.
+
+    Args:
+        sort: a column to order by, best first; by default the first metric there is.
+
+    Raises:
+        UserError: a folder holds no results, results cannot be read, or do not belong in one table.
+    """
+    found = [(Path(folder), read_results(Path(folder))) for folder in folders]
+    results = [result for _, group in found for result in group]
+    _check_comparable(found)
+    labels: dict[str, list[Result]] = {}
+    for result in results:
+        group = labels.setdefault(result.label, [])
+        # The untouched base is the same in every folder of one recipe.
+        if result.method is not None or not group:
+            group.append(result)
+    return Comparison(in_order([_row(group) for group in labels.values()], sort), results)
+
+
+def in_order(rows: Iterable[Row], sort: str | None) -> list[Row]:
+    """Best first; rows without the value last, in alphabetical order.
+
+    Raises:
+        UserError: there is no such column.
+    """
+    rows = sorted(rows, key=lambda row: row.label)
+    if sort is None:
+        sort = next((name for name in PRIMARY if any(name in row.metrics for row in rows)), "label")
+    known = {*(name for row in rows for name in row.metrics), *Row.__dataclass_fields__} - {"metrics", "options"}
+    if sort not in known:
+        raise UserError.at(f"--sort {sort}", "there is no such column.", did_you_mean(sort, known))
+    with_value = [row for row in rows if row.value(sort) is not None]
+    without = [row for row in rows if row.value(sort) is None]
+    return sorted(with_value, key=lambda row: row.value(sort), reverse=BETTER.get(sort) is HIGHER) + without
+
+
+def _row(group: Sequence[Result]) -> Row:
+    done = [result for result in group if result.ok]
+    failed = [result for result in group if not result.ok]
+    shown = done or failed
+    names = [name for name in shown[0].metrics if all(name in result.metrics for result in done)]
+    return Row(
+        label=shown[0].label,
+        method=shown[0].method,
+        status="failed" if failed else "ok",
+        error="; ".join(f"seed {result.seed}: {result.error}" if len(group) > 1 else str(result.error) for result in failed) or None,
+        seeds=[result.seed for result in group],
+        metrics={name: fmean(result.metrics[name] for result in done) for name in names},
+        trainable_params=shown[0].trainable_params,
+        total_params=shown[0].total_params,
+        adapter_bytes=shown[0].adapter_bytes,
+        train_seconds=_mean(result.train_seconds for result in done),
+        tokens_per_second=_mean(result.tokens_per_second for result in done),
+        peak_memory_bytes=_mean(result.peak_memory_bytes for result in done),
+        learning_rate=shown[0].learning_rate,
+        base=shown[0].base,
+        options=shown[0].options,
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    numbers = [value for value in values if value is not None]
+    return fmean(numbers) if numbers else None
+
+
+def _check_comparable(found: Sequence[tuple[Path, Sequence[Result]]]) -> None:
+    """Rows of other data or of another recipe do not belong in one table, nor does a label twice."""
+    first_folder, first = found[0]
+    for folder, results in found[1:]:
+        for name, what in (("data_fingerprint", "data"), ("recipe_hash", "training and evaluation")):
+            if getattr(results[0], name) != getattr(first[0], name):
+                raise UserError.at(
+                    str(folder), f"its {what} are not those of {first_folder}.", "Rows of both cannot be ranked against each other."
+                )
+        twice = {(r.label, r.seed) for r in results if r.method} & {(r.label, r.seed) for r in first if r.method}
+        if twice:
+            label, seed = sorted(twice)[0]
+            raise UserError.at(str(folder), f"'{label}' with seed {seed} is in {first_folder} as well.")

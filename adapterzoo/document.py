@@ -1,0 +1,118 @@
+"""A YAML document as plain data that remembers the line of every key.
+
+YAML 1.2 rules, so that ``1e-4`` is a number, ``no`` is a word, and a key given twice is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from adapterzoo.errors import Problem, UserError
+
+Location = tuple[str | int, ...]
+
+
+class Document:
+    """What was read (``data``) and where each part of it stands (``where``)."""
+
+    def __init__(self, data: Any, name: str, lines: Mapping[Location, int]) -> None:
+        self.data = data
+        self.name = name
+        self._lines = lines
+        self._overridden: dict[Location, str] = {}
+
+    def where(self, location: Location) -> str:
+        """``file:line`` of the nearest enclosing key, or the ``--set`` that put the value there."""
+        for end in range(len(location), -1, -1):
+            if location[:end] in self._overridden:
+                return self._overridden[location[:end]]
+            if location[:end] in self._lines:
+                return f"{self.name}:{self._lines[location[:end]]}"
+        return self.name
+
+    def override(self, assignments: Sequence[str]) -> None:
+        """Set ``train.steps=10`` and the like; values are YAML.
+
+        Raises:
+            UserError: for each assignment that has no ``=``, or whose path leads through a value.
+        """
+        problems = []
+        for assignment in assignments:
+            path, equals, text = assignment.partition("=")
+            place = f"--set {assignment}"
+            if not equals or not all(path.strip().split(".")):
+                problems.append(Problem(place, "is not of the form key=value.", "Like --set train.steps=10."))
+                continue
+            try:
+                value = _plain(YAML(typ="rt").load(text), (), {})
+            except YAMLError:
+                problems.append(Problem(place, "has a value that is not YAML."))
+                continue
+            location: Location = tuple(path.strip().split("."))
+            target = self.data
+            for part in location[:-1]:
+                target = target.setdefault(part, {}) if isinstance(target, dict) else None
+            if not isinstance(target, dict):
+                problems.append(Problem(place, f"cannot be set: '{path}' is not inside a section."))
+                continue
+            target[location[-1]] = value
+            self._overridden[location] = place
+        if problems:
+            raise UserError(*problems)
+
+
+def read(path: Path) -> Document:
+    """Read a YAML mapping from a file.
+
+    Raises:
+        UserError: the file is missing, is no UTF-8 text, does not parse, or holds something other than a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError.at(str(path), "there is no such file.") from None
+    except IsADirectoryError:
+        raise UserError.at(str(path), "is a folder.", "Name the recipe file inside it.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError.at(str(path), f"cannot be read: {error}.") from None
+    try:
+        loaded = YAML(typ="rt").load(text)
+    except DuplicateKeyError as error:
+        line = error.problem_mark.line + 1
+        raise UserError.at(f"{path}:{line}", "this key is given twice.", "Keep one of them.") from None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise UserError.at(place, f"this is not YAML: {error.problem}.") from None
+    except YAMLError as error:
+        raise UserError.at(str(path), f"this is not YAML: {error}.") from None
+    if not isinstance(loaded, CommentedMap):
+        raise UserError.at(str(path), "holds no recipe (a mapping of keys to values).")
+    lines: dict[Location, int] = {(): 1}
+    return Document(_plain(loaded, (), lines), str(path), lines)
+
+
+def _plain(value: Any, location: Location, lines: dict[Location, int]) -> Any:
+    """Builtin types in place of ruamel's; notes in ``lines`` the 1-based line of every key and item."""
+    if isinstance(value, CommentedMap):
+        for key in value:
+            lines[(*location, str(key))] = value.lc.key(key)[0] + 1 if key in value.lc.data else 1
+        return {str(key): _plain(item, (*location, str(key)), lines) for key, item in value.items()}
+    if isinstance(value, CommentedSeq):
+        for index in range(len(value)):
+            if value.lc.data and index in value.lc.data:
+                lines[(*location, index)] = value.lc.item(index)[0] + 1
+        return [_plain(item, (*location, index), lines) for index, item in enumerate(value)]
+    for builtin in (bool, int, float, str):
+        if isinstance(value, builtin):
+            return builtin(value)
+    if value is None:
+        return None
+    return str(getattr(value, "value", value))

@@ -1,0 +1,193 @@
+"""Results on disk: one folder a cell, whole or not there.
+
+``result.json`` is written last and in one go, so a cell that has one is finished. No torch in here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from adapterzoo.errors import UserError
+
+SCHEMA = 1
+RESULT = "result.json"
+PREDICTIONS = "predictions.jsonl"
+ADAPTER = "adapter"
+RECIPE = "recipe.yaml"
+# What may grow from one run of a recipe to the next: more methods, more seeds.
+GROWING = ("methods", "seeds", "name")
+
+
+@dataclass
+class Result:
+    """One cell, or the untouched base (``method`` None)."""
+
+    label: str
+    method: str | None
+    seed: int
+    base: str
+    """quantization of the base"""
+    status: str = "ok"
+    """``ok`` or ``failed``"""
+    error: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    learning_rate: float | None = None
+    steps: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    trainable_params: int = 0
+    total_params: int = 0
+    adapter_bytes: int = 0
+    train_seconds: float | None = None
+    evaluate_seconds: float | None = None
+    tokens_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+    """loss by step"""
+    findings: dict[str, Any] = field(default_factory=dict)
+    recipe_hash: str = ""
+    data_fingerprint: str = ""
+    environment: dict[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    @property
+    def ok(self) -> bool:
+        """Whether the cell finished."""
+        return self.status == "ok"
+
+
+class Store:
+    """The output folder of one recipe."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def begin(self, resolved: Mapping[str, Any], data_hash: str) -> str:
+        """Take the folder for a recipe: returns the recipe's hash.
+
+        Raises:
+            UserError: it holds results of a recipe that differs in more than its methods and seeds, or things
+                that are no results at all.
+        """
+        identity = recipe_identity(resolved, data_hash)
+        recipe_hash = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        written = self.folder / RECIPE
+        note = self.folder / ".adapterzoo.json"
+        if note.is_file():
+            before = json.loads(note.read_text())
+            if before["recipe_hash"] != recipe_hash:
+                changes = "; ".join(_differences(before["identity"], identity))
+                raise UserError.at(
+                    str(self.folder),
+                    f"holds the results of another recipe ({changes}).",
+                    "Give --out another folder, or remove that one.",
+                )
+        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise UserError.at(str(self.folder), "is there already and is no output folder of adapterzoo.", "Give --out another.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write(note, json.dumps({"recipe_hash": recipe_hash, "identity": identity}, indent=1))
+        _write(written, _yaml(resolved))
+        return recipe_hash
+
+    def cell(self, label: str, seed: int) -> Path:
+        """The folder of one cell."""
+        return self.folder / label / f"seed-{seed}"
+
+    def load(self, label: str, seed: int) -> Result | None:
+        """The result of a cell, if it has finished."""
+        path = self.cell(label, seed) / RESULT
+        return read_result(path) if path.is_file() else None
+
+    def clear(self, label: str, seed: int) -> Path:
+        """An empty folder for a cell, its checkpoints kept; an older result of it is gone."""
+        folder = self.cell(label, seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RESULT).unlink(missing_ok=True)
+        (folder / PREDICTIONS).unlink(missing_ok=True)
+        shutil.rmtree(folder / ADAPTER, ignore_errors=True)
+        return folder
+
+    def write(self, result: Result, predictions: Iterable[Mapping[str, Any]] = ()) -> None:
+        """Put down a cell: its predictions, then, in one go, its result."""
+        folder = self.cell(result.label, result.seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in predictions]
+        if lines:
+            _write(folder / PREDICTIONS, "".join(lines))
+        _write(folder / RESULT, json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n")
+
+
+def read_results(folder: Path) -> list[Result]:
+    """All finished cells of an output folder, by label and seed.
+
+    Raises:
+        UserError: it is no output folder, or a result cannot be read.
+    """
+    found = sorted(folder.glob(f"*/seed-*/{RESULT}"))
+    if not found:
+        raise UserError.at(str(folder), "holds no results." if folder.is_dir() else "there is no such folder.")
+    return sorted((read_result(path) for path in found), key=lambda result: (result.label, result.seed))
+
+
+def read_result(path: Path) -> Result:
+    """One cell's result.
+
+    Raises:
+        UserError: it is damaged, or of a newer version of adapterzoo.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if raw["schema"] > SCHEMA:
+            raise UserError.at(str(path), f"was written by a newer adapterzoo (schema {raw['schema']}).", "Update.")
+        known = {item.name for item in fields(Result)}
+        return Result(**{name: value for name, value in raw.items() if name in known})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError.at(str(path), f"is damaged: {error!r}.", "Remove its folder and run the recipe again.") from None
+
+
+def recipe_identity(resolved: Mapping[str, Any], data_hash: str) -> dict[str, Any]:
+    """What must not differ between rows of one table: all but the methods and seeds; data by content."""
+    identity = {name: value for name, value in resolved.items() if name not in GROWING}
+    identity["data"] = {**identity["data"], "source": data_hash}
+    # Each method's learning rate is kept with its cell.
+    identity["train"] = {name: value for name, value in identity["train"].items() if name != "learning_rate"}
+    return identity
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of the weights in an adapter's folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+
+
+def _differences(before: Any, after: Any, path: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = [*before, *(key for key in after if key not in before)]
+        return [line for key in keys for line in _differences(before.get(key), after.get(key), f"{path}.{key}".lstrip("."))]
+    return [] if before == after else [f"{path}: {before!r} there, {after!r} here"]
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.new")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+def _yaml(data: Mapping[str, Any]) -> str:
+    from io import StringIO
+
+    from ruamel.yaml import YAML
+
+    stream = StringIO()
+    dumper = YAML()
+    dumper.default_flow_style = False
+    dumper.dump(dict(data), stream)
+    return stream.getvalue()

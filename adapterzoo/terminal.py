@@ -1,0 +1,56 @@
+"""Text for the terminal: what came from a recipe, a model or a plugin can neither steer it nor be markup."""
+
+from __future__ import annotations
+
+import re
+
+from rich.console import Console
+from rich.text import Text
+
+# Control characters, and the marks that reorder text on the screen.
+_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def clean(text: object) -> str:
+    """Plain text without control characters: neither rich's ``escape`` nor ``Text`` takes those out."""
+    return _UNSAFE.sub("�", str(text))
+
+
+def safe(text: object, style: str = "") -> Text:
+    """Cleaned text for rich, in which ``[`` is a bracket."""
+    return Text(clean(text), style=style)
+
+
+def stdout() -> Console:
+    """Where results go."""
+    return Console(highlight=False, soft_wrap=False)
+
+
+def stderr() -> Console:
+    """Where messages and progress go."""
+    return Console(stderr=True, highlight=False)
+
+
+def duration(seconds: float) -> str:
+    """``0:42``, ``12:05``, ``1:02:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def count(number: float) -> str:
+    """``512``, ``51.8k``, ``2.44M``, ``134.5M``, ``8.03B``: three digits that matter."""
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            scaled = number / limit
+            return f"{scaled:.2f}{unit}" if scaled < 10 else f"{scaled:.1f}{unit}"
+    return str(round(number))
+
+
+def size(number: float) -> str:
+    """``212kB``, ``9.8MB``, ``1.42GB`` (powers of ten)."""
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= limit:
+            scaled = number / limit
+            return f"{scaled:.2f}{unit}" if scaled < 10 and unit == "GB" else f"{scaled:.1f}{unit}"
+    return f"{round(number)}B"

@@ -1,0 +1,162 @@
+"""Training one wrapped model: transformers' Trainer, with what would make the table wrong mended."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from adapterzoo.encode import Encoded, pad_batch
+from adapterzoo.errors import NotFiniteError
+from adapterzoo.evaluate import completion_losses
+from adapterzoo.recipe import TrainSection
+
+OnStep = Callable[[int, int, float, int], None]
+"""called with step, all steps, loss, and tokens seen so far"""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training one cell gave, apart from the weights."""
+
+    seconds: float
+    tokens: int
+    """real tokens that went through the model, padding left out"""
+    history: list[dict[str, float]]
+
+
+def total_steps(train: TrainSection, rows: int) -> int:
+    """Optimizer steps of the whole training."""
+    if train.steps is not None:
+        return train.steps
+    assert train.epochs is not None
+    return max(1, math.ceil(train.epochs * rows / (train.batch_size * train.gradient_accumulation)))
+
+
+def in_steps(value: int | float, steps: int) -> int:
+    """A number of steps, from one or from a share of all."""
+    return value if isinstance(value, int) else math.ceil(value * steps)
+
+
+def train(
+    model: Any,
+    encoded: Encoded,
+    settings: TrainSection,
+    *,
+    learning_rate: float,
+    seed: int,
+    folder: Path,
+    callbacks: Sequence[TrainerCallback] = (),
+    resume: bool = True,
+    on_step: OnStep = lambda step, steps, loss, tokens: None,
+) -> Trained:
+    """Train a wrapped model in place.
+
+    The order of the rows is a matter of the seed alone: row k of it is the same for every method.
+
+    Args:
+        folder: where checkpoints go, and where training goes on from if there are any and ``resume`` is set.
+
+    Raises:
+        NotFiniteError: the loss became NaN or infinite.
+    """
+    steps = total_steps(settings, len(encoded.train))
+    save_steps, eval_steps = in_steps(settings.save_steps, steps), in_steps(settings.eval_steps, steps)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        learning_rate=learning_rate,
+        lr_scheduler_type=settings.scheduler,
+        warmup_steps=in_steps(settings.warmup, steps),
+        optim=settings.optimizer,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
+        fp16=_half(model),
+        seed=seed,
+        data_seed=seed,
+        eval_strategy="steps" if eval_steps and encoded.validation else "no",
+        eval_steps=eval_steps or None,
+        save_strategy="steps" if save_steps else "no",
+        save_steps=save_steps or steps,
+        save_total_limit=1,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # else a NaN is logged as 0.0, and training ends as if all were well
+        include_num_input_tokens_seen="non_padding",
+        report_to=settings.loggers or "none",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        dataloader_pin_memory=next(model.parameters()).device.type == "cuda",
+    )
+    trainer = CompletionTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=encoded.train,
+        eval_dataset=encoded.validation,
+        data_collator=lambda examples: pad_batch([(e.prompt, e.completion) for e in examples], encoded.pad_id),
+        callbacks=[*callbacks, _Watch(on_step)],
+    )
+    trainer.pad_id = encoded.pad_id
+    # They print every log line, which is the progress display's business.
+    for printer in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printer)
+    checkpoint = get_last_checkpoint(str(folder)) if resume and save_steps and folder.is_dir() else None
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    return Trained(
+        seconds=result.metrics["train_runtime"],
+        tokens=int(trainer.state.num_input_tokens_seen),
+        history=[_plain(entry) for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry],
+    )
+
+
+class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not followed for types
+    """The Trainer, whose evaluation is adapterzoo's: the loss on completions, and nothing a method adds to it."""
+
+    pad_id: int
+
+    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
+        """The mean loss of a completion's token on the validation rows."""
+        pairs = [(example.prompt, example.completion) for example in self.eval_dataset]
+        losses = completion_losses(self.model, pairs, self.pad_id, self.args.eval_batch_size)
+        metrics = {f"{metric_key_prefix}_loss": sum(losses) / sum(len(completion) for _, completion in pairs)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]
+    """Tells the loss of each step, and stops at one that is no number."""
+
+    def __init__(self, on_step: OnStep) -> None:
+        self.on_step = on_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+        if "loss" not in logs:
+            return
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(logs.get(name, 0.0)):
+                raise NotFiniteError(f"the {name.replace('_', ' ')} became {logs[name]} at step {state.global_step}")
+        self.on_step(state.global_step, state.max_steps, logs["loss"], int(state.num_input_tokens_seen))
+
+
+def _half(model: Any) -> bool:
+    """Whether gradients need scaling: float16 on a GPU."""
+    import torch
+
+    where = next(model.parameters())
+    return bool(getattr(model, "dtype", None) == torch.float16 and where.device.type == "cuda")
+
+
+def _plain(entry: dict[str, Any]) -> dict[str, float]:
+    kept = ("step", "loss", "eval_loss", "learning_rate", "grad_norm", "epoch")
+    return {name: float(entry[name]) for name in kept if name in entry}

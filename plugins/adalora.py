@@ -1,0 +1,99 @@
+"""AdaLoRA: low-rank updates in SVD form, whose ranks are cut where they matter least while training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, model_validator
+
+from adapterzoo import Context, LinearOptions, PeftMethod, Problem, hookimpl
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import nn
+    from transformers import TrainerCallback
+
+
+class AdaloraOptions(LinearOptions):
+    """Options of AdaLoRA."""
+
+    init_r: int = Field(12, ge=1, description="rank of every update at the start")
+    target_r: int = Field(8, ge=1, description="average rank at the end")
+    lora_alpha: float = Field(32.0, gt=0, description="the update is scaled by lora_alpha / init_r")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
+    orth_reg_weight: float = Field(0.1, ge=0, description="weight of the regulariser that keeps the SVD orthogonal")
+    tinit: int | None = Field(None, ge=0, description="steps before the first cut; by default a tenth of all")
+    tfinal: int | None = Field(None, ge=0, description="steps after the last cut; by default four tenths of all")
+    deltaT: int = Field(1, ge=1, description="steps between cuts")  # noqa: N815  # PEFT's and the paper's name
+    beta1: float = Field(0.85, gt=0, lt=1, description="smoothing of the importance")
+    beta2: float = Field(0.85, gt=0, lt=1, description="smoothing of its uncertainty")
+
+    @model_validator(mode="after")
+    def _shrinks(self) -> AdaloraOptions:
+        if self.target_r > self.init_r:
+            raise ValueError("target_r is above init_r: AdaLoRA starts high and cuts")
+        return self
+
+
+class Adalora(PeftMethod[AdaloraOptions]):
+    """Adaptive budget allocation."""
+
+    name = "adalora"
+    summary = "LoRA that moves rank to where it is needed"
+    paper = "https://arxiv.org/abs/2303.10512"
+    options = AdaloraOptions
+    learning_rate = 1e-3
+    learning_rate_source = "the paper, table 10 (SQuAD); its tables also give the other defaults"
+    size_option = "init_r"
+    resumes = False  # the running importance of every weight is in no checkpoint
+
+    def problems(self, skeleton: nn.Module, options: AdaloraOptions, context: Context) -> list[Problem]:
+        """See :meth:`Method.problems`."""
+        found = super().problems(skeleton, options, context)
+        tinit, tfinal = _schedule(options, context.total_steps)
+        if tinit + tfinal >= context.total_steps:
+            what = f"{tinit} steps before and {tfinal} after leave none of {context.total_steps} to cut ranks in."
+            found.append(Problem("tinit, tfinal", what, "Train longer, or give smaller ones."))
+        return found
+
+    def peft_config(self, options: AdaloraOptions, context: Context) -> PeftConfig:
+        """See :meth:`PeftMethod.peft_config`."""
+        from peft import AdaLoraConfig
+
+        steps = context.total_steps
+        settings = options.model_dump()
+        settings["tinit"], settings["tfinal"] = _schedule(options, steps)
+        # PEFT adds the regulariser to every forward pass, and an optimizer step may have several.
+        settings["orth_reg_weight"] = options.orth_reg_weight / context.gradient_accumulation
+        return AdaLoraConfig(task_type="CAUSAL_LM", total_step=steps, **settings)
+
+    def callbacks(self, options: AdaloraOptions, context: Context) -> list[TrainerCallback]:
+        """Reallocates rank at every step. Under a trainer that does not, AdaLoRA never cuts anything."""
+        from transformers import TrainerCallback
+
+        class Reallocate(TrainerCallback):  # type: ignore[misc]  # transformers is not followed for types
+            """After each optimizer step, while the gradients are still there."""
+
+            def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
+                # The trainer counts the step afterwards; from 1, so that the last one can settle the ranks.
+                model.base_model.update_and_allocate(state.global_step + 1)
+
+        return [Reallocate()]
+
+    def findings(self, model: Any) -> dict[str, Any]:
+        """The rank that each layer ended with."""
+        pattern = model.peft_config["default"].rank_pattern or {}
+        return {"ranks": {name.removesuffix(".default").removesuffix(".lora_E"): sum(kept) for name, kept in pattern.items()}}
+
+
+def _schedule(options: AdaloraOptions, steps: int) -> tuple[int, int]:
+    """Steps before the first cut and after the last; the default shares are the medians of the paper's tables."""
+    tinit = steps // 10 if options.tinit is None else options.tinit
+    tfinal = steps * 4 // 10 if options.tfinal is None else options.tfinal
+    return tinit, tfinal
+
+
+@hookimpl
+def adapterzoo_methods() -> list[Adalora]:
+    """The methods of this file."""
+    return [Adalora()]

@@ -1,0 +1,92 @@
+"""LoHa: the update is the element-wise product of two low-rank matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from adapterzoo import Context, LinearOptions, PeftMethod, hookimpl
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftConfig
+    from torch import nn
+
+
+class LohaOptions(LinearOptions):
+    """Options of LoHa."""
+
+    r: int = Field(4, ge=1, description="rank of each factor: the update has rank r², and the size of LoRA at 2r")
+    alpha: float = Field(16.0, gt=0, description="the update is scaled by alpha / r")
+    rank_dropout: float = Field(0.0, ge=0, lt=1, description="share of output features left out of a step")
+    module_dropout: float = Field(0.0, ge=0, lt=1, description="share of layers left out of a step")
+
+
+class Loha(PeftMethod[LohaOptions]):
+    """Low-rank Hadamard product."""
+
+    name = "loha"
+    summary = "element-wise product of low-rank updates"
+    paper = "https://arxiv.org/abs/2108.06098"
+    options = LohaOptions
+    learning_rate = 5e-4
+    learning_rate_source = "LyCORIS (arXiv 2309.14859, appendix D.2), on images; no tuned rate for text is published"
+    size_option = "r"
+
+    @contextmanager
+    def layers(self) -> Iterator[None]:
+        """See :meth:`PeftMethod.layers`."""
+        from peft import LoHaModel
+
+        from adapterzoo_plugins._lycoris import linear_layer
+
+        with linear_layer(LoHaModel, _layer()):
+            yield
+
+    def peft_config(self, options: LohaOptions, context: Context) -> PeftConfig:
+        """See :meth:`PeftMethod.peft_config`."""
+        from peft import LoHaConfig
+
+        return LoHaConfig(task_type="CAUSAL_LM", **options.model_dump())
+
+
+@cache
+def _layer() -> type[nn.Module]:
+    from peft.tuners.loha.layer import Linear as PeftLinear
+    from torch.nn import functional
+
+    from adapterzoo_plugins._lycoris import drop_rows
+
+    class Linear(PeftLinear):  # type: ignore[misc]  # PEFT has no types
+        """PEFT's layer by its factors: with W = (A·B) ∘ (C·D) of rank r each, W = (A⊙C)·(B⊙D) of rank r²."""
+
+        def create_adapter_parameters(self, adapter_name: str, r: int, shape: tuple[int, ...]) -> None:
+            super().create_adapter_parameters(adapter_name, r, (self.out_features, self.in_features))
+
+        def _get_delta_activations(
+            self, adapter_name: str, input: torch.Tensor, *args: Any, **kwargs: Any
+        ) -> torch.Tensor:
+            a, b = self.hada_w1_a[adapter_name], self.hada_w1_b[adapter_name]
+            c, d = self.hada_w2_a[adapter_name], self.hada_w2_b[adapter_name]
+            input = self._cast_input_dtype(input, a.dtype)
+            if self.r[adapter_name] ** 2 * (1 / self.in_features + 1 / self.out_features) < 1:
+                right = (b.unsqueeze(1) * d.unsqueeze(0)).flatten(0, 1)  # (r², in)
+                left = (a.unsqueeze(2) * c.unsqueeze(1)).flatten(1, 2)  # (out, r²)
+                update = functional.linear(functional.linear(input, right), left)
+            else:  # the product of the factors is smaller than they are
+                update = functional.linear(input, (a @ b) * (c @ d))
+            if self.training and self.rank_dropout[adapter_name]:
+                update = drop_rows(update, self.rank_dropout[adapter_name], rescale=True)
+            return update * self.scaling[adapter_name]
+
+    return Linear
+
+
+@hookimpl
+def adapterzoo_methods() -> list[Loha]:
+    """The methods of this file."""
+    return [Loha()]

@@ -1,0 +1,98 @@
+"""LoKr: the update is the Kronecker product of a small matrix and a low-rank one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from adapterzoo import Context, LinearOptions, PeftMethod, hookimpl
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftConfig
+    from torch import nn
+
+
+class LokrOptions(LinearOptions):
+    """Options of LoKr."""
+
+    r: int = Field(32, ge=1, description="rank of the larger factor")
+    alpha: float = Field(64.0, gt=0, description="the update is scaled by alpha / r")
+    decompose_factor: int = Field(
+        4, ge=-1, description="side of the smaller factor, where it divides the layer; -1 = as square as can be"
+    )
+    decompose_both: bool = Field(False, description="make the smaller factor low-rank as well")
+    rank_dropout: float = Field(0.0, ge=0, lt=1, description="share of output features left out of a step")
+    module_dropout: float = Field(0.0, ge=0, lt=1, description="share of layers left out of a step")
+
+
+class Lokr(PeftMethod[LokrOptions]):
+    """Low-rank Kronecker product."""
+
+    name = "lokr"
+    summary = "Kronecker product of two small factors"
+    paper = "https://arxiv.org/abs/2309.14859"
+    options = LokrOptions
+    learning_rate = 3e-3
+    learning_rate_source = "PEFT's method comparison (lokr/llama-3.2-3B-rank32-factor4-lr0.003), with its r and alpha"
+    size_option = "r"
+
+    @contextmanager
+    def layers(self) -> Iterator[None]:
+        """See :meth:`PeftMethod.layers`."""
+        from peft import LoKrModel
+
+        from adapterzoo_plugins._lycoris import linear_layer
+
+        with linear_layer(LoKrModel, _layer()):
+            yield
+
+    def peft_config(self, options: LokrOptions, context: Context) -> PeftConfig:
+        """See :meth:`PeftMethod.peft_config`."""
+        from peft import LoKrConfig
+
+        return LoKrConfig(task_type="CAUSAL_LM", **options.model_dump())
+
+
+@cache
+def _layer() -> type[nn.Module]:
+    from peft.tuners.lokr.layer import Linear as PeftLinear
+    from torch.nn import functional
+
+    from adapterzoo_plugins._lycoris import drop_rows
+
+    class Linear(PeftLinear):  # type: ignore[misc]  # PEFT has no types
+        """PEFT's layer by its factors: (W1 ⊗ W2)·x = W1·X·W2ᵀ, with x written as a matrix X."""
+
+        def _get_delta_activations(
+            self, adapter_name: str, input: torch.Tensor, *args: Any, **kwargs: Any
+        ) -> torch.Tensor:
+            if adapter_name in self.lokr_w1:
+                small = self.lokr_w1[adapter_name]
+            else:
+                small = self.lokr_w1_a[adapter_name] @ self.lokr_w1_b[adapter_name]
+            x = self._cast_input_dtype(input, small.dtype).unflatten(-1, (small.size(1), -1))
+            if adapter_name in self.lokr_w2:
+                x = functional.linear(x, self.lokr_w2[adapter_name])
+                x = functional.linear(x.transpose(-1, -2), small).transpose(-1, -2)
+            else:
+                x = functional.linear(x, self.lokr_w2_b[adapter_name])
+                x = functional.linear(x.transpose(-1, -2), small).transpose(-1, -2)
+                x = functional.linear(x, self.lokr_w2_a[adapter_name])
+            update = x.flatten(-2)
+            if self.training and self.rank_dropout[adapter_name]:
+                rescale = self.rank_dropout_scale[adapter_name]
+                update = drop_rows(update, self.rank_dropout[adapter_name], rescale=rescale)
+            return update * self.scaling[adapter_name]
+
+    return Linear
+
+
+@hookimpl
+def adapterzoo_methods() -> list[Lokr]:
+    """The methods of this file."""
+    return [Lokr()]

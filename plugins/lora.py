@@ -1,0 +1,54 @@
+"""LoRA: the update of each linear layer is a product of two thin matrices."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from adapterzoo import Context, LinearOptions, PeftMethod, hookimpl
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+
+class LoraOptions(LinearOptions):
+    """Options of LoRA."""
+
+    r: int = Field(8, ge=1, description="rank of the update")
+    lora_alpha: float = Field(32.0, gt=0, description="the update is scaled by lora_alpha / r")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
+
+
+class Lora(PeftMethod[LoraOptions]):
+    """Low-rank adaptation."""
+
+    name = "lora"
+    summary = "low-rank update of every linear layer"
+    paper = "https://arxiv.org/abs/2106.09685"
+    options = LoraOptions
+    learning_rate = 3e-4
+    learning_rate_source = (
+        "PEFT's method comparison, all linear layers (lora/llama-3.2-3B-rank16-all-linear-lr3e-4); "
+        "alpha 32 from 'LoRA Without Regret'"
+    )
+    merges = ("none", "int8")
+    size_option = "r"
+
+    def peft_config(self, options: LoraOptions, context: Context) -> PeftConfig:
+        """See :meth:`PeftMethod.peft_config`."""
+        from peft import LoraConfig
+
+        return LoraConfig(
+            task_type="CAUSAL_LM",
+            r=options.r,
+            lora_alpha=options.lora_alpha,
+            lora_dropout=options.lora_dropout,
+            target_modules=options.target_modules,
+        )
+
+
+@hookimpl
+def adapterzoo_methods() -> list[Lora]:
+    """The methods of this file."""
+    return [Lora()]

@@ -1,0 +1,23 @@
+"""QLoRA: LoRA on a base stored in 4 bits, whatever base the others get."""
+
+from __future__ import annotations
+
+from adapterzoo import hookimpl
+from adapterzoo_plugins.lora import Lora
+
+
+class QLora(Lora):
+    """LoRA over an nf4 base."""
+
+    name = "qlora"
+    summary = "LoRA on a base stored in 4 bits (nf4)"
+    paper = "https://arxiv.org/abs/2305.14314"
+    bases = ("nf4",)
+    demands = "nf4"
+    merges = ()  # PEFT merges into 4 bits, but rounds the merged weights again
+
+
+@hookimpl
+def adapterzoo_methods() -> list[QLora]:
+    """The methods of this file."""
+    return [QLora()]
