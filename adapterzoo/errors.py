@@ -45,7 +45,7 @@ class PluginError(AdapterzooError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``Did you mean 'lora'?`` for the nearest known name, else the list of all, else nothing."""
+    """``Did you mean 'steps'?`` for the nearest known name, else the list of all, else nothing."""
     known = sorted(known)
     near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
     if near:

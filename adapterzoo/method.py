@@ -140,7 +140,7 @@ class Method(Generic[OptionsT]):
         raise NotImplementedError
 
     def findings(self, model: nn.Module) -> dict[str, Any]:
-        """What training found out that the results should tell (AdaLoRA: the ranks it settled on)."""
+        """What training found out that the results should tell, like the ranks it settled on."""
         return {}
 
 
@@ -174,7 +174,7 @@ class PeftMethod(Method[OptionsT]):
         from peft import get_peft_model
 
         with self.layers():
-            return get_peft_model(model, self.peft_config(options, context))
+            return _keep_dtype(get_peft_model(model, self.peft_config(options, context)))
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """See :meth:`Method.save`. Plain ``PeftModel.from_pretrained`` loads it."""
@@ -186,7 +186,23 @@ class PeftMethod(Method[OptionsT]):
         from peft import PeftModel
 
         with self.layers():
-            return PeftModel.from_pretrained(model, str(folder))
+            return _keep_dtype(PeftModel.from_pretrained(model, str(folder)))
+
+
+def _keep_dtype(model: nn.Module) -> nn.Module:
+    """Make every adapted layer answer in the dtype it was asked in.
+
+    Over quantized bases some of PEFT's layers answer in float32, and the next layer of a bfloat16 model crashes.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    def cast(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
+        return output.to(arguments[0].dtype) if arguments[0].is_floating_point() else output
+
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.register_forward_hook(cast)
+    return model
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from adapterzoo import document
 from adapterzoo.document import Document, Location
 from adapterzoo.errors import Problem, UserError, did_you_mean
-from adapterzoo.method import Method
+from adapterzoo.method import BASES, Method
 from adapterzoo.registry import Registry, registry
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -112,8 +112,8 @@ class DataSection(Section):
             if name not in FORMATS[self.format]:
                 raise PydanticCustomError(
                     "value",
-                    "has columns for '{name}', which the format {format} does not have. {hint}",
-                    {"name": name, "format": self.format, "hint": did_you_mean(name, FORMATS[self.format])},
+                    "is for no column of the format {format}. {hint}",
+                    {"format": self.format, "hint": did_you_mean(name, FORMATS[self.format]), "at": ("columns", name)},
                 )
         return self
 
@@ -292,7 +292,7 @@ def _method_problems(source: Document, zoo: Registry) -> list[Problem]:
             continue
         method = zoo[name]
         base = method.base_for(quantization)
-        if base not in method.bases:
+        if base in BASES and base not in method.bases:  # what is no quantization at all is said elsewhere
             problems.append(
                 Problem(
                     source.where(location),
@@ -315,7 +315,8 @@ def _problem(
     extra_keys: Sequence[str] = (),
 ) -> Problem:
     """A pydantic error as a sentence with the file and line."""
-    inner = tuple(details["loc"])
+    # A check across several keys says itself which of them it means.
+    inner = (*details["loc"], *details.get("ctx", {}).get("at", ()))
     location = (*prefix, *inner)
     key = ".".join(str(part) for part in inner) or "the recipe"
     kind, context = details["type"], details.get("ctx", {})

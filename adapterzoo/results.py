@@ -20,6 +20,8 @@ SCHEMA = 1
 RESULT = "result.json"
 PREDICTIONS = "predictions.jsonl"
 ADAPTER = "adapter"
+CHECKPOINTS = "checkpoints"
+TRACEBACK = "traceback.txt"
 RECIPE = "recipe.yaml"
 # What may grow from one run of a recipe to the next: more methods, more seeds.
 GROWING = ("methods", "seeds", "name")
@@ -108,10 +110,14 @@ class Store:
         """An empty folder for a cell, its checkpoints kept; an older result of it is gone."""
         folder = self.cell(label, seed)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RESULT).unlink(missing_ok=True)
-        (folder / PREDICTIONS).unlink(missing_ok=True)
+        for name in (RESULT, PREDICTIONS, TRACEBACK):
+            (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / ADAPTER, ignore_errors=True)
         return folder
+
+    def forget_checkpoints(self, label: str, seed: int) -> None:
+        """What a finished cell needs no more."""
+        shutil.rmtree(self.cell(label, seed) / CHECKPOINTS, ignore_errors=True)
 
     def write(self, result: Result, predictions: Iterable[Mapping[str, Any]] = ()) -> None:
         """Put down a cell: its predictions, then, in one go, its result."""

@@ -240,10 +240,12 @@ class _Run:
             result.peak_memory_bytes = peak.bytes
         except Exception as error:  # whatever a method does wrong is its own row's failure
             result.status, result.error = "failed", _reason(error)
-            (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            (folder / results.TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
             predictions = []
             _free_memory()
         self.store.write(result, predictions)
+        if result.ok:
+            self.store.forget_checkpoints(cell.label, cell.seed)
         return result
 
     def _train_and_measure(self, cell: Cell, model: Any, result: Result, folder: Path) -> list[Any]:
@@ -268,7 +270,7 @@ class _Run:
             self.recipe.train,
             learning_rate=cell.learning_rate,
             seed=cell.seed,
-            folder=folder / "checkpoints",
+            folder=folder / results.CHECKPOINTS,
             callbacks=method.callbacks(options, context),
             resume=method.resumes,
             on_step=self.reporter.step,

@@ -1,0 +1,145 @@
+"""A tiny real model, a tiny real recipe, and the command line, for tests that train in seconds."""
+
+from __future__ import annotations
+
+import os
+
+# One thread: the second would be the one of a process that a test starts; and no test asks a hub.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+METHODS = ("lora", "qlora", "ia3", "loha", "lokr", "adalora", "oft")
+
+# As in the bundled model, the tokenizer's padding token is its end token.
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|start|>' + m['role'] + '\n' + m['content'] + '<|end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"
+)
+
+VERBS = (
+    "walk bake stop carry panic play rest ask jump talk climb paint move love hope like hate vote wave save "
+    "plan chat clap drop grab hug jog nod beg rob try cry fry dry copy marry study hurry worry tidy"
+).split()
+
+
+def past(verb: str) -> str:
+    if verb.endswith("e"):
+        return verb + "d"
+    return verb[:-1] + "ied" if verb.endswith("y") and verb[-2] not in "aeiou" else verb + "ed"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer Llama with a tokenizer of bytes, saved as transformers saves."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("tiny-model")
+    specials = ["<|unk|>", "<|start|>", "<|end|>"]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate([*specials, *letters])}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<|unk|>", bos_token="<|start|>", eos_token="<|end|>", pad_token="<|end|>"
+    )
+    fast.chat_template = TEMPLATE
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.1,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "verbs.csv"
+    path.write_text("verb,past\n" + "".join(f"{verb},{past(verb)}\n" for verb in VERBS), encoding="utf-8")
+    return path
+
+
+RECIPE = """\
+name: tiny
+model:
+  name: {model}
+  dtype: float32
+data:
+  source: {data}
+  columns: {{question: verb, answer: past}}
+  split: {{train: 0.6, validation: 0.2, test: 0.2}}
+  max_length: 64
+train:
+  steps: 6
+  batch_size: 4
+evaluate:
+  batch_size: 8
+  max_new_tokens: 4
+  shots: 2
+methods: [{methods}]
+"""
+
+
+@pytest.fixture
+def write_recipe(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Writes a recipe on the tiny model and data: ``write_recipe("lora, ia3", "extra: lines")``."""
+
+    def write(methods: str = ", ".join(METHODS), extra: str = "", name: str = "recipe.yaml", **changes: str) -> Path:
+        text = RECIPE.format(model=tiny_model, data=tiny_data, methods=methods) + extra
+        for old, new in changes.items():
+            assert f"  {old}: " in text or f"\n{old}: " in text
+            lines = [f"{line.partition(old)[0]}{old}: {new}" if line.strip().startswith(f"{old}:") else line for line in text.splitlines()]
+            text = "\n".join(lines) + "\n"
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def adapterzoo() -> Callable[..., Result]:
+    """The command line in this process: ``adapterzoo("run", recipe, "--out", folder)``."""
+    from adapterzoo.cli import main
+
+    def invoke(*arguments: Any) -> Result:
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+        return result
+
+    return invoke
+
+
+@pytest.fixture
+def adapterzoo_process() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command line in a process of its own."""
+
+    def invoke(*arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "adapterzoo", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+
+    return invoke

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from cells import Bench
+
+SHORT = "{name: adalora, init_r: 8, target_r: 2, tinit: 1, tfinal: 2}"
+
+
+def test_ranks_are_cut_to_the_budget_and_moved(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    bench = Bench(write_recipe(SHORT, steps="10"))
+    with bench.wrapped("adalora", bench.load("none")) as model:
+        bench.train("adalora", model, tmp_path)
+        ranks = bench.method("adalora")[0].findings(model)["ranks"]
+        kept = {name: int((p != 0).sum()) for name, p in model.named_parameters() if ".lora_E." in name}
+    assert len(ranks) == 14
+    assert sum(ranks.values()) == 2 * 14, "the average rank at the end is target_r"
+    assert len(set(ranks.values())) > 1, "rank went where it matters, not evenly"
+    assert sorted(kept.values()) == sorted(ranks.values()), "what was cut stays zero in the last steps"
+
+
+def test_the_regulariser_acts(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    def unorthogonality(weight: float) -> float:
+        recipe = write_recipe(SHORT.replace("}", f", orth_reg_weight: {weight}}}"), steps="10")
+        bench = Bench(recipe)
+        with bench.wrapped("adalora", bench.load("none")) as model:
+            bench.train("adalora", model, tmp_path / str(weight), learning_rate=1e-2)
+            gaps = [(p @ p.T - torch.eye(len(p))).norm().item() for n, p in model.named_parameters() if ".lora_A." in n]
+        return sum(gaps) / len(gaps)
+
+    assert unorthogonality(1.0) < 0.9 * unorthogonality(0.0)
+
+
+def test_the_regulariser_counts_once_a_step_however_many_passes_it_has(
+    write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Each forward pass adds it, and the trainer adds up the passes of a step."""
+
+    def losses(batch_size: int, passes: int) -> list[float]:
+        extra = f"  gradient_accumulation: {passes}\n"
+        path = write_recipe("{name: adalora, orth_reg_weight: 1.0}", steps="5", batch_size=str(batch_size))
+        path.write_text(path.read_text().replace("evaluate:\n  batch_size: 8\n", "evaluate:\n").replace("evaluate:", extra + "evaluate:"))
+        bench = Bench(path)
+        with bench.wrapped("adalora", bench.load("none")) as model:
+            return [entry["loss"] for entry in bench.train("adalora", model, tmp_path).history]
+
+    whole, parts = losses(8, 1), losses(4, 2)
+    assert max(abs(a - b) / a for a, b in zip(whole, parts, strict=True)) < 1e-4
+
+
+def test_evaluation_leaves_the_regulariser_out(write_recipe: Callable[..., Path]) -> None:
+    """Untrained, AdaLoRA answers like the base, and has its loss."""
+    from adapterzoo.evaluate import evaluate
+
+    bench = Bench(write_recipe("{name: adalora, orth_reg_weight: 1.0}"))
+    loaded = bench.load("none")
+    with loaded.lend() as model:
+        untouched, _ = evaluate(model, bench.prepared.encoded, bench.recipe.evaluate)
+    with bench.wrapped("adalora", loaded) as model:
+        wrapped, _ = evaluate(model, bench.prepared.encoded, bench.recipe.evaluate)
+    assert wrapped == untouched

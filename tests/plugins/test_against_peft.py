@@ -1,0 +1,145 @@
+"""Each plugin against a training loop of plain PEFT: same configuration, data order and seed, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cells import Bench
+from conftest import METHODS
+from safetensors.torch import load_file
+
+ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def peft_config(label: str, steps: int) -> Any:
+    """Written out by hand, not taken from the plugin: its defaults are under test too."""
+    import peft
+
+    task = {"task_type": "CAUSAL_LM"}
+    if label in ("lora", "qlora"):
+        return peft.LoraConfig(r=8, lora_alpha=32, target_modules="all-linear", **task)
+    if label == "ia3":
+        return peft.IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"], **task)
+    if label == "loha":
+        return peft.LoHaConfig(r=4, alpha=16, target_modules=ALL_LINEAR, **task)
+    if label == "lokr":
+        return peft.LoKrConfig(r=32, alpha=64, decompose_factor=4, target_modules=ALL_LINEAR, **task)
+    if label == "oft":
+        return peft.OFTConfig(oft_block_size=32, target_modules="all-linear", **task)
+    return peft.AdaLoraConfig(
+        init_r=12, target_r=8, lora_alpha=32, orth_reg_weight=0.1, tinit=steps // 10, tfinal=steps * 4 // 10,
+        total_step=steps, target_modules="all-linear", **task,
+    )  # fmt: skip
+
+
+def plain_loop(model: Any, bench: Bench, label: str, order: list[list[int]]) -> list[float]:
+    """The textbook loop: forward on right-padded rows, AdamW, linear warmup and decay."""
+    settings, encoded = bench.recipe.train, bench.prepared.encoded
+    steps = bench.prepared.steps
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=bench.cells[label].learning_rate, weight_decay=0.0)
+    from transformers import get_linear_schedule_with_warmup
+
+    schedule = get_linear_schedule_with_warmup(optimizer, -(-steps // 10), steps)
+    losses = []
+    model.train()
+    for step, indices in enumerate(order, start=1):
+        rows = [encoded.train[i] for i in indices]
+        width = max(len(row.prompt) + len(row.completion) for row in rows)
+        ids, labels, mask = [], [], []
+        for row in rows:
+            padding = width - len(row.prompt) - len(row.completion)
+            ids.append([*row.prompt, *row.completion, *[0] * padding])
+            labels.append([*[-100] * len(row.prompt), *row.completion, *[-100] * padding])
+            mask.append([1] * (width - padding) + [0] * padding)
+        loss = model(
+            input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask), labels=torch.tensor(labels)
+        ).loss  # PEFT adds AdaLoRA's regulariser here
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
+        optimizer.step()
+        if label == "adalora":
+            model.base_model.update_and_allocate(step)
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+def seen_order(bench: Bench, label: str, folder: Path) -> tuple[list[list[int]], list[float], Path]:
+    """Which rows each step of adapterzoo's training saw, its losses, and the adapter's folder."""
+    from adapterzoo import train as module
+
+    encoded, order = bench.prepared.encoded, []
+    numbers = {(tuple(e.prompt), tuple(e.completion)): i for i, e in enumerate(encoded.train)}
+    pad_batch = module.pad_batch
+
+    def recording(pairs: Any, pad_id: int) -> Any:
+        order.append([numbers[tuple(prompt), tuple(completion)] for prompt, completion in pairs])
+        return pad_batch(pairs, pad_id)
+
+    module.pad_batch = recording
+    try:
+        with bench.wrapped(label, bench.load("none")) as model:
+            trained = bench.train(label, model, folder / "checkpoints")
+            bench.method(label)[0].save(model, folder / "adapter")
+    finally:
+        module.pad_batch = pad_batch
+    losses = [entry["loss"] for entry in trained.history]
+    return order[: len(losses)], losses, folder / "adapter"
+
+
+@pytest.mark.parametrize("label", METHODS)
+def test_training_is_pefts(label: str, write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    import peft
+    from transformers import AutoModelForCausalLM, set_seed
+
+    bench = Bench(write_recipe(label, steps="12"))
+    order, losses, folder = seen_order(bench, label, tmp_path)
+    base = AutoModelForCausalLM.from_pretrained(bench.prepared.location, dtype=torch.float32, attn_implementation="sdpa")
+    set_seed(0)
+    model = peft.get_peft_model(base, peft_config(label, bench.prepared.steps))
+    set_seed(0)
+    expected = plain_loop(model, bench, label, order)
+    assert losses == pytest.approx(expected, rel=1e-5)
+    assert losses[-1] < losses[0]
+    # Weight by weight as well: of what is left of AdaLoRA's, the saved part.
+    model.save_pretrained(tmp_path / "peft")
+    ours = load_file(folder / "adapter_model.safetensors")
+    theirs = load_file(tmp_path / "peft" / "adapter_model.safetensors")
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_all_methods_see_the_same_rows_in_the_same_order(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    bench = Bench(write_recipe(steps="8"))
+    orders = {label: seen_order(bench, label, tmp_path / label)[0] for label in ("lora", "ia3", "adalora", "oft")}
+    assert len({str(order) for order in orders.values()}) == 1
+    assert len({row for batch in orders["lora"][:6] for row in batch}) == 24, "an epoch repeats no row"
+
+
+@pytest.mark.parametrize("label", METHODS)
+def test_the_saved_adapter_loads_in_plain_peft(label: str, write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    bench = Bench(write_recipe(label, steps="12"))
+    prompt = torch.tensor([bench.prepared.encoded.test[0].prompt])
+    loaded = bench.load("none")
+    with bench.wrapped(label, loaded) as model:
+        bench.train(label, model, tmp_path / "checkpoints", learning_rate=1e-2)
+        bench.method(label)[0].save(model, tmp_path / "adapter")
+        model.eval()
+        with torch.no_grad():
+            trained = model(input_ids=prompt).logits
+    base = AutoModelForCausalLM.from_pretrained(bench.prepared.location, dtype=torch.float32, attn_implementation="sdpa")
+    with torch.no_grad():
+        untouched = base(input_ids=prompt).logits
+        again = PeftModel.from_pretrained(base, tmp_path / "adapter")(input_ids=prompt).logits
+    torch.testing.assert_close(again, trained, rtol=1e-5, atol=1e-5)
+    assert (trained - untouched).abs().max() > 1e-2

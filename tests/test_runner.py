@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+
+def rows(out: Path, adapterzoo: Callable[..., Result]) -> dict[str, dict[str, object]]:
+    printed = adapterzoo("compare", out, "--format", "json").stdout
+    return {row["label"]: row for row in json.loads(printed)["rows"]}
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
+def test_all_seven_train_on_every_base(
+    quantization: str, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    done = adapterzoo("run", write_recipe(dtype="bfloat16"), "--set", f"model.quantization={quantization}", "--out", tmp_path / "o")
+    assert done.exit_code == 0, done.output
+    found = rows(tmp_path / "o", adapterzoo)
+    assert set(found) == {"base", "base-2-shot", "lora", "qlora", "ia3", "loha", "lokr", "adalora", "oft"}
+    for label, row in found.items():
+        assert row["status"] == "ok", row
+        assert row["base"] == ("nf4" if label == "qlora" else quantization)
+        assert set(row["metrics"]) == {"test_loss", "perplexity", "exact_match"}
+        assert row["peak_memory_bytes"] > 0
+        if row["method"]:
+            assert 0 < row["trainable_params"] < row["total_params"]
+            for name in ("adapter_bytes", "train_seconds", "tokens_per_second", "learning_rate"):
+                assert row[name] > 0, name
+            losses = [e["loss"] for e in json.loads((tmp_path / "o" / label / "seed-0" / "result.json").read_text())["history"]]
+            assert losses[-1] < losses[0], label
+    # The base has as many parameters however they are stored.
+    assert len({found[label]["total_params"] for label in ("base", "base-2-shot")}) == 1
+    assert found["lora"]["total_params"] == found["qlora"]["total_params"] == found["base"]["total_params"] + found["lora"]["trainable_params"]
+
+
+def test_what_is_on_disk(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    assert adapterzoo("run", write_recipe("lora, {name: adalora, label: ada}"), "--seed", "3", "--out", out).exit_code == 0
+    cell = out / "lora" / "seed-3"
+    assert {path.name for path in cell.iterdir()} == {"result.json", "predictions.jsonl", "adapter"}
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= {p.name for p in (cell / "adapter").iterdir()}
+    result = json.loads((cell / "result.json").read_text())
+    assert result["seed"] == 3
+    assert result["environment"]["packages"]["peft"]
+    assert len(result["history"]) == 6
+    lines = [json.loads(line) for line in (cell / "predictions.jsonl").read_text().splitlines()]
+    asked = [json.loads(line)["prompt"] for line in (out / "base" / "seed-0" / "predictions.jsonl").read_text().splitlines()]
+    assert [line["prompt"] for line in lines] == asked, "the same examples in the same order in every row"
+    assert sum(line["loss"] for line in lines) / sum(line["tokens"] for line in lines) == pytest.approx(result["metrics"]["test_loss"])
+    assert sum(line["exact_match"] for line in lines) / len(lines) == result["metrics"]["exact_match"]
+    assert json.loads((out / "ada" / "seed-3" / "result.json").read_text())["findings"]["ranks"]
+    # The tokenizer that is kept pads with something else than the end token.
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(cell / "adapter")
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
+def test_a_cell_that_fails_is_a_row_with_its_reason_and_the_others_finish(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adapterzoo.registry import registry
+
+    def raises(*_: object) -> object:
+        raise RuntimeError("no [red]wrap[/] today")
+
+    def greedy(*_: object) -> object:
+        raise MemoryError("cannot allocate 7 TB")
+
+    monkeypatch.setattr(type(registry()["oft"]), "wrap", raises, raising=False)
+    monkeypatch.setattr(type(registry()["ia3"]), "wrap", greedy, raising=False)
+    methods = "oft, {name: lora, label: diverges, learning_rate: 1e30}, ia3, lora"
+    done = adapterzoo("run", write_recipe(methods), "--out", tmp_path / "o")
+    assert done.exit_code == 1
+    found = rows(tmp_path / "o", adapterzoo)
+    assert {label: row["status"] for label, row in found.items() if row["method"]} == {
+        "oft": "failed", "diverges": "failed", "ia3": "failed", "lora": "ok",
+    }  # fmt: skip
+    assert found["oft"]["error"] == "RuntimeError: no [red]wrap[/] today"
+    assert found["ia3"]["error"].startswith("out of memory")
+    assert "became" in found["diverges"]["error"]
+    assert "at step" in found["diverges"]["error"]
+    assert "oft failed: RuntimeError: no [red]wrap[/] today" in done.stdout
+    assert not list((tmp_path / "o" / "diverges").rglob("predictions.jsonl"))
+    assert "Traceback" in (tmp_path / "o" / "oft" / "seed-0" / "traceback.txt").read_text()
+    # Mended, a rerun trains what failed and keeps the rest.
+    monkeypatch.undo()
+    again = adapterzoo("run", write_recipe(methods.replace("1e30", "1e-3")), "--out", tmp_path / "o")
+    assert again.exit_code == 0, again.output
+    assert "lora: loss" in again.stderr
+    assert again.stderr.count("(there already)") == 3
+
+
+def test_another_recipes_folder_is_left_alone(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    out = tmp_path / "o"
+    assert adapterzoo("run", write_recipe("lora", steps="2"), "--out", out).exit_code == 0
+    before = (out / "lora" / "seed-0" / "result.json").read_bytes()
+    other = adapterzoo("run", write_recipe("lora", steps="3"), "--out", out)
+    assert other.exit_code == 2
+    assert "holds the results of another recipe (train.steps: 2 there, 3 here)" in other.stderr
+    option = adapterzoo("run", write_recipe("{name: lora, r: 4}", steps="2"), "--out", out)
+    assert option.exit_code == 2
+    assert "holds 'lora' with other settings" in option.stderr
+    more = adapterzoo("run", write_recipe("lora, ia3", steps="2"), "--out", out)
+    assert more.exit_code == 0, "more methods are the same recipe"
+    assert (out / "lora" / "seed-0" / "result.json").read_bytes() == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    assert adapterzoo("run", write_recipe("lora"), "--out", tmp_path / "mine").exit_code == 2
+
+
+def test_a_method_outside_the_recipe_joins_by_name(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    recipe = write_recipe("lora, {name: lora, label: small, r: 2}", steps="2")
+    assert adapterzoo("run", recipe, "-m", "small", "-m", "oft", "--out", tmp_path / "o").exit_code == 0
+    assert {label for label, row in rows(tmp_path / "o", adapterzoo).items() if row["method"]} == {"small", "oft"}
+    unknown = adapterzoo("run", recipe, "-m", "smal")
+    assert unknown.exit_code == 2
+    assert "Did you mean 'small'?" in unknown.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_killed_run_keeps_what_was_finished_and_goes_on(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    recipe, out = write_recipe("lora, ia3, oft", steps="40"), tmp_path / "o"
+    command = [sys.executable, "-m", "adapterzoo", "run", str(recipe), "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=dict(os.environ))
+    first = out / "lora" / "seed-0" / "result.json"
+    deadline = time.monotonic() + 120
+    while not first.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = first.read_bytes()
+    done = adapterzoo("run", recipe, "--out", out)
+    assert done.exit_code == 0
+    assert first.read_bytes() == before
+    assert {row["status"] for row in rows(out, adapterzoo).values()} == {"ok"}
+
+
+def test_default_output_folder_is_one_for_each_set_of_overrides(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = write_recipe("ia3", steps="1")
+    assert adapterzoo("run", recipe).exit_code == 0
+    assert adapterzoo("run", recipe, "--set", "train.steps=2").exit_code == 0
+    folders = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert folders[0] == "tiny"
+    assert folders[1].startswith("tiny-")
+
+
+def test_peak_memory_is_of_the_cell_not_of_the_process() -> None:
+    from adapterzoo.memory import PeakMemory
+
+    def peak(megabytes: int) -> int:
+        with PeakMemory() as measured:
+            block = bytearray(megabytes * 2**20)
+            block[:: 2**12] = b"x" * len(block[:: 2**12])
+        return measured.bytes
+
+    small, large, small_again = peak(1), peak(600), peak(1)
+    assert large - small > 400 * 2**20
+    assert abs(small_again - small) < 100 * 2**20
