@@ -105,7 +105,7 @@ class Base:
     @property
     def parameters(self) -> int:
         """How many parameters the base has; a 4-bit layer holds two in a byte."""
-        stored = sum(parameter.numel() for parameter in self.model.parameters())
+        stored: int = sum(parameter.numel() for parameter in self.model.parameters())
         return stored + sum(_packed(module) for module in self.model.modules())
 
 
@@ -210,7 +210,7 @@ def _checksums(model: nn.Module) -> dict[str, int]:
 def _packed(module: nn.Module) -> int:
     """How many more parameters a layer stands for than its weight has elements."""
     state = getattr(getattr(module, "weight", None), "quant_state", None)
-    return 0 if state is None else state.shape.numel() - module.weight.numel()  # type: ignore[operator, union-attr]
+    return 0 if state is None else state.shape.numel() - module.weight.numel()
 
 
 def _first_line(error: Exception) -> str:

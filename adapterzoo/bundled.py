@@ -121,7 +121,11 @@ def _convert(gguf: Path, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     # What is left on the model from reading a quantized file would be written down, and believed on loading.
-    for owner, attribute in ((model.config, "quantization_config"), (model, "hf_quantizer"), (model, "quantization_method")):
+    for owner, attribute in (
+        (model.config, "quantization_config"),
+        (model, "hf_quantizer"),
+        (model, "quantization_method"),
+    ):
         if hasattr(owner, attribute):
             delattr(owner, attribute)
     try:

@@ -151,7 +151,10 @@ def _row(group: Sequence[Result]) -> Row:
         label=shown[0].label,
         method=shown[0].method,
         status="failed" if failed else "ok",
-        error="; ".join(f"seed {result.seed}: {result.error}" if len(group) > 1 else str(result.error) for result in failed) or None,
+        error="; ".join(
+            f"seed {result.seed}: {result.error}" if len(group) > 1 else str(result.error) for result in failed
+        )
+        or None,
         seeds=[result.seed for result in group],
         metrics={name: fmean(result.metrics[name] for result in done) for name in names},
         trainable_params=shown[0].trainable_params,
@@ -178,7 +181,9 @@ def _check_comparable(found: Sequence[tuple[Path, Sequence[Result]]]) -> None:
         for name, what in (("data_fingerprint", "data"), ("recipe_hash", "training and evaluation")):
             if getattr(results[0], name) != getattr(first[0], name):
                 raise UserError.at(
-                    str(folder), f"its {what} are not those of {first_folder}.", "Rows of both cannot be ranked against each other."
+                    str(folder),
+                    f"its {what} are not those of {first_folder}.",
+                    "Rows of both cannot be ranked against each other.",
                 )
         twice = {(r.label, r.seed) for r in results if r.method} & {(r.label, r.seed) for r in first if r.method}
         if twice:

@@ -11,6 +11,8 @@ from pathlib import Path
 from adapterzoo.errors import Problem, UserError, did_you_mean
 from adapterzoo.recipe import DataSection, Split
 
+COLUMNS_HINT = "Say which is which under data.columns."
+
 
 @dataclass(frozen=True)
 class Row:
@@ -30,8 +32,8 @@ class Splits:
     fingerprint: str
 
 
-def check_columns(data: DataSection) -> None:
-    """The cheap half of reading: does the file open, and does it have the columns?
+def check_columns(data: DataSection) -> list[str]:
+    """The cheap half of reading: does the file open, and does it have the columns? Returns all their names.
 
     Raises:
         UserError: the file is empty or not UTF-8, or lacks a column that the recipe names.
@@ -39,23 +41,24 @@ def check_columns(data: DataSection) -> None:
     path = Path(data.source)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file), [])
+            reader = csv.reader(file)
+            header, first = next(reader, []), next(reader, None)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError.at(str(path), f"cannot be read as CSV: {error}.", "Save it as UTF-8.") from None
     if not header:
         raise UserError.at(str(path), "is empty: it has not even a line of column names.")
     problems = [
-        Problem(f"{path}:1", f"there is no column '{column}'.", _columns_hint(column, header))
+        Problem(f"{path}:1", f"there is no column '{column}'.", f"{did_you_mean(column, header)} {COLUMNS_HINT}")
         for column in (data.prompt_column, data.completion_column)
         if column not in header
     ]
-    problems += [
-        Problem(f"{path}:1", f"there are two columns '{column}'.", "Rename one of them.")
-        for column in (data.prompt_column, data.completion_column)
-        if header.count(column) > 1
-    ]
+    twice = sorted({column for column in header if header.count(column) > 1})
+    problems += [Problem(f"{path}:1", f"there are two columns '{column}'.", "Rename one of them.") for column in twice]
+    if first is None and not problems:
+        problems.append(Problem(str(path), "has column names but no rows."))
     if problems:
         raise UserError(*problems)
+    return header
 
 
 def read_rows(data: DataSection, say: Callable[[str], None] = lambda message: None) -> list[Row]:
@@ -64,7 +67,7 @@ def read_rows(data: DataSection, say: Callable[[str], None] = lambda message: No
     Raises:
         UserError: the file cannot be parsed, or no row is usable.
     """
-    check_columns(data)
+    header = check_columns(data)
     import datasets
 
     datasets.disable_progress_bars()
@@ -74,8 +77,8 @@ def read_rows(data: DataSection, say: Callable[[str], None] = lambda message: No
         # All as text: a type guessed from the column would turn 007 into 7 and the word "null" into nothing.
         table = datasets.Dataset.from_csv(
             str(path),
-            features=datasets.Features({name: datasets.Value("string") for name in names}),
-            usecols=list(dict.fromkeys(names)),
+            # Of all columns: told to read only some, it would not notice a row with too many cells.
+            features=datasets.Features({name: datasets.Value("string") for name in header}),
             keep_default_na=False,
             encoding="utf-8-sig",
             keep_in_memory=True,
@@ -83,9 +86,10 @@ def read_rows(data: DataSection, say: Callable[[str], None] = lambda message: No
     except Exception as error:  # pandas, pyarrow and datasets each have errors of their own for a broken file
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise UserError.at(str(path), f"cannot be read as CSV: {reason}.") from None
-    found = [Row(str(prompt or "").strip(), str(answer or "").strip()) for prompt, answer in zip(*(table[n] for n in names), strict=True)]
-    if not found:
-        raise UserError.at(str(path), "has column names but no rows.")
+    found = [
+        Row(str(prompt or "").strip(), str(answer or "").strip())
+        for prompt, answer in zip(*(table[n] for n in names), strict=True)
+    ]
     rows = [row for row in found if row.prompt and row.completion]
     if not rows:
         raise UserError.at(str(path), f"all {len(found)} rows have an empty '{names[0]}' or '{names[1]}'.")
@@ -112,10 +116,16 @@ def split_rows(rows: list[Row], split: Split, source: str) -> Splits:
     test, validation, train = (
         [row for group in ordered[start:end] for row in group] for start, end in zip([0, *ends], ends, strict=False)
     )
-    for name, part, share in (("train", train, split.train), ("validation", validation, split.validation), ("test", test, split.test)):
+    for name, part, share in (
+        ("train", train, split.train),
+        ("validation", validation, split.validation),
+        ("test", test, split.test),
+    ):
         if share and not part:
             raise UserError.at(
-                source, f"{len(rows)} rows are too few: split.{name} = {share} leaves none for {name}.", "Give more rows, or other shares."
+                source,
+                f"{len(rows)} rows are too few: split.{name} = {share} leaves none for {name}.",
+                "Give more rows, or other shares.",
             )
     whole = hashlib.sha256()
     for part in (train, validation, test):
@@ -123,8 +133,3 @@ def split_rows(rows: list[Row], split: Split, source: str) -> Splits:
             whole.update(f"{row.prompt}\0{row.completion}\n".encode())
         whole.update(b"\0")
     return Splits(train, validation, test, whole.hexdigest())
-
-
-def _columns_hint(column: str, header: list[str]) -> str:
-    hint = did_you_mean(column, header)
-    return f"{hint} Say which is which under data.columns."

@@ -63,7 +63,9 @@ class Encoder:
         before, whole = self._text(row, (), answered=False), self._text(row, (), answered=True)
         if not whole.startswith(before):
             raise UserError.at(
-                "model", "its chat template changes the prompt once there is an answer.", "Such templates are not supported."
+                "model",
+                "its chat template changes the prompt once there is an answer.",
+                "Such templates are not supported.",
             )
         # Tokenized apart, as they will be when the model answers; what follows the end token is not learned.
         prompt = self._ids(before)
@@ -96,7 +98,8 @@ class Encoder:
                     f"Prompts alone reach {longest} tokens or more: raise it.",
                 )
             if len(kept) < len(rows):
-                self.say(f"data: {len(rows) - len(kept)} of {len(rows)} rows of {name} dropped: {limit} cuts their answer away")
+                dropped = f"{len(rows) - len(kept)} of {len(rows)} rows of {name} dropped"
+                self.say(f"data: {dropped}: {limit} cuts their answer away")
             if cut:
                 self.say(f"data: {cut} of {len(rows)} answers of {name} are cut short by {limit}")
             parts[name] = kept
@@ -133,7 +136,9 @@ def load_tokenizer(model: ModelSection, location: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(location, revision=model.revision, trust_remote_code=model.trust_remote_code)
+        return AutoTokenizer.from_pretrained(
+            location, revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError.at(f"model {model.name}", f"its tokenizer cannot be loaded: {reason}") from None

@@ -53,12 +53,12 @@ def evaluate(
     asked = [example.prompt for example in examples] if prompts is None else list(prompts)
     pairs = [(prompt, example.completion) for prompt, example in zip(asked, examples, strict=True)]
     losses = completion_losses(model, pairs, encoded.pad_id, settings.batch_size)
-    answers: list[str] | None = None
+    answers: Sequence[str | None] = [None] * len(examples)
     if "exact_match" in settings.metrics:
         longest = max(len(example.completion) for example in examples)
         limit = longest if settings.max_new_tokens == "auto" else settings.max_new_tokens
         answers = generate(model, encoded, asked, settings.batch_size, limit)
-    predictions = [_prediction(i, example, losses[i], answers and answers[i]) for i, example in enumerate(examples)]
+    predictions = [_prediction(i, example, losses[i], answers[i]) for i, example in enumerate(examples)]
     loss = sum(p.loss for p in predictions) / sum(p.tokens for p in predictions)
     metrics: dict[str, float] = {}
     if "loss" in settings.metrics:
@@ -115,7 +115,7 @@ def generate(
         for indices in _batches([len(prompt) for prompt in prompts], batch_size):
             batch = pad_batch([(prompts[i], []) for i in indices], encoded.pad_id)
             inputs = to_device({name: batch[name] for name in ("input_ids", "attention_mask")}, model)
-            output = model.generate(**inputs, generation_config=settings)  # type: ignore[operator]
+            output = model.generate(**inputs, generation_config=settings)
             for i, ids in zip(indices, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
                 end = next((at for at, token in enumerate(ids) if token in encoded.end_ids), len(ids))
                 answers[i] = encoded.tokenizer.decode(ids[:end], skip_special_tokens=True).strip()

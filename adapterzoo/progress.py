@@ -132,7 +132,9 @@ class LiveReporter(PlainReporter):
     def finish(self, result: Result, kept: bool = False) -> None:
         Reporter.finish(self, result, kept)
         style = "" if result.ok else "red"
-        self.console.print(safe(f"[{self.cell}/{self.cells}] {outcome(result, self.label, kept)}", style), soft_wrap=True)
+        self.console.print(
+            safe(f"[{self.cell}/{self.cells}] {outcome(result, self.label, kept)}", style), soft_wrap=True
+        )
 
     def end(self) -> None:
         if self._live is not None:
@@ -169,5 +171,7 @@ def outcome(result: Result, label: str, kept: bool = False) -> str:
 def reporter() -> Reporter:
     """A live display where both streams are a terminal, plain lines elsewhere or with NO_COLOR set."""
     console = stderr()
-    live = sys.stdout.isatty() and console.is_terminal and not os.environ.get("NO_COLOR") and not console.is_dumb_terminal
+    live = (
+        sys.stdout.isatty() and console.is_terminal and not os.environ.get("NO_COLOR") and not console.is_dumb_terminal
+    )
     return LiveReporter(console) if live else PlainReporter(console)

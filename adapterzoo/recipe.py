@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -30,7 +30,9 @@ def _checked(accepts: Callable[[Any], bool], wanted: str) -> BeforeValidator:
 
     def check(value: Any) -> Any:
         if not accepts(value):
-            raise PydanticCustomError("value", "must be {wanted}, not {value}.", {"wanted": wanted, "value": repr(value)})
+            raise PydanticCustomError(
+                "value", "must be {wanted}, not {value}.", {"wanted": wanted, "value": repr(value)}
+            )
         return value
 
     return BeforeValidator(check)
@@ -155,12 +157,13 @@ class TrainSection(Section):
         return self
 
 
+Metric = Literal["loss", "perplexity", "exact_match"]
+
+
 class EvaluateSection(Section):
     """The measurement that every row gets, on the test split."""
 
-    metrics: list[Literal["loss", "perplexity", "exact_match"]] = Field(
-        default_factory=lambda: ["loss", "perplexity", "exact_match"], min_length=1
-    )
+    metrics: list[Metric] = Field(default_factory=lambda: list(get_args(Metric)), min_length=1)
     batch_size: int = Field(32, ge=1)
     max_new_tokens: int | Literal["auto"] = Field("auto", description="auto = the longest answer of the test split")
     base: bool = Field(True, description="measure the untouched base model too")
@@ -277,12 +280,12 @@ def _method_problems(source: Document, zoo: Registry) -> list[Problem]:
         if not isinstance(settings, dict) or not isinstance(settings.get("name"), str):
             continue  # the recipe's own check says so
         name = settings["name"]
-        label = settings.get("label", name)
+        label = str(settings.get("label", name))
         if label in labels:
             problems.append(
                 Problem(source.where(location), f"'{label}' is there twice.", "Give one of them a label of its own.")
             )
-        if isinstance(label, str) and RESERVED_LABEL.fullmatch(label):
+        if RESERVED_LABEL.fullmatch(label):
             problems.append(Problem(source.where(location), f"'{label}' is the label of the untouched base's row."))
         labels.add(label)
         if name not in zoo:
@@ -333,7 +336,11 @@ def _problem(
     if kind == "literal_error":
         expected = [word.strip("' ") for word in context["expected"].replace(" or ", ", ").split(", ")]
         hint = did_you_mean(value, expected) if isinstance(value, str) else ""
-        return Problem(source.where(location), f"'{key}' is {value!r}; it can be {', '.join(expected)}.", hint if "Did" in hint else "")
+        return Problem(
+            source.where(location),
+            f"'{key}' is {value!r}; it can be {', '.join(expected)}.",
+            hint if "Did" in hint else "",
+        )
     if kind in ("model_type", "dict_type", "model_attributes_type"):
         return Problem(source.where(location), f"'{key}' must be a section of keys and values, not {value!r}.")
     message = details["msg"][0].lower() + details["msg"][1:]

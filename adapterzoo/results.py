@@ -91,7 +91,9 @@ class Store:
                     "Give --out another folder, or remove that one.",
                 )
         elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise UserError.at(str(self.folder), "is there already and is no output folder of adapterzoo.", "Give --out another.")
+            raise UserError.at(
+                str(self.folder), "is there already and is no output folder of adapterzoo.", "Give --out another."
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         _write(note, json.dumps({"recipe_hash": recipe_hash, "identity": identity}, indent=1))
         _write(written, _yaml(resolved))
@@ -154,7 +156,9 @@ def read_result(path: Path) -> Result:
         known = {item.name for item in fields(Result)}
         return Result(**{name: value for name, value in raw.items() if name in known})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError.at(str(path), f"is damaged: {error!r}.", "Remove its folder and run the recipe again.") from None
+        raise UserError.at(
+            str(path), f"is damaged: {error!r}.", "Remove its folder and run the recipe again."
+        ) from None
 
 
 def recipe_identity(resolved: Mapping[str, Any], data_hash: str) -> dict[str, Any]:
@@ -174,7 +178,9 @@ def folder_bytes(folder: Path) -> int:
 def _differences(before: Any, after: Any, path: str = "") -> list[str]:
     if isinstance(before, dict) and isinstance(after, dict):
         keys = [*before, *(key for key in after if key not in before)]
-        return [line for key in keys for line in _differences(before.get(key), after.get(key), f"{path}.{key}".lstrip("."))]
+        return [
+            line for key in keys for line in _differences(before.get(key), after.get(key), f"{path}.{key}".lstrip("."))
+        ]
     return [] if before == after else [f"{path}: {before!r} there, {after!r} here"]
 
 

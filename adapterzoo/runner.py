@@ -144,7 +144,7 @@ class _Run:
                 wanted.append((f"{BASE_LABEL}-{self.recipe.evaluate.shots}-shot", True))
         wanted += self.prepared.cells
         self.reporter.begin(len(wanted), self.store.folder)
-        finished = []
+        finished: list[Result] = []
         for quantization, group in groupby(wanted, lambda item: item.base if isinstance(item, Cell) else own):
             finished += self._on_base(quantization, list(group))
         self.reporter.end()

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from adapterzoo.comparison import Comparison, Row
+from adapterzoo.comparison import BETTER, PRIMARY, Comparison, Row
 from adapterzoo.terminal import clean, count, duration, safe, size
 
 BEST = "*"
@@ -71,7 +71,7 @@ def render(comparison: Comparison, console: Console) -> None:
             console.print(safe(f"{row.label} failed: {row.error}", "red"), soft_wrap=True)
     notes = [f"{BEST} best of its column"]
     if any(column.name == "exact_match" for column in columns):
-        notes.append("match: share of test answers that are exactly right")
+        notes.append("match: share of test answers exactly right")
     if dropped:
         notes.append(f"left out for width: {', '.join(column.title for column in dropped)}")
     console.print(Text("; ".join(notes), "dim"))
@@ -87,14 +87,19 @@ def plain(comparison: Comparison) -> str:
 def markdown(comparison: Comparison) -> str:
     """A table for a pull request; the best of a column is bold."""
     columns = [column for column in COLUMNS if _present(comparison, column)]
-    lines = ["| method | " + " | ".join(column.title for column in columns) + " |", "| --- |" + " ---: |" * len(columns)]
+    lines = [
+        "| method | " + " | ".join(column.title for column in columns) + " |",
+        "| --- |" + " ---: |" * len(columns),
+    ]
     for row in comparison.rows:
         cells = []
         for column in columns:
             text = _cell(row, column)
             cells.append(f"**{text}**" if _is_best(comparison, row, column) else text)
         lines.append(f"| {_inert_markdown(row.label)} | " + " | ".join(cells) + " |")
-    lines += [f"\n{_inert_markdown(row.label)} failed: {_inert_markdown(row.error)}" for row in comparison.rows if row.error]
+    lines += [
+        f"\n{_inert_markdown(row.label)} failed: {_inert_markdown(row.error)}" for row in comparison.rows if row.error
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -102,7 +107,14 @@ def csv_text(comparison: Comparison) -> str:
     """Full precision, one line a row; metrics are columns of their own."""
     metrics = list(dict.fromkeys(name for row in comparison.rows for name in row.metrics))
     fields = ["label", "method", "status", "error", "base", "learning_rate", "seeds", *metrics]
-    fields += ["trainable_params", "total_params", "adapter_bytes", "train_seconds", "tokens_per_second", "peak_memory_bytes"]
+    fields += [
+        "trainable_params",
+        "total_params",
+        "adapter_bytes",
+        "train_seconds",
+        "tokens_per_second",
+        "peak_memory_bytes",
+    ]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(fields)
@@ -124,15 +136,19 @@ def _table(comparison: Comparison, columns: Sequence[Column]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("method", no_wrap=True)
     for column in columns:
-        # Room for the mark in every cell, so that the digits stay below each other.
-        table.add_column(Text(column.title + " ", justify="right"), justify="right", no_wrap=True)
+        # Room for the mark in every cell of a column that has a best, so that the digits stay below each other.
+        table.add_column(column.title + _room(column), justify="right", no_wrap=True)
     for row in comparison.rows:
         cells = [safe(row.label, "" if row.status == "ok" else "red")]
         for column in columns:
             best = _is_best(comparison, row, column)
-            cells.append(Text(_cell(row, column) + (BEST if best else " "), "bold green" if best else ""))
+            cells.append(Text(_cell(row, column) + (BEST if best else _room(column)), "bold green" if best else ""))
         table.add_row(*cells)
     return table
+
+
+def _room(column: Column) -> str:
+    return " " * len(BEST) if column.name in BETTER else ""
 
 
 def _measure(comparison: Comparison, columns: Sequence[Column], console: Console) -> int:
@@ -162,11 +178,21 @@ def _present(comparison: Comparison, column: Column) -> bool:
 
 def _is_best(comparison: Comparison, row: Row, column: Column) -> bool:
     value, best = _value(row, column), comparison.best(column.name)
+    if row.method is None and column.name not in PRIMARY:
+        return False  # the base is trained for nothing: its cost is no merit
     return row.status == "ok" and value is not None and best is not None and column.show(value) == column.show(best)
 
 
 def _inert_markdown(text: object) -> str:
-    return clean(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*").replace("`", "\\`").replace("[", "\\[")
+    return (
+        clean(text)
+        .replace("\\", "\\\\")
+        .replace("|", "\\|")
+        .replace("<", "&lt;")
+        .replace("*", "\\*")
+        .replace("`", "\\`")
+        .replace("[", "\\[")
+    )
 
 
 def _inert_formula(value: object) -> object:

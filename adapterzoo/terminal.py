@@ -39,18 +39,18 @@ def duration(seconds: float) -> str:
 
 
 def count(number: float) -> str:
-    """``512``, ``51.8k``, ``2.44M``, ``134.5M``, ``8.03B``: three digits that matter."""
-    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            scaled = number / limit
-            return f"{scaled:.2f}{unit}" if scaled < 10 else f"{scaled:.1f}{unit}"
-    return str(round(number))
+    """``512``, ``57.6k``, ``2.44M``, ``134M``, ``8.03B``: three digits that matter."""
+    return _short(number, ("", "k", "M", "B", "T"))
 
 
 def size(number: float) -> str:
-    """``212kB``, ``9.8MB``, ``1.42GB`` (powers of ten)."""
-    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if number >= limit:
-            scaled = number / limit
-            return f"{scaled:.2f}{unit}" if scaled < 10 and unit == "GB" else f"{scaled:.1f}{unit}"
-    return f"{round(number)}B"
+    """``241kB``, ``9.81MB``, ``1.69GB`` (powers of ten)."""
+    return _short(number, ("B", "kB", "MB", "GB", "TB"))
+
+
+def _short(number: float, units: tuple[str, ...]) -> str:
+    unit = 0
+    while number >= 999.5 and unit < len(units) - 1:
+        number, unit = number / 1000, unit + 1
+    digits = 0 if unit == 0 or number >= 99.95 else 1 if number >= 9.995 else 2
+    return f"{number:.{digits}f}{units[unit]}"

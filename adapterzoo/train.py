@@ -123,6 +123,7 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
     """The Trainer, whose evaluation is adapterzoo's: the loss on completions, and nothing a method adds to it."""
 
     pad_id: int
+    control: Any
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """The mean loss of a completion's token on the validation rows."""

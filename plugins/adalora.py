@@ -83,7 +83,11 @@ class Adalora(PeftMethod[AdaloraOptions]):
     def findings(self, model: Any) -> dict[str, Any]:
         """The rank that each layer ended with."""
         pattern = model.peft_config["default"].rank_pattern or {}
-        return {"ranks": {name.removesuffix(".default").removesuffix(".lora_E"): sum(kept) for name, kept in pattern.items()}}
+        return {
+            "ranks": {
+                name.removesuffix(".default").removesuffix(".lora_E"): sum(kept) for name, kept in pattern.items()
+            }
+        }
 
 
 def _schedule(options: AdaloraOptions, steps: int) -> tuple[int, int]:

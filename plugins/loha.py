@@ -40,9 +40,8 @@ class Loha(PeftMethod[LohaOptions]):
     @contextmanager
     def layers(self) -> Iterator[None]:
         """See :meth:`PeftMethod.layers`."""
-        from peft import LoHaModel
-
         from adapterzoo_plugins._lycoris import linear_layer
+        from peft import LoHaModel
 
         with linear_layer(LoHaModel, _layer()):
             yield
@@ -56,10 +55,9 @@ class Loha(PeftMethod[LohaOptions]):
 
 @cache
 def _layer() -> type[nn.Module]:
+    from adapterzoo_plugins._lycoris import drop_rows
     from peft.tuners.loha.layer import Linear as PeftLinear
     from torch.nn import functional
-
-    from adapterzoo_plugins._lycoris import drop_rows
 
     class Linear(PeftLinear):  # type: ignore[misc]  # PEFT has no types
         """PEFT's layer by its factors: with W = (A·B) ∘ (C·D) of rank r each, W = (A⊙C)·(B⊙D) of rank r²."""

@@ -44,9 +44,8 @@ class Lokr(PeftMethod[LokrOptions]):
     @contextmanager
     def layers(self) -> Iterator[None]:
         """See :meth:`PeftMethod.layers`."""
-        from peft import LoKrModel
-
         from adapterzoo_plugins._lycoris import linear_layer
+        from peft import LoKrModel
 
         with linear_layer(LoKrModel, _layer()):
             yield
@@ -60,10 +59,9 @@ class Lokr(PeftMethod[LokrOptions]):
 
 @cache
 def _layer() -> type[nn.Module]:
+    from adapterzoo_plugins._lycoris import drop_rows
     from peft.tuners.lokr.layer import Linear as PeftLinear
     from torch.nn import functional
-
-    from adapterzoo_plugins._lycoris import drop_rows
 
     class Linear(PeftLinear):  # type: ignore[misc]  # PEFT has no types
         """PEFT's layer by its factors: (W1 ⊗ W2)·x = W1·X·W2ᵀ, with x written as a matrix X."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from adapterzoo import hookimpl
 from adapterzoo_plugins.lora import Lora
+
+from adapterzoo import hookimpl
 
 
 class QLora(Lora):

@@ -75,12 +75,12 @@ def test_evaluation_before_and_during_training_changes_nothing(
 def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
     label: str, write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def stop_at_five(step: int, *_: object) -> None:
         if step == 5:
-            raise Stop
+            raise StopError
 
     recipe = write_recipe(label, steps="8")
     whole = Bench(recipe)
@@ -88,7 +88,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
     expected = whole.adapter(label, loaded, tmp_path / "whole")
     recipe.write_text(recipe.read_text().replace("  steps: 8\n", "  steps: 8\n  save_steps: 2\n"))
     bench = Bench(recipe)
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         bench.adapter(label, loaded, tmp_path / "parts", on_step=stop_at_five)
     assert (tmp_path / "parts" / "checkpoints" / "checkpoint-4").is_dir()
     steps: list[int] = []

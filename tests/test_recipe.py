@@ -24,7 +24,10 @@ def test_all_problems_are_reported_at_once_each_with_its_line(write_recipe: Call
         return 1 + next(i for i, text in enumerate(lines) if text.strip().startswith(start))
 
     assert len(found) == 5
-    assert any(f":{line('dtype')}: 'model.dtype' is 'bfloat61'" in text and "Did you mean 'bfloat16'?" in text for text in found)
+    assert any(
+        f":{line('dtype')}: 'model.dtype' is 'bfloat61'" in text and "Did you mean 'bfloat16'?" in text
+        for text in found
+    )
     assert any(f":{line('steps')}: 'train.steps' is -1" in text for text in found)
     assert any(f":{line('seedz')}: unknown key 'seedz'. Did you mean 'seeds'?" in text for text in found)
     assert any(f":{line('methods')}: unknown method 'lroa'. Did you mean 'lora'?" in text for text in found)
@@ -137,7 +140,9 @@ def test_set_overrides_and_names_itself_in_errors(write_recipe: Callable[..., Pa
     assert "unknown key 'train.stepz'" in problems(path, "train.stepz=3")[0]
 
 
-def test_a_method_on_a_base_it_cannot_train_on(write_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_on_a_base_it_cannot_train_on(
+    write_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from adapterzoo.registry import registry
 
     monkeypatch.setattr(type(registry()["ia3"]), "bases", ("none", "int8"))

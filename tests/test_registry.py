@@ -39,7 +39,9 @@ def adapterzoo_methods():
 
 def test_every_plugin_file_is_an_entry_point_and_is_found() -> None:
     files = {path.stem for path in Path("plugins").glob("*.py") if not path.stem.startswith("_")}
-    assert files == {point.name for point in entry_points(group="adapterzoo") if point.value.startswith("adapterzoo_plugins")}
+    assert files == {
+        point.name for point in entry_points(group="adapterzoo") if point.value.startswith("adapterzoo_plugins")
+    }
     assert files <= set(registry())
     assert not [broken for broken in registry().broken if broken.package == "adapterzoo"]
 
@@ -49,14 +51,25 @@ def test_every_plugin_file_is_an_entry_point_and_is_found() -> None:
     [
         ("raise RuntimeError('on import')", "RuntimeError: on import"),
         ("def adapterzoo_methods(): return []", "is @hookimpl missing?"),
-        ("from adapterzoo import hookimpl\n@hookimpl\ndef adapterzoo_methods(): raise ValueError('in the hook')", "in the hook"),
+        (
+            "from adapterzoo import hookimpl\n@hookimpl\ndef adapterzoo_methods(): raise ValueError('in the hook')",
+            "in the hook",
+        ),
         ("from adapterzoo import hookimpl\n@hookimpl\ndef adapterzoo_methods(): return 3", "not a list of methods"),
-        ("from adapterzoo import hookimpl\n@hookimpl\ndef adapterzoo_methods(): return ['lora']", "which is no adapterzoo.Method"),
+        (
+            "from adapterzoo import hookimpl\n@hookimpl\ndef adapterzoo_methods(): return ['lora']",
+            "which is no adapterzoo.Method",
+        ),
         (GOOD.replace("NAME", "lora"), "already the name of a method from adapterzoo"),
         (GOOD.replace("NAME", "../x"), "only lower-case letters"),
         (GOOD.replace("NAME", "mine").replace('"me"', '"me"; bases = ("int3",)'), "bases names int3"),
         (GOOD.replace("NAME", "mine").replace('"me"', '"me"; demands = "int3"'), "demands 'int3'"),
-        (GOOD.replace("NAME", "mine").replace("learning_rate, learning_rate_source = 1e-3,", "learning_rate_source ="), "no 'learning_rate'"),
+        (
+            GOOD.replace("NAME", "mine").replace(
+                "learning_rate, learning_rate_source = 1e-3,", "learning_rate_source ="
+            ),
+            "no 'learning_rate'",
+        ),
     ],
 )
 def test_a_broken_plugin_is_named_and_left_out(strangers: Path, body: str, reason: str) -> None:

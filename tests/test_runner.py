@@ -22,7 +22,9 @@ def rows(out: Path, adapterzoo: Callable[..., Result]) -> dict[str, dict[str, ob
 def test_all_seven_train_on_every_base(
     quantization: str, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
-    done = adapterzoo("run", write_recipe(dtype="bfloat16"), "--set", f"model.quantization={quantization}", "--out", tmp_path / "o")
+    done = adapterzoo(
+        "run", write_recipe(dtype="bfloat16"), "--set", f"model.quantization={quantization}", "--out", tmp_path / "o"
+    )
     assert done.exit_code == 0, done.output
     found = rows(tmp_path / "o", adapterzoo)
     assert set(found) == {"base", "base-2-shot", "lora", "qlora", "ia3", "loha", "lokr", "adalora", "oft"}
@@ -35,27 +37,42 @@ def test_all_seven_train_on_every_base(
             assert 0 < row["trainable_params"] < row["total_params"]
             for name in ("adapter_bytes", "train_seconds", "tokens_per_second", "learning_rate"):
                 assert row[name] > 0, name
-            losses = [e["loss"] for e in json.loads((tmp_path / "o" / label / "seed-0" / "result.json").read_text())["history"]]
+            losses = [
+                e["loss"]
+                for e in json.loads((tmp_path / "o" / label / "seed-0" / "result.json").read_text())["history"]
+            ]
             assert losses[-1] < losses[0], label
     # The base has as many parameters however they are stored.
     assert len({found[label]["total_params"] for label in ("base", "base-2-shot")}) == 1
-    assert found["lora"]["total_params"] == found["qlora"]["total_params"] == found["base"]["total_params"] + found["lora"]["trainable_params"]
+    assert (
+        found["lora"]["total_params"]
+        == found["qlora"]["total_params"]
+        == found["base"]["total_params"] + found["lora"]["trainable_params"]
+    )
 
 
 def test_what_is_on_disk(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
     out = tmp_path / "o"
-    assert adapterzoo("run", write_recipe("lora, {name: adalora, label: ada}"), "--seed", "3", "--out", out).exit_code == 0
+    assert (
+        adapterzoo("run", write_recipe("lora, {name: adalora, label: ada}"), "--seed", "3", "--out", out).exit_code == 0
+    )
     cell = out / "lora" / "seed-3"
     assert {path.name for path in cell.iterdir()} == {"result.json", "predictions.jsonl", "adapter"}
-    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= {p.name for p in (cell / "adapter").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= {
+        p.name for p in (cell / "adapter").iterdir()
+    }
     result = json.loads((cell / "result.json").read_text())
     assert result["seed"] == 3
     assert result["environment"]["packages"]["peft"]
     assert len(result["history"]) == 6
     lines = [json.loads(line) for line in (cell / "predictions.jsonl").read_text().splitlines()]
-    asked = [json.loads(line)["prompt"] for line in (out / "base" / "seed-0" / "predictions.jsonl").read_text().splitlines()]
+    asked = [
+        json.loads(line)["prompt"] for line in (out / "base" / "seed-0" / "predictions.jsonl").read_text().splitlines()
+    ]
     assert [line["prompt"] for line in lines] == asked, "the same examples in the same order in every row"
-    assert sum(line["loss"] for line in lines) / sum(line["tokens"] for line in lines) == pytest.approx(result["metrics"]["test_loss"])
+    assert sum(line["loss"] for line in lines) / sum(line["tokens"] for line in lines) == pytest.approx(
+        result["metrics"]["test_loss"]
+    )
     assert sum(line["exact_match"] for line in lines) / len(lines) == result["metrics"]["exact_match"]
     assert json.loads((out / "ada" / "seed-3" / "result.json").read_text())["findings"]["ranks"]
     # The tokenizer that is kept pads with something else than the end token.
@@ -66,7 +83,10 @@ def test_what_is_on_disk(write_recipe: Callable[..., Path], adapterzoo: Callable
 
 
 def test_a_cell_that_fails_is_a_row_with_its_reason_and_the_others_finish(
-    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write_recipe: Callable[..., Path],
+    adapterzoo: Callable[..., Result],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from adapterzoo.registry import registry
 
@@ -152,7 +172,10 @@ def test_a_killed_run_keeps_what_was_finished_and_goes_on(
 
 
 def test_default_output_folder_is_one_for_each_set_of_overrides(
-    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write_recipe: Callable[..., Path],
+    adapterzoo: Callable[..., Result],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = write_recipe("ia3", steps="1")

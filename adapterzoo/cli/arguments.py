@@ -12,11 +12,15 @@ recipe_argument = click.argument("recipe", type=click.Path(path_type=Path))
 method_option = click.option(
     "-m", "--method", "methods", multiple=True, metavar="METHOD", help="Only this label or method (repeatable)."
 )
-seed_option = click.option("--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="Only this seed (repeatable).")
+seed_option = click.option(
+    "--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="Only this seed (repeatable)."
+)
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override the recipe, like train.steps=10."
 )
-out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the results [runs/<name>].")
+out_option = click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the results [runs/<name>]."
+)
 
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:

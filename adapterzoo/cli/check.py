@@ -37,7 +37,11 @@ def check(recipe: Path, methods: tuple[str, ...], seeds: tuple[int, ...], overri
             f"{tokens / max(1, len(encoded.train)):.0f} tokens a row"
         )
     )
-    console.print(safe(f"training: {prepared.steps} steps of {checked.train.batch_size * checked.train.gradient_accumulation} rows"))
+    console.print(
+        safe(
+            f"training: {prepared.steps} steps of {checked.train.batch_size * checked.train.gradient_accumulation} rows"
+        )
+    )
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for title in ("cell", "method", "seed", "base", "lr", "parameters", "memory"):
         table.add_column(title, no_wrap=True, justify="left" if title in ("cell", "method", "base") else "right")
@@ -46,7 +50,15 @@ def check(recipe: Path, methods: tuple[str, ...], seeds: tuple[int, ...], overri
         linear = prepared.linear_parameters
         memory = linear * BYTES[checked.model.dtype if cell.base == "none" else cell.base] + trained * TRAINED_BYTES
         memory += (prepared.base_parameters - linear) * BYTES[checked.model.dtype]
-        values = (cell.label, cell.method, cell.seed, cell.base, f"{cell.learning_rate:g}", count(trained) if trained else "?", size(memory))
+        values = (
+            cell.label,
+            cell.method,
+            cell.seed,
+            cell.base,
+            f"{cell.learning_rate:g}",
+            count(trained) if trained else "?",
+            size(memory),
+        )
         table.add_row(*(safe(value) for value in values))
     console.print(table)
     console.print(safe(f"{len(prepared.cells)} cells. memory: weights and optimizer; activations come on top.", "dim"))

@@ -11,7 +11,9 @@ from adapterzoo.terminal import stdout
 
 @click.command()
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
-@click.option("--format", "style", type=click.Choice(["table", "markdown", "csv", "json"]), default="table", show_default=True)
+@click.option(
+    "--format", "style", type=click.Choice(["table", "markdown", "csv", "json"]), default="table", show_default=True
+)
 @click.option("--sort", metavar="COLUMN", help="Order by this column, best first.")
 def compare(folders: tuple[Path, ...], style: str, sort: str | None) -> None:
     """Print the comparison of the results in DIR..."""

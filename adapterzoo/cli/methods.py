@@ -43,7 +43,9 @@ def _show_all(zoo: Registry) -> None:
     table.add_column("what it does")
     for name in zoo:
         method = zoo[name]
-        table.add_row(safe(name, "bold"), safe(", ".join(method.bases)), safe(f"{method.learning_rate:g}"), safe(method.summary))
+        table.add_row(
+            safe(name, "bold"), safe(", ".join(method.bases)), safe(f"{method.learning_rate:g}"), safe(method.summary)
+        )
     console.print(table)
     for broken in zoo.broken:
         console.print(safe(f"{broken.plugin} (from {broken.package}) was left out: {broken.reason}", "red"))
@@ -69,7 +71,11 @@ def _show_one(method: Method[Any], zoo: Registry) -> None:
     table.add_column("default", no_wrap=True)
     table.add_column("meaning")
     for option, field in method.options.model_fields.items():
-        table.add_row(safe(option, "bold"), safe(json.dumps(field.get_default(call_default_factory=True))), safe(field.description or ""))
+        table.add_row(
+            safe(option, "bold"),
+            safe(json.dumps(field.get_default(call_default_factory=True))),
+            safe(field.description or ""),
+        )
     console.print(table)
 
 

@@ -41,7 +41,11 @@ def test_the_regulariser_counts_once_a_step_however_many_passes_it_has(
     def losses(batch_size: int, passes: int) -> list[float]:
         extra = f"  gradient_accumulation: {passes}\n"
         path = write_recipe("{name: adalora, orth_reg_weight: 1.0}", steps="5", batch_size=str(batch_size))
-        path.write_text(path.read_text().replace("evaluate:\n  batch_size: 8\n", "evaluate:\n").replace("evaluate:", extra + "evaluate:"))
+        path.write_text(
+            path.read_text()
+            .replace("evaluate:\n  batch_size: 8\n", "evaluate:\n")
+            .replace("evaluate:", extra + "evaluate:")
+        )
         bench = Bench(path)
         with bench.wrapped("adalora", bench.load("none")) as model:
             return [entry["loss"] for entry in bench.train("adalora", model, tmp_path).history]

@@ -23,7 +23,9 @@ def peft_config(label: str, steps: int) -> Any:
     if label in ("lora", "qlora"):
         return peft.LoraConfig(r=8, lora_alpha=32, target_modules="all-linear", **task)
     if label == "ia3":
-        return peft.IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"], **task)
+        return peft.IA3Config(
+            target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"], **task
+        )
     if label == "loha":
         return peft.LoHaConfig(r=4, alpha=16, target_modules=ALL_LINEAR, **task)
     if label == "lokr":
@@ -100,7 +102,9 @@ def test_training_is_pefts(label: str, write_recipe: Callable[..., Path], tmp_pa
 
     bench = Bench(write_recipe(label, steps="12"))
     order, losses, folder = seen_order(bench, label, tmp_path)
-    base = AutoModelForCausalLM.from_pretrained(bench.prepared.location, dtype=torch.float32, attn_implementation="sdpa")
+    base = AutoModelForCausalLM.from_pretrained(
+        bench.prepared.location, dtype=torch.float32, attn_implementation="sdpa"
+    )
     set_seed(0)
     model = peft.get_peft_model(base, peft_config(label, bench.prepared.steps))
     set_seed(0)
@@ -113,7 +117,9 @@ def test_training_is_pefts(label: str, write_recipe: Callable[..., Path], tmp_pa
     theirs = load_file(tmp_path / "peft" / "adapter_model.safetensors")
     assert ours.keys() == theirs.keys()
     for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            ours[name], theirs[name], rtol=1e-3, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
 def test_all_methods_see_the_same_rows_in_the_same_order(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
@@ -137,7 +143,9 @@ def test_the_saved_adapter_loads_in_plain_peft(label: str, write_recipe: Callabl
         model.eval()
         with torch.no_grad():
             trained = model(input_ids=prompt).logits
-    base = AutoModelForCausalLM.from_pretrained(bench.prepared.location, dtype=torch.float32, attn_implementation="sdpa")
+    base = AutoModelForCausalLM.from_pretrained(
+        bench.prepared.location, dtype=torch.float32, attn_implementation="sdpa"
+    )
     with torch.no_grad():
         untouched = base(input_ids=prompt).logits
         again = PeftModel.from_pretrained(base, tmp_path / "adapter")(input_ids=prompt).logits

@@ -1,0 +1,38 @@
+# make demo   builds the environment, fetches the model, runs the seven-method comparison
+# make test   builds the environment, runs the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-real lint lock clean
+
+demo: $(READY)
+	$(BIN)/adapterzoo run recipes/quickstart.yaml
+
+test: $(READY)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+# Trains the real model; minutes.
+test-real: $(READY)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m real
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The exact versions that demo and test run with. Raise one in pyproject.toml, then `make lock`.
+lock: $(READY)
+	$(BIN)/pip freeze --all --exclude-editable --exclude pip | sed 's/+cpu$$//' | sort -f > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+$(READY): pyproject.toml requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "adapterzoo needs Python 3.11 or newer; give one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,94 @@
+"""Every mistake has its clear error and exit code 2, before any weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+
+@pytest.fixture(autouse=True)
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading weights is the failure of each of these tests."""
+    from adapterzoo import base
+
+    def load(*_: Any) -> None:
+        pytest.fail("weights were loaded")
+
+    monkeypatch.setattr(base, "load", load)
+
+
+def refused(result: Result, *expected: str) -> None:
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.output
+    text = " ".join(result.stderr.split())
+    for part in expected:
+        assert part in text, result.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_the_recipe(
+    command: str, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    refused(adapterzoo(command, tmp_path / "none.yaml"), "none.yaml: there is no such file")
+    (tmp_path / "x.yaml").write_text("a: [")
+    refused(adapterzoo(command, tmp_path / "x.yaml"), "x.yaml:1: this is not YAML")
+    refused(adapterzoo(command, write_recipe("")), "'methods' is empty")
+    refused(adapterzoo(command, write_recipe("lroa")), "unknown method 'lroa'. Did you mean 'lora'?")
+    refused(adapterzoo(command, write_recipe("lora", "stepz: 3\n")), "unknown key 'stepz'")
+    refused(adapterzoo(command, write_recipe("lora", steps="-1")), "'train.steps' is -1", "greater than or equal to 1")
+    rate = ("--set", "train.learning_rate=quick")
+    refused(adapterzoo(command, write_recipe("lora"), *rate), "must be a positive number, or auto, not 'quick'")
+    refused(adapterzoo(command, write_recipe("lora"), "-m", "lroa"), "--method lroa: unknown method")
+
+
+def test_the_data(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
+    def run(content: str, *overrides: str) -> Result:
+        (tmp_path / "rows.csv").write_text(content)
+        sets = [part for override in ("data.source=rows.csv", *overrides) for part in ("--set", override)]
+        return adapterzoo("run", write_recipe("lora"), *sets)
+
+    refused(run("verb,oast\nx,y\n"), "rows.csv:1: there is no column 'past'. Did you mean 'oast'?", "data.columns")
+    refused(run(""), "rows.csv: is empty")
+    refused(run("verb,past\n"), "has column names but no rows")
+    refused(run("verb,past\ngo,\nbe,\n"), "all 2 rows have an empty 'verb' or 'past'")
+    many = "verb,past\n" + "".join(f"go{i},went{i}\n" for i in range(50))
+    refused(run(many, "data.max_length=5"), "data.max_length: max_length = 5 cuts the answer away in all")
+    refused(run("verb,past\ngo,went\n"), "rows are too few")
+
+
+def test_the_methods_on_this_architecture(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]) -> None:
+    methods = (
+        "{name: lora, target_modules: [q_proj, v_prj]}, {name: oft, oft_block_size: 48}, {name: adalora, tinit: 9}"
+    )
+    refused(
+        adapterzoo("run", write_recipe(methods)),
+        "lora: target_modules: 'v_prj' matches no layer. Did you mean 'v_proj'?",
+        "oft: oft_block_size: 48 does not divide 64",
+        "Sizes that do: 2, 4, 8, 16, 32, 64.",
+        "adalora: tinit, tfinal: 9 steps before and 2 after leave none of 6",
+    )
+
+
+def test_the_model(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
+    refused(adapterzoo("run", write_recipe("lora"), "--set", "model.name=smollm2-135"), "Did you mean 'smollm2-135m'?")
+    missing = adapterzoo("run", write_recipe("lora"), "--set", "model.name=nobody/nothing")
+    refused(missing, "model nobody/nothing: cannot be loaded", "HF_HUB_OFFLINE is set")
+    (tmp_path / "empty").mkdir()
+    refused(adapterzoo("run", write_recipe("lora"), "--set", f"model.name={tmp_path / 'empty'}"), "cannot be loaded")
+
+
+def test_the_arguments(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
+    assert adapterzoo("run").exit_code == 2
+    assert adapterzoo("walk").exit_code == 2
+    assert adapterzoo("run", write_recipe("lora"), "--seed", "-1").exit_code == 2
+    refused(adapterzoo("methods", "lroa"), "unknown method. Did you mean 'lora'?")
+    refused(adapterzoo("compare", tmp_path), "holds no results")
+
+
+def test_debug_shows_where_it_was_found(adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
+    assert "Traceback" in adapterzoo("--debug", "run", tmp_path / "none.yaml").stderr

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+HEAVY = ("torch", "transformers", "peft", "datasets", "bitsandbytes", "accelerate")
+
+
+@pytest.fixture
+def finished(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path) -> Path:
+    assert adapterzoo("run", write_recipe("lora", steps="1"), "--out", tmp_path / "o").exit_code == 0
+    return tmp_path / "o"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["run", "--help"], ["methods"], ["methods", "lora"], ["methods", "--json"], ["compare", "DIR"]],
+)
+def test_what_does_not_train_imports_nothing_heavy(arguments: list[str], finished: Path) -> None:
+    code = (
+        "import sys\nfrom adapterzoo.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        f"print('HEAVY', [name for name in {HEAVY} if name in sys.modules])"
+    )
+    arguments = [str(finished) if argument == "DIR" else argument for argument in arguments]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.stdout.endswith("HEAVY []\n"), done
+
+
+def test_methods_lists_all_and_one(adapterzoo: Callable[..., Result]) -> None:
+    listed = adapterzoo("methods").stdout
+    for name in ("lora", "qlora", "ia3", "loha", "lokr", "adalora", "oft"):
+        assert f"\n{name} " in f"\n{listed}"
+        shown = adapterzoo("methods", name).stdout
+        described = json.loads(adapterzoo("methods", name, "--json").stdout)
+        assert described["paper"] in shown
+        assert described["learning_rate_source"]
+        for option, schema in described["options"].items():
+            assert option in shown
+            assert schema["description"], f"{name}.{option} says nothing"
+    assert len(json.loads(adapterzoo("methods", "--json").stdout)["methods"]) >= 7
+
+
+def test_check_prints_the_plan_without_weights(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]
+) -> None:
+    done = adapterzoo(
+        "check", write_recipe("lora, {name: lora, label: wide, r: 16}, qlora"), "--seed", "1", "--seed", "2"
+    )
+    assert done.exit_code == 0
+    lines = {tuple(line.split()[:4]): line for line in done.stdout.splitlines()}
+    assert "16.4k" in lines["lora", "lora", "1", "none"]
+    assert "32.8k" in lines["wide", "lora", "2", "none"]
+    assert ("qlora", "qlora", "2", "nf4") in lines
+    assert "6 cells" in done.stdout
+    assert "data: 24 train, 8 validation, 8 test rows" in done.stdout
+
+
+def test_the_parameters_that_check_counts_are_those_that_run_trains(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    from adapterzoo.recipe import load_recipe
+    from adapterzoo.runner import prepare
+
+    recipe = write_recipe(steps="1")
+    counted = prepare(load_recipe(recipe)).trainable
+    adapterzoo("run", recipe, "--out", tmp_path / "o")
+    rows = json.loads(adapterzoo("compare", tmp_path / "o", "--format", "json").stdout)["rows"]
+    assert counted == {row["label"]: row["trainable_params"] for row in rows if row["method"]}
+
+
+def test_piped_output_is_plain_lines(
+    write_recipe: Callable[..., Path],
+    adapterzoo_process: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
+    done = adapterzoo_process("run", write_recipe("lora", steps="2"), "--out", tmp_path / "o")
+    assert done.returncode == 0
+    for stream in (done.stdout, done.stderr):
+        assert "\x1b" not in stream
+        assert "\r" not in stream
+    assert done.stdout.startswith("method")
+    said = done.stderr.splitlines()
+    assert said[0].startswith("3 cells, results in ")
+    assert "[3/3] lora: training" in said
+    assert any(line.startswith("[3/3] lora: step 2/2  loss ") and "tok/s" in line and "left" in line for line in said)
+    assert any(line.startswith("[3/3] lora: test loss ") or line.startswith("[3/3] lora: loss ") for line in said)
+    assert all(line.startswith(("[", "3 cells")) for line in said), "nothing that a library prints"
+
+
+def test_a_terminal_gets_live_progress(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """Under a real pseudo-terminal of 100 columns."""
+    main, side = pty.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "adapterzoo",
+        "run",
+        str(write_recipe("lora", steps="150")),
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
+    environment.pop("NO_COLOR", None)
+    process = subprocess.Popen(command, stdin=side, stdout=side, stderr=side, env=environment)
+    os.close(side)
+    seen = b""
+    while True:
+        try:
+            chunk = os.read(main, 65536)
+        except OSError:
+            break
+        if not chunk:
+            break
+        seen += chunk
+    assert process.wait() == 0
+    text = seen.decode()
+    assert "\x1b[" in text
+    assert re.search(r"step \d+/150  loss \d", text), "the step, while it trains"
+    assert "tok/s" in text
+    assert "[3/3] lora: loss" in text
+
+
+def test_json_on_stdout_is_json_alone(finished: Path, adapterzoo: Callable[..., Result]) -> None:
+    for style in ("json", "csv", "markdown"):
+        done = adapterzoo("compare", finished, "--format", style)
+        assert done.exit_code == 0
+        assert done.stderr == ""
+    assert json.loads(adapterzoo("compare", finished, "--format", "json").stdout)["schema"] == 1

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cells import Bench
+
+
+def test_a_model_that_learned_answers_and_stops(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """Trained to know its few rows by heart, greedy answers match them exactly: so the end token was learned."""
+    from adapterzoo.evaluate import evaluate
+
+    path = write_recipe("{name: lora, r: 32}", steps="150", max_new_tokens="20", batch_size="8")
+    bench = Bench(path, "train.learning_rate=1e-2", "data.split={train: 0.5, validation: 0.2, test: 0.3}")
+    encoded = bench.prepared.encoded
+    known = type(encoded)(**{**vars(encoded), "test": encoded.train})
+    loaded = bench.load("none")
+    with bench.wrapped("lora", loaded) as model:
+        before, _ = evaluate(model, known, bench.recipe.evaluate)
+        bench.train("lora", model, tmp_path)
+        after, predictions = evaluate(model, known, bench.recipe.evaluate)
+    assert before["exact_match"] == 0.0
+    assert after["exact_match"] > 0.9, [(p.reference, p.prediction) for p in predictions]
+    assert after["test_loss"] < before["test_loss"] / 5
+    assert after["perplexity"] == pytest.approx(math.exp(after["test_loss"]))
+
+
+def test_answers_do_not_depend_on_the_batch(write_recipe: Callable[..., Path]) -> None:
+    from adapterzoo.evaluate import generate
+
+    bench = Bench(write_recipe("lora"))
+    model = bench.load("none").model
+    prompts = [example.prompt for example in bench.prepared.encoded.test]
+    assert generate(model, bench.prepared.encoded, prompts, 1, 6) == generate(
+        model, bench.prepared.encoded, prompts, 8, 6
+    )
+
+
+def test_only_the_metrics_asked_for_are_measured(write_recipe: Callable[..., Path]) -> None:
+    from adapterzoo.evaluate import evaluate
+
+    bench = Bench(write_recipe("lora"), "evaluate.metrics=[loss]")
+    metrics, predictions = evaluate(bench.load("none").model, bench.prepared.encoded, bench.recipe.evaluate)
+    assert set(metrics) == {"test_loss"}
+    assert predictions[0].prediction is None
+    assert predictions[0].exact_match is None

@@ -1,0 +1,56 @@
+"""On the real model: minutes, so `make test-real` and not `make test`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cells import assert_same
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.real
+
+QUICKSTART = "recipes/quickstart.yaml"
+THREE = ("lora", "loha", "adalora")
+SHORT = (
+    "train.steps=4",
+    "evaluate.base=false",
+    "evaluate.metrics=[loss]",
+    "data.split={train: 0.2, validation: 0, test: 0.02}",
+)
+
+
+def sets(*overrides: str) -> list[str]:
+    return [part for override in overrides for part in ("--set", override)]
+
+
+def adapter(out: Path, label: str) -> dict[str, object]:
+    return load_file(out / label / "seed-0" / "adapter" / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_three_adapters_are_those_of_a_fresh_process(
+    quantization: str, adapterzoo_process: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    settings = sets(*SHORT, f"model.quantization={quantization}")
+    every = [part for label in THREE for part in ("-m", label)]
+    together = adapterzoo_process("run", QUICKSTART, *every, *settings, "--out", tmp_path / "together")
+    assert together.returncode == 0, together.stderr
+    for label in THREE:
+        alone = adapterzoo_process("run", QUICKSTART, "-m", label, *settings, "--out", tmp_path / label)
+        assert alone.returncode == 0, alone.stderr
+        assert_same(adapter(tmp_path / "together", label), adapter(tmp_path / label, label))
+
+
+def test_lora_learns_the_past_tense(
+    adapterzoo_process: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    done = adapterzoo_process("run", QUICKSTART, "-m", "lora", *sets("evaluate.shots=0"), "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    printed = adapterzoo_process("compare", tmp_path, "--format", "json").stdout
+    match = {row["label"]: row["metrics"]["exact_match"] for row in json.loads(printed)["rows"]}
+    assert match["base"] < 0.05
+    assert match["lora"] >= 0.60

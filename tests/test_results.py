@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from adapterzoo.comparison import compare
+from adapterzoo.errors import UserError
+from adapterzoo.results import RESULT, Result, Store, read_results
+
+
+def result(label: str, seed: int = 0, **changes: object) -> Result:
+    settings = {"method": label, "seed": seed, "base": "none", "metrics": {"test_loss": 1.0, "exact_match": 0.5}}
+    return Result(label=label, **{**settings, **changes})  # type: ignore[arg-type]
+
+
+def test_a_result_comes_back_as_it_went(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    written = result("a", options={"r": 8}, error=None, findings={"ranks": {"x": 1}})
+    store.write(written, [{"prompt": "中"}])
+    assert store.load("a", 0) == written
+    assert read_results(tmp_path) == [written]
+    assert json.loads((tmp_path / "a" / "seed-0" / "predictions.jsonl").read_text()) == {"prompt": "中"}
+    assert not list(tmp_path.rglob(".*")), "nothing is left beside it"
+
+
+def test_damaged_and_newer_results_are_named(tmp_path: Path) -> None:
+    Store(tmp_path).write(result("a"))
+    path = tmp_path / "a" / "seed-0" / RESULT
+    newer = json.loads(path.read_text())
+    path.write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        read_results(tmp_path)
+    path.write_text(json.dumps({**newer, "schema": 99}))
+    with pytest.raises(UserError, match="newer adapterzoo"):
+        read_results(tmp_path)
+    path.write_text(json.dumps({**newer, "of_a_later_minor_version": 1}))
+    assert read_results(tmp_path)[0].label == "a"
+
+
+def test_a_folder_without_results_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no results"):
+        compare(tmp_path)
+    with pytest.raises(UserError, match="no such folder"):
+        compare(tmp_path / "none")
+
+
+def test_rows_are_means_over_seeds_best_first(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for seed, match in ((0, 0.4), (1, 0.6)):
+        store.write(result("a", seed, metrics={"exact_match": match}))
+        store.write(result("b", seed, metrics={"exact_match": match + 0.2}))
+    store.write(result("c", 0, metrics={"exact_match": 0.9}))
+    store.write(result("c", 1, status="failed", error="boom", metrics={}))
+    rows = compare(tmp_path).rows
+    assert [row.label for row in rows] == ["c", "b", "a"]
+    assert rows[2].metrics["exact_match"] == pytest.approx(0.5)
+    assert rows[2].seeds == [0, 1]
+    assert rows[0].status == "failed"
+    assert rows[0].error == "seed 1: boom"
+    assert [row.label for row in compare(tmp_path, sort="label").rows] == ["a", "b", "c"]
+    with pytest.raises(UserError, match="Did you mean 'exact_match'"):
+        compare(tmp_path, sort="exact_macth")
+
+
+def test_rows_of_other_data_or_recipes_are_not_ranked_together(tmp_path: Path) -> None:
+    for name, changes in (("x", {}), ("y", {"data_fingerprint": "other"}), ("z", {"recipe_hash": "other"}), ("w", {})):
+        Store(tmp_path / name).write(result("b" if name == "w" else "a", **changes))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="its data are not those of"):
+        compare(tmp_path / "x", tmp_path / "y")
+    with pytest.raises(UserError, match="its training and evaluation are not those of"):
+        compare(tmp_path / "x", tmp_path / "z")
+    with pytest.raises(UserError, match="is in"):
+        compare(tmp_path / "x", tmp_path / "x")
+    assert len(compare(tmp_path / "x", tmp_path / "w").rows) == 2
+
+
+def test_the_comparison_is_a_table_and_a_frame(tmp_path: Path) -> None:
+    Store(tmp_path).write(result("a"))
+    found = compare(tmp_path)
+    assert "match" in str(found)
+    assert found.frame().loc["a", "exact_match"] == 0.5
+    assert "<table" in found._repr_html_()
