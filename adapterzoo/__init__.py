@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from adapterzoo.api import run
+from adapterzoo.comparison import Comparison, compare
 from adapterzoo.errors import AdapterzooError, NotFiniteError, PluginError, Problem, UserError
 from adapterzoo.hookspecs import hookimpl
 from adapterzoo.method import Context, LinearOptions, Method, Options, PeftMethod, linear_layers
+from adapterzoo.recipe import Recipe, load_recipe
 
 __all__ = [
     "AdapterzooError",
+    "Comparison",
     "Context",
     "LinearOptions",
     "Method",
@@ -16,7 +20,11 @@ __all__ = [
     "PeftMethod",
     "PluginError",
     "Problem",
+    "Recipe",
     "UserError",
+    "compare",
     "hookimpl",
     "linear_layers",
+    "load_recipe",
+    "run",
 ]

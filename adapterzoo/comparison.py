@@ -66,11 +66,6 @@ class Comparison:
         self.rows = list(rows)
         self.results = list(results)
 
-    @property
-    def failed(self) -> bool:
-        """Whether any cell failed."""
-        return any(row.status == "failed" for row in self.rows)
-
     def best(self, column: str) -> Any:
         """The best value of a column; None where there is no better and worse."""
         trained = [row for row in self.rows if row.status == "ok" and (column in PRIMARY or row.method is not None)]

@@ -3,63 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from adapterzoo.errors import UserError, did_you_mean
+from adapterzoo.errors import Problem, UserError, did_you_mean
 from adapterzoo.recipe import MethodEntry, Recipe, complete_entry
 from adapterzoo.registry import Registry
+
+BASE_LABEL = "base"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One training: a method under its label, with a seed, on a base. Data alone describes it."""
+    """One row's worth of work with one seed. Data alone describes it."""
 
     label: str
-    method: str
-    options: dict[str, Any]
-    learning_rate: float
+    method: str | None
+    """None for the untouched base, which is only measured"""
     base: str
-    seed: int
+    """the quantization of the base it needs"""
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+    learning_rate: float | None = None
+    shots: int = 0
+    """examples shown in the prompt"""
 
 
-def select(recipe: Recipe, names: Sequence[str], zoo: Registry) -> list[MethodEntry]:
-    """The entries that ``--method`` asks for: by label, by name, or any other method of the zoo by its defaults.
+def plan(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], zoo: Registry) -> list[Cell]:
+    """All cells: the untouched base first, then those on the recipe's own base, then those on others.
+
+    Args:
+        methods: only these, by label or name; any other method of the zoo joins by its defaults. Empty: all.
+        seeds: in place of the recipe's. Empty: the recipe's.
 
     Raises:
-        UserError: a name that is none of these.
+        UserError: a method that is not there, or cannot train on its base.
     """
-    if not names:
-        return recipe.methods
+    own = recipe.model.quantization
+    cells = []
+    if recipe.evaluate.base:
+        cells.append(Cell(BASE_LABEL, None, own))
+        if shots := recipe.evaluate.shots:
+            cells.append(Cell(f"{BASE_LABEL}-{shots}-shot", None, own, shots=shots))
+    entries = _select(recipe, methods, zoo)
+    for seed in seeds or recipe.seeds:
+        for entry in entries:
+            base = zoo[entry.name].base_for(own)
+            cells.append(Cell(entry.label, entry.name, base, seed, entry.options, float(entry.learning_rate)))
+    return sorted(cells, key=lambda cell: (cell.base != own, cell.base))
+
+
+def _select(recipe: Recipe, names: Sequence[str], zoo: Registry) -> list[MethodEntry]:
     chosen: list[MethodEntry] = []
+    problems: list[Problem] = []
     for name in names:
-        entries = [entry for entry in recipe.methods if entry.label == name] or [
-            entry for entry in recipe.methods if entry.name == name
-        ]
-        if not entries:
-            if name not in zoo:
-                labels = [entry.label for entry in recipe.methods]
-                raise UserError.at(f"--method {name}", "unknown method.", did_you_mean(name, {*zoo, *labels}))
+        entries = [entry for entry in recipe.methods if entry.label == name]
+        entries = entries or [entry for entry in recipe.methods if entry.name == name]
+        if not entries and name in zoo:
             entry = MethodEntry(name=name, label=name)
             complete_entry(entry, zoo[name], recipe.train.learning_rate)
             entries = [entry]
+            base, bases = zoo[name].base_for(recipe.model.quantization), zoo[name].bases
+            if base not in bases:
+                what = f"cannot train on a base with quantization {base}."
+                problems.append(Problem(f"--method {name}", what, f"It trains on: {', '.join(bases)}."))
+        if not entries:
+            known = {*zoo, *(entry.label for entry in recipe.methods)}
+            problems.append(Problem(f"--method {name}", "unknown method.", did_you_mean(name, known)))
         chosen += [entry for entry in entries if entry not in chosen]
-    return chosen
-
-
-def plan(recipe: Recipe, entries: Sequence[MethodEntry], seeds: Sequence[int], zoo: Registry) -> list[Cell]:
-    """All cells, those of the recipe's own base first, seeds together last: a comparison grows row by row."""
-    own = recipe.model.quantization
-    cells = [
-        Cell(
-            label=entry.label,
-            method=entry.name,
-            options=entry.options,
-            learning_rate=float(entry.learning_rate),
-            base=zoo[entry.name].base_for(own),
-            seed=seed,
-        )
-        for seed in seeds
-        for entry in entries
-    ]
-    return sorted(cells, key=lambda cell: (cell.base != own, cell.base))
+    if problems:
+        raise UserError(*problems)
+    return chosen or recipe.methods

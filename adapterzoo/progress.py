@@ -19,13 +19,12 @@ PLAIN_EVERY = 15.0
 
 
 class Reporter:
-    """Told what a run does. This one keeps the figures and says nothing; subclasses show them."""
+    """Told what a run does. Says nothing itself, but keeps the figures for those that do."""
 
     def __init__(self) -> None:
         self.cell = 0
         self.cells = 0
         self.label = ""
-        self.steps = 0
         self._cell_begun = self._run_begun = self._train_begun = time.monotonic()
         self._spent = 0.0
         self._measured = 0
@@ -37,11 +36,10 @@ class Reporter:
         """A run of so many cells begins, into a folder."""
         self.cells = cells
 
-    def start(self, label: str, seed: int, steps: int) -> None:
-        """The next cell begins; ``steps`` is 0 for the untouched base."""
+    def start(self, label: str, seed: int) -> None:
+        """The next cell begins."""
         self.cell += 1
         self.label = label if not seed else f"{label} (seed {seed})"
-        self.steps = steps
         self._cell_begun = time.monotonic()
 
     def phase(self, name: str) -> None:
@@ -71,10 +69,6 @@ class Reporter:
         here = pace * (steps - step)
         mean = self._spent / self._measured if self._measured else pace * steps
         return here + mean * (self.cells - self.cell)
-
-
-class SilentReporter(Reporter):
-    """Shows nothing."""
 
 
 class PlainReporter(Reporter):

@@ -117,10 +117,6 @@ class Store:
         shutil.rmtree(folder / ADAPTER, ignore_errors=True)
         return folder
 
-    def forget_checkpoints(self, label: str, seed: int) -> None:
-        """What a finished cell needs no more."""
-        shutil.rmtree(self.cell(label, seed) / CHECKPOINTS, ignore_errors=True)
-
     def write(self, result: Result, predictions: Iterable[Mapping[str, Any]] = ()) -> None:
         """Put down a cell: its predictions, then, in one go, its result."""
         folder = self.cell(result.label, result.seed)
@@ -129,6 +125,8 @@ class Store:
         if lines:
             _write(folder / PREDICTIONS, "".join(lines))
         _write(folder / RESULT, json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n")
+        if result.ok:
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def read_results(folder: Path) -> list[Result]:

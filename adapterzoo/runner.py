@@ -1,99 +1,29 @@
-"""Runs a recipe: prepares data and models once, trains and measures each cell, writes each result as it ends."""
+"""Runs a recipe: each base loaded once, each cell trained and measured on it, each result written as it ends."""
 
 from __future__ import annotations
 
 import gc
-import hashlib
 import time
 import traceback
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapterzoo import results
 from adapterzoo.errors import AdapterzooError, Problem, UserError
-from adapterzoo.method import Context, linear_layers
-from adapterzoo.plan import Cell, plan, select
-from adapterzoo.progress import Reporter, SilentReporter
+from adapterzoo.plan import Cell
+from adapterzoo.prepare import Prepared, prepare, quiet_libraries
+from adapterzoo.progress import Reporter
 from adapterzoo.recipe import Recipe
-from adapterzoo.registry import Registry, registry
-from adapterzoo.results import ADAPTER, Result, Store
+from adapterzoo.registry import registry
+from adapterzoo.results import Result, Store
 
-BASE_LABEL = "base"
-# A seed of its own, so that the examples shown to the base do not depend on the recipe's seeds.
-SHOTS_SEED = 0
+if TYPE_CHECKING:
+    from torch import nn
 
-
-@dataclass(frozen=True)
-class Prepared:
-    """What is made once, before any weight is loaded, and shared by all cells."""
-
-    recipe: Recipe
-    cells: list[Cell]
-    location: str
-    encoded: Any
-    shots: list[list[int]] | None
-    """the test prompts with examples in front, where the recipe wants them"""
-    steps: int
-    trainable: dict[str, int]
-    """label -> trainable parameters"""
-    base_parameters: int
-    linear_parameters: int
-    """those of them that quantization reaches"""
-    data_hash: str
-
-    def context(self, cell: Cell) -> Context:
-        """What a cell's method may know."""
-        return Context(cell.base, self.steps, self.recipe.train.gradient_accumulation, cell.seed)
-
-
-def prepare(
-    recipe: Recipe, methods: Sequence[str] = (), seeds: Sequence[int] = (), reporter: Reporter | None = None
-) -> Prepared:
-    """Everything that can be known and checked without the model's weights.
-
-    Raises:
-        UserError: all that is wrong with the methods, the data or the model.
-    """
-    say = (reporter or SilentReporter()).say
-    zoo = registry()
-    cells = plan(recipe, select(recipe, methods, zoo), list(seeds) or recipe.seeds, zoo)
-    _check_cells(cells, zoo)
-    from adapterzoo import data  # light so far: a missing column is said before transformers is imported
-
-    data.check_columns(recipe.data)
-    with _quiet_libraries():
-        from adapterzoo import base, encode
-        from adapterzoo.train import total_steps
-
-        rows = data.read_rows(recipe.data, say)
-        splits = data.split_rows(rows, recipe.data.split, recipe.data.source)
-        location = base.locate(recipe.model.name, say)
-        config = base.load_config(recipe.model, location)
-        encoder = encode.Encoder(encode.load_tokenizer(recipe.model, location), recipe.data, say)
-        encoded = encoder.encode_splits(splits)
-        steps = total_steps(recipe.train, len(encoded.train))
-        shown = [example.row for example in encoded.train[: recipe.evaluate.shots]]
-        prompts = [encoder.prompt(example.row, shown) for example in encoded.test] if shown else None
-        skeleton = base.skeleton(config, recipe.model.trust_remote_code)
-        prepared = Prepared(
-            recipe=recipe,
-            cells=cells,
-            location=location,
-            encoded=encoded,
-            shots=prompts,
-            steps=steps,
-            trainable={},
-            base_parameters=sum(parameter.numel() for parameter in skeleton.parameters()),
-            linear_parameters=sum(p.numel() for layer in linear_layers(skeleton).values() for p in layer.parameters()),
-            data_hash=hashlib.sha256(Path(recipe.data.source).read_bytes()).hexdigest(),
-        )
-        _check_on_skeleton(prepared, skeleton, zoo)
-    return prepared
+    from adapterzoo.base import Base
+    from adapterzoo.evaluate import Prediction
 
 
 def run(
@@ -108,17 +38,19 @@ def run(
     A cell that fails becomes a result with its reason, and the others go on.
 
     Raises:
-        UserError: the recipe, the data or the model is at fault; nothing was trained.
+        UserError: the recipe, the data, the model or the folder is at fault; nothing was trained.
     """
-    reporter = reporter or SilentReporter()
-    prepared = prepare(recipe, methods, seeds, reporter)
+    reporter = reporter or Reporter()
+    prepared = prepare(recipe, methods, seeds, reporter.say)
     store = Store(out)
     recipe_hash = store.begin(recipe.resolved(), prepared.data_hash)
-    with _quiet_libraries():
-        return _Run(prepared, store, recipe_hash, reporter).all()
+    with quiet_libraries():
+        runner = _Runner(prepared, store, recipe_hash, reporter)
+        reporter.begin(len(prepared.cells), out)
+        return list(runner.all())
 
 
-class _Run:
+class _Runner:
     """One run of a recipe into one folder."""
 
     def __init__(self, prepared: Prepared, store: Store, recipe_hash: str, reporter: Reporter) -> None:
@@ -128,97 +60,45 @@ class _Run:
         self.recipe = prepared.recipe
         self.store = store
         self.reporter = reporter
-        self.common = {
+        self.kept = _finished(prepared.cells, store)
+        self.common: dict[str, Any] = {
             "recipe_hash": recipe_hash,
             "data_fingerprint": prepared.encoded.fingerprint,
             "environment": environment(),
         }
-        self.zoo = registry()
 
-    def all(self) -> list[Result]:
-        own = self.recipe.model.quantization
-        wanted: list[Cell | tuple[str, bool]] = []
-        if self.recipe.evaluate.base:
-            wanted.append((BASE_LABEL, False))
-            if self.prepared.shots is not None:
-                wanted.append((f"{BASE_LABEL}-{self.recipe.evaluate.shots}-shot", True))
-        wanted += self.prepared.cells
-        self.reporter.begin(len(wanted), self.store.folder)
-        finished: list[Result] = []
-        for quantization, group in groupby(wanted, lambda item: item.base if isinstance(item, Cell) else own):
-            finished += self._on_base(quantization, list(group))
-        self.reporter.end()
-        return finished
+    def all(self) -> Iterator[Result]:
+        measured = False
+        for quantization, group in groupby(self.prepared.cells, lambda cell: cell.base):
+            base: Base | Exception | None = None
+            for cell in group:
+                self.reporter.start(cell.label, cell.seed)
+                result = self.kept.get((cell.label, cell.seed))
+                if result is None:
+                    base = base or self._load(quantization, keep_going=measured)
+                    result = self._cell(cell, base)
+                    measured = True
+                    self.reporter.finish(result)
+                else:
+                    self.reporter.finish(result, kept=True)
+                yield result
+            del base
+            gc.collect()
 
-    def _on_base(self, quantization: str, wanted: list[Cell | tuple[str, bool]]) -> Iterator[Result]:
-        """Everything that needs one base; it is loaded when the first of them has no result yet."""
-        loaded = None
-        for item in wanted:
-            label, seed = (item.label, item.seed) if isinstance(item, Cell) else (item[0], 0)
-            self.reporter.start(label, seed, self.prepared.steps if isinstance(item, Cell) else 0)
-            result = self._finished(item, label, seed)
-            if result is None:
-                if loaded is None:
-                    loaded = self._load(quantization)
-                result = self._cell(item, loaded) if isinstance(item, Cell) else self._base_row(label, item[1], loaded)
-                self.reporter.finish(result)
-            else:
-                self.reporter.finish(result, kept=True)
-            yield result
-        del loaded
-        gc.collect()
-
-    def _load(self, quantization: str) -> Any:
+    def _load(self, quantization: str, keep_going: bool) -> Base | Exception:
+        """A base; where others were used before, what keeps it from loading is the failure of its own cells."""
         from adapterzoo import base
 
         self.reporter.phase(f"loading the base ({quantization})")
-        return base.load(self.recipe.model, self.prepared.location, quantization, self.recipe.data.max_length)
+        try:
+            return base.load(self.recipe.model, self.prepared.location, quantization, self.recipe.data.max_length)
+        except Exception as error:
+            if not keep_going:
+                raise
+            return error
 
-    def _finished(self, item: Cell | tuple[str, bool], label: str, seed: int) -> Result | None:
-        """The result that is there already, if it is of this very cell and not a failure.
-
-        Raises:
-            UserError: it is of another cell under the same label.
-        """
-        result = self.store.load(label, seed)
-        if result is None or not result.ok:
-            return None
-        if isinstance(item, Cell):
-            there = (result.method, result.options, result.learning_rate)
-            here = (item.method, item.options, item.learning_rate)
-            if there != here:
-                raise UserError.at(
-                    str(self.store.cell(label, seed)),
-                    f"holds '{label}' with other settings ({_first_difference(there, here)}).",
-                    "Give it another label, remove that folder, or give --out another.",
-                )
-        return result
-
-    def _base_row(self, label: str, with_shots: bool, base: Any) -> Result:
-        from adapterzoo.evaluate import evaluate
-        from adapterzoo.memory import PeakMemory
-
-        self.reporter.phase("measuring the untouched base")
-        begun = time.perf_counter()
-        with PeakMemory() as peak, base.lend() as model:
-            prompts = self.prepared.shots if with_shots else None
-            metrics, predictions = evaluate(model, self.prepared.encoded, self.recipe.evaluate, prompts)
-        result = Result(
-            label=label,
-            method=None,
-            seed=0,
-            base=base.quantization,
-            metrics=metrics,
-            total_params=base.parameters,
-            evaluate_seconds=time.perf_counter() - begun,
-            peak_memory_bytes=peak.bytes,
-            **self.common,
-        )
-        self.store.clear(label, 0)
-        self.store.write(result, (prediction.record() for prediction in predictions))
-        return result
-
-    def _cell(self, cell: Cell, base: Any) -> Result:
+    def _cell(self, cell: Cell, base: Base | Exception) -> Result:
+        """Do a cell and write it down, whatever comes of it."""
         from adapterzoo.memory import PeakMemory
 
         result = Result(
@@ -228,33 +108,34 @@ class _Run:
             base=cell.base,
             options=cell.options,
             learning_rate=cell.learning_rate,
-            steps=self.prepared.steps,
-            total_params=base.parameters,
+            steps=self.prepared.steps if cell.method else None,
             **self.common,
         )
         folder = self.store.clear(cell.label, cell.seed)
-        predictions: list[Any] = []
+        predictions: list[Prediction] = []
         try:
+            if isinstance(base, Exception):
+                raise base
+            result.total_params = base.parameters
             with PeakMemory() as peak, base.lend() as model:
-                predictions = self._train_and_measure(cell, model, result, folder)
+                trained = self._train(cell, model, result, folder) if cell.method else model
+                predictions = self._measure(cell, trained, result)
+                del trained
             result.peak_memory_bytes = peak.bytes
         except Exception as error:  # whatever a method does wrong is its own row's failure
             result.status, result.error = "failed", _reason(error)
             (folder / results.TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
-            predictions = []
-            _free_memory()
-        self.store.write(result, predictions)
-        if result.ok:
-            self.store.forget_checkpoints(cell.label, cell.seed)
+        self.store.write(result, (prediction.record() for prediction in predictions))
+        _free_memory()
         return result
 
-    def _train_and_measure(self, cell: Cell, model: Any, result: Result, folder: Path) -> list[Any]:
+    def _train(self, cell: Cell, model: nn.Module, result: Result, folder: Path) -> nn.Module:
+        """Wrap, train and save; returns the wrapped model."""
         from transformers import set_seed
 
-        from adapterzoo.evaluate import evaluate
         from adapterzoo.train import train
 
-        method, context = self.zoo[cell.method], self.prepared.context(cell)
+        method, context = registry()[cell.method or ""], self.prepared.context(cell)
         options = method.options(**cell.options)
         before = sum(parameter.numel() for parameter in model.parameters())
         # Right before wrapping: whatever ran before, the adapter begins with the same numbers.
@@ -268,7 +149,7 @@ class _Run:
             wrapped,
             self.prepared.encoded,
             self.recipe.train,
-            learning_rate=cell.learning_rate,
+            learning_rate=cell.learning_rate or 0.0,
             seed=cell.seed,
             folder=folder / results.CHECKPOINTS,
             callbacks=method.callbacks(options, context),
@@ -279,90 +160,48 @@ class _Run:
         result.tokens_per_second = trained.tokens / trained.seconds
         result.history = trained.history
         result.findings = method.findings(wrapped)
-        self.reporter.phase("saving")
-        method.save(wrapped, folder / ADAPTER)
-        self.prepared.encoded.tokenizer.save_pretrained(str(folder / ADAPTER))
-        result.adapter_bytes = results.folder_bytes(folder / ADAPTER)
-        self.reporter.phase("measuring")
+        method.save(wrapped, folder / results.ADAPTER)
+        self.prepared.encoded.tokenizer.save_pretrained(str(folder / results.ADAPTER))
+        result.adapter_bytes = results.folder_bytes(folder / results.ADAPTER)
+        return wrapped
+
+    def _measure(self, cell: Cell, model: nn.Module, result: Result) -> list[Prediction]:
+        from adapterzoo.evaluate import evaluate
+
+        self.reporter.phase("measuring" if cell.method else "measuring the untouched base")
         begun = time.perf_counter()
-        result.metrics, predictions = evaluate(wrapped, self.prepared.encoded, self.recipe.evaluate)
+        prompts = self.prepared.shots if cell.shots else None
+        result.metrics, predictions = evaluate(model, self.prepared.encoded, self.recipe.evaluate, prompts)
         result.evaluate_seconds = time.perf_counter() - begun
-        return [prediction.record() for prediction in predictions]
+        return predictions
 
 
-def _check_cells(cells: Sequence[Cell], zoo: Registry) -> None:
-    """Raises UserError for methods that ``--method`` brought in and that cannot train on their base."""
-    impossible = {
-        cell.method: Problem(
-            f"--method {cell.method}",
-            f"cannot train on a base with quantization {cell.base}.",
-            f"It trains on: {', '.join(zoo[cell.method].bases)}.",
-        )
-        for cell in cells
-        if cell.base not in zoo[cell.method].bases
-    }
-    if impossible:
-        raise UserError(*impossible.values())
-
-
-def _check_on_skeleton(prepared: Prepared, skeleton: Any, zoo: Registry) -> None:
-    """Asks each method what cannot work on this architecture, and counts what each would train.
+def _finished(cells: Sequence[Cell], store: Store) -> dict[tuple[str, int], Result]:
+    """The results that are there already; those of failures are not.
 
     Raises:
-        UserError: with the problems of all methods.
+        UserError: a label holds results that were made with other settings.
     """
-    from adapterzoo.base import Base
-
-    problems = []
-    whole = Base(skeleton, "none", lambda: skeleton)
-    for cell in {cell.label: cell for cell in prepared.cells}.values():
-        method, context = zoo[cell.method], prepared.context(cell)
-        options = method.options(**cell.options)
-        found = method.problems(skeleton, options, context)
-        problems += [Problem(f"{cell.label}: {problem.where}", problem.what, problem.cure) for problem in found]
-        if not found:
-            with whole.lend() as model:
-                prepared.trainable[cell.label] = _count_trainable(method, model, options, context)
+    kept, problems = {}, []
+    for cell in cells:
+        result = store.load(cell.label, cell.seed)
+        if result is None or not result.ok:
+            continue
+        kept[cell.label, cell.seed] = result
+        for name in ("method", "options", "learning_rate", "base"):
+            there, here = getattr(result, name), getattr(cell, name)
+            if there != here:
+                problems.append(
+                    Problem(
+                        str(store.cell(cell.label, cell.seed)),
+                        f"holds '{cell.label}' with other settings ({name}: {there!r} there, {here!r} here).",
+                        "Give it another label, remove that folder, or give --out another.",
+                    )
+                )
+                break
     if problems:
         raise UserError(*problems)
-
-
-def _count_trainable(method: Any, model: Any, options: Any, context: Context) -> int:
-    """How many parameters a method would train; 0 where it cannot be told without weights."""
-    import torch
-
-    try:
-        with torch.device("meta"):
-            wrapped = method.wrap(model, options, context)
-        return sum(parameter.numel() for parameter in wrapped.parameters() if parameter.requires_grad)
-    except Exception:  # a method that needs real weights to begin with; the run itself will tell
-        return 0
-
-
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """What transformers, PEFT and bitsandbytes print would run through the progress display."""
-    import logging
-
-    import datasets
-    from transformers.utils import logging as transformers_logging
-
-    datasets.disable_progress_bars()
-    transformers_logging.disable_progress_bar()
-    before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    others = [logging.getLogger(name) for name in ("bitsandbytes", "peft", "accelerate", "datasets", "huggingface_hub")]
-    levels = [logger.level for logger in others]
-    for logger in others:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers_logging.set_verbosity(before)
-        for logger, level in zip(others, levels, strict=True):
-            logger.setLevel(level)
+    return kept
 
 
 def _free_memory() -> None:
@@ -375,15 +214,7 @@ def _free_memory() -> None:
 
 def _reason(error: Exception) -> str:
     """Why a cell failed, in one line."""
-    text = " ".join(str(error).split()) or "no reason given"
+    text: str = " ".join(str(error).split()) or "no reason given"
     if isinstance(error, MemoryError) or "out of memory" in text.lower() or "not enough memory" in text.lower():
         return f"out of memory: {text}"[:300]
     return (text if isinstance(error, AdapterzooError) else f"{type(error).__name__}: {text}")[:300]
-
-
-def _first_difference(there: tuple[Any, ...], here: tuple[Any, ...]) -> str:
-    names = ("method", "options", "learning_rate")
-    for name, old, new in zip(names, there, here, strict=True):
-        if old != new:
-            return f"{name}: {old!r} there, {new!r} here"
-    return ""

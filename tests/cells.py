@@ -10,9 +10,9 @@ from typing import Any
 from safetensors.torch import load_file
 
 from adapterzoo import base
+from adapterzoo.prepare import Prepared, prepare
 from adapterzoo.recipe import load_recipe
 from adapterzoo.registry import registry
-from adapterzoo.runner import Prepared, prepare
 from adapterzoo.train import Trained, train
 
 

@@ -198,3 +198,12 @@ def test_peak_memory_is_of_the_cell_not_of_the_process() -> None:
     small, large, small_again = peak(1), peak(600), peak(1)
     assert large - small > 400 * 2**20
     assert abs(small_again - small) < 100 * 2**20
+
+
+def test_the_same_from_python(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    import adapterzoo
+
+    comparison = adapterzoo.run(write_recipe("ia3"), tmp_path / "o", overrides=["train.steps=2"])
+    assert [row.label for row in comparison.rows if row.method] == ["ia3"]
+    assert comparison.frame().loc["ia3", "trainable_params"] > 0
+    assert str(adapterzoo.compare(tmp_path / "o")) == str(comparison)

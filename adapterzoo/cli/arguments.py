@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,3 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for decorate in (set_option, seed_option, method_option, recipe_argument):
         command = decorate(command)
     return command
-
-
-def output_folder(out: Path | None, name: str, overrides: Sequence[str]) -> Path:
-    """Where results go: ``runs/<name>``, and a folder of its own for each set of overrides."""
-    if out is not None:
-        return out
-    if not overrides:
-        return Path("runs") / name
-    import hashlib
-
-    return Path("runs") / f"{name}-{hashlib.sha256(chr(0).join(overrides).encode()).hexdigest()[:8]}"

@@ -24,9 +24,9 @@ def check(recipe: Path, methods: tuple[str, ...], seeds: tuple[int, ...], overri
     from adapterzoo.recipe import load_recipe
 
     checked = load_recipe(recipe, overrides)
-    from adapterzoo.runner import prepare
+    from adapterzoo.prepare import prepare
 
-    prepared = prepare(checked, methods, seeds, reporter())
+    prepared = prepare(checked, methods, seeds, reporter().say)
     console = stdout()
     encoded = prepared.encoded
     tokens = sum(len(example.prompt) + len(example.completion) for example in encoded.train)
@@ -45,7 +45,8 @@ def check(recipe: Path, methods: tuple[str, ...], seeds: tuple[int, ...], overri
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for title in ("cell", "method", "seed", "base", "lr", "parameters", "memory"):
         table.add_column(title, no_wrap=True, justify="left" if title in ("cell", "method", "base") else "right")
-    for cell in prepared.cells:
+    cells = [cell for cell in prepared.cells if cell.method]
+    for cell in cells:
         trained = prepared.trainable.get(cell.label, 0)
         linear = prepared.linear_parameters
         memory = linear * BYTES[checked.model.dtype if cell.base == "none" else cell.base] + trained * TRAINED_BYTES
@@ -61,4 +62,4 @@ def check(recipe: Path, methods: tuple[str, ...], seeds: tuple[int, ...], overri
         )
         table.add_row(*(safe(value) for value in values))
     console.print(table)
-    console.print(safe(f"{len(prepared.cells)} cells. memory: weights and optimizer; activations come on top.", "dim"))
+    console.print(safe(f"{len(cells)} cells. memory: weights and optimizer; activations come on top.", "dim"))

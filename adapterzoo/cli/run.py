@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from adapterzoo.cli.arguments import out_option, output_folder, recipe_options
+from adapterzoo.cli.arguments import out_option, recipe_options
 from adapterzoo.terminal import stdout
 
 
@@ -21,20 +21,20 @@ def run(
 
     Cells that have a result are not trained again: a run that was stopped goes on.
     """
+    from adapterzoo.api import output_folder
     from adapterzoo.progress import reporter
     from adapterzoo.recipe import load_recipe
 
     checked = load_recipe(recipe, overrides)
-    folder = output_folder(out, checked.name, overrides)
+    folder = out or output_folder(checked.name, overrides)
     progress = reporter()
     from adapterzoo import runner, table
     from adapterzoo.comparison import compare
 
     try:
-        runner.run(checked, folder, methods, seeds, progress)
+        results = runner.run(checked, folder, methods, seeds, progress)
     finally:
         progress.end()
-    comparison = compare(folder)
-    table.render(comparison, stdout())
-    if comparison.failed:
+    table.render(compare(folder), stdout())
+    if not all(result.ok for result in results):
         sys.exit(1)

@@ -1,0 +1,153 @@
+"""Everything about a run that can be known and checked without the model's weights."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapterzoo.errors import Problem, UserError
+from adapterzoo.method import Context, Method, linear_layers
+from adapterzoo.plan import Cell, plan
+from adapterzoo.recipe import Recipe
+from adapterzoo.registry import Registry, registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from adapterzoo.encode import Encoded
+
+NOISY = ("bitsandbytes", "peft", "accelerate", "datasets", "huggingface_hub")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Made once and shared by all cells."""
+
+    recipe: Recipe
+    cells: list[Cell]
+    location: str
+    """what transformers is given for the model"""
+    encoded: Encoded
+    shots: list[list[int]]
+    """the test prompts with examples in front, where the recipe wants them"""
+    steps: int
+    trainable: dict[str, int]
+    """label -> parameters that its method trains; a label is missing where only real weights can tell"""
+    base_parameters: int
+    linear_parameters: int
+    """those of the base that quantization reaches"""
+    data_hash: str
+
+    def context(self, cell: Cell) -> Context:
+        """What a cell's method may know."""
+        return Context(cell.base, self.steps, self.recipe.train.gradient_accumulation, cell.seed)
+
+
+def prepare(
+    recipe: Recipe,
+    methods: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    say: Callable[[str], None] = lambda message: None,
+) -> Prepared:
+    """Plan the cells, read and tokenize the data, and try every method on the architecture.
+
+    Args:
+        say: is told what was dropped, cut or chosen on the way.
+
+    Raises:
+        UserError: all that is wrong with the methods, the data or the model.
+    """
+    from adapterzoo import data
+
+    zoo = registry()
+    cells = plan(recipe, methods, seeds, zoo)
+    data.check_columns(recipe.data)  # before anything heavy is imported
+    with quiet_libraries():
+        from adapterzoo import base, encode
+        from adapterzoo.train import total_steps
+
+        splits = data.split_rows(data.read_rows(recipe.data, say), recipe.data.split, recipe.data.source)
+        location = base.locate(recipe.model.name, say)
+        config = base.load_config(recipe.model, location)
+        encoder = encode.Encoder(encode.load_tokenizer(recipe.model, location), recipe.data, say)
+        encoded = encoder.encode_splits(splits)
+        shown = [example.row for example in encoded.train[: recipe.evaluate.shots]]
+        skeleton = base.skeleton(config, recipe.model.trust_remote_code)
+        prepared = Prepared(
+            recipe=recipe,
+            cells=cells,
+            location=location,
+            encoded=encoded,
+            shots=[encoder.prompt(example.row, shown) for example in encoded.test] if shown else [],
+            steps=total_steps(recipe.train, len(encoded.train)),
+            trainable={},
+            base_parameters=sum(p.numel() for p in skeleton.parameters()),
+            linear_parameters=sum(p.numel() for layer in linear_layers(skeleton).values() for p in layer.parameters()),
+            data_hash=hashlib.sha256(Path(recipe.data.source).read_bytes()).hexdigest(),
+        )
+        _try_methods(prepared, skeleton, zoo)
+    return prepared
+
+
+def _try_methods(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> None:
+    """Ask each method what cannot work on this architecture, and count what it would train.
+
+    Raises:
+        UserError: with the problems of all methods.
+    """
+    from adapterzoo.base import Base
+
+    problems = []
+    untouched = Base(skeleton, "none", lambda: skeleton)
+    for cell in {cell.label: cell for cell in prepared.cells if cell.method}.values():
+        method, context = zoo[cell.method or ""], prepared.context(cell)
+        options = method.options(**cell.options)
+        found = method.problems(skeleton, options, context)
+        problems += [Problem(f"{cell.label}: {problem.where}", problem.what, problem.cure) for problem in found]
+        if not found:
+            with untouched.lend() as model:
+                count = _count_trainable(method, model, options, context)
+            if count is not None:
+                prepared.trainable[cell.label] = count
+    if problems:
+        raise UserError(*problems)
+
+
+def _count_trainable(method: Method[Any], model: nn.Module, options: Any, context: Context) -> int | None:
+    import torch
+
+    try:
+        with torch.device("meta"):
+            wrapped = method.wrap(model, options, context)
+        return int(sum(parameter.numel() for parameter in wrapped.parameters() if parameter.requires_grad))
+    except Exception:  # a method that starts from real weights, or one that is broken: its cell will tell
+        return None
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keeps what transformers, PEFT and bitsandbytes print out of the progress display."""
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    datasets.disable_progress_bars()
+    transformers_logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    levels = {name: logging.getLogger(name).level for name in NOISY}
+    transformers_logging.set_verbosity_error()
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
