@@ -91,19 +91,20 @@ def prepare(
             linear_parameters=sum(p.numel() for layer in linear_layers(skeleton).values() for p in layer.parameters()),
             data_hash=hashlib.sha256(Path(recipe.data.source).read_bytes()).hexdigest(),
         )
-        _try_methods(prepared, skeleton, zoo)
+        _try_out(prepared, skeleton, zoo)
     return prepared
 
 
-def _try_methods(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> None:
-    """Ask each method what cannot work on this architecture, and count what it would train.
+def _try_out(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> None:
+    """Ask the trainer and each method what cannot work, and count what each method would train.
 
     Raises:
-        UserError: with the problems of all methods.
+        UserError: with the problems of all of them.
     """
     from adapterzoo.base import Base
+    from adapterzoo.train import check_settings
 
-    problems = []
+    problems = check_settings(prepared.recipe.train)
     untouched = Base(skeleton, "none", lambda: skeleton)
     for cell in {cell.label: cell for cell in prepared.cells if cell.method}.values():
         method, context = zoo[cell.method or ""], prepared.context(cell)

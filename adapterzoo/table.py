@@ -126,7 +126,7 @@ def csv_text(comparison: Comparison) -> str:
 
 def json_text(comparison: Comparison) -> str:
     """Everything, for programs."""
-    return json.dumps(comparison.records(), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(comparison.records(), indent=1) + "\n"
 
 
 FORMATS: dict[str, Callable[[Comparison], str]] = {"markdown": markdown, "csv": csv_text, "json": json_text}

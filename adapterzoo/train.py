@@ -13,7 +13,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from adapterzoo.encode import Encoded, pad_batch
-from adapterzoo.errors import NotFiniteError
+from adapterzoo.errors import NotFiniteError, Problem, did_you_mean
 from adapterzoo.evaluate import completion_losses
 from adapterzoo.recipe import TrainSection
 
@@ -29,6 +29,26 @@ class Trained:
     tokens: int
     """real tokens that went through the model, padding left out"""
     history: list[dict[str, float]]
+
+
+def check_settings(settings: TrainSection) -> list[Problem]:
+    """Optimizers and loggers that transformers does not know, or whose package is not installed."""
+    from transformers.integrations import get_available_reporting_integrations
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+    from transformers.training_args import OptimizerNames
+
+    problems = []
+    optimizers = [str(optimizer.value) for optimizer in OptimizerNames]
+    if settings.optimizer not in optimizers:
+        hint = did_you_mean(settings.optimizer, optimizers)
+        problems.append(Problem("train.optimizer", f"transformers has no '{settings.optimizer}'.", hint))
+    for logger in settings.loggers:
+        if logger not in INTEGRATION_TO_CALLBACK:
+            hint = did_you_mean(logger, INTEGRATION_TO_CALLBACK)
+            problems.append(Problem("train.loggers", f"transformers has no '{logger}'.", hint))
+        elif logger not in get_available_reporting_integrations():
+            problems.append(Problem("train.loggers", f"'{logger}' is not installed.", f"Try: pip install {logger}."))
+    return problems
 
 
 def total_steps(train: TrainSection, rows: int) -> int:
@@ -98,6 +118,8 @@ def train(
         disable_tqdm=True,
         dataloader_pin_memory=next(model.parameters()).device.type == "cuda",
     )
+    # A cell trains on one device: transformers would multiply the batch by the number of GPUs it sees.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     trainer = CompletionTrainer(
         model=model,
         args=arguments,

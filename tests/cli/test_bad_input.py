@@ -74,6 +74,15 @@ def test_the_methods_on_this_architecture(write_recipe: Callable[..., Path], ada
     )
 
 
+def test_the_trainer(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]) -> None:
+    sets = ("--set", "train.optimizer=adamw_troch", "--set", "train.loggers=[wandbb]")
+    refused(
+        adapterzoo("run", write_recipe("lora"), *sets),
+        "train.optimizer: transformers has no 'adamw_troch'. Did you mean 'adamw_torch'?",
+        "train.loggers: transformers has no 'wandbb'. Did you mean 'wandb'?",
+    )
+
+
 def test_the_model(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
     refused(adapterzoo("run", write_recipe("lora"), "--set", "model.name=smollm2-135"), "Did you mean 'smollm2-135m'?")
     missing = adapterzoo("run", write_recipe("lora"), "--set", "model.name=nobody/nothing")
