@@ -7,7 +7,8 @@ from adapterzoo.comparison import Comparison, compare
 from adapterzoo.errors import AdapterzooError, NotFiniteError, PluginError, Problem, UserError
 from adapterzoo.hookspecs import hookimpl
 from adapterzoo.method import Context, LinearOptions, Method, Options, PeftMethod, linear_layers
-from adapterzoo.recipe import Recipe, load_recipe
+from adapterzoo.reading import load_recipe
+from adapterzoo.recipe import Recipe
 
 __all__ = [
     "AdapterzooError",

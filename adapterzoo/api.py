@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapterzoo.comparison import Comparison, compare
-from adapterzoo.recipe import Recipe, load_recipe
+from adapterzoo.reading import load_recipe
+from adapterzoo.recipe import Recipe
 
 if TYPE_CHECKING:
     from adapterzoo.progress import Reporter

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapterzoo.errors import Problem, UserError, did_you_mean
-from adapterzoo.recipe import MethodEntry, Recipe, complete_entry
+from adapterzoo.reading import complete_entry
+from adapterzoo.recipe import MethodEntry, Recipe
 from adapterzoo.registry import Registry
 
 BASE_LABEL = "base"

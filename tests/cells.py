@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from adapterzoo import base
 from adapterzoo.prepare import Prepared, prepare
-from adapterzoo.recipe import load_recipe
+from adapterzoo.reading import load_recipe
 from adapterzoo.registry import registry
 from adapterzoo.train import Trained, train
 

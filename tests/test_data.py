@@ -9,7 +9,8 @@ import pytest
 
 from adapterzoo.data import Row, read_rows, split_rows
 from adapterzoo.errors import UserError
-from adapterzoo.recipe import DataSection, Split, load_recipe
+from adapterzoo.reading import load_recipe
+from adapterzoo.recipe import DataSection, Split
 
 QUICKSTART = Path("recipes/quickstart.yaml")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from adapterzoo.cli import main
-from adapterzoo.recipe import load_recipe
+from adapterzoo.reading import load_recipe
 
 README = Path("README.md").read_text(encoding="utf-8")
 RECIPES = sorted(Path("recipes").glob("*.yaml"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from adapterzoo.errors import UserError
-from adapterzoo.recipe import load_recipe
+from adapterzoo.reading import load_recipe
 
 
 def problems(path: Path, *overrides: str) -> list[str]:

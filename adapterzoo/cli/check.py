@@ -21,7 +21,7 @@ TRAINED_BYTES = 16
 def check(recipe: Path, methods: tuple[str, ...], seeds: tuple[int, ...], overrides: tuple[str, ...]) -> None:
     """Find every problem of RECIPE without training, and print the plan."""
     from adapterzoo.progress import reporter
-    from adapterzoo.recipe import load_recipe
+    from adapterzoo.reading import load_recipe
 
     checked = load_recipe(recipe, overrides)
     from adapterzoo.prepare import prepare

@@ -23,7 +23,7 @@ def run(
     """
     from adapterzoo.api import output_folder
     from adapterzoo.progress import reporter
-    from adapterzoo.recipe import load_recipe
+    from adapterzoo.reading import load_recipe
 
     checked = load_recipe(recipe, overrides)
     folder = out or output_folder(checked.name, overrides)

@@ -69,7 +69,7 @@ def test_the_parameters_that_check_counts_are_those_that_run_trains(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     from adapterzoo.prepare import prepare
-    from adapterzoo.recipe import load_recipe
+    from adapterzoo.reading import load_recipe
 
     recipe = write_recipe(steps="1")
     counted = prepare(load_recipe(recipe)).trainable

@@ -1,0 +1,165 @@
+"""Reads a recipe: the document, the schema and the methods, with every problem at once and each with its line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from adapterzoo import document
+from adapterzoo.document import Document, Location
+from adapterzoo.errors import Problem, UserError, did_you_mean
+from adapterzoo.method import BASES, Method
+from adapterzoo.recipe import ENTRY_KEYS, RESERVED_LABEL, MethodEntry, Recipe
+from adapterzoo.registry import Registry, registry
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), zoo: Registry | None = None) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        path: the YAML file.
+        overrides: assignments like ``train.steps=10`` that replace what the file says.
+        zoo: the methods to check against; by default all that are installed.
+
+    Raises:
+        UserError: with every problem of the recipe, each with its line.
+    """
+    path = Path(path)
+    source = document.read(path)
+    source.override(overrides)
+    zoo = registry() if zoo is None else zoo
+    problems: list[Problem] = []
+    recipe = None
+    try:
+        recipe = Recipe.model_validate(source.data)
+    except ValidationError as error:
+        problems += [_problem(details, source, Recipe) for details in error.errors()]
+    # From the raw data, so that one mistake elsewhere does not hide those in the methods.
+    problems += _method_problems(source, zoo)
+    if recipe is not None:
+        found = find_source(recipe.data.source, path.parent)
+        if found is None:
+            problems.append(
+                Problem(
+                    source.where(("data", "source")),
+                    f"there is no file '{recipe.data.source}'.",
+                    f"Looked in {path.parent.absolute()} and in {Path.cwd()}.",
+                )
+            )
+        else:
+            recipe.data.source = str(found)
+    if problems or recipe is None:
+        raise UserError(*problems)
+    for entry in recipe.methods:
+        complete_entry(entry, zoo[entry.name], recipe.train.learning_rate)
+    return recipe
+
+
+def complete_entry(entry: MethodEntry, method: Method[Any], learning_rate: float | Literal["auto"]) -> None:
+    """Spell out an entry's options and learning rate, so that the resolved recipe says what was run."""
+    entry.__pydantic_extra__ = method.options(**entry.options).model_dump()
+    if entry.learning_rate == "auto":
+        entry.learning_rate = method.learning_rate if learning_rate == "auto" else float(learning_rate)
+
+
+def find_source(source: str, folder: Path) -> Path | None:
+    """A data file, looked for beside the recipe and then in the current folder; absolute."""
+    for start in (folder, Path.cwd()):
+        if (start / source).expanduser().is_file():
+            return (start / source).expanduser().resolve()
+    return None
+
+
+def _method_problems(source: Document, zoo: Registry) -> list[Problem]:
+    """Unknown methods and options, labels given twice, and methods on a base that they cannot train on."""
+    model = source.data.get("model")
+    quantization = model.get("quantization", "none") if isinstance(model, dict) else "none"
+    entries = source.data.get("methods")
+    problems: list[Problem] = []
+    labels: set[str] = set()
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        location: Location = ("methods", index)
+        settings = {"name": entry} if isinstance(entry, str) else entry
+        if not isinstance(settings, dict) or not isinstance(settings.get("name"), str):
+            continue  # the recipe's own check says so
+        name = settings["name"]
+        label = str(settings.get("label", name))
+        if label in labels:
+            problems.append(
+                Problem(source.where(location), f"'{label}' is there twice.", "Give one of them a label of its own.")
+            )
+        if RESERVED_LABEL.fullmatch(label):
+            problems.append(Problem(source.where(location), f"'{label}' is the label of the untouched base's row."))
+        labels.add(label)
+        if name not in zoo:
+            left_out = [broken for broken in zoo.broken if broken.plugin == name]
+            hint = f"Its plugin was left out: {left_out[0].reason}." if left_out else did_you_mean(name, zoo)
+            problems.append(Problem(source.where((*location, "name")), f"unknown method '{name}'.", hint))
+            continue
+        method = zoo[name]
+        base = method.base_for(quantization)
+        if base in BASES and base not in method.bases:  # what is no quantization at all is said elsewhere
+            problems.append(
+                Problem(
+                    source.where(location),
+                    f"{name} cannot train on a base with quantization {base}.",
+                    f"It trains on: {', '.join(method.bases)}.",
+                )
+            )
+        try:
+            method.options(**{key: value for key, value in settings.items() if key not in ENTRY_KEYS})
+        except ValidationError as error:
+            problems += [_problem(details, source, method.options, location, ENTRY_KEYS) for details in error.errors()]
+    return problems
+
+
+def _problem(
+    details: ErrorDetails,
+    source: Document,
+    schema: type[BaseModel],
+    prefix: Location = (),
+    extra_keys: Sequence[str] = (),
+) -> Problem:
+    """A pydantic error as a sentence with the file and line."""
+    # A check across several keys says itself which of them it means.
+    inner = (*details["loc"], *details.get("ctx", {}).get("at", ()))
+    location = (*prefix, *inner)
+    key = ".".join(str(part) for part in inner) or "the recipe"
+    kind, context = details["type"], details.get("ctx", {})
+    value = details["input"]
+    if kind == "extra_forbidden":
+        hint = did_you_mean(str(inner[-1]), [*_keys_at(schema, inner[:-1]), *extra_keys])
+        return Problem(source.where(location), f"unknown key '{key}'.", hint)
+    if kind == "missing":
+        return Problem(source.where(location), f"'{key}' is missing.")
+    if kind == "value":
+        return Problem(source.where(location), f"'{key}' {details['msg']}")
+    if kind == "too_short":
+        return Problem(source.where(location), f"'{key}' is empty.", "Give at least one.")
+    if kind == "literal_error":
+        expected = [word.strip("' ") for word in context["expected"].replace(" or ", ", ").split(", ")]
+        hint = did_you_mean(value, expected) if isinstance(value, str) else ""
+        return Problem(
+            source.where(location),
+            f"'{key}' is {value!r}; it can be {', '.join(expected)}.",
+            hint if "Did" in hint else "",
+        )
+    if kind in ("model_type", "dict_type", "model_attributes_type"):
+        return Problem(source.where(location), f"'{key}' must be a section of keys and values, not {value!r}.")
+    message = details["msg"][0].lower() + details["msg"][1:]
+    return Problem(source.where(location), f"'{key}' is {value!r}: {message}.")
+
+
+def _keys_at(schema: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """The keys that a recipe may have at a place."""
+    fields: Mapping[str, Any] = schema.model_fields
+    for part in location:
+        annotation = fields[str(part)].annotation if str(part) in fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        fields = annotation.model_fields
+    return list(fields)
