@@ -6,7 +6,7 @@ from adapterzoo.api import run
 from adapterzoo.comparison import Comparison, compare
 from adapterzoo.errors import AdapterzooError, NotFiniteError, PluginError, Problem, UserError
 from adapterzoo.hookspecs import hookimpl
-from adapterzoo.method import Context, LinearOptions, Method, Options, PeftMethod, linear_layers
+from adapterzoo.method import Context, LinearOptions, Method, Options, PeftMethod, linear_layers, targeted
 from adapterzoo.reading import load_recipe
 from adapterzoo.recipe import Recipe
 
@@ -28,4 +28,5 @@ __all__ = [
     "linear_layers",
     "load_recipe",
     "run",
+    "targeted",
 ]

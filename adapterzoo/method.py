@@ -33,6 +33,7 @@ lists every method in the blink of an eye. A complete method::
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ class LinearOptions(Options):
 
     target_modules: str | list[str] = Field(
         "all-linear",
-        description="'all-linear' (all but the output head), or the names of the layers to adapt",
+        description="'all-linear' (all but the output head), names of layers, or a pattern for whole names",
     )
 
 
@@ -159,14 +160,19 @@ class PeftMethod(Method[OptionsT]):
     def problems(self, skeleton: nn.Module, options: OptionsT, context: Context) -> list[Problem]:
         """Names in ``target_modules`` of which one matches nothing: PEFT takes them in silence."""
         targets = getattr(options, "target_modules", None)
-        if not isinstance(targets, list):
+        if targets is None or targets == "all-linear":
             return []
         there = linear_layers(skeleton)
         last_names = {name.rpartition(".")[2] for name in there}
+        if not targets:
+            return [Problem("target_modules", "is empty.", f"There is: {', '.join(sorted(last_names))}.")]
+        if isinstance(targets, str) and not targeted(skeleton, targets):
+            hint = did_you_mean(targets, {"all-linear", *last_names})
+            return [Problem("target_modules", f"'{targets}' is no pattern that matches a layer's whole name.", hint)]
         return [
             Problem("target_modules", f"'{target}' matches no layer.", did_you_mean(target, last_names))
-            for target in targets
-            if not any(name == target or name.endswith(f".{target}") for name in there)
+            for target in ([] if isinstance(targets, str) else targets)
+            if not targeted(skeleton, [target])
         ]
 
     def wrap(self, model: nn.Module, options: OptionsT, context: Context) -> nn.Module:
@@ -216,3 +222,17 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
         for name, module in model.named_modules()
         if isinstance(module, (nn.Linear, Conv1D)) and module is not head
     }
+
+
+def targeted(model: nn.Module, targets: str | list[str]) -> dict[str, nn.Module]:
+    """The linear layers that ``target_modules`` means, as PEFT reads it: ends of names, or a pattern for all of one."""
+    there = linear_layers(model)
+    if targets == "all-linear":
+        return there
+    if isinstance(targets, str):
+        try:
+            return {name: layer for name, layer in there.items() if re.fullmatch(targets, name)}
+        except re.error:
+            return {}
+    ends = tuple(f".{target}" for target in targets)
+    return {name: layer for name, layer in there.items() if name in targets or name.endswith(ends)}

@@ -151,12 +151,13 @@ class LiveReporter(PlainReporter):
 
 
 def outcome(result: Result, label: str, kept: bool = False) -> str:
-    """A cell in one line."""
+    """A cell in one line, of less than 80 characters unless it failed."""
     if not result.ok:
         return f"{label}: failed: {result.error}"
-    parts = [f"{name.removeprefix('test_').replace('_', ' ')} {value:.3f}" for name, value in result.metrics.items()]
+    shown = [name for name in ("exact_match", "test_loss", "perplexity") if name in result.metrics][:2]
+    parts = [f"{name.removeprefix('test_').replace('_', ' ')} {result.metrics[name]:.3f}" for name in shown]
     if result.method is not None:
-        parts += [f"{count(result.trainable_params)} parameters", f"trained {duration(result.train_seconds or 0)}"]
+        parts += [f"{count(result.trainable_params)} params", f"in {duration(result.train_seconds or 0)}"]
     if result.peak_memory_bytes:
         parts.append(f"peak {size(result.peak_memory_bytes)}")
     return f"{label}: {', '.join(parts)}" + (" (there already)" if kept else "")

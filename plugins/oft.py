@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from adapterzoo import Context, LinearOptions, PeftMethod, Problem, hookimpl, linear_layers
+from adapterzoo import Context, LinearOptions, PeftMethod, Problem, hookimpl, targeted
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -39,13 +39,12 @@ class Oft(PeftMethod[OftOptions]):
     def problems(self, skeleton: nn.Module, options: OftOptions, context: Context) -> list[Problem]:
         """PEFT takes another block size for a layer that cannot be cut so, and says nothing."""
         found = super().problems(skeleton, options, context)
-        targets = options.target_modules
+        if found:
+            return found
         uneven = {
             name: layer.in_features
-            for name, layer in linear_layers(skeleton).items()
-            if (targets == "all-linear" or name.rpartition(".")[2] in targets)
-            and hasattr(layer, "in_features")
-            and layer.in_features % options.oft_block_size
+            for name, layer in targeted(skeleton, options.target_modules).items()
+            if hasattr(layer, "in_features") and layer.in_features % options.oft_block_size
         }
         if uneven:
             name, width = next(iter(uneven.items()))

@@ -116,7 +116,7 @@ def test_a_cell_that_fails_is_a_row_with_its_reason_and_the_others_finish(
     monkeypatch.undo()
     again = adapterzoo("run", write_recipe(methods.replace("1e30", "1e-3")), "--out", tmp_path / "o")
     assert again.exit_code == 0, again.output
-    assert "lora: loss" in again.stderr
+    assert "lora: exact match" in again.stderr
     assert again.stderr.count("(there already)") == 3
 
 

@@ -74,6 +74,21 @@ def test_the_methods_on_this_architecture(write_recipe: Callable[..., Path], ada
     )
 
 
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        ("all_linear", "'all_linear' is no pattern that matches a layer's whole name. Did you mean 'all-linear'?"),
+        ("'*'", "'*' is no pattern"),
+        ("[]", "target_modules: is empty. There is: down_proj, gate_proj, k_proj"),
+    ],
+)
+def test_targets_that_match_nothing(
+    targets: str, expected: str, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]
+) -> None:
+    for method in ("lora", "oft"):
+        refused(adapterzoo("check", write_recipe(f"{{name: {method}, target_modules: {targets}}}")), expected)
+
+
 def test_the_trainer(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]) -> None:
     sets = ("--set", "train.optimizer=adamw_troch", "--set", "train.loggers=[wandbb]")
     refused(
