@@ -47,7 +47,7 @@ def plan(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], zoo: Regi
         if shots := recipe.evaluate.shots:
             cells.append(Cell(f"{BASE_LABEL}-{shots}-shot", None, own, shots=shots))
     entries = _select(recipe, methods, zoo)
-    for seed in seeds or recipe.seeds:
+    for seed in dict.fromkeys(seeds or recipe.seeds):
         for entry in entries:
             base = zoo[entry.name].base_for(own)
             cells.append(Cell(entry.label, entry.name, base, seed, entry.options, float(entry.learning_rate)))

@@ -40,20 +40,15 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), zoo: Registry |
         problems += [_problem(details, source, Recipe) for details in error.errors()]
     # From the raw data, so that one mistake elsewhere does not hide those in the methods.
     problems += _method_problems(source, zoo)
-    if recipe is not None:
-        found = find_source(recipe.data.source, path.parent)
-        if found is None:
-            problems.append(
-                Problem(
-                    source.where(("data", "source")),
-                    f"there is no file '{recipe.data.source}'.",
-                    f"Looked in {path.parent.absolute()} and in {Path.cwd()}.",
-                )
-            )
-        else:
-            recipe.data.source = str(found)
+    data = source.data.get("data")
+    named = data.get("source") if isinstance(data, dict) else None
+    found = find_source(named, path.parent) if isinstance(named, str) else None
+    if isinstance(named, str) and found is None:
+        looked = f"Looked in {path.parent.absolute()} and in {Path.cwd()}."
+        problems.append(Problem(source.where(("data", "source")), f"there is no file '{named}'.", looked))
     if problems or recipe is None:
         raise UserError(*problems)
+    recipe.data.source = str(found)
     for entry in recipe.methods:
         complete_entry(entry, zoo[entry.name], recipe.train.learning_rate)
     return recipe
@@ -68,10 +63,8 @@ def complete_entry(entry: MethodEntry, method: Method[Any], learning_rate: float
 
 def find_source(source: str, folder: Path) -> Path | None:
     """A data file, looked for beside the recipe and then in the current folder; absolute."""
-    for start in (folder, Path.cwd()):
-        if (start / source).expanduser().is_file():
-            return (start / source).expanduser().resolve()
-    return None
+    wanted = Path(source).expanduser()
+    return next((path.resolve() for path in (folder / wanted, Path.cwd() / wanted) if path.is_file()), None)
 
 
 def _method_problems(source: Document, zoo: Registry) -> list[Problem]:

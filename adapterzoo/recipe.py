@@ -200,6 +200,12 @@ class Recipe(Section):
     methods: list[MethodEntry] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0], min_length=1)
 
+    @model_validator(mode="after")
+    def _seeds(self) -> Recipe:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise PydanticCustomError("value", "has the same seed twice.", {"at": ("seeds",)})
+        return self
+
     def resolved(self) -> dict[str, Any]:
         """The recipe with every default spelled out, as plain data that reads back as the same recipe."""
         return self.model_dump(mode="json", exclude_none=True)

@@ -58,6 +58,7 @@ def test_all_problems_are_reported_at_once_each_with_its_line(write_recipe: Call
         ({"methods": "[{name: lora, r: 0}]"}, "'r' is 0"),
         ({"methods": "[{name: lora, learning_rate: no}]"}, "learning_rate' must be a positive number"),
         ({"methods": "[{name: adalora, init_r: 4}]"}, "target_r is above init_r"),
+        ({"seeds": "[1, 1]"}, "'seeds' has the same seed twice"),
         ({"name": "../../etc"}, "it becomes a folder"),
     ],
 )
@@ -66,6 +67,8 @@ def test_a_wrong_value_is_named_with_its_cure(
 ) -> None:
     (key, value), *_ = changes.items()
     text = write_recipe("lora").read_text().splitlines()
+    if key == "seeds":
+        text.append("seeds: []")
     sections = {"learning_rate": "train", "warmup": "train", "epochs": "train", "quantization": "model"}
     if key in sections:
         text.insert(text.index(f"{sections[key]}:") + 1, f"  {key}: {value}")
