@@ -108,13 +108,20 @@ class Store:
         path = self.cell(label, seed) / RESULT
         return read_result(path) if path.is_file() else None
 
-    def clear(self, label: str, seed: int) -> Path:
-        """An empty folder for a cell, its checkpoints kept; an older result of it is gone."""
+    def clear(self, label: str, seed: int, settings: Mapping[str, Any]) -> Path:
+        """An empty folder for a cell, where an older result of it is gone.
+
+        Checkpoints are kept if they are of the same settings: training goes on from them.
+        """
         folder = self.cell(label, seed)
-        folder.mkdir(parents=True, exist_ok=True)
         for name in (RESULT, PREDICTIONS, TRACEBACK):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / ADAPTER, ignore_errors=True)
+        marker, wanted = folder / CHECKPOINTS / "settings.json", json.dumps(settings, sort_keys=True)
+        if not marker.is_file() or marker.read_text(encoding="utf-8") != wanted:
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+            marker.parent.mkdir(parents=True)
+            _write(marker, wanted)
         return folder
 
     def write(self, result: Result, predictions: Iterable[Mapping[str, Any]] = ()) -> None:
@@ -125,8 +132,8 @@ class Store:
         if lines:
             _write(folder / PREDICTIONS, "".join(lines))
         _write(folder / RESULT, json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n")
-        if result.ok:
-            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        # Of a failure too: the next try shall not begin with what may have caused it.
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def read_results(folder: Path) -> list[Result]:

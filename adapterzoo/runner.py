@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from adapterzoo.base import Base
     from adapterzoo.evaluate import Prediction
 
+# What makes a cell another one under the same label and seed.
+SETTINGS = ("method", "options", "learning_rate", "base")
+
 
 def run(
     recipe: Recipe,
@@ -111,7 +114,8 @@ class _Runner:
             steps=self.prepared.steps if cell.method else None,
             **self.common,
         )
-        folder = self.store.clear(cell.label, cell.seed)
+        settings = {name: getattr(cell, name) for name in SETTINGS}
+        folder = self.store.clear(cell.label, cell.seed, settings)
         predictions: list[Prediction] = []
         try:
             if isinstance(base, Exception):
@@ -188,7 +192,7 @@ def _finished(cells: Sequence[Cell], store: Store) -> dict[tuple[str, int], Resu
         if result is None or not result.ok:
             continue
         kept[cell.label, cell.seed] = result
-        for name in ("method", "options", "learning_rate", "base"):
+        for name in SETTINGS:
             there, here = getattr(result, name), getattr(cell, name)
             if there != here:
                 problems.append(

@@ -136,7 +136,8 @@ def train(
     result = trainer.train(resume_from_checkpoint=checkpoint)
     return Trained(
         seconds=result.metrics["train_runtime"],
-        tokens=int(trainer.state.num_input_tokens_seen),
+        # Those before a checkpoint were not seen in these seconds.
+        tokens=int(trainer.state.num_input_tokens_seen - trainer._initial_num_input_tokens_seen),
         history=[_plain(entry) for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry],
     )
 

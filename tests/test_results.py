@@ -25,6 +25,20 @@ def test_a_result_comes_back_as_it_went(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob(".*")), "nothing is left beside it"
 
 
+def test_checkpoints_are_kept_for_the_same_settings_only(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def kept(settings: dict[str, object]) -> bool:
+        return (store.clear("a", 0, settings) / "checkpoints" / "checkpoint-2").is_dir()
+
+    assert not kept({"r": 8})
+    (tmp_path / "a" / "seed-0" / "checkpoints" / "checkpoint-2").mkdir()
+    assert kept({"r": 8})
+    assert not kept({"r": 4})
+    store.write(result("a"))
+    assert not (tmp_path / "a" / "seed-0" / "checkpoints").exists()
+
+
 def test_damaged_and_newer_results_are_named(tmp_path: Path) -> None:
     Store(tmp_path).write(result("a"))
     path = tmp_path / "a" / "seed-0" / RESULT
