@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import UserError, did_you_mean
-from adapterzoo.results import Result, read_results
+from adapterzoo.results import SETTINGS, Result, read_results
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -110,7 +110,7 @@ def compare(*folders: str | Path, sort: str | None = None) -> Comparison:
     """
     found = [(Path(folder), read_results(Path(folder))) for folder in folders]
     results = [result for _, group in found for result in group]
-    _check_comparable(found)
+    _check_comparable([(folder, result) for folder, group in found for result in group])
     labels: dict[str, list[Result]] = {}
     for result in results:
         group = labels.setdefault(result.label, [])
@@ -138,7 +138,7 @@ def in_order(rows: Iterable[Row], sort: str | None) -> list[Row]:
 
 
 def _row(group: Sequence[Result]) -> Row:
-    done = [result for result in group if result.ok]
+    done = [result for result in group if result.ok and result.metrics]
     failed = [result for result in group if not result.ok]
     shown = done or failed
     names = [name for name in shown[0].metrics if all(name in result.metrics for result in done)]
@@ -150,7 +150,7 @@ def _row(group: Sequence[Result]) -> Row:
             f"seed {result.seed}: {result.error}" if len(group) > 1 else str(result.error) for result in failed
         )
         or None,
-        seeds=[result.seed for result in group],
+        seeds=[result.seed for result in shown],
         metrics={name: fmean(result.metrics[name] for result in done) for name in names},
         trainable_params=shown[0].trainable_params,
         total_params=shown[0].total_params,
@@ -169,18 +169,29 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return fmean(numbers) if numbers else None
 
 
-def _check_comparable(found: Sequence[tuple[Path, Sequence[Result]]]) -> None:
-    """Rows of other data or of another recipe do not belong in one table, nor does a label twice."""
+def _check_comparable(found: Sequence[tuple[Path, Result]]) -> None:
+    """Raises UserError where results do not belong in one table, or those of one label are not of one thing."""
     first_folder, first = found[0]
-    for folder, results in found[1:]:
+    seen: dict[str, tuple[Path, Result]] = {}
+    cells: dict[tuple[str, int], Path] = {}
+    for folder, result in found:
         for name, what in (("data_fingerprint", "data"), ("recipe_hash", "training and evaluation")):
-            if getattr(results[0], name) != getattr(first[0], name):
+            if getattr(result, name) != getattr(first, name):
                 raise UserError.at(
-                    str(folder),
-                    f"its {what} are not those of {first_folder}.",
+                    str(folder / result.label),
+                    f"its {what} are not those of {first_folder / first.label}.",
                     "Rows of both cannot be ranked against each other.",
                 )
-        twice = {(r.label, r.seed) for r in results if r.method} & {(r.label, r.seed) for r in first if r.method}
-        if twice:
-            label, seed = sorted(twice)[0]
-            raise UserError.at(str(folder), f"'{label}' with seed {seed} is in {first_folder} as well.")
+        if result.method is None:
+            continue
+        other_folder, other = seen.setdefault(result.label, (folder, result))
+        for name in SETTINGS:
+            if getattr(result, name) != getattr(other, name):
+                raise UserError.at(
+                    str(folder / result.label / f"seed-{result.seed}"),
+                    f"'{result.label}' is not the '{other.label}' of {other_folder} with seed {other.seed}: "
+                    f"{name} is {getattr(result, name)!r} here, {getattr(other, name)!r} there.",
+                )
+        twice = cells.setdefault((result.label, result.seed), folder)
+        if twice is not folder:
+            raise UserError.at(str(folder), f"'{result.label}' with seed {result.seed} is in {twice} as well.")

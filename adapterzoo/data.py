@@ -33,28 +33,42 @@ class Splits:
 
 
 def check_columns(data: DataSection) -> list[str]:
-    """The cheap half of reading: does the file open, and does it have the columns? Returns all their names.
+    """The shape of the file: its columns, and that no row has more cells than they. Returns the columns' names.
 
     Raises:
-        UserError: the file is empty or not UTF-8, or lacks a column that the recipe names.
+        UserError: the file is empty or not UTF-8, lacks a column that the recipe names, or has a row too long.
     """
     path = Path(data.source)
+    csv.field_size_limit(2**31 - 1)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            header, first = next(reader, []), next(reader, None)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError.at(str(path), f"cannot be read as CSV: {error}.", "Save it as UTF-8.") from None
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
+            widths = [(reader.line_num, len(row)) for row in reader if row]
+    except UnicodeDecodeError as error:
+        raise UserError.at(str(path), f"is not UTF-8: {error}.", "Save it as UTF-8.") from None
+    except (OSError, csv.Error) as error:
+        raise UserError.at(f"{path}:{reader.line_num}", f"cannot be read as CSV: {error}.") from None
     if not header:
-        raise UserError.at(str(path), "is empty: it has not even a line of column names.")
+        raise UserError.at(str(path), "does not begin with a line of column names: it is empty, or its first line is.")
+    columns = (data.prompt_column, data.completion_column)
+    other = next((sign for sign in ";\t|" if len(header) == 1 and sign in header[0]), None)
+    hint = f"Its columns seem to be separated by {other!r}, not by commas." if other else COLUMNS_HINT
     problems = [
-        Problem(f"{path}:1", f"there is no column '{column}'.", f"{did_you_mean(column, header)} {COLUMNS_HINT}")
-        for column in (data.prompt_column, data.completion_column)
+        Problem(f"{path}:1", f"there is no column '{column}'.", f"{did_you_mean(column, header)} {hint}")
+        for column in columns
         if column not in header
     ]
     twice = sorted({column for column in header if header.count(column) > 1})
     problems += [Problem(f"{path}:1", f"there are two columns '{column}'.", "Rename one of them.") for column in twice]
-    if first is None and not problems:
+    if columns[0] == columns[1]:
+        problems.append(Problem("data.columns", f"prompt and answer are both the column '{columns[0]}'."))
+    long = [(line, width) for line, width in widths if width > len(header)]
+    if long and not problems:
+        line, width = long[0]
+        what = f"this row has {width} cells, the line of column names {len(header)} (so in {len(long)} rows)."
+        problems.append(Problem(f"{path}:{line}", what, "Put text with a comma in it in quotes."))
+    if not widths and not problems:
         problems.append(Problem(str(path), "has column names but no rows."))
     if problems:
         raise UserError(*problems)
@@ -95,6 +109,8 @@ def read_rows(data: DataSection, say: Callable[[str], None] = lambda message: No
         raise UserError.at(str(path), f"all {len(found)} rows have an empty '{names[0]}' or '{names[1]}'.")
     if dropped := len(found) - len(rows):
         say(f"data: {dropped} of {len(found)} rows dropped: their '{names[0]}' or '{names[1]}' is empty")
+    if repeated := len(rows) - len(set(rows)):
+        say(f"data: {repeated} of {len(rows)} rows repeat another one")
     return rows
 
 
@@ -124,7 +140,7 @@ def split_rows(rows: list[Row], split: Split, source: str) -> Splits:
         if share and not part:
             raise UserError.at(
                 source,
-                f"{len(rows)} rows are too few: split.{name} = {share} leaves none for {name}.",
+                f"{len(ordered)} different prompts are too few: split.{name} = {share} leaves none for {name}.",
                 "Give more rows, or other shares.",
             )
     whole = hashlib.sha256()

@@ -17,6 +17,8 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from adapterzoo.errors import Problem, UserError
 
 Location = tuple[str | int, ...]
+# Beside its own errors, the parser lets through those of the types it makes: a date that is none, a broken !!tag.
+NOT_YAML = (YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
 class Document:
@@ -50,20 +52,27 @@ class Document:
             if not equals or not all(path.strip().split(".")):
                 problems.append(Problem(place, "is not of the form key=value.", "Like --set train.steps=10."))
                 continue
+            if not text.strip():
+                problems.append(Problem(place, "has no value."))
+                continue
             try:
                 value = _plain(YAML(typ="rt").load(text), (), {})
-            except YAMLError:
+            except NOT_YAML:
                 problems.append(Problem(place, "has a value that is not YAML."))
                 continue
             location: Location = tuple(path.strip().split("."))
             target = self.data
-            for part in location[:-1]:
+            for depth, part in enumerate(location[:-1], start=1):
+                if isinstance(target, dict) and part not in target:
+                    self._overridden[location[:depth]] = place
                 target = target.setdefault(part, {}) if isinstance(target, dict) else None
             if not isinstance(target, dict):
                 problems.append(Problem(place, f"cannot be set: '{path}' is not inside a section."))
                 continue
             target[location[-1]] = value
             self._overridden[location] = place
+            # Lines of what stood there before say nothing of what stands there now.
+            self._lines = {at: line for at, line in self._lines.items() if at[: len(location)] != location}
         if problems:
             raise UserError(*problems)
 
@@ -91,12 +100,16 @@ def read(path: Path) -> Document:
         mark = error.problem_mark or error.context_mark
         place = f"{path}:{mark.line + 1}" if mark else str(path)
         raise UserError.at(place, f"this is not YAML: {error.problem}.") from None
-    except YAMLError as error:
-        raise UserError.at(str(path), f"this is not YAML: {error}.") from None
+    except NOT_YAML as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise UserError.at(str(path), f"this is not YAML: {reason}.") from None
     if not isinstance(loaded, CommentedMap):
         raise UserError.at(str(path), "holds no recipe (a mapping of keys to values).")
     lines: dict[Location, int] = {(): 1}
-    return Document(_plain(loaded, (), lines), str(path), lines)
+    try:
+        return Document(_plain(loaded, (), lines), str(path), lines)
+    except NOT_YAML as error:
+        raise UserError.at(str(path), f"cannot be read: {error}.") from None
 
 
 def _plain(value: Any, location: Location, lines: dict[Location, int]) -> Any:
@@ -112,6 +125,8 @@ def _plain(value: Any, location: Location, lines: dict[Location, int]) -> Any:
         return [_plain(item, (*location, index), lines) for index, item in enumerate(value)]
     for builtin in (bool, int, float, str):
         if isinstance(value, builtin):
+            if isinstance(value, str):
+                value.encode()  # half a surrogate pair is no text: raises ValueError
             return builtin(value)
     if value is None:
         return None

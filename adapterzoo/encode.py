@@ -91,11 +91,11 @@ class Encoder:
             cut = sum(example.completion[-1] not in self.tokenizer.all_special_ids for example in kept)
             limit = f"max_length = {self.data.max_length}"
             if rows and not kept:
-                longest = max(len(example.prompt) for example in map(self.encode, rows))
+                longest = max(len(self.prompt(row)) for row in rows)
                 raise UserError.at(
                     "data.max_length",
                     f"{limit} cuts the answer away in all {len(rows)} rows of {name}.",
-                    f"Prompts alone reach {longest} tokens or more: raise it.",
+                    f"Prompts alone reach {longest} tokens: raise it.",
                 )
             if len(kept) < len(rows):
                 dropped = f"{len(rows) - len(kept)} of {len(rows)} rows of {name} dropped"

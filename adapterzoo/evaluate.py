@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.encode import IGNORED, Encoded, Example, pad_batch
+from adapterzoo.errors import NotFiniteError
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +49,9 @@ def evaluate(
 
     Returns:
         The metrics by name, and one prediction for each example.
+
+    Raises:
+        NotFiniteError: the loss is NaN or infinite: the weights blew up in the last step, say.
     """
     examples = encoded.test
     asked = [example.prompt for example in examples] if prompts is None else list(prompts)
@@ -60,6 +64,8 @@ def evaluate(
         answers = generate(model, encoded, asked, settings.batch_size, limit)
     predictions = [_prediction(i, example, losses[i], answers[i]) for i, example in enumerate(examples)]
     loss = sum(p.loss for p in predictions) / sum(p.tokens for p in predictions)
+    if not math.isfinite(loss):
+        raise NotFiniteError(f"the test loss is {loss}")
     metrics: dict[str, float] = {}
     if "loss" in settings.metrics:
         metrics["test_loss"] = loss

@@ -55,7 +55,7 @@ BASES = ("none", "int8", "nf4")
 class Options(BaseModel):
     """A method's options: users write them under the method's name. Unknown ones are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class LinearOptions(Options):

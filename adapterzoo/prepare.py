@@ -77,6 +77,11 @@ def prepare(
         config = base.load_config(recipe.model, location)
         encoder = encode.Encoder(encode.load_tokenizer(recipe.model, location), recipe.data, say)
         encoded = encoder.encode_splits(splits)
+        if len(encoded.train) < recipe.evaluate.shots:
+            what = (
+                f"{recipe.evaluate.shots} examples are to be shown, but there are {len(encoded.train)} training rows."
+            )
+            raise UserError.at("evaluate.shots", what)
         shown = [example.row for example in encoded.train[: recipe.evaluate.shots]]
         skeleton = base.skeleton(config, recipe.model.trust_remote_code)
         prepared = Prepared(
@@ -91,8 +96,30 @@ def prepare(
             linear_parameters=sum(p.numel() for layer in linear_layers(skeleton).values() for p in layer.parameters()),
             data_hash=hashlib.sha256(Path(recipe.data.source).read_bytes()).hexdigest(),
         )
+        _check_context_length(prepared, config)
         _try_out(prepared, skeleton, zoo)
     return prepared
+
+
+def _check_context_length(prepared: Prepared, config: Any) -> None:
+    """Raises UserError where a row, or the test prompts with examples in front, are longer than the model reads."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is None:
+        return
+    encoded = prepared.encoded
+    rows = [*encoded.train, *encoded.validation, *encoded.test]
+    longest = max(len(example.prompt) + len(example.completion) for example in rows)
+    answers = [len(example.completion) for example in encoded.test]
+    shown = max((len(p) + n for p, n in zip(prepared.shots, answers, strict=False)), default=0)
+    problems = []
+    if longest > limit:
+        what = f"the longest row has {longest} tokens, and the model reads {limit}."
+        problems.append(Problem("data.max_length", what, f"Set it to {limit} or less."))
+    if shown > limit:
+        what = f"with the examples in front a test prompt has {shown} tokens, and the model reads {limit}."
+        problems.append(Problem("evaluate.shots", what, "Show fewer, or 0."))
+    if problems:
+        raise UserError(*problems)
 
 
 def _try_out(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> None:
@@ -104,7 +131,7 @@ def _try_out(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> None:
     from adapterzoo.base import Base
     from adapterzoo.train import check_settings
 
-    problems = check_settings(prepared.recipe.train)
+    problems = check_settings(prepared.recipe.train, prepared.steps)
     untouched = Base(skeleton, "none", lambda: skeleton)
     for cell in {cell.label: cell for cell in prepared.cells if cell.method}.values():
         method, context = zoo[cell.method or ""], prepared.context(cell)

@@ -16,6 +16,9 @@ from adapterzoo.method import BASES, Method
 from adapterzoo.recipe import ENTRY_KEYS, RESERVED_LABEL, MethodEntry, Recipe
 from adapterzoo.registry import Registry, registry
 
+# What pydantic puts behind a key whose value may be of several types.
+TYPE_TAGS = ("str", "int", "float", "bool", "list[", "dict[", "literal[")
+
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), zoo: Registry | None = None) -> Recipe:
     """Read and check a recipe.
@@ -37,7 +40,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), zoo: Registry |
     try:
         recipe = Recipe.model_validate(source.data)
     except ValidationError as error:
-        problems += [_problem(details, source, Recipe) for details in error.errors()]
+        problems += _problems(error, source, Recipe)
     # From the raw data, so that one mistake elsewhere does not hide those in the methods.
     problems += _method_problems(source, zoo)
     data = source.data.get("data")
@@ -63,8 +66,11 @@ def complete_entry(entry: MethodEntry, method: Method[Any], learning_rate: float
 
 def find_source(source: str, folder: Path) -> Path | None:
     """A data file, looked for beside the recipe and then in the current folder; absolute."""
-    wanted = Path(source).expanduser()
-    return next((path.resolve() for path in (folder / wanted, Path.cwd() / wanted) if path.is_file()), None)
+    try:
+        wanted = Path(source).expanduser()
+        return next((path.resolve() for path in (folder / wanted, Path.cwd() / wanted) if path.is_file()), None)
+    except (OSError, RuntimeError, ValueError):  # no such user, a name too long, a NUL in it
+        return None
 
 
 def _method_problems(source: Document, zoo: Registry) -> list[Problem]:
@@ -78,7 +84,11 @@ def _method_problems(source: Document, zoo: Registry) -> list[Problem]:
         location: Location = ("methods", index)
         settings = {"name": entry} if isinstance(entry, str) else entry
         if not isinstance(settings, dict) or not isinstance(settings.get("name"), str):
-            continue  # the recipe's own check says so
+            names = [key for key in settings if key in zoo] if isinstance(settings, dict) else []
+            if len(names) == 1:
+                what = "a method's options stand beside its name."
+                problems.append(Problem(source.where(location), what, f"Like {{name: {names[0]}, label: mine}}."))
+            continue  # the rest is said by the recipe's own check
         name = settings["name"]
         label = str(settings.get("label", name))
         if label in labels:
@@ -86,7 +96,9 @@ def _method_problems(source: Document, zoo: Registry) -> list[Problem]:
                 Problem(source.where(location), f"'{label}' is there twice.", "Give one of them a label of its own.")
             )
         if RESERVED_LABEL.fullmatch(label):
-            problems.append(Problem(source.where(location), f"'{label}' is the label of the untouched base's row."))
+            problems.append(
+                Problem(source.where(location), f"the label '{label}' is taken: by the untouched base, or a file.")
+            )
         labels.add(label)
         if name not in zoo:
             left_out = [broken for broken in zoo.broken if broken.plugin == name]
@@ -106,7 +118,33 @@ def _method_problems(source: Document, zoo: Registry) -> list[Problem]:
         try:
             method.options(**{key: value for key, value in settings.items() if key not in ENTRY_KEYS})
         except ValidationError as error:
-            problems += [_problem(details, source, method.options, location, ENTRY_KEYS) for details in error.errors()]
+            problems += _problems(error, source, method.options, location, ENTRY_KEYS)
+    return problems
+
+
+def _problems(
+    error: ValidationError,
+    source: Document,
+    schema: type[BaseModel],
+    prefix: Location = (),
+    extra_keys: Sequence[str] = (),
+) -> list[Problem]:
+    """A sentence for each key that is wrong: of a value of several possible types pydantic lists every type."""
+    by_key: dict[Location, list[ErrorDetails]] = {}
+    for details in error.errors():
+        location = details["loc"]
+        if len(location) > 1 and str(location[-1]).startswith(TYPE_TAGS):
+            location = location[:-1]
+        by_key.setdefault(location, []).append(details)
+    problems = []
+    for location, alternatives in by_key.items():
+        if len(alternatives) == 1:
+            problems.append(_problem(alternatives[0], source, schema, prefix, extra_keys))
+            continue
+        wanted = " or ".join(str(details["loc"][-1]) for details in alternatives)
+        key = ".".join(map(str, location))
+        what = f"'{key}' is {alternatives[0]['input']!r}; it can be {wanted}."
+        problems.append(Problem(source.where((*prefix, *location)), what))
     return problems
 
 

@@ -13,8 +13,8 @@ from pydantic_core import PydanticCustomError
 from adapterzoo.errors import did_you_mean
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# Labels of the rows for the untouched base.
-RESERVED_LABEL = re.compile(r"base(-\d+-shot)?")
+# Labels of the rows for the untouched base, and a file in the output folder.
+RESERVED_LABEL = re.compile(r"base(-\d+-shot)?|recipe\.yaml")
 FORMATS = {"qa": ("question", "answer"), "prompt_completion": ("prompt", "completion")}
 # Keys of a method's entry that are not the method's own options.
 ENTRY_KEYS = ("name", "label", "learning_rate")
@@ -55,10 +55,16 @@ StepsOrShare = Annotated[
 ]
 
 
+NewTokens = Annotated[
+    int | Literal["auto"],
+    _checked(lambda value: value == "auto" or (type(value) is int and value > 0), "a positive number, or auto"),
+]
+
+
 class Section(BaseModel):
     """A part of the recipe: unknown keys are refused, and no type is guessed from another."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -88,7 +94,7 @@ class Split(Section):
     @model_validator(mode="after")
     def _sum(self) -> Split:
         if self.train + self.validation + self.test > 1 + 1e-9:
-            raise PydanticCustomError("value", "has shares that add up to more than 1.")
+            raise PydanticCustomError("value", "has shares that add up to more than 1 (not given: validation is 0.1).")
         return self
 
 
@@ -129,7 +135,7 @@ class TrainSection(Section):
     """The training that every method gets."""
 
     steps: int | None = Field(None, ge=1, description="optimizer steps")
-    epochs: float | None = Field(None, gt=0, description="passes over the training rows, in place of steps")
+    epochs: float | None = Field(None, gt=0, le=1e6, description="passes over the training rows, in place of steps")
     batch_size: int = Field(8, ge=1)
     gradient_accumulation: int = Field(1, ge=1)
     learning_rate: LearningRate = Field("auto", description="auto = each method's own")
@@ -160,7 +166,7 @@ class EvaluateSection(Section):
 
     metrics: list[Metric] = Field(default_factory=lambda: list(get_args(Metric)), min_length=1)
     batch_size: int = Field(32, ge=1)
-    max_new_tokens: int | Literal["auto"] = Field("auto", description="auto = the longest answer of the test split")
+    max_new_tokens: NewTokens = Field("auto", description="auto = the longest answer of the test split")
     base: bool = Field(True, description="measure the untouched base model too")
     shots: int = Field(4, ge=0, description="and once more with this many examples in the prompt; 0 = not")
 
@@ -198,7 +204,7 @@ class Recipe(Section):
     train: TrainSection = Field(default_factory=TrainSection)
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
     methods: list[MethodEntry] = Field(min_length=1)
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default_factory=lambda: [0], min_length=1)
 
     @model_validator(mode="after")
     def _seeds(self) -> Recipe:

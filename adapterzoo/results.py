@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from adapterzoo.errors import UserError
 
 SCHEMA = 1
@@ -23,6 +25,8 @@ ADAPTER = "adapter"
 CHECKPOINTS = "checkpoints"
 TRACEBACK = "traceback.txt"
 RECIPE = "recipe.yaml"
+# What makes a cell another one under the same label and seed.
+SETTINGS = ("method", "options", "learning_rate", "base")
 # What may grow from one run of a recipe to the next: more methods, more seeds.
 GROWING = ("methods", "seeds", "name")
 
@@ -64,6 +68,9 @@ class Result:
         return self.status == "ok"
 
 
+_VALID = TypeAdapter(Result)
+
+
 class Store:
     """The output folder of one recipe."""
 
@@ -81,32 +88,38 @@ class Store:
         recipe_hash = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         written = self.folder / RECIPE
         note = self.folder / ".adapterzoo.json"
-        if note.is_file():
-            before = json.loads(note.read_text())
-            if before["recipe_hash"] != recipe_hash:
+        try:
+            before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
+            if before is not None and before["recipe_hash"] != recipe_hash:
                 changes = "; ".join(_differences(before["identity"], identity))
                 raise UserError.at(
                     str(self.folder),
                     f"holds the results of another recipe ({changes}).",
                     "Give --out another folder, or remove that one.",
                 )
-        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            if before is None and self.folder.exists() and any(self.folder.iterdir()):
+                raise UserError.at(
+                    str(self.folder), "is there already and is no output folder of adapterzoo.", "Give --out another."
+                )
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write(note, json.dumps({"recipe_hash": recipe_hash, "identity": identity}, indent=1))
+            _write(written, _yaml(resolved))
+        except OSError as error:
+            reason = error.strerror or error
             raise UserError.at(
-                str(self.folder), "is there already and is no output folder of adapterzoo.", "Give --out another."
-            )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _write(note, json.dumps({"recipe_hash": recipe_hash, "identity": identity}, indent=1))
-        _write(written, _yaml(resolved))
+                f"--out {self.folder}", f"cannot be written: {reason}.", "Give another folder."
+            ) from None
+        except (ValueError, KeyError, TypeError):
+            raise UserError.at(str(note), "is damaged.", "Give --out another folder, or remove that one.") from None
         return recipe_hash
 
     def cell(self, label: str, seed: int) -> Path:
         """The folder of one cell."""
         return self.folder / label / f"seed-{seed}"
 
-    def load(self, label: str, seed: int) -> Result | None:
-        """The result of a cell, if it has finished."""
-        path = self.cell(label, seed) / RESULT
-        return read_result(path) if path.is_file() else None
+    def of(self, label: str) -> list[Result]:
+        """The results of a label, of whatever seeds."""
+        return [read_result(path) for path in sorted((self.folder / label).glob(f"seed-*/{RESULT}"))]
 
     def clear(self, label: str, seed: int, settings: Mapping[str, Any]) -> Path:
         """An empty folder for a cell, where an older result of it is gone.
@@ -159,8 +172,11 @@ def read_result(path: Path) -> Result:
         if raw["schema"] > SCHEMA:
             raise UserError.at(str(path), f"was written by a newer adapterzoo (schema {raw['schema']}).", "Update.")
         known = {item.name for item in fields(Result)}
-        return Result(**{name: value for name, value in raw.items() if name in known})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return _VALID.validate_python({name: value for name, value in raw.items() if name in known})
+    except ValidationError as error:
+        wrong = ", ".join(".".join(map(str, details["loc"])) for details in error.errors())
+        raise UserError.at(str(path), f"is damaged: {wrong}.", "Remove its folder and run the recipe again.") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError.at(
             str(path), f"is damaged: {error!r}.", "Remove its folder and run the recipe again."
         ) from None

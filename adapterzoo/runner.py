@@ -17,16 +17,13 @@ from adapterzoo.prepare import Prepared, prepare, quiet_libraries
 from adapterzoo.progress import Reporter
 from adapterzoo.recipe import Recipe
 from adapterzoo.registry import registry
-from adapterzoo.results import Result, Store
+from adapterzoo.results import SETTINGS, Result, Store
 
 if TYPE_CHECKING:
     from torch import nn
 
     from adapterzoo.base import Base
     from adapterzoo.evaluate import Prediction
-
-# What makes a cell another one under the same label and seed.
-SETTINGS = ("method", "options", "learning_rate", "base")
 
 
 def run(
@@ -187,17 +184,17 @@ def _finished(cells: Sequence[Cell], store: Store) -> dict[tuple[str, int], Resu
         UserError: a label holds results that were made with other settings.
     """
     kept, problems = {}, []
-    for cell in cells:
-        result = store.load(cell.label, cell.seed)
-        if result is None or not result.ok:
-            continue
-        kept[cell.label, cell.seed] = result
+    # Of all seeds: those that are not asked for today stand in the same row.
+    wanted = {cell.label: cell for cell in cells}
+    for result in (result for label in wanted for result in store.of(label) if result.ok):
+        cell = wanted[result.label]
+        kept[result.label, result.seed] = result
         for name in SETTINGS:
             there, here = getattr(result, name), getattr(cell, name)
             if there != here:
                 problems.append(
                     Problem(
-                        str(store.cell(cell.label, cell.seed)),
+                        str(store.cell(result.label, result.seed)),
                         f"holds '{cell.label}' with other settings ({name}: {there!r} there, {here!r} here).",
                         "Give it another label, remove that folder, or give --out another.",
                     )

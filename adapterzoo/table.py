@@ -165,7 +165,9 @@ def _value(row: Row, column: Column) -> Any:
 
 def _cell(row: Row, column: Column) -> str:
     if row.status == "failed" and not row.metrics:
-        return {"match": "failed", "lr": _rate(row.learning_rate or 0), "base": row.base}.get(column.title, "-")
+        return {"match": "failed", "lr": _rate(row.learning_rate) if row.learning_rate else "-", "base": row.base}.get(
+            column.title, "-"
+        )
     value = _value(row, column)
     return "-" if value is None else clean(column.show(value))
 

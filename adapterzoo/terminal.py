@@ -8,12 +8,13 @@ from rich.console import Console
 from rich.text import Text
 
 # Control characters, and the marks that reorder text on the screen.
-_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_UNSAFE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_BREAKS = re.compile(r"[\n\r\x0b\x0c\x85\u2028\u2029]+")
 
 
 def clean(text: object) -> str:
-    """Plain text without control characters: neither rich's ``escape`` nor ``Text`` takes those out."""
-    return _UNSAFE.sub("�", str(text))
+    """One line without control characters: neither rich's ``escape`` nor ``Text`` takes those out."""
+    return _UNSAFE.sub("�", _BREAKS.sub(" ", str(text)))
 
 
 def safe(text: object, style: str = "") -> Text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from adapterzoo.errors import NotFiniteError, Problem, did_you_mean
 from adapterzoo.evaluate import completion_losses
 from adapterzoo.recipe import TrainSection
 
+SECONDS = "seconds.txt"
 OnStep = Callable[[int, int, float, int], None]
 """called with step, all steps, loss, and tokens seen so far"""
 
@@ -31,8 +33,8 @@ class Trained:
     history: list[dict[str, float]]
 
 
-def check_settings(settings: TrainSection) -> list[Problem]:
-    """Optimizers and loggers that transformers does not know, or whose package is not installed."""
+def check_settings(settings: TrainSection, steps: int) -> list[Problem]:
+    """Optimizers and loggers that transformers does not know or cannot import, and steps that never come."""
     from transformers.integrations import get_available_reporting_integrations
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
     from transformers.training_args import OptimizerNames
@@ -42,6 +44,15 @@ def check_settings(settings: TrainSection) -> list[Problem]:
     if settings.optimizer not in optimizers:
         hint = did_you_mean(settings.optimizer, optimizers)
         problems.append(Problem("train.optimizer", f"transformers has no '{settings.optimizer}'.", hint))
+    else:
+        try:
+            Trainer.get_optimizer_cls_and_kwargs(TrainingArguments(optim=settings.optimizer, report_to="none"))
+        except (ImportError, ValueError, RuntimeError) as error:
+            problems.append(Problem("train.optimizer", f"'{settings.optimizer}' cannot be used here: {error}"))
+    if in_steps(settings.warmup, steps) >= steps > 1:
+        problems.append(
+            Problem("train.warmup", f"{settings.warmup} steps of warmup leave none of {steps} to train in.")
+        )
     for logger in settings.loggers:
         if logger not in INTEGRATION_TO_CALLBACK:
             hint = did_you_mean(logger, INTEGRATION_TO_CALLBACK)
@@ -120,24 +131,25 @@ def train(
     )
     # A cell trains on one device: transformers would multiply the batch by the number of GPUs it sees.
     arguments._n_gpu = min(arguments.n_gpu, 1)
+    checkpoint = get_last_checkpoint(str(folder)) if resume and save_steps and folder.is_dir() else None
+    # What was trained before the checkpoint has taken its time too.
+    before = float((Path(checkpoint) / SECONDS).read_text(encoding="utf-8")) if checkpoint else 0.0
     trainer = CompletionTrainer(
         model=model,
         args=arguments,
         train_dataset=encoded.train,
         eval_dataset=encoded.validation,
         data_collator=lambda examples: pad_batch([(e.prompt, e.completion) for e in examples], encoded.pad_id),
-        callbacks=[*callbacks, _Watch(on_step)],
+        callbacks=[*callbacks, _Watch(on_step, before)],
     )
     trainer.pad_id = encoded.pad_id
     # They print every log line, which is the progress display's business.
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)
-    checkpoint = get_last_checkpoint(str(folder)) if resume and save_steps and folder.is_dir() else None
     result = trainer.train(resume_from_checkpoint=checkpoint)
     return Trained(
-        seconds=result.metrics["train_runtime"],
-        # Those before a checkpoint were not seen in these seconds.
-        tokens=int(trainer.state.num_input_tokens_seen - trainer._initial_num_input_tokens_seen),
+        seconds=before + result.metrics["train_runtime"],
+        tokens=int(trainer.state.num_input_tokens_seen),
         history=[_plain(entry) for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry],
     )
 
@@ -159,10 +171,15 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Tells the loss of each step, and stops at one that is no number."""
+    """Tells the loss of each step, stops at one that is no number, and keeps the time with each checkpoint."""
 
-    def __init__(self, on_step: OnStep) -> None:
+    def __init__(self, on_step: OnStep, seconds_before: float) -> None:
         self.on_step = on_step
+        self._begun = time.perf_counter() - seconds_before
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        spent = Path(args.output_dir) / f"checkpoint-{state.global_step}" / SECONDS
+        spent.write_text(repr(time.perf_counter() - self._begun), encoding="utf-8")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
         if "loss" not in logs:

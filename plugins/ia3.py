@@ -42,7 +42,10 @@ class Ia3(PeftMethod[Ia3Options]):
     def problems(self, skeleton: nn.Module, options: Ia3Options, context: Context) -> list[Problem]:
         """See :meth:`Method.problems`."""
         if options.target_modules is not None:
-            return super().problems(skeleton, options, context)
+            found = super().problems(skeleton, options, context)
+            for name in set(options.feedforward_modules or []) - set(options.target_modules):
+                found.append(Problem("feedforward_modules", f"'{name}' is not among the target_modules."))
+            return found
         there = {name.rpartition(".")[2] for name in linear_layers(skeleton)}
         if set(KEYS_AND_VALUES) <= there and there & set(FEED_FORWARD):
             return []

@@ -27,6 +27,17 @@ def test_text_stays_text(tmp_path: Path) -> None:
     assert rows == [Row("007", "1.50"), Row("null", "NA"), Row("a,b", 'say "x"'), Row("中文", "🙂")]
 
 
+def test_repeated_rows_are_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    read_rows(section(tmp_path, "question,answer\na,b\na,b\nc,d\n"), said.append)
+    assert said == ["data: 1 of 3 rows repeat another one"]
+
+
+def test_one_column_for_both_sides_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="both the column 'question'"):
+        read_rows(section(tmp_path, "question,answer\na,b\n", columns={"answer": "question"}))
+
+
 def test_rows_with_an_empty_side_are_dropped_and_said(tmp_path: Path) -> None:
     said: list[str] = []
     rows = read_rows(section(tmp_path, "question,answer\na,b\nc,\n , d\ne,f\n"), said.append)
@@ -37,15 +48,21 @@ def test_rows_with_an_empty_side_are_dropped_and_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("", "is empty"),
+        ("", "it is empty"),
         ("question,answer\n", "no rows"),
         ("question,answer\na,\nb,\n", "all 2 rows have an empty"),
         ("frage,antwort\na,b\n", "there is no column 'question'"),
         ("question,answers\na,b\n", "Did you mean 'answers'?"),
         ("question,answer,answer\na,b,c\n", "two columns 'answer'"),
-        (b"question,answer\n\xff\xfe,b\n", "cannot be read as CSV"),
+        (b"question,answer\n\xff\xfe,b\n", "is not UTF-8"),
         ('question,answer\n"a,b\n', "cannot be read as CSV"),
-        ("question,answer\na,b\na,b,c,d\n", "cannot be read as CSV"),
+        (
+            "question,answer\na,b\na,b,c,d\n",
+            "rows.csv:3: this row has 4 cells, the line of column names 2 (so in 1 rows)",
+        ),
+        ("question,answer\na,b,\nc,d,\n", "rows.csv:2: this row has 3 cells"),
+        ("question;answer\na;b\n", "separated by ';'"),
+        ("\nquestion,answer\na,b\n", "does not begin with a line of column names"),
     ],
 )
 def test_bad_files_are_named_with_the_cure(tmp_path: Path, content: str | bytes, expected: str) -> None:

@@ -38,6 +38,17 @@ def test_answers_do_not_depend_on_the_batch(write_recipe: Callable[..., Path]) -
     )
 
 
+def test_a_model_whose_weights_blew_up_is_no_row(write_recipe: Callable[..., Path]) -> None:
+    from adapterzoo.errors import NotFiniteError
+    from adapterzoo.evaluate import evaluate
+
+    bench = Bench(write_recipe("lora"))
+    with bench.wrapped("lora", bench.load("none")) as model:
+        next(p for p in model.parameters() if p.requires_grad).data.fill_(float("nan"))
+        with pytest.raises(NotFiniteError, match="test loss is nan"):
+            evaluate(model, bench.prepared.encoded, bench.recipe.evaluate)
+
+
 def test_only_the_metrics_asked_for_are_measured(write_recipe: Callable[..., Path]) -> None:
     from adapterzoo.evaluate import evaluate
 

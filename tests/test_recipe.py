@@ -52,12 +52,18 @@ def test_all_problems_are_reported_at_once_each_with_its_line(write_recipe: Call
         ({"methods": "lora"}, "'methods' is 'lora'"),
         ({"methods": "[{label: x}]"}, "'methods.0.name' is missing"),
         ({"methods": "[lora, lora]"}, "'lora' is there twice"),
-        ({"methods": "[{name: lora, label: base}]"}, "label of the untouched base"),
+        ({"methods": "[{name: lora, label: base}]"}, "the label 'base' is taken"),
         ({"methods": "[{name: lora, label: ../x}]"}, "it becomes a folder"),
         ({"methods": "[{name: lora, r: many}]"}, "'r' is 'many'"),
         ({"methods": "[{name: lora, r: 0}]"}, "'r' is 0"),
         ({"methods": "[{name: lora, learning_rate: no}]"}, "learning_rate' must be a positive number"),
         ({"methods": "[{name: adalora, init_r: 4}]"}, "target_r is above init_r"),
+        ({"epochs": ".inf"}, "'train.epochs' is inf"),
+        ({"seeds": "[4294967296]"}, "'seeds.0' is 4294967296"),
+        ({"max_new_tokens": "0"}, "must be a positive number, or auto, not 0"),
+        ({"methods": "[{name: lora, target_modules: 3}]"}, "'target_modules' is 3; it can be str or list[str]."),
+        ({"methods": "[{name: lora, lora_alpha: .inf}]"}, "'lora_alpha' is inf"),
+        ({"methods": "[{name: lora, label: recipe.yaml}]"}, "the label 'recipe.yaml' is taken"),
         ({"seeds": "[1, 1]"}, "'seeds' has the same seed twice"),
         ({"name": "../../etc"}, "it becomes a folder"),
     ],
@@ -93,6 +99,10 @@ def test_a_wrong_value_is_named_with_its_cure(
         ("- a\n- b\n", "holds no recipe"),
         ("", "holds no recipe"),
         ("name: x\n\tmodel: y\n", "this is not YAML"),
+        ("name: 2024-13-45\n", "this is not YAML"),
+        ('name: !!int "abc"\n', "this is not YAML"),
+        ('name: "\\ud800"\n', "cannot be read"),
+        ("name: " + "[" * 3000 + "\n", "nested too deeply"),
     ],
 )
 def test_what_is_no_recipe_says_so(tmp_path: Path, text: str, expected: str) -> None:
@@ -141,6 +151,10 @@ def test_set_overrides_and_names_itself_in_errors(write_recipe: Callable[..., Pa
     assert "key=value" in problems(path, "train.steps")[0]
     assert "not inside a section" in problems(path, "name.x=1")[0]
     assert "unknown key 'train.stepz'" in problems(path, "train.stepz=3")[0]
+    assert problems(path, "trian.steps=3")[0].startswith("--set trian.steps=3: unknown key 'trian'")
+    assert problems(path, "methods=[lora, lroa]")[0].startswith("--set methods=[lora, lroa]: unknown method 'lroa'")
+    assert problems(path, "train.steps=")[0] == "--set train.steps=: has no value."
+    assert "Like {name: lora, label: mine}" in problems(path, "methods=[{lora: {r: 64}}]")[-1]
 
 
 def test_a_method_on_a_base_it_cannot_train_on(

@@ -19,7 +19,7 @@ def test_a_result_comes_back_as_it_went(tmp_path: Path) -> None:
     store = Store(tmp_path)
     written = result("a", options={"r": 8}, error=None, findings={"ranks": {"x": 1}})
     store.write(written, [{"prompt": "中"}])
-    assert store.load("a", 0) == written
+    assert store.of("a") == [written]
     assert read_results(tmp_path) == [written]
     assert json.loads((tmp_path / "a" / "seed-0" / "predictions.jsonl").read_text()) == {"prompt": "中"}
     assert not list(tmp_path.rglob(".*")), "nothing is left beside it"
@@ -88,6 +88,31 @@ def test_rows_of_other_data_or_recipes_are_not_ranked_together(tmp_path: Path) -
     with pytest.raises(UserError, match="is in"):
         compare(tmp_path / "x", tmp_path / "x")
     assert len(compare(tmp_path / "x", tmp_path / "w").rows) == 2
+
+
+def test_a_label_is_one_thing_in_all_its_seeds(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write(result("a", 0, options={"r": 4}))
+    store.write(result("a", 1, options={"r": 32}))
+    with pytest.raises(UserError, match="options is"):
+        compare(tmp_path)
+
+
+def test_damaged_files_are_no_tracebacks(tmp_path: Path) -> None:
+    Store(tmp_path).write(result("a"))
+    path = tmp_path / "a" / "seed-0" / RESULT
+    good = json.loads(path.read_text())
+    for change in ({"metrics": None}, {"learning_rate": "fast"}, {"label": ["a"]}, {"metrics": {"test_loss": "low"}}):
+        path.write_text(json.dumps({**good, **change}))
+        with pytest.raises(UserError, match="is damaged"):
+            compare(tmp_path)
+    (tmp_path / "out").mkdir()
+    for content in ("{", "{}", "[]"):
+        (tmp_path / "out" / ".adapterzoo.json").write_text(content)
+        with pytest.raises(UserError, match="is damaged"):
+            Store(tmp_path / "out").begin({"data": {}, "train": {}}, "hash")
+    with pytest.raises(UserError, match="cannot be written"):
+        Store(path / "below-a-file").begin({"data": {}, "train": {}}, "hash")
 
 
 def test_the_comparison_is_a_table_and_a_frame(tmp_path: Path) -> None:

@@ -132,6 +132,9 @@ def test_another_recipes_folder_is_left_alone(
     option = adapterzoo("run", write_recipe("{name: lora, r: 4}", steps="2"), "--out", out)
     assert option.exit_code == 2
     assert "holds 'lora' with other settings" in option.stderr
+    seed = adapterzoo("run", write_recipe("{name: lora, r: 4}", steps="2"), "--out", out, "--seed", "7")
+    assert seed.exit_code == 2, "another seed would stand in the same row"
+    assert "holds 'lora' with other settings" in seed.stderr
     more = adapterzoo("run", write_recipe("lora, ia3", steps="2"), "--out", out)
     assert more.exit_code == 0, "more methods are the same recipe"
     assert (out / "lora" / "seed-0" / "result.json").read_bytes() == before

@@ -31,10 +31,17 @@ class _Group(click.Group):
             message = "stopped. Finished cells are kept; the same command goes on from there."
             stderr().print(message if context.invoked_subcommand == "run" else "stopped.")
             sys.exit(130)
-        except BrokenPipeError:
-            # The reader of a pipe went away: nothing is wrong here.
-            sys.stderr.close()
-            sys.exit(0)
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                # The reader of a pipe went away: nothing is wrong here.
+                sys.stderr.close()
+                sys.exit(0)
+            stderr().print(
+                safe("error: ", "bold red").append_text(safe(f"{error.filename or 'output'}: {error.strerror}"))
+            )
+            if context.params.get("debug"):
+                traceback.print_exc()
+            sys.exit(1)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -19,7 +19,8 @@ def compare(folders: tuple[Path, ...], style: str, sort: str | None) -> None:
     """Print the comparison of the results in DIR..."""
     from adapterzoo import comparison, table
 
-    found = comparison.compare(*folders, sort=sort)
+    titles = {column.title: column.name for column in table.COLUMNS}
+    found = comparison.compare(*folders, sort=titles.get(sort or "", sort))
     if style == "table":
         table.render(found, stdout())
     else:

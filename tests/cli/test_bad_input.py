@@ -53,12 +53,12 @@ def test_the_data(write_recipe: Callable[..., Path], adapterzoo: Callable[..., R
         return adapterzoo("run", write_recipe("lora"), *sets)
 
     refused(run("verb,oast\nx,y\n"), "rows.csv:1: there is no column 'past'. Did you mean 'oast'?", "data.columns")
-    refused(run(""), "rows.csv: is empty")
+    refused(run(""), "it is empty")
     refused(run("verb,past\n"), "has column names but no rows")
     refused(run("verb,past\ngo,\nbe,\n"), "all 2 rows have an empty 'verb' or 'past'")
     many = "verb,past\n" + "".join(f"go{i},went{i}\n" for i in range(50))
     refused(run(many, "data.max_length=5"), "data.max_length: max_length = 5 cuts the answer away in all")
-    refused(run("verb,past\ngo,went\n"), "rows are too few")
+    refused(run("verb,past\ngo,went\n"), "1 different prompts are too few")
 
 
 def test_the_methods_on_this_architecture(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]) -> None:
@@ -96,6 +96,19 @@ def test_the_trainer(write_recipe: Callable[..., Path], adapterzoo: Callable[...
         "train.optimizer: transformers has no 'adamw_troch'. Did you mean 'adamw_torch'?",
         "train.loggers: transformers has no 'wandbb'. Did you mean 'wandb'?",
     )
+
+
+def test_what_the_model_or_the_data_has_no_room_for(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    recipe = write_recipe("lora", shots="25")
+    refused(adapterzoo("check", recipe), "evaluate.shots: 25 examples", "24 training rows")
+    refused(adapterzoo("check", write_recipe("lora", shots="20")), "evaluate.shots: with the examples in front")
+    refused(adapterzoo("check", write_recipe("lora"), "--set", "train.warmup=6"), "train.warmup: 6 steps of warmup")
+    (tmp_path / "long.csv").write_text("verb,past\n" + "".join(f"{i}{'go' * 200},went{i}\n" for i in range(30)))
+    sets = ("--set", "data.source=long.csv", "--set", "data.max_length=1000")
+    refused(adapterzoo("check", write_recipe("lora", shots="0"), *sets), "data.max_length: the longest row has")
+    refused(adapterzoo("run", write_recipe("lora"), "--out", "/dev/null/x"), "--out /dev/null/x: cannot be written")
 
 
 def test_the_model(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
