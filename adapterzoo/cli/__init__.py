@@ -36,9 +36,8 @@ class _Group(click.Group):
                 # The reader of a pipe went away: nothing is wrong here.
                 sys.stderr.close()
                 sys.exit(0)
-            stderr().print(
-                safe("error: ", "bold red").append_text(safe(f"{error.filename or 'output'}: {error.strerror}"))
-            )
+            reason = f"{error.filename or 'output'}: {error.strerror or error}"
+            stderr().print(safe("error: ", "bold red").append_text(safe(reason)))
             if context.params.get("debug"):
                 traceback.print_exc()
             sys.exit(1)
@@ -46,7 +45,7 @@ class _Group(click.Group):
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="adapterzoo")
-@click.option("--debug", is_flag=True, help="Show tracebacks, and what the libraries print.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
     """One recipe, every adapter method, one table you can trust."""
     # Before torch is imported: waiting threads that spin make training 2 to 20 times slower as soon as another
