@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # Above this length the memory of eager attention, quadratic in it, costs more than SDPA's overhead on a CPU.
 EAGER_LENGTH = 512
+# Bytes at the beginning and the end of a file of weights.
+EDGE = 2**20
 
 
 def locate(name: str, say: Callable[[str], None] = lambda message: None) -> str:
@@ -39,6 +42,22 @@ def load_config(model: ModelSection, location: str) -> Any:
         return AutoConfig.from_pretrained(location, revision=model.revision, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError) as error:
         raise UserError.at(f"model {model.name}", _first_line(error), _other_names(model.name)) from None
+
+
+def fingerprint(location: str, config: Any) -> str | None:
+    """Which weights a name stands for: the commit of a hub id, else the sizes and edges of the files in a folder.
+
+    Not their whole content, which takes minutes for a large model; training changes every part of it.
+    """
+    if not Path(location).is_dir():
+        return getattr(config, "_commit_hash", None)
+    digest = hashlib.sha256()
+    for path in sorted(Path(location).glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {path.stat().st_size}\0".encode() + file.read(EDGE))
+            file.seek(max(0, path.stat().st_size - EDGE))
+            digest.update(file.read(EDGE))
+    return digest.hexdigest()
 
 
 def skeleton(config: Any, trust_remote_code: bool = False) -> nn.Module:

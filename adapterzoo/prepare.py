@@ -43,6 +43,8 @@ class Prepared:
     linear_parameters: int
     """those of the base that quantization reaches"""
     data_hash: str
+    weights: str | None
+    """which weights the model's name stands for today"""
 
     def context(self, cell: Cell) -> Context:
         """What a cell's method may know."""
@@ -95,6 +97,7 @@ def prepare(
             base_parameters=sum(p.numel() for p in skeleton.parameters()),
             linear_parameters=sum(p.numel() for layer in linear_layers(skeleton).values() for p in layer.parameters()),
             data_hash=hashlib.sha256(Path(recipe.data.source).read_bytes()).hexdigest(),
+            weights=base.fingerprint(location, config),
         )
         _check_context_length(prepared, config)
         _try_out(prepared, skeleton, zoo)

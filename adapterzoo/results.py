@@ -77,14 +77,14 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def begin(self, resolved: Mapping[str, Any], data_hash: str) -> str:
+    def begin(self, resolved: Mapping[str, Any], data_hash: str, weights: str | None = None) -> str:
         """Take the folder for a recipe: returns the recipe's hash.
 
         Raises:
             UserError: it holds results of a recipe that differs in more than its methods and seeds, or things
                 that are no results at all.
         """
-        identity = recipe_identity(resolved, data_hash)
+        identity = recipe_identity(resolved, data_hash, weights)
         recipe_hash = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         written = self.folder / RECIPE
         note = self.folder / ".adapterzoo.json"
@@ -182,9 +182,10 @@ def read_result(path: Path) -> Result:
         ) from None
 
 
-def recipe_identity(resolved: Mapping[str, Any], data_hash: str) -> dict[str, Any]:
-    """What must not differ between rows of one table: all but the methods and seeds; data by content."""
+def recipe_identity(resolved: Mapping[str, Any], data_hash: str, weights: str | None) -> dict[str, Any]:
+    """What must not differ between rows of one table: all but the methods and seeds; data and model by content."""
     identity = {name: value for name, value in resolved.items() if name not in GROWING}
+    identity["model"] = {**identity.get("model", {}), "weights": weights}
     identity["data"] = {**identity["data"], "source": data_hash}
     # Each method's learning rate is kept with its cell.
     identity["train"] = {name: value for name, value in identity["train"].items() if name != "learning_rate"}

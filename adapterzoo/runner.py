@@ -43,7 +43,7 @@ def run(
     reporter = reporter or Reporter()
     prepared = prepare(recipe, methods, seeds, reporter.say)
     store = Store(out)
-    recipe_hash = store.begin(recipe.resolved(), prepared.data_hash)
+    recipe_hash = store.begin(recipe.resolved(), prepared.data_hash, prepared.weights)
     with quiet_libraries():
         runner = _Runner(prepared, store, recipe_hash, reporter)
         reporter.begin(len(prepared.cells), out)

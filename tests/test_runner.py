@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,6 +142,25 @@ def test_another_recipes_folder_is_left_alone(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     assert adapterzoo("run", write_recipe("lora"), "--out", tmp_path / "mine").exit_code == 2
+
+
+def test_another_model_under_the_same_name_is_another_recipe(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tiny_model: Path, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    arguments = ("run", write_recipe("ia3", steps="1"), "--set", f"model.name={folder}", "--out", tmp_path / "o")
+    assert adapterzoo(*arguments).exit_code == 0
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01)
+    model.save_pretrained(folder)
+    again = adapterzoo(*arguments)
+    assert again.exit_code == 2
+    assert "holds the results of another recipe (model.weights:" in again.stderr
 
 
 def test_a_method_outside_the_recipe_joins_by_name(
