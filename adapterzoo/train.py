@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -132,6 +133,10 @@ def train(
     # A cell trains on one device: transformers would multiply the batch by the number of GPUs it sees.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     checkpoint = get_last_checkpoint(str(folder)) if resume and save_steps and folder.is_dir() else None
+    if checkpoint is None:
+        # Older ones would be taken for the newest, and those of this training be deleted as the oldest.
+        for stale in folder.glob("checkpoint-*"):
+            shutil.rmtree(stale)
     # What was trained before the checkpoint has taken its time too.
     before = float((Path(checkpoint) / SECONDS).read_text(encoding="utf-8")) if checkpoint else 0.0
     trainer = CompletionTrainer(
