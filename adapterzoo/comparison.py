@@ -182,7 +182,7 @@ def _check_comparable(found: Sequence[tuple[Path, Result]]) -> None:
                     f"its {what} are not those of {first_folder / first.label}.",
                     "Rows of both cannot be ranked against each other.",
                 )
-        if result.method is None:
+        if result.method is None or not result.ok:
             continue
         other_folder, other = seen.setdefault(result.label, (folder, result))
         for name in SETTINGS:

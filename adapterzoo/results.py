@@ -25,6 +25,7 @@ ADAPTER = "adapter"
 CHECKPOINTS = "checkpoints"
 TRACEBACK = "traceback.txt"
 RECIPE = "recipe.yaml"
+NOTE = ".adapterzoo.json"
 # What makes a cell another one under the same label and seed.
 SETTINGS = ("method", "options", "learning_rate", "base")
 # What may grow from one run of a recipe to the next: more methods, more seeds.
@@ -77,41 +78,49 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def begin(self, resolved: Mapping[str, Any], data_hash: str, weights: str | None = None) -> str:
-        """Take the folder for a recipe: returns the recipe's hash.
+    def check(self, resolved: Mapping[str, Any], data_hash: str, weights: str | None = None) -> str:
+        """Whether the folder is free for a recipe, or this recipe's already: returns the recipe's hash.
 
         Raises:
             UserError: it holds results of a recipe that differs in more than its methods and seeds, or things
                 that are no results at all.
         """
-        identity = recipe_identity(resolved, data_hash, weights)
-        recipe_hash = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        written = self.folder / RECIPE
-        note = self.folder / ".adapterzoo.json"
+        self._identity = recipe_identity(resolved, data_hash, weights)
+        recipe_hash = hashlib.sha256(json.dumps(self._identity, sort_keys=True).encode()).hexdigest()
+        note = self.folder / NOTE
         try:
             before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
             if before is not None and before["recipe_hash"] != recipe_hash:
-                changes = "; ".join(_differences(before["identity"], identity))
+                changes = "; ".join(_differences(before["identity"], self._identity))
                 raise UserError.at(
                     str(self.folder),
                     f"holds the results of another recipe ({changes}).",
                     "Give --out another folder, or remove that one.",
                 )
             if before is None and self.folder.exists() and any(self.folder.iterdir()):
-                raise UserError.at(
-                    str(self.folder), "is there already and is no output folder of adapterzoo.", "Give --out another."
-                )
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _write(note, json.dumps({"recipe_hash": recipe_hash, "identity": identity}, indent=1))
-            _write(written, _yaml(resolved))
+                what = "is there already and is no output folder of adapterzoo."
+                raise UserError.at(str(self.folder), what, "Give --out another.")
         except OSError as error:
-            reason = error.strerror or error
-            raise UserError.at(
-                f"--out {self.folder}", f"cannot be written: {reason}.", "Give another folder."
-            ) from None
+            raise self._unusable(error) from None
         except (ValueError, KeyError, TypeError):
             raise UserError.at(str(note), "is damaged.", "Give --out another folder, or remove that one.") from None
         return recipe_hash
+
+    def begin(self, resolved: Mapping[str, Any], recipe_hash: str) -> None:
+        """Take the folder for a recipe that was checked.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write(self.folder / NOTE, json.dumps({"recipe_hash": recipe_hash, "identity": self._identity}, indent=1))
+            _write(self.folder / RECIPE, _yaml(resolved))
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    def _unusable(self, error: OSError) -> UserError:
+        return UserError.at(f"--out {self.folder}", f"cannot be written: {error.strerror}.", "Give another folder.")
 
     def cell(self, label: str, seed: int) -> Path:
         """The folder of one cell."""

@@ -43,9 +43,10 @@ def run(
     reporter = reporter or Reporter()
     prepared = prepare(recipe, methods, seeds, reporter.say)
     store = Store(out)
-    recipe_hash = store.begin(recipe.resolved(), prepared.data_hash, prepared.weights)
+    recipe_hash = store.check(recipe.resolved(), prepared.data_hash, prepared.weights)
     with quiet_libraries():
         runner = _Runner(prepared, store, recipe_hash, reporter)
+        store.begin(recipe.resolved(), recipe_hash)
         reporter.begin(len(prepared.cells), out)
         return list(runner.all())
 

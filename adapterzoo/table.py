@@ -165,9 +165,8 @@ def _value(row: Row, column: Column) -> Any:
 
 def _cell(row: Row, column: Column) -> str:
     if row.status == "failed" and not row.metrics:
-        return {"match": "failed", "lr": _rate(row.learning_rate) if row.learning_rate else "-", "base": row.base}.get(
-            column.title, "-"
-        )
+        rate = _rate(row.learning_rate) if row.learning_rate else "-"
+        return {"exact_match": "failed", "learning_rate": rate, "base": row.base}.get(column.name, "-")
     value = _value(row, column)
     return "-" if value is None else clean(column.show(value))
 

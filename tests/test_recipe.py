@@ -137,7 +137,8 @@ def test_the_resolved_recipe_reads_back_as_the_same(write_recipe: Callable[..., 
     from adapterzoo.results import Store
 
     recipe = load_recipe(write_recipe("lora, {name: lora, label: wide, r: 64}, adalora"))
-    Store(tmp_path / "out").begin(recipe.resolved(), "hash")
+    store = Store(tmp_path / "out")
+    store.begin(recipe.resolved(), store.check(recipe.resolved(), "hash"))
     again = load_recipe(tmp_path / "out" / "recipe.yaml")
     assert again.resolved() == recipe.resolved()
     assert again.methods[1].options["r"] == 64

@@ -93,6 +93,8 @@ def test_rows_of_other_data_or_recipes_are_not_ranked_together(tmp_path: Path) -
 def test_a_label_is_one_thing_in_all_its_seeds(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.write(result("a", 0, options={"r": 4}))
+    store.write(result("a", 1, options={"r": 32}, status="failed", error="of old", metrics={}))
+    assert compare(tmp_path).rows[0].error == "seed 1: of old"
     store.write(result("a", 1, options={"r": 32}))
     with pytest.raises(UserError, match="options is"):
         compare(tmp_path)
@@ -110,9 +112,11 @@ def test_damaged_files_are_no_tracebacks(tmp_path: Path) -> None:
     for content in ("{", "{}", "[]"):
         (tmp_path / "out" / ".adapterzoo.json").write_text(content)
         with pytest.raises(UserError, match="is damaged"):
-            Store(tmp_path / "out").begin({"data": {}, "train": {}}, "hash")
+            Store(tmp_path / "out").check({"data": {}, "train": {}}, "hash")
+    below = Store(path / "below-a-file")
+    recipe_hash = below.check({"data": {}, "train": {}}, "hash")
     with pytest.raises(UserError, match="cannot be written"):
-        Store(path / "below-a-file").begin({"data": {}, "train": {}}, "hash")
+        below.begin({}, recipe_hash)
 
 
 def test_the_comparison_is_a_table_and_a_frame(tmp_path: Path) -> None:

@@ -133,6 +133,7 @@ def test_another_recipes_folder_is_left_alone(
     option = adapterzoo("run", write_recipe("{name: lora, r: 4}", steps="2"), "--out", out)
     assert option.exit_code == 2
     assert "holds 'lora' with other settings" in option.stderr
+    assert "r: 8" in (out / "recipe.yaml").read_text(), "what was refused has left no trace"
     seed = adapterzoo("run", write_recipe("{name: lora, r: 4}", steps="2"), "--out", out, "--seed", "7")
     assert seed.exit_code == 2, "another seed would stand in the same row"
     assert "holds 'lora' with other settings" in seed.stderr
