@@ -135,6 +135,8 @@ def _try_out(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> None:
     from adapterzoo.train import check_settings
 
     problems = check_settings(prepared.recipe.train, prepared.steps)
+    if prepared.recipe.train.eval_steps and not prepared.encoded.validation:
+        problems.append(Problem("train.eval_steps", "there are no validation rows.", "Give split.validation a share."))
     untouched = Base(skeleton, "none", lambda: skeleton)
     for cell in {cell.label: cell for cell in prepared.cells if cell.method}.values():
         method, context = zoo[cell.method or ""], prepared.context(cell)

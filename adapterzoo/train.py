@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from adapterzoo.encode import Encoded, pad_batch
 from adapterzoo.errors import NotFiniteError, Problem, did_you_mean
@@ -99,8 +99,37 @@ def train(
         NotFiniteError: the loss became NaN or infinite.
     """
     steps = total_steps(settings, len(encoded.train))
+    arguments = _arguments(settings, steps, learning_rate, seed, folder, fp16=_half(model))
+    # A cell trains on one device: transformers would multiply the batch by the number of GPUs it sees.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    checkpoint = _newest_checkpoint(folder, wanted=resume and bool(settings.save_steps))
+    # What was trained before the checkpoint has taken its time too.
+    before = float((checkpoint / SECONDS).read_text(encoding="utf-8")) if checkpoint else 0.0
+    trainer = CompletionTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=encoded.train,
+        eval_dataset=encoded.validation,
+        data_collator=lambda examples: pad_batch([(e.prompt, e.completion) for e in examples], encoded.pad_id),
+        callbacks=[*callbacks, _Watch(on_step, before)],
+    )
+    trainer.pad_id = encoded.pad_id
+    # They print every log line, which is the progress display's business.
+    for printer in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printer)
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return Trained(
+        seconds=before + result.metrics["train_runtime"],
+        tokens=int(trainer.state.num_input_tokens_seen),
+        history=[_plain(entry) for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry],
+    )
+
+
+def _arguments(
+    settings: TrainSection, steps: int, learning_rate: float, seed: int, folder: Path, *, fp16: bool
+) -> TrainingArguments:
     save_steps, eval_steps = in_steps(settings.save_steps, steps), in_steps(settings.eval_steps, steps)
-    arguments = TrainingArguments(
+    return TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=settings.batch_size,
@@ -114,10 +143,10 @@ def train(
         max_grad_norm=settings.max_grad_norm,
         gradient_checkpointing=settings.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
-        fp16=_half(model),
+        fp16=fp16,
         seed=seed,
         data_seed=seed,
-        eval_strategy="steps" if eval_steps and encoded.validation else "no",
+        eval_strategy="steps" if eval_steps else "no",
         eval_steps=eval_steps or None,
         save_strategy="steps" if save_steps else "no",
         save_steps=save_steps or steps,
@@ -128,35 +157,22 @@ def train(
         report_to=settings.loggers or "none",
         remove_unused_columns=False,
         disable_tqdm=True,
-        dataloader_pin_memory=next(model.parameters()).device.type == "cuda",
+        dataloader_pin_memory=torch.cuda.is_available(),
     )
-    # A cell trains on one device: transformers would multiply the batch by the number of GPUs it sees.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    checkpoint = get_last_checkpoint(str(folder)) if resume and save_steps and folder.is_dir() else None
-    if checkpoint is None:
-        # Older ones would be taken for the newest, and those of this training be deleted as the oldest.
-        for stale in folder.glob("checkpoint-*"):
-            shutil.rmtree(stale)
-    # What was trained before the checkpoint has taken its time too.
-    before = float((Path(checkpoint) / SECONDS).read_text(encoding="utf-8")) if checkpoint else 0.0
-    trainer = CompletionTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=encoded.train,
-        eval_dataset=encoded.validation,
-        data_collator=lambda examples: pad_batch([(e.prompt, e.completion) for e in examples], encoded.pad_id),
-        callbacks=[*callbacks, _Watch(on_step, before)],
-    )
-    trainer.pad_id = encoded.pad_id
-    # They print every log line, which is the progress display's business.
-    for printer in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(printer)
-    result = trainer.train(resume_from_checkpoint=checkpoint)
-    return Trained(
-        seconds=before + result.metrics["train_runtime"],
-        tokens=int(trainer.state.num_input_tokens_seen),
-        history=[_plain(entry) for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry],
-    )
+
+
+def _newest_checkpoint(folder: Path, *, wanted: bool) -> Path | None:
+    """The newest whole checkpoint; all others are removed.
+
+    Left there, an older one would be taken for the newest by the trainer, and its own be deleted as the oldest.
+    """
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    whole = [path for path in found if (path / SECONDS).is_file()]  # which is written last
+    newest = whole[-1] if whole and wanted else None
+    for path in found:
+        if path != newest:
+            shutil.rmtree(path)
+    return newest
 
 
 class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not followed for types
@@ -197,8 +213,6 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
 def _half(model: Any) -> bool:
     """Whether gradients need scaling: float16 on a GPU."""
-    import torch
-
     where = next(model.parameters())
     return bool(getattr(model, "dtype", None) == torch.float16 and where.device.type == "cuda")
 

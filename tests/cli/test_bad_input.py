@@ -105,6 +105,8 @@ def test_what_the_model_or_the_data_has_no_room_for(
     refused(adapterzoo("check", recipe), "evaluate.shots: 25 examples", "24 training rows")
     refused(adapterzoo("check", write_recipe("lora", shots="20")), "evaluate.shots: with the examples in front")
     refused(adapterzoo("check", write_recipe("lora"), "--set", "train.warmup=6"), "train.warmup: 6 steps of warmup")
+    sets = ("--set", "train.eval_steps=2", "--set", "data.split={train: 0.8, validation: 0, test: 0.2}")
+    refused(adapterzoo("check", write_recipe("lora"), *sets), "train.eval_steps: there are no validation rows")
     (tmp_path / "long.csv").write_text("verb,past\n" + "".join(f"{i}{'go' * 200},went{i}\n" for i in range(30)))
     sets = ("--set", "data.source=long.csv", "--set", "data.max_length=1000")
     refused(adapterzoo("check", write_recipe("lora", shots="0"), *sets), "data.max_length: the longest row has")
