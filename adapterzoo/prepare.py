@@ -69,12 +69,12 @@ def prepare(
 
     zoo = registry()
     cells = plan(recipe, methods, seeds, zoo)
-    data.check_columns(recipe.data)  # before anything heavy is imported
+    rows = data.read_rows(recipe.data, say)  # what is wrong with the file is said before the models' libraries load
     with quiet_libraries():
         from adapterzoo import base, encode
         from adapterzoo.train import total_steps
 
-        splits = data.split_rows(data.read_rows(recipe.data, say), recipe.data.split, recipe.data.source)
+        splits = data.split_rows(rows, recipe.data.split, recipe.data.source)
         location = base.locate(recipe.model.name, say)
         config = base.load_config(recipe.model, location)
         encoder = encode.Encoder(encode.load_tokenizer(recipe.model, location), recipe.data, say)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +41,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), zoo: Registry |
     try:
         recipe = Recipe.model_validate(source.data)
     except ValidationError as error:
-        problems += _problems(error, source, Recipe)
+        problems += _problems(error, _Part(source, Recipe))
     # From the raw data, so that one mistake elsewhere does not hide those in the methods.
     problems += _method_problems(source, zoo)
     data = source.data.get("data")
@@ -118,17 +119,22 @@ def _method_problems(source: Document, zoo: Registry) -> list[Problem]:
         try:
             method.options(**{key: value for key, value in settings.items() if key not in ENTRY_KEYS})
         except ValidationError as error:
-            problems += _problems(error, source, method.options, location, ENTRY_KEYS)
+            problems += _problems(error, _Part(source, method.options, location, ENTRY_KEYS))
     return problems
 
 
-def _problems(
-    error: ValidationError,
-    source: Document,
-    schema: type[BaseModel],
-    prefix: Location = (),
-    extra_keys: Sequence[str] = (),
-) -> list[Problem]:
+@dataclass(frozen=True)
+class _Part:
+    """A part of the document, and the schema that it should follow."""
+
+    source: Document
+    schema: type[BaseModel]
+    location: Location = ()
+    more_keys: Sequence[str] = ()
+    """keys that the part may have beside the schema's"""
+
+
+def _problems(error: ValidationError, part: _Part) -> list[Problem]:
     """A sentence for each key that is wrong: of a value of several possible types pydantic lists every type."""
     by_key: dict[Location, list[ErrorDetails]] = {}
     for details in error.errors():
@@ -139,50 +145,44 @@ def _problems(
     problems = []
     for location, alternatives in by_key.items():
         if len(alternatives) == 1:
-            problems.append(_problem(alternatives[0], source, schema, prefix, extra_keys))
+            problems.append(_problem(alternatives[0], part))
             continue
         wanted = " or ".join(str(details["loc"][-1]) for details in alternatives)
         key = ".".join(map(str, location))
         what = f"'{key}' is {alternatives[0]['input']!r}; it can be {wanted}."
-        problems.append(Problem(source.where((*prefix, *location)), what))
+        problems.append(Problem(part.source.where((*part.location, *location)), what))
     return problems
 
 
-def _problem(
-    details: ErrorDetails,
-    source: Document,
-    schema: type[BaseModel],
-    prefix: Location = (),
-    extra_keys: Sequence[str] = (),
-) -> Problem:
+def _problem(details: ErrorDetails, part: _Part) -> Problem:
     """A pydantic error as a sentence with the file and line."""
     # A check across several keys says itself which of them it means.
     inner = (*details["loc"], *details.get("ctx", {}).get("at", ()))
-    location = (*prefix, *inner)
+    where = part.source.where((*part.location, *inner))
     key = ".".join(str(part) for part in inner) or "the recipe"
     kind, context = details["type"], details.get("ctx", {})
     value = details["input"]
     if kind == "extra_forbidden":
-        hint = did_you_mean(str(inner[-1]), [*_keys_at(schema, inner[:-1]), *extra_keys])
-        return Problem(source.where(location), f"unknown key '{key}'.", hint)
+        hint = did_you_mean(str(inner[-1]), [*_keys_at(part.schema, inner[:-1]), *part.more_keys])
+        return Problem(where, f"unknown key '{key}'.", hint)
     if kind == "missing":
-        return Problem(source.where(location), f"'{key}' is missing.")
+        return Problem(where, f"'{key}' is missing.")
     if kind == "value":
-        return Problem(source.where(location), f"'{key}' {details['msg']}")
+        return Problem(where, f"'{key}' {details['msg']}")
     if kind == "too_short":
-        return Problem(source.where(location), f"'{key}' is empty.", "Give at least one.")
+        return Problem(where, f"'{key}' is empty.", "Give at least one.")
     if kind == "literal_error":
         expected = [word.strip("' ") for word in context["expected"].replace(" or ", ", ").split(", ")]
         hint = did_you_mean(value, expected) if isinstance(value, str) else ""
         return Problem(
-            source.where(location),
+            where,
             f"'{key}' is {value!r}; it can be {', '.join(expected)}.",
             hint if "Did" in hint else "",
         )
     if kind in ("model_type", "dict_type", "model_attributes_type"):
-        return Problem(source.where(location), f"'{key}' must be a section of keys and values, not {value!r}.")
+        return Problem(where, f"'{key}' must be a section of keys and values, not {value!r}.")
     message = details["msg"][0].lower() + details["msg"][1:]
-    return Problem(source.where(location), f"'{key}' is {value!r}: {message}.")
+    return Problem(where, f"'{key}' is {value!r}: {message}.")
 
 
 def _keys_at(schema: type[BaseModel], location: Sequence[str | int]) -> list[str]:

@@ -13,6 +13,10 @@ class QLora(Lora):
     name = "qlora"
     summary = "LoRA on a base stored in 4 bits (nf4)"
     paper = "https://arxiv.org/abs/2305.14314"
+    learning_rate_source = (
+        "as lora's, so that the two rows differ in the base alone; the authors' own scripts have 2e-4 at 7B, "
+        "with r 64 and alpha 16"
+    )
     bases = ("nf4",)
     demands = "nf4"
     merges = ()  # PEFT merges into 4 bits, but rounds the merged weights again
