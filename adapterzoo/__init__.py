@@ -6,7 +6,9 @@ from adapterzoo.api import run
 from adapterzoo.comparison import Comparison, compare
 from adapterzoo.errors import AdapterzooError, NotFiniteError, PluginError, Problem, UserError
 from adapterzoo.hookspecs import hookimpl
-from adapterzoo.method import Context, LinearOptions, Method, Options, PeftMethod, linear_layers, targeted
+from adapterzoo.layers import LayerMethod, features, linear_layers, targeted
+from adapterzoo.method import Context, LinearOptions, Method, Options
+from adapterzoo.peft_method import PeftMethod
 from adapterzoo.reading import load_recipe
 from adapterzoo.recipe import Recipe
 
@@ -14,6 +16,7 @@ __all__ = [
     "AdapterzooError",
     "Comparison",
     "Context",
+    "LayerMethod",
     "LinearOptions",
     "Method",
     "NotFiniteError",
@@ -24,6 +27,7 @@ __all__ = [
     "Recipe",
     "UserError",
     "compare",
+    "features",
     "hookimpl",
     "linear_layers",
     "load_recipe",

@@ -119,7 +119,11 @@ class Base:
             parameter.requires_grad_(False)
             parameter.grad = None
         if _checksums(self.model) != self._checksums:
-            self._keep(self._reload())
+            self.renew()
+
+    def renew(self) -> None:
+        """Load the weights again: after a merge, which also changes what quantized layers keep beside them."""
+        self._keep(self._reload())
 
     @property
     def parameters(self) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,12 @@ class Encoded:
     pad_id: int
     """never an end token, where the tokenizer has any other"""
     fingerprint: str
+
+    def shuffled_batches(self, size: int, seed: int) -> Iterator[dict[str, Any]]:
+        """The training rows once, in an order of the seed's, as batches."""
+        order = random.Random(seed).sample(self.train, len(self.train))
+        for start in range(0, len(order), size):
+            yield pad_batch([(e.prompt, e.completion) for e in order[start : start + size]], self.pad_id)
 
 
 class Encoder:

@@ -33,23 +33,24 @@ lists every method in the blink of an eye. A complete method::
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from adapterzoo.errors import Problem, did_you_mean
+from adapterzoo.errors import Problem
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
     from torch import nn
+    from torch.optim import Optimizer
     from transformers import TrainerCallback
 
 BASES = ("none", "int8", "nf4")
+# Raised when a plugin needs something of this file that earlier versions have not.
+CONTRACT = 1
+GROUPS = ("low-rank", "orthogonal", "scaling", "sparse", "prompt", "full", "other")
 
 
 class Options(BaseModel):
@@ -81,10 +82,20 @@ class Context:
     gradient_accumulation: int
     """forward passes whose gradients are added up for one optimizer step"""
     seed: int
+    batches: Callable[[], Iterable[dict[str, Any]]] = tuple
+    """training batches, for a method that begins from the data: what the model's ``forward`` is called with,
+    with ``labels``. In another order than training takes, on the CPU, and none while a recipe is only checked."""
 
 
 class Method(Generic[OptionsT]):
-    """An adapter method. Subclass it, or :class:`PeftMethod` where PEFT has the layers."""
+    """An adapter method.
+
+    Subclass :class:`PeftMethod` where PEFT has the layers, :class:`LayerMethod` where you write the layer that
+    goes around a linear one, and this where neither fits.
+    """
+
+    contract: ClassVar[int] = 1
+    """the version of this contract that it needs: a plugin for a newer adapterzoo is refused with that reason"""
 
     name: ClassVar[str]
     """lower-case, as users write it in a recipe"""
@@ -92,6 +103,10 @@ class Method(Generic[OptionsT]):
     """one line"""
     paper: ClassVar[str]
     """address of the paper"""
+    group: ClassVar[str] = "other"
+    """the family it is listed under: one of ``GROUPS``"""
+    unavailable: ClassVar[str | None] = None
+    """why it cannot train a causal language model: it is listed with this reason, and refused in recipes"""
     options: type[OptionsT]
     """the pydantic model of its options"""
     learning_rate: ClassVar[float]
@@ -108,6 +123,12 @@ class Method(Generic[OptionsT]):
     """the option that sets how many parameters it trains"""
     resumes: ClassVar[bool] = True
     """whether training that goes on from a checkpoint ends with the same weights"""
+    starts_at_base: ClassVar[bool] = True
+    """whether the wrapped model answers like the base before it is trained"""
+    changes_base: ClassVar[bool] = False
+    """whether it changes weights of the base; they are loaded again for the next cell"""
+    reads_data: ClassVar[bool] = False
+    """whether it looks at training rows before training"""
 
     def base_for(self, quantization: str) -> str:
         """The quantization of the base it trains on in a recipe that says ``quantization``."""
@@ -132,6 +153,19 @@ class Method(Generic[OptionsT]):
         """Callbacks for the trainer, for a method that acts during training."""
         return []
 
+    def optimizer(
+        self, model: nn.Module, options: OptionsT, kind: type[Optimizer], settings: dict[str, Any]
+    ) -> Optimizer | None:
+        """An optimizer of the method's own; None for the recipe's.
+
+        Args:
+            model: as ``wrap`` returned it.
+            options: the method's options.
+            kind: the recipe's optimizer, ``kind(parameters or groups of them, **settings)``.
+            settings: its arguments: ``lr``, ``weight_decay``, and what else that optimizer takes.
+        """
+        return None
+
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write the adapter of a wrapped model to ``folder``, as safetensors."""
         raise NotImplementedError
@@ -140,99 +174,13 @@ class Method(Generic[OptionsT]):
         """Put a saved adapter on an untouched base: returns the model that answers."""
         raise NotImplementedError
 
-    def findings(self, model: nn.Module) -> dict[str, Any]:
-        """What training found out that the results should tell, like the ranks it settled on."""
-        return {}
-
-
-class PeftMethod(Method[OptionsT]):
-    """A method whose layers are PEFT's: it only has to give the ``PeftConfig``."""
-
-    def peft_config(self, options: OptionsT, context: Context) -> PeftConfig:
-        """The PEFT configuration of these options."""
+    def merge(self, model: nn.Module) -> nn.Module:
+        """The base with the adapter worked into its weights: the model that ``wrap`` was given, with no adapter."""
         raise NotImplementedError
 
-    @contextmanager
-    def layers(self) -> Iterator[None]:
-        """Held while PEFT puts layers into a model; a method whose layers need mending mends them here."""
-        yield
+    def findings(self, model: nn.Module) -> dict[str, Any]:
+        """What training found out that the results should tell, like the ranks it settled on.
 
-    def problems(self, skeleton: nn.Module, options: OptionsT, context: Context) -> list[Problem]:
-        """Names in ``target_modules`` of which one matches nothing: PEFT takes them in silence."""
-        targets = getattr(options, "target_modules", None)
-        if targets is None or targets == "all-linear":
-            return []
-        there = linear_layers(skeleton)
-        last_names = {name.rpartition(".")[2] for name in there}
-        if not targets:
-            return [Problem("target_modules", "is empty.", f"There is: {', '.join(sorted(last_names))}.")]
-        if isinstance(targets, str) and not targeted(skeleton, targets):
-            hint = did_you_mean(targets, {"all-linear", *last_names})
-            return [Problem("target_modules", f"'{targets}' is no pattern that matches a layer's whole name.", hint)]
-        return [
-            Problem("target_modules", f"'{target}' matches no layer.", did_you_mean(target, last_names))
-            for target in ([] if isinstance(targets, str) else targets)
-            if not targeted(skeleton, [target])
-        ]
-
-    def wrap(self, model: nn.Module, options: OptionsT, context: Context) -> nn.Module:
-        """See :meth:`Method.wrap`."""
-        from peft import get_peft_model
-
-        with self.layers():
-            return _keep_dtype(get_peft_model(model, self.peft_config(options, context)))
-
-    def save(self, model: nn.Module, folder: Path) -> None:
-        """See :meth:`Method.save`. Plain ``PeftModel.from_pretrained`` loads it."""
-        # Left on "auto", PEFT asks the hub whether the vocabulary was resized.
-        model.save_pretrained(str(folder), save_embedding_layers=False)
-
-    def load(self, model: nn.Module, folder: Path) -> nn.Module:
-        """See :meth:`Method.load`."""
-        from peft import PeftModel
-
-        with self.layers():
-            return _keep_dtype(PeftModel.from_pretrained(model, str(folder)))
-
-
-def _keep_dtype(model: nn.Module) -> nn.Module:
-    """Make every adapted layer answer in the dtype it was asked in.
-
-    Over quantized bases some of PEFT's layers answer in float32, and the next layer of a bfloat16 model crashes.
-    """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    def cast(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
-        return output.to(arguments[0].dtype) if arguments[0].is_floating_point() else output
-
-    for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
-            module.register_forward_hook(cast)
-    return model
-
-
-def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The linear layers of a model by their full names, the output head left out."""
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
-
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and module is not head
-    }
-
-
-def targeted(model: nn.Module, targets: str | list[str]) -> dict[str, nn.Module]:
-    """The linear layers that ``target_modules`` means, as PEFT reads it: ends of names, or a pattern for all of one."""
-    there = linear_layers(model)
-    if targets == "all-linear":
-        return there
-    if isinstance(targets, str):
-        try:
-            return {name: layer for name, layer in there.items() if re.fullmatch(targets, name)}
-        except re.error:
-            return {}
-    ends = tuple(f".{target}" for target in targets)
-    return {name: layer for name, layer in there.items() if name in targets or name.endswith(ends)}
+        ``adjusted`` (option -> what it became, and where) is shown below the table.
+        """
+        return {}

@@ -7,12 +7,14 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import Problem, UserError
-from adapterzoo.method import Context, Method, linear_layers
+from adapterzoo.layers import linear_layers
+from adapterzoo.method import Context, Method
 from adapterzoo.plan import Cell, plan
 from adapterzoo.recipe import Recipe
 from adapterzoo.registry import Registry, registry
@@ -48,7 +50,14 @@ class Prepared:
 
     def context(self, cell: Cell) -> Context:
         """What a cell's method may know."""
-        return Context(cell.base, self.steps, self.recipe.train.gradient_accumulation, cell.seed)
+        train = self.recipe.train
+        return Context(
+            base=cell.base,
+            total_steps=self.steps,
+            gradient_accumulation=train.gradient_accumulation,
+            seed=cell.seed,
+            batches=partial(self.encoded.shuffled_batches, train.batch_size, cell.seed),
+        )
 
 
 def prepare(
@@ -139,7 +148,8 @@ def _try_out(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> None:
         problems.append(Problem("train.eval_steps", "there are no validation rows.", "Give split.validation a share."))
     untouched = Base(skeleton, "none", lambda: skeleton)
     for cell in {cell.label: cell for cell in prepared.cells if cell.method}.values():
-        method, context = zoo[cell.method or ""], prepared.context(cell)
+        # Without data: what a method would learn from it takes weights.
+        method, context = zoo[cell.method or ""], replace(prepared.context(cell), batches=tuple)
         options = method.options(**cell.options)
         found = method.problems(skeleton, options, context)
         problems += [Problem(f"{cell.label}: {problem.where}", problem.what, problem.cure) for problem in found]

@@ -12,7 +12,7 @@ from typing import Any
 import pluggy
 
 from adapterzoo import hookspecs
-from adapterzoo.errors import PluginError
+from adapterzoo.errors import PluginError, did_you_mean
 from adapterzoo.method import BASES, Method, Options
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
@@ -74,6 +74,18 @@ class Registry:
 
     def __len__(self) -> int:
         return len(self._methods)
+
+    def require(self, name: str) -> Method[Any]:
+        """A method by name.
+
+        Raises:
+            PluginError: there is none, or its plugin was left out; says why, or which was meant.
+        """
+        if name in self:
+            return self[name]
+        left_out = [broken for broken in self.broken if name in (broken.plugin, broken.package)]
+        hint = f"Its plugin was left out: {left_out[0].reason}." if left_out else did_you_mean(name, self)
+        raise PluginError(f"unknown method '{name}'. {hint}")
 
     def package(self, name: str) -> str:
         """The distribution that brought a method."""

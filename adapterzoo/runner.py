@@ -6,6 +6,7 @@ import gc
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,7 +148,7 @@ class _Runner:
         result.trainable_params = sum(p.numel() for p in parameters if p.requires_grad)
         result.total_params += sum(p.numel() for p in parameters) - before
         self.reporter.phase("training")
-        trained = train(
+        ran = train(
             wrapped,
             self.prepared.encoded,
             self.recipe.train,
@@ -155,12 +156,13 @@ class _Runner:
             seed=cell.seed,
             folder=folder / results.CHECKPOINTS,
             callbacks=method.callbacks(options, context),
+            optimizer=partial(method.optimizer, wrapped, options),
             resume=method.resumes,
             on_step=self.reporter.step,
         )
-        result.train_seconds = trained.seconds
-        result.tokens_per_second = trained.tokens / trained.seconds
-        result.history = trained.history
+        result.train_seconds = ran.seconds
+        result.tokens_per_second = ran.tokens / ran.seconds
+        result.history = ran.history
         result.findings = method.findings(wrapped)
         method.save(wrapped, folder / results.ADAPTER)
         self.prepared.encoded.tokenizer.save_pretrained(str(folder / results.ADAPTER))

@@ -11,17 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from adapterzoo.encode import Encoded, pad_batch
-from adapterzoo.errors import NotFiniteError, Problem, did_you_mean
+from adapterzoo.errors import AdapterzooError, NotFiniteError, Problem, did_you_mean
 from adapterzoo.evaluate import completion_losses
+from adapterzoo.layers import trained
 from adapterzoo.recipe import TrainSection
 
 SECONDS = "seconds.txt"
+STATE = "adapter_state.safetensors"
 OnStep = Callable[[int, int, float, int], None]
 """called with step, all steps, loss, and tokens seen so far"""
+MakeOptimizer = Callable[[type[torch.optim.Optimizer], dict[str, Any]], torch.optim.Optimizer | None]
+"""called with the recipe's optimizer and its arguments; None stands for that optimizer as it is"""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ def train(
     seed: int,
     folder: Path,
     callbacks: Sequence[TrainerCallback] = (),
+    optimizer: MakeOptimizer = lambda kind, settings: None,
     resume: bool = True,
     on_step: OnStep = lambda step, steps, loss, tokens: None,
 ) -> Trained:
@@ -105,6 +111,8 @@ def train(
     checkpoint = _newest_checkpoint(folder, wanted=resume and bool(settings.save_steps))
     # What was trained before the checkpoint has taken its time too.
     before = float((checkpoint / SECONDS).read_text(encoding="utf-8")) if checkpoint else 0.0
+    # transformers takes any other adapter than PEFT's for none at all, and refuses to train a quantized base.
+    model._hf_peft_config_loaded = True
     trainer = CompletionTrainer(
         model=model,
         args=arguments,
@@ -113,7 +121,7 @@ def train(
         data_collator=lambda examples: pad_batch([(e.prompt, e.completion) for e in examples], encoded.pad_id),
         callbacks=[*callbacks, _Watch(on_step, before)],
     )
-    trainer.pad_id = encoded.pad_id
+    trainer.pad_id, trainer.own_optimizer = encoded.pad_id, optimizer
     # They print every log line, which is the progress display's business.
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)
@@ -179,7 +187,32 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
     """The Trainer, whose evaluation is adapterzoo's: the loss on completions, and nothing a method adds to it."""
 
     pad_id: int
+    own_optimizer: MakeOptimizer
     control: Any
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The method's own optimizer, or the recipe's."""
+        kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        own = self.own_optimizer(kind, {"weight_decay": self.args.weight_decay, **settings})
+        if own is None:
+            return super().create_optimizer(model)
+        self.optimizer = own
+        return own
+
+    # A checkpoint holds what training changes, the same for every method: how a method saves its adapter for use
+    # is its own affair, and need not have all of it. The base and what follows from the seed are made again.
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.detach().contiguous() for name, tensor in _state(self.model).items()}, folder / STATE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        saved, state = load_file(Path(resume_from_checkpoint) / STATE), _state(self.model)
+        if saved.keys() != state.keys():
+            raise AdapterzooError(f"{resume_from_checkpoint} is of another adapter than is trained now")
+        with torch.no_grad():
+            for name, tensor in state.items():
+                tensor.copy_(saved[name])
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """The mean loss of a completion's token on the validation rows."""
@@ -209,6 +242,11 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             if not math.isfinite(logs.get(name, 0.0)):
                 raise NotFiniteError(f"the {name.replace('_', ' ')} became {logs[name]} at step {state.global_step}")
         self.on_step(state.global_step, state.max_steps, logs["loss"], int(state.num_input_tokens_seen))
+
+
+def _state(model: Any) -> dict[str, torch.Tensor]:
+    """What training may change: trained parameters, and buffers."""
+    return {**trained(model), **dict(model.named_buffers())}
 
 
 def _half(model: Any) -> bool:

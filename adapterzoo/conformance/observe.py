@@ -1,0 +1,295 @@
+"""Puts a method through its paces on one tiny base, and writes down what happened. Judging is another file's job."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapterzoo.conformance.models import rows, tiny_base
+from adapterzoo.errors import Problem
+from adapterzoo.method import Context, Method
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+STEPS = 12
+SAVED_AT = STEPS // 2
+NEW_TOKENS = 4
+
+
+@dataclass
+class Observed:
+    """What a method did on one base. A stage that was not reached, or not asked for, left its fields as they are."""
+
+    architecture: str
+    base: str
+    declined: list[Problem] = field(default_factory=list)
+    """what the method itself says cannot work on this architecture"""
+    errors: dict[str, Exception] = field(default_factory=dict)
+    """stage -> what it raised"""
+    logits: dict[str, torch.Tensor] = field(default_factory=dict)
+    """of each row's real tokens: ``base``, ``start``, ``trained``, ``loaded``, ``merged``, all rows in one batch;
+    ``base alone`` and ``alone``, a row at a time"""
+    behind: float | None = None
+    """how far, in logits, a greedily generated token was behind the likeliest one of a plain forward pass, at most"""
+    losses: list[float] = field(default_factory=list)
+    trainable: int = 0
+    without_gradient: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    """tensors of the base that training changed"""
+    silent_callbacks: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    sizes: dict[Any, int] = field(default_factory=dict)
+    """size option -> parameters trained"""
+    first: dict[str, torch.Tensor] = field(default_factory=dict)
+    again: dict[str, torch.Tensor] = field(default_factory=dict)
+    resumed: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """What is raised within is written down under a name, and ends the stage alone."""
+        try:
+            yield
+        except Exception as error:  # the method under test may raise anything
+            self.errors[name] = error
+
+
+def observe(method: Method[Any], architecture: str, base: str, options: Any = None) -> Observed:
+    """Everything the properties need to know of a method on one base."""
+    from adapterzoo.prepare import quiet_libraries
+
+    with quiet_libraries(), tempfile.TemporaryDirectory(prefix="adapterzoo-") as folder:
+        return _Trial(method, architecture, base, options or method.options(), Path(folder)).all()
+
+
+class _Trial:
+    def __init__(self, method: Method[Any], architecture: str, base: str, options: Any, folder: Path) -> None:
+        from adapterzoo.recipe import TrainSection
+
+        self.method, self.options, self.folder = method, options, folder
+        self.lent = tiny_base(architecture, base)
+        self.rows = rows()
+        self.seen = Observed(architecture, base)
+        self.settings = TrainSection(
+            steps=STEPS, batch_size=len(self.rows.train), scheduler="constant", warmup=0, eval_steps=SAVED_AT
+        )
+        self.context = Context(
+            base=base,
+            total_steps=STEPS,
+            gradient_accumulation=1,
+            seed=0,
+            batches=partial(self.rows.shuffled_batches, len(self.rows.train), 0),
+        )
+
+    def all(self) -> Observed:
+        seen, lent = self.seen, self.lent
+        seen.logits["base"] = _logits(lent.model, self.rows)
+        seen.logits["base alone"] = _logits(lent.model, self.rows, at_once=False)
+        with seen.stage("problems"):
+            seen.declined = self.method.problems(lent.model, self.options, self.context)
+        if seen.declined or seen.errors:
+            return seen
+        with lent.lend() as model:
+            self._first(model)
+        if seen.base in self.method.merges:
+            lent.renew()
+        if "wrap" in seen.errors or "train" in seen.errors:
+            return seen
+        with seen.stage("load"), lent.lend() as model:
+            seen.logits["loaded"] = _logits(self.method.load(model, self.folder / "adapter"), self.rows)
+        with seen.stage("again"), lent.lend() as model:
+            seen.again = self._train(self._wrap(model), "again")
+        if self.method.resumes:
+            with seen.stage("resume"), lent.lend() as model:
+                seen.resumed = self._train(self._wrap(model), "first")
+        if self.method.size_option:
+            with seen.stage("size"):
+                self._sizes()
+        return seen
+
+    def _wrap(self, model: nn.Module, options: Any = None) -> nn.Module:
+        from transformers import set_seed
+
+        set_seed(0)
+        return self.method.wrap(model, options or self.options, self.context)
+
+    def _first(self, model: nn.Module) -> None:
+        """Wrap, train, save and merge, with everything watched."""
+        seen = self.seen
+        tensors = dict(model.named_parameters())
+        frozen = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        with seen.stage("wrap"):
+            wrapped = self._wrap(model)
+            seen.trainable = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
+            seen.logits["start"] = _logits(wrapped, self.rows)
+        if "wrap" in seen.errors:
+            return
+        with seen.stage("train"):
+            seen.first = self._train(wrapped, "first", watch=True)
+            seen.changed = [name for name, before in frozen.items() if not _same(before, tensors[name])]
+            seen.logits["trained"] = _logits(wrapped, self.rows)
+        if "train" in seen.errors:
+            return
+        with seen.stage("padding"):
+            seen.logits["alone"] = _logits(wrapped, self.rows, at_once=False)
+        with seen.stage("generate"):
+            self._generate(wrapped)
+        with seen.stage("save"):
+            self.method.save(wrapped, self.folder / "adapter")
+            seen.files = sorted(path.name for path in (self.folder / "adapter").rglob("*") if path.is_file())
+        if seen.base in self.method.merges:
+            with seen.stage("merge"):
+                seen.logits["merged"] = _logits(self.method.merge(wrapped), self.rows)
+
+    def _train(self, model: Any, name: str, watch: bool = False) -> dict[str, torch.Tensor]:
+        """Train; from the middle on where a checkpoint of that name is there. Returns the adapter's tensors."""
+        from adapterzoo.layers import trained
+        from adapterzoo.train import train
+
+        callbacks = self.method.callbacks(self.options, self.context)
+        fired = [_watch(callback) for callback in callbacks] if watch else []
+        checkpoints = self.folder / name
+        resuming = checkpoints.exists()
+        names = set(trained(model))
+        gradients = _Gradients(names)
+        watchers = [gradients.callback(), _keep_one(SAVED_AT)] if watch else []
+        ran = train(
+            model,
+            self.rows,
+            self.settings.model_copy(update={"save_steps": SAVED_AT} if watch or resuming else {}),
+            learning_rate=self.method.learning_rate,
+            seed=0,
+            folder=checkpoints,
+            callbacks=[*callbacks, *watchers],
+            optimizer=partial(self.method.optimizer, model, self.options),
+        )
+        if watch:
+            self.seen.losses = [entry["loss"] for entry in ran.history if "loss" in entry]
+            self.seen.without_gradient = sorted(gradients.missing)
+            self.seen.silent_callbacks = [
+                type(callback).__name__ for callback, events in zip(callbacks, fired, strict=True) if not events
+            ]
+        # By the names from before: a method may freeze some on the way.
+        return {name: tensor.detach().clone() for name, tensor in model.named_parameters() if name in names}
+
+    def _generate(self, model: Any) -> None:
+        """Greedy answers with a cache and padding, and what the same model finds likeliest without either."""
+        import torch
+        from transformers import GenerationConfig
+
+        from adapterzoo.encode import pad_batch
+
+        prompts = [example.prompt for example in self.rows.test]
+        batch = pad_batch([(prompt, []) for prompt in prompts], self.rows.pad_id)
+        # No token ends an answer: what follows an end would be padding, which no model finds likely.
+        settings = GenerationConfig(max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0, eos_token_id=-1)
+        model.eval()
+        with torch.no_grad():
+            output = model.generate(
+                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], generation_config=settings
+            )
+            answers = output[:, batch["input_ids"].shape[1] :].tolist()
+            behind = []
+            for prompt, answer in zip(prompts, answers, strict=True):
+                inputs = pad_batch([(prompt + answer[:-1], [])], self.rows.pad_id)
+                inputs.pop("labels")
+                logits = model(**{**inputs, "logits_to_keep": 0}).logits[0, -NEW_TOKENS:].float()
+                chosen = logits.gather(1, torch.tensor(answer)[:, None])[:, 0]
+                behind.append((logits.max(dim=1).values - chosen).max().item())
+        self.seen.behind = max(behind)
+
+    def _sizes(self) -> None:
+        """The number of trained parameters at the default size and at others the method takes."""
+        option = self.method.size_option or ""
+        default = getattr(self.options, option)
+        self.seen.sizes[default] = self.seen.trainable
+        for value in (default * 2, default // 2) if isinstance(default, int) else ():
+            try:
+                options = type(self.options)(**{**self.options.model_dump(), option: value})
+            except ValueError:
+                continue
+            if self.method.problems(self.lent.model, options, self.context):
+                continue
+            with self.lent.lend() as model:
+                wrapped = self._wrap(model, options)
+                self.seen.sizes[value] = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
+            if self.seen.sizes[value] != self.seen.trainable:
+                return
+
+
+def _logits(model: nn.Module, encoded: Any, at_once: bool = True) -> torch.Tensor:
+    """The logits of each row's real tokens, (all tokens, vocabulary); in one padded batch, or a row at a time."""
+    import torch
+
+    from adapterzoo.encode import pad_batch
+
+    pairs = [(example.prompt, example.completion) for example in encoded.test]
+    model.eval()
+    found = []
+    with torch.no_grad():
+        for group in [pairs] if at_once else [[pair] for pair in pairs]:
+            batch = pad_batch(group, encoded.pad_id)
+            batch.pop("labels")
+            logits = model(**{**batch, "logits_to_keep": 0}).logits.float()
+            found += [row[mask.bool()] for row, mask in zip(logits, batch["attention_mask"], strict=True)]
+    return torch.cat(found)
+
+
+def _same(before: torch.Tensor, after: torch.Tensor) -> bool:
+    return before.dtype == after.dtype and before.shape == after.shape and before.equal(after.detach())
+
+
+class _Gradients:
+    """Which trained parameters never got a gradient that is not zero."""
+
+    def __init__(self, names: set[str]) -> None:
+        self.missing = set(names)
+
+    def callback(self) -> Any:
+        from transformers import TrainerCallback
+
+        watching = self
+
+        class Look(TrainerCallback):  # type: ignore[misc]  # transformers is not followed for types
+            def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
+                for name, parameter in model.named_parameters():
+                    if name in watching.missing and parameter.grad is not None and parameter.grad.any():
+                        watching.missing.discard(name)
+
+        return Look()
+
+
+def _keep_one(step: int) -> Any:
+    """Saves at one step alone: at the end the trainer would save once more, and leave nothing to resume."""
+    from transformers import TrainerCallback
+
+    class Once(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_save = control.should_save and state.global_step == step
+
+    return Once()
+
+
+def _watch(callback: Any) -> list[str]:
+    """Makes a callback write down the events it is called for."""
+    from transformers import TrainerCallback
+
+    fired: list[str] = []
+
+    def watched(event: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def record(*arguments: Any, **keywords: Any) -> Any:
+            fired.append(event)
+            return call(*arguments, **keywords)
+
+        return record
+
+    for event in dir(TrainerCallback):
+        if event.startswith("on_") and getattr(type(callback), event) is not getattr(TrainerCallback, event):
+            setattr(callback, event, watched(event, getattr(callback, event)))
+    return fired

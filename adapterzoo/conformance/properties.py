@@ -1,0 +1,261 @@
+"""What a sound method does: one function a property, each judging what was observed.
+
+A function returns nothing where the property holds, ``NOT_ASKED`` where the method declares that it does not apply,
+and else what was found, with the numbers, and where to look.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from adapterzoo.conformance.observe import SAVED_AT, STEPS, Observed
+from adapterzoo.method import Method
+
+if TYPE_CHECKING:
+    import torch
+
+NOT_ASKED = "-"
+# Largest difference of two logits that should be the same, as a share of the spread of the base's logits.
+TOLERANCE = {"none": 1e-4, "int8": 1e-2, "nf4": 1e-2}
+# The same after a merge, as a share of what the adapter changes: into 8 bits, the merged weights are rounded again.
+MERGE_TOLERANCE = {"none": 1e-3, "int8": 0.15, "nf4": 0.15}
+# By how much the loss on four rows has to fall in twelve steps at the method's own rate, as a share of itself.
+LEARNED = 0.003
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+
+Judge = Callable[[Method[Any], Observed], str | None]
+
+
+def wraps(method: Method[Any], seen: Observed) -> str | None:
+    """The method wraps the model, and something is left to train."""
+    if "problems" in seen.errors:
+        return f"problems() raised {_said(seen.errors['problems'])}"
+    if "wrap" in seen.errors:
+        return f"wrap() raised {_said(seen.errors['wrap'])}"
+    return None if seen.trainable else "wrap() left no parameter with requires_grad: nothing would be trained"
+
+
+def starts_at_base(method: Method[Any], seen: Observed) -> str | None:
+    """Before training, the wrapped model answers like the base."""
+    if not method.starts_at_base:
+        return NOT_ASKED
+    gap, allowed = _gap(seen, "start", "base"), _allowed(seen)
+    if gap <= allowed:
+        return None
+    return f"untrained, the logits differ from the base's by {gap:.2g} (allowed: {allowed:.2g}); see wrap(), or declare starts_at_base = False"
+
+
+def trains(method: Method[Any], seen: Observed) -> str | None:
+    """Training runs to its end."""
+    return f"training raised {_said(seen.errors['train'])}" if "train" in seen.errors else None
+
+
+def learns(method: Method[Any], seen: Observed) -> str | None:
+    """Training lowers the loss on rows that can be memorised."""
+    first, last = seen.losses[0], seen.losses[-1]
+    if len(seen.losses) == STEPS and math.isfinite(last) and last < first * (1 - LEARNED):
+        return None
+    return (
+        f"after {len(seen.losses)} of {STEPS} steps on the same four rows the loss went from {first:.4f} to {last:.4f}; "
+        f"it should fall by {LEARNED:.1%}. See the learning_rate ({method.learning_rate:g}), and what forward() uses"
+    )
+
+
+def gradients(method: Method[Any], seen: Observed) -> str | None:
+    """Every trainable parameter gets a gradient."""
+    if not seen.without_gradient:
+        return None
+    names = ", ".join(seen.without_gradient[:3])
+    return (
+        f"{len(seen.without_gradient)} trainable parameters had no gradient but zero in {STEPS} steps, like {names}; "
+        "use them in forward(), or set requires_grad = False in wrap()"
+    )
+
+
+def base_untouched(method: Method[Any], seen: Observed) -> str | None:
+    """The base's weights are bit for bit what they were, after training."""
+    if method.changes_base:
+        return NOT_ASKED
+    if not seen.changed:
+        return None
+    names = ", ".join(seen.changed[:3])
+    return (
+        f"{len(seen.changed)} tensors of the base were changed, like {names}; "
+        "freeze them in wrap(), or declare changes_base = True"
+    )
+
+
+def rows_alone(method: Method[Any], seen: Observed) -> str | None:
+    """A row's answers do not depend on the rows beside it, nor on padding."""
+    if "padding" in seen.errors:
+        return f"forward() raised {_said(seen.errors['padding'])} for a single row"
+    # int8 arithmetic has a scale for the whole batch: the base itself wavers.
+    wavers = (seen.logits["base"] - seen.logits["base alone"]).abs().max().item()
+    gap, allowed = _gap(seen, "alone", "trained"), _allowed(seen) + 4 * wavers
+    if gap <= allowed:
+        return None
+    return (
+        f"a row's logits differ by {gap:.2g} with and without other rows beside it (allowed: {allowed:.2g}); "
+        "see how forward() treats attention_mask and position_ids: padding is on the left"
+    )
+
+
+def generates(method: Method[Any], seen: Observed) -> str | None:
+    """``generate``, with its cache, answers what plain forward passes would."""
+    if "generate" in seen.errors:
+        return f"generate() raised {_said(seen.errors['generate'])}"
+    # Of likely tokens that are as good as tied, rounding may choose either.
+    allowed = 10 * _allowed(seen)
+    if seen.behind is None or seen.behind <= allowed:
+        return None
+    return (
+        f"generate() chose a token that is {seen.behind:.2g} behind the likeliest one of a forward pass "
+        f"(allowed: {allowed:.2g}); see how the adapter meets past_key_values and positions"
+    )
+
+
+def saves(method: Method[Any], seen: Observed) -> str | None:
+    """What is saved, loaded on an untouched base, gives the same logits; and holds no pickle."""
+    if "save" in seen.errors:
+        return f"save() raised {_said(seen.errors['save'])}"
+    if pickles := [name for name in seen.files if name.endswith(PICKLES)]:
+        return f"save() wrote {', '.join(pickles)}: pickles run code when they are loaded; write safetensors"
+    if not any(name.endswith(".safetensors") for name in seen.files):
+        return f"save() wrote no safetensors, but {', '.join(seen.files) or 'nothing'}"
+    if "load" in seen.errors:
+        return f"load() raised {_said(seen.errors['load'])}"
+    gap, allowed = _gap(seen, "loaded", "trained"), _allowed(seen)
+    if gap <= allowed:
+        return None
+    return (
+        f"loaded again, the logits differ by {gap:.2g} (allowed: {allowed:.2g}); save() or load() leaves something out"
+    )
+
+
+def merges(method: Method[Any], seen: Observed) -> str | None:
+    """Merged into the base, the model gives the same logits; or the method declares that it does not merge."""
+    if seen.base not in method.merges:
+        return NOT_ASKED
+    if "merge" in seen.errors:
+        return f"merge() raised {_said(seen.errors['merge'])}; take '{seen.base}' out of merges if it cannot"
+    gap, effect = _gap(seen, "merged", "trained"), _gap(seen, "trained", "base")
+    share = gap / effect if effect else math.inf
+    if share <= MERGE_TOLERANCE[seen.base]:
+        return None
+    return (
+        f"merged, the logits differ by {gap:.2g}, {share:.1%} of what the adapter changes "
+        f"(allowed: {MERGE_TOLERANCE[seen.base]:.1%}); see merge(), or take '{seen.base}' out of merges"
+    )
+
+
+def callbacks_fire(method: Method[Any], seen: Observed) -> str | None:
+    """Each training callback is called."""
+    if not seen.silent_callbacks:
+        return None
+    return (
+        f"{', '.join(seen.silent_callbacks)} was never called in {STEPS} steps; "
+        "the names of its methods must be those of transformers.TrainerCallback"
+    )
+
+
+def size_changes(method: Method[Any], seen: Observed) -> str | None:
+    """The size option changes the number of trained parameters."""
+    if method.size_option is None:
+        return NOT_ASKED
+    if "size" in seen.errors:
+        return f"another {method.size_option} raised {_said(seen.errors['size'])}"
+    if len(set(seen.sizes.values())) > 1:
+        return None
+    tried = ", ".join(f"{value} -> {count:,}" for value, count in seen.sizes.items())
+    return f"{method.size_option} does not change how many parameters are trained ({tried}); see size_option"
+
+
+def resumes(method: Method[Any], seen: Observed) -> str | None:
+    """Training that goes on from a checkpoint ends with the same weights."""
+    if not method.resumes:
+        return NOT_ASKED
+    if "resume" in seen.errors:
+        return f"going on from step {SAVED_AT} raised {_said(seen.errors['resume'])}"
+    return _same(
+        seen.first,
+        seen.resumed,
+        f"gone on from step {SAVED_AT}",
+        "keep what training needs in parameters or buffers, or declare resumes = False",
+    )
+
+
+def repeats(method: Method[Any], seen: Observed) -> str | None:
+    """Two runs of one seed give the same weights, bit for bit."""
+    if "again" in seen.errors:
+        return f"the second run raised {_said(seen.errors['again'])}"
+    return _same(
+        seen.first,
+        seen.again,
+        "run again with the same seed",
+        "draw from torch's generator, which is seeded before wrap()",
+    )
+
+
+PROPERTIES: dict[str, Judge] = {
+    judge.__name__.replace("_", " "): judge
+    for judge in (
+        wraps,
+        starts_at_base,
+        trains,
+        learns,
+        gradients,
+        base_untouched,
+        rows_alone,
+        generates,
+        saves,
+        merges,
+        callbacks_fire,
+        size_changes,
+        resumes,
+        repeats,
+    )
+}
+
+
+def judge(method: Method[Any], seen: Observed) -> dict[str, str | None]:
+    """Property -> what is wrong, None where it holds, ``NOT_ASKED`` where it was not reached or does not apply."""
+    verdicts: dict[str, str | None] = {}
+    stopped = False
+    for name, check in PROPERTIES.items():
+        verdicts[name] = NOT_ASKED if stopped else check(method, seen)
+        # Without a wrapped model, or a trained one, there is nothing more to judge.
+        stopped = stopped or (check in (wraps, trains) and verdicts[name] is not None)
+    return verdicts
+
+
+def _gap(seen: Observed, one: str, other: str) -> float:
+    gap = (seen.logits[one] - seen.logits[other]).abs().max().item()
+    return gap if math.isfinite(gap) else math.inf
+
+
+def _allowed(seen: Observed) -> float:
+    spread: float = seen.logits["base"].std().item()
+    return TOLERANCE[seen.base] * spread
+
+
+def _same(first: dict[str, torch.Tensor], other: dict[str, torch.Tensor], how: str, cure: str) -> str | None:
+    different = [name for name, tensor in first.items() if name not in other or not tensor.equal(other[name])]
+    if not different:
+        return None
+    name = different[0]
+    gap = (first[name] - other[name]).abs().max().item() if name in other else math.nan
+    return f"{how}, {len(different)} of {len(first)} tensors differ, like {name} by {gap:.2g}; {cure}"
+
+
+def _said(error: Exception) -> str:
+    """An error in one line, with the place in the plugin's code or the library's where it was raised."""
+    place = ""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is not None:
+        place = f" ({trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno})"
+    text = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {text}{place}"
