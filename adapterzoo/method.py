@@ -20,7 +20,7 @@ lists every method in the blink of an eye. A complete method::
         learning_rate = 3e-4
         learning_rate_source = "table 5 of the paper"
 
-        def peft_config(self, options, context):
+        def peft_config(self, model, options, context):
             from peft import LoraConfig
 
             return LoraConfig(r=options.r, target_modules=options.target_modules)
@@ -50,7 +50,17 @@ if TYPE_CHECKING:
 BASES = ("none", "int8", "nf4")
 # Raised when a plugin needs something of this file that earlier versions have not.
 CONTRACT = 1
-GROUPS = ("low-rank", "orthogonal", "scaling", "sparse", "prompt", "full", "other")
+GROUPS = (
+    "low-rank",
+    "shared projections",
+    "orthogonal",
+    "spectral",
+    "sparse and scaling",
+    "prompt",
+    "mixture",
+    "full",
+    "other",
+)
 
 
 class Options(BaseModel):
@@ -113,6 +123,10 @@ class Method(Generic[OptionsT]):
     """used where the recipe says ``auto``: methods differ by a factor of 50 in the rate they want"""
     learning_rate_source: ClassVar[str]
     """who found that rate, and on what"""
+    stands_for: ClassVar[Sequence[str]] = ()
+    """names of fallbacks that it makes superfluous, beside its own"""
+    fallback: ClassVar[bool] = False
+    """whether it silently gives way to another method of its name"""
     bases: ClassVar[Sequence[str]] = BASES
     """quantizations of the base that it trains on"""
     demands: ClassVar[str | None] = None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class PeftMethod(Method[OptionsT]):
     """A method whose layers are PEFT's: it only has to give the ``PeftConfig``."""
 
-    def peft_config(self, options: OptionsT, context: Context) -> PeftConfig:
+    def peft_config(self, model: nn.Module, options: OptionsT, context: Context) -> PeftConfig:
         """The PEFT configuration of these options."""
         raise NotImplementedError
 
@@ -38,7 +38,7 @@ class PeftMethod(Method[OptionsT]):
         from peft import get_peft_model
 
         with self.layers():
-            return _keep_dtype(get_peft_model(model, self.peft_config(options, context)))
+            return _keep_dtype(get_peft_model(model, self.peft_config(model, options, context)))
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """See :meth:`Method.save`. Plain ``PeftModel.from_pretrained`` loads it."""
@@ -69,10 +69,14 @@ def _keep_dtype(model: nn.Module) -> nn.Module:
 
     Over quantized bases some of PEFT's layers answer in float32, and the next layer of a bfloat16 model crashes.
     """
+    import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     def cast(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
-        return output.to(arguments[0].dtype) if arguments[0].is_floating_point() else output
+        asked = arguments[0] if arguments else None
+        if not (isinstance(asked, torch.Tensor) and isinstance(output, torch.Tensor) and asked.is_floating_point()):
+            return output
+        return output.to(asked.dtype)
 
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):

@@ -22,6 +22,7 @@ from adapterzoo.registry import Registry, registry
 if TYPE_CHECKING:
     from torch import nn
 
+    from adapterzoo.base import Base
     from adapterzoo.encode import Encoded
 
 NOISY = ("bitsandbytes", "peft", "accelerate", "datasets", "huggingface_hub")
@@ -151,26 +152,35 @@ def _try_out(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> None:
         # Without data: what a method would learn from it takes weights.
         method, context = zoo[cell.method or ""], replace(prepared.context(cell), batches=tuple)
         options = method.options(**cell.options)
-        found = method.problems(skeleton, options, context)
+        found, count = try_out(method, untouched, options, context)
         problems += [Problem(f"{cell.label}: {problem.where}", problem.what, problem.cure) for problem in found]
-        if not found:
-            with untouched.lend() as model:
-                count = _count_trainable(method, model, options, context)
-            if count is not None:
-                prepared.trainable[cell.label] = count
+        if count is not None:
+            prepared.trainable[cell.label] = count
     if problems:
         raise UserError(*problems)
 
 
-def _count_trainable(method: Method[Any], model: nn.Module, options: Any, context: Context) -> int | None:
+def try_out(method: Method[Any], skeleton: Base, options: Any, context: Context) -> tuple[list[Problem], int | None]:
+    """What cannot work with a method on an architecture, and else how many parameters it would train.
+
+    Args:
+        skeleton: the model without weights.
+
+    Returns:
+        The problems, and the number; None where there are problems, or only real weights can tell.
+    """
     import torch
 
+    if found := method.problems(skeleton.model, options, context):
+        return found, None
     try:
-        with torch.device("meta"):
+        with skeleton.lend() as model, torch.device("meta"):
             wrapped = method.wrap(model, options, context)
-        return int(sum(parameter.numel() for parameter in wrapped.parameters() if parameter.requires_grad))
+            return [], sum(parameter.numel() for parameter in wrapped.parameters() if parameter.requires_grad)
+    except ValueError as error:  # what PEFT, and anyone, says of sizes and layers that do not fit
+        return [Problem("options", " ".join(str(error).split())[:300])], None
     except Exception:  # a method that starts from real weights, or one that is broken: its cell will tell
-        return None
+        return [], None
 
 
 @contextmanager

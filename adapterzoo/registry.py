@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -13,9 +17,19 @@ import pluggy
 
 from adapterzoo import hookspecs
 from adapterzoo.errors import PluginError, did_you_mean
-from adapterzoo.method import BASES, Method, Options
+from adapterzoo.method import BASES, CONTRACT, GROUPS, Method, Options
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+BUILT_IN = "adapterzoo"
+# Set to 1, only the built-in methods are there.
+NO_THIRD_PARTY = "ADAPTERZOO_NO_THIRD_PARTY"
+REQUIRED: dict[str, type | tuple[type, ...]] = {
+    "name": str,
+    "summary": str,
+    "paper": str,
+    "learning_rate": (int, float),
+    "learning_rate_source": str,
+}
 
 
 @dataclass(frozen=True)
@@ -36,32 +50,42 @@ class Registry:
         self.broken: list[Broken] = []
         manager = pluggy.PluginManager(hookspecs.PROJECT)
         manager.add_hookspecs(hookspecs)
+        brought = []
         # One by one: pluggy's own loader stops at the first plugin that fails to import, passes over a second
         # one of the same name, and lets one hook that raises abort the call for all.
-        for entry_point in sorted(entry_points, key=lambda point: (_package(point) != "adapterzoo", point.name)):
+        for entry_point in sorted(entry_points, key=lambda point: (_package(point), point.name)):
             package = _package(entry_point)
+            if package != BUILT_IN and os.environ.get(NO_THIRD_PARTY, "0") not in ("", "0"):
+                reason = f"switched off by {NO_THIRD_PARTY}"
+                self.broken.append(Broken(entry_point.name, package, reason))
+                continue
             try:
-                self._register(manager, entry_point, package)
-            except Exception as error:  # a stranger's module may raise anything, and must not stop the others
-                self.broken.append(Broken(entry_point.name, package, f"{type(error).__name__}: {error}"))
+                brought.append((entry_point, package, _load(manager, entry_point, package)))
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # a stranger's module may raise anything, even SystemExit
+                self.broken.append(Broken(entry_point.name, package, _reason(error)))
+        # The built-in ones first, so that nobody takes their names; what gives way, after those it gives way to.
+        for entry_point, package, methods in sorted(brought, key=_precedence):
+            try:
+                self._add(methods, package)
+            except PluginError as error:
+                self.broken.append(Broken(entry_point.name, package, _reason(error)))
 
-    def _register(self, manager: pluggy.PluginManager, point: metadata.EntryPoint, package: str) -> None:
-        module = point.load()
-        if manager.register(module, f"{package}:{point.name}") is None:
-            raise PluginError("pluggy refused to register it")
-        calls = [call for call in manager.hook.adapterzoo_methods.get_hookimpls() if call.plugin is module]
-        if not calls:
-            raise PluginError("it has no adapterzoo_methods hook (is @hookimpl missing?)")
-        found = calls[0].function()
-        if not isinstance(found, list):
-            raise PluginError(f"adapterzoo_methods returned {found!r}, not a list of methods")
-        for method in found:
-            _verify(method)
-            if method.name in self._methods:
+    def _add(self, methods: Sequence[Method[Any]], package: str) -> None:
+        stood_for = {name for method in self._methods.values() for name in method.stands_for}
+        added = {}
+        for method in methods:
+            taken = method.name in self._methods or method.name in stood_for
+            if method.fallback and taken:
+                continue
+            if method.name in added:
+                raise PluginError(f"it brings two methods named '{method.name}'")
+            if taken:
                 raise PluginError(f"'{method.name}' is already the name of a method from {self.package(method.name)}")
-        for method in found:
-            self._methods[method.name] = method
-            self._packages[method.name] = package
+            added[method.name] = method
+        self._methods.update(added)
+        self._packages.update(dict.fromkeys(added, package))
 
     def __getitem__(self, name: str) -> Method[Any]:
         return self._methods[name]
@@ -89,7 +113,7 @@ class Registry:
 
     def package(self, name: str) -> str:
         """The distribution that brought a method."""
-        return self._packages[name]
+        return self._packages.get(name, BUILT_IN)
 
 
 @cache
@@ -98,8 +122,35 @@ def registry() -> Registry:
     return Registry(metadata.entry_points(group=hookspecs.PROJECT))
 
 
+def _load(manager: pluggy.PluginManager, point: metadata.EntryPoint, package: str) -> list[Method[Any]]:
+    """The methods of one entry point, each verified."""
+    # A module that prints while it is imported must not spoil what is printed for programs.
+    with redirect_stdout(sys.stderr):
+        module = point.load()
+        if manager.register(module, f"{package}:{point.name}") is None:
+            raise PluginError("pluggy refused to register it")
+        calls = [call for call in manager.hook.adapterzoo_methods.get_hookimpls() if call.plugin is module]
+        if not calls:
+            raise PluginError("it has no adapterzoo_methods hook (is @hookimpl missing?)")
+        found = calls[0].function()
+    if not isinstance(found, list):
+        raise PluginError(f"adapterzoo_methods returned {found!r}, not a list of methods")
+    for method in found:
+        _verify(method)
+    return found
+
+
+def _precedence(brought: tuple[metadata.EntryPoint, str, Sequence[Method[Any]]]) -> tuple[bool, bool, str, str]:
+    point, package, methods = brought
+    return package != BUILT_IN, any(method.fallback for method in methods), package, point.name
+
+
 def _package(entry_point: metadata.EntryPoint) -> str:
     return entry_point.dist.name if entry_point.dist else "?"
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
 def _verify(method: object) -> None:
@@ -107,16 +158,35 @@ def _verify(method: object) -> None:
     if not isinstance(method, Method):
         raise PluginError(f"it returned {method!r}, which is no adapterzoo.Method")
     kind = type(method).__name__
-    for attribute in ("name", "summary", "paper", "options", "learning_rate", "learning_rate_source"):
-        if not hasattr(method, attribute):
+    if method.contract > CONTRACT:
+        raise PluginError(
+            f"{kind} asks for contract {method.contract} and this adapterzoo has {CONTRACT}: upgrade adapterzoo"
+        )
+    for attribute, wanted in REQUIRED.items():
+        value = getattr(method, attribute, None)
+        if value is None and not hasattr(method, attribute):
             raise PluginError(f"{kind} has no '{attribute}'")
-    if not isinstance(method.name, str) or not NAME.fullmatch(method.name):
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise PluginError(f"{kind}.{attribute} is {value!r}")
+    if not NAME.fullmatch(method.name):
         raise PluginError(f"{kind}.name is {method.name!r}: only lower-case letters, digits and '-'")
-    if not (isinstance(method.options, type) and issubclass(method.options, Options)):
-        raise PluginError(f"{kind}.options is no subclass of adapterzoo.Options")
-    if unknown := set(method.bases) - set(BASES):
-        raise PluginError(f"{kind}.bases names {', '.join(sorted(unknown))}; there is {', '.join(BASES)}")
+    if not (math.isfinite(method.learning_rate) and method.learning_rate > 0):
+        raise PluginError(f"{kind}.learning_rate is {method.learning_rate!r}, no number above 0")
+    if method.group not in GROUPS:
+        raise PluginError(f"{kind}.group is {method.group!r}; there is {', '.join(GROUPS)}")
+    for attribute in ("bases", "merges"):
+        named = getattr(method, attribute)
+        if isinstance(named, str) or (set(named) - set(BASES)):
+            raise PluginError(f"{kind}.{attribute} names {named!r}; there is {', '.join(BASES)}")
+    if not method.bases and not method.unavailable:
+        raise PluginError(f"{kind}.bases is empty")
     if method.demands is not None and method.demands not in method.bases:
         raise PluginError(f"{kind}.demands {method.demands!r}, which is not among its bases")
+    if method.fallback:
+        return  # its options are made when they are asked for
+    if not (isinstance(getattr(method, "options", None), type) and issubclass(method.options, Options)):
+        raise PluginError(f"{kind}.options is no subclass of adapterzoo.Options")
     if method.size_option is not None and method.size_option not in method.options.model_fields:
         raise PluginError(f"{kind}.size_option {method.size_option!r} is not among its options")
+    if required := [name for name, field in method.options.model_fields.items() if field.is_required()]:
+        raise PluginError(f"{kind}.options has no default for {', '.join(required)}: a method is used by its name")

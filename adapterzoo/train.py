@@ -111,8 +111,6 @@ def train(
     checkpoint = _newest_checkpoint(folder, wanted=resume and bool(settings.save_steps))
     # What was trained before the checkpoint has taken its time too.
     before = float((checkpoint / SECONDS).read_text(encoding="utf-8")) if checkpoint else 0.0
-    # transformers takes any other adapter than PEFT's for none at all, and refuses to train a quantized base.
-    model._hf_peft_config_loaded = True
     trainer = CompletionTrainer(
         model=model,
         args=arguments,
@@ -189,6 +187,14 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
     pad_id: int
     own_optimizer: MakeOptimizer
     control: Any
+
+    def __init__(self, model: Any, **settings: Any) -> None:
+        # transformers takes any adapter but PEFT's for none at all, and refuses to train a quantized base.
+        model._hf_peft_config_loaded = True
+        try:
+            super().__init__(model=model, **settings)
+        finally:
+            del model._hf_peft_config_loaded
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The method's own optimizer, or the recipe's."""

@@ -41,6 +41,7 @@ class Adalora(PeftMethod[AdaloraOptions]):
     name = "adalora"
     summary = "LoRA that moves rank to where it is needed"
     paper = "https://arxiv.org/abs/2303.10512"
+    group = "low-rank"
     options = AdaloraOptions
     learning_rate = 1e-3
     learning_rate_source = "the paper, table 10 (SQuAD); its tables also give the other defaults"
@@ -56,7 +57,7 @@ class Adalora(PeftMethod[AdaloraOptions]):
             found.append(Problem("tinit, tfinal", what, "Train longer, or give smaller ones."))
         return found
 
-    def peft_config(self, options: AdaloraOptions, context: Context) -> PeftConfig:
+    def peft_config(self, model: nn.Module, options: AdaloraOptions, context: Context) -> PeftConfig:
         """See :meth:`PeftMethod.peft_config`."""
         from peft import AdaLoraConfig
 
@@ -71,7 +72,7 @@ class Adalora(PeftMethod[AdaloraOptions]):
         """Reallocates rank at every step. Under a trainer that does not, AdaLoRA never cuts anything."""
         from transformers import TrainerCallback
 
-        class Reallocate(TrainerCallback):  # type: ignore[misc]  # transformers is not followed for types
+        class Reallocate(TrainerCallback):
             """After each optimizer step, while the gradients are still there."""
 
             def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:

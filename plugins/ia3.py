@@ -35,6 +35,7 @@ class Ia3(PeftMethod[Ia3Options]):
     name = "ia3"
     summary = "rescales keys, values and feed-forward"
     paper = "https://arxiv.org/abs/2205.05638"
+    group = "sparse and scaling"
     options = Ia3Options
     learning_rate = 5e-3
     learning_rate_source = "PEFT's method comparison (ia3/llama-3.2-3B-all-attn-5k-lr0.005); the paper has 3e-3"
@@ -52,7 +53,7 @@ class Ia3(PeftMethod[Ia3Options]):
         what = "this architecture names its keys, values or feed-forward in a way that is not known here."
         return [Problem("target_modules", what, f"Give target_modules and feedforward_modules from: {sorted(there)}.")]
 
-    def peft_config(self, options: Ia3Options, context: Context) -> PeftConfig:
+    def peft_config(self, model: nn.Module, options: Ia3Options, context: Context) -> PeftConfig:
         """See :meth:`PeftMethod.peft_config`."""
         from peft import IA3Config
 

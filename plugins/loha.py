@@ -32,6 +32,7 @@ class Loha(PeftMethod[LohaOptions]):
     name = "loha"
     summary = "element-wise product of low-rank updates"
     paper = "https://arxiv.org/abs/2108.06098"
+    group = "low-rank"
     options = LohaOptions
     learning_rate = 5e-4
     learning_rate_source = "LyCORIS (arXiv 2309.14859, appendix D.2), on images; no tuned rate for text is published"
@@ -46,7 +47,7 @@ class Loha(PeftMethod[LohaOptions]):
         with linear_layer(LoHaModel, _layer()):
             yield
 
-    def peft_config(self, options: LohaOptions, context: Context) -> PeftConfig:
+    def peft_config(self, model: nn.Module, options: LohaOptions, context: Context) -> PeftConfig:
         """See :meth:`PeftMethod.peft_config`."""
         from peft import LoHaConfig
 
@@ -59,7 +60,7 @@ def _layer() -> type[nn.Module]:
     from peft.tuners.loha.layer import Linear as PeftLinear
     from torch.nn import functional
 
-    class Linear(PeftLinear):  # type: ignore[misc]  # PEFT has no types
+    class Linear(PeftLinear):
         """PEFT's layer by its factors: with W = (A·B) ∘ (C·D) of rank r each, W = (A⊙C)·(B⊙D) of rank r²."""
 
         def create_adapter_parameters(self, adapter_name: str, r: int, shape: tuple[int, ...]) -> None:

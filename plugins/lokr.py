@@ -36,6 +36,7 @@ class Lokr(PeftMethod[LokrOptions]):
     name = "lokr"
     summary = "Kronecker product of two small factors"
     paper = "https://arxiv.org/abs/2309.14859"
+    group = "low-rank"
     options = LokrOptions
     learning_rate = 3e-3
     learning_rate_source = "PEFT's method comparison (lokr/llama-3.2-3B-rank32-factor4-lr0.003), with its r and alpha"
@@ -50,7 +51,7 @@ class Lokr(PeftMethod[LokrOptions]):
         with linear_layer(LoKrModel, _layer()):
             yield
 
-    def peft_config(self, options: LokrOptions, context: Context) -> PeftConfig:
+    def peft_config(self, model: nn.Module, options: LokrOptions, context: Context) -> PeftConfig:
         """See :meth:`PeftMethod.peft_config`."""
         from peft import LoKrConfig
 
@@ -63,7 +64,7 @@ def _layer() -> type[nn.Module]:
     from peft.tuners.lokr.layer import Linear as PeftLinear
     from torch.nn import functional
 
-    class Linear(PeftLinear):  # type: ignore[misc]  # PEFT has no types
+    class Linear(PeftLinear):
         """PEFT's layer by its factors: (W1 ⊗ W2)·x = W1·X·W2ᵀ, with x written as a matrix X."""
 
         def _get_delta_activations(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -10,6 +10,7 @@ from adapterzoo import Context, LinearOptions, PeftMethod, hookimpl
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+    from torch import nn
 
 
 class LoraOptions(LinearOptions):
@@ -26,6 +27,7 @@ class Lora(PeftMethod[LoraOptions]):
     name = "lora"
     summary = "low-rank update of every linear layer"
     paper = "https://arxiv.org/abs/2106.09685"
+    group = "low-rank"
     options = LoraOptions
     learning_rate = 3e-4
     learning_rate_source = (
@@ -34,17 +36,15 @@ class Lora(PeftMethod[LoraOptions]):
     )
     merges = ("none", "int8")
     size_option = "r"
+    variant: ClassVar[dict[str, Any]] = {}
+    """what of ``LoraConfig`` makes a variant of LoRA, which differs from it in nothing else"""
 
-    def peft_config(self, options: LoraOptions, context: Context) -> PeftConfig:
+    def peft_config(self, model: nn.Module, options: LoraOptions, context: Context) -> PeftConfig:
         """See :meth:`PeftMethod.peft_config`."""
         from peft import LoraConfig
 
         return LoraConfig(
-            task_type="CAUSAL_LM",
-            r=options.r,
-            lora_alpha=options.lora_alpha,
-            lora_dropout=options.lora_dropout,
-            target_modules=options.target_modules,
+            task_type="CAUSAL_LM", **options.model_dump(include=set(LoraOptions.model_fields)), **self.variant
         )
 
 

@@ -31,6 +31,7 @@ class Oft(PeftMethod[OftOptions]):
     name = "oft"
     summary = "rotates the inputs of every linear layer"
     paper = "https://arxiv.org/abs/2506.19847"
+    group = "orthogonal"
     options = OftOptions
     learning_rate = 8e-4
     learning_rate_source = "the OFTv2 paper (arXiv 2506.19847), Llama 2 on GSM8K, block size 32"
@@ -53,7 +54,7 @@ class Oft(PeftMethod[OftOptions]):
             found.append(Problem("oft_block_size", f"{what} (and {len(uneven) - 1} more layers).", cure))
         return found
 
-    def peft_config(self, options: OftOptions, context: Context) -> PeftConfig:
+    def peft_config(self, model: nn.Module, options: OftOptions, context: Context) -> PeftConfig:
         """See :meth:`PeftMethod.peft_config`."""
         from peft import OFTConfig
 

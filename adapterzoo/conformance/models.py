@@ -45,6 +45,10 @@ def model_folder(architecture: str) -> Path:
     random_state = torch.random.get_rng_state()
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):  # zero in a new model, and then what is multiplied by one has no gradient
+                parameter.normal_(std=0.1)
     torch.random.set_rng_state(random_state)
     _folders.append(tempfile.TemporaryDirectory(prefix="adapterzoo-"))
     folder = Path(_folders[-1].name)
@@ -56,14 +60,25 @@ _folders: list[tempfile.TemporaryDirectory[str]] = []
 
 
 @cache
-def tiny_base(architecture: str, quantization: str) -> Base:
-    """The model of an architecture, in float32, with one quantization."""
+def tiny_base(architecture: str, quantization: str, dtype: str = "float32") -> Base:
+    """The model of an architecture with one quantization."""
     from adapterzoo import base
     from adapterzoo.recipe import ModelSection
 
     folder = model_folder(architecture)
-    section = ModelSection(name=str(folder), quantization=quantization, dtype="float32")  # type: ignore[arg-type]
+    section = ModelSection(name=str(folder), quantization=quantization, dtype=dtype)  # type: ignore[arg-type]
     return base.load(section, str(folder), quantization, max_length=64)
+
+
+@cache
+def tiny_skeleton(architecture: str) -> Base:
+    """The model of an architecture without weights."""
+    from transformers import AutoConfig
+
+    from adapterzoo.base import Base, skeleton
+
+    made = skeleton(AutoConfig.from_pretrained(model_folder(architecture)))
+    return Base(made, "none", lambda: made)
 
 
 @cache

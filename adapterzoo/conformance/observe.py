@@ -10,9 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.conformance.models import rows, tiny_base
+from adapterzoo.conformance.models import rows, tiny_base, tiny_skeleton
 from adapterzoo.errors import Problem
+from adapterzoo.layers import trained
 from adapterzoo.method import Context, Method
+from adapterzoo.prepare import quiet_libraries, try_out
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 STEPS = 12
 SAVED_AT = STEPS // 2
 NEW_TOKENS = 4
+# Twelve steps are few: a method whose own rate is lower trains with this one.
+LEARNING_RATE = 1e-3
 
 
 @dataclass
@@ -39,7 +43,11 @@ class Observed:
     behind: float | None = None
     """how far, in logits, a greedily generated token was behind the likeliest one of a plain forward pass, at most"""
     losses: list[float] = field(default_factory=list)
+    """on the rows that it trains on, as they are evaluated: before and after"""
+    steps: int = 0
     trainable: int = 0
+    dtypes: list[str] = field(default_factory=list)
+    """of the parameters trained over a base in bfloat16"""
     without_gradient: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     """tensors of the base that training changed"""
@@ -62,8 +70,6 @@ class Observed:
 
 def observe(method: Method[Any], architecture: str, base: str, options: Any = None) -> Observed:
     """Everything the properties need to know of a method on one base."""
-    from adapterzoo.prepare import quiet_libraries
-
     with quiet_libraries(), tempfile.TemporaryDirectory(prefix="adapterzoo-") as folder:
         return _Trial(method, architecture, base, options or method.options(), Path(folder)).all()
 
@@ -92,7 +98,8 @@ class _Trial:
         seen.logits["base"] = _logits(lent.model, self.rows)
         seen.logits["base alone"] = _logits(lent.model, self.rows, at_once=False)
         with seen.stage("problems"):
-            seen.declined = self.method.problems(lent.model, self.options, self.context)
+            skeleton = tiny_skeleton(seen.architecture)
+            seen.declined, _ = try_out(self.method, skeleton, self.options, self.context)
         if seen.declined or seen.errors:
             return seen
         with lent.lend() as model:
@@ -108,6 +115,11 @@ class _Trial:
         if self.method.resumes:
             with seen.stage("resume"), lent.lend() as model:
                 seen.resumed = self._train(self._wrap(model), "first")
+        with seen.stage("bfloat16"), tiny_base(seen.architecture, seen.base, "bfloat16").lend() as model:
+            wrapped = self._wrap(model)
+            seen.dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in trained(wrapped).values()})
+            self._train(wrapped, "bfloat16", steps=2)
+            self._generate(wrapped, check=False)
         if self.method.size_option:
             with seen.stage("size"):
                 self._sizes()
@@ -128,12 +140,14 @@ class _Trial:
             wrapped = self._wrap(model)
             seen.trainable = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
             seen.logits["start"] = _logits(wrapped, self.rows)
+            seen.losses.append(_loss(wrapped, self.rows))
         if "wrap" in seen.errors:
             return
         with seen.stage("train"):
             seen.first = self._train(wrapped, "first", watch=True)
             seen.changed = [name for name, before in frozen.items() if not _same(before, tensors[name])]
             seen.logits["trained"] = _logits(wrapped, self.rows)
+            seen.losses.append(_loss(wrapped, self.rows))
         if "train" in seen.errors:
             return
         with seen.stage("padding"):
@@ -147,9 +161,8 @@ class _Trial:
             with seen.stage("merge"):
                 seen.logits["merged"] = _logits(self.method.merge(wrapped), self.rows)
 
-    def _train(self, model: Any, name: str, watch: bool = False) -> dict[str, torch.Tensor]:
+    def _train(self, model: Any, name: str, watch: bool = False, steps: int = STEPS) -> dict[str, torch.Tensor]:
         """Train; from the middle on where a checkpoint of that name is there. Returns the adapter's tensors."""
-        from adapterzoo.layers import trained
         from adapterzoo.train import train
 
         callbacks = self.method.callbacks(self.options, self.context)
@@ -162,15 +175,15 @@ class _Trial:
         ran = train(
             model,
             self.rows,
-            self.settings.model_copy(update={"save_steps": SAVED_AT} if watch or resuming else {}),
-            learning_rate=self.method.learning_rate,
+            self.settings.model_copy(update={"steps": steps, "save_steps": SAVED_AT if watch or resuming else 0}),
+            learning_rate=max(self.method.learning_rate, LEARNING_RATE),
             seed=0,
             folder=checkpoints,
             callbacks=[*callbacks, *watchers],
             optimizer=partial(self.method.optimizer, model, self.options),
         )
         if watch:
-            self.seen.losses = [entry["loss"] for entry in ran.history if "loss" in entry]
+            self.seen.steps = sum("loss" in entry for entry in ran.history)
             self.seen.without_gradient = sorted(gradients.missing)
             self.seen.silent_callbacks = [
                 type(callback).__name__ for callback, events in zip(callbacks, fired, strict=True) if not events
@@ -178,7 +191,7 @@ class _Trial:
         # By the names from before: a method may freeze some on the way.
         return {name: tensor.detach().clone() for name, tensor in model.named_parameters() if name in names}
 
-    def _generate(self, model: Any) -> None:
+    def _generate(self, model: Any, check: bool = True) -> None:
         """Greedy answers with a cache and padding, and what the same model finds likeliest without either."""
         import torch
         from transformers import GenerationConfig
@@ -194,6 +207,8 @@ class _Trial:
             output = model.generate(
                 input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], generation_config=settings
             )
+            if not check:
+                return
             answers = output[:, batch["input_ids"].shape[1] :].tolist()
             behind = []
             for prompt, answer in zip(prompts, answers, strict=True):
@@ -214,7 +229,8 @@ class _Trial:
                 options = type(self.options)(**{**self.options.model_dump(), option: value})
             except ValueError:
                 continue
-            if self.method.problems(self.lent.model, options, self.context):
+            skeleton = tiny_skeleton(self.seen.architecture)
+            if try_out(self.method, skeleton, options, self.context)[0]:
                 continue
             with self.lent.lend() as model:
                 wrapped = self._wrap(model, options)
@@ -241,8 +257,17 @@ def _logits(model: nn.Module, encoded: Any, at_once: bool = True) -> torch.Tenso
     return torch.cat(found)
 
 
+def _loss(model: nn.Module, encoded: Any) -> float:
+    """The mean loss of a completion's token, as evaluation has it."""
+    from adapterzoo.evaluate import completion_losses
+
+    pairs = [(example.prompt, example.completion) for example in encoded.train]
+    losses = completion_losses(model, pairs, encoded.pad_id, len(pairs))
+    return sum(losses) / sum(len(completion) for _, completion in pairs)
+
+
 def _same(before: torch.Tensor, after: torch.Tensor) -> bool:
-    return before.dtype == after.dtype and before.shape == after.shape and before.equal(after.detach())
+    return bool(before.dtype == after.dtype and before.shape == after.shape and before.equal(after.detach()))
 
 
 class _Gradients:

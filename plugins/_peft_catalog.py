@@ -1,0 +1,160 @@
+"""Makes the catalog of PEFT's methods: their options from its configuration classes, their abilities from the kit.
+
+    python -m adapterzoo_plugins._peft_catalog
+
+Run it when PEFT is raised; ``adapterzoo methods`` reads the catalog, and so starts without importing PEFT.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from adapterzoo_plugins.peft_types import catalog, derive
+
+from adapterzoo.conformance import ARCHITECTURES, Case, Report
+from adapterzoo.method import BASES
+from adapterzoo.registry import registry
+
+CATALOG = Path(__file__).with_name("_peft_catalog.json")
+# Fields that are no choice of the user's: bookkeeping, other trainers' machinery, exceptions layer by layer.
+PLUMBING = {
+    "bias", "ensure_weight_tying", "fan_in_fan_out", "init_weights", "layers_pattern", "layers_to_transform",
+    "modules_to_save", "num_attention_heads", "num_layers", "num_transformer_submodules", "progressbar",
+    "runtime_offload_base_weight", "save_indices", "save_only_topk_weights", "save_precomputed_indices",
+    "save_projection", "token_dim", "tokenizer_kwargs", "tokenizer_name_or_path",
+}  # fmt: skip
+# Found out by trial, in this order: what a method that claims everything fails, it does not claim.
+DECLARABLE = {"starts at base": "starts_at_base", "resumes": "resumes", "base untouched": "changes_base"}
+DEFAULTS: dict[str, Any] = {"starts_at_base": True, "resumes": True, "changes_base": False}
+
+
+def option_type(annotation: Any) -> str | list[Any] | None:
+    """A type as the catalog writes it: ``int``, ``float|null``, or the list of allowed words; None: not expressible."""
+    if annotation in (bool, int, float, str):
+        return str(annotation.__name__)
+    if annotation is type(None):
+        return "null"
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return [member.value for member in annotation]
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return list(inner)
+    if origin is list and inner in ((str,), (int,)):
+        return f"list[{inner[0].__name__}]"
+    if origin in (typing.Union, types.UnionType):
+        parts = [option_type(part) for part in inner]
+        words = [word for part in parts if isinstance(part, list) for word in part]
+        if words:  # named words, which the class takes as strings too
+            return [*words, *([None] if "null" in parts else [])]
+        known = [part for part in parts if isinstance(part, str)]
+        return "|".join(known) if len(known) == len(parts) else None
+    return None
+
+
+def options(config: Any) -> dict[str, dict[str, Any]]:
+    """The options of a configuration class that a recipe can give."""
+    from peft import PeftConfig
+
+    hints = typing.get_type_hints(config)
+    common = {field.name for field in dataclasses.fields(PeftConfig)} | PLUMBING
+    found = {}
+    for field in dataclasses.fields(config):
+        kind = option_type(hints[field.name])
+        if field.name in common or field.name.endswith(("_pattern", "_config")) or kind is None:
+            continue
+        default: Any = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        default = default.value if isinstance(default, enum.Enum) else default
+        help_text = " ".join(str(field.metadata.get("help", "")).split())
+        found[field.name] = {"type": kind, "default": default, "help": help_text.partition(". ")[0].rstrip(".")}
+    return found
+
+
+def schema() -> dict[str, dict[str, Any]]:
+    """Name -> what PEFT's registry and configuration classes say of each of its types."""
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    return {
+        kind.value.lower().replace("_", "-"): {
+            "type": kind.value,
+            "config": config.__name__,
+            "options": options(config),
+        }
+        for kind, config in sorted(PEFT_TYPE_TO_CONFIG_MAPPING.items(), key=lambda item: item[0].value)
+    }
+
+
+def abilities(name: str) -> dict[str, Any]:
+    """What the kit sees of a method that claims every ability, on every tiny model and base."""
+    method = derive(name, bases=BASES, merges=BASES, **DEFAULTS)
+    reports = [Case(method, architecture, base).run() for base in BASES for architecture in ARCHITECTURES]
+    return {**conclude(reports), **size_option(name)}
+
+
+def conclude(reports: list[Report]) -> dict[str, Any]:
+    """Abilities, from the reports on a method that claimed them all."""
+    ran = [report for report in reports if not report.declined]
+    found: dict[str, Any] = {"bases": [], "merges": []}
+    for prop, attribute in DECLARABLE.items():
+        if any(prop in report.failures for report in ran):
+            found[attribute] = attribute == "changes_base"
+    reasons = []
+    for base in dict.fromkeys(report.base for report in reports):
+        there = [report for report in ran if report.base == base]
+        failures = {
+            f"{prop}: {what}"
+            for report in there
+            for prop, what in report.failures.items()
+            if prop not in DECLARABLE and prop != "merges"
+        }
+        if there and not failures:
+            found["bases"].append(base)
+            if not any("merges" in report.failures for report in there):
+                found["merges"].append(base)
+        reasons += [f"{base}: {reason}" for reason in sorted(failures)]
+    reasons = reasons or sorted({report.declined for report in reports if report.declined})
+    if reasons:
+        found["refused"] = reasons
+    return found
+
+
+def size_option(name: str) -> dict[str, str]:
+    """The first whole-number option, the rank before others, that changes how many parameters are trained."""
+    numbers = [option for option, about in catalog()[name]["options"].items() if about["type"] == "int"]
+    for option in sorted(numbers, key=lambda option: option != "r"):
+        case = Case(derive(name, size_option=option, bases=BASES, **DEFAULTS), ARCHITECTURES[0], "none")
+        if case.run().verdicts.get("size changes", "-") is None:
+            return {"size_option": option}
+    return {}
+
+
+def main() -> None:
+    """Write the catalog, of all types or of those named."""
+    import peft
+
+    made = json.loads(CATALOG.read_text(encoding="utf-8")) if CATALOG.exists() else {"types": {}}
+    derived = schema()
+    entries = {name: {**made["types"].get(name, {}), **facts} for name, facts in derived.items()}
+    write(peft.__version__, entries)
+    for name in sys.argv[1:] or [name for name in entries if name not in registry() or registry()[name].fallback]:
+        entries[name] = {**derived[name], **abilities(name)}
+        print(name, {key: value for key, value in entries[name].items() if key != "options"}, flush=True)
+        write(peft.__version__, entries)
+
+
+def write(version: str, entries: dict[str, Any]) -> None:
+    """Write the catalog, and forget what was read of it."""
+    CATALOG.write_text(json.dumps({"peft": version, "types": entries}, indent=1) + "\n", encoding="utf-8")
+    catalog.cache_clear()
+
+
+if __name__ == "__main__":
+    main()

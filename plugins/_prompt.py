@@ -1,0 +1,97 @@
+"""What the methods that learn a prompt share: the prompt is put in front as a cache of keys and values.
+
+PEFT puts virtual tokens in front of the batch and drops ``position_ids``: with padding on the left, how far a row is
+from its prompt then depends on the rows beside it, and labels for the last columns alone no longer fit. In front of
+causal attention a prompt is the same as the keys and values it leaves behind; positions, padding, labels and
+generation then stay what they are for every other method. What is trained and saved is PEFT's to the letter.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapterzoo import AdapterzooError, Context, PeftMethod
+from adapterzoo.method import OptionsT
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class PromptMethod(PeftMethod[OptionsT]):
+    """A method that trains a prompt and leaves every layer alone."""
+
+    group = "prompt"
+    starts_at_base = False
+    merges = ()
+    size_option = "num_virtual_tokens"
+
+    def wrap(self, model: nn.Module, options: OptionsT, context: Context) -> nn.Module:
+        """See :meth:`Method.wrap`."""
+        return _prompted(super().wrap(model, options, context))
+
+    def load(self, model: nn.Module, folder: Path) -> nn.Module:
+        """See :meth:`Method.load`."""
+        return _prompted(super().load(model, folder))
+
+
+def _prompted(model: nn.Module) -> nn.Module:
+    model.__class__ = _prompt_model()
+    return model
+
+
+@cache
+def _prompt_model() -> type[nn.Module]:
+    import torch
+    from peft import PeftModelForCausalLM, PeftType
+    from transformers import DynamicCache
+
+    class PromptModel(PeftModelForCausalLM):
+        """PEFT's model with another way from the prompt to the answer."""
+
+        def forward(
+            self, input_ids: torch.Tensor, attention_mask: torch.Tensor, position_ids: Any = None, **kwargs: Any
+        ) -> Any:
+            if self.training and getattr(self.base_model, "is_gradient_checkpointing", False):
+                raise AdapterzooError("a learned prompt needs the cache, which gradient_checkpointing switches off")
+            if position_ids is None:
+                position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0)
+            length = self.active_peft_config.num_virtual_tokens
+            return self.base_model(
+                input_ids=input_ids,
+                attention_mask=self._seen(attention_mask),
+                position_ids=position_ids + length,
+                past_key_values=self._prompt(len(input_ids)),
+                **kwargs,
+            )
+
+        def generate(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+            # transformers takes as many ids as the cache is long for read already, whatever they are.
+            length = self.active_peft_config.num_virtual_tokens
+            read = input_ids.new_zeros(len(input_ids), length)
+            output: torch.Tensor = self.base_model.generate(
+                input_ids=torch.cat([read, input_ids], dim=1),
+                attention_mask=self._seen(attention_mask),
+                past_key_values=self._prompt(len(input_ids)),
+                **kwargs,
+            )
+            return output[:, length:]
+
+        def _seen(self, attention_mask: torch.Tensor) -> torch.Tensor:
+            ones = attention_mask.new_ones(len(attention_mask), self.active_peft_config.num_virtual_tokens)
+            return torch.cat([ones, attention_mask], dim=1)
+
+        def _prompt(self, rows: int) -> Any:
+            """The prompt's keys and values, for so many rows."""
+            config = self.active_peft_config
+            if config.peft_type in (PeftType.PREFIX_TUNING, PeftType.CARTRIDGE):
+                return self.get_prompt(rows)
+            task = torch.zeros(1, dtype=torch.long, device=self.word_embeddings.weight.device)
+            embedded = self.get_prompt(1, task_ids=task).to(self.word_embeddings.weight.dtype)
+            read = self.base_model(inputs_embeds=embedded, use_cache=True, logits_to_keep=1).past_key_values
+            return DynamicCache(
+                [(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1)) for layer in read.layers]
+            )
+
+    return PromptModel

@@ -1,0 +1,47 @@
+"""BOFT: each weight is multiplied by a product of sparse rotations, arranged like butterflies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from adapterzoo import Context, LinearOptions, PeftMethod, hookimpl
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import nn
+
+
+class BoftOptions(LinearOptions):
+    """Options of BOFT."""
+
+    boft_block_size: int = Field(4, ge=2, description="side of the rotations; must divide every layer's input")
+    boft_n_butterfly_factor: int = Field(1, ge=1, description="how many sparse rotations are multiplied")
+    boft_dropout: float = Field(0.0, ge=0, lt=1, description="share of blocks left unrotated in a step")
+
+
+class Boft(PeftMethod[BoftOptions]):
+    """Orthogonal butterfly."""
+
+    name = "boft"
+    summary = "multiplies weights by butterfly rotations"
+    paper = "https://arxiv.org/abs/2311.06243"
+    group = "orthogonal"
+    options = BoftOptions
+    learning_rate = 8e-4
+    learning_rate_source = "as oft's, which trains rotations too; in PEFT's method comparison nobody tuned it"
+    merges = ("none", "int8")
+    size_option = "boft_block_size"
+
+    def peft_config(self, model: nn.Module, options: BoftOptions, context: Context) -> PeftConfig:
+        """See :meth:`PeftMethod.peft_config`."""
+        from peft import BOFTConfig
+
+        return BOFTConfig(task_type="CAUSAL_LM", **options.model_dump())
+
+
+@hookimpl
+def adapterzoo_methods() -> list[Boft]:
+    """The methods of this file."""
+    return [Boft()]

@@ -1,0 +1,61 @@
+"""EVA: LoRA that begins with the main directions of each layer's inputs, seen on the training rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adapterzoo_plugins.lora import Lora, LoraOptions
+from pydantic import Field
+
+from adapterzoo import Context, hookimpl
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import nn
+
+
+class EvaOptions(LoraOptions):
+    """Options of EVA."""
+
+    rho: float = Field(1.0, ge=1, description="most rank a layer may get, as a multiple of r; 1 = all the same")
+
+
+class Eva(Lora):
+    """Explained variance adaptation."""
+
+    name = "eva"
+    summary = "starts LoRA from an SVD of layer inputs"
+    paper = "https://arxiv.org/abs/2410.07170"
+    options = EvaOptions
+    learning_rate_source = "as lora's, so that the two rows differ in the method alone; PEFT's example has 5e-4"
+    reads_data = True
+
+    def peft_config(self, model: nn.Module, options: LoraOptions, context: Context) -> PeftConfig:
+        """See :meth:`PeftMethod.peft_config`."""
+        from peft import EvaConfig
+
+        assert isinstance(options, EvaOptions)
+        config = super().peft_config(model, options, context)
+        config.init_lora_weights = "eva"
+        config.eva_config = EvaConfig(rho=options.rho)
+        return config
+
+    def wrap(self, model: nn.Module, options: LoraOptions, context: Context) -> nn.Module:
+        """See :meth:`Method.wrap`."""
+        from peft import initialize_lora_eva_weights
+
+        wrapped = super().wrap(model, options, context)
+        where = next(model.parameters()).device
+        # Labels and the like are not for a look at the inputs; the mask says which of them are padding.
+        kept = ("input_ids", "attention_mask", "position_ids")
+        batches = [{name: batch[name].to(where) for name in kept} for batch in context.batches()]
+        if batches:  # none while a recipe is only checked
+            wrapped.eval()
+            initialize_lora_eva_weights(wrapped, batches, show_progress_bar=False)
+        return wrapped
+
+
+@hookimpl
+def adapterzoo_methods() -> list[Eva]:
+    """The methods of this file."""
+    return [Eva()]

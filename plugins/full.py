@@ -1,0 +1,60 @@
+"""Full fine-tuning: every weight of the model, the row that everybody asks about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapterzoo_plugins._float32 import compute_in
+
+from adapterzoo import Context, Method, Options, hookimpl
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Full(Method[Options]):
+    """All weights, in float32, under the base's own precision."""
+
+    name = "full"
+    summary = "trains every weight of the model"
+    paper = "https://arxiv.org/abs/1810.04805"
+    group = "full"
+    options = Options
+    learning_rate = 1e-5
+    learning_rate_source = "PEFT's method comparison (full-finetuning/llama-3.2-3B-lr_0.00001)"
+    bases = ("none",)
+    changes_base = True
+
+    def wrap(self, model: nn.Module, options: Options, context: Context) -> nn.Module:
+        """See :meth:`Method.wrap`."""
+        # In bfloat16 a weight has 8 bits: most steps of a small rate would round to nothing.
+        return _in_float32(model).requires_grad_(True)
+
+    def save(self, model: Any, folder: Path) -> None:
+        """See :meth:`Method.save`. A model folder that transformers loads."""
+        model.save_pretrained(str(folder))
+
+    def load(self, model: Any, folder: Path) -> nn.Module:
+        """See :meth:`Method.load`."""
+        wrapped = _in_float32(model)
+        # By transformers: what it saves, it may save under other names.
+        saved = type(model).from_pretrained(str(folder), dtype="float32", use_safetensors=True)
+        wrapped.load_state_dict(saved.state_dict())
+        return wrapped
+
+    def merge(self, model: nn.Module) -> nn.Module:
+        """See :meth:`Method.merge`."""
+        return model
+
+
+def _in_float32(model: nn.Module) -> nn.Module:
+    """The model with weights in float32, that computes in the precision it had."""
+    computed = next(model.parameters()).dtype
+    return compute_in(model.float(), computed)
+
+
+@hookimpl
+def adapterzoo_methods() -> list[Full]:
+    """The methods of this file."""
+    return [Full()]

@@ -1,0 +1,59 @@
+"""LLaMA-Adapter: learned prompts that each attention layer sees through a gate that begins closed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from adapterzoo_plugins._float32 import Float32Method
+from pydantic import Field
+
+from adapterzoo import Context, Options, hookimpl
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import nn
+
+
+class LlamaAdapterOptions(Options):
+    """Options of LLaMA-Adapter."""
+
+    adapter_len: int = Field(10, ge=1, description="how many tokens are learned in each layer")
+    adapter_layers: int | None = Field(None, ge=1, description="how many of the last layers; by default all")
+
+
+class LlamaAdapter(Float32Method[LlamaAdapterOptions]):
+    """LLaMA-Adapter, called adaption prompt in PEFT."""
+
+    name = "llama-adapter"
+    summary = "gated prompts added to attention layers"
+    paper = "https://arxiv.org/abs/2303.16199"
+    group = "prompt"
+    stands_for = ("adaption-prompt",)
+    options = LlamaAdapterOptions
+    learning_rate = 5e-3
+    learning_rate_source = (
+        "PEFT's method comparison (adaptionprompt/llama-3.2-3B-lr_5e-3), with 100 tokens in all layers"
+    )
+    merges = ()
+    size_option = "adapter_len"
+
+    def peft_config(self, model: nn.Module, options: LlamaAdapterOptions, context: Context) -> PeftConfig:
+        """See :meth:`PeftMethod.peft_config`."""
+        from peft import AdaptionPromptConfig
+
+        return AdaptionPromptConfig(
+            task_type="CAUSAL_LM",
+            adapter_len=options.adapter_len,
+            adapter_layers=options.adapter_layers or model.config.num_hidden_layers,
+        )
+
+    def trained_modules(self, model: nn.Module) -> Iterator[nn.Module]:
+        """See :meth:`Float32Method.trained_modules`."""
+        return (module for module in model.modules() if hasattr(module, "adaption_prompt"))
+
+
+@hookimpl
+def adapterzoo_methods() -> list[LlamaAdapter]:
+    """The methods of this file."""
+    return [LlamaAdapter()]

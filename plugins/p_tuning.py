@@ -1,0 +1,47 @@
+"""P-tuning: embeddings in front of every prompt, made by a small network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from adapterzoo_plugins._prompt import PromptMethod
+from pydantic import Field
+
+from adapterzoo import Context, Options, hookimpl
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import nn
+
+
+class PTuningOptions(Options):
+    """Options of p-tuning."""
+
+    num_virtual_tokens: int = Field(20, ge=1, description="how many embeddings are learned")
+    encoder_reparameterization_type: Literal["MLP", "LSTM"] = Field("MLP", description="the network that makes them")
+    encoder_hidden_size: int | None = Field(None, ge=1, description="its width; by default the model's")
+    encoder_num_layers: int = Field(2, ge=1, description="layers of the LSTM")
+    encoder_dropout: float = Field(0.0, ge=0, lt=1, description="dropout in the LSTM")
+
+
+class PTuning(PromptMethod[PTuningOptions]):
+    """P-tuning."""
+
+    name = "p-tuning"
+    summary = "embeddings from a small net before the input"
+    paper = "https://arxiv.org/abs/2103.10385"
+    options = PTuningOptions
+    learning_rate = 1e-3
+    learning_rate_source = "PEFT's method comparison (ptuning/llama-3.2-3B-vt50-MLP-lr1e-3), with 50 tokens"
+
+    def peft_config(self, model: nn.Module, options: PTuningOptions, context: Context) -> PeftConfig:
+        """See :meth:`PeftMethod.peft_config`."""
+        from peft import PromptEncoderConfig
+
+        return PromptEncoderConfig(task_type="CAUSAL_LM", **options.model_dump())
+
+
+@hookimpl
+def adapterzoo_methods() -> list[PTuning]:
+    """The methods of this file."""
+    return [PTuning()]
