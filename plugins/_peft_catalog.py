@@ -120,6 +120,8 @@ def conclude(reports: list[Report]) -> dict[str, Any]:
             if not any("merges" in report.failures for report in there):
                 found["merges"].append(base)
         reasons += [f"{base}: {reason}" for reason in sorted(failures)]
+    if any("rows alone" in report.failures for report in ran):
+        found["bases"], found["merges"] = [], []  # int8, where that cannot be asked, is no exception
     reasons = reasons or sorted({report.declined for report in reports if report.declined})
     if reasons:
         found["refused"] = reasons

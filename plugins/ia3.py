@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from adapterzoo import Context, Options, PeftMethod, Problem, hookimpl, linear_layers
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftConfig
     from torch import nn
+    from transformers import TrainerCallback
 
 # The paper's three places, by the names that model families give them. PEFT's own defaults rescale keys in
 # some families and queries in others: there, changing the model would change the method.
-KEYS_AND_VALUES = ("k_proj", "v_proj")
-FEED_FORWARD = ("down_proj", "fc2")
+KEYS_AND_VALUES = ("k_proj", "v_proj", "key", "value")
+FEED_FORWARD = ("down_proj", "fc2", "mlp.c_proj", "dense_4h_to_h", "fc_out")
+# Layers that make queries, keys and values at once, by the type of the model, with what tells the query among the
+# features of the output.
+FUSED: dict[str, tuple[str, Callable[[Any, torch.Tensor], torch.Tensor]]] = {
+    "gpt2": ("c_attn", lambda config, feature: feature < config.hidden_size),
+    "gpt_neox": ("query_key_value", lambda config, feature: feature // _head_width(config) % 3 == 0),
+    "phi3": ("qkv_proj", lambda config, feature: feature < config.num_attention_heads * _head_width(config)),
+}
 
 
 class Ia3Options(Options):
@@ -47,9 +57,9 @@ class Ia3(PeftMethod[Ia3Options]):
             for name in set(options.feedforward_modules or []) - set(options.target_modules):
                 found.append(Problem("feedforward_modules", f"'{name}' is not among the target_modules."))
             return found
-        there = {name.rpartition(".")[2] for name in linear_layers(skeleton)}
-        if set(KEYS_AND_VALUES) <= there and there & set(FEED_FORWARD):
+        if _places(skeleton) is not None:
             return []
+        there = {name.rpartition(".")[2] for name in linear_layers(skeleton)}
         what = "this architecture names its keys, values or feed-forward in a way that is not known here."
         return [Problem("target_modules", what, f"Give target_modules and feedforward_modules from: {sorted(there)}.")]
 
@@ -57,13 +67,63 @@ class Ia3(PeftMethod[Ia3Options]):
         """See :meth:`PeftMethod.peft_config`."""
         from peft import IA3Config
 
-        targets = options.target_modules or [*KEYS_AND_VALUES, *FEED_FORWARD]
+        targets = options.target_modules or _places(model) or []
         inner = options.feedforward_modules
         return IA3Config(
             task_type="CAUSAL_LM",
             target_modules=targets,
             feedforward_modules=[name for name in targets if name in FEED_FORWARD] if inner is None else inner,
         )
+
+    def wrap(self, model: Any, options: Ia3Options, context: Context) -> nn.Module:
+        """See :meth:`Method.wrap`."""
+        wrapped = super().wrap(model, options, context)
+        wrapped.queries = [] if options.target_modules else _hold_queries(wrapped, model.config)
+        return wrapped
+
+    def callbacks(self, options: Ia3Options, context: Context) -> list[TrainerCallback]:
+        """Where one layer makes queries, keys and values, keeps the queries as they are."""
+        from transformers import TrainerCallback
+
+        class HoldQueries(TrainerCallback):
+            """Without a gradient they still decay, where the recipe has weight decay."""
+
+            def on_step_end(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
+                for parameter, query in model.queries:
+                    parameter.data[query] = 1.0
+
+        return [HoldQueries()]
+
+
+def _places(model: Any) -> list[str] | None:
+    """The names of the layers to rescale; None where they are not known."""
+    there = linear_layers(model)
+    feed_forward = [end for end in FEED_FORWARD if any(name.endswith(f".{end}") for name in there)]
+    separate = [end for end in KEYS_AND_VALUES if any(name.endswith(f".{end}") for name in there)]
+    fused = FUSED.get(model.config.model_type)
+    attention = separate if len(separate) == 2 else [fused[0]] if fused else []
+    return [*attention, *feed_forward] if attention and feed_forward else None
+
+
+def _hold_queries(wrapped: nn.Module, config: Any) -> list[tuple[nn.Parameter, torch.Tensor]]:
+    """The factors of layers that also make queries, with where those are; these get no gradient."""
+    import torch
+
+    if config.model_type not in FUSED:
+        return []
+    layer, is_query = FUSED[config.model_type]
+    held = []
+    for name, parameter in wrapped.named_parameters():
+        if f".{layer}.ia3_l" in name:
+            query = is_query(config, torch.arange(len(parameter), device=parameter.device))
+            parameter.register_hook(lambda gradient, query=query: gradient.masked_fill(query[:, None], 0.0))
+            held.append((parameter, query))
+    return held
+
+
+def _head_width(config: Any) -> int:
+    width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return width
 
 
 @hookimpl

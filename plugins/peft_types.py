@@ -19,6 +19,7 @@ from pydantic import Field, create_model
 from adapterzoo import Context, Options, PeftMethod, Problem, hookimpl
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftConfig
     from torch import nn
 
@@ -83,27 +84,18 @@ class Derived(PeftMethod[Options]):
 
     def wrap(self, model: nn.Module, options: Options, context: Context) -> nn.Module:
         """See :meth:`Method.wrap`."""
-        return self._with_task(super().wrap(model, options, context))
+        return self._mended(super().wrap(model, options, context))
 
     def load(self, model: nn.Module, folder: Path) -> nn.Module:
         """See :meth:`Method.load`."""
-        return self._with_task(super().load(model, folder))
+        return self._mended(super().load(model, folder))
 
-    def _with_task(self, model: Any) -> nn.Module:
-        """A method for many tasks is asked for one: the first."""
-        asked: nn.Module = model
-        if not self.facts.get("asks_for_task"):
-            return asked
-        import torch
-
-        def first(module: nn.Module, arguments: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-            rows = len(keywords["input_ids"])
-            return arguments, {**keywords, "task_ids": torch.zeros(rows, dtype=torch.long)}
-
-        asked.register_forward_pre_hook(first, with_kwargs=True)
-        answer = model.generate
-        model.generate = lambda **keywords: answer(**first(model, (), keywords)[1])
-        return asked
+    def _mended(self, model: nn.Module) -> nn.Module:
+        if self.facts.get("asks_for_task"):
+            _give_task(model)
+        if self.facts.get("adds_in_place"):
+            _copy_quantized_outputs(model)
+        return model
 
 
 class DerivedPrompt(Derived, PromptMethod[Options]):
@@ -135,6 +127,30 @@ def derive(name: str, **claims: Any) -> Derived:
     facts = {**catalog()[name], **claims}
     kind = DerivedPrompt if "num_virtual_tokens" in facts["options"] else Derived
     return kind(name, facts)
+
+
+def _give_task(model: Any) -> None:
+    """A method for many tasks is asked for one: the first."""
+    import torch
+
+    def first(module: nn.Module, arguments: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        rows = keywords["input_ids"]
+        return arguments, {**keywords, "task_ids": torch.zeros(len(rows), dtype=torch.long, device=rows.device)}
+
+    model.register_forward_pre_hook(first, with_kwargs=True)
+    answer = model.generate
+    model.generate = lambda **keywords: answer(**first(model, (), keywords)[1])
+
+
+def _copy_quantized_outputs(model: nn.Module) -> None:
+    """PEFT adds to what the base's layer returned, in place, which torch forbids for what bitsandbytes returns."""
+
+    def copied(layer: nn.Module, arguments: Any, output: torch.Tensor) -> torch.Tensor:
+        return output.clone()
+
+    for layer in model.modules():
+        if type(layer).__module__.startswith("bitsandbytes"):
+            layer.register_forward_hook(copied)
 
 
 def _type(written: str | list[Any]) -> Any:

@@ -22,7 +22,7 @@ TOLERANCE = {"none": 1e-4, "int8": 1e-3, "nf4": 1e-3}
 # The same after a merge, as a share of what the adapter changes: into 8 bits, the merged weights are rounded again.
 MERGE_TOLERANCE = {"none": 1e-3, "int8": 0.15, "nf4": 0.15}
 # By how much the loss on four rows has to fall in twelve steps at the method's own rate, as a share of itself.
-LEARNED = 0.003
+LEARNED = 0.001
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 Judge = Callable[[Method[Any], Observed], str | None]
@@ -108,9 +108,7 @@ def rows_alone(method: Method[Any], seen: Observed) -> str | None:
         return f"forward() raised {_said(seen.errors['padding'])} for a single row"
     if seen.base == "int8":
         return NOT_ASKED  # its arithmetic treats the batch as one: the base itself wavers
-    # Over 4 bits one row takes another kernel than many.
-    wavers = (seen.logits["base"] - seen.logits["base alone"]).abs().max().item()
-    gap, allowed = _gap(seen, "alone", "trained"), _allowed(seen) + 4 * wavers
+    gap, allowed = _gap(seen, "alone", "trained"), _allowed(seen) + 4 * _gap(seen, "base", "base alone")
     if gap <= allowed:
         return None
     return (
@@ -124,7 +122,7 @@ def generates(method: Method[Any], seen: Observed) -> str | None:
     if "generate" in seen.errors:
         return f"generate() raised {_said(seen.errors['generate'])}"
     # Of likely tokens that are as good as tied, rounding may choose either.
-    allowed = 10 * _allowed(seen)
+    allowed = 10 * _allowed(seen) + 4 * _gap(seen, "base", "base alone")
     if seen.behind is None or seen.behind <= allowed:
         return None
     return (
