@@ -103,9 +103,9 @@ def conclude(reports: list[Report]) -> dict[str, Any]:
     """Abilities, from the reports on a method that claimed them all."""
     ran = [report for report in reports if not report.declined]
     found: dict[str, Any] = {"bases": [], "merges": []}
-    for prop, attribute in DECLARABLE.items():
-        if any(prop in report.failures for report in ran):
-            found[attribute] = attribute == "changes_base"
+    # On the plain base: what is not so there, but is over a quantized one, is wrong there.
+    excused = {prop for report in ran if report.base == "none" for prop in report.failures} & set(DECLARABLE)
+    found.update({DECLARABLE[prop]: DECLARABLE[prop] == "changes_base" for prop in sorted(excused)})
     reasons = []
     for base in dict.fromkeys(report.base for report in reports):
         there = [report for report in ran if report.base == base]
@@ -113,7 +113,7 @@ def conclude(reports: list[Report]) -> dict[str, Any]:
             f"{prop}: {what}"
             for report in there
             for prop, what in report.failures.items()
-            if prop not in DECLARABLE and prop != "merges"
+            if prop not in excused and prop != "merges"
         }
         if there and not failures:
             found["bases"].append(base)
@@ -142,11 +142,12 @@ def main() -> None:
     """Write the catalog, of all types or of those named."""
     import peft
 
-    made = json.loads(CATALOG.read_text(encoding="utf-8")) if CATALOG.exists() else {"types": {}}
+    made = json.loads(CATALOG.read_text(encoding="utf-8"))
     derived = schema()
     entries = {name: {**made["types"].get(name, {}), **facts} for name, facts in derived.items()}
     write(peft.__version__, entries)
-    for name in sys.argv[1:] or [name for name in entries if name not in registry() or registry()[name].fallback]:
+    zoo = registry()
+    for name in sys.argv[1:] or [name for name in entries if name in zoo and zoo[name].fallback]:
         entries[name] = {**derived[name], **abilities(name)}
         print(name, {key: value for key, value in entries[name].items() if key != "options"}, flush=True)
         write(peft.__version__, entries)

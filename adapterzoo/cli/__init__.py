@@ -57,9 +57,10 @@ def _add_commands() -> None:
     from adapterzoo.cli.check import check
     from adapterzoo.cli.compare import compare
     from adapterzoo.cli.methods import methods
+    from adapterzoo.cli.plugin import plugin
     from adapterzoo.cli.run import run
 
-    for command in (methods, check, run, compare):
+    for command in (methods, check, run, compare, plugin):
         main.add_command(command)
 
 

@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapterzoo.conformance.models import ARCHITECTURES
+from adapterzoo.conformance.observe import observe
+from adapterzoo.conformance.properties import NOT_ASKED, PROPERTIES, judge
 from adapterzoo.method import Method
 
-__all__ = ["ARCHITECTURES", "Case", "Report", "cases"]
+__all__ = ["ARCHITECTURES", "PROPERTIES", "Case", "Report", "cases"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Report:
     @property
     def failures(self) -> dict[str, str]:
         """Property -> what is wrong, with the numbers."""
-        return {name: found for name, found in self.verdicts.items() if found not in (None, "-")}
+        return {name: found for name, found in self.verdicts.items() if found not in (None, NOT_ASKED)}
 
     def __str__(self) -> str:
         where = f"{self.method} on {self.architecture}, {self.base}"
@@ -63,9 +65,6 @@ class Case:
 
     def run(self) -> Report:
         """Train it, and judge what is seen."""
-        from adapterzoo.conformance.observe import observe
-        from adapterzoo.conformance.properties import judge
-
         seen = observe(self.method, self.architecture, self.base)
         declined = " ".join(map(str, seen.declined)) or None
         verdicts = {} if declined else judge(self.method, seen)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ class Observed:
     """stage -> what it raised"""
     logits: dict[str, torch.Tensor] = field(default_factory=dict)
     """of each row's real tokens: ``base``, ``start``, ``trained``, ``loaded``, ``merged``, all rows in one batch;
-    ``base alone`` and ``alone``, a row at a time"""
+    ``base alone`` and ``alone``, a row at a time; ``plain base`` and ``plain start``, over weights not quantized"""
     behind: float | None = None
     """how far, in logits, a greedily generated token was behind the likeliest one of a plain forward pass, at most"""
     losses: list[float] = field(default_factory=list)
@@ -70,8 +71,22 @@ class Observed:
 
 def observe(method: Method[Any], architecture: str, base: str, options: Any = None) -> Observed:
     """Everything the properties need to know of a method on one base."""
+    _spare_the_collector()
     with quiet_libraries(), tempfile.TemporaryDirectory(prefix="adapterzoo-") as folder:
         return _Trial(method, architecture, base, options or method.options(), Path(folder)).all()
+
+
+@cache
+def _spare_the_collector() -> None:
+    """The trainer collects garbage each time it begins, which takes longer than the training.
+
+    Most of that is a walk through what the imports made and will never be garbage.
+    """
+    import peft  # noqa: F401
+    import transformers.trainer  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
 
 
 class _Trial:
@@ -106,6 +121,11 @@ class _Trial:
             self._first(model)
         if seen.base in self.method.merges:
             lent.renew()
+        if seen.base != "none" and "none" in self.method.bases:
+            plain = tiny_base(seen.architecture, "none")
+            seen.logits["plain base"] = _logits(plain.model, self.rows)
+            with seen.stage("plain"), plain.lend() as model:
+                seen.logits["plain start"] = _logits(self._wrap(model), self.rows)
         if "wrap" in seen.errors or "train" in seen.errors:
             return seen
         with seen.stage("load"), lent.lend() as model:

@@ -21,6 +21,8 @@ NOT_ASKED = "-"
 TOLERANCE = {"none": 1e-4, "int8": 1e-3, "nf4": 1e-3}
 # The same after a merge, as a share of what the adapter changes: into 8 bits, the merged weights are rounded again.
 MERGE_TOLERANCE = {"none": 1e-3, "int8": 0.15, "nf4": 0.15}
+# How much more than the base's own a wrapped model's logits may move when the base is quantized.
+QUANTIZATION = 3
 # By how much the loss on four rows has to fall in twelve steps at the method's own rate, as a share of itself.
 LEARNED = 0.001
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
@@ -47,6 +49,20 @@ def starts_at_base(method: Method[Any], seen: Observed) -> str | None:
     return (
         f"untrained, the logits differ from the base's by {gap:.2g} (allowed: {allowed:.2g}); "
         "see wrap(), or declare starts_at_base = False"
+    )
+
+
+def same_when_quantized(method: Method[Any], seen: Observed) -> str | None:
+    """Over a quantized base it begins where it begins over the plain one, but for the quantization."""
+    if "plain start" not in seen.logits:
+        return NOT_ASKED
+    gap, quantization = _gap(seen, "start", "plain start"), _gap(seen, "base", "plain base")
+    if gap <= QUANTIZATION * quantization:
+        return None
+    return (
+        f"untrained, the logits over {seen.base} differ from those over the plain base by {gap:.2g}, where "
+        f"quantization alone makes {quantization:.2g} (allowed: {QUANTIZATION} times that); a quantized layer's "
+        "weight holds codes, not numbers: call the layer, or dequantize"
     )
 
 
@@ -167,6 +183,8 @@ def merges(method: Method[Any], seen: Observed) -> str | None:
 
 def callbacks_fire(method: Method[Any], seen: Observed) -> str | None:
     """Each training callback is called."""
+    if type(method).callbacks is Method.callbacks:
+        return NOT_ASKED
     if not seen.silent_callbacks:
         return None
     return (
@@ -218,6 +236,7 @@ PROPERTIES: dict[str, Judge] = {
     for judge in (
         wraps,
         starts_at_base,
+        same_when_quantized,
         trains,
         learns,
         bfloat16,

@@ -1,0 +1,199 @@
+"""``adapterzoo plugin``: a package for a new method, and the conformance kit run on any."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from keyword import iskeyword
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING
+
+import click
+from rich.table import Table
+
+from adapterzoo.errors import PluginError, UserError
+from adapterzoo.method import BASES, CONTRACT
+from adapterzoo.registry import NAME, registry
+from adapterzoo.terminal import safe, stderr, stdout
+
+if TYPE_CHECKING:
+    from adapterzoo.conformance import Report
+
+
+@click.group()
+def plugin() -> None:
+    """A package for a new method, and the check that a method is sound."""
+
+
+@plugin.command()
+@click.argument("name")
+@click.option(
+    "--to",
+    "parent",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(),
+    help="Where the folder goes [.].",
+)
+def new(name: str, parent: Path) -> None:
+    """Write a package for a method called NAME, which installs and passes the check as it is."""
+    if not NAME.fullmatch(name):
+        raise UserError.at(f"plugin new {name}", "a method's name has lower-case letters, digits and '-' only.")
+    if name in registry():
+        taken = f"there is a method of that name, from {registry().package(name)}."
+        raise UserError.at(f"plugin new {name}", taken, "Choose another.")
+    package = f"adapterzoo-{name}"
+    folder = parent / package
+    if folder.exists():
+        raise UserError.at(str(folder), "is there already.", "Remove it, or give --to another folder.")
+    module = package.replace("-", "_")
+    class_name = "".join(part.capitalize() for part in name.split("-"))
+    if not class_name.isidentifier() or iskeyword(class_name):
+        class_name = f"Method{class_name}"
+    values = {
+        "name": name,
+        "package": package,
+        "module": module,
+        "class_name": class_name,
+        "contract": CONTRACT,
+        "version": version("adapterzoo"),
+    }
+    for path, text in _templates(files("adapterzoo") / "template"):
+        target = folder / path.replace("module.py", f"{module}.py")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(Template(text).substitute(values), encoding="utf-8")
+    console = stdout()
+    console.print(safe(f"{folder} is a package with the method '{name}'. Next:"), soft_wrap=True)
+    console.print(safe(f"  pip install --editable {folder}"), soft_wrap=True)
+    console.print(safe(f"  adapterzoo plugin check {name}"), soft_wrap=True)
+    console.print(safe(f"Then make {folder / module}.py your own."), soft_wrap=True)
+
+
+@plugin.command()
+@click.argument("names", nargs=-1, metavar="NAME...")
+@click.option("--all", "everything", is_flag=True, help="Every method of the zoo.")
+@click.option("--base", "bases", multiple=True, type=click.Choice(BASES), help="Only this base (repeatable).")
+@click.option("--jobs", type=click.IntRange(min=1), help="Processes at a time [one a core].")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def check(names: tuple[str, ...], everything: bool, bases: tuple[str, ...], jobs: int | None, as_json: bool) -> None:
+    """Whether the methods NAME... are sound: trained on two tiny models, over each base that they claim."""
+    chosen = _chosen(names, everything)
+    from adapterzoo.conformance import cases
+
+    wanted = [(case.method.name, case.architecture, case.base) for name in chosen for case in cases(name)]
+    wanted = [case for case in wanted if not bases or case[2] in bases]
+    reports = []
+    for report in _run(wanted, jobs or os.cpu_count() or 1):
+        reports.append(report)
+        stderr().print(safe(str(report), "red" if report.failures else "dim"), soft_wrap=True)
+    unsound = sorted({report.method for report in reports if report.failures} | _nowhere(reports))
+    if as_json:
+        click.echo(json.dumps([vars(report) for report in reports], indent=1))
+    elif len(chosen) == 1:
+        _show_properties(reports)
+    else:
+        _show_methods(reports)
+    for name in sorted(_nowhere(reports)):
+        stdout().print(safe(f"{name} declined every architecture: nothing was checked", "red"))
+    if not as_json:
+        said = f"not sound: {', '.join(unsound)}" if unsound else "sound"
+        stdout().print(safe(said, "bold red" if unsound else "bold green"))
+    if unsound:
+        sys.exit(1)
+
+
+def _chosen(names: Sequence[str], everything: bool) -> list[str]:
+    """The methods to check.
+
+    Raises:
+        UserError: none was named, or one is not there or cannot be trained.
+    """
+    zoo = registry()
+    if everything:
+        return [name for name in zoo if zoo[name].unavailable is None]
+    if not names:
+        raise UserError.at("plugin check", "name a method, or give --all.")
+    for name in names:
+        try:
+            method = zoo.require(name)
+        except PluginError as error:
+            raise UserError.at(f"plugin check {name}", str(error)) from None
+        if method.unavailable:
+            raise UserError.at(f"plugin check {name}", f"it cannot be trained here: {method.unavailable}")
+    return list(dict.fromkeys(names))
+
+
+def _run(wanted: Sequence[tuple[str, str, str]], jobs: int) -> Iterator[Report]:
+    """Run cases side by side, each process on one core; reports come in the order of the cases."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    # Inherited by the processes: several threads each would fight for the same cores.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(min(jobs, len(wanted)), get_context("spawn")) as pool:
+        yield from pool.map(_case, wanted)
+
+
+def _case(wanted: tuple[str, str, str]) -> Report:
+    from adapterzoo.conformance import Case
+
+    name, architecture, base = wanted
+    sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # what the libraries print, until the process ends
+    return Case(registry()[name], architecture, base).run()
+
+
+def _nowhere(reports: Sequence[Report]) -> set[str]:
+    """Methods that declined every architecture."""
+    return {report.method for report in reports} - {report.method for report in reports if not report.declined}
+
+
+def _show_properties(reports: Sequence[Report]) -> None:
+    """One method: a row a property, a column a case."""
+    from adapterzoo.conformance import PROPERTIES
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("property", no_wrap=True)
+    ran = [report for report in reports if not report.declined]
+    for report in ran:
+        table.add_column(f"{report.architecture}\n{report.base}")
+    for name in PROPERTIES:
+        found = [report.verdicts[name] for report in ran]
+        cells = [
+            safe({None: "yes", "-": "-"}.get(verdict, "NO"), "bold red" if verdict not in (None, "-") else "")
+            for verdict in found
+        ]
+        table.add_row(safe(name), *cells)
+    stdout().print(table)
+
+
+def _show_methods(reports: Sequence[Report]) -> None:
+    """Many methods: a row each."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for title in ("method", "bases", "held", "failed", "declined"):
+        table.add_column(title, no_wrap=True)
+    for name in dict.fromkeys(report.method for report in reports):
+        own = [report for report in reports if report.method == name]
+        held = sum(verdict is None for report in own for verdict in report.verdicts.values())
+        failed = sum(len(report.failures) for report in own)
+        bases = ", ".join(dict.fromkeys(report.base for report in own))
+        declined = ", ".join(dict.fromkeys(report.architecture for report in own if report.declined))
+        table.add_row(
+            safe(name), safe(bases), str(held), safe(str(failed), "bold red" if failed else ""), safe(declined or "-")
+        )
+    stdout().print(table)
+
+
+def _templates(folder: Traversable, before: str = "") -> Iterator[tuple[str, str]]:
+    """The files of the template: their paths and their texts."""
+    for entry in folder.iterdir():
+        path = f"{before}{entry.name}"
+        if entry.is_dir():
+            if entry.name != "__pycache__":
+                yield from _templates(entry, f"{path}/")
+        elif entry.name.endswith((".py", ".toml", ".md")):
+            yield path, entry.read_text(encoding="utf-8")
