@@ -65,7 +65,9 @@ def _select(recipe: Recipe, names: Sequence[str], zoo: Registry) -> list[MethodE
             complete_entry(entry, zoo[name], recipe.train.learning_rate)
             entries = [entry]
             base, bases = zoo[name].base_for(recipe.model.quantization), zoo[name].bases
-            if base not in bases:
+            if zoo[name].unavailable:
+                problems.append(Problem(f"--method {name}", f"cannot be trained here: {zoo[name].unavailable}."))
+            elif base not in bases:
                 what = f"cannot train on a base with quantization {base}."
                 problems.append(Problem(f"--method {name}", what, f"It trains on: {', '.join(bases)}."))
         if not entries:

@@ -102,11 +102,13 @@ def _method_problems(source: Document, zoo: Registry) -> list[Problem]:
             )
         labels.add(label)
         if name not in zoo:
-            left_out = [broken for broken in zoo.broken if broken.plugin == name]
-            hint = f"Its plugin was left out: {left_out[0].reason}." if left_out else did_you_mean(name, zoo)
-            problems.append(Problem(source.where((*location, "name")), f"unknown method '{name}'.", hint))
+            problems.append(Problem(source.where((*location, "name")), f"unknown method '{name}'.", zoo.hint(name)))
             continue
         method = zoo[name]
+        if method.unavailable:
+            what = f"{name} cannot be trained here: {method.unavailable}."
+            problems.append(Problem(source.where((*location, "name")), what))
+            continue
         base = method.base_for(quantization)
         if base in BASES and base not in method.bases:  # what is no quantization at all is said elsewhere
             problems.append(

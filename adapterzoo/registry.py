@@ -107,9 +107,12 @@ class Registry:
         """
         if name in self:
             return self[name]
+        raise PluginError(f"unknown method '{name}'. {self.hint(name)}")
+
+    def hint(self, name: str) -> str:
+        """What to say to somebody who asks for a method that is not there."""
         left_out = [broken for broken in self.broken if name in (broken.plugin, broken.package)]
-        hint = f"Its plugin was left out: {left_out[0].reason}." if left_out else did_you_mean(name, self)
-        raise PluginError(f"unknown method '{name}'. {hint}")
+        return f"Its plugin was left out: {left_out[0].reason}." if left_out else did_you_mean(name, self)
 
     def package(self, name: str) -> str:
         """The distribution that brought a method."""

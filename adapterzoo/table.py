@@ -96,9 +96,9 @@ def markdown(comparison: Comparison) -> str:
         for column in columns:
             text = _cell(row, column)
             cells.append(f"**{text}**" if _is_best(comparison, row, column) else text)
-        lines.append(f"| {_inert_markdown(row.label)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {inert_markdown(row.label)} | " + " | ".join(cells) + " |")
     lines += [
-        f"\n{_inert_markdown(row.label)} failed: {_inert_markdown(row.error)}" for row in comparison.rows if row.error
+        f"\n{inert_markdown(row.label)} failed: {inert_markdown(row.error)}" for row in comparison.rows if row.error
     ]
     return "\n".join(lines) + "\n"
 
@@ -184,7 +184,8 @@ def _is_best(comparison: Comparison, row: Row, column: Column) -> bool:
     return row.status == "ok" and value is not None and best is not None and column.show(value) == column.show(best)
 
 
-def _inert_markdown(text: object) -> str:
+def inert_markdown(text: object) -> str:
+    """A text that a markdown table shows as it is."""
     return (
         clean(text)
         .replace("\\", "\\\\")

@@ -53,10 +53,10 @@ class Derived(PeftMethod[Options]):
     def options(self) -> type[Options]:  # type: ignore[override]
         """Built when first asked for: thirty models take a while."""
         fields: dict[str, Any] = {}
+        # All linear layers, as for the family of LoRA; None leaves the choice to PEFT.
+        settings = {"target_modules": "all-linear", **self.facts.get("settings", {})}
         for name, about in self.facts["options"].items():
-            default = self.facts.get("settings", {}).get(name, about["default"])
-            if name == "target_modules" and default is None:
-                default = "all-linear"
+            default = settings.get(name, about["default"])
             kind = _type(about["type"])
             fields[name] = (kind if default is not None else kind | None, Field(default, description=about["help"]))
         made: type[Options] = create_model(f"{self.facts['type'].title()}Options", __base__=Options, **fields)

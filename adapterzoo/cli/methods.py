@@ -3,50 +3,87 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import click
 from rich.table import Table
 from rich.text import Text
 
-from adapterzoo.errors import UserError, did_you_mean
-from adapterzoo.method import Method
-from adapterzoo.registry import Registry, registry
+from adapterzoo.errors import UserError
+from adapterzoo.method import BASES, GROUPS, Method
+from adapterzoo.registry import BUILT_IN, Registry, registry
+from adapterzoo.table import inert_markdown
 from adapterzoo.terminal import safe, stdout
+
+# Narrower, rate and paper would leave no room for what a method does.
+WIDE = 110
+LEGEND = "+ trains on a base with that quantization, ++ also merges into it"
 
 
 @click.command()
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def methods(name: str | None, as_json: bool) -> None:
+@click.option("--markdown", "as_markdown", is_flag=True, help="A table for a document.")
+def methods(name: str | None, as_json: bool, as_markdown: bool) -> None:
     """What is in the zoo; with NAME, one method with its options and defaults."""
     zoo = registry()
     if name is not None and name not in zoo:
-        raise UserError.at(f"methods {name}", "unknown method.", did_you_mean(name, zoo))
+        raise UserError.at(f"methods {name}", "unknown method.", zoo.hint(name))
     if as_json:
         chosen = [name] if name else list(zoo)
         described: Any = [_describe(zoo[one], zoo) for one in chosen]
         broken = [vars(one) for one in zoo.broken]
         click.echo(json.dumps(described[0] if name else {"methods": described, "broken": broken}, indent=1))
+    elif as_markdown:
+        click.echo(markdown(zoo), nl=False)
     elif name is not None:
         _show_one(zoo[name], zoo)
     else:
         _show_all(zoo)
 
 
+def markdown(zoo: Registry) -> str:
+    """The built-in methods as a table: the one in the README."""
+    lines = ["| method | what it does | none | int8 | nf4 | learning rate | paper |", "| --- | --- |" + " :---: |" * 5]
+    for group, found in _groups(zoo):
+        found = [method for method in found if zoo.package(method.name) == BUILT_IN]
+        lines += [f"| **{group}** | | | | | | |"] if found else []
+        for method in found:
+            bases = " | ".join(_ability(method, base) for base in BASES)
+            paper = f"[{_paper(method)}]({method.paper})"
+            summary = inert_markdown(method.summary)
+            lines.append(f"| `{method.name}` | {summary} | {bases} | {method.learning_rate:g} | {paper} |")
+    lines += ["", f"{LEGEND}.", ""]
+    for method in _unavailable(zoo):
+        lines.append(f"- `{method.name}` cannot be trained here: {inert_markdown(method.unavailable)}")
+    return "\n".join(lines) + "\n"
+
+
 def _show_all(zoo: Registry) -> None:
     console = stdout()
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column("method", no_wrap=True)
-    table.add_column("trains on", no_wrap=True)
-    table.add_column("lr", no_wrap=True, justify="right")
+    wide = console.width >= WIDE
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for title in ("method", *BASES):
+        table.add_column(title, no_wrap=True)
+    if wide:
+        table.add_column("lr", no_wrap=True, justify="right")
+        table.add_column("paper", no_wrap=True)
     table.add_column("what it does")
-    for name in zoo:
-        method = zoo[name]
-        table.add_row(
-            safe(name, "bold"), safe(", ".join(method.bases)), safe(f"{method.learning_rate:g}"), safe(method.summary)
-        )
+    shown = 0
+    for group, found in _groups(zoo):
+        table.add_row(safe(group, "bold cyan"))
+        for method in found:
+            cells = [_ability(method, base) for base in BASES]
+            cells += [f"{method.learning_rate:g}", _paper(method)] if wide else []
+            table.add_row(safe(f"  {method.name}", "bold"), *map(safe, cells), safe(method.summary))
+            shown += 1
     console.print(table)
+    console.print(Text(f"{shown} methods; {LEGEND}", "dim"))
+    if unavailable := _unavailable(zoo):
+        console.print(Text("\nIn PEFT, but cannot be trained here:", "bold"))
+        for method in unavailable:
+            console.print(safe(f"  {method.name}: {method.unavailable}"), soft_wrap=True)
     for broken in zoo.broken:
         console.print(safe(f"{broken.plugin} (from {broken.package}) was left out: {broken.reason}", "red"))
     console.print(Text("adapterzoo methods NAME shows a method's options.", "dim"))
@@ -56,15 +93,20 @@ def _show_one(method: Method[Any], zoo: Registry) -> None:
     console = stdout()
     console.print(safe(method.name, "bold").append_text(safe(f": {method.summary}", "none")))
     demand = f" (loaded for it whatever the recipe says: {method.demands})" if method.demands else ""
-    for title, text in (
+    facts = [
+        ("cannot be trained here", method.unavailable or ""),
         ("paper", method.paper),
+        ("group", method.group),
         ("from", zoo.package(method.name)),
-        ("trains on", ", ".join(method.bases) + demand),
+        ("trains on", (", ".join(method.bases) or "-") + demand),
         ("merges on", ", ".join(method.merges) or "-"),
         ("learning rate", f"{method.learning_rate:g} ({method.learning_rate_source})"),
         ("size by", method.size_option or "-"),
-    ):
-        console.print(safe(f"{title}: ", "bold").append_text(safe(text, "none")), soft_wrap=True)
+        ("also", "; ".join(_peculiarities(method))),
+    ]
+    for title, text in facts:
+        if text:
+            console.print(safe(f"{title}: ", "bold").append_text(safe(text, "none")), soft_wrap=True)
     console.print()
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("option", no_wrap=True)
@@ -84,12 +126,52 @@ def _describe(method: Method[Any], zoo: Registry) -> dict[str, Any]:
         "name": method.name,
         "summary": method.summary,
         "paper": method.paper,
+        "group": method.group,
         "package": zoo.package(method.name),
+        "unavailable": method.unavailable,
         "bases": list(method.bases),
         "demands": method.demands,
         "merges": list(method.merges),
+        "resumes": method.resumes,
+        "starts_at_base": method.starts_at_base,
+        "changes_base": method.changes_base,
+        "reads_data": method.reads_data,
         "learning_rate": method.learning_rate,
         "learning_rate_source": method.learning_rate_source,
         "size_option": method.size_option,
         "options": method.options.model_json_schema().get("properties", {}),
     }
+
+
+def _groups(zoo: Registry) -> Iterator[tuple[str, list[Method[Any]]]]:
+    """The methods that can be trained, by group."""
+    for group in GROUPS:
+        found = [zoo[name] for name in zoo if zoo[name].group == group and zoo[name].unavailable is None]
+        if found:
+            yield group, found
+
+
+def _unavailable(zoo: Registry) -> list[Method[Any]]:
+    return [zoo[name] for name in zoo if zoo[name].unavailable is not None]
+
+
+def _ability(method: Method[Any], base: str) -> str:
+    if base not in method.bases:
+        return "-"
+    return "++" if base in method.merges else "+"
+
+
+def _paper(method: Method[Any]) -> str:
+    """The number of an arXiv paper, or that there is another page."""
+    return method.paper.rpartition("/")[2] if "arxiv.org" in method.paper else "page"
+
+
+def _peculiarities(method: Method[Any]) -> list[str]:
+    """What the row of the table cannot show."""
+    said = {
+        "starts away from the base's answers": not method.starts_at_base,
+        "changes weights of the base, which is loaded again for the next row": method.changes_base,
+        "looks at training rows first": method.reads_data,
+        "begins a stopped cell anew": not method.resumes,
+    }
+    return [text for text, so in said.items() if so]
