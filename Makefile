@@ -11,7 +11,7 @@ demo: $(READY)
 	$(BIN)/adapterzoo run recipes/quickstart.yaml
 
 test: $(READY)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses auto
 
 # Trains the real model; minutes.
 test-real: $(READY)

@@ -47,7 +47,15 @@ class PluginError(AdapterzooError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``Did you mean 'steps'?`` for the nearest known name, else the list of all, else nothing."""
     known = sorted(known)
-    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name.lower(), known, n=5, cutoff=0.6)
     if near:
-        return f"Did you mean '{near[0]}'?"
+        # Of names that are equally near, the one that begins alike: the first letter is seldom mistyped.
+        likeness = difflib.SequenceMatcher(b=name.lower())
+        best = max(near, key=lambda one: (_ratio(likeness, one), one[:1] == name.lower()[:1]))
+        return f"Did you mean '{best}'?"
     return f"There is: {', '.join(known)}." if known else ""
+
+
+def _ratio(likeness: difflib.SequenceMatcher[str], one: str) -> float:
+    likeness.set_seq1(one)
+    return likeness.ratio()

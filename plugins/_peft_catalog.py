@@ -1,8 +1,9 @@
 """Makes the catalog of PEFT's methods: their options from its configuration classes, their abilities from the kit.
 
-    python -m adapterzoo_plugins._peft_catalog
+    python -m adapterzoo_plugins._peft_catalog [--options | NAME...]
 
-Run it when PEFT is raised; ``adapterzoo methods`` reads the catalog, and so starts without importing PEFT.
+Run it when PEFT is raised, which takes minutes. ``adapterzoo methods`` reads the catalog, and so starts without
+importing PEFT.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import re
 import sys
 import types
 import typing
@@ -54,7 +56,8 @@ def option_type(annotation: Any) -> str | list[Any] | None:
         if words:  # named words, which the class takes as strings too
             return [*words, *([None] if "null" in parts else [])]
         known = [part for part in parts if isinstance(part, str)]
-        return "|".join(known) if len(known) == len(parts) else None
+        # Sorted: the order in a union depends on what was imported before. What is nothing comes last.
+        return "|".join(sorted(known, key=lambda part: (part == "null", part))) if len(known) == len(parts) else None
     return None
 
 
@@ -73,9 +76,16 @@ def options(config: Any) -> dict[str, dict[str, Any]]:
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         default = default.value if isinstance(default, enum.Enum) else default
-        help_text = " ".join(str(field.metadata.get("help", "")).split())
-        found[field.name] = {"type": kind, "default": default, "help": help_text.partition(". ")[0].rstrip(".")}
+        help_text = field.metadata.get("help") or _documented(config, field.name)
+        sentence = " ".join(help_text.split()).partition(". ")[0].rstrip(".")
+        found[field.name] = {"type": kind, "default": default, "help": sentence}
     return found
+
+
+def _documented(config: Any, field: str) -> str:
+    """What the docstring of a configuration class says of a field, under its arguments."""
+    found = re.search(rf"^ +{field} \(.*?\): *\n?(.*?)(?=^ +\w+ \(|\Z)", config.__doc__ or "", re.DOTALL | re.MULTILINE)
+    return found.group(1) if found else "PEFT does not say"
 
 
 def schema() -> dict[str, dict[str, Any]]:
@@ -139,15 +149,20 @@ def size_option(name: str) -> dict[str, str]:
 
 
 def main() -> None:
-    """Write the catalog, of all types or of those named."""
+    """Write the catalog; try all types, or those named, or with ``--options`` none."""
     import peft
 
     made = json.loads(CATALOG.read_text(encoding="utf-8"))
     derived = schema()
-    entries = {name: {**made["types"].get(name, {}), **facts} for name, facts in derived.items()}
-    write(peft.__version__, entries)
     zoo = registry()
-    for name in sys.argv[1:] or [name for name in entries if name in zoo and zoo[name].fallback]:
+    # Of a type with a plugin of its own, that plugin says what it can do.
+    own = [name for name in derived if name not in zoo or not zoo[name].fallback]
+    entries = {
+        name: facts if name in own else {**made["types"].get(name, {}), **facts} for name, facts in derived.items()
+    }
+    write(peft.__version__, entries)
+    named = [name for name in sys.argv[1:] if name != "--options"]
+    for name in named if sys.argv[1:] else [name for name in entries if name not in own]:
         entries[name] = {**derived[name], **abilities(name)}
         print(name, {key: value for key, value in entries[name].items() if key != "options"}, flush=True)
         write(peft.__version__, entries)

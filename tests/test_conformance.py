@@ -67,7 +67,7 @@ def begins_elsewhere(self: Any, linear: Any, options: Any) -> None:
 
 
 def reads_codes(self: Any, x: torch.Tensor) -> torch.Tensor:
-    return Layer.forward(self, x) + nn.functional.linear(x, self.base.weight.detach().to(x.dtype)) / 1e4
+    return Layer.forward(self, x) + nn.functional.linear(x, self.base.weight.detach().to(x.dtype)) / 1e3
 
 
 def raises_in_training(self: Any, x: torch.Tensor) -> torch.Tensor:

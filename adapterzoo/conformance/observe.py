@@ -40,7 +40,8 @@ class Observed:
     """stage -> what it raised"""
     logits: dict[str, torch.Tensor] = field(default_factory=dict)
     """of each row's real tokens: ``base``, ``start``, ``trained``, ``loaded``, ``merged``, all rows in one batch;
-    ``base alone`` and ``alone``, a row at a time; ``plain base`` and ``plain start``, over weights not quantized"""
+    ``base alone`` and ``alone``, a row at a time; ``plain base``, ``plain start`` and
+    ``plain trained``, over weights not quantized"""
     behind: float | None = None
     """how far, in logits, a greedily generated token was behind the likeliest one of a plain forward pass, at most"""
     losses: list[float] = field(default_factory=list)
@@ -125,7 +126,10 @@ class _Trial:
             plain = tiny_base(seen.architecture, "none")
             seen.logits["plain base"] = _logits(plain.model, self.rows)
             with seen.stage("plain"), plain.lend() as model:
-                seen.logits["plain start"] = _logits(self._wrap(model), self.rows)
+                wrapped = self._wrap(model)
+                seen.logits["plain start"] = _logits(wrapped, self.rows)
+                self._train(wrapped, "plain")
+                seen.logits["plain trained"] = _logits(wrapped, self.rows)
         if "wrap" in seen.errors or "train" in seen.errors:
             return seen
         with seen.stage("load"), lent.lend() as model:

@@ -21,7 +21,7 @@ NOT_ASKED = "-"
 TOLERANCE = {"none": 1e-4, "int8": 1e-3, "nf4": 1e-3}
 # The same after a merge, as a share of what the adapter changes: into 8 bits, the merged weights are rounded again.
 MERGE_TOLERANCE = {"none": 1e-3, "int8": 0.15, "nf4": 0.15}
-# How much more than the base's own a wrapped model's logits may move when the base is quantized.
+# How much further than the base's own logits what a method changes may move when the base is quantized.
 QUANTIZATION = 3
 # By how much the loss on four rows has to fall in twelve steps at the method's own rate, as a share of itself.
 LEARNED = 0.001
@@ -52,20 +52,6 @@ def starts_at_base(method: Method[Any], seen: Observed) -> str | None:
     )
 
 
-def same_when_quantized(method: Method[Any], seen: Observed) -> str | None:
-    """Over a quantized base it begins where it begins over the plain one, but for the quantization."""
-    if "plain start" not in seen.logits:
-        return NOT_ASKED
-    gap, quantization = _gap(seen, "start", "plain start"), _gap(seen, "base", "plain base")
-    if gap <= QUANTIZATION * quantization:
-        return None
-    return (
-        f"untrained, the logits over {seen.base} differ from those over the plain base by {gap:.2g}, where "
-        f"quantization alone makes {quantization:.2g} (allowed: {QUANTIZATION} times that); a quantized layer's "
-        "weight holds codes, not numbers: call the layer, or dequantize"
-    )
-
-
 def trains(method: Method[Any], seen: Observed) -> str | None:
     """Training runs to its end."""
     return f"training raised {_said(seen.errors['train'])}" if "train" in seen.errors else None
@@ -80,6 +66,31 @@ def learns(method: Method[Any], seen: Observed) -> str | None:
         f"{seen.steps} of {STEPS} steps on the same four rows took the loss from {first:.4f} to {last:.4f}; it should "
         f"fall by {LEARNED:.1%}. See the learning_rate ({method.learning_rate:g}), and what forward() uses"
     )
+
+
+def same_when_quantized(method: Method[Any], seen: Observed) -> str | None:
+    """Over a quantized base it begins and ends where it does over the plain one, but for the quantization."""
+    if "plain" in seen.errors:
+        return f"over the plain base it raised {_said(seen.errors['plain'])}"
+    if "plain trained" not in seen.logits:
+        return NOT_ASKED
+    logits = seen.logits
+    quantization = (logits["base"] - logits["plain base"]).norm().item()
+    plain = logits["plain trained"] - logits["plain base"]
+    for name, allowed in (
+        ("start", QUANTIZATION * quantization),
+        ("trained", QUANTIZATION * quantization + plain.norm().item()),
+    ):
+        quantized = logits[name] - logits["base"]
+        gap = (quantized - (logits[f"plain {name}"] - logits["plain base"])).norm().item()
+        if not gap <= allowed:
+            when = "untrained" if name == "start" else "trained alike"
+            return (
+                f"{when}, what it changes over {seen.base} is {gap:.2g} away from what it changes over the plain base "
+                f"(norm of all logits; allowed: {allowed:.2g}, the quantization alone makes {quantization:.2g}); a "
+                "quantized layer's weight holds codes, not numbers: call the layer, or dequantize"
+            )
+    return None
 
 
 def bfloat16(method: Method[Any], seen: Observed) -> str | None:
@@ -236,9 +247,9 @@ PROPERTIES: dict[str, Judge] = {
     for judge in (
         wraps,
         starts_at_base,
-        same_when_quantized,
         trains,
         learns,
+        same_when_quantized,
         bfloat16,
         gradients,
         base_untouched,

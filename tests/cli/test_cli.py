@@ -36,18 +36,32 @@ def test_what_does_not_train_imports_nothing_heavy(arguments: list[str], finishe
     assert done.stdout.endswith("HEAVY []\n"), done
 
 
-def test_methods_lists_all_and_one(adapterzoo: Callable[..., Result]) -> None:
+def test_methods_lists_all_in_groups_and_shows_each(adapterzoo: Callable[..., Result]) -> None:
     listed = adapterzoo("methods").stdout
-    for name in ("lora", "qlora", "ia3", "loha", "lokr", "adalora", "oft"):
-        assert f"\n{name} " in f"\n{listed}"
+    described = json.loads(adapterzoo("methods", "--json").stdout)["methods"]
+    trainable = [method for method in described if not method["unavailable"]]
+    assert len(trainable) >= 35
+    assert f"{len(trainable)} methods" in listed
+    for method in described:
+        name = method["name"]
+        assert f"\n  {name}" in listed
         shown = adapterzoo("methods", name).stdout
-        described = json.loads(adapterzoo("methods", name, "--json").stdout)
-        assert described["paper"] in shown
-        assert described["learning_rate_source"]
-        for option, schema in described["options"].items():
+        assert method["paper"] in shown
+        assert method["learning_rate_source"] in shown
+        assert method["unavailable"] is None or method["unavailable"] in listed
+        for option, schema in method["options"].items():
             assert option in shown
             assert schema["description"], f"{name}.{option} says nothing"
-    assert len(json.loads(adapterzoo("methods", "--json").stdout)["methods"]) >= 7
+    assert re.search(r"^  lora +\+\+ +\+\+ +\+ ", listed, re.MULTILINE)
+    assert listed.index("low-rank") < listed.index("  lora") < listed.index("orthogonal") < listed.index("  oft")
+
+
+def test_methods_that_cannot_be_trained_are_refused_with_the_reason(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]
+) -> None:
+    for refused in (adapterzoo("check", write_recipe("xlora")), adapterzoo("run", write_recipe("lora"), "-m", "xlora")):
+        assert refused.exit_code == 2
+        assert "cannot be trained here: it mixes adapters that were trained before" in refused.stderr
 
 
 def test_check_prints_the_plan_without_weights(

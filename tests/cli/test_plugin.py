@@ -1,0 +1,149 @@
+"""Packages that strangers bring, really installed by pip, and the commands made for their authors."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+STRANGER = Path("tests/stranger")
+
+
+def pip_install(package: Path, site: Path) -> None:
+    """Into a folder of its own, so that the environment of the tests stays as it is."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    done = subprocess.run([*command, "--target", str(site), str(package)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for PYTHONPATH with the stranger's package installed in it."""
+    source = tmp_path_factory.mktemp("source") / "stranger"
+    shutil.copytree(STRANGER, source)
+    site = tmp_path_factory.mktemp("site")
+    pip_install(source, site)
+    return site
+
+
+Process = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_a_strangers_package_is_in_the_zoo_and_trains(
+    site: Path, adapterzoo_process: Process, write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    listed = adapterzoo_process("methods", "stranger", "--json", PYTHONPATH=str(site))
+    described = json.loads(listed.stdout)
+    assert (described["package"], described["summary"]) == ("adapterzoo-stranger", "rank 2, and that is all")
+    recipe = write_recipe("lora", steps="2")
+    done = adapterzoo_process(
+        "run", recipe, "-m", "stranger", "-m", "lora", "--out", tmp_path / "out", PYTHONPATH=str(site)
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out" / "stranger" / "seed-0" / "result.json").read_text())
+    assert result["status"] == "ok"
+    assert result["trainable_params"] > 0
+
+
+def test_a_strangers_package_is_checked(site: Path, adapterzoo_process: Process) -> None:
+    done = adapterzoo_process("plugin", "check", "stranger", "--base", "none", "--jobs", "1", PYTHONPATH=str(site))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.strip().endswith("sound")
+    assert "resumes" in done.stdout
+
+
+def test_third_party_plugins_can_be_switched_off(site: Path, adapterzoo_process: Process) -> None:
+    done = adapterzoo_process("methods", "--json", PYTHONPATH=str(site), ADAPTERZOO_NO_THIRD_PARTY="1")
+    listed = json.loads(done.stdout)
+    assert "stranger" not in {method["name"] for method in listed["methods"]}
+    assert {"lora", "hira"} <= {method["name"] for method in listed["methods"]}
+    assert listed["broken"][0]["reason"] == "switched off by ADAPTERZOO_NO_THIRD_PARTY"
+
+
+def test_the_smallest_method_is_under_thirty_lines() -> None:
+    assert len((STRANGER / "adapterzoo_stranger.py").read_text().splitlines()) < 30
+
+
+def test_a_new_package_installs_and_passes_at_once(adapterzoo_process: Process, tmp_path: Path) -> None:
+    made = adapterzoo_process("plugin", "new", "my-method", "--to", tmp_path)
+    assert made.returncode == 0, made.stderr
+    package = tmp_path / "adapterzoo-my-method"
+    assert "pip install --editable" in made.stdout
+    pip_install(package, tmp_path / "site")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    # Its own tests, as the README in it says; on one base, the others are the zoo's tests' business.
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "none"]
+    done = subprocess.run(command, cwd=package, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("../evil", "lower-case letters, digits and '-' only"),
+        ("[bold]x", "lower-case letters, digits and '-' only"),
+        ("lora", "there is a method of that name, from adapterzoo"),
+        ("hira", "there is a method of that name, from adapterzoo"),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused(
+    name: str, said: str, adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    result = adapterzoo("plugin", "new", name, "--to", tmp_path)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_there_is_left_alone(adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "adapterzoo-mine").mkdir()
+    result = adapterzoo("plugin", "new", "mine", "--to", tmp_path)
+    assert result.exit_code == 2
+    assert "is there already" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["none", "3d", "class", "a-2"])
+def test_any_name_makes_a_class(name: str, adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
+    assert adapterzoo("plugin", "new", name, "--to", tmp_path).exit_code == 0
+    module = tmp_path / f"adapterzoo-{name}" / f"adapterzoo_{name.replace('-', '_')}.py"
+    compile(module.read_text(), str(module), "exec")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("lorra",), "Did you mean 'lora'?"),
+        ((), "name a method, or give --all"),
+        (("xlora",), "it cannot be trained here: it mixes adapters"),
+    ],
+)
+def test_check_says_what_it_cannot_check(
+    arguments: tuple[str, ...], said: str, adapterzoo: Callable[..., Result]
+) -> None:
+    result = adapterzoo("plugin", "check", *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_an_unsound_method_fails_the_check_and_says_why(adapterzoo_process: Process, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(STRANGER, source)
+    module = source / "adapterzoo_stranger.py"
+    broken = "    size_option = 'target_modules'\n    merges = ('none', 'nf4')\n"
+    module.write_text(module.read_text().replace("    options = ", broken + "    options = "))
+    pip_install(source, tmp_path / "site")
+    site = str(tmp_path / "site")
+    done = adapterzoo_process("plugin", "check", "stranger", "--base", "none", "--jobs", "1", PYTHONPATH=site)
+    assert done.returncode == 1
+    assert "NO" in done.stdout
+    assert "not sound: stranger" in done.stdout
+    assert "size changes: target_modules does not change" in done.stderr
+    assert "adapterzoo_stranger.py" in done.stderr

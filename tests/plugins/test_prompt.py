@@ -1,0 +1,80 @@
+"""Learned prompts against plain PEFT, where PEFT is right: rows that need no padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cells import Bench
+
+from adapterzoo.errors import AdapterzooError
+
+PROMPTS = ("prompt-tuning", "prefix-tuning", "p-tuning", "multitask-prompt-tuning")
+
+
+def plain_peft(model: Any) -> Any:
+    """The same adapter, with PEFT's own way from the prompt to the answer."""
+    from peft import PeftModelForCausalLM
+
+    model.__class__ = PeftModelForCausalLM
+    return model
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_loss_and_gradients_are_pefts(name: str, write_recipe: Callable[..., Path]) -> None:
+    bench = Bench(write_recipe(name))
+    row = bench.prepared.encoded.train[0]
+    ids = torch.tensor([row.prompt + row.completion])
+    labels = torch.tensor([[-100] * len(row.prompt) + row.completion])
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    found = []
+    for change in (lambda model: model, plain_peft):
+        with bench.wrapped(name, bench.load("none")) as wrapped:
+            model = change(wrapped)
+            task = {"task_ids": torch.tensor([0])} if name.startswith("multitask") and change is plain_peft else {}
+            loss = model(**inputs, **task).loss
+            loss.backward()
+            gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+            found.append((loss.item(), gradients))
+    (ours, our_gradients), (theirs, their_gradients) = found
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert our_gradients.keys() == their_gradients.keys()
+    for parameter, gradient in our_gradients.items():
+        torch.testing.assert_close(gradient, their_gradients[parameter], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_the_saved_prompt_answers_the_same_in_plain_peft(
+    name: str, write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    from peft import PeftModel
+
+    bench = Bench(write_recipe(name))
+    row = bench.prepared.encoded.test[0]
+    ids = torch.tensor([row.prompt])
+    with bench.wrapped(name, bench.load("none")) as model:
+        bench.train(name, model, tmp_path / "checkpoints", learning_rate=1e-2)
+        bench.method(name)[0].save(model, tmp_path / "adapter")
+        model.eval()
+        with torch.no_grad():
+            ours = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    loaded = PeftModel.from_pretrained(bench.load("none").model, tmp_path / "adapter")
+    loaded.eval()
+    task = {"task_ids": torch.tensor([0])} if name.startswith("multitask") else {}
+    with torch.no_grad():
+        theirs = loaded(input_ids=ids, attention_mask=torch.ones_like(ids), **task).logits[:, -ids.shape[1] :]
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_gradient_checkpointing_would_drop_the_prompt_and_is_refused(
+    write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    bench = Bench(write_recipe("prompt-tuning"), "train.gradient_checkpointing=true")
+    with (
+        bench.wrapped("prompt-tuning", bench.load("none")) as model,
+        pytest.raises(AdapterzooError, match="gradient_checkpointing"),
+    ):
+        bench.train("prompt-tuning", model, tmp_path)
