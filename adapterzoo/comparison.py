@@ -49,6 +49,8 @@ class Row:
     learning_rate: float | None
     base: str
     options: dict[str, Any]
+    adjusted: dict[str, str]
+    """options that could not be had in every layer -> what became of them"""
 
     def value(self, column: str) -> Any:
         """The value of a metric or of any other column."""
@@ -129,7 +131,11 @@ def in_order(rows: Iterable[Row], sort: str | None) -> list[Row]:
     rows = sorted(rows, key=lambda row: row.label)
     if sort is None:
         sort = next((name for name in PRIMARY if any(name in row.metrics for row in rows)), "label")
-    known = {*(name for row in rows for name in row.metrics), *Row.__dataclass_fields__} - {"metrics", "options"}
+    known = {*(name for row in rows for name in row.metrics), *Row.__dataclass_fields__} - {
+        "metrics",
+        "options",
+        "adjusted",
+    }
     if sort not in known:
         raise UserError.at(f"--sort {sort}", "there is no such column.", did_you_mean(sort, known))
     with_value = [row for row in rows if row.value(sort) is not None]
@@ -161,7 +167,13 @@ def _row(group: Sequence[Result]) -> Row:
         learning_rate=shown[0].learning_rate,
         base=shown[0].base,
         options=shown[0].options,
+        adjusted=_texts(shown[0].findings.get("adjusted")),
     )
+
+
+def _texts(found: Any) -> dict[str, str]:
+    """What a method, whoever wrote it, says it adjusted."""
+    return {str(option): str(change) for option, change in found.items()} if isinstance(found, dict) else {}
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -69,6 +69,8 @@ def render(comparison: Comparison, console: Console) -> None:
     for row in comparison.rows:
         if row.error:
             console.print(safe(f"{row.label} failed: {row.error}", "red"), soft_wrap=True)
+        for option, change in row.adjusted.items():
+            console.print(safe(f"{row.label}, {option}: {change}"), soft_wrap=True)
     notes = [f"{BEST} best of its column"]
     if any(column.name == "exact_match" for column in columns):
         notes.append("match: share of test answers exactly right")
@@ -99,6 +101,11 @@ def markdown(comparison: Comparison) -> str:
         lines.append(f"| {inert_markdown(row.label)} | " + " | ".join(cells) + " |")
     lines += [
         f"\n{inert_markdown(row.label)} failed: {inert_markdown(row.error)}" for row in comparison.rows if row.error
+    ]
+    lines += [
+        f"\n{inert_markdown(row.label)}, {inert_markdown(option)}: {inert_markdown(change)}"
+        for row in comparison.rows
+        for option, change in row.adjusted.items()
     ]
     return "\n".join(lines) + "\n"
 

@@ -57,6 +57,21 @@ class Lokr(PeftMethod[LokrOptions]):
 
         return LoKrConfig(task_type="CAUSAL_LM", **options.model_dump())
 
+    def findings(self, model: Any) -> dict[str, Any]:
+        """Layers too small for the rank, or that the factor does not divide: PEFT takes another without a word."""
+        config = model.peft_config["default"]
+        layers = [module for module in model.modules() if hasattr(module, "lokr_w2")]
+        whole = sum("default" in layer.lokr_w2 for layer in layers)
+        factor = config.decompose_factor
+        sides = [tuple(layer.lokr_w1["default"].shape) for layer in layers if "default" in layer.lokr_w1]
+        other = sum(side != (factor, factor) for side in sides) if factor > 0 else 0
+        adjusted = {}
+        if whole:
+            adjusted["r"] = f"{config.r} -> the whole factor in {whole} of {len(layers)} layers too small for that rank"
+        if other:
+            adjusted["decompose_factor"] = f"{factor} -> another in {other} of {len(layers)} layers"
+        return {"adjusted": adjusted} if adjusted else {}
+
 
 @cache
 def _layer() -> type[nn.Module]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ class Bench:
             "seed": cell.seed,
             "folder": folder,
             "callbacks": method.callbacks(options, context),
+            "optimizer": partial(method.optimizer, model, options),
             "resume": method.resumes,
         }
         return train(model, self.prepared.encoded, self.recipe.train, **{**settings, **changes})
