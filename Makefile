@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-real lint lock clean
+.PHONY: demo test test-real lint docs lock clean
 
 demo: $(READY)
 	$(BIN)/adapterzoo run recipes/quickstart.yaml
@@ -21,6 +21,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The table of methods in the README.
+docs: $(READY)
+	$(BIN)/python tests/test_docs.py
 
 # The exact versions that demo and test run with. Raise one in pyproject.toml, then `make lock`.
 lock: $(READY)

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import re
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
 from adapterzoo.cli import main
+from adapterzoo.cli.methods import markdown
+from adapterzoo.conformance import PROPERTIES
 from adapterzoo.reading import load_recipe
+from adapterzoo.registry import BUILT_IN, Registry
 
 README = Path("README.md").read_text(encoding="utf-8")
+TABLE = re.compile(r"(<!-- adapterzoo methods --markdown -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 RECIPES = sorted(Path("recipes").glob("*.yaml"))
+
+
+@cache
+def built_in() -> Registry:
+    """Without what else may be installed here."""
+    return Registry(point for point in entry_points(group="adapterzoo") if point.dist and point.dist.name == BUILT_IN)
+
+
+def methods_table() -> str:
+    found = TABLE.search(README)
+    assert found, "the table's place is gone"
+    return found.group(2)
 
 
 def test_the_readme_names_every_module_and_every_command() -> None:
@@ -26,6 +44,21 @@ def test_the_readme_names_every_module_and_every_command() -> None:
             assert path.name in README, path
     for name in main.commands:
         assert f"adapterzoo {name}" in README, name
+
+
+def test_the_readme_lists_the_methods_as_they_are() -> None:
+    """If not: ``python tests/test_docs.py`` writes the table anew."""
+    assert methods_table() == markdown(built_in())
+
+
+def test_the_kits_document_has_every_property_and_every_method() -> None:
+    text = Path("docs/conformance.md").read_text(encoding="utf-8")
+    for name in PROPERTIES:
+        assert f"| {name} |" in text
+    report = text.rpartition("```text\n")[2]
+    for name in built_in():
+        if not built_in()[name].unavailable:
+            assert re.search(rf"^{name} ", report, re.MULTILINE), f"{name}: adapterzoo plugin check --all"
 
 
 def test_every_file_that_a_document_names_is_there() -> None:
@@ -49,3 +82,8 @@ def test_the_example_recipe_of_the_readme_is_sound(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(example, encoding="utf-8")
     (tmp_path / "faq.csv").write_text("Q,A\n", encoding="utf-8")
     load_recipe(tmp_path / "my.yaml")
+
+
+if __name__ == "__main__":
+    text = TABLE.sub(lambda found: found.group(1) + markdown(built_in()) + found.group(3), README)
+    Path("README.md").write_text(text, encoding="utf-8")

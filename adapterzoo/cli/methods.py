@@ -62,6 +62,8 @@ def markdown(zoo: Registry) -> str:
 
 def _show_all(zoo: Registry) -> None:
     console = stdout()
+    if not console.is_terminal:
+        console.width = WIDE  # for a file or a pager there is room
     wide = console.width >= WIDE
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     for title in ("method", *BASES):
