@@ -90,11 +90,18 @@ class Base:
         self._reload = reload
         self._keep(model)
 
+    @property
+    def model(self) -> Any:
+        """The model, to be looked at; :meth:`lend` is for what may change it."""
+        if self._model is None:
+            self._keep(self._reload())
+        return self._model
+
     def _keep(self, model: nn.Module) -> None:
         model.eval()
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        self.model = model
+        self._model: nn.Module | None = model
         self._state = [(module, _snapshot(module)) for module in model.modules()]
         self._config = copy.deepcopy(model.config.__dict__)
         self._checksums = _checksums(model)
@@ -122,8 +129,11 @@ class Base:
             self.renew()
 
     def renew(self) -> None:
-        """Load the weights again: after a merge, which also changes what quantized layers keep beside them."""
-        self._keep(self._reload())
+        """Have the weights loaded again: after a merge, which also changes what quantized layers keep beside them.
+
+        When they are next needed, not now: whoever changed them still holds them, and there may be no room for two.
+        """
+        self._model, self._state = None, []
 
     @property
     def parameters(self) -> int:

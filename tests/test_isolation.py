@@ -71,6 +71,18 @@ def test_evaluation_before_and_during_training_changes_nothing(
     assert_same(load_file(tmp_path / "watched" / "adapter" / "adapter_model.safetensors"), at_once)
 
 
+def test_the_next_row_does_not_see_what_a_method_changed(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """Methods that change weights of the base, look at data first, replace whole layers or answer in their own way."""
+    before = ("pissa", "full", "eva", "ln-tuning", "llama-adapter", "prompt-tuning", "poly", "lora-scratch", "hra")
+    bench = Bench(write_recipe(f"lora, {', '.join(before)}", dtype="bfloat16", steps="3"))
+    loaded = bench.load("none")
+    alone = bench.adapter("lora", loaded, tmp_path / "alone")
+    for label in before:
+        with bench.wrapped(label, loaded) as model:
+            bench.train(label, model, tmp_path / label)
+        assert_same(bench.adapter("lora", loaded, tmp_path / f"after-{label}"), alone)
+
+
 @pytest.mark.parametrize("label", ["lora", "ia3", "oft", "adalora"])
 def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
     label: str, write_recipe: Callable[..., Path], tmp_path: Path
