@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.conformance.models import rows, tiny_base, tiny_skeleton
+from adapterzoo.conformance.watch import Gradients, keep_one, watched
 from adapterzoo.errors import Problem
 from adapterzoo.layers import trained
 from adapterzoo.method import Context, Method
@@ -190,12 +191,12 @@ class _Trial:
         from adapterzoo.train import train
 
         callbacks = self.method.callbacks(self.options, self.context)
-        fired = [_watch(callback) for callback in callbacks] if watch else []
+        fired = [watched(callback) for callback in callbacks] if watch else []
         checkpoints = self.folder / name
         resuming = checkpoints.exists()
         names = set(trained(model))
-        gradients = _Gradients(names)
-        watchers = [gradients.callback(), _keep_one(SAVED_AT)] if watch else []
+        gradients = Gradients(names)
+        watchers = [gradients.callback(), keep_one(SAVED_AT)] if watch else []
         ran = train(
             model,
             self.rows,
@@ -292,53 +293,3 @@ def _loss(model: nn.Module, encoded: Any) -> float:
 
 def _same(before: torch.Tensor, after: torch.Tensor) -> bool:
     return bool(before.dtype == after.dtype and before.shape == after.shape and before.equal(after.detach()))
-
-
-class _Gradients:
-    """Which trained parameters never got a gradient that is not zero."""
-
-    def __init__(self, names: set[str]) -> None:
-        self.missing = set(names)
-
-    def callback(self) -> Any:
-        from transformers import TrainerCallback
-
-        watching = self
-
-        class Look(TrainerCallback):  # type: ignore[misc]  # transformers is not followed for types
-            def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
-                for name, parameter in model.named_parameters():
-                    if name in watching.missing and parameter.grad is not None and parameter.grad.any():
-                        watching.missing.discard(name)
-
-        return Look()
-
-
-def _keep_one(step: int) -> Any:
-    """Saves at one step alone: at the end the trainer would save once more, and leave nothing to resume."""
-    from transformers import TrainerCallback
-
-    class Once(TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            control.should_save = control.should_save and state.global_step == step
-
-    return Once()
-
-
-def _watch(callback: Any) -> list[str]:
-    """Makes a callback write down the events it is called for."""
-    from transformers import TrainerCallback
-
-    fired: list[str] = []
-
-    def watched(event: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def record(*arguments: Any, **keywords: Any) -> Any:
-            fired.append(event)
-            return call(*arguments, **keywords)
-
-        return record
-
-    for event in dir(TrainerCallback):
-        if event.startswith("on_") and getattr(type(callback), event) is not getattr(TrainerCallback, event):
-            setattr(callback, event, watched(event, getattr(callback, event)))
-    return fired
