@@ -42,10 +42,11 @@ def check(recipe: Path, methods: tuple[str, ...], seeds: tuple[int, ...], overri
             f"training: {prepared.steps} steps of {checked.train.batch_size * checked.train.gradient_accumulation} rows"
         )
     )
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for title in ("cell", "method", "seed", "base", "lr", "parameters", "memory"):
-        table.add_column(title, no_wrap=True, justify="left" if title in ("cell", "method", "base") else "right")
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     cells = [cell for cell in prepared.cells if cell.method]
+    labelled = any(cell.label != cell.method for cell in cells)
+    for title in ("cell", *(["method"] if labelled else []), "seed", "base", "lr", "parameters", "memory"):
+        table.add_column(title, no_wrap=True, justify="left" if title in ("cell", "method", "base") else "right")
     for cell in cells:
         trained = prepared.trainable.get(cell.label, 0)
         linear = prepared.linear_parameters
@@ -53,7 +54,7 @@ def check(recipe: Path, methods: tuple[str, ...], seeds: tuple[int, ...], overri
         memory += (prepared.base_parameters - linear) * BYTES[checked.model.dtype]
         values = (
             cell.label,
-            cell.method,
+            *([cell.method] if labelled else []),
             cell.seed,
             cell.base,
             f"{cell.learning_rate:g}",

@@ -64,6 +64,14 @@ def test_methods_that_cannot_be_trained_are_refused_with_the_reason(
         assert "cannot be trained here: it mixes adapters that were trained before" in refused.stderr
 
 
+def test_a_long_plan_is_not_cut_in_a_narrow_terminal(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]
+) -> None:
+    done = adapterzoo("check", write_recipe("multitask-prompt-tuning, rslora, full"))
+    assert "…" not in done.stdout
+    assert re.search(r"^multitask-prompt-tuning +0 none +0.001 +1.36k", done.stdout, re.MULTILINE), done.stdout
+
+
 def test_check_prints_the_plan_without_weights(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]
 ) -> None:
