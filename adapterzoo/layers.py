@@ -43,7 +43,9 @@ class LayerMethod(Method[LinearOptionsT]):
     def _put(self, model: Any, options: LinearOptionsT) -> nn.Module:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        for name, linear in targeted(model, options.target_modules).items():
+        model.adapter_layers = list(targeted(model, options.target_modules))
+        for name in model.adapter_layers:
+            linear = model.get_submodule(name)
             parent, _, child = name.rpartition(".")
             layer = self.layer(linear, options).to(next(linear.parameters()).device)
             setattr(model.get_submodule(parent), child, layer)
@@ -79,20 +81,25 @@ class LayerMethod(Method[LinearOptionsT]):
         wrapped.load_state_dict(saved, strict=False)
         return wrapped
 
-    def merge(self, model: nn.Module) -> nn.Module:
-        """See :meth:`Method.merge`."""
+    def merge(self, model: Any) -> nn.Module:
+        """See :meth:`Method.merge`.
+
+        Raises:
+            AdapterzooError: a layer has no ``update()``: what it does is no change of a weight.
+        """
         import torch
 
-        for name, layer in list(model.named_modules()):
-            if not hasattr(layer, "update") or not hasattr(layer, "base"):
-                continue
-            weight = layer.base.weight
-            update = layer.update()
+        for name in model.adapter_layers:
+            layer = model.get_submodule(name)
+            if not hasattr(layer, "update"):
+                raise AdapterzooError(f"{name} has no update(): a method that cannot merge says merges = ()")
+            weight, update = layer.base.weight, layer.update()
             with torch.no_grad():
                 weight += (update if is_linear(layer.base) else update.T).to(weight.dtype)
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, layer.base)
-        return model
+        merged: nn.Module = model
+        return merged
 
 
 def trained(model: nn.Module) -> dict[str, torch.Tensor]:

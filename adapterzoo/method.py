@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from adapterzoo.errors import Problem
+from adapterzoo.errors import PluginError, Problem
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 BASES = ("none", "int8", "nf4")
 # Raised when a plugin needs something of this file that earlier versions have not.
 CONTRACT = 1
+# What stands beside a method's options in a recipe.
+ENTRY_KEYS = frozenset({"name", "label", "learning_rate"})
 GROUPS = (
     "low-rank",
     "shared projections",
@@ -144,10 +146,6 @@ class Method(Generic[OptionsT]):
     reads_data: ClassVar[bool] = False
     """whether it looks at training rows before training"""
 
-    def base_for(self, quantization: str) -> str:
-        """The quantization of the base it trains on in a recipe that says ``quantization``."""
-        return self.demands or quantization
-
     def problems(self, skeleton: nn.Module, options: OptionsT, context: Context) -> list[Problem]:
         """What cannot work with these options on this architecture.
 
@@ -198,3 +196,32 @@ class Method(Generic[OptionsT]):
         ``adjusted`` (option -> what it became, and where) is shown below the table.
         """
         return {}
+
+
+def put_on(method: Method[Any], model: nn.Module, options: Any, context: Context) -> nn.Module:
+    """:meth:`Method.wrap`, whose answer is looked at.
+
+    Raises:
+        PluginError: it is no model.
+    """
+    from torch.nn import Module
+
+    wrapped = method.wrap(model, options, context)
+    if not isinstance(wrapped, Module):
+        raise PluginError(f"wrap() of {method.name} returned {wrapped!r}, not a model")
+    return wrapped
+
+
+def find_problems(method: Method[Any], skeleton: nn.Module, options: Any, context: Context) -> list[Problem]:
+    """:meth:`Method.problems`, whose answer is looked at.
+
+    Raises:
+        PluginError: it raised, or returned something else than a list of problems.
+    """
+    try:
+        found = method.problems(skeleton, options, context)
+    except (Exception, SystemExit) as error:  # a stranger's code may raise anything
+        raise PluginError(f"problems() of {method.name} raised {type(error).__name__}: {error}") from error
+    if not isinstance(found, list) or not all(isinstance(problem, Problem) for problem in found):
+        raise PluginError(f"problems() of {method.name} returned {found!r}, not a list of problems")
+    return found

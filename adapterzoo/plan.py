@@ -49,7 +49,7 @@ def plan(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], zoo: Regi
     entries = _select(recipe, methods, zoo)
     for seed in dict.fromkeys(seeds or recipe.seeds):
         for entry in entries:
-            base = zoo[entry.name].base_for(own)
+            base = zoo[entry.name].demands or own
             cells.append(Cell(entry.label, entry.name, base, seed, entry.options, float(entry.learning_rate)))
     return sorted(cells, key=lambda cell: (cell.base != own, cell.base))
 
@@ -64,7 +64,7 @@ def _select(recipe: Recipe, names: Sequence[str], zoo: Registry) -> list[MethodE
             entry = MethodEntry(name=name, label=name)
             complete_entry(entry, zoo[name], recipe.train.learning_rate)
             entries = [entry]
-            base, bases = zoo[name].base_for(recipe.model.quantization), zoo[name].bases
+            base, bases = zoo[name].demands or recipe.model.quantization, zoo[name].bases
             if zoo[name].unavailable:
                 problems.append(Problem(f"--method {name}", f"cannot be trained here: {zoo[name].unavailable}."))
             elif base not in bases:

@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.errors import Problem, UserError
+from adapterzoo.errors import PluginError, Problem, UserError
 from adapterzoo.layers import linear_layers
-from adapterzoo.method import Context, Method
+from adapterzoo.method import Context, Method, find_problems, put_on
 from adapterzoo.plan import Cell, plan
 from adapterzoo.recipe import Recipe
 from adapterzoo.registry import Registry, registry
@@ -152,7 +152,10 @@ def _try_out(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> None:
         # Without data: what a method would learn from it takes weights.
         method, context = zoo[cell.method or ""], replace(prepared.context(cell), batches=tuple)
         options = method.options(**cell.options)
-        found, count = try_out(method, untouched, options, context)
+        try:
+            found, count = try_out(method, untouched, options, context)
+        except PluginError as error:
+            found, count = [Problem(zoo.package(method.name), f"its plugin is at fault: {error}.")], None
         problems += [Problem(f"{cell.label}: {problem.where}", problem.what, problem.cure) for problem in found]
         if count is not None:
             prepared.trainable[cell.label] = count
@@ -168,18 +171,21 @@ def try_out(method: Method[Any], skeleton: Base, options: Any, context: Context)
 
     Returns:
         The problems, and the number; None where there are problems, or only real weights can tell.
+
+    Raises:
+        PluginError: the method does not do what the contract says.
     """
     import torch
 
-    if found := method.problems(skeleton.model, options, context):
+    if found := find_problems(method, skeleton.model, options, context):
         return found, None
     try:
         with skeleton.lend() as model, torch.device("meta"):
-            wrapped = method.wrap(model, options, context)
+            wrapped = put_on(method, model, options, context)
             return [], sum(parameter.numel() for parameter in wrapped.parameters() if parameter.requires_grad)
     except ValueError as error:  # what PEFT, and anyone, says of sizes and layers that do not fit
         return [Problem("options", " ".join(str(error).split())[:300])], None
-    except Exception:  # a method that starts from real weights, or one that is broken: its cell will tell
+    except (Exception, SystemExit):  # a method that starts from real weights, or one that is broken: its cell will tell
         return [], None
 
 

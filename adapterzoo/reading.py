@@ -13,8 +13,8 @@ from pydantic_core import ErrorDetails
 from adapterzoo import document
 from adapterzoo.document import Document, Location
 from adapterzoo.errors import Problem, UserError, did_you_mean
-from adapterzoo.method import BASES, Method
-from adapterzoo.recipe import ENTRY_KEYS, RESERVED_LABEL, MethodEntry, Recipe
+from adapterzoo.method import BASES, ENTRY_KEYS, Method
+from adapterzoo.recipe import RESERVED_LABEL, MethodEntry, Recipe
 from adapterzoo.registry import Registry, registry
 
 # What pydantic puts behind a key whose value may be of several types.
@@ -60,7 +60,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), zoo: Registry |
 
 def complete_entry(entry: MethodEntry, method: Method[Any], learning_rate: float | Literal["auto"]) -> None:
     """Spell out an entry's options and learning rate, so that the resolved recipe says what was run."""
-    entry.__pydantic_extra__ = method.options(**entry.options).model_dump()
+    entry.__pydantic_extra__ = method.options(**entry.options).model_dump(mode="json")
     if entry.learning_rate == "auto":
         entry.learning_rate = method.learning_rate if learning_rate == "auto" else float(learning_rate)
 
@@ -109,7 +109,7 @@ def _method_problems(source: Document, zoo: Registry) -> list[Problem]:
             what = f"{name} cannot be trained here: {method.unavailable}."
             problems.append(Problem(source.where((*location, "name")), what))
             continue
-        base = method.base_for(quantization)
+        base = method.demands or quantization
         if base in BASES and base not in method.bases:  # what is no quantization at all is said elsewhere
             problems.append(
                 Problem(
@@ -121,7 +121,10 @@ def _method_problems(source: Document, zoo: Registry) -> list[Problem]:
         try:
             method.options(**{key: value for key, value in settings.items() if key not in ENTRY_KEYS})
         except ValidationError as error:
-            problems += _problems(error, _Part(source, method.options, location, ENTRY_KEYS))
+            problems += _problems(error, _Part(source, method.options, location, sorted(ENTRY_KEYS)))
+        except Exception as error:  # a validator of a stranger's options may raise anything
+            what = f"the options of {name} cannot be checked: {type(error).__name__}: {error}."
+            problems.append(Problem(source.where(location), what, f"That is a fault of {zoo.package(name)}."))
     return problems
 
 

@@ -17,7 +17,6 @@ SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RESERVED_LABEL = re.compile(r"base(-\d+-shot)?|recipe\.yaml")
 FORMATS = {"qa": ("question", "answer"), "prompt_completion": ("prompt", "completion")}
 # Keys of a method's entry that are not the method's own options.
-ENTRY_KEYS = ("name", "label", "learning_rate")
 
 
 def _checked(accepts: Callable[[Any], bool], wanted: str) -> BeforeValidator:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import json
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -17,18 +15,33 @@ import pluggy
 
 from adapterzoo import hookspecs
 from adapterzoo.errors import PluginError, did_you_mean
-from adapterzoo.method import BASES, CONTRACT, GROUPS, Method, Options
+from adapterzoo.method import BASES, CONTRACT, ENTRY_KEYS, GROUPS, Method, Options
+from adapterzoo.terminal import output_aside
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 BUILT_IN = "adapterzoo"
 # Set to 1, only the built-in methods are there.
 NO_THIRD_PARTY = "ADAPTERZOO_NO_THIRD_PARTY"
-REQUIRED: dict[str, type | tuple[type, ...]] = {
+NAMES = (tuple, list)
+# Of a method: a generator would be used up by the first look, anything else could not be shown.
+ATTRIBUTES: dict[str, type | tuple[type, ...]] = {
     "name": str,
     "summary": str,
     "paper": str,
+    "group": str,
+    "unavailable": (str, type(None)),
     "learning_rate": (int, float),
     "learning_rate_source": str,
+    "bases": NAMES,
+    "merges": NAMES,
+    "stands_for": NAMES,
+    "demands": (str, type(None)),
+    "size_option": (str, type(None)),
+    "fallback": bool,
+    "resumes": bool,
+    "starts_at_base": bool,
+    "changes_base": bool,
+    "reads_data": bool,
 }
 
 
@@ -127,8 +140,7 @@ def registry() -> Registry:
 
 def _load(manager: pluggy.PluginManager, point: metadata.EntryPoint, package: str) -> list[Method[Any]]:
     """The methods of one entry point, each verified."""
-    # A module that prints while it is imported must not spoil what is printed for programs.
-    with redirect_stdout(sys.stderr):
+    with output_aside():
         module = point.load()
         if manager.register(module, f"{package}:{point.name}") is None:
             raise PluginError("pluggy refused to register it")
@@ -153,6 +165,8 @@ def _package(entry_point: metadata.EntryPoint) -> str:
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"it called sys.exit({error.code!r}) while it was loaded"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
@@ -161,35 +175,52 @@ def _verify(method: object) -> None:
     if not isinstance(method, Method):
         raise PluginError(f"it returned {method!r}, which is no adapterzoo.Method")
     kind = type(method).__name__
-    if method.contract > CONTRACT:
+    if not isinstance(method.contract, int) or method.contract > CONTRACT:
         raise PluginError(
             f"{kind} asks for contract {method.contract} and this adapterzoo has {CONTRACT}: upgrade adapterzoo"
         )
-    for attribute, wanted in REQUIRED.items():
-        value = getattr(method, attribute, None)
-        if value is None and not hasattr(method, attribute):
+    for attribute, wanted in ATTRIBUTES.items():
+        if not hasattr(method, attribute):
             raise PluginError(f"{kind} has no '{attribute}'")
-        if not isinstance(value, wanted) or isinstance(value, bool):
-            raise PluginError(f"{kind}.{attribute} is {value!r}")
+        value = getattr(method, attribute)
+        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+            raise PluginError(f"{kind}.{attribute} is {value!r}, of type {type(value).__name__}")
     if not NAME.fullmatch(method.name):
         raise PluginError(f"{kind}.name is {method.name!r}: only lower-case letters, digits and '-'")
-    if not (math.isfinite(method.learning_rate) and method.learning_rate > 0):
-        raise PluginError(f"{kind}.learning_rate is {method.learning_rate!r}, no number above 0")
+    if not 0 < method.learning_rate < 1e6:
+        raise PluginError(f"{kind}.learning_rate is {method.learning_rate!r:.40}, no rate above 0")
     if method.group not in GROUPS:
         raise PluginError(f"{kind}.group is {method.group!r}; there is {', '.join(GROUPS)}")
     for attribute in ("bases", "merges"):
         named = getattr(method, attribute)
-        if isinstance(named, str) or (set(named) - set(BASES)):
+        if any(base not in BASES for base in named):
             raise PluginError(f"{kind}.{attribute} names {named!r}; there is {', '.join(BASES)}")
     if not method.bases and not method.unavailable:
         raise PluginError(f"{kind}.bases is empty")
     if method.demands is not None and method.demands not in method.bases:
         raise PluginError(f"{kind}.demands {method.demands!r}, which is not among its bases")
-    if method.fallback:
-        return  # its options are made when they are asked for
-    if not (isinstance(getattr(method, "options", None), type) and issubclass(method.options, Options)):
+    if not method.fallback:  # whose options are made when they are asked for
+        _verify_options(method)
+
+
+def _verify_options(method: Method[Any]) -> None:
+    """Raises PluginError where the options could not be written in a recipe, or shown."""
+    kind, options = type(method).__name__, getattr(method, "options", None)
+    if not (isinstance(options, type) and issubclass(options, Options)):
         raise PluginError(f"{kind}.options is no subclass of adapterzoo.Options")
-    if method.size_option is not None and method.size_option not in method.options.model_fields:
+    if method.size_option is not None and method.size_option not in options.model_fields:
         raise PluginError(f"{kind}.size_option {method.size_option!r} is not among its options")
-    if required := [name for name, field in method.options.model_fields.items() if field.is_required()]:
+    if required := [name for name, field in options.model_fields.items() if field.is_required()]:
         raise PluginError(f"{kind}.options has no default for {', '.join(required)}: a method is used by its name")
+    if taken := sorted(ENTRY_KEYS & set(options.model_fields)):
+        raise PluginError(f"{kind}.options has {', '.join(taken)}, which mean something else beside a method's name")
+    try:
+        options.model_json_schema()
+        written = options().model_dump(mode="json")
+        options(**written)
+        json.dumps(written, allow_nan=False)
+    except Exception as error:  # pydantic's errors, and those of a stranger's validators
+        reason = " ".join(str(error).split())
+        raise PluginError(
+            f"{kind}.options: its defaults cannot be written in a recipe and read again: {reason}"
+        ) from None

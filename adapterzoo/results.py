@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from adapterzoo.errors import UserError
+from adapterzoo.errors import PluginError, UserError
 
 SCHEMA = 1
 RESULT = "result.json"
@@ -70,6 +70,22 @@ class Result:
 
 
 _VALID = TypeAdapter(Result)
+
+
+def plain_findings(findings: Any) -> dict[str, Any]:
+    """What a method found, as it can be written down.
+
+    Raises:
+        PluginError: it is no dictionary, or holds what JSON cannot.
+    """
+    if not isinstance(findings, dict):
+        raise PluginError(f"findings() returned {findings!r}, not a dictionary")
+    for key, value in findings.items():
+        try:
+            json.dumps({key: value}, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise PluginError(f"findings() returned under {key!r} what cannot be written as JSON: {error}") from None
+    return {str(key): value for key, value in findings.items()}
 
 
 class Store:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo import results
-from adapterzoo.errors import AdapterzooError, Problem, UserError
+from adapterzoo.errors import AdapterzooError, PluginError, Problem, UserError
+from adapterzoo.method import put_on
 from adapterzoo.plan import Cell
 from adapterzoo.prepare import Prepared, prepare, quiet_libraries
 from adapterzoo.progress import Reporter
@@ -125,7 +126,7 @@ class _Runner:
                 predictions = self._measure(cell, trained, result)
                 del trained
             result.peak_memory_bytes = peak.bytes
-        except Exception as error:  # whatever a method does wrong is its own row's failure
+        except (Exception, SystemExit) as error:  # whatever a method does wrong is its own row's failure
             result.status, result.error = "failed", _reason(error)
             (folder / results.TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
         self.store.write(result, (prediction.record() for prediction in predictions))
@@ -143,7 +144,7 @@ class _Runner:
         before = sum(parameter.numel() for parameter in model.parameters())
         # Right before wrapping: whatever ran before, the adapter begins with the same numbers.
         set_seed(cell.seed)
-        wrapped = method.wrap(model, options, context)
+        wrapped = put_on(method, model, options, context)
         parameters = list(wrapped.parameters())
         result.trainable_params = sum(p.numel() for p in parameters if p.requires_grad)
         result.total_params += sum(p.numel() for p in parameters) - before
@@ -163,8 +164,10 @@ class _Runner:
         result.train_seconds = ran.seconds
         result.tokens_per_second = ran.tokens / ran.seconds
         result.history = ran.history
-        result.findings = method.findings(wrapped)
+        result.findings = results.plain_findings(method.findings(wrapped))
         method.save(wrapped, folder / results.ADAPTER)
+        if not any((folder / results.ADAPTER).glob("*.safetensors")):
+            raise PluginError(f"save() of {method.name} wrote no safetensors into its folder")
         self.prepared.encoded.tokenizer.save_pretrained(str(folder / results.ADAPTER))
         result.adapter_bytes = results.folder_bytes(folder / results.ADAPTER)
         return wrapped
@@ -216,7 +219,7 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """Why a cell failed, in one line."""
     text: str = " ".join(str(error).split()) or "no reason given"
     if isinstance(error, MemoryError) or "out of memory" in text.lower() or "not enough memory" in text.lower():

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 
 from rich.console import Console
 from rich.text import Text
 
 # Control characters, and the marks that reorder text on the screen.
-_UNSAFE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_UNSAFE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _BREAKS = re.compile(r"[\n\r\x0b\x0c\x85\u2028\u2029]+")
 
 
@@ -30,6 +34,25 @@ def stdout() -> Console:
 def stderr() -> Console:
     """Where messages and progress go."""
     return Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def output_aside() -> Iterator[None]:
+    """Within, what a stranger's code prints goes to stderr: stdout is for results, which programs read."""
+    try:
+        kept = os.dup(1)
+    except OSError:  # a process without a stdout has nothing to keep clean
+        yield
+        return
+    try:
+        sys.stdout.flush()
+        os.dup2(2, 1)  # what libraries in C print, and child processes
+        # A stream of its own, which a plugin may close.
+        with os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace") as aside, redirect_stdout(aside):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def duration(seconds: float) -> str:

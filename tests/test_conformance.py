@@ -121,6 +121,20 @@ def merges_twice(self: Any) -> torch.Tensor:
     return 2 * Layer.update(self)
 
 
+class Bottleneck(Layer):
+    """No change of a weight: it cannot merge, and forgets to say so."""
+
+    update = property()  # type: ignore[assignment]  # as if it were not there
+
+    def add(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x.to(self.a.dtype) @ self.a.T) @ self.b.T
+
+
+def leaves(self: Any, model: Any, *_: Any) -> None:
+    if not next(model.parameters()).is_meta:
+        raise SystemExit(0)
+
+
 def misspelt_callback(self: Any, options: Any, context: Any) -> list[Any]:
     from transformers import TrainerCallback
 
@@ -146,7 +160,10 @@ def draws_elsewhere(self: Any, linear: Any, options: Any) -> None:
 
 
 BROKEN = {
-    "wraps": [method(wrap=lambda *_: 1 / 0), method(_put=lambda self, model, options: model.requires_grad_(False))],
+    "wraps": [
+        method(wrap=lambda *_: 1 / 0), method(wrap=lambda *_: None), method(wrap=leaves), method(problems=lambda *_: 7),
+        method(_put=lambda self, model, options: model.requires_grad_(False)),
+    ],
     "starts at base": [method(**layer(__init__=begins_elsewhere))],
     "same when quantized": [method(**layer(forward=reads_codes))],
     "trains": [method(**layer(forward=raises_in_training))],
@@ -157,7 +174,10 @@ BROKEN = {
     "rows alone": [method(**layer(add=looks_at_the_whole_batch))],
     "generates": [method(**layer(add=forgets_the_cache))],
     "saves": [method(save=saves_half), method(save=saves_a_pickle), method(load=lambda self, model, folder: model)],
-    "merges": [method(**layer(update=merges_twice))],
+    "merges": [
+        method(**layer(update=merges_twice)), method(kind=Bottleneck), method(merge=lambda self, model: model),
+    ],
+    "findings": [method(findings=lambda self, model: {"scale": torch.tensor(1.0)}), method(findings=lambda *_: 5)],
     "callbacks fire": [method(callbacks=misspelt_callback)],
     "size changes": [method(**layer(__init__=of_one_size))],
     "resumes": [method(**layer(add=counts_in_python))],
@@ -196,7 +216,7 @@ def test_a_broken_method_is_found_out(name: str, broken: Sound) -> None:
     assert name in report.failures, str(report)
     assert set(report.failures) <= {name, *ALSO.get(name, ())}, str(report)
     assert "test_conformance.py" in str(report), "where to look"
-    if name not in ("wraps", "trains", "callbacks fire", "saves"):
+    if name not in ("wraps", "trains", "callbacks fire", "findings", "merges", "saves"):
         assert any(letter.isdigit() for letter in report.failures[name]), "the numbers"
 
 

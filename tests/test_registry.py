@@ -71,15 +71,52 @@ def test_every_plugin_file_is_an_entry_point_and_is_found() -> None:
             ),
             "no 'learning_rate'",
         ),
-        ("import sys\nsys.exit('bye')", "SystemExit: bye"),
+        ("import sys\nsys.exit('bye')", "it called sys.exit('bye') while it was loaded"),
+        (GOOD.replace("NAME", "mine").replace('"me"', '"me"; stands_for = 5'), "stands_for is 5, of type int"),
+        (
+            GOOD.replace("NAME", "mine").replace('"me"', '"me"; bases = (base for base in ("none",))'),
+            "bases is <generator",
+        ),
+        (GOOD.replace("NAME", "mine").replace('"me"', '"me"; resumes = {1, 2}'), "resumes is {1, 2}, of type set"),
+        (GOOD.replace("NAME", "mine").replace('"me"', '"me"; unavailable = 5'), "unavailable is 5"),
+        (GOOD.replace("NAME", "mine").replace('"me"', '"me"; size_option = ["r"]'), "size_option is ['r']"),
+        (GOOD.replace("NAME", "mine").replace('"me"', '"me"; merges = [["none"]]'), "merges names [['none']]"),
+        (GOOD.replace("NAME", "mine").replace('"me"', '"me"; learning_rate = 10**400'), "no rate above 0"),
+        (
+            GOOD.replace("NAME", "mine")
+            .replace("class Mine", "class O(Options):\n    label: str = 'x'\nclass Mine")
+            .replace('"p", Options', '"p", O'),
+            "has label, which mean something else",
+        ),
+        (
+            GOOD.replace("NAME", "mine")
+            .replace("class Mine", "class O(Options):\n    learning_rate: float = 1.0\nclass Mine")
+            .replace('"p", Options', '"p", O'),
+            "has learning_rate",
+        ),
+        (
+            GOOD.replace("NAME", "mine")
+            .replace(
+                "class Mine",
+                "class O(Options):\n    init: __import__('pathlib').Path = __import__('pathlib').Path('w')\nclass Mine",
+            )
+            .replace('"p", Options', '"p", O'),
+            "cannot be written in a recipe",
+        ),
+        (
+            GOOD.replace("NAME", "mine")
+            .replace("class Mine", "class O(Options):\n    f: __import__('typing').Callable = print\nclass Mine")
+            .replace('"p", Options', '"p", O'),
+            "cannot be written in a recipe",
+        ),
         (GOOD.replace("NAME", "hira"), "already the name of a method from adapterzoo"),
         (GOOD.replace("NAME", "adaption-prompt"), "already the name of a method from adapterzoo"),
         (GOOD.replace("NAME", "mine").replace("[Mine()]", "[Mine(), Mine()]"), "brings two methods named 'mine'"),
         (GOOD.replace("NAME", "mine").replace('"me"', '"me"; contract = 99'), "asks for contract 99"),
         (GOOD.replace("NAME", "mine").replace("1e-3", '"fast"'), "learning_rate is 'fast'"),
-        (GOOD.replace("NAME", "mine").replace("1e-3", 'float("nan")'), "no number above 0"),
+        (GOOD.replace("NAME", "mine").replace("1e-3", 'float("nan")'), "no rate above 0"),
         (GOOD.replace("NAME", "mine").replace('"s"', "7"), "summary is 7"),
-        (GOOD.replace("NAME", "mine").replace('"me"', '"me"; bases = "none"'), "bases names 'none'"),
+        (GOOD.replace("NAME", "mine").replace('"me"', '"me"; bases = "none"'), "bases is 'none', of type str"),
         (GOOD.replace("NAME", "mine").replace('"me"', '"me"; bases = ()'), "bases is empty"),
         (GOOD.replace("NAME", "mine").replace('"me"', '"me"; merges = ("fp8",)'), "merges names ('fp8',)"),
         (GOOD.replace("NAME", "mine").replace('"me"', '"me"; size_option = "r"'), "size_option 'r' is not among"),
@@ -109,10 +146,21 @@ def test_of_two_strangers_with_one_name_the_second_is_left_out(strangers: Path) 
     assert (broken.plugin, "already the name" in broken.reason) == ("b", True)
 
 
-def test_what_a_plugin_prints_stays_out_of_the_way(strangers: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    zoo = Registry([plugin("loud", strangers, "print('hello')\n" + GOOD.replace("NAME", "loud"))])
+def test_what_a_plugin_prints_stays_out_of_the_way(strangers: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    zoo = Registry(
+        [
+            plugin(
+                "loud",
+                strangers,
+                "print('hello')\nimport os, sys\nos.write(1, b'raw')\nsys.stdout.close()\n"
+                + GOOD.replace("NAME", "loud"),
+            )
+        ]
+    )
     assert "loud" in zoo
-    assert capsys.readouterr().out == ""
+    assert capfd.readouterr().out == ""
+    print("still open")
+    assert capfd.readouterr().out == "still open\n"
 
 
 def test_a_fallback_gives_way_to_a_plugin_of_its_name() -> None:

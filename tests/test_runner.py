@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -81,6 +82,65 @@ def test_what_is_on_disk(write_recipe: Callable[..., Path], adapterzoo: Callable
 
     tokenizer = AutoTokenizer.from_pretrained(cell / "adapter")
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
+def test_what_a_method_answers_is_looked_at_and_costs_its_own_row_alone(
+    write_recipe: Callable[..., Path],
+    adapterzoo: Callable[..., Result],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    from adapterzoo.registry import registry
+
+    def leaves(self: object, model: Any, *_: object) -> None:
+        if not next(model.parameters()).is_meta:
+            raise SystemExit(0)
+
+    answers = {
+        ("oft", "findings"): lambda self, model: {"scale": torch.tensor(0.5)},
+        ("ia3", "findings"): lambda self, model: 5,
+        ("vera", "findings"): lambda self, model: {"scale": float("nan")},
+        ("loha", "save"): lambda self, model, folder: None,
+        ("lokr", "wrap"): leaves,
+        ("boft", "callbacks"): lambda self, options, context: [3],
+    }
+    for (name, attribute), answer in answers.items():
+        monkeypatch.setattr(type(registry()[name]), attribute, answer, raising=False)
+    methods = [name for name, _ in answers]
+    done = adapterzoo("run", write_recipe(", ".join([*methods, "lora"]), steps="1"), "--out", tmp_path / "o")
+    assert done.exit_code == 1
+    found = rows(tmp_path / "o", adapterzoo)
+    assert {label: row["status"] for label, row in found.items() if row["method"]} == {
+        **dict.fromkeys(methods, "failed"), "lora": "ok",
+    }  # fmt: skip
+    assert "findings() returned under 'scale' what cannot be written as JSON" in found["oft"]["error"]
+    assert found["ia3"]["error"] == "findings() returned 5, not a dictionary"
+    assert "NaN" in (tmp_path / "o" / "vera" / "seed-0" / "result.json").read_text() or found["vera"]["error"]
+    assert found["loha"]["error"] == "save() of loha wrote no safetensors into its folder"
+    assert found["lokr"]["error"].startswith("SystemExit")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda *_: 1 / 0, "problems() of oft raised ZeroDivisionError: division by zero"),
+        (lambda *_: "nonsense", "problems() of oft returned 'nonsense', not a list of problems"),
+        (lambda *_: None, "problems() of oft returned None"),
+    ],
+)
+def test_nonsense_before_training_is_said_with_the_plugin(
+    answer: Any, said: str, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from adapterzoo.registry import registry
+
+    monkeypatch.setattr(type(registry()["oft"]), "problems", answer)
+    done = adapterzoo("run", write_recipe("lora, oft"), "--out", tmp_path / "o")
+    assert done.exit_code == 2
+    assert f"adapterzoo: its plugin is at fault: {said}" in done.stderr
+    assert not (tmp_path / "o").exists()
 
 
 def test_a_cell_that_fails_is_a_row_with_its_reason_and_the_others_finish(

@@ -114,12 +114,9 @@ def _show_one(method: Method[Any], zoo: Registry) -> None:
     table.add_column("option", no_wrap=True)
     table.add_column("default", no_wrap=True)
     table.add_column("meaning")
+    defaults = method.options().model_dump(mode="json")
     for option, field in method.options.model_fields.items():
-        table.add_row(
-            safe(option, "bold"),
-            safe(json.dumps(field.get_default(call_default_factory=True))),
-            safe(field.description or ""),
-        )
+        table.add_row(safe(option, "bold"), safe(json.dumps(defaults[option])), safe(field.description or ""))
     console.print(table)
 
 

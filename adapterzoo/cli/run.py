@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from adapterzoo.cli.arguments import out_option, recipe_options
-from adapterzoo.terminal import stdout
+from adapterzoo.terminal import output_aside, stdout
 
 
 @click.command()
@@ -32,7 +32,8 @@ def run(
     from adapterzoo.comparison import compare
 
     try:
-        results = runner.run(checked, folder, methods, seeds, progress)
+        with output_aside():
+            results = runner.run(checked, folder, methods, seeds, progress)
     finally:
         progress.end()
     table.render(compare(folder), stdout())

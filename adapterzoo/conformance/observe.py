@@ -15,8 +15,9 @@ from adapterzoo.conformance.models import rows, tiny_base, tiny_skeleton
 from adapterzoo.conformance.watch import Gradients, keep_one, watched
 from adapterzoo.errors import Problem
 from adapterzoo.layers import trained
-from adapterzoo.method import Context, Method
+from adapterzoo.method import Context, Method, put_on
 from adapterzoo.prepare import quiet_libraries, try_out
+from adapterzoo.results import plain_findings
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +38,7 @@ class Observed:
     base: str
     declined: list[Problem] = field(default_factory=list)
     """what the method itself says cannot work on this architecture"""
-    errors: dict[str, Exception] = field(default_factory=dict)
+    errors: dict[str, BaseException] = field(default_factory=dict)
     """stage -> what it raised"""
     logits: dict[str, torch.Tensor] = field(default_factory=dict)
     """of each row's real tokens: ``base``, ``start``, ``trained``, ``loaded``, ``merged``, all rows in one batch;
@@ -54,6 +55,8 @@ class Observed:
     without_gradient: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     """tensors of the base that training changed"""
+    merged: list[str] = field(default_factory=list)
+    """parameters that the merged model has and the base has not, or the other way round"""
     silent_callbacks: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     sizes: dict[Any, int] = field(default_factory=dict)
@@ -67,7 +70,7 @@ class Observed:
         """What is raised within is written down under a name, and ends the stage alone."""
         try:
             yield
-        except Exception as error:  # the method under test may raise anything
+        except (Exception, SystemExit) as error:  # the method under test may raise anything
             self.errors[name] = error
 
 
@@ -154,7 +157,7 @@ class _Trial:
         from transformers import set_seed
 
         set_seed(0)
-        return self.method.wrap(model, options or self.options, self.context)
+        return put_on(self.method, model, options or self.options, self.context)
 
     def _first(self, model: nn.Module) -> None:
         """Wrap, train, save and merge, with everything watched."""
@@ -179,12 +182,16 @@ class _Trial:
             seen.logits["alone"] = _logits(wrapped, self.rows, at_once=False)
         with seen.stage("generate"):
             self._generate(wrapped)
+        with seen.stage("findings"):
+            plain_findings(self.method.findings(wrapped))
         with seen.stage("save"):
             self.method.save(wrapped, self.folder / "adapter")
             seen.files = sorted(path.name for path in (self.folder / "adapter").rglob("*") if path.is_file())
         if seen.base in self.method.merges:
             with seen.stage("merge"):
-                seen.logits["merged"] = _logits(self.method.merge(wrapped), self.rows)
+                merged = self.method.merge(wrapped)
+                seen.merged = sorted(set(dict(merged.named_parameters())) ^ set(tensors))
+                seen.logits["merged"] = _logits(merged, self.rows)
 
     def _train(self, model: Any, name: str, watch: bool = False, steps: int = STEPS) -> dict[str, torch.Tensor]:
         """Train; from the middle on where a checkpoint of that name is there. Returns the adapter's tensors."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.conformance.observe import SAVED_AT, STEPS, Observed
+from adapterzoo.errors import PluginError
 from adapterzoo.method import Method
 
 if TYPE_CHECKING:
@@ -33,9 +34,9 @@ Judge = Callable[[Method[Any], Observed], str | None]
 def wraps(method: Method[Any], seen: Observed) -> str | None:
     """The method wraps the model, and something is left to train."""
     if "problems" in seen.errors:
-        return f"problems() raised {_said(seen.errors['problems'])}"
+        return _said(seen.errors["problems"])
     if "wrap" in seen.errors:
-        return f"wrap() raised {_said(seen.errors['wrap'])}"
+        return f"wrapping raised {_said(seen.errors['wrap'])}"
     return None if seen.trainable else "wrap() left no parameter with requires_grad: nothing would be trained"
 
 
@@ -165,7 +166,7 @@ def saves(method: Method[Any], seen: Observed) -> str | None:
     if pickles := [name for name in seen.files if name.endswith(PICKLES)]:
         return f"save() wrote {', '.join(pickles)}: pickles run code when they are loaded; write safetensors"
     if not any(name.endswith(".safetensors") for name in seen.files):
-        return f"save() wrote no safetensors, but {', '.join(seen.files) or 'nothing'}"
+        return f"save() wrote no safetensors into its folder (there is: {', '.join(seen.files) or 'nothing'})"
     if "load" in seen.errors:
         return f"load() raised {_said(seen.errors['load'])}"
     gap, allowed = _gap(seen, "loaded", "trained"), _allowed(seen)
@@ -182,6 +183,9 @@ def merges(method: Method[Any], seen: Observed) -> str | None:
         return NOT_ASKED
     if "merge" in seen.errors:
         return f"merge() raised {_said(seen.errors['merge'])}; take '{seen.base}' out of merges if it cannot"
+    if seen.merged:
+        names = ", ".join(seen.merged[:3])
+        return f"merge() left {len(seen.merged)} parameters that are not the base's, or took some of it: {names}"
     gap, effect = _gap(seen, "merged", "trained"), _gap(seen, "trained", "base")
     share = gap / effect if effect else math.inf
     if share <= MERGE_TOLERANCE[seen.base]:
@@ -190,6 +194,11 @@ def merges(method: Method[Any], seen: Observed) -> str | None:
         f"merged, the logits differ by {gap:.2g}, {share:.1%} of what the adapter changes "
         f"(allowed: {MERGE_TOLERANCE[seen.base]:.1%}); see merge(), or take '{seen.base}' out of merges"
     )
+
+
+def findings(method: Method[Any], seen: Observed) -> str | None:
+    """What it says it found can be written as JSON."""
+    return f"findings() raised {_said(seen.errors['findings'])}" if "findings" in seen.errors else None
 
 
 def callbacks_fire(method: Method[Any], seen: Observed) -> str | None:
@@ -257,6 +266,7 @@ PROPERTIES: dict[str, Judge] = {
         generates,
         saves,
         merges,
+        findings,
         callbacks_fire,
         size_changes,
         resumes,
@@ -295,8 +305,10 @@ def _same(first: dict[str, torch.Tensor], other: dict[str, torch.Tensor], how: s
     return f"{how}, {len(different)} of {len(first)} tensors differ, like {name} by {gap:.2g}; {cure}"
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     """An error in one line, with the place in the plugin's code or the library's where it was raised."""
+    if isinstance(error, PluginError):
+        return str(error)  # which says it all: the place would be in adapterzoo
     place = ""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

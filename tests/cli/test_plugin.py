@@ -147,3 +147,18 @@ def test_an_unsound_method_fails_the_check_and_says_why(adapterzoo_process: Proc
     assert "not sound: stranger" in done.stdout
     assert "size changes: target_modules does not change" in done.stderr
     assert "adapterzoo_stranger.py" in done.stderr
+
+
+def test_a_method_that_kills_the_process_is_named(adapterzoo_process: Process, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(STRANGER, source)
+    module = source / "adapterzoo_stranger.py"
+    module.write_text(
+        module.read_text().replace("        from peft import LoraConfig", "        import os; os._exit(0)")
+    )
+    pip_install(source, tmp_path / "site")
+    site = str(tmp_path / "site")
+    done = adapterzoo_process("plugin", "check", "stranger", "--base", "none", "--json", PYTHONPATH=site)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert all("the process died" in report["verdicts"]["wraps"] for report in json.loads(done.stdout))
