@@ -223,7 +223,6 @@ def _templates(folder: Traversable, before: str = "") -> Iterator[tuple[str, str
     for entry in folder.iterdir():
         path = f"{before}{entry.name}"
         if entry.is_dir():
-            if entry.name != "__pycache__":
-                yield from _templates(entry, f"{path}/")
-        elif entry.name.endswith((".py", ".toml", ".md")):
-            yield path, entry.read_text(encoding="utf-8")
+            yield from _templates(entry, f"{path}/")
+        else:
+            yield path.removesuffix(".in"), entry.read_text(encoding="utf-8")
