@@ -31,11 +31,11 @@ def run(
     from adapterzoo import runner, table
     from adapterzoo.comparison import compare
 
-    try:
-        with output_aside():
+    with output_aside():
+        try:
             results = runner.run(checked, folder, methods, seeds, progress)
-    finally:
-        progress.end()
+        finally:
+            progress.end()  # before stdout is what it was: the live display holds on to it
     table.render(compare(folder), stdout())
     if not all(result.ok for result in results):
         sys.exit(1)

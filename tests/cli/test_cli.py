@@ -144,8 +144,8 @@ def test_a_terminal_gets_live_progress(write_recipe: Callable[..., Path], tmp_pa
         if not chunk:
             break
         seen += chunk
-    assert process.wait() == 0
     text = seen.decode()
+    assert process.wait() == 0, text
     assert "\x1b[" in text
     assert re.search(r"step \d+/150  loss \d", text), "the step, while it trains"
     assert "tok/s" in text
