@@ -82,7 +82,7 @@ class Registry:
         for entry_point, package, methods in sorted(brought, key=_precedence):
             try:
                 self._add(methods, package)
-            except PluginError as error:
+            except Exception as error:
                 self.broken.append(Broken(entry_point.name, package, _reason(error)))
 
     def _add(self, methods: Sequence[Method[Any]], package: str) -> None:

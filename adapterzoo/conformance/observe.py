@@ -11,6 +11,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapterzoo.conformance.measure import behind, greedy, logits, loss
 from adapterzoo.conformance.models import rows, tiny_base, tiny_skeleton
 from adapterzoo.conformance.watch import Gradients, keep_one, watched
 from adapterzoo.errors import Problem
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 STEPS = 12
 SAVED_AT = STEPS // 2
-NEW_TOKENS = 4
 # Twelve steps are few: a method whose own rate is lower trains with this one.
 LEARNING_RATE = 1e-3
 
@@ -115,8 +115,8 @@ class _Trial:
 
     def all(self) -> Observed:
         seen, lent = self.seen, self.lent
-        seen.logits["base"] = _logits(lent.model, self.rows)
-        seen.logits["base alone"] = _logits(lent.model, self.rows, at_once=False)
+        seen.logits["base"] = logits(lent.model, self.rows)
+        seen.logits["base alone"] = logits(lent.model, self.rows, at_once=False)
         with seen.stage("problems"):
             skeleton = tiny_skeleton(seen.architecture)
             seen.declined, _ = try_out(self.method, skeleton, self.options, self.context)
@@ -128,16 +128,16 @@ class _Trial:
             lent.renew()
         if seen.base != "none" and "none" in self.method.bases:
             plain = tiny_base(seen.architecture, "none")
-            seen.logits["plain base"] = _logits(plain.model, self.rows)
+            seen.logits["plain base"] = logits(plain.model, self.rows)
             with seen.stage("plain"), plain.lend() as model:
                 wrapped = self._wrap(model)
-                seen.logits["plain start"] = _logits(wrapped, self.rows)
+                seen.logits["plain start"] = logits(wrapped, self.rows)
                 self._train(wrapped, "plain")
-                seen.logits["plain trained"] = _logits(wrapped, self.rows)
+                seen.logits["plain trained"] = logits(wrapped, self.rows)
         if "wrap" in seen.errors or "train" in seen.errors:
             return seen
         with seen.stage("load"), lent.lend() as model:
-            seen.logits["loaded"] = _logits(self.method.load(model, self.folder / "adapter"), self.rows)
+            seen.logits["loaded"] = logits(self.method.load(model, self.folder / "adapter"), self.rows)
         with seen.stage("again"), lent.lend() as model:
             seen.again = self._train(self._wrap(model), "again")
         if self.method.resumes:
@@ -147,7 +147,7 @@ class _Trial:
             wrapped = self._wrap(model)
             seen.dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in trained(wrapped).values()})
             self._train(wrapped, "bfloat16", steps=2)
-            self._generate(wrapped, check=False)
+            greedy(wrapped, self.rows)
         if self.method.size_option:
             with seen.stage("size"):
                 self._sizes()
@@ -167,21 +167,21 @@ class _Trial:
         with seen.stage("wrap"):
             wrapped = self._wrap(model)
             seen.trainable = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
-            seen.logits["start"] = _logits(wrapped, self.rows)
-            seen.losses.append(_loss(wrapped, self.rows))
+            seen.logits["start"] = logits(wrapped, self.rows)
+            seen.losses.append(loss(wrapped, self.rows))
         if "wrap" in seen.errors:
             return
         with seen.stage("train"):
             seen.first = self._train(wrapped, "first", watch=True)
             seen.changed = [name for name, before in frozen.items() if not _same(before, tensors[name])]
-            seen.logits["trained"] = _logits(wrapped, self.rows)
-            seen.losses.append(_loss(wrapped, self.rows))
+            seen.logits["trained"] = logits(wrapped, self.rows)
+            seen.losses.append(loss(wrapped, self.rows))
         if "train" in seen.errors:
             return
         with seen.stage("padding"):
-            seen.logits["alone"] = _logits(wrapped, self.rows, at_once=False)
+            seen.logits["alone"] = logits(wrapped, self.rows, at_once=False)
         with seen.stage("generate"):
-            self._generate(wrapped)
+            seen.behind = behind(wrapped, self.rows)
         with seen.stage("findings"):
             plain_findings(self.method.findings(wrapped))
         with seen.stage("save"):
@@ -191,7 +191,7 @@ class _Trial:
             with seen.stage("merge"):
                 merged = self.method.merge(wrapped)
                 seen.merged = sorted(set(dict(merged.named_parameters())) ^ set(tensors))
-                seen.logits["merged"] = _logits(merged, self.rows)
+                seen.logits["merged"] = logits(merged, self.rows)
 
     def _train(self, model: Any, name: str, watch: bool = False, steps: int = STEPS) -> dict[str, torch.Tensor]:
         """Train; from the middle on where a checkpoint of that name is there. Returns the adapter's tensors."""
@@ -223,34 +223,6 @@ class _Trial:
         # By the names from before: a method may freeze some on the way.
         return {name: tensor.detach().clone() for name, tensor in model.named_parameters() if name in names}
 
-    def _generate(self, model: Any, check: bool = True) -> None:
-        """Greedy answers with a cache and padding, and what the same model finds likeliest without either."""
-        import torch
-        from transformers import GenerationConfig
-
-        from adapterzoo.encode import pad_batch
-
-        prompts = [example.prompt for example in self.rows.test]
-        batch = pad_batch([(prompt, []) for prompt in prompts], self.rows.pad_id)
-        # No token ends an answer: what follows an end would be padding, which no model finds likely.
-        settings = GenerationConfig(max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0, eos_token_id=-1)
-        model.eval()
-        with torch.no_grad():
-            output = model.generate(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], generation_config=settings
-            )
-            if not check:
-                return
-            answers = output[:, batch["input_ids"].shape[1] :].tolist()
-            behind = []
-            for prompt, answer in zip(prompts, answers, strict=True):
-                inputs = pad_batch([(prompt + answer[:-1], [])], self.rows.pad_id)
-                inputs.pop("labels")
-                logits = model(**{**inputs, "logits_to_keep": 0}).logits[0, -NEW_TOKENS:].float()
-                chosen = logits.gather(1, torch.tensor(answer)[:, None])[:, 0]
-                behind.append((logits.max(dim=1).values - chosen).max().item())
-        self.seen.behind = max(behind)
-
     def _sizes(self) -> None:
         """The number of trained parameters at the default size and at others the method takes."""
         option = self.method.size_option or ""
@@ -269,33 +241,6 @@ class _Trial:
                 self.seen.sizes[value] = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
             if self.seen.sizes[value] != self.seen.trainable:
                 return
-
-
-def _logits(model: nn.Module, encoded: Any, at_once: bool = True) -> torch.Tensor:
-    """The logits of each row's real tokens, (all tokens, vocabulary); in one padded batch, or a row at a time."""
-    import torch
-
-    from adapterzoo.encode import pad_batch
-
-    pairs = [(example.prompt, example.completion) for example in encoded.test]
-    model.eval()
-    found = []
-    with torch.no_grad():
-        for group in [pairs] if at_once else [[pair] for pair in pairs]:
-            batch = pad_batch(group, encoded.pad_id)
-            batch.pop("labels")
-            logits = model(**{**batch, "logits_to_keep": 0}).logits.float()
-            found += [row[mask.bool()] for row, mask in zip(logits, batch["attention_mask"], strict=True)]
-    return torch.cat(found)
-
-
-def _loss(model: nn.Module, encoded: Any) -> float:
-    """The mean loss of a completion's token, as evaluation has it."""
-    from adapterzoo.evaluate import completion_losses
-
-    pairs = [(example.prompt, example.completion) for example in encoded.train]
-    losses = completion_losses(model, pairs, encoded.pad_id, len(pairs))
-    return sum(losses) / sum(len(completion) for _, completion in pairs)
 
 
 def _same(before: torch.Tensor, after: torch.Tensor) -> bool:

@@ -8,18 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from adapterzoo.conformance.differences import differ, distance, said, same, some, tolerance
 from adapterzoo.conformance.observe import SAVED_AT, STEPS, Observed
-from adapterzoo.errors import PluginError
 from adapterzoo.method import Method
 
-if TYPE_CHECKING:
-    import torch
-
 NOT_ASKED = "-"
-# Largest difference of two logits that should be the same, as a share of the spread of the base's logits.
-TOLERANCE = {"none": 1e-4, "int8": 1e-3, "nf4": 1e-3}
 # The same after a merge, as a share of what the adapter changes: into 8 bits, the merged weights are rounded again.
 MERGE_TOLERANCE = {"none": 1e-3, "int8": 0.15, "nf4": 0.15}
 # How much further than the base's own logits what a method changes may move when the base is quantized.
@@ -34,9 +29,9 @@ Judge = Callable[[Method[Any], Observed], str | None]
 def wraps(method: Method[Any], seen: Observed) -> str | None:
     """The method wraps the model, and something is left to train."""
     if "problems" in seen.errors:
-        return _said(seen.errors["problems"])
+        return said(seen.errors["problems"])
     if "wrap" in seen.errors:
-        return f"wrapping raised {_said(seen.errors['wrap'])}"
+        return f"wrapping raised {said(seen.errors['wrap'])}"
     return None if seen.trainable else "wrap() left no parameter with requires_grad: nothing would be trained"
 
 
@@ -44,18 +39,13 @@ def starts_at_base(method: Method[Any], seen: Observed) -> str | None:
     """Before training, the wrapped model answers like the base."""
     if not method.starts_at_base:
         return NOT_ASKED
-    gap, allowed = _gap(seen, "start", "base"), _allowed(seen)
-    if gap <= allowed:
-        return None
-    return (
-        f"untrained, the logits differ from the base's by {gap:.2g} (allowed: {allowed:.2g}); "
-        "see wrap(), or declare starts_at_base = False"
-    )
+    cure = "see wrap(), or declare starts_at_base = False"
+    return differ(seen, "start", "base", tolerance(seen), "untrained and the base's", cure)
 
 
 def trains(method: Method[Any], seen: Observed) -> str | None:
     """Training runs to its end."""
-    return f"training raised {_said(seen.errors['train'])}" if "train" in seen.errors else None
+    return f"training raised {said(seen.errors['train'])}" if "train" in seen.errors else None
 
 
 def learns(method: Method[Any], seen: Observed) -> str | None:
@@ -72,7 +62,7 @@ def learns(method: Method[Any], seen: Observed) -> str | None:
 def same_when_quantized(method: Method[Any], seen: Observed) -> str | None:
     """Over a quantized base it begins and ends where it does over the plain one, but for the quantization."""
     if "plain" in seen.errors:
-        return f"over the plain base it raised {_said(seen.errors['plain'])}"
+        return f"over the plain base it raised {said(seen.errors['plain'])}"
     if "plain trained" not in seen.logits:
         return NOT_ASKED
     logits = seen.logits
@@ -97,7 +87,7 @@ def same_when_quantized(method: Method[Any], seen: Observed) -> str | None:
 def bfloat16(method: Method[Any], seen: Observed) -> str | None:
     """Over a base in bfloat16 it trains and answers, and what it trains is float32."""
     if "bfloat16" in seen.errors:
-        return f"over a base in bfloat16 it raised {_said(seen.errors['bfloat16'])}"
+        return f"over a base in bfloat16 it raised {said(seen.errors['bfloat16'])}"
     if seen.dtypes == ["float32"]:
         return None
     return (
@@ -110,9 +100,9 @@ def gradients(method: Method[Any], seen: Observed) -> str | None:
     """Every trainable parameter gets a gradient."""
     if not seen.without_gradient:
         return None
-    names = ", ".join(seen.without_gradient[:3])
     return (
-        f"{len(seen.without_gradient)} trainable parameters had no gradient but zero in {STEPS} steps, like {names}; "
+        f"{len(seen.without_gradient)} trainable parameters had no gradient but zero in {STEPS} steps, like "
+        f"{some(seen.without_gradient)}; "
         "use them in forward(), or set requires_grad = False in wrap()"
     )
 
@@ -123,9 +113,8 @@ def base_untouched(method: Method[Any], seen: Observed) -> str | None:
         return NOT_ASKED
     if not seen.changed:
         return None
-    names = ", ".join(seen.changed[:3])
     return (
-        f"{len(seen.changed)} tensors of the base were changed, like {names}; "
+        f"{len(seen.changed)} tensors of the base were changed, like {some(seen.changed)}; "
         "freeze them in wrap(), or declare changes_base = True"
     )
 
@@ -133,24 +122,20 @@ def base_untouched(method: Method[Any], seen: Observed) -> str | None:
 def rows_alone(method: Method[Any], seen: Observed) -> str | None:
     """A row's answers do not depend on the rows beside it, nor on padding."""
     if "padding" in seen.errors:
-        return f"forward() raised {_said(seen.errors['padding'])} for a single row"
+        return f"forward() raised {said(seen.errors['padding'])} for a single row"
     if seen.base == "int8":
         return NOT_ASKED  # its arithmetic treats the batch as one: the base itself wavers
-    gap, allowed = _gap(seen, "alone", "trained"), _allowed(seen) + 4 * _gap(seen, "base", "base alone")
-    if gap <= allowed:
-        return None
-    return (
-        f"a row's logits differ by {gap:.2g} with and without other rows beside it (allowed: {allowed:.2g}); "
-        "see how forward() treats attention_mask and position_ids: padding is on the left"
-    )
+    allowed = tolerance(seen) + 4 * distance(seen, "base", "base alone")
+    cure = "see how forward() treats attention_mask and position_ids: padding is on the left"
+    return differ(seen, "alone", "trained", allowed, "of a row with and without others beside it", cure)
 
 
 def generates(method: Method[Any], seen: Observed) -> str | None:
     """``generate``, with its cache, answers what plain forward passes would."""
     if "generate" in seen.errors:
-        return f"generate() raised {_said(seen.errors['generate'])}"
+        return f"generate() raised {said(seen.errors['generate'])}"
     # Of likely tokens that are as good as tied, rounding may choose either.
-    allowed = 10 * _allowed(seen) + 4 * _gap(seen, "base", "base alone")
+    allowed = 10 * tolerance(seen) + 4 * distance(seen, "base", "base alone")
     if seen.behind is None or seen.behind <= allowed:
         return None
     return (
@@ -162,18 +147,15 @@ def generates(method: Method[Any], seen: Observed) -> str | None:
 def saves(method: Method[Any], seen: Observed) -> str | None:
     """What is saved, loaded on an untouched base, gives the same logits; and holds no pickle."""
     if "save" in seen.errors:
-        return f"save() raised {_said(seen.errors['save'])}"
+        return f"save() raised {said(seen.errors['save'])}"
     if pickles := [name for name in seen.files if name.endswith(PICKLES)]:
         return f"save() wrote {', '.join(pickles)}: pickles run code when they are loaded; write safetensors"
     if not any(name.endswith(".safetensors") for name in seen.files):
         return f"save() wrote no safetensors into its folder (there is: {', '.join(seen.files) or 'nothing'})"
     if "load" in seen.errors:
-        return f"load() raised {_said(seen.errors['load'])}"
-    gap, allowed = _gap(seen, "loaded", "trained"), _allowed(seen)
-    if gap <= allowed:
-        return None
-    return (
-        f"loaded again, the logits differ by {gap:.2g} (allowed: {allowed:.2g}); save() or load() leaves something out"
+        return f"load() raised {said(seen.errors['load'])}"
+    return differ(
+        seen, "loaded", "trained", tolerance(seen), "saved and loaded again", "one of the two loses something"
     )
 
 
@@ -182,11 +164,10 @@ def merges(method: Method[Any], seen: Observed) -> str | None:
     if seen.base not in method.merges:
         return NOT_ASKED
     if "merge" in seen.errors:
-        return f"merge() raised {_said(seen.errors['merge'])}; take '{seen.base}' out of merges if it cannot"
+        return f"merge() raised {said(seen.errors['merge'])}; take '{seen.base}' out of merges if it cannot"
     if seen.merged:
-        names = ", ".join(seen.merged[:3])
-        return f"merge() left {len(seen.merged)} parameters that are not the base's, or took some of it: {names}"
-    gap, effect = _gap(seen, "merged", "trained"), _gap(seen, "trained", "base")
+        return f"merge() left {len(seen.merged)} parameters too many or too few, like {some(seen.merged)}"
+    gap, effect = distance(seen, "merged", "trained"), distance(seen, "trained", "base")
     share = gap / effect if effect else math.inf
     if share <= MERGE_TOLERANCE[seen.base]:
         return None
@@ -198,7 +179,7 @@ def merges(method: Method[Any], seen: Observed) -> str | None:
 
 def findings(method: Method[Any], seen: Observed) -> str | None:
     """What it says it found can be written as JSON."""
-    return f"findings() raised {_said(seen.errors['findings'])}" if "findings" in seen.errors else None
+    return f"findings() raised {said(seen.errors['findings'])}" if "findings" in seen.errors else None
 
 
 def callbacks_fire(method: Method[Any], seen: Observed) -> str | None:
@@ -218,7 +199,7 @@ def size_changes(method: Method[Any], seen: Observed) -> str | None:
     if method.size_option is None:
         return NOT_ASKED
     if "size" in seen.errors:
-        return f"another {method.size_option} raised {_said(seen.errors['size'])}"
+        return f"another {method.size_option} raised {said(seen.errors['size'])}"
     if len(set(seen.sizes.values())) > 1:
         return None
     tried = ", ".join(f"{value} -> {count:,}" for value, count in seen.sizes.items())
@@ -230,8 +211,8 @@ def resumes(method: Method[Any], seen: Observed) -> str | None:
     if not method.resumes:
         return NOT_ASKED
     if "resume" in seen.errors:
-        return f"going on from step {SAVED_AT} raised {_said(seen.errors['resume'])}"
-    return _same(
+        return f"going on from step {SAVED_AT} raised {said(seen.errors['resume'])}"
+    return same(
         seen.first,
         seen.resumed,
         f"gone on from step {SAVED_AT}",
@@ -242,8 +223,8 @@ def resumes(method: Method[Any], seen: Observed) -> str | None:
 def repeats(method: Method[Any], seen: Observed) -> str | None:
     """Two runs of one seed give the same weights, bit for bit."""
     if "again" in seen.errors:
-        return f"the second run raised {_said(seen.errors['again'])}"
-    return _same(
+        return f"the second run raised {said(seen.errors['again'])}"
+    return same(
         seen.first,
         seen.again,
         "run again with the same seed",
@@ -284,36 +265,3 @@ def judge(method: Method[Any], seen: Observed) -> dict[str, str | None]:
         # Without a wrapped model, or a trained one, there is nothing more to judge.
         stopped = stopped or (check in (wraps, trains) and verdicts[name] is not None)
     return verdicts
-
-
-def _gap(seen: Observed, one: str, other: str) -> float:
-    gap = (seen.logits[one] - seen.logits[other]).abs().max().item()
-    return gap if math.isfinite(gap) else math.inf
-
-
-def _allowed(seen: Observed) -> float:
-    spread: float = seen.logits["base"].std().item()
-    return TOLERANCE[seen.base] * spread
-
-
-def _same(first: dict[str, torch.Tensor], other: dict[str, torch.Tensor], how: str, cure: str) -> str | None:
-    different = [name for name, tensor in first.items() if name not in other or not tensor.equal(other[name])]
-    if not different:
-        return None
-    name = different[0]
-    gap = (first[name] - other[name]).abs().max().item() if name in other else math.nan
-    return f"{how}, {len(different)} of {len(first)} tensors differ, like {name} by {gap:.2g}; {cure}"
-
-
-def _said(error: BaseException) -> str:
-    """An error in one line, with the place in the plugin's code or the library's where it was raised."""
-    if isinstance(error, PluginError):
-        return str(error)  # which says it all: the place would be in adapterzoo
-    place = ""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is not None:
-        place = f" ({trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno})"
-    text = " ".join(str(error).split())[:200]
-    return f"{type(error).__name__}: {text}{place}"
