@@ -8,6 +8,7 @@ from adapterzoo.errors import AdapterzooError, NotFiniteError, PluginError, Prob
 from adapterzoo.hookspecs import hookimpl
 from adapterzoo.layers import LayerMethod, features, linear_layers, targeted
 from adapterzoo.method import Context, LinearOptions, Method, Options
+from adapterzoo.metric import Metric
 from adapterzoo.peft_method import PeftMethod
 from adapterzoo.reading import load_recipe
 from adapterzoo.recipe import Recipe
@@ -19,6 +20,7 @@ __all__ = [
     "LayerMethod",
     "LinearOptions",
     "Method",
+    "Metric",
     "NotFiniteError",
     "Options",
     "PeftMethod",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo.bundled import BUNDLED, model_folder
 from adapterzoo.errors import UserError, did_you_mean
+from adapterzoo.tokens.padding import make_room
 
 if TYPE_CHECKING:
     import torch
@@ -60,13 +61,14 @@ def fingerprint(location: str, config: Any) -> str | None:
     return digest.hexdigest()
 
 
-def skeleton(config: Any, trust_remote_code: bool = False) -> nn.Module:
+def skeleton(config: Any, trust_remote_code: bool = False, vocabulary: int = 0) -> nn.Module:
     """The model without its weights: every layer in place, every parameter on the meta device."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         made: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        make_room(made, vocabulary)
     return made
 
 
@@ -142,15 +144,20 @@ class Base:
         return stored + sum(_packed(module) for module in self.model.modules())
 
 
-def load(model: ModelSection, location: str, quantization: str, max_length: int) -> Base:
+def load(model: ModelSection, location: str, quantization: str, max_length: int, vocabulary: int = 0) -> Base:
     """Load the base model with one quantization.
+
+    Args:
+        vocabulary: how many embeddings the tokenizer needs; the model gets more where it has fewer.
 
     Raises:
         UserError: transformers cannot load it.
     """
 
     def fresh() -> nn.Module:
-        return _load(model, location, quantization, max_length)
+        loaded = _load(model, location, quantization, max_length)
+        make_room(loaded, vocabulary)
+        return loaded
 
     return Base(fresh(), quantization, fresh)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -14,10 +14,10 @@ from adapterzoo.results import SETTINGS, Result, read_results
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-# Which of two values is the better one; the rest (learning rate, base) is neither.
+# Which of two values is the better one; of the rest (learning rate, base) neither is, and of a metric the higher,
+# unless the result says otherwise.
 HIGHER, LOWER = max, min
 BETTER = {
-    "exact_match": HIGHER,
     "test_loss": LOWER,
     "perplexity": LOWER,
     "trainable_params": LOWER,
@@ -26,8 +26,8 @@ BETTER = {
     "tokens_per_second": HIGHER,
     "peak_memory_bytes": LOWER,
 }
-# What counts first when rows are put in order.
-PRIMARY = ("exact_match", "test_loss", "perplexity")
+# What has no say in the order of rows while answers are compared.
+LIKELIHOOD = ("test_loss", "perplexity", "token_accuracy")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Row:
     learning_rate: float | None
     base: str
     options: dict[str, Any]
+    lower_is_better: list[str]
     adjusted: dict[str, str]
     """options that could not be had in every layer -> what became of them"""
 
@@ -68,11 +69,21 @@ class Comparison:
         self.rows = list(rows)
         self.results = list(results)
 
+    @property
+    def metrics(self) -> list[str]:
+        """The columns of all metrics, those that compare answers first; rows are in the order of the first."""
+        return metric_columns(self.rows)
+
+    def better(self, column: str) -> Callable[..., Any] | None:
+        """``max`` or ``min``; None where there is no better and worse."""
+        return better(self.rows, column)
+
     def best(self, column: str) -> Any:
         """The best value of a column; None where there is no better and worse."""
-        trained = [row for row in self.rows if row.status == "ok" and (column in PRIMARY or row.method is not None)]
-        values = [row.value(column) for row in trained if row.value(column) is not None]
-        return BETTER[column](values) if values and column in BETTER else None
+        counts = [row for row in self.rows if row.status == "ok" and (column in row.metrics or row.method is not None)]
+        values = [row.value(column) for row in counts if row.value(column) is not None]
+        choose = self.better(column)
+        return choose(values) if values and choose else None
 
     def records(self) -> dict[str, Any]:
         """As in ``compare --format json``."""
@@ -130,17 +141,26 @@ def in_order(rows: Iterable[Row], sort: str | None) -> list[Row]:
     """
     rows = sorted(rows, key=lambda row: row.label)
     if sort is None:
-        sort = next((name for name in PRIMARY if any(name in row.metrics for row in rows)), "label")
-    known = {*(name for row in rows for name in row.metrics), *Row.__dataclass_fields__} - {
-        "metrics",
-        "options",
-        "adjusted",
-    }
+        sort = next(iter(metric_columns(rows)), "label")
+    known = {*metric_columns(rows), *Row.__dataclass_fields__} - {"metrics", "options", "adjusted", "lower_is_better"}
     if sort not in known:
         raise UserError.at(f"--sort {sort}", "there is no such column.", did_you_mean(sort, known))
     with_value = [row for row in rows if row.value(sort) is not None]
     without = [row for row in rows if row.value(sort) is None]
-    return sorted(with_value, key=lambda row: row.value(sort), reverse=BETTER.get(sort) is HIGHER) + without
+    return sorted(with_value, key=lambda row: row.value(sort), reverse=better(rows, sort) is HIGHER) + without
+
+
+def metric_columns(rows: Iterable[Row]) -> list[str]:
+    """The columns of all metrics: those that compare answers, as the recipe has them, and then likelihoods."""
+    names = list(dict.fromkeys(name for row in rows for name in row.metrics))
+    return sorted(names, key=lambda name: LIKELIHOOD.index(name) + 1 if name in LIKELIHOOD else 0)
+
+
+def better(rows: Sequence[Row], column: str) -> Callable[..., Any] | None:
+    """``max`` or ``min`` of a column's values; None where there is no better and worse."""
+    if column in BETTER or not any(column in row.metrics for row in rows):
+        return BETTER.get(column)
+    return LOWER if any(column in row.lower_is_better for row in rows) else HIGHER
 
 
 def _row(group: Sequence[Result]) -> Row:
@@ -167,6 +187,7 @@ def _row(group: Sequence[Result]) -> Row:
         learning_rate=shown[0].learning_rate,
         base=shown[0].base,
         options=shown[0].options,
+        lower_is_better=shown[0].lower_is_better,
         adjusted=_texts(shown[0].findings.get("adjusted")),
     )
 

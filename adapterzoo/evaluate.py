@@ -1,20 +1,36 @@
-"""The measurement, the same for every row of the table: loss on the answers, and answers compared."""
+"""The measurement, the same for every row of the table: how likely the test rows are, and answers compared."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from adapterzoo.encode import IGNORED, Encoded, Example, pad_batch
 from adapterzoo.errors import NotFiniteError
+from adapterzoo.metric import RESERVED, overall, per_example
+from adapterzoo.metric_registry import metrics as known_metrics
+from adapterzoo.tokens.batches import IGNORED, Tokens, asked, pad_batch
+from adapterzoo.tokens.encode import Encoded, Example
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from adapterzoo.recipe import EvaluateSection
+
+# Of one batch, for which the output head is computed: 800 MB of logits with 50 thousand tokens in the vocabulary.
+POSITIONS = 4096
+
+
+class Likelihood(NamedTuple):
+    """How likely a row's learned tokens are."""
+
+    loss: float
+    """summed over them, in nats"""
+    tokens: int
+    right: int
+    """how many of them the model finds likelier than any other"""
 
 
 @dataclass(frozen=True)
@@ -26,18 +42,24 @@ class Prediction:
     reference: str
     prediction: str | None
     """None where no metric needs an answer"""
-    loss: float
-    """summed over the reference's tokens, in nats"""
-    tokens: int
-    exact_match: bool | None
+    likelihood: Likelihood | None
+    scores: dict[str, float | bool] = field(default_factory=dict)
+    """of the answer, by column"""
 
     def record(self) -> dict[str, Any]:
         """As a line of ``predictions.jsonl``."""
-        return asdict(self)
+        loss, tokens, right = self.likelihood or (None, None, None)
+        asked = {"index": self.index, "prompt": self.prompt, "reference": self.reference, "prediction": self.prediction}
+        return {**asked, "loss": loss, "tokens": tokens, "right_tokens": right, **self.scores}
 
 
 def evaluate(
-    model: nn.Module, encoded: Encoded, settings: EvaluateSection, prompts: Sequence[list[int]] | None = None
+    model: nn.Module,
+    encoded: Encoded,
+    settings: EvaluateSection,
+    prompts: Sequence[list[int]] | None = None,
+    *,
+    likely: bool = True,
 ) -> tuple[dict[str, float], list[Prediction]]:
     """Measure a model on the test split.
 
@@ -46,57 +68,93 @@ def evaluate(
         encoded: its ``test`` examples are used.
         settings: which metrics, and the batch size.
         prompts: other prompts for the same examples, in the same order (examples shown first, say).
+        likely: whether likelihoods are to be measured: of other prompts, only answers can be compared.
 
     Returns:
-        The metrics by name, and one prediction for each example.
+        The metrics by name, those of answers first, and one prediction for each example.
 
     Raises:
         NotFiniteError: the loss is NaN or infinite: the weights blew up in the last step, say.
+        PluginError: a metric that somebody else brought does not do what the contract says.
     """
     examples = encoded.test
-    asked = [example.prompt for example in examples] if prompts is None else list(prompts)
-    pairs = [(prompt, example.completion) for prompt, example in zip(asked, examples, strict=True)]
-    losses = completion_losses(model, pairs, encoded.pad_id, settings.batch_size)
+    if prompts is None:
+        rows, prompts = [example.tokens for example in examples], [example.prompt for example in examples]
+    else:
+        rows = [asked(prompt, example.completion) for prompt, example in zip(prompts, examples, strict=True)]
+    found = likelihoods(model, rows, encoded.pad_id, settings.batch_size) if likely else [None] * len(rows)
+    # First, so that weights that blew up are called that, whatever they would answer.
+    measured = _likelihood_metrics([one for one in found if one is not None], settings)
     answers: Sequence[str | None] = [None] * len(examples)
-    if "exact_match" in settings.metrics:
+    if set(settings.metrics) - RESERVED:
         longest = max(len(example.completion) for example in examples)
         limit = longest if settings.max_new_tokens == "auto" else settings.max_new_tokens
-        answers = generate(model, encoded, asked, settings.batch_size, limit)
-    predictions = [_prediction(i, example, losses[i], answers[i]) for i, example in enumerate(examples)]
-    loss = sum(p.loss for p in predictions) / sum(p.tokens for p in predictions)
+        answers = generate(model, encoded, prompts, settings.batch_size, limit)
+    compared, scores = _answer_metrics(examples, answers, settings)
+    predictions = [
+        Prediction(index, example.row.prompt, example.row.completion, answers[index], found[index], scores[index])
+        for index, example in enumerate(examples)
+    ]
+    return {**compared, **measured}, predictions
+
+
+def _likelihood_metrics(found: Sequence[Likelihood], settings: EvaluateSection) -> dict[str, float]:
+    if not found:
+        return {}
+    tokens = sum(one.tokens for one in found)
+    loss = sum(one.loss for one in found) / tokens
     if not math.isfinite(loss):
         raise NotFiniteError(f"the test loss is {loss}")
-    metrics: dict[str, float] = {}
-    if "loss" in settings.metrics:
-        metrics["test_loss"] = loss
-    if "perplexity" in settings.metrics:
-        metrics["perplexity"] = math.exp(min(loss, 700.0))
-    if "exact_match" in settings.metrics:
-        metrics["exact_match"] = sum(bool(p.exact_match) for p in predictions) / len(predictions)
-    return metrics, predictions
+    values = {
+        "loss": ("test_loss", loss),
+        "perplexity": ("perplexity", math.exp(min(loss, 700.0))),
+        "token_accuracy": ("token_accuracy", sum(one.right for one in found) / tokens),
+    }
+    return dict(values[name] for name in settings.metrics if name in values)
 
 
-def completion_losses(
-    model: nn.Module, pairs: Sequence[tuple[list[int], list[int]]], pad_id: int, batch_size: int
-) -> list[float]:
-    """The negative log-likelihood of each completion after its prompt, summed over its tokens, in nats."""
+def _answer_metrics(
+    examples: Sequence[Example], answers: Sequence[str | None], settings: EvaluateSection
+) -> tuple[dict[str, float], list[dict[str, float | bool]]]:
+    """What all answers score, and what each does."""
+    references = [example.row.completion.strip() for example in examples]
+    given = [answer or "" for answer in answers]
+    together: dict[str, float] = {}
+    each: list[dict[str, float | bool]] = [{} for _ in examples]
+    for name in settings.metrics:
+        if name in RESERVED:
+            continue
+        metric = known_metrics()[name]
+        scores = [per_example(metric, *pair) for pair in zip(references, given, strict=True)]
+        together.update(overall(metric, references, given, scores))
+        for row, score in zip(each, scores, strict=True):
+            row.update(score)
+    return together, each
+
+
+def likelihoods(model: nn.Module, rows: Sequence[Tokens], pad_id: int, batch_size: int) -> list[Likelihood]:
+    """How likely the learned tokens of each row are."""
     import torch
     from torch.nn import functional
 
-    losses = [0.0] * len(pairs)
+    found: list[Likelihood] = [Likelihood(0.0, 0, 0)] * len(rows)
+    spans = [len(learned) - learned.index(True) + 1 for _, learned in rows]
     model.eval()
     # Not inference_mode: what a layer caches during it can never be used in training again.
     with torch.no_grad():
-        for indices in _batches([len(p) + len(c) for p, c in pairs], batch_size):
-            batch = to_device(pad_batch([pairs[i] for i in indices], pad_id), model)
+        for indices in _batches([len(ids) for ids, _ in rows], batch_size, spans):
+            batch = to_device(pad_batch([rows[i] for i in indices], pad_id), model)
             labels = batch.pop("labels")
             # The model's own loss may have a method's regulariser in it.
             logits = model(**batch).logits[:, :-1].float()
             targets = labels[:, 1:]
             nll = functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
-            for i, value in zip(indices, nll.double().sum(dim=1).tolist(), strict=True):
-                losses[i] = value
-    return losses
+            losses = nll.double().sum(dim=1).tolist()
+            tokens = (targets != IGNORED).sum(dim=1).tolist()
+            right = (logits.argmax(dim=2) == targets).sum(dim=1).tolist()
+            for i, *values in zip(indices, losses, tokens, right, strict=True):
+                found[i] = Likelihood(*values)
+    return found
 
 
 def generate(
@@ -119,7 +177,7 @@ def generate(
     model.eval()
     with torch.no_grad():
         for indices in _batches([len(prompt) for prompt in prompts], batch_size):
-            batch = pad_batch([(prompts[i], []) for i in indices], encoded.pad_id)
+            batch = pad_batch([asked(prompts[i]) for i in indices], encoded.pad_id)
             inputs = to_device({name: batch[name] for name in ("input_ids", "attention_mask")}, model)
             output = model.generate(**inputs, generation_config=settings)
             for i, ids in zip(indices, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
@@ -134,19 +192,20 @@ def to_device(batch: dict[str, Any], model: nn.Module) -> dict[str, Any]:
     return {name: value.to(where) if hasattr(value, "to") else value for name, value in batch.items()}
 
 
-def _batches(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Indices in batches of like length: little padding, and the same batches for every model."""
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    return [order[start : start + size] for start in range(0, len(order), size)]
+def _batches(lengths: Sequence[int], size: int, spans: Sequence[int] | None = None) -> list[list[int]]:
+    """Indices in batches of like length: little padding, and the same batches for every model.
 
-
-def _prediction(index: int, example: Example, loss: float, answer: str | None) -> Prediction:
-    return Prediction(
-        index=index,
-        prompt=example.row.prompt,
-        reference=example.row.completion,
-        prediction=answer,
-        loss=loss,
-        tokens=len(example.completion),
-        exact_match=None if answer is None else answer == example.row.completion,
-    )
+    Args:
+        spans: for how many positions each row needs the output head; a batch is smaller where they are many.
+    """
+    batches: list[list[int]] = []
+    widest = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        span = spans[index] if spans else 1
+        full = not batches or len(batches[-1]) == size or max(widest, span) * (len(batches[-1]) + 1) > POSITIONS
+        if full:
+            batches.append([])
+            widest = 0
+        batches[-1].append(index)
+        widest = max(widest, span)
+    return batches

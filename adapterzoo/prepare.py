@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapterzoo.data.split import Splits, load_splits
 from adapterzoo.errors import PluginError, Problem, UserError
 from adapterzoo.layers import linear_layers
 from adapterzoo.method import Context, Method, find_problems, put_on
+from adapterzoo.metric import RESERVED
+from adapterzoo.metric_registry import metrics as known_metrics
+from adapterzoo.metrics.classification import label
 from adapterzoo.plan import Cell, plan
 from adapterzoo.recipe import Recipe
 from adapterzoo.registry import Registry, registry
@@ -23,9 +25,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from adapterzoo.base import Base
-    from adapterzoo.encode import Encoded
+    from adapterzoo.tokens.encode import Encoded, Encoder
 
 NOISY = ("bitsandbytes", "peft", "accelerate", "datasets", "huggingface_hub")
+# Labels of the test split that no method can know; the rest are counted.
+UNKNOWN_LABELS = 5
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,10 @@ class Prepared:
     base_parameters: int
     linear_parameters: int
     """those of the base that quantization reaches"""
-    data_hash: str
     weights: str | None
     """which weights the model's name stands for today"""
+    vocabulary: int
+    """how many embeddings the tokenizer needs"""
 
     def context(self, cell: Cell) -> Context:
         """What a cell's method may know."""
@@ -75,43 +80,87 @@ def prepare(
     Raises:
         UserError: all that is wrong with the methods, the data or the model.
     """
-    from adapterzoo import data
-
     zoo = registry()
+    splits = load_splits(recipe.data, say)  # what is wrong with the data is said before the models' libraries load
+    recipe = _fitted(recipe, splits, say)
     cells = plan(recipe, methods, seeds, zoo)
-    rows = data.read_rows(recipe.data, say)  # what is wrong with the file is said before the models' libraries load
     with quiet_libraries():
-        from adapterzoo import base, encode
-        from adapterzoo.train import total_steps
+        from adapterzoo import base
+        from adapterzoo.tokens import cache, encode
+        from adapterzoo.training_arguments import total_steps
 
-        splits = data.split_rows(rows, recipe.data.split, recipe.data.source)
         location = base.locate(recipe.model.name, say)
         config = base.load_config(recipe.model, location)
         encoder = encode.Encoder(encode.load_tokenizer(recipe.model, location), recipe.data, say)
-        encoded = encoder.encode_splits(splits)
-        if len(encoded.train) < recipe.evaluate.shots:
-            what = (
-                f"{recipe.evaluate.shots} examples are to be shown, but there are {len(encoded.train)} training rows."
-            )
-            raise UserError.at("evaluate.shots", what)
-        shown = [example.row for example in encoded.train[: recipe.evaluate.shots]]
-        skeleton = base.skeleton(config, recipe.model.trust_remote_code)
+        encoded = cache.encode_splits(encoder, splits)
+        skeleton = base.skeleton(config, recipe.model.trust_remote_code, encoder.vocabulary)
         prepared = Prepared(
             recipe=recipe,
             cells=cells,
             location=location,
             encoded=encoded,
-            shots=[encoder.prompt(example.row, shown) for example in encoded.test] if shown else [],
-            steps=total_steps(recipe.train, len(encoded.train)),
+            shots=_shown(encoder, encoded, recipe.evaluate.shots),
+            steps=total_steps(recipe.train, len(encoded.training_rows)),
             trainable={},
             base_parameters=sum(p.numel() for p in skeleton.parameters()),
             linear_parameters=sum(p.numel() for layer in linear_layers(skeleton).values() for p in layer.parameters()),
-            data_hash=hashlib.sha256(Path(recipe.data.source).read_bytes()).hexdigest(),
             weights=base.fingerprint(location, config),
+            vocabulary=encoder.vocabulary,
         )
         _check_context_length(prepared, config)
         _try_out(prepared, skeleton, zoo)
     return prepared
+
+
+def _fitted(recipe: Recipe, splits: Splits, say: Callable[[str], None]) -> Recipe:
+    """The recipe without what its data has no use for, where nobody asked for that.
+
+    Raises:
+        UserError: somebody did.
+    """
+    settings = recipe.evaluate
+    wanted = settings.model_fields_set
+    problems: list[Problem] = []
+    changes: dict[str, Any] = {}
+    if not any(row.prompt for row in splits.test):
+        compared = [name for name in settings.metrics if name not in RESERVED]
+        if compared and "metrics" in wanted:
+            what = f"'{compared[0]}' compares answers, and plain text asks for none."
+            problems.append(Problem("evaluate.metrics", what, f"There is: {', '.join(sorted(RESERVED))}."))
+        if settings.shots and "shots" in wanted:
+            problems.append(Problem("evaluate.shots", "plain text has no examples to show.", "Set it to 0."))
+        changes = {"metrics": [name for name in settings.metrics if name in RESERVED], "shots": 0}
+    elif len(splits.train) < settings.shots:
+        what = f"{settings.shots} examples are to be shown, but there are {len(splits.train)} training rows."
+        problems.append(Problem("evaluate.shots", what))
+    problems += _unknown_labels(settings.metrics, splits)
+    if problems:
+        raise UserError(*problems)
+    if not changes:
+        return recipe
+    say("data: nothing is asked, so no answers are compared, and no examples shown")
+    return recipe.model_copy(update={"evaluate": settings.model_copy(update=changes)})
+
+
+def _unknown_labels(metrics: Sequence[str], splits: Splits) -> list[Problem]:
+    """Test labels that no training row has, where labels are what is measured."""
+    if not any(known_metrics()[name].labels for name in metrics if name not in RESERVED):
+        return []
+    learned = {label(row.completion) for row in splits.train}
+    new = {label(row.completion): row for row in splits.test if label(row.completion) not in learned}
+    problems = [Problem(row.place, f"its label '{row.completion}' is in no training row.") for row in new.values()]
+    shown = problems[:UNKNOWN_LABELS]
+    if shown:
+        what = f"{len(new)} labels are only in the test rows: no method can know them."
+        cure = f"Correct them, give more rows, or measure something else. Learned: {', '.join(sorted(learned)[:10])}."
+        shown.append(Problem("evaluate.metrics", what, cure))
+    return shown
+
+
+def _shown(encoder: Encoder, encoded: Encoded, shots: int) -> list[list[int]]:
+    """The test prompts with examples in front; none where none are wanted."""
+    rows = [example.row for example in encoded.train[:shots]]
+    return [encoder.prompt(example.row, rows) for example in encoded.test] if rows else []
 
 
 def _check_context_length(prepared: Prepared, config: Any) -> None:
@@ -142,7 +191,7 @@ def _try_out(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> None:
         UserError: with the problems of all of them.
     """
     from adapterzoo.base import Base
-    from adapterzoo.train import check_settings
+    from adapterzoo.training_arguments import check_settings
 
     problems = check_settings(prepared.recipe.train, prepared.steps)
     if prepared.recipe.train.eval_steps and not prepared.encoded.validation:
@@ -151,6 +200,11 @@ def _try_out(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> None:
     for cell in {cell.label: cell for cell in prepared.cells if cell.method}.values():
         # Without data: what a method would learn from it takes weights.
         method, context = zoo[cell.method or ""], replace(prepared.context(cell), batches=tuple)
+        if prepared.encoded.packs and method.group == "prompt":
+            what = "puts something in front of every row, and packed rows have only one front."
+            problems.append(
+                Problem(f"{cell.label}: data.packing", f"{method.name} {what}", "Leave it out, or do not pack.")
+            )
         options = method.options(**cell.options)
         try:
             found, count = try_out(method, untouched, options, context)

@@ -11,9 +11,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from adapterzoo import document
+from adapterzoo.data.sources import find_file, find_source, is_hub_id
+from adapterzoo.data.split import PARTS
 from adapterzoo.document import Document, Location
 from adapterzoo.errors import Problem, UserError, did_you_mean
 from adapterzoo.method import BASES, ENTRY_KEYS, Method
+from adapterzoo.metric import RESERVED
+from adapterzoo.metric_registry import metrics
 from adapterzoo.recipe import RESERVED_LABEL, MethodEntry, Recipe
 from adapterzoo.registry import Registry, registry
 
@@ -44,15 +48,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), zoo: Registry |
         problems += _problems(error, _Part(source, Recipe))
     # From the raw data, so that one mistake elsewhere does not hide those in the methods.
     problems += _method_problems(source, zoo)
-    data = source.data.get("data")
-    named = data.get("source") if isinstance(data, dict) else None
-    found = find_source(named, path.parent) if isinstance(named, str) else None
-    if isinstance(named, str) and found is None:
-        looked = f"Looked in {path.parent.absolute()} and in {Path.cwd()}."
-        problems.append(Problem(source.where(("data", "source")), f"there is no file '{named}'.", looked))
+    problems += _metric_problems(source)
+    found = _find_data(source, path.parent, problems)
     if problems or recipe is None:
         raise UserError(*problems)
-    recipe.data.source = str(found)
+    _put_paths(recipe, found)
     for entry in recipe.methods:
         complete_entry(entry, zoo[entry.name], recipe.train.learning_rate)
     return recipe
@@ -65,13 +65,60 @@ def complete_entry(entry: MethodEntry, method: Method[Any], learning_rate: float
         entry.learning_rate = method.learning_rate if learning_rate == "auto" else float(learning_rate)
 
 
-def find_source(source: str, folder: Path) -> Path | None:
-    """A data file, looked for beside the recipe and then in the current folder; absolute."""
-    try:
-        wanted = Path(source).expanduser()
-        return next((path.resolve() for path in (folder / wanted, Path.cwd() / wanted) if path.is_file()), None)
-    except (OSError, RuntimeError, ValueError):  # no such user, a name too long, a NUL in it
-        return None
+def _find_data(source: Document, folder: Path, problems: list[Problem]) -> dict[Location, list[str]]:
+    """What each file that the recipe names is, by the key that names it; adds to the problems what is not there."""
+    data = source.data.get("data")
+    if not isinstance(data, dict):
+        return {}
+    named: dict[Location, Any] = {("data", "source"): data.get("source")}
+    template = data.get("chat_template")
+    if template not in ("auto", "plain"):
+        named["data", "chat_template"] = template
+    split = data.get("split")
+    # A single name is a split of the source, where that is a dataset with splits.
+    whole = data.get("source")
+    splits = isinstance(whole, str) and (is_hub_id(whole) or not Path(whole).suffix)
+    for part, value in split.items() if isinstance(split, dict) else ():
+        if part not in PARTS:
+            continue
+        if isinstance(value, list) or (isinstance(value, str) and not splits):
+            named["data", "split", part] = value
+    found: dict[Location, list[str]] = {}
+    for location, value in named.items():
+        for one in [value] if isinstance(value, str) else value if isinstance(value, list) else []:
+            if not isinstance(one, str) or not one:
+                continue  # said by the recipe's own check
+            if location[-1] == "chat_template":
+                paths, problem = find_file(one, folder)
+            else:
+                paths, problem = find_source(one, folder)
+            found.setdefault(location, []).extend(paths)
+            if problem is not None:
+                problems.append(Problem(source.where(location), problem.what, problem.cure))
+    return found
+
+
+def _put_paths(recipe: Recipe, found: Mapping[Location, list[str]]) -> None:
+    """Absolute paths in place of what the user wrote, so that the resolved recipe can be run from anywhere."""
+    for location, paths in found.items():
+        if location == ("data", "source"):
+            recipe.data.source = paths
+        elif location == ("data", "chat_template"):
+            recipe.data.chat_template = paths[0]
+        else:
+            setattr(recipe.data.split, str(location[-1]), paths)
+
+
+def _metric_problems(source: Document) -> list[Problem]:
+    """Metrics that are not there."""
+    section = source.data.get("evaluate")
+    names = section.get("metrics") if isinstance(section, dict) else None
+    known = metrics()
+    return [
+        Problem(source.where(("evaluate", "metrics", index)), f"unknown metric '{name}'.", known.hint(name))
+        for index, name in enumerate(names if isinstance(names, list) else [])
+        if isinstance(name, str) and name not in known and name not in RESERVED
+    ]
 
 
 def _method_problems(source: Document, zoo: Registry) -> list[Problem]:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from adapterzoo.errors import did_you_mean
+from adapterzoo.formats import FORMATS
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Labels of the rows for the untouched base, and a file in the output folder.
 RESERVED_LABEL = re.compile(r"base(-\d+-shot)?|recipe\.yaml")
-FORMATS = {"qa": ("question", "answer"), "prompt_completion": ("prompt", "completion")}
-# Keys of a method's entry that are not the method's own options.
 
 
 def _checked(accepts: Callable[[Any], bool], wanted: str) -> BeforeValidator:
@@ -60,6 +59,26 @@ NewTokens = Annotated[
 ]
 
 
+def _part(value: Any) -> bool:
+    if isinstance(value, str):
+        return bool(value)
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(one, str) and one for one in value)
+    return _number(value) and 0 <= value <= 1
+
+
+Part = Annotated[
+    float | str | list[str],
+    _checked(_part, "a share from 0 to 1, the name of a split, or files"),
+    AfterValidator(lambda value: float(value) if isinstance(value, int) else value),
+]
+Source = Annotated[
+    str | list[str],
+    _checked(lambda value: isinstance(value, (str, list)) and _part(value), "a file, a list of files, or a hub id"),
+]
+Scalar = str | int | float | bool
+
+
 class Section(BaseModel):
     """A part of the recipe: unknown keys are refused, and no type is guessed from another."""
 
@@ -79,55 +98,101 @@ class ModelSection(Section):
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
         "auto", description="attention kernel; auto takes the fastest for this device and length"
     )
+    padding_token: str | None = Field(
+        None, min_length=1, description="padding token to add, with room in the embeddings; else one that is there"
+    )
     trust_remote_code: bool = Field(False, description="run code that comes with the model: only if you trust it")
 
 
 class Split(Section):
-    """Shares of the rows; which row goes where depends on its content and the seed alone."""
+    """Parts by share, or as given. Which row goes where depends on its content and the seed alone."""
 
-    train: float = Field(0.8, gt=0, le=1)
-    validation: float = Field(0.1, ge=0, lt=1)
-    test: float = Field(0.1, gt=0, lt=1)
+    train: Part = Field(0.8, description="a share; or files, or the name of a split of the source")
+    validation: Part = Field(0.1, description="as train; 0 = none")
+    test: Part = Field(0.1, description="as train")
     seed: int = 0
+    group_by: str | None = Field(None, description="rows alike in this column go to the same part; else by prompt")
+    duplicates: Literal["error", "drop", "keep"] = Field(
+        "error", description="rows of train that are in validation or test too: drop leaves them out of train"
+    )
 
     @model_validator(mode="after")
     def _sum(self) -> Split:
-        if self.train + self.validation + self.test > 1 + 1e-9:
+        shares = [part for part in (self.train, self.validation, self.test) if isinstance(part, float)]
+        if sum(shares) > 1 + 1e-9 and isinstance(self.train, float):
             raise PydanticCustomError("value", "has shares that add up to more than 1 (not given: validation is 0.1).")
+        for name in ("train", "test"):
+            if getattr(self, name) == 0:
+                raise PydanticCustomError("value", "has no rows for {part}.", {"part": name, "at": (name,)})
         return self
 
 
 class DataSection(Section):
     """The examples."""
 
-    source: str = Field(min_length=1, description="a CSV file; relative to the recipe, or to where you are")
-    format: Literal["qa", "prompt_completion"] = Field("qa", description="which columns an example is made of")
+    source: Source | None = Field(
+        None, description="files (csv, tsv, json, jsonl, parquet, arrow), a saved dataset's folder, or a hub id; "
+        "paths are relative to the recipe, or to where you are"
+    )  # fmt: skip
+    config: str | None = Field(None, description="configuration of a hub dataset")
+    revision: str | None = Field(None, description="branch, tag or commit of a hub dataset")
+    delimiter: str | None = Field(None, min_length=1, max_length=1, description="between the columns of a CSV file")
+    format: str = Field("auto", description=f"auto = recognised from the columns; {', '.join(FORMATS)}")
     columns: dict[str, str] = Field(default_factory=dict, description="format's name for a column -> yours")
-    system: str | None = Field(None, description="system message in front of every example")
+    template: str | None = Field(
+        None,
+        description="text with {column} in it: the question, or, if it names the answer's column, the whole example",
+    )
+    system: str | None = Field(None, description="system message in front of every example that has none")
+    chat_template: str = Field(
+        "auto", description="auto = the model's own, and plain if it has none; plain; or a file with a Jinja template"
+    )
+    loss_on: Literal["completion", "assistant", "all"] = Field(
+        "completion", description="the last answer; every answer of a conversation; or every token"
+    )
+    filter: dict[str, Scalar | list[Scalar]] = Field(
+        default_factory=dict, description="column -> the value, or values, that its rows must have"
+    )
+    drop_columns: list[str] = Field(default_factory=list, description="columns to read as if they were not there")
+    bad_rows: Literal["error", "drop"] = Field("error", description="rows that are not of the format")
+    shuffle: int | None = Field(None, ge=0, description="a seed: take rows in an order of its own")
+    limit: int | None = Field(None, ge=1, description="only the first so many usable rows")
     split: Split = Field(default_factory=Split)
-    max_length: int = Field(512, ge=2, description="tokens of prompt and completion together; the rest is cut")
-    loss_on: Literal["completion"] = "completion"
+    max_length: int = Field(512, ge=2, description="tokens of an example")
+    truncate: Literal["prompt", "completion", "drop"] = Field(
+        "prompt", description="where an example that is too long is cut; drop = it is left out"
+    )
+    packing: bool = Field(False, description="train on several examples in one row of max_length tokens")
 
     @model_validator(mode="after")
-    def _columns(self) -> DataSection:
+    def _consistent(self) -> DataSection:
+        if self.format != "auto" and self.format not in FORMATS:
+            hint = did_you_mean(self.format, ["auto", *FORMATS])
+            raise PydanticCustomError(
+                "value", "is {name}. {hint}", {"name": repr(self.format), "hint": hint, "at": ("format",)}
+            )
+        # Of a format that is to be recognised, any may be meant.
+        forms = [FORMATS[self.format]] if self.format in FORMATS else list(FORMATS.values())
+        known = list(dict.fromkeys(name for form in forms for name in (*form.columns, *form.optional)))
         for name in self.columns:
-            if name not in FORMATS[self.format]:
+            if name not in known:
                 raise PydanticCustomError(
                     "value",
-                    "is for no column of the format {format}. {hint}",
-                    {"format": self.format, "hint": did_you_mean(name, FORMATS[self.format]), "at": ("columns", name)},
+                    "is for no column of {format}. {hint}",
+                    {
+                        "format": f"the format {self.format}" if len(forms) == 1 else "any format",
+                        "hint": did_you_mean(name, known),
+                        "at": ("columns", name),
+                    },
                 )
+        if self.source is None and not isinstance(self.split.train, (str, list)):
+            raise PydanticCustomError("value", "is missing.", {"at": ("source",)})
         return self
 
     @property
-    def prompt_column(self) -> str:
-        """The user's name for the column that holds the question."""
-        return self.columns.get(FORMATS[self.format][0], FORMATS[self.format][0])
-
-    @property
-    def completion_column(self) -> str:
-        """The user's name for the column that holds the answer."""
-        return self.columns.get(FORMATS[self.format][1], FORMATS[self.format][1])
+    def sources(self) -> list[str]:
+        """The source's files, or its hub id."""
+        return [self.source] if isinstance(self.source, str) else list(self.source or [])
 
 
 class TrainSection(Section):
@@ -138,7 +203,8 @@ class TrainSection(Section):
     batch_size: int = Field(8, ge=1)
     gradient_accumulation: int = Field(1, ge=1)
     learning_rate: LearningRate = Field("auto", description="auto = each method's own")
-    scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    scheduler: str = Field("linear", description="any of the transformers trainer's: cosine, reduce_lr_on_plateau, ...")
+    scheduler_options: dict[str, Any] = Field(default_factory=dict, description="what that scheduler takes")
     warmup: StepsOrShare = Field(0.1, description="steps, or a share of all steps")
     optimizer: str = Field("adamw_torch", description="any of the transformers trainer's")
     weight_decay: float = Field(0.0, ge=0)
@@ -146,7 +212,12 @@ class TrainSection(Section):
     gradient_checkpointing: bool = Field(False, description="less memory, a third more work")
     eval_steps: StepsOrShare = Field(0, description="loss on the validation rows every so often; 0 = never")
     save_steps: StepsOrShare = Field(0, description="checkpoint every so often, to go on from; 0 = never")
+    save_limit: int = Field(1, ge=1, description="how many checkpoints are kept; none after a cell is finished")
+    group_by_length: bool = Field(False, description="batches of like length: less padding, rows in another order")
     loggers: list[str] = Field(default_factory=list, description="tensorboard, wandb, ... (transformers' report_to)")
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="any other of transformers' TrainingArguments, as they are named there"
+    )
 
     @model_validator(mode="after")
     def _length(self) -> TrainSection:
@@ -157,13 +228,14 @@ class TrainSection(Section):
         return self
 
 
-Metric = Literal["loss", "perplexity", "exact_match"]
-
-
 class EvaluateSection(Section):
     """The measurement that every row gets, on the test split."""
 
-    metrics: list[Metric] = Field(default_factory=lambda: list(get_args(Metric)), min_length=1)
+    metrics: list[str] = Field(
+        default_factory=lambda: ["exact_match", "loss", "perplexity"],
+        min_length=1,
+        description="by name, the first decides the order of the table; plain text has no answers to compare",
+    )
     batch_size: int = Field(32, ge=1)
     max_new_tokens: NewTokens = Field("auto", description="auto = the longest answer of the test split")
     base: bool = Field(True, description="measure the untouched base model too")

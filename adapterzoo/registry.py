@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -60,30 +60,13 @@ class Registry:
     def __init__(self, entry_points: Iterable[metadata.EntryPoint]) -> None:
         self._methods: dict[str, Method[Any]] = {}
         self._packages: dict[str, str] = {}
-        self.broken: list[Broken] = []
-        manager = pluggy.PluginManager(hookspecs.PROJECT)
-        manager.add_hookspecs(hookspecs)
-        brought = []
-        # One by one: pluggy's own loader stops at the first plugin that fails to import, passes over a second
-        # one of the same name, and lets one hook that raises abort the call for all.
-        for entry_point in sorted(entry_points, key=lambda point: (_package(point), point.name)):
-            package = _package(entry_point)
-            if package != BUILT_IN and os.environ.get(NO_THIRD_PARTY, "0") not in ("", "0"):
-                reason = f"switched off by {NO_THIRD_PARTY}"
-                self.broken.append(Broken(entry_point.name, package, reason))
-                continue
-            try:
-                brought.append((entry_point, package, _load(manager, entry_point, package)))
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:  # a stranger's module may raise anything, even SystemExit
-                self.broken.append(Broken(entry_point.name, package, _reason(error)))
+        brought, self.broken = bring(entry_points, "adapterzoo_methods", _verify)
         # The built-in ones first, so that nobody takes their names; what gives way, after those it gives way to.
         for entry_point, package, methods in sorted(brought, key=_precedence):
             try:
                 self._add(methods, package)
             except Exception as error:
-                self.broken.append(Broken(entry_point.name, package, _reason(error)))
+                self.broken.append(Broken(entry_point.name, package, reason(error)))
 
     def _add(self, methods: Sequence[Method[Any]], package: str) -> None:
         stood_for = {name for method in self._methods.values() for name in method.stands_for}
@@ -138,20 +121,56 @@ def registry() -> Registry:
     return Registry(metadata.entry_points(group=hookspecs.PROJECT))
 
 
-def _load(manager: pluggy.PluginManager, point: metadata.EntryPoint, package: str) -> list[Method[Any]]:
-    """The methods of one entry point, each verified."""
+def bring(
+    entry_points: Iterable[metadata.EntryPoint], hook: str, verify: Callable[[object], None]
+) -> tuple[list[tuple[metadata.EntryPoint, str, list[Any]]], list[Broken]]:
+    """What the plugins' hook of that name gives.
+
+    Args:
+        verify: looks at each thing brought, and raises what is wrong with it.
+
+    Returns:
+        Entry point, distribution and what it brings, for each sound plugin; and the others, with the reason.
+    """
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    brought, broken = [], []
+    # One by one: pluggy's own loader stops at the first plugin that fails to import, passes over a second
+    # one of the same name, and lets one hook that raises abort the call for all.
+    for entry_point in sorted(entry_points, key=lambda point: (_package(point), point.name)):
+        package = _package(entry_point)
+        if package != BUILT_IN and os.environ.get(NO_THIRD_PARTY, "0") not in ("", "0"):
+            broken.append(Broken(entry_point.name, package, f"switched off by {NO_THIRD_PARTY}"))
+            continue
+        try:
+            found = _load(manager, entry_point, package, hook)
+            for one in found:
+                verify(one)
+            brought.append((entry_point, package, found))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a stranger's module may raise anything, even SystemExit
+            broken.append(Broken(entry_point.name, package, reason(error)))
+    return brought, broken
+
+
+def _load(manager: pluggy.PluginManager, point: metadata.EntryPoint, package: str, hook: str) -> list[Any]:
+    """What one entry point brings; nothing, where it has only the other hooks."""
     with output_aside():
         module = point.load()
         if manager.register(module, f"{package}:{point.name}") is None:
             raise PluginError("pluggy refused to register it")
-        calls = [call for call in manager.hook.adapterzoo_methods.get_hookimpls() if call.plugin is module]
-        if not calls:
-            raise PluginError("it has no adapterzoo_methods hook (is @hookimpl missing?)")
-        found = calls[0].function()
+        calls = {
+            name: [call for call in getattr(manager.hook, name).get_hookimpls() if call.plugin is module]
+            for name in hookspecs.HOOKS
+        }
+        if not any(calls.values()):
+            raise PluginError(f"it has no {' or '.join(calls)} hook (is @hookimpl missing?)")
+        if not calls[hook] and hasattr(module, hook):
+            raise PluginError(f"its {hook} is no hook (is @hookimpl missing?)")
+        found = calls[hook][0].function() if calls[hook] else []
     if not isinstance(found, list):
-        raise PluginError(f"adapterzoo_methods returned {found!r}, not a list of methods")
-    for method in found:
-        _verify(method)
+        raise PluginError(f"{hook} returned {found!r}, not a list of {hook.rpartition('_')[2]}")
     return found
 
 
@@ -161,10 +180,13 @@ def _precedence(brought: tuple[metadata.EntryPoint, str, Sequence[Method[Any]]])
 
 
 def _package(entry_point: metadata.EntryPoint) -> str:
-    return entry_point.dist.name if entry_point.dist else "?"
+    if entry_point.dist is None:  # made here and not by an installed package
+        return BUILT_IN if entry_point.module.startswith(f"{BUILT_IN}.") else "?"
+    return entry_point.dist.name
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """Why a plugin was left out, in one line."""
     if isinstance(error, SystemExit):
         return f"it called sys.exit({error.code!r}) while it was loaded"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

@@ -48,6 +48,9 @@ class Result:
     learning_rate: float | None = None
     steps: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    """by column; those of answers first, as the recipe has them"""
+    lower_is_better: list[str] = field(default_factory=list)
+    """columns of metrics, of which the lower value is the better one"""
     trainable_params: int = 0
     total_params: int = 0
     adapter_bytes: int = 0
@@ -209,9 +212,12 @@ def read_result(path: Path) -> Result:
 
 def recipe_identity(resolved: Mapping[str, Any], data_hash: str, weights: str | None) -> dict[str, Any]:
     """What must not differ between rows of one table: all but the methods and seeds; data and model by content."""
+    data = {name: value for name, value in resolved["data"].items() if name not in ("source", "split")}
+    if Path(data.get("chat_template", "")).is_file():
+        data["chat_template"] = hashlib.sha256(Path(data["chat_template"]).read_bytes()).hexdigest()
     identity = {name: value for name, value in resolved.items() if name not in GROWING}
     identity["model"] = {**identity.get("model", {}), "weights": weights}
-    identity["data"] = {**identity["data"], "source": data_hash}
+    identity["data"] = {**data, "rows": data_hash}
     # Each method's learning rate is kept with its cell.
     identity["train"] = {name: value for name, value in identity["train"].items() if name != "learning_rate"}
     return identity

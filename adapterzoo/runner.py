@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from adapterzoo import results
 from adapterzoo.errors import AdapterzooError, PluginError, Problem, UserError
 from adapterzoo.method import put_on
+from adapterzoo.metric_registry import lower_is_better
 from adapterzoo.plan import Cell
 from adapterzoo.prepare import Prepared, prepare, quiet_libraries
 from adapterzoo.progress import Reporter
@@ -45,10 +46,11 @@ def run(
     reporter = reporter or Reporter()
     prepared = prepare(recipe, methods, seeds, reporter.say)
     store = Store(out)
-    recipe_hash = store.check(recipe.resolved(), prepared.data_hash, prepared.weights)
+    resolved = prepared.recipe.resolved()
+    recipe_hash = store.check(resolved, prepared.encoded.fingerprint, prepared.weights)
     with quiet_libraries():
         runner = _Runner(prepared, store, recipe_hash, reporter)
-        store.begin(recipe.resolved(), recipe_hash)
+        store.begin(resolved, recipe_hash)
         reporter.begin(len(prepared.cells), out)
         return list(runner.all())
 
@@ -60,7 +62,7 @@ class _Runner:
         from adapterzoo.environment import environment
 
         self.prepared = prepared
-        self.recipe = prepared.recipe
+        self.recipe = prepared.recipe  # with what the data made of it
         self.store = store
         self.reporter = reporter
         self.kept = _finished(prepared.cells, store)
@@ -94,7 +96,13 @@ class _Runner:
 
         self.reporter.phase(f"loading the base ({quantization})")
         try:
-            return base.load(self.recipe.model, self.prepared.location, quantization, self.recipe.data.max_length)
+            return base.load(
+                self.recipe.model,
+                self.prepared.location,
+                quantization,
+                self.recipe.data.max_length,
+                self.prepared.vocabulary,
+            )
         except Exception as error:
             if not keep_going:
                 raise
@@ -112,6 +120,7 @@ class _Runner:
             options=cell.options,
             learning_rate=cell.learning_rate,
             steps=self.prepared.steps if cell.method else None,
+            lower_is_better=lower_is_better(self.recipe.evaluate.metrics),
             **self.common,
         )
         settings = {name: getattr(cell, name) for name in SETTINGS}
@@ -178,7 +187,11 @@ class _Runner:
         self.reporter.phase("measuring" if cell.method else "measuring the untouched base")
         begun = time.perf_counter()
         prompts = self.prepared.shots if cell.shots else None
-        result.metrics, predictions = evaluate(model, self.prepared.encoded, self.recipe.evaluate, prompts)
+        # With examples in front only the last answer can be compared with what the other rows are measured on.
+        likely = prompts is None or self.recipe.data.loss_on == "completion"
+        result.metrics, predictions = evaluate(
+            model, self.prepared.encoded, self.recipe.evaluate, prompts, likely=likely
+        )
         result.evaluate_seconds = time.perf_counter() - begun
         return predictions
 

@@ -6,14 +6,14 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from adapterzoo.comparison import BETTER, PRIMARY, Comparison, Row
+from adapterzoo.comparison import Comparison, Row
 from adapterzoo.terminal import clean, count, duration, safe, size
 
 BEST = "*"
@@ -37,10 +37,32 @@ def _rate(value: float) -> str:
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
-COLUMNS = (
-    Column("match", "exact_match", lambda value: f"{value:.3f}"),
-    Column("loss", "test_loss", lambda value: f"{value:.3f}"),
-    Column("perpl.", "perplexity", lambda value: f"{value:.3g}", wide=True),
+def _three(value: float) -> str:
+    return f"{value:.3f}"
+
+
+# Those of metrics that are here; any other has its own name for a title.
+METRICS = {
+    "exact_match": Column("match", "exact_match", _three),
+    "test_loss": Column("loss", "test_loss", _three),
+    "perplexity": Column("perpl.", "perplexity", lambda value: f"{value:.3g}", wide=True),
+    "token_accuracy": Column("tokens", "token_accuracy", _three, drop=9),
+    "rouge1": Column("R-1", "rouge1", _three, drop=10),
+    "rouge2": Column("R-2", "rouge2", _three, drop=11),
+    "rougeL": Column("R-L", "rougeL", _three, drop=9),
+    "bleu": Column("BLEU", "bleu", lambda value: f"{value:.1f}", drop=9),
+    "chrf": Column("chrF", "chrf", lambda value: f"{value:.1f}", drop=9),
+    "accuracy": Column("acc.", "accuracy", _three, drop=9),
+    "macro_f1": Column("F1", "macro_f1", _three, drop=9),
+}
+EXPLAINED = {
+    "exact_match": "match: share of test answers exactly right",
+    "accuracy": "acc.: share of test labels right",
+    "macro_f1": "F1: mean over the labels",
+    "rouge1": "R: ROUGE",
+    "token_accuracy": "tokens: share of learned tokens that the model ranks first",
+}
+COSTS = (
     Column("params", "trainable_params", count, drop=1),
     Column("%", "share", lambda value: f"{value:.2f}", drop=6),
     Column("size", "adapter_bytes", size, drop=7),
@@ -55,7 +77,7 @@ COLUMNS = (
 
 def render(comparison: Comparison, console: Console) -> None:
     """Print the table, as many columns as fit, and below it what the cells have no room for."""
-    columns = [column for column in COLUMNS if _present(comparison, column)]
+    columns = _columns(comparison)
     width = console.width
     without_extras = [column for column in columns if not column.wide]
     dropped: list[Column] = []
@@ -72,8 +94,7 @@ def render(comparison: Comparison, console: Console) -> None:
         for option, change in row.adjusted.items():
             console.print(safe(f"{row.label}, {option}: {change}"), soft_wrap=True)
     notes = [f"{BEST} best of its column"]
-    if any(column.name == "exact_match" for column in columns):
-        notes.append("match: share of test answers exactly right")
+    notes += [EXPLAINED[column.name] for column in columns if column.name in EXPLAINED]
     if dropped:
         notes.append(f"left out for width: {', '.join(column.title for column in dropped)}")
     console.print(Text("; ".join(notes), "dim"))
@@ -88,7 +109,7 @@ def plain(comparison: Comparison) -> str:
 
 def markdown(comparison: Comparison) -> str:
     """A table for a pull request; the best of a column is bold."""
-    columns = [column for column in COLUMNS if _present(comparison, column)]
+    columns = _columns(comparison)
     lines = [
         "| method | " + " | ".join(column.title for column in columns) + " |",
         "| --- |" + " ---: |" * len(columns),
@@ -96,7 +117,7 @@ def markdown(comparison: Comparison) -> str:
     for row in comparison.rows:
         cells = []
         for column in columns:
-            text = _cell(row, column)
+            text = _cell(row, column, failed=column is columns[0])
             cells.append(f"**{text}**" if _is_best(comparison, row, column) else text)
         lines.append(f"| {inert_markdown(row.label)} | " + " | ".join(cells) + " |")
     lines += [
@@ -112,8 +133,7 @@ def markdown(comparison: Comparison) -> str:
 
 def csv_text(comparison: Comparison) -> str:
     """Full precision, one line a row; metrics are columns of their own."""
-    metrics = list(dict.fromkeys(name for row in comparison.rows for name in row.metrics))
-    fields = ["label", "method", "status", "error", "base", "learning_rate", "seeds", *metrics]
+    fields = ["label", "method", "status", "error", "base", "learning_rate", "seeds", *comparison.metrics]
     fields += [
         "trainable_params",
         "total_params",
@@ -139,23 +159,34 @@ def json_text(comparison: Comparison) -> str:
 FORMATS: dict[str, Callable[[Comparison], str]] = {"markdown": markdown, "csv": csv_text, "json": json_text}
 
 
+def _columns(comparison: Comparison) -> list[Column]:
+    """All that there are values for. The first metric, which decides the order, is there in any case."""
+    metrics = [
+        METRICS.get(name, Column(clean(name), name, lambda value: f"{value:.3g}", drop=9))
+        for name in comparison.metrics
+    ]
+    first = replace(metrics[0], drop=0, wide=False) if metrics else METRICS["exact_match"]
+    return [first, *metrics[1:], *(column for column in COSTS if _present(comparison, column))]
+
+
 def _table(comparison: Comparison, columns: Sequence[Column]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("method", no_wrap=True)
     for column in columns:
         # Room for the mark in every cell of a column that has a best, so that the digits stay below each other.
-        table.add_column(column.title + _room(column), justify="right", no_wrap=True)
+        table.add_column(column.title + _room(comparison, column), justify="right", no_wrap=True)
     for row in comparison.rows:
         cells = [safe(row.label, "" if row.status == "ok" else "red")]
         for column in columns:
             best = _is_best(comparison, row, column)
-            cells.append(Text(_cell(row, column) + (BEST if best else _room(column)), "bold green" if best else ""))
+            text = _cell(row, column, failed=column is columns[0])
+            cells.append(Text(text + (BEST if best else _room(comparison, column)), "bold green" if best else ""))
         table.add_row(*cells)
     return table
 
 
-def _room(column: Column) -> str:
-    return " " * len(BEST) if column.name in BETTER else ""
+def _room(comparison: Comparison, column: Column) -> str:
+    return " " * len(BEST) if comparison.better(column.name) else ""
 
 
 def _measure(comparison: Comparison, columns: Sequence[Column], console: Console) -> int:
@@ -170,10 +201,15 @@ def _value(row: Row, column: Column) -> Any:
     return row.value(column.name)
 
 
-def _cell(row: Row, column: Column) -> str:
+def _cell(row: Row, column: Column, failed: bool = False) -> str:
+    """A cell's text.
+
+    Args:
+        failed: this is the column in which a row without values says so.
+    """
     if row.status == "failed" and not row.metrics:
         rate = _rate(row.learning_rate) if row.learning_rate else "-"
-        return {"exact_match": "failed", "learning_rate": rate, "base": row.base}.get(column.name, "-")
+        return "failed" if failed else {"learning_rate": rate, "base": row.base}.get(column.name, "-")
     value = _value(row, column)
     return "-" if value is None else clean(column.show(value))
 
@@ -181,12 +217,12 @@ def _cell(row: Row, column: Column) -> str:
 def _present(comparison: Comparison, column: Column) -> bool:
     if column.name == "seeds":
         return any(len(row.seeds) > 1 for row in comparison.rows)
-    return column.name == "exact_match" or any(_value(row, column) is not None for row in comparison.rows)
+    return any(_value(row, column) is not None for row in comparison.rows)
 
 
 def _is_best(comparison: Comparison, row: Row, column: Column) -> bool:
     value, best = _value(row, column), comparison.best(column.name)
-    if row.method is None and column.name not in PRIMARY:
+    if row.method is None and column.name not in row.metrics:
         return False  # the base is trained for nothing: its cost is no merit
     return row.status == "ok" and value is not None and best is not None and column.show(value) == column.show(best)
 

@@ -12,14 +12,18 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from adapterzoo.encode import Encoded, pad_batch
-from adapterzoo.errors import AdapterzooError, NotFiniteError, Problem, did_you_mean
-from adapterzoo.evaluate import completion_losses
+from adapterzoo import training_arguments
+from adapterzoo.errors import AdapterzooError, NotFiniteError
+from adapterzoo.evaluate import likelihoods
 from adapterzoo.layers import trained
 from adapterzoo.recipe import TrainSection
+from adapterzoo.tokens.encode import Encoded
+from adapterzoo.tokens.packing import check_separate
+from adapterzoo.training_arguments import total_steps
 
 SECONDS = "seconds.txt"
 STATE = "adapter_state.safetensors"
@@ -37,48 +41,6 @@ class Trained:
     tokens: int
     """real tokens that went through the model, padding left out"""
     history: list[dict[str, float]]
-
-
-def check_settings(settings: TrainSection, steps: int) -> list[Problem]:
-    """Optimizers and loggers that transformers does not know or cannot import, and steps that never come."""
-    from transformers.integrations import get_available_reporting_integrations
-    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-    from transformers.training_args import OptimizerNames
-
-    problems = []
-    optimizers = [str(optimizer.value) for optimizer in OptimizerNames]
-    if settings.optimizer not in optimizers:
-        hint = did_you_mean(settings.optimizer, optimizers)
-        problems.append(Problem("train.optimizer", f"transformers has no '{settings.optimizer}'.", hint))
-    else:
-        try:
-            Trainer.get_optimizer_cls_and_kwargs(TrainingArguments(optim=settings.optimizer, report_to="none"))
-        except (ImportError, ValueError, RuntimeError) as error:
-            problems.append(Problem("train.optimizer", f"'{settings.optimizer}' cannot be used here: {error}"))
-    if in_steps(settings.warmup, steps) >= steps > 1:
-        problems.append(
-            Problem("train.warmup", f"{settings.warmup} steps of warmup leave none of {steps} to train in.")
-        )
-    for logger in settings.loggers:
-        if logger not in INTEGRATION_TO_CALLBACK:
-            hint = did_you_mean(logger, INTEGRATION_TO_CALLBACK)
-            problems.append(Problem("train.loggers", f"transformers has no '{logger}'.", hint))
-        elif logger not in get_available_reporting_integrations():
-            problems.append(Problem("train.loggers", f"'{logger}' is not installed.", f"Try: pip install {logger}."))
-    return problems
-
-
-def total_steps(train: TrainSection, rows: int) -> int:
-    """Optimizer steps of the whole training."""
-    if train.steps is not None:
-        return train.steps
-    assert train.epochs is not None
-    return max(1, math.ceil(train.epochs * rows / (train.batch_size * train.gradient_accumulation)))
-
-
-def in_steps(value: int | float, steps: int) -> int:
-    """A number of steps, from one or from a share of all."""
-    return value if isinstance(value, int) else math.ceil(value * steps)
 
 
 def train(
@@ -104,8 +66,10 @@ def train(
     Raises:
         NotFiniteError: the loss became NaN or infinite.
     """
-    steps = total_steps(settings, len(encoded.train))
-    arguments = _arguments(settings, steps, learning_rate, seed, folder, fp16=_half(model))
+    steps = total_steps(settings, len(encoded.training_rows))
+    if encoded.packs:
+        check_separate(model, encoded.packs, encoded.pad_id)
+    arguments = training_arguments.arguments(settings, steps, learning_rate, seed, folder, fp16=_half(model))
     # A cell trains on one device: transformers would multiply the batch by the number of GPUs it sees.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     checkpoint = _newest_checkpoint(folder, wanted=resume and bool(settings.save_steps))
@@ -114,9 +78,9 @@ def train(
     trainer = CompletionTrainer(
         model=model,
         args=arguments,
-        train_dataset=encoded.train,
+        train_dataset=encoded.training_rows,
         eval_dataset=encoded.validation,
-        data_collator=lambda examples: pad_batch([(e.prompt, e.completion) for e in examples], encoded.pad_id),
+        data_collator=encoded.collate,
         callbacks=[*callbacks, _Watch(on_step, before)],
     )
     trainer.pad_id, trainer.own_optimizer = encoded.pad_id, optimizer
@@ -128,42 +92,6 @@ def train(
         seconds=before + result.metrics["train_runtime"],
         tokens=int(trainer.state.num_input_tokens_seen),
         history=[_plain(entry) for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry],
-    )
-
-
-def _arguments(
-    settings: TrainSection, steps: int, learning_rate: float, seed: int, folder: Path, *, fp16: bool
-) -> TrainingArguments:
-    save_steps, eval_steps = in_steps(settings.save_steps, steps), in_steps(settings.eval_steps, steps)
-    return TrainingArguments(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation,
-        learning_rate=learning_rate,
-        lr_scheduler_type=settings.scheduler,
-        warmup_steps=in_steps(settings.warmup, steps),
-        optim=settings.optimizer,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
-        fp16=fp16,
-        seed=seed,
-        data_seed=seed,
-        eval_strategy="steps" if eval_steps else "no",
-        eval_steps=eval_steps or None,
-        save_strategy="steps" if save_steps else "no",
-        save_steps=save_steps or steps,
-        save_total_limit=1,
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # else a NaN is logged as 0.0, and training ends as if all were well
-        include_num_input_tokens_seen="non_padding",
-        report_to=settings.loggers or "none",
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
     )
 
 
@@ -196,6 +124,21 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         finally:
             del model._hf_peft_config_loaded
 
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The model's own loss."""
+        if "use_cache" in inputs:  # packed rows, whose mask is there to count tokens by
+            inputs = {name: value for name, value in inputs.items() if name != "attention_mask"}
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        # From the lengths and the seed alone: the same order for every method.
+        lengths = [_length(row) for row in self.train_dataset]
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        generator = torch.Generator().manual_seed(self.args.data_seed)
+        return LengthGroupedSampler(size, lengths=lengths, generator=generator)
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The method's own optimizer, or the recipe's."""
         kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
@@ -222,9 +165,9 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """The mean loss of a completion's token on the validation rows."""
-        pairs = [(example.prompt, example.completion) for example in self.eval_dataset]
-        losses = completion_losses(self.model, pairs, self.pad_id, self.args.eval_batch_size)
-        metrics = {f"{metric_key_prefix}_loss": sum(losses) / sum(len(completion) for _, completion in pairs)}
+        rows = [example.tokens for example in self.eval_dataset]
+        found = likelihoods(self.model, rows, self.pad_id, self.args.eval_batch_size)
+        metrics = {f"{metric_key_prefix}_loss": sum(one.loss for one in found) / sum(one.tokens for one in found)}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -248,6 +191,11 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             if not math.isfinite(logs.get(name, 0.0)):
                 raise NotFiniteError(f"the {name.replace('_', ' ')} became {logs[name]} at step {state.global_step}")
         self.on_step(state.global_step, state.max_steps, logs["loss"], int(state.num_input_tokens_seen))
+
+
+def _length(row: Any) -> int:
+    """Tokens of a training row, packed or not."""
+    return sum(len(ids) for ids, _ in (row if isinstance(row, list) else [row.tokens]))
 
 
 def _state(model: Any) -> dict[str, torch.Tensor]:

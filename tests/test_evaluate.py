@@ -56,4 +56,4 @@ def test_only_the_metrics_asked_for_are_measured(write_recipe: Callable[..., Pat
     metrics, predictions = evaluate(bench.load("none").model, bench.prepared.encoded, bench.recipe.evaluate)
     assert set(metrics) == {"test_loss"}
     assert predictions[0].prediction is None
-    assert predictions[0].exact_match is None
+    assert predictions[0].scores == {}

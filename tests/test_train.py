@@ -7,7 +7,7 @@ import pytest
 from cells import Bench
 
 from adapterzoo.recipe import TrainSection
-from adapterzoo.train import in_steps, total_steps
+from adapterzoo.training_arguments import in_steps, total_steps
 
 
 def losses(recipe: Path, folder: Path, *overrides: str) -> list[float]:

@@ -19,7 +19,7 @@ def compare(folders: tuple[Path, ...], style: str, sort: str | None) -> None:
     """Print the comparison of the results in DIR..."""
     from adapterzoo import comparison, table
 
-    titles = {column.title: column.name for column in table.COLUMNS}
+    titles = {column.title: column.name for column in (*table.METRICS.values(), *table.COSTS)}
     found = comparison.compare(*folders, sort=titles.get(sort or "", sort))
     if style == "table":
         table.render(found, stdout())

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from adapterzoo.encode import Encoded
+    from adapterzoo.tokens.batches import Tokens
+    from adapterzoo.tokens.encode import Encoded
 
 NEW_TOKENS = 4
 
@@ -18,22 +19,21 @@ def logits(model: nn.Module, encoded: Encoded, at_once: bool = True) -> torch.Te
     """The logits of each row's real tokens, (all tokens, vocabulary); in one padded batch, or a row at a time."""
     import torch
 
-    pairs = [(example.prompt, example.completion) for example in encoded.test]
+    rows = [example.tokens for example in encoded.test]
     model.eval()
     found = []
     with torch.no_grad():
-        for group in [pairs] if at_once else [[pair] for pair in pairs]:
+        for group in [rows] if at_once else [[row] for row in rows]:
             found += _forward(model, group, encoded.pad_id)
     return torch.cat(found)
 
 
 def loss(model: nn.Module, encoded: Encoded) -> float:
     """The mean loss of a completion's token, as evaluation has it."""
-    from adapterzoo.evaluate import completion_losses
+    from adapterzoo.evaluate import likelihoods
 
-    pairs = [(example.prompt, example.completion) for example in encoded.train]
-    losses = completion_losses(model, pairs, encoded.pad_id, len(pairs))
-    return sum(losses) / sum(len(completion) for _, completion in pairs)
+    found = likelihoods(model, [example.tokens for example in encoded.train], encoded.pad_id, len(encoded.train))
+    return sum(one.loss for one in found) / sum(one.tokens for one in found)
 
 
 def greedy(model: Any, encoded: Encoded) -> list[list[int]]:
@@ -41,9 +41,9 @@ def greedy(model: Any, encoded: Encoded) -> list[list[int]]:
     import torch
     from transformers import GenerationConfig
 
-    from adapterzoo.encode import pad_batch
+    from adapterzoo.tokens.batches import asked, pad_batch
 
-    batch = pad_batch([(example.prompt, []) for example in encoded.test], encoded.pad_id)
+    batch = pad_batch([asked(example.prompt) for example in encoded.test], encoded.pad_id)
     # No token ends an answer: what follows an end would be padding, which no model finds likely.
     settings = GenerationConfig(
         max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=encoded.pad_id, eos_token_id=-1
@@ -61,21 +61,23 @@ def behind(model: Any, encoded: Encoded) -> float:
     """How far, in logits, a greedily generated token is behind the likeliest one of a plain forward pass, at most."""
     import torch
 
+    from adapterzoo.tokens.batches import asked
+
     gaps: list[float] = []
     for example, answer in zip(encoded.test, greedy(model, encoded), strict=True):
         with torch.no_grad():
-            (row,) = _forward(model, [(example.prompt + answer[:-1], [])], encoded.pad_id)
+            (row,) = _forward(model, [asked(example.prompt + answer[:-1])], encoded.pad_id)
         said = row[-NEW_TOKENS:]
         chosen = said.gather(1, torch.tensor(answer)[:, None])[:, 0]
         gaps.append((said.max(dim=1).values - chosen).max().item())
     return max(gaps)
 
 
-def _forward(model: Any, pairs: Sequence[tuple[list[int], list[int]]], pad_id: int) -> list[torch.Tensor]:
+def _forward(model: Any, rows: Sequence[Tokens], pad_id: int) -> list[torch.Tensor]:
     """The logits of one batch: of each row, those of its real tokens."""
-    from adapterzoo.encode import pad_batch
+    from adapterzoo.tokens.batches import pad_batch
 
-    batch = pad_batch(pairs, pad_id)
+    batch = pad_batch(rows, pad_id)
     batch.pop("labels")
     answered = model(**{**batch, "logits_to_keep": 0}).logits.float()
     return [row[mask.bool()] for row, mask in zip(answered, batch["attention_mask"], strict=True)]

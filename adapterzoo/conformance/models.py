@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from adapterzoo.base import Base
-    from adapterzoo.encode import Encoded
+    from adapterzoo.tokens.encode import Encoded
 
 # One has a gated feed-forward, grouped keys and values, and no biases; the other one layer for queries, keys and
 # values together, biases, and layer norms. What works on both seldom depends on names.
@@ -84,13 +84,14 @@ def tiny_skeleton(architecture: str) -> Base:
 @cache
 def rows() -> Encoded:
     """Four rows of unequal length, to train on and to measure with."""
-    from adapterzoo.data import Row
-    from adapterzoo.encode import Encoded, Example
+    from adapterzoo.data.row import Row
+    from adapterzoo.tokens.batches import asked
+    from adapterzoo.tokens.encode import Encoded, Example
 
     draw = random.Random(0)
     examples = []
     for index in range(ROWS):
         prompt = [draw.randrange(3, VOCABULARY) for _ in range(6 + 3 * index)]
-        completion = [draw.randrange(3, VOCABULARY) for _ in range(5)]
-        examples.append(Example(Row(str(index), str(index)), prompt, [*completion, 2]))
+        completion = [*(draw.randrange(3, VOCABULARY) for _ in range(5)), 2]
+        examples.append(Example(Row.pair(str(index), str(index)), prompt, completion, asked(prompt, completion)[1]))
     return Encoded(None, examples, examples[:2], examples, end_ids=[2], pad_id=0, fingerprint="")

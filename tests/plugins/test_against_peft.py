@@ -110,15 +110,15 @@ def plain_loop(model: Any, bench: Bench, label: str, order: list[list[int]]) -> 
 
 def seen_order(bench: Bench, label: str, folder: Path) -> tuple[list[list[int]], list[float], Path]:
     """Which rows each step of adapterzoo's training saw, its losses, and the adapter's folder."""
-    from adapterzoo import train as module
+    from adapterzoo.tokens import encode as module
 
     encoded, order = bench.prepared.encoded, []
-    numbers = {(tuple(e.prompt), tuple(e.completion)): i for i, e in enumerate(encoded.train)}
+    numbers = {tuple(e.tokens[0]): i for i, e in enumerate(encoded.train)}
     pad_batch = module.pad_batch
 
-    def recording(pairs: Any, pad_id: int) -> Any:
-        order.append([numbers[tuple(prompt), tuple(completion)] for prompt, completion in pairs])
-        return pad_batch(pairs, pad_id)
+    def recording(rows: Any, pad_id: int) -> Any:
+        order.append([numbers[tuple(ids)] for ids, _ in rows])
+        return pad_batch(rows, pad_id)
 
     module.pad_batch = recording
     try:

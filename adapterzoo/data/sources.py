@@ -1,0 +1,132 @@
+"""Where rows come from: finds what a recipe names, and opens it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapterzoo.data import tables, text_files
+from adapterzoo.data.text_files import Found
+from adapterzoo.errors import Problem, UserError, did_you_mean
+from adapterzoo.recipe import DataSection
+
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+JSON = (".json", ".jsonl", ".ndjson")
+SUFFIXES = (*DELIMITERS, *JSON, *tables.BUILDERS)
+HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+
+
+def find_file(name: str, folder: Path) -> tuple[list[str], Problem | None]:
+    """Any file that a recipe names, beside it or in the current folder: its absolute path."""
+    try:
+        wanted = Path(name).expanduser()
+        there = next((place for place in (folder / wanted, Path.cwd() / wanted) if place.is_file()), None)
+    except (OSError, RuntimeError, ValueError):  # no such user, a name too long, a NUL in it
+        there = None
+    if there is not None:
+        return [str(there.resolve())], None
+    return [], Problem("", f"there is no file '{name}'.", _looked(folder))
+
+
+def find_source(source: str, folder: Path) -> tuple[list[str], Problem | None]:
+    """What a recipe names: absolute paths of files or of a saved dataset's folder, or a hub id as it is.
+
+    Args:
+        source: a path, a pattern like ``data/*.csv``, or a hub id.
+        folder: the recipe's, where paths are looked for before the current folder.
+    """
+    try:
+        wanted = Path(source).expanduser()
+        places = [folder / wanted, Path.cwd() / wanted]
+        there = next((place for place in places if place.exists()), None)
+        matches = [] if there or not re.search(r"[*?\[]", source) else _matching(wanted, folder)
+    except (OSError, RuntimeError, ValueError):  # no such user, a name too long, a NUL in it
+        there, matches = None, []
+    if there is not None:
+        return [str(there.resolve())], _unreadable(there)
+    if matches:
+        return [str(path) for path in matches], next(filter(None, map(_unreadable, matches)), None)
+    if is_hub_id(source):
+        return [source], None
+    return [], Problem("", f"there is no file '{source}'.", _looked(folder))
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a name is one that a hub may have, where there is no such file here."""
+    return HUB_ID.fullmatch(source) is not None and not source.endswith((*SUFFIXES, ".py", ".txt", ".xlsx"))
+
+
+def _looked(folder: Path) -> str:
+    return f"Looked in {folder.absolute()} and in {Path.cwd()}."
+
+
+def _matching(pattern: Path, folder: Path) -> list[Path]:
+    if pattern.is_absolute():
+        return sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
+    return sorted(path.resolve() for path in folder.glob(str(pattern))) or sorted(Path.cwd().glob(str(pattern)))
+
+
+def _unreadable(path: Path) -> Problem | None:
+    """Why something that exists cannot be a source, by its name alone."""
+    if path.is_dir():
+        if tables.is_saved(path):
+            return None
+        files = sorted(one.name for one in path.iterdir() if one.suffix in SUFFIXES)[:3]
+        cure = f"Name its files, like {path.name}/*{Path(files[0]).suffix}." if files else ""
+        return Problem("", f"'{path}' is a folder, and no dataset that save_to_disk wrote.", cure)
+    if path.suffix == ".py":
+        return Problem("", f"'{path}' is a script; data is read, never run.", "Give the file that it writes.")
+    if path.suffix not in SUFFIXES:
+        kinds = ", ".join(SUFFIXES)
+        return Problem("", f"'{path}' is of no known kind.", f"Its name must end with one of {kinds}.")
+    return None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows to be taken one after the other, never all at once."""
+
+    columns: list[str]
+    rows: Iterator[Found]
+
+
+def open_source(names: Sequence[str], data: DataSection, split: str | None = None) -> Source:
+    """The rows of one or several files, of a folder or of a hub id.
+
+    Args:
+        names: as :func:`find_source` gave them.
+        split: of a saved dataset or a hub id.
+
+    Raises:
+        UserError: one cannot be read, or the files do not have the same columns; also while rows are taken.
+    """
+    opened = [_open(name, data, split) for name in names]
+    columns = [[column for column in source.columns if column not in data.drop_columns] for source in opened]
+    problems = []
+    for name, own in zip(names[1:], columns[1:], strict=True):
+        if missing := [column for column in columns[0] if column not in own]:
+            what = f"has no column '{missing[0]}', as {names[0]} has."
+            problems.append(Problem(name, what, did_you_mean(missing[0], own)))
+        elif more := [column for column in own if column not in columns[0]]:
+            what = f"has a column '{more[0]}', which {names[0]} has not."
+            problems.append(Problem(name, what, f"data.drop_columns: [{more[0]}] leaves it out."))
+    if problems:
+        raise UserError(*problems)
+    union = list(dict.fromkeys(column for source in opened for column in source.columns))
+    return Source(union, (found for source in opened for found in source.rows))
+
+
+def _open(name: str, data: DataSection, split: str | None) -> Source:
+    path = Path(name)
+    if not path.exists():
+        streaming = data.limit is not None and data.shuffle is None
+        return Source(*tables.read_hub(name, data.config, data.revision, split, streaming))
+    if path.is_dir():
+        return Source(*tables.read_folder(path, split))
+    if path.suffix in tables.BUILDERS:
+        return Source(*tables.read_file(path))
+    if path.suffix in JSON:
+        return Source(*text_files.read_json(path))
+    return Source(*text_files.read_csv(path, data.delimiter or DELIMITERS[path.suffix]))

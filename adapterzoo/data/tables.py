@@ -1,0 +1,111 @@
+"""Parquet, Arrow, saved dataset folders and datasets of a hub, through ``datasets``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from adapterzoo.data.text_files import Found
+from adapterzoo.errors import UserError, did_you_mean
+
+BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
+
+
+def read_file(path: Path) -> tuple[list[str], Iterator[Found]]:
+    """The columns and rows of a Parquet or Arrow file, a block at a time.
+
+    Raises:
+        UserError: it is damaged, or no such file.
+    """
+    import datasets
+
+    with _damaged(str(path)):
+        table = datasets.load_dataset(BUILDERS[path.suffix], data_files=str(path), split="train", streaming=True)
+        columns = table.column_names or table._resolve_features().column_names
+    return list(columns), _rows(table, str(path))
+
+
+def read_folder(path: Path, split: str | None) -> tuple[list[str], Iterator[Found]]:
+    """The columns and rows of what ``save_to_disk`` wrote.
+
+    Raises:
+        UserError: it is damaged, has several splits and none was named, or not the one that was.
+    """
+    import datasets
+
+    with _damaged(str(path)):
+        loaded = datasets.load_from_disk(str(path))
+    table = _one_split(loaded, str(path), split)
+    return list(table.column_names), _rows(table, _name(str(path), split))
+
+
+def is_saved(path: Path) -> bool:
+    """Whether a folder is one that ``save_to_disk`` wrote."""
+    return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
+
+
+def read_hub(
+    name: str, config: str | None, revision: str | None, split: str | None, streaming: bool
+) -> tuple[list[str], Iterator[Found]]:
+    """The columns and rows of a dataset on the hub.
+
+    Args:
+        streaming: take rows as they come, without having all downloaded: where only the first ones are wanted.
+
+    Raises:
+        UserError: there is none of that name, it is gated, no network, it needs a script, or has several splits
+            or configurations and none was named.
+    """
+    import datasets
+
+    from adapterzoo.data.hub import refused
+
+    try:
+        loaded = datasets.load_dataset(name, config, split=split, revision=revision, streaming=streaming)
+    except Exception as error:
+        raise refused(name, split, error) from None
+    table = _one_split(loaded, name, split)
+    columns = table.column_names or table._resolve_features().column_names
+    return list(columns), _rows(table, _name(name, split))
+
+
+def _one_split(loaded: Any, name: str, split: str | None) -> Any:
+    """The split that was named, or the only one."""
+    if not isinstance(loaded, dict):  # a single table, which has no splits
+        if split is not None and getattr(loaded, "split", None) not in (None, split):
+            raise UserError.at("data.split", f"{name} has no split '{split}'.", "It is a single table.")
+        return loaded
+    if split is None and len(loaded) == 1:
+        return next(iter(loaded.values()))
+    if split not in loaded:
+        wanted = f"no split '{split}'" if split else f"several splits ({', '.join(loaded)})"
+        example = ", ".join(
+            f"{part}: {one}" for part, one in zip(("train", "validation", "test"), loaded, strict=False)
+        )
+        hint = did_you_mean(split, loaded) if split else f"Say which is which, like data.split: {{{example}}}."
+        raise UserError.at("data.split", f"{name} has {wanted}.", hint)
+    return loaded[split]
+
+
+def _name(name: str, split: str | None) -> str:
+    return f"{name} [{split}]" if split else name
+
+
+def _rows(table: Any, name: str) -> Iterator[Found]:
+    with _damaged(name):
+        for number, cells in enumerate(table, start=1):
+            yield f"{name}, row {number}", dict(cells)
+
+
+@contextmanager
+def _damaged(name: str) -> Iterator[None]:
+    """pyarrow, fsspec and datasets each have errors of their own for a file that is not what its name says."""
+    try:
+        yield
+    except (UserError, GeneratorExit):
+        raise
+    except Exception as error:
+        reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        raise UserError.at(name, f"cannot be read: {reason[0].rstrip('.')}.") from None

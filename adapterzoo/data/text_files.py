@@ -1,0 +1,177 @@
+"""CSV, TSV, JSON and JSON Lines, row by row, each row with its file and line.
+
+Read with the standard library and not with ``datasets``, whose JSON reader makes ``"2020-01-01"`` a timestamp that
+reads ``2020-01-01 00:00:00``, and which can say of no row where it stands.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from adapterzoo.data.cells import Number
+from adapterzoo.errors import UserError
+
+Found = tuple[str, dict[str, Any]]
+"""where a row stands, and its cells by column"""
+csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+
+
+def read_csv(path: Path, delimiter: str) -> tuple[list[str], Iterator[Found]]:
+    """The columns of a file with a line of their names, and its rows; all cells are text.
+
+    Raises:
+        UserError: it has no such line, or cannot be parsed; also while rows are taken.
+    """
+    with _text(path) as file:
+        header = next(_parsed(csv.reader(file, delimiter=delimiter, strict=True), path), [])
+    if not header:
+        raise UserError.at(str(path), "does not begin with a line of column names: it is empty, or its first line is.")
+    twice = sorted({column for column in header if header.count(column) > 1})
+    if twice:
+        raise UserError.at(f"{path}:1", f"there are two columns '{twice[0]}'.", "Rename one of them.")
+    other = next((sign for sign in ";\t|" if len(header) == 1 and sign in header[0]), None)
+    if other:
+        sign = "\\t" if other == "\t" else other
+        raise UserError.at(
+            f"{path}:1",
+            f"its columns seem to be separated by {other!r}, not by {delimiter!r}.",
+            f'Set data.delimiter: "{sign}".',
+        )
+
+    def rows() -> Iterator[Found]:
+        with _text(path) as file:
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            begins = 1
+            for cells in _parsed(reader, path):
+                place, begins = f"{path}:{begins}", reader.line_num + 1
+                if place == f"{path}:1" or not cells:
+                    continue
+                if len(cells) > len(header):
+                    what = f"this row has {len(cells)} cells, the line of column names {len(header)}."
+                    raise UserError.at(place, what, "Put text with a comma in it in quotes.")
+                yield place, dict(zip(header, cells, strict=False))
+
+    return header, rows()
+
+
+def read_json(path: Path) -> tuple[list[str], Iterator[Found]]:
+    """The columns and rows of a file that holds a list of objects, one object a line, or a table of pandas'.
+
+    A file with one object a line is read line by line, whatever its size; any other is read whole.
+
+    Raises:
+        UserError: it is none of these, or cannot be parsed; also while rows are taken.
+    """
+    if _has_lines(path):
+        return _columns(_lines(path)), _lines(path)
+    with _text(path) as file:
+        try:
+            loaded = _load(_decoded(file, path))
+        except json.JSONDecodeError as error:
+            raise UserError.at(f"{path}:{error.lineno}", f"is not JSON: {error.msg}.") from None
+    items = _table(loaded)
+    if items is None:
+        what = "holds no list of objects with a key for each column."
+        raise UserError.at(str(path), what, 'Like [{"question": "...", "answer": "..."}, ...].')
+    found = [(f"{path}, row {number}", item) for number, item in enumerate(items, start=1)]
+    return _columns(found), iter(found)
+
+
+def _has_lines(path: Path) -> bool:
+    """Whether the first line that is not empty holds a whole object, and is not all there is."""
+    with _text(path) as file:
+        for line in _decoded_lines(file, path):
+            if line.strip():
+                try:
+                    first = _load(line)
+                except json.JSONDecodeError:
+                    # In a file that says so by its name every line is an object, also one that is broken.
+                    return path.suffix in (".jsonl", ".ndjson")
+                more = any(rest.strip() for rest in _decoded_lines(file, path))
+                return isinstance(first, dict) and (
+                    more or path.suffix in (".jsonl", ".ndjson") or _table(first) is None
+                )
+    raise UserError.at(str(path), "is empty.")
+
+
+def _lines(path: Path) -> Iterator[Found]:
+    with _text(path) as file:
+        for number, line in enumerate(_decoded_lines(file, path), start=1):
+            if not line.strip():
+                continue
+            try:
+                value = _load(line)
+            except json.JSONDecodeError as error:
+                what = f"is not JSON: {error.msg} (column {error.colno})."
+                raise UserError.at(f"{path}:{number}", what, "Each line must be one whole object.") from None
+            if not isinstance(value, dict):
+                raise UserError.at(f"{path}:{number}", "is no object with a key for each column.")
+            yield f"{path}:{number}", value
+
+
+def _table(loaded: Any) -> list[dict[str, Any]] | None:
+    """The rows of a JSON document, if it is one of the shapes that tables are written in."""
+    if isinstance(loaded, list):
+        return loaded if loaded and all(isinstance(item, dict) for item in loaded) else None
+    if not isinstance(loaded, dict) or not loaded:
+        return None
+    values = list(loaded.values())
+    if len(values) == 1 and isinstance(values[0], list):
+        return _table(values[0])  # {"data": [...]}
+    if all(isinstance(value, dict) for value in values) and len({tuple(value) for value in values}) == 1:
+        # pandas' to_json: each column a mapping from the index.
+        return [{name: column[key] for name, column in loaded.items()} for key in values[0]]
+    return None
+
+
+def _columns(rows: Iterable[Found]) -> list[str]:
+    """Of the first row that has any: later ones are checked as they come."""
+    return next((list(cells) for _, cells in rows if cells), [])
+
+
+def _load(text: str) -> Any:
+    return json.loads(text, parse_float=Number, parse_int=Number)
+
+
+def _text(path: Path) -> TextIO:
+    try:
+        return path.open(encoding="utf-8-sig", newline="")
+    except OSError as error:
+        raise UserError.at(str(path), f"cannot be read: {error.strerror or error}.") from None
+
+
+def _decoded(file: TextIO, path: Path) -> str:
+    return "".join(_decoded_lines(file, path))
+
+
+def _decoded_lines(file: TextIO, path: Path) -> Iterator[str]:
+    try:
+        yield from file
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, error) from None
+
+
+def _parsed(reader: Any, path: Path) -> Iterator[list[str]]:
+    try:
+        yield from reader
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, error) from None
+    except csv.Error as error:
+        raise UserError.at(f"{path}:{reader.line_num}", f"cannot be read as CSV: {error}.") from None
+
+
+def _not_utf8(path: Path, error: UnicodeDecodeError) -> UserError:
+    """With the line, which the decoder does not know: it reads in blocks."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as found:
+                error = found
+                return UserError.at(f"{path}:{number}", f"is not UTF-8: {error.reason}.", "Save it as UTF-8.")
+    return UserError.at(str(path), f"is not UTF-8: {error.reason}.", "Save it as UTF-8.")

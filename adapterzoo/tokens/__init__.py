@@ -1,0 +1,1 @@
+"""From rows to what the model is called with: chat templates, token ids, what is learned, batches."""

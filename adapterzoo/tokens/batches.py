@@ -1,0 +1,51 @@
+"""Token ids as padded batches: what the model is called with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+IGNORED = -100
+Tokens = tuple[list[int], list[bool]]
+"""a row's token ids, and for each whether it is in the loss"""
+
+
+def pad_batch(rows: Sequence[Tokens], pad_id: int) -> dict[str, Any]:
+    """Rows as one batch of tensors, each of shape (rows, longest row).
+
+    Padding is on the left, so that all answers end in the last column and the model need compute its output head on
+    the last columns only (``logits_to_keep``, an int); ``labels`` has just those columns. What is padding is known
+    from the lengths, never from the token, which may be the end token's.
+    """
+    import torch
+
+    width = max(len(ids) for ids, _ in rows)
+    # One more than what is learned: its first token is predicted from the token before.
+    kept = min(width, 1 + max(len(ids) - _first(learned) for ids, learned in rows))
+    made = []
+    for ids, learned in rows:
+        padding = width - len(ids)
+        labels = [token if wanted else IGNORED for token, wanted in zip(ids, learned, strict=True)]
+        made.append(
+            {
+                "input_ids": [pad_id] * padding + ids,
+                "attention_mask": [0] * padding + [1] * len(ids),
+                "position_ids": [0] * padding + list(range(len(ids))),
+                "labels": ([IGNORED] * padding + labels)[-kept:],
+            }
+        )
+    batch: dict[str, torch.Tensor | int] = {name: torch.tensor([row[name] for row in made]) for name in made[0]}
+    batch["logits_to_keep"] = kept
+    return batch
+
+
+def asked(prompt: list[int], completion: Sequence[int] = ()) -> Tokens:
+    """A prompt, and an answer that is in the loss."""
+    return [*prompt, *completion], [False] * len(prompt) + [True] * len(completion)
+
+
+def _first(learned: Sequence[bool]) -> int:
+    return learned.index(True) if True in learned else len(learned)

@@ -1,0 +1,270 @@
+"""From rows to tokens: what is learned of each, its end token, and what has to be cut."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from adapterzoo.data.row import Row
+from adapterzoo.data.split import PARTS, Splits
+from adapterzoo.errors import UserError
+from adapterzoo.recipe import DataSection, ModelSection
+from adapterzoo.tokens.batches import Tokens, pad_batch
+from adapterzoo.tokens.chat import Chat, Segment
+from adapterzoo.tokens.packing import pack, pack_batch
+from adapterzoo.tokens.padding import add_padding_token, padding_token
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A row as token ids. The completion ends with the end token, unless it was cut."""
+
+    row: Row
+    prompt: list[int]
+    completion: list[int]
+    learned: list[bool]
+    """for each token of prompt and completion: whether it is in the loss; never the first, which nothing predicts"""
+
+    @property
+    def tokens(self) -> Tokens:
+        """For a batch."""
+        return [*self.prompt, *self.completion], self.learned
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Everything that training and evaluation see; the same object for every cell."""
+
+    tokenizer: Any
+    train: list[Example]
+    validation: list[Example]
+    test: list[Example]
+    end_ids: list[int]
+    """tokens that end an answer"""
+    pad_id: int
+    """never an end token, where the tokenizer has any other"""
+    fingerprint: str
+    said: list[str] = field(default_factory=list)
+    """what was dropped and cut on the way"""
+    packs: list[list[Tokens]] = field(default_factory=list)
+    """the training rows, several in one; none where rows are not packed"""
+
+    @property
+    def training_rows(self) -> Sequence[Any]:
+        """What one row of a training batch is made of: an example, or a pack of them."""
+        return self.packs or self.train
+
+    def collate(self, rows: Sequence[Any]) -> dict[str, Any]:
+        """A batch of such rows."""
+        if self.packs:
+            return pack_batch(rows, self.pad_id)
+        return pad_batch([row.tokens for row in rows], self.pad_id)
+
+    def shuffled_batches(self, size: int, seed: int) -> Iterator[dict[str, Any]]:
+        """The training rows once, in an order of the seed's, as batches."""
+        order = random.Random(seed).sample(self.train, len(self.train))
+        for start in range(0, len(order), size):
+            yield pad_batch([example.tokens for example in order[start : start + size]], self.pad_id)
+
+
+class Encoder:
+    """Turns rows into examples for one model."""
+
+    def __init__(self, tokenizer: Any, data: DataSection, say: Callable[[str], None] = lambda message: None) -> None:
+        self.tokenizer = tokenizer
+        self.data = data
+        self.say = say
+        if tokenizer.eos_token_id is None:
+            raise UserError.at("model", "its tokenizer has no end token.", "Answers could never end.")
+        self.chat = Chat(tokenizer, data, say)
+        self.pad_id = padding_token(tokenizer)
+        tokenizer.pad_token_id = self.pad_id
+        self.vocabulary = len(tokenizer)
+        self.specials = set(tokenizer.all_special_ids)
+        self._begins = _first_tokens(tokenizer)
+
+    def prompt(self, row: Row, shots: Sequence[Row] = ()) -> list[int]:
+        """The token ids before the answer; ``shots`` are examples shown first, with their answers."""
+        segments = self.chat.segments(row, shots)
+        return self._ids([*segments[:-1], Segment("", answer=True)], row.raw)[0]
+
+    def encode(self, row: Row) -> Example | None:
+        """A row, cut to ``max_length`` tokens; None where nothing would be left to learn.
+
+        Raises:
+            UserError: the chat template cannot write its turns.
+        """
+        example = self._encode(row, row)
+        limit, longer = self.data.max_length, len(example.prompt) + len(example.completion) - self.data.max_length
+        if longer <= 0:
+            return example
+        if self.data.truncate == "drop":
+            return None
+        if self.data.truncate == "completion" or not example.prompt:
+            return self._cut(example, len(example.prompt), max(0, len(example.completion) - longer))
+        # The oldest turns go first; then the middle of the longest question, so that what is asked for, at its
+        # beginning or its end, stays.
+        while len(example.prompt) + len(example.completion) > limit and (shorter := _without_oldest(row)) is not None:
+            row = shorter
+            example = self._encode(row, example.row)
+        longer = len(example.prompt) + len(example.completion) - limit
+        return example if longer <= 0 else self._cut_question(example, row, longer)
+
+    def encode_splits(self, splits: Splits) -> Encoded:
+        """All rows; those that ``max_length`` leaves nothing of are dropped, and said.
+
+        Raises:
+            UserError: nothing is left of a split.
+        """
+        said: list[str] = []
+        parts = {name: self._part(name, getattr(splits, name), said) for name in PARTS}
+        for line in said:
+            self.say(line)
+        return self.encoded(parts, said, splits.fingerprint)
+
+    def encoded(self, parts: dict[str, list[Example]], said: list[str], fingerprint: str) -> Encoded:
+        """The examples of all parts, with what holds for all of them."""
+        ends = {example.completion[-1] for example in parts["train"]} & self.specials
+        packing = self.data.packing
+        return Encoded(
+            self.tokenizer,
+            **parts,
+            end_ids=sorted(ends | {self.tokenizer.eos_token_id}),
+            pad_id=self.pad_id,
+            fingerprint=fingerprint,
+            said=said,
+            packs=pack([example.tokens for example in parts["train"]], self.data.max_length) if packing else [],
+        )
+
+    def _part(self, name: str, rows: Sequence[Row], said: list[str]) -> list[Example]:
+        kept, cut, odd = [], 0, []
+        limit = f"max_length = {self.data.max_length}"
+        for row in rows:
+            example = self.encode(row)
+            if not row.raw and any(self._names_a_special(turn.content) for turn in row.turns):
+                odd.append(row.place)
+            if example is None or not any(example.learned):
+                continue
+            kept.append(example)
+            cut += example.completion[-1] not in self.specials
+        if rows and not kept:
+            longest = max(len(self._encode(row, row).prompt) for row in rows)
+            raise UserError.at(
+                "data.max_length",
+                f"{limit} leaves nothing to learn in all {len(rows)} rows of {name}.",
+                f"Prompts alone reach {longest} tokens: raise it.",
+            )
+        if dropped := len(rows) - len(kept):
+            said.append(
+                f"data: {dropped} of {len(rows)} rows of {name} dropped: {limit} leaves no room for their answer"
+            )
+        if cut:
+            said.append(f"data: {cut} of {len(rows)} answers of {name} are cut short by {limit}, and do not end")
+        if odd:
+            where = f" (first: {odd[0]})" if odd[0] else ""
+            what = "hold the text of a special token, which the model will read as that token"
+            said.append(f"data: {len(odd)} of {len(rows)} rows of {name} {what}{where}")
+        return kept
+
+    def _encode(self, row: Row, shown: Row) -> Example:
+        prompt, completion, learned = self._ids(self.chat.segments(row), row.raw)
+        return Example(shown, prompt, completion, learned)
+
+    def _ids(self, segments: Sequence[Segment], raw: bool) -> tuple[list[int], list[int], list[bool]]:
+        """The ids before the last segment, its own, and for each of both whether it is learned.
+
+        Every stretch is tokenized behind the one before it, whose ids stay what they are alone: when the model
+        answers, that is all there will be.
+        """
+        # A chat template writes its own first token: the tokenizer's would be a second one.
+        ids: list[int] = list(self._begins) if raw or self.chat.plain else []
+        learned = [self.data.loss_on == "all"] * len(ids)
+        begins = 0
+        before = ""
+        for segment in segments:
+            begins = len(ids)
+            own = self._behind(before, segment.text)
+            if segment.ends:
+                own = [*own, self.tokenizer.eos_token_id]
+            wanted = self.data.loss_on == "all" or (segment.answer and self.data.loss_on == "assistant")
+            ids += own
+            learned += [wanted] * len(own)
+            before = "" if segment.ends else segment.text
+        if self.data.loss_on == "completion":
+            learned[begins:] = [True] * (len(ids) - begins)
+        if learned:
+            learned[0] = False
+        return ids[:begins], ids[begins:], learned
+
+    def _behind(self, before: str, text: str) -> list[int]:
+        if not text:
+            return []
+        first, both = self._tokenize(before), self._tokenize(before + text)
+        # Where a token would reach across, the text is tokenized by itself, as it is when the model answers.
+        return both[len(first) :] if both[: len(first)] == first else self._tokenize(text)
+
+    def _tokenize(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+        return ids
+
+    def _cut(self, example: Example, prompt: int, completion: int) -> Example | None:
+        """With only the first so many ids of each."""
+        if not completion:
+            return None
+        ends = len(example.prompt)
+        learned = [*example.learned[:prompt], *example.learned[ends : ends + completion]]
+        return Example(example.row, example.prompt[:prompt], example.completion[:completion], learned)
+
+    def _cut_question(self, example: Example, row: Row, longer: int) -> Example | None:
+        """Without the middle of the longest question; None where that is not enough."""
+        question = max((turn.content for turn in row.turns[:-1] if turn.role == "user"), key=len)
+        asked = "".join(segment.text for segment in self.chat.segments(row)[:-1])
+        at = asked.rfind(question)
+        head = len(self._tokenize(asked[:at])) + len(self._begins)
+        tail = len(self._tokenize(asked[at + len(question) :]))
+        free = len(example.prompt) - head - tail
+        if at < 0 or free <= longer:
+            return None
+        begin = head + (free - longer) // 2
+        prompt = example.prompt[:begin] + example.prompt[begin + longer :]
+        learned = example.learned[:begin] + example.learned[begin + longer :]
+        return Example(example.row, prompt, example.completion, learned)
+
+    def _names_a_special(self, text: str) -> bool:
+        return any(token in text for token in self.tokenizer.all_special_tokens)
+
+
+def load_tokenizer(model: ModelSection, location: str) -> Any:
+    """The model's tokenizer.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            location, revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError.at(f"model {model.name}", f"its tokenizer cannot be loaded: {reason}") from None
+    if model.padding_token is not None:
+        add_padding_token(tokenizer, model.padding_token)
+    return tokenizer
+
+
+def _without_oldest(row: Row) -> Row | None:
+    """Without its oldest question and answer; None where there is only one."""
+    system = [turn for turn in row.turns if turn.role == "system"]
+    spoken = [turn for turn in row.turns if turn.role != "system"]
+    return Row((*system, *spoken[2:]), row.raw, row.place) if len(spoken) > 2 else None
+
+
+def _first_tokens(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts in front of a text, if anything."""
+    bare, whole = (tokenizer("x", add_special_tokens=added)["input_ids"] for added in (False, True))
+    first: list[int] = whole[: next((n for n in range(len(whole)) if whole[n : n + len(bare)] == bare), 0)]
+    return first

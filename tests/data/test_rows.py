@@ -1,0 +1,287 @@
+"""Rows as they come out of files: text stays text, what is left out is said, what is broken is named."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapterzoo.data import rows
+from adapterzoo.data.row import Row
+from adapterzoo.data.sources import find_source
+from adapterzoo.errors import UserError
+from adapterzoo.recipe import DataSection
+
+
+def read(folder: Path, content: str | bytes, name: str = "rows.csv", **settings: Any) -> tuple[list[Row], list[str]]:
+    """The rows of a file with this content, and what was said."""
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_file(path, **settings)
+
+
+def read_file(*paths: Path, **settings: Any) -> tuple[list[Row], list[str]]:
+    said: list[str] = []
+    names = [str(path) for path in paths]
+    found = rows.read_rows(DataSection(**{"source": names, "format": "qa", **settings}), names, None, said.append)
+    return found, said
+
+
+QA = [Row.pair("007", "1.50"), Row.pair("null", "NA"), Row.pair("a,b", 'say "x"'), Row.pair("中文", "مرحبا 🙂")]
+
+
+def test_text_stays_text(tmp_path: Path) -> None:
+    text = '\ufeffquestion,answer\n007,1.50\nnull,NA\n"a,b","say ""x"""\n中文,مرحبا 🙂\n'
+    assert read(tmp_path, text)[0] == QA
+
+
+def as_csv(path: Path, frame: Any) -> None:
+    frame.to_csv(path)  # with its index, as people forget to leave it out
+
+
+def saved(path: Path, frame: Any) -> None:
+    import datasets
+
+    datasets.Dataset.from_pandas(frame).save_to_disk(str(path))
+
+
+def arrow(path: Path, frame: Any) -> None:
+    import pyarrow
+
+    table = pyarrow.Table.from_pandas(frame)
+    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("rows.csv", as_csv),
+        ("rows.tsv", lambda path, frame: frame.to_csv(path, sep="\t", index=False)),
+        ("rows.json", lambda path, frame: frame.to_json(path)),
+        ("records.json", lambda path, frame: frame.to_json(path, orient="records", indent=1)),
+        ("lines.json", lambda path, frame: frame.to_json(path, orient="records", lines=True)),
+        ("rows.jsonl", lambda path, frame: frame.to_json(path, orient="records", lines=True, force_ascii=False)),
+        ("data.json", lambda path, frame: path.write_text(json.dumps({"data": frame.to_dict("records")}))),
+        ("rows.parquet", lambda path, frame: frame.to_parquet(path)),
+        ("rows.arrow", arrow),
+        ("folder", saved),
+    ],
+)
+def test_every_kind_of_file_that_pandas_and_datasets_write(
+    name: str, write: Callable[[Path, Any], None], tmp_path: Path
+) -> None:
+    from pandas import DataFrame
+
+    frame = DataFrame([{"question": row.prompt, "answer": row.completion} for row in QA])
+    write(tmp_path / name, frame)
+    names, problem = find_source(name, tmp_path)
+    assert problem is None
+    assert read_file(Path(names[0]))[0] == QA
+
+
+def test_dates_and_numbers_in_json_are_what_is_written(tmp_path: Path) -> None:
+    """datasets makes a timestamp of the first, and 1.5 of the second."""
+    text = '{"question": "2020-01-01", "answer": 1.50}\n{"question": "2020-02-01", "answer": 2}\n'
+    assert read(tmp_path, text, "rows.jsonl")[0] == [Row.pair("2020-01-01", "1.50"), Row.pair("2020-02-01", "2")]
+
+
+def test_typed_columns_are_written_out(tmp_path: Path) -> None:
+    from pandas import DataFrame
+
+    frame = DataFrame({"question": [datetime.date(2020, 1, 2)] * 3, "answer": [1.5, None, 2.0]})
+    frame.to_parquet(tmp_path / "rows.parquet")
+    found, said = read_file(tmp_path / "rows.parquet")
+    assert found == [Row.pair("2020-01-02", "1.5"), Row.pair("2020-01-02", "2.0")]
+    assert "1 of 3 rows dropped: 'answer' is empty (first: " in said[0]
+    assert "row 2" in said[0]
+
+
+def test_several_files_and_a_pattern(tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / f"{number}.csv").write_text(f"question,answer\nq{number},a\n")
+    names, problem = find_source("*.csv", tmp_path)
+    assert problem is None
+    assert [row.prompt for row in read_file(*map(Path, names))[0]] == ["q1", "q2"]
+    (tmp_path / "2.csv").write_text("question,anwser\nq,a\n")
+    with pytest.raises(UserError, match=r"2.csv: has no column 'answer', as .*1.csv has. Did you mean 'anwser'"):
+        read_file(*map(Path, names))
+    (tmp_path / "2.csv").write_text("question,answer,x\nq,a,1\n")
+    with pytest.raises(UserError, match=r"has a column 'x', which .* data.drop_columns: \[x\]"):
+        read_file(*map(Path, names))
+    assert len(read_file(*map(Path, names), drop_columns=["x"])[0]) == 2
+
+
+def test_rows_know_their_line(tmp_path: Path) -> None:
+    found, _ = read(tmp_path, 'question,answer\n"a\nb",c\n\nd,e\n')
+    assert [row.place.rpartition("/")[2] for row in found] == ["rows.csv:2", "rows.csv:5"]
+    assert found[0].prompt == "a\nb"
+
+
+def test_repeated_rows_are_said(tmp_path: Path) -> None:
+    assert read(tmp_path, "question,answer\na,b\na,b\nc,d\n")[1] == ["data: 1 of 3 rows repeat another one"]
+
+
+def test_one_column_for_both_sides_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="both the column 'question'"):
+        read(tmp_path, "question,answer\na,b\n", columns={"answer": "question"})
+
+
+def test_rows_with_an_empty_side_are_dropped_and_said(tmp_path: Path) -> None:
+    found, said = read(tmp_path, "question,answer\na,b\nc,\n , d\ne,f\n")
+    assert found == [Row.pair("a", "b"), Row.pair("e", "f")]
+    assert [line.replace(str(tmp_path), "") for line in said] == [
+        "data: 1 of 4 rows dropped: 'answer' is empty (first: /rows.csv:3)",
+        "data: 1 of 4 rows dropped: 'question' is empty (first: /rows.csv:4)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", "it is empty"),
+        ("question,answer\n", "no rows"),
+        ("question,answer\na,\nb,\n", "all 2 rows have an empty 'answer'"),
+        ("frage,antwort\na,b\n", "rows.csv:1: there is no column 'question'"),
+        ("question,answers\na,b\n", "Did you mean 'answers'?"),
+        ("question,answer,answer\na,b,c\n", "two columns 'answer'"),
+        (b"question,answer\na,b\n\xff\xfe,b\n", "rows.csv:3: is not UTF-8"),
+        ('question,answer\n"a,b\n', "cannot be read as CSV"),
+        ("question,answer\na,b\na,b,c,d\n", "rows.csv:3: this row has 4 cells, the line of column names 2."),
+        ("question,answer\na,b,\nc,d,\n", "rows.csv:2: this row has 3 cells"),
+        ("question;answer\na;b\n", "separated by ';', not by ','. Set data.delimiter: \";\""),
+        ("\nquestion,answer\na,b\n", "does not begin with a line of column names"),
+    ],
+)
+def test_bad_csv_files_are_named_with_the_cure(tmp_path: Path, content: str | bytes, expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, content)
+    assert expected in str(caught.value)
+    assert "rows.csv" in str(caught.value)
+
+
+def test_another_delimiter(tmp_path: Path) -> None:
+    assert read(tmp_path, "question;answer\na,b;c\n", delimiter=";")[0] == [Row.pair("a,b", "c")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("rows.jsonl", '{"question": "a", "answer": "b"}\n{"question": "a",\n', "rows.jsonl:2: is not JSON"),
+        ("rows.jsonl", '{"question": "a", "answer": "b"}\n[1]\n', "rows.jsonl:2: is no object"),
+        ("rows.jsonl", '{"question": "a", "answer": ["b"]}\n', "rows.jsonl:1: 'answer' is a list, not text"),
+        (
+            "rows.jsonl",
+            '{"question": "a", "answer": "b"}\n{"question": "a", "answer": 3}\n',
+            "rows.jsonl:2: 'answer' is a number here and text in",
+        ),
+        ("rows.jsonl", '{"question": "\\ud800", "answer": "b"}\n', "rows.jsonl:1: 'question' holds half a character"),
+        ("rows.json", '[{"question": "a"},\n {"question" "b"}]', "rows.json:2: is not JSON"),
+        ("rows.json", '"question"', "rows.json: holds no list of objects"),
+        ("rows.json", "", "is empty"),
+        ("rows.json", '[{"question": "a", "answer": {"x": 1}}]', "rows.json, row 1: 'answer' is a dict, not text"),
+        ("rows.parquet", "PAR1 and nonsense", "rows.parquet: cannot be read"),
+        ("rows.arrow", "nonsense", "rows.arrow: cannot be read"),
+    ],
+)
+def test_bad_files_are_named_with_the_place(tmp_path: Path, name: str, content: str, expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, content, name)
+    assert expected in str(caught.value)
+
+
+def test_many_bad_rows_are_counted_or_dropped(tmp_path: Path) -> None:
+    lines = ['{"question": "q", "answer": "a"}', *['{"question": "q", "answer": []}'] * 9]
+    content = "\n".join(lines)
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, content, "rows.jsonl")
+    assert len(caught.value.problems) == 6
+    assert "4 more rows are not usable either. data.bad_rows: drop" in str(caught.value)
+    found, said = read(tmp_path, content, "rows.jsonl", bad_rows="drop")
+    assert len(found) == 1
+    assert "9 of 10 rows dropped as unusable (first: " in said[0]
+
+
+def test_sources_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "make.py").write_text("")
+    (tmp_path / "rows.xlsx").write_text("")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "x.csv").write_text("")
+    for name, expected in {
+        "none.csv": "there is no file",
+        "make.py": "is a script; data is read, never run",
+        "rows.xlsx": "is of no known kind. Its name must end with",
+        "folder": "is a folder, and no dataset that save_to_disk wrote. Name its files, like folder/*.csv",
+        "no/such/file": "there is no file",
+        "data/none.jsonl": "there is no file",
+        "~nobody/x.csv": "there is no file",
+        "x\0.csv": "there is no file",
+    }.items():
+        _, problem = find_source(name, tmp_path)
+        assert problem is not None, name
+        assert expected in str(problem), name
+    assert find_source("owner/name", tmp_path) == (["owner/name"], None)
+
+
+def table(tmp_path: Path, count: int = 100) -> Path:
+    path = tmp_path / "many.csv"
+    lines = [f"q{i},a{i},{'en' if i % 4 else 'de'},{i % 2 == 0}" for i in range(count)]
+    path.write_text("question,answer,language,even\n" + "\n".join(lines) + "\n")
+    return path
+
+
+def test_rows_are_filtered_by_the_values_of_columns(tmp_path: Path) -> None:
+    path = table(tmp_path)
+    found, said = read_file(path, filter={"language": "de"})
+    assert [row.prompt for row in found] == [f"q{i}" for i in range(0, 100, 4)]
+    assert said == ["data: 75 of 100 rows left out by data.filter"]
+    assert len(read_file(path, filter={"language": ["de", "en"], "even": True})[0]) == 50
+    with pytest.raises(UserError, match=r"data.filter: leaves none of 100 rows. .*seen: language: 'de', 'en'"):
+        read_file(path, filter={"language": "fr"})
+    with pytest.raises(UserError, match=r"data.filter: there is no column 'langauge'. Did you mean 'language'"):
+        read_file(path, filter={"langauge": "en"})
+    with pytest.raises(UserError, match=r"data.drop_columns: there is no column 'x'"):
+        read_file(path, drop_columns=["x"])
+
+
+def test_the_first_rows_and_a_shuffle_that_is_the_same_everywhere(tmp_path: Path) -> None:
+    path = table(tmp_path)
+    assert [row.prompt for row in read_file(path, limit=3)[0]] == ["q0", "q1", "q2"]
+    whole = [row.prompt for row in read_file(path, shuffle=7)[0]]
+    assert sorted(whole) == sorted(f"q{i}" for i in range(100))
+    assert [row.prompt for row in read_file(path, shuffle=7, limit=5)[0]] == whole[:5]
+    assert whole[:5] == ["q47", "q39", "q62", "q97", "q53"], "by SHA-256 of seed and number: no library decides"
+    assert [row.prompt for row in read_file(path, shuffle=8, limit=5)[0]] != whole[:5]
+
+
+def test_the_first_rows_are_usable_ones_and_no_more_are_read(tmp_path: Path) -> None:
+    content = "question,answer\na,\nb,c\nd,e\nf,g,far,too,long\n"
+    assert [row.prompt for row in read(tmp_path, content, limit=2)[0]] == ["b", "d"]
+
+
+def test_a_file_of_gigabytes_is_streamed(tmp_path: Path) -> None:
+    """A sparse file of 8 GB, of which the first rows are there: read whole, it would fill the memory."""
+    path = tmp_path / "huge.jsonl"
+    with path.open("w") as file:
+        for number in range(1000):
+            file.write(json.dumps({"question": f"q{number}", "answer": "a"}) + "\n")
+        file.truncate(8 * 2**30)
+    import tracemalloc
+
+    tracemalloc.start()
+    assert len(read_file(path, limit=500)[0]) == 500
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+
+
+def test_the_order_of_a_shuffle_does_not_depend_on_what_is_random(tmp_path: Path) -> None:
+    path = table(tmp_path)
+    random.seed(1)
+    first = read_file(path, shuffle=0)
+    random.seed(2)
+    assert read_file(path, shuffle=0) == first

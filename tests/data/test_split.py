@@ -1,0 +1,136 @@
+"""Train, validation and test: no row in two of them, the same on any machine."""
+
+from __future__ import annotations
+
+import csv
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapterzoo.data.row import Row
+from adapterzoo.data.split import load_splits, split_rows
+from adapterzoo.errors import UserError
+from adapterzoo.reading import load_recipe
+from adapterzoo.recipe import DataSection
+
+QUICKSTART = Path("recipes/quickstart.yaml")
+
+
+SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
+
+
+def test_the_split_does_not_depend_on_the_order_of_the_rows() -> None:
+    rows = [Row.pair(f"q{i}", f"a{i}") for i in range(100)]
+    shuffled = random.Random(1).sample(rows, 100)
+    first = split_rows(rows, SHARES, 0, "x")
+    assert split_rows(shuffled, SHARES, 0, "x") == first
+    assert {name: len(part) for name, part in first.items()} == {"train": 70, "validation": 10, "test": 20}
+    assert split_rows(rows, SHARES, 1, "x") != first
+    assert [row.prompt for row in first["test"][:3]] == ["q39", "q43", "q44"], "the same on any machine"
+
+
+def test_the_same_question_is_never_on_both_sides() -> None:
+    rows = [Row.pair(f"q{i % 10}", f"a{i}") for i in range(100)]
+    split = split_rows(rows, {"train": 0.6, "validation": 0.2, "test": 0.2}, 0, "x")
+    sides = [{row.prompt for row in part} for part in split.values()]
+    assert not sides[0] & sides[1] | sides[0] & sides[2] | sides[1] & sides[2]
+    assert sum(map(len, sides)) == 10
+
+
+def test_too_few_rows_for_a_part() -> None:
+    with pytest.raises(UserError, match=r"2 different prompts are too few.*leaves none for"):
+        split_rows([Row.pair("a", "b"), Row.pair("c", "d")], SHARES, 0, "x")
+
+
+def load(folder: Path, said: list[str] | None = None, /, **settings: Any) -> Any:
+    section = DataSection(**{"format": "qa", **settings})
+    return load_splits(section, (said if said is not None else []).append)
+
+
+def write(path: Path, *rows: tuple[str, ...], header: str = "question,answer") -> str:
+    path.write_text("\n".join([header, *(",".join(row) for row in rows)]) + "\n")
+    return str(path)
+
+
+def test_related_rows_never_straddle(tmp_path: Path) -> None:
+    rows = [(f"q{i}", f"a{i}", f"doc{i % 20}") for i in range(200)]
+    source = write(tmp_path / "x.csv", *rows, header="question,answer,document")
+    groups = {question: document for question, _, document in rows}
+    split = load(tmp_path, source=source, split={"train": 0.6, "validation": 0.2, "test": 0.2, "group_by": "document"})
+    sides = [{groups[row.prompt] for row in part} for part in (split.train, split.validation, split.test)]
+    assert [len(side) for side in sides] == [12, 4, 4]
+    assert len(set.union(*sides)) == 20
+    with pytest.raises(UserError, match=r"data.split.group_by: there is no column 'dokument'. Did you mean 'document'"):
+        load(tmp_path, source=source, split={"group_by": "dokument"})
+    with pytest.raises(UserError, match="1 groups are too few"):
+        load(tmp_path, source=source, filter={"document": "doc3"}, split={"group_by": "document"})
+
+
+def test_parts_of_their_own_files(tmp_path: Path) -> None:
+    train = [write(tmp_path / f"t{n}.csv", *((f"q{n}{i}", "a") for i in range(10))) for n in (1, 2)]
+    test = [write(tmp_path / "test.csv", ("x", "y"))]
+    split = load(tmp_path, split={"train": train, "validation": 0.1, "test": test})
+    assert (len(split.train), len(split.validation), len(split.test)) == (18, 2, 1)
+    split = load(tmp_path, source=train, split={"train": 0.9, "validation": 0.1, "test": test})
+    assert (len(split.train), len(split.validation), len(split.test)) == (18, 2, 1)
+    split = load(tmp_path, split={"train": train, "validation": 0, "test": test})
+    assert (len(split.train), len(split.validation), len(split.test)) == (20, 0, 1)
+
+
+def test_splits_of_a_saved_dataset(tmp_path: Path) -> None:
+    import datasets
+
+    parts = {
+        name: datasets.Dataset.from_list([{"question": f"{name}{i}", "answer": "a"} for i in range(n)])
+        for name, n in (("train", 4), ("dev", 2), ("test", 3))
+    }
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "saved"))
+    source = str(tmp_path / "saved")
+    split = load(tmp_path, source=source, split={"train": "train", "validation": "dev", "test": "test"})
+    assert (len(split.train), len(split.validation), len(split.test)) == (4, 2, 3)
+    assert split.train[0].place == f"{source} [train], row 1"
+    with pytest.raises(UserError, match=r"several splits \(train, dev, test\). Say which is which, like data.split"):
+        load(tmp_path, source=source)
+    with pytest.raises(UserError, match="no split 'valid'"):
+        load(tmp_path, source=source, split={"train": "train", "validation": "valid", "test": "test"})
+
+
+def test_a_row_in_two_parts_is_an_error_or_said(tmp_path: Path) -> None:
+    train = [write(tmp_path / "train.csv", ("a", "b"), ("c", "d"), ("e", "f"))]
+    test = [write(tmp_path / "test.csv", ("x", "y"), ("c", "d"), ("e", "other"))]
+    parts = {"train": train, "validation": 0, "test": test}
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, split=parts)
+    assert "train.csv:3: is in test too (" in str(caught.value)
+    assert "test.csv:3)" in str(caught.value)
+    assert "1 of 3 training rows are in validation or test too" in str(caught.value)
+    said: list[str] = []
+    split = load(tmp_path, said, split={**parts, "duplicates": "drop"})
+    assert [row.prompt for row in split.train] == ["a", "e"]
+    assert said == ["data: 1 of 3 training rows are in validation or test too, and are left out of train"]
+    said.clear()
+    assert len(load(tmp_path, said, split={**parts, "duplicates": "keep"}).train) == 3
+    assert "are kept" in said[0]
+
+
+def test_the_same_question_with_another_answer_is_said(tmp_path: Path) -> None:
+    train = [write(tmp_path / "train.csv", ("a", "b"), ("c", "d"))]
+    test = [write(tmp_path / "test.csv", ("x", "y"), ("c", "other"))]
+    said: list[str] = []
+    load(tmp_path, said, split={"train": train, "validation": 0, "test": test})
+    assert said == ["data: 1 of 2 test rows have a prompt that is in train with another answer"]
+
+
+def test_the_quickstart_data() -> None:
+    """About a thousand verbs; no verb in two parts; irregular ones in all three."""
+    recipe = load_recipe(QUICKSTART)
+    split = load_splits(recipe.data)
+    with Path(recipe.data.sources[0]).open(encoding="utf-8") as file:
+        kinds = {row["verb"]: row["kind"] for row in csv.DictReader(file)}
+    assert 1000 <= len(kinds) <= 1500
+    parts = [[row.prompt for row in part] for part in (split.train, split.validation, split.test)]
+    assert len({verb for part in parts for verb in part}) == sum(map(len, parts)) == len(kinds)
+    for part in parts:
+        assert 0.08 < sum(kinds[verb] == "irregular" for verb in part) / len(part) < 0.3
