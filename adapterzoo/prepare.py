@@ -81,18 +81,15 @@ def prepare(
         UserError: all that is wrong with the methods, the data or the model.
     """
     zoo = registry()
-    splits = load_splits(recipe.data, say)  # what is wrong with the data is said before the models' libraries load
-    recipe = _fitted(recipe, splits, say)
+    recipe, splits = read_data(recipe, say)
     cells = plan(recipe, methods, seeds, zoo)
     with quiet_libraries():
         from adapterzoo import base
-        from adapterzoo.tokens import cache, encode
         from adapterzoo.training_arguments import total_steps
 
-        location = base.locate(recipe.model.name, say)
+        encoder, encoded = encode_data(recipe, splits, say)
+        location = base.locate(recipe.model.name)
         config = base.load_config(recipe.model, location)
-        encoder = encode.Encoder(encode.load_tokenizer(recipe.model, location), recipe.data, say)
-        encoded = cache.encode_splits(encoder, splits)
         skeleton = base.skeleton(config, recipe.model.trust_remote_code, encoder.vocabulary)
         prepared = Prepared(
             recipe=recipe,
@@ -110,6 +107,31 @@ def prepare(
         _check_context_length(prepared, config)
         _try_out(prepared, skeleton, zoo)
     return prepared
+
+
+def read_data(recipe: Recipe, say: Callable[[str], None]) -> tuple[Recipe, Splits]:
+    """The rows, and the recipe with what they decide; needs none of the models' libraries.
+
+    Raises:
+        UserError: all that is wrong with the data, or with what is to be measured on it.
+    """
+    splits = load_splits(recipe.data, say)
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"format": splits.format})})
+    return _fitted(recipe, splits, say), splits
+
+
+def encode_data(recipe: Recipe, splits: Splits, say: Callable[[str], None]) -> tuple[Encoder, Encoded]:
+    """The rows as tokens.
+
+    Raises:
+        UserError: there is no such model, it has no usable tokenizer or chat template, or all rows are too long.
+    """
+    from adapterzoo import base
+    from adapterzoo.tokens import cache, encode
+
+    location = base.locate(recipe.model.name, say)
+    encoder = encode.Encoder(encode.load_tokenizer(recipe.model, location), recipe.data, say)
+    return encoder, cache.encode_splits(encoder, splits)
 
 
 def _fitted(recipe: Recipe, splits: Splits, say: Callable[[str], None]) -> Recipe:

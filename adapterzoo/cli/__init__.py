@@ -56,11 +56,15 @@ def main(debug: bool) -> None:
 def _add_commands() -> None:
     from adapterzoo.cli.check import check
     from adapterzoo.cli.compare import compare
+    from adapterzoo.cli.generate import generate
+    from adapterzoo.cli.init import init
+    from adapterzoo.cli.merge import merge
     from adapterzoo.cli.methods import methods
     from adapterzoo.cli.plugin import plugin
+    from adapterzoo.cli.preview import preview
     from adapterzoo.cli.run import run
 
-    for command in (methods, check, run, compare, plugin):
+    for command in (methods, init, preview, check, run, compare, generate, merge, plugin):
         main.add_command(command)
 
 

@@ -25,18 +25,14 @@ def check(recipe: Path, methods: tuple[str, ...], seeds: tuple[int, ...], overri
 
     checked = load_recipe(recipe, overrides)
     from adapterzoo.prepare import prepare
+    from adapterzoo.tokens.show import lengths
 
     prepared = prepare(checked, methods, seeds, reporter().say)
     console = stdout()
     encoded = prepared.encoded
-    tokens = sum(len(example.prompt) + len(example.completion) for example in encoded.train)
     console.print(safe(f"{checked.name}: {checked.model.name}, {prepared.base_parameters:,} parameters"))
-    console.print(
-        safe(
-            f"data: {len(encoded.train)} train, {len(encoded.validation)} validation, {len(encoded.test)} test rows; "
-            f"{tokens / max(1, len(encoded.train)):.0f} tokens a row"
-        )
-    )
+    rows = f"{len(encoded.train)} train, {len(encoded.validation)} validation, {len(encoded.test)} test rows"
+    console.print(safe(f"data: {rows}; {lengths(encoded)}"), soft_wrap=True)
     console.print(
         safe(
             f"training: {prepared.steps} steps of {checked.train.batch_size * checked.train.gradient_accumulation} rows"

@@ -40,8 +40,10 @@ class Counts:
     """of the filtered columns, those that were seen"""
 
 
-def read_rows(data: DataSection, names: Sequence[str], split: str | None = None, say: Say = _nothing) -> list[Row]:
-    """The examples in a source; what was left out, and what was recognised, is said.
+def read_rows(
+    data: DataSection, names: Sequence[str], split: str | None = None, say: Say = _nothing
+) -> tuple[list[Row], str]:
+    """The examples in a source, and their format; what was left out, and what was recognised, is said.
 
     Args:
         names: files, a saved folder or a hub id.
@@ -65,7 +67,7 @@ def read_rows(data: DataSection, names: Sequence[str], split: str | None = None,
     if not rows:
         raise UserError(_no_rows(where, data, counts))
     _say(counts, rows, say)
-    return rows
+    return rows, shaper.name
 
 
 def _shaped(source: Source, data: DataSection, shaper: Shaper, counts: Counts) -> Iterator[Row]:

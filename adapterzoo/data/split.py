@@ -25,6 +25,8 @@ class Splits:
     validation: list[Row]
     test: list[Row]
     fingerprint: str
+    format: str
+    """the one that was named or recognised"""
 
 
 def load_splits(data: DataSection, say: Callable[[str], None] = lambda message: None) -> Splits:
@@ -36,27 +38,30 @@ def load_splits(data: DataSection, say: Callable[[str], None] = lambda message: 
     split = data.split
     given = {name: named for name in PARTS if isinstance(named := getattr(split, name), (str, list))}
     parts: dict[str, list[Row]] = {}
+    formats: list[str] = []
+
+    def read(named: str | list[str] | None) -> list[Row]:
+        """A part's rows: of files of its own, of a split of the source, or of the whole source."""
+        names, one = (named, None) if isinstance(named, list) else (data.sources, named)
+        rows, form = read_rows(data, names, one, say)
+        formats.append(form)
+        return rows
+
     for name, named in given.items():
         if name == "train" and any(_share(split, other) for other in PARTS[1:]):
             continue  # the others are taken from it
-        parts[name] = _read(data, named, say)
+        parts[name] = read(named)
     if len(parts) < len(given) or any(_share(split, name) for name in PARTS):
-        pool = _read(data, given.get("train"), say)
+        pool = read(given.get("train"))
         shares = {name: _share(split, name) for name in PARTS}
         if "train" in given:
             shares["train"] = 1 - shares["validation"] - shares["test"]
         parts = {**split_rows(pool, shares, split.seed, ", ".join(data.sources) or str(given.get("train"))), **parts}
     rows = _without_repeats({name: parts.get(name, []) for name in PARTS}, data, say)
-    return Splits(**rows, fingerprint=_fingerprint(rows.values()))
-
-
-def _read(data: DataSection, named: str | list[str] | None, say: Callable[[str], None]) -> list[Row]:
-    """A part's rows: files of its own, or a split of the source."""
-    if named is None:
-        return read_rows(data, data.sources, None, say)
-    if isinstance(named, list):  # paths, as the recipe's reader found them
-        return read_rows(data, named, None, say)
-    return read_rows(data, data.sources, named, say)
+    if len(set(formats)) > 1:
+        what = f"the parts are of several formats: {', '.join(formats)}."
+        raise UserError.at("data.split", what, "Say which, with data.format and data.columns.")
+    return Splits(**rows, fingerprint=_fingerprint(rows.values()), format=formats[0])
 
 
 def _share(split: Split, name: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +59,20 @@ def read_hub(
         UserError: there is none of that name, it is gated, no network, it needs a script, or has several splits
             or configurations and none was named.
     """
-    import datasets
-
-    from adapterzoo.data.hub import refused
+    from adapterzoo.data import hub
 
     try:
-        loaded = datasets.load_dataset(name, config, split=split, revision=revision, streaming=streaming)
+        table = _one_split(hub.load(name, config, revision, split, streaming), name, split)
+        rows = iter(table)
+        first = next(rows, None)  # of a streamed one, only its rows tell the columns, and whether it may be read
+    except UserError:
+        raise
     except Exception as error:
-        raise refused(name, split, error) from None
-    table = _one_split(loaded, name, split)
-    columns = table.column_names or table._resolve_features().column_names
-    return list(columns), _rows(table, _name(name, split))
+        raise hub.refused(name, split, error) from None
+    if first is None and not table.column_names:
+        raise UserError.at(f"data.source {_name(name, split)}", "has no rows.")
+    columns = table.column_names or list(first or ())
+    return list(columns), _rows(rows if first is None else chain([first], rows), _name(name, split))
 
 
 def _one_split(loaded: Any, name: str, split: str | None) -> Any:

@@ -21,7 +21,7 @@ FORMATS: dict[str, Format] = {
 
 
 def recognise(columns: Collection[str], mapped: Collection[str] = ()) -> list[Format]:
-    """The formats whose columns are all there, the better ones first; several where it cannot be told.
+    """The formats whose columns are all there, of those the ones that know most; several where it cannot be told.
 
     Args:
         columns: of the data, under the names that formats use.
@@ -34,5 +34,5 @@ def recognise(columns: Collection[str], mapped: Collection[str] = ()) -> list[Fo
         if there >= set(form.columns) and set(mapped) <= {*form.columns, *form.optional}
     ]
     # A column named text or input often stands beside those that say more.
-    most = max((len(form.columns) for form in fit), default=0)
-    return [form for form in fit if len(form.columns) == most]
+    known = [len(there & {*form.columns, *form.optional}) for form in fit]
+    return [form for form, columns in zip(fit, known, strict=True) if columns == max(known)]

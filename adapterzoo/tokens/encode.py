@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from adapterzoo.data.row import Row
@@ -96,7 +96,7 @@ class Encoder:
         Raises:
             UserError: the chat template cannot write its turns.
         """
-        example = self._encode(row, row)
+        example = self.example(row)
         limit, longer = self.data.max_length, len(example.prompt) + len(example.completion) - self.data.max_length
         if longer <= 0:
             return example
@@ -108,7 +108,7 @@ class Encoder:
         # beginning or its end, stays.
         while len(example.prompt) + len(example.completion) > limit and (shorter := _without_oldest(row)) is not None:
             row = shorter
-            example = self._encode(row, example.row)
+            example = replace(self.example(row), row=example.row)
         longer = len(example.prompt) + len(example.completion) - limit
         return example if longer <= 0 else self._cut_question(example, row, longer)
 
@@ -150,7 +150,7 @@ class Encoder:
             kept.append(example)
             cut += example.completion[-1] not in self.specials
         if rows and not kept:
-            longest = max(len(self._encode(row, row).prompt) for row in rows)
+            longest = max(len(self.example(row).prompt) for row in rows)
             raise UserError.at(
                 "data.max_length",
                 f"{limit} leaves nothing to learn in all {len(rows)} rows of {name}.",
@@ -168,9 +168,14 @@ class Encoder:
             said.append(f"data: {len(odd)} of {len(rows)} rows of {name} {what}{where}")
         return kept
 
-    def _encode(self, row: Row, shown: Row) -> Example:
+    def example(self, row: Row) -> Example:
+        """A row as it is, however long.
+
+        Raises:
+            UserError: the chat template cannot write its turns.
+        """
         prompt, completion, learned = self._ids(self.chat.segments(row), row.raw)
-        return Example(shown, prompt, completion, learned)
+        return Example(row, prompt, completion, learned)
 
     def _ids(self, segments: Sequence[Segment], raw: bool) -> tuple[list[int], list[int], list[bool]]:
         """The ids before the last segment, its own, and for each of both whether it is learned.

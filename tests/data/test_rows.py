@@ -28,7 +28,7 @@ def read(folder: Path, content: str | bytes, name: str = "rows.csv", **settings:
 def read_file(*paths: Path, **settings: Any) -> tuple[list[Row], list[str]]:
     said: list[str] = []
     names = [str(path) for path in paths]
-    found = rows.read_rows(DataSection(**{"source": names, "format": "qa", **settings}), names, None, said.append)
+    found, _ = rows.read_rows(DataSection(**{"source": names, "format": "qa", **settings}), names, None, said.append)
     return found, said
 
 

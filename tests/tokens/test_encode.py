@@ -28,7 +28,7 @@ def data(**changes: Any) -> DataSection:
 
 
 def splits(*rows: Row) -> Splits:
-    return Splits([*rows], [], [*rows], "fingerprint")
+    return Splits([*rows], [], [*rows], "fingerprint", "qa")
 
 
 def test_the_completion_is_the_answer_and_the_end_token(tokenizer: Any) -> None:

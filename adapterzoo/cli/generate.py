@@ -1,0 +1,41 @@
+"""``adapterzoo generate``: answers of a trained adapter."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from adapterzoo.errors import UserError
+from adapterzoo.terminal import output_aside
+
+BATCH = 8
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("-m", "--method", required=True, help="Label or method of the adapter.")
+@click.option("--seed", type=click.IntRange(min=0), help="Of which seed [the first].")
+@click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="What to ask (repeatable) [lines of stdin].")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=256, show_default=True)
+def generate(folder: Path, method: str, seed: int | None, prompts: tuple[str, ...], max_new_tokens: int) -> None:
+    """Answer with the adapter METHOD in DIR, on the base it was trained on, as it was trained to be asked."""
+    from adapterzoo import adapters
+    from adapterzoo.progress import reporter
+
+    adapter = adapters.find(folder, method, seed)
+    asked = list(prompts) or [line for line in sys.stdin.read().splitlines() if line.strip()]
+    if not asked:
+        raise UserError.at("--prompt", "there is nothing to ask.", "Give --prompt TEXT, or lines on stdin.")
+    rows = [adapters.question(adapter.recipe.data, prompt) for prompt in asked]
+    from adapterzoo.evaluate import generate as answer
+    from adapterzoo.prepare import quiet_libraries
+
+    with output_aside(), quiet_libraries(), adapters.loaded(adapter, adapter.result.base, reporter().say) as ready:
+        model, encoder = ready
+        # An example, for the tokens that end an answer.
+        encoded = encoder.encoded({"train": [encoder.example(rows[0])], "validation": [], "test": []}, [], "")
+        answers = answer(model, encoded, [encoder.prompt(row) for row in rows], BATCH, max_new_tokens)
+    for text in answers:
+        click.echo(text)

@@ -1,0 +1,35 @@
+"""``adapterzoo init``: a first recipe for a data file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from adapterzoo.errors import UserError
+from adapterzoo.terminal import safe, stderr
+
+
+@click.command()
+@click.argument("data")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The recipe to write [<data>.yaml].")
+@click.option("--model", help="The base model: a hub id, a folder, or a bundled name.")
+def init(data: str, out: Path | None, model: str | None) -> None:
+    """Look at DATA (a file, a saved dataset or a hub id) and write a commented recipe for it."""
+    from adapterzoo.data.sources import find_source
+    from adapterzoo.starter import MODEL, starter
+
+    names, problem = find_source(data, Path.cwd())
+    if problem is not None:
+        raise UserError.at(data, problem.what, problem.cure)
+    if len(names) != 1:
+        raise UserError.at(data, f"names {len(names)} files.", "Give one of them; data.source may name all.")
+    path = out or Path(f"{Path(names[0]).stem}.yaml")
+    if path.exists():
+        raise UserError.at(str(path), "is there already.", "Give --out another name.")
+    # As the user wrote it where that is found from the recipe's folder too.
+    same = find_source(data, path.parent)[0] == names
+    text = starter(names[0], model or MODEL)
+    text = text.replace(names[0], data) if same else text
+    path.write_text(text, encoding="utf-8")
+    stderr().print(safe(f"{path} written. Look at it, then: adapterzoo preview {path}"), soft_wrap=True)

@@ -1,0 +1,27 @@
+"""``adapterzoo merge``: base and adapter as one plain model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from adapterzoo.terminal import output_aside, safe, stderr
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("-m", "--method", required=True, help="Label or method of the adapter.")
+@click.option("--seed", type=click.IntRange(min=0), help="Of which seed [the first].")
+@click.option("--to", required=True, metavar="OUT", type=click.Path(path_type=Path), help="The folder to write.")
+def merge(folder: Path, method: str, seed: int | None, to: Path) -> None:
+    """Merge the adapter METHOD in DIR into its base: OUT is a plain model folder that transformers loads."""
+    from adapterzoo import adapters
+    from adapterzoo.progress import reporter
+
+    adapter = adapters.find(folder, method, seed)
+    from adapterzoo.prepare import quiet_libraries
+
+    with output_aside(), quiet_libraries():
+        adapters.merge(adapter, to, reporter().say)
+    stderr().print(safe(f"{to} written."), soft_wrap=True)

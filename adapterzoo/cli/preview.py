@@ -1,0 +1,73 @@
+"""``adapterzoo preview``: examples exactly as the model will see them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from adapterzoo.cli.arguments import recipe_argument, set_option
+from adapterzoo.terminal import safe, stdout
+
+PARTS = ("train", "validation", "test")
+
+
+@click.command()
+@recipe_argument
+@click.option("-n", "number", type=click.IntRange(min=0), default=3, show_default=True, help="How many examples.")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "validation", "test"]),
+    default="train",
+    show_default=True,
+    help="Of which part.",
+)
+@click.option("--tokens", is_flag=True, help="A line for each token, with its id.")
+@set_option
+def preview(recipe: Path, number: int, split: str, tokens: bool, overrides: tuple[str, ...]) -> None:
+    """Show examples of RECIPE as the model will see them; what is in the loss stands in ⟦ ⟧."""
+    from adapterzoo.progress import reporter
+    from adapterzoo.reading import load_recipe
+
+    checked = load_recipe(recipe, overrides)
+    from adapterzoo.prepare import encode_data, quiet_libraries, read_data
+
+    console, said = stdout(), reporter().say
+    # What was read, dropped and chosen is what is asked for here: a result, not a message.
+    notes: list[str] = []
+    checked, splits = read_data(checked, notes.append)
+    with quiet_libraries():
+        encoder, encoded = encode_data(checked, splits, lambda line: _note(line, notes, said))
+        from adapterzoo.tokens import show
+
+        examples = getattr(encoded, split)
+        for index, example in enumerate(examples[:number], start=1):
+            learned = f"{len(example.learned)} tokens, {sum(example.learned)} in the loss"
+            place = f" · {example.row.place}" if example.row.place else ""
+            console.print(safe(f"── {split} {index} of {len(examples)} · {learned}{place}", "dim"), soft_wrap=True)
+            lines = show.listed(example, encoder.tokenizer) if tokens else [show.marked(example, encoder.tokenizer)]
+            for line in lines:
+                console.print(line, soft_wrap=True)
+        console.print()
+        for part in PARTS:
+            console.print(safe(show.totals(part, getattr(encoded, part))))
+        console.print(safe(f"{show.lengths(encoded)} (max_length {checked.data.max_length:,})"), soft_wrap=True)
+        if encoded.packs:
+            console.print(safe(f"packed: {len(encoded.train):,} training rows in {len(encoded.packs):,}"))
+        how = "plain lines" if encoder.chat.plain else "the model's own chat template"
+        how = checked.data.chat_template if checked.data.chat_template not in ("auto", "plain") else how
+        raw = bool(examples) and examples[0].row.raw
+        pad, end = encoder.tokenizer.convert_ids_to_tokens([encoder.pad_id, encoded.end_ids[-1]])
+        told = f"format {splits.format}; written with {'nothing around it' if raw else how}"
+        console.print(safe(f"{told}; loss on {checked.data.loss_on}"), soft_wrap=True)
+        console.print(safe(f"padding {pad}, never in the loss; an answer ends with {end}, which is"), soft_wrap=True)
+        for note in dict.fromkeys(notes):
+            console.print(safe(note), soft_wrap=True)
+
+
+def _note(line: str, notes: list[str], said: object) -> None:
+    """A download goes to stderr while it lasts; what concerns the data is kept for the end."""
+    if line.startswith(("data:", "model:")):
+        notes.append(line)
+    elif callable(said):
+        said(line)

@@ -1,0 +1,139 @@
+"""A hub of datasets on this machine: what huggingface_hub and datasets ask for, answered as the real one does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlsplit
+
+# What is small is redirected to a cache on the same host, what is large to another host.
+ADDRESSES = [
+    re.compile(r"/api/datasets/(?P<id>[^/]+/[^/]+)(/(?P<what>revision|tree|paths-info)/(?P<revision>[^/]+)(?P<folder>/.+)?)?"),
+    re.compile(r"/datasets/(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)"),
+    re.compile(r"/(api/resolve-cache|cdn)/datasets/(?P<id>[^/]+/[^/]+)/(?P<revision>[^/]+)/(?P<path>.+)"),
+]  # fmt: skip
+LARGE = 100_000
+
+
+@dataclass
+class Repository:
+    revisions: dict[str, dict[str, bytes]]
+    """branch or tag -> path -> content"""
+    gated: tuple[str, ...] = ()
+    """endings of the paths that only those whom the owners let in may read"""
+
+    def commits(self) -> dict[str, str]:
+        return {hashlib.sha1(f"{name} {sorted(self.revisions)}".encode()).hexdigest(): name for name in self.revisions}
+
+
+@dataclass
+class Hub:
+    repositories: dict[str, Repository]
+    endpoint: str = ""
+    asked: list[tuple[str, str, int]] = field(default_factory=list)
+    """method, path, and how many bytes were taken of each request"""
+
+    def fetched(self, dataset: str) -> int:
+        """How many bytes were taken of a dataset's files."""
+        return sum(count for method, path, count in self.asked if method == "GET" and f"datasets/{dataset}/" in path)
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: Hub
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        path = urlsplit(self.path).path
+        found = next(filter(None, (address.fullmatch(path) for address in ADDRESSES)), None)
+        asked = {name: unquote(value) for name, value in found.groupdict().items() if value} if found else {}
+        login = self.headers.get("authorization")
+        if login == "Bearer bad":
+            return self.send(401, {"X-Error-Message": "Invalid credentials in Authorization header"})
+        if (repository := self.hub.repositories.get(asked.get("id", ""))) is None:
+            return self.refuse(401, "RepoNotFound", "Invalid username or password.")  # there may be a private one
+        revision = asked.get("revision", "main")
+        commits = repository.commits()
+        if (commit := next((one for one, name in commits.items() if revision in (one, name)), None)) is None:
+            return self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        files = repository.revisions[commits[commit]]
+        if "path" not in asked:
+            return self.send_json(asked, commit, files)
+        if asked["path"].endswith(repository.gated):
+            who = "you are not in the authorized list." if login else "you must be authenticated. Please log in."
+            return self.refuse(403 if login else 401, "GatedRepo", f"Access to {asked['id']} is restricted and {who}")
+        if asked["path"] not in files:
+            return self.refuse(404, "EntryNotFound", "Entry not found", commit)
+        self.send_file(f"datasets/{asked['id']}/{commit}/{asked['path']}", "/resolve/" in path, commit, files)
+
+    do_HEAD = do_POST = do_GET  # noqa: N815
+
+    def send_json(self, asked: dict[str, str], commit: str, files: dict[str, bytes]) -> None:
+        entries = [{"type": "file", "oid": "0" * 40, "size": len(files[path]), "path": path} for path in sorted(files)]
+        answer: object = {"id": asked["id"], "sha": commit, "private": False, "siblings": []}
+        if asked.get("what") == "paths-info":
+            paths = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())["paths"]
+            answer = [entry for entry in entries if entry["path"] in paths]
+        elif asked.get("what") == "tree":
+            inside = (asked.get("folder", "") + "/").lstrip("/")
+            below = [entry for entry in entries if str(entry["path"]).startswith(inside)]
+            if not below:
+                return self.refuse(404, "EntryNotFound", f"{inside} does not exist", commit)
+            folders = {inside + str(entry["path"])[len(inside) :].rpartition("/")[0] for entry in below} - {inside}
+            everything = [*below, *({"type": "directory", "oid": "0" * 40, "path": folder} for folder in folders)]
+            deep = parse_qs(urlsplit(self.path).query).get("recursive", ["False"]) == ["True"]
+            answer = [entry for entry in everything if deep or "/" not in str(entry["path"])[len(inside) :]]
+        self.send(200, {"Content-Type": "application/json"}, json.dumps(answer).encode())
+
+    def send_file(self, place: str, redirected: bool, commit: str, files: dict[str, bytes]) -> None:
+        content = files[place.split("/", 4)[4]]
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
+        if redirected and len(content) < LARGE:
+            return self.send(307, {**headers, "Location": f"/api/resolve-cache/{place}"})
+        if redirected:
+            elsewhere = self.hub.endpoint.replace("127.0.0.1", "localhost") + f"/cdn/{place}"
+            linked = {"X-Linked-ETag": headers["ETag"], "X-Linked-Size": str(len(content)), "Location": elsewhere}
+            return self.send(302, headers | linked)
+        if (wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))) is None:
+            return self.send(200, headers, content)
+        start, end = int(wanted[1]), min(int(wanted[2] or len(content)), len(content) - 1)
+        self.send(206, headers | {"Content-Range": f"bytes {start}-{end}/{len(content)}"}, content[start : end + 1])
+
+    def refuse(self, status: int, code: str, message: str, commit: str = "") -> None:
+        headers = {"X-Error-Code": code, "X-Error-Message": message}
+        self.send(status, headers | ({"X-Repo-Commit": commit} if commit else {}), message.encode())
+
+    def send(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        sent = 0
+        try:  # in pieces, to know how much a client took that goes away
+            while self.command != "HEAD" and sent < len(body):
+                sent += self.wfile.write(body[sent : sent + 65536])
+        except OSError:
+            self.close_connection = True
+        self.hub.asked.append((self.command, unquote(self.path), sent))
+
+
+@contextmanager
+def serving(repositories: dict[str, Repository]) -> Iterator[Hub]:
+    hub = Hub(repositories)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("HandlerOfHub", (Handler,), {"hub": hub}))
+    server.daemon_threads = True
+    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()

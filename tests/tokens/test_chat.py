@@ -1,0 +1,146 @@
+"""For every family of chat templates: what is learned is the answer and the end of its turn, nothing else."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from families import FAMILIES, THINKING, tokenizer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from adapterzoo.data.row import Row, Turn
+from adapterzoo.errors import UserError
+from adapterzoo.recipe import DataSection
+from adapterzoo.tokens.encode import Encoder
+
+# What a family's own tokenizer gives back other than it was given: sentencepiece's mark for a space.
+TEXTS = st.text(min_size=1, max_size=40).map(str.strip).filter(lambda text: text and "▁" not in text)
+CONVERSATIONS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=3)
+
+
+def encoder(family: str, said: list[str] | None = None, **settings: Any) -> Encoder:
+    section = DataSection(**{"source": "x.csv", "max_length": 4096, **settings})
+    return Encoder(copy.deepcopy(tokenizer(family)), section, (said if said is not None else []).append)
+
+
+def conversation(*exchanges: tuple[str, str], system: str | None = None) -> Row:
+    turns = [Turn("system", system)] if system else []
+    for question, answer in exchanges:
+        turns += [Turn("user", question), Turn("assistant", answer)]
+    return Row(tuple(turns))
+
+
+def learned(made: Encoder, row: Row) -> str:
+    example = made.encode(row)
+    assert example is not None
+    ids = [token for token, wanted in zip(*example.tokens, strict=True) if wanted]
+    text: str = made.tokenizer.decode(ids)
+    return text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(exchanges=CONVERSATIONS)
+def test_the_loss_sees_the_answers_and_their_ends(family: str, exchanges: list[tuple[str, str]]) -> None:
+    end = FAMILIES[family][2]
+    row = conversation(*exchanges)
+    assert learned(encoder(family), row).strip() == exchanges[-1][1] + end
+    every = learned(encoder(family, loss_on="assistant"), row)
+    # Where a tokenizer makes words of spaces, the first of an answer's may have one in front.
+    assert [part.strip() for part in every.split(end)] == [*(answer for _, answer in exchanges), ""]
+    whole = encoder(family, loss_on="all")
+    example = whole.encode(row)
+    assert example is not None
+    assert example.learned == [False, *[True] * (len(example.learned) - 1)]
+    bos = whole.tokenizer.bos_token_id
+    assert bos is None or example.tokens[0].count(bos) == 1
+    # What is asked in training is what will be asked.
+    assert example.prompt == whole.prompt(row)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=50, deadline=None)
+@given(question=TEXTS, answer=TEXTS)
+def test_plain_text_has_one_first_token_and_one_end(family: str, question: str, answer: str) -> None:
+    made = encoder(family, chat_template="plain", loss_on="all")
+    example = made.encode(conversation((question, answer)))
+    assert example is not None
+    ids = example.tokens[0]
+    tok = made.tokenizer
+    assert ids[-1] == tok.eos_token_id
+    if tok.bos_token_id is not None:
+        assert ids[0] == tok.bos_token_id
+        assert ids.count(tok.bos_token_id) == 1
+    assert tok.decode(example.completion, skip_special_tokens=True).strip() == answer
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_system_message_is_in_the_prompt_or_folded_into_it(family: str) -> None:
+    said: list[str] = []
+    made = encoder(family, said, system="Be brief.")
+    example = made.encode(conversation(("Hello?", "Yes.")))
+    assert example is not None
+    text = made.tokenizer.decode(example.prompt)
+    assert "Be brief." in text
+    folded = family in ("gemma", "mistral")
+    assert bool(said) == folded
+    assert not folded or said == [
+        "model: its chat template takes no system message; it is put before the first question"
+    ]
+    own = made.encode(conversation(("Hello?", "Yes."), system="Be long."))
+    assert own is not None
+    assert "Be long." in made.tokenizer.decode(own.prompt)
+    assert "Be brief." not in made.tokenizer.decode(own.prompt)
+
+
+def test_a_template_that_writes_more_into_the_last_answer() -> None:
+    made = encoder("chatml", loss_on="assistant")
+    made.tokenizer.chat_template = THINKING
+    row = conversation(("q1", "a1"), ("q2", "a2"))
+    assert learned(made, row) == "a1<|im_end|><think>\n\n</think>\n\na2<|im_end|>"
+
+
+def test_examples_shown_stand_before_the_question_and_behind_the_system_message() -> None:
+    made = encoder("llama3", system="S")
+    ids = made.prompt(conversation(("q", "a")), [conversation(("q1", "a1"))])
+    text = made.tokenizer.decode(ids)
+    assert text.count("S<|eot_id|>") == text.count("<|begin_of_text|>") == 1
+    assert text.index("S<") < text.index("q1") < text.index("a1") < text.index("q<|eot_id|>")
+
+
+def test_a_template_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "own.jinja"
+    path.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}\n{% endfor %}"
+                    "{% if add_generation_prompt %}assistant: {% endif %}")  # fmt: skip
+    made = encoder("chatml", chat_template=str(path))
+    example = made.encode(conversation(("q", "a")))
+    assert example is not None
+    assert made.tokenizer.decode(example.prompt + example.completion) == "user: q<|im_end|>\nassistant: a<|im_end|>"
+    assert made.tokenizer.chat_template == path.read_text(), "and is saved with the tokenizer"
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{% for m in messages %}{{ m.content[::-1] }}{% endfor %}", "does not write an answer as it is given"),
+        ("{{ raise_exception('no') }}", "refuses the turns (no)"),
+        ("{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}", "changes the prompt once"),
+    ],
+)
+def test_templates_that_cannot_be_learned_from(template: str, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "odd.jinja"
+    path.write_text(template)
+    with pytest.raises(UserError) as caught:
+        encoder("chatml", chat_template=str(path)).encode(conversation(("question", "answer")))
+    assert expected in str(caught.value)
+    assert "data.chat_template" in str(caught.value)
+
+
+def test_a_file_that_is_no_template(tmp_path: Path) -> None:
+    path = tmp_path / "broken.jinja"
+    path.write_text("\n{% for m in messages %}")
+    with pytest.raises(UserError, match=r"broken.jinja:2: is no Jinja template"):
+        encoder("chatml", chat_template=str(path))

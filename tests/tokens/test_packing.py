@@ -1,0 +1,80 @@
+"""Packed examples: full rows, and none sees another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from cells import Bench
+from click.testing import Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapterzoo.conformance.models import ARCHITECTURES, tiny_base
+from adapterzoo.tokens.batches import asked, pad_batch
+from adapterzoo.tokens.packing import check_separate, pack, pack_batch
+
+ROWS = [asked([3 + n, 5, 7 + n, 11], [20 + n, *range(30, 30 + n), 2]) for n in range(5)]
+
+
+@given(lengths=st.lists(st.integers(2, 20), min_size=1, max_size=60), room=st.integers(20, 60))
+def test_nothing_is_lost_and_no_pack_is_too_long(lengths: list[int], room: int) -> None:
+    rows = [asked([n] * (length - 1), [n]) for n, length in enumerate(lengths)]
+    packs = pack(rows, room)
+    assert sorted(ids[0] for rows in packs for ids, _ in rows) == list(range(len(rows)))
+    assert all(sum(len(ids) for ids, _ in rows) <= room for rows in packs)
+    # No two packs would fit into one.
+    sums = sorted(sum(len(ids) for ids, _ in rows) for rows in packs)
+    assert len(sums) < 2 or sums[0] + sums[1] > room
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_packed_example_has_the_loss_that_it_has_alone(architecture: str) -> None:
+    model = tiny_base(architecture, "none").model
+    model.eval()
+    packs = pack(ROWS, 24)
+    assert len(packs) < len(ROWS)
+    batch = pack_batch(packs, 0)
+    del batch["attention_mask"]
+    tokens = sum(sum(learned) for _, learned in ROWS)
+    with torch.no_grad():
+        together = model(**batch).loss.item() * tokens
+        alone = sum(model(**pad_batch([row], 0)).loss.item() * sum(row[1]) for row in ROWS)
+    assert together == pytest.approx(alone, rel=1e-4)
+    check_separate(model, packs, 0)
+
+
+def test_a_model_that_looks_across_is_found() -> None:
+    model = tiny_base("llama", "none").model
+    forward = type(model).forward
+
+    class Mixing(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids: torch.Tensor, **rest: object) -> object:
+            return forward(self.model, input_ids=input_ids)  # without the positions that tell examples apart
+
+    from adapterzoo.errors import AdapterzooError
+
+    with pytest.raises(AdapterzooError, match=r"does not keep packed examples apart: set data.packing: false"):
+        check_separate(Mixing(), [ROWS], 0)
+
+
+def test_training_on_packed_rows(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    """24 training rows in a few packs of 96 tokens: an epoch is as many steps as there are packs."""
+    bench = Bench(write_recipe("lora, lokr"), "data.packing=true", "data.max_length=96")
+    packs = bench.prepared.encoded.packs
+    assert 0 < len(packs) < len(bench.prepared.encoded.train) == 24
+    recipe = write_recipe("lora, lokr", steps="3")
+    sets = ("--set", "data.packing=true", "--set", "data.max_length=96", "--set", "train.batch_size=2")
+    done = adapterzoo("run", recipe, *sets, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    refused = adapterzoo("check", write_recipe("prompt-tuning"), *sets)
+    assert refused.exit_code == 2
+    assert "packed rows have only one front" in refused.stderr
