@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from transformers import Trainer, TrainingArguments
 
 from adapterzoo.errors import Problem, did_you_mean
@@ -71,13 +73,7 @@ def check_settings(settings: TrainSection, steps: int) -> list[Problem]:
     if in_steps(settings.warmup, steps) >= steps > 1:
         what = f"{settings.warmup} steps of warmup leave none of {steps} to train in."
         problems.append(Problem("train.warmup", what))
-    known = [item.name for item in fields(TrainingArguments) if item.init and item.name not in OWN]
-    for name in settings.arguments:
-        place = f"train.arguments.{name}"
-        if name in OWN:
-            problems.append(Problem(place, f"is set by {OWN[name]}."))
-        elif name not in known:
-            problems.append(Problem(place, f"the trainer has no '{name}'.", did_you_mean(name, known)))
+    problems += _passed(settings.arguments)
     if not problems:
         try:
             arguments(settings, steps, 1e-4, 0, Path("unused"), fp16=False)
@@ -85,6 +81,33 @@ def check_settings(settings: TrainSection, steps: int) -> list[Problem]:
             reason = " ".join(str(error).split()).rstrip(".")
             where = "train.arguments" if settings.arguments else "train"
             problems.append(Problem(where, f"the trainer refuses them: {reason}."))
+    return problems
+
+
+def _passed(values: Mapping[str, Any]) -> list[Problem]:
+    """Arguments that there are not, that are a key of the recipe, or whose value is of another type."""
+    known = {item.name: item for item in fields(TrainingArguments) if item.init and item.name not in OWN}
+    kinds = get_type_hints(TrainingArguments)
+    problems = []
+    for name, value in values.items():
+        place = f"train.arguments.{name}"
+        if name in OWN:
+            problems.append(Problem(place, f"is set by {OWN[name]}."))
+            continue
+        if name not in known:
+            problems.append(Problem(place, f"the trainer has no '{name}'.", did_you_mean(name, known)))
+            continue
+        choices = known[name].metadata.get("choices")
+        if choices and value not in choices:
+            problems.append(
+                Problem(place, f"is {value!r}, and must be one of: {', '.join(map(str, sorted(choices)))}.")
+            )
+            continue
+        try:
+            TypeAdapter(kinds[name], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        except ValidationError:
+            wanted = kinds[name].__name__ if isinstance(kinds[name], type) else str(kinds[name]).replace("typing.", "")
+            problems.append(Problem(place, f"is {value!r}, and must be {wanted}."))
     return problems
 
 

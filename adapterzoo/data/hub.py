@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from adapterzoo.errors import UserError, did_you_mean
@@ -43,7 +44,13 @@ def load(name: str, config: str | None, revision: str | None, split: str | None,
     except ConnectionError as error:
         raise unreachable or error from None
     if type(builder).__module__.endswith(".cache.cache"):
-        builder = _of_revision(builder, name, revision)
+        builder, last = _of_revision(builder, name, revision), builder.hash
+        if builder is None and unreachable is None and not _offline():
+            with TemporaryDirectory() as empty:  # the hub did answer, but the library kept that for itself
+                datasets.load_dataset_builder(name, config, revision=revision, cache_dir=empty)
+        if builder is None:
+            what = f"{revision or 'main'} of {name} is not in the cache, and no hub could be asked."
+            raise UserError.at("data.revision", what, f"There is: {last}.")
     if streaming:
         return builder.as_streaming_dataset(split=split)
     builder.download_and_prepare()
@@ -62,6 +69,8 @@ def refused(name: str, split: str | None, error: Exception) -> UserError:
     elif "Dataset scripts are no longer supported" in text:
         what = "is a dataset script (.py), which is not run."
         cure = "Give its files, or data.revision: refs/convert/parquet."
+    elif "corresponds to no data" in text:
+        what = "has column names but no rows."
     elif names & {"DataFilesNotFoundError", "EmptyDatasetError"}:
         what = "has no files of rows (csv, json, parquet, ...)."
         cure = "If it is a script that makes them, data.revision: refs/convert/parquet may have them."
@@ -69,7 +78,7 @@ def refused(name: str, split: str | None, error: Exception) -> UserError:
         where, what = "data.config", f"{name} has several configurations."
         cure = f"Name one: {', '.join(_listed(text))}."
     elif found := re.search(r"BuilderConfig '(.*)' not found|Couldn't find cache for .* for config '(.*)'", text):
-        cached = " in the cache, and no hub was asked" if found[1] is None else ""
+        cached = " in the cache, and no hub could be asked" if found[1] is None else ""
         where, what = "data.config", f"{name} has no configuration '{found[1] or found[2]}'{cached}."
         cure = did_you_mean(found[1] or found[2], _listed(text))
     elif split and ("Unknown split" in text or "Bad split" in text):
@@ -94,10 +103,9 @@ def refused(name: str, split: str | None, error: Exception) -> UserError:
 
 def _unreachable(name: str) -> Exception | None:
     """Why no hub can be reached, if so. Asked once: the libraries would try six times, which takes 24 seconds."""
-    import datasets
     import huggingface_hub
 
-    if datasets.config.HF_HUB_OFFLINE or huggingface_hub.constants.HF_HUB_OFFLINE:
+    if _offline():
         return None
     try:
         huggingface_hub.HfApi().dataset_info(name, timeout=ASKED_FOR_S)
@@ -105,6 +113,14 @@ def _unreachable(name: str) -> Exception | None:
         # By name: of one version these are of requests, of another of httpx. Whatever else it is comes again.
         return error if {type(one).__name__ for one in _chain(error)} & UNREACHABLE else None
     return None
+
+
+def _offline() -> bool:
+    """Whether no hub is to be asked."""
+    import datasets
+    import huggingface_hub
+
+    return bool(datasets.config.HF_HUB_OFFLINE or huggingface_hub.constants.HF_HUB_OFFLINE)
 
 
 @contextmanager
@@ -121,7 +137,11 @@ def _cache_only(wanted: bool) -> Iterator[None]:
 
 
 def _of_revision(builder: Any, name: str, revision: str | None) -> Any:
-    """Without a hub, the library takes whatever was cached last, even if another revision was asked for."""
+    """From the cache, the library takes what was put there last, whatever revision it was asked for.
+
+    Returns:
+        The builder of the revision that was asked for; None if that is not in the cache.
+    """
     from huggingface_hub import constants
 
     branch = revision or "main"
@@ -135,8 +155,7 @@ def _of_revision(builder: Any, name: str, revision: str | None) -> Any:
         return type(builder)(
             repo_id=name, dataset_name=builder.dataset_name, config_name=config, version=version, hash=commit
         )
-    what = f"{branch} of {name} is not in the cache, and no hub was asked."
-    raise UserError.at("data.revision", what, f"There is: {builder.hash}.")
+    return None
 
 
 def _listed(text: str) -> list[str]:

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
 # What is small is redirected to a cache on the same host, what is large to another host.
 ADDRESSES = [
-    re.compile(r"/api/datasets/(?P<id>[^/]+/[^/]+)(/(?P<what>revision|tree|paths-info)/(?P<revision>[^/]+)(?P<folder>/.+)?)?"),
+    re.compile(r"/api/datasets/(?P<id>[^/]+/[^/]+)(/(?P<what>revision|tree)/(?P<revision>[^/]+)(?P<folder>/.+)?)?"),
     re.compile(r"/datasets/(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)"),
     re.compile(r"/(api/resolve-cache|cdn)/datasets/(?P<id>[^/]+/[^/]+)/(?P<revision>[^/]+)/(?P<path>.+)"),
 ]  # fmt: skip
@@ -23,10 +24,10 @@ LARGE = 100_000
 
 @dataclass
 class Repository:
+    """Branch or tag -> path -> content; and how the paths end that only those may read whom the owners let in."""
+
     revisions: dict[str, dict[str, bytes]]
-    """branch or tag -> path -> content"""
     gated: tuple[str, ...] = ()
-    """endings of the paths that only those whom the owners let in may read"""
 
     def commits(self) -> dict[str, str]:
         return {hashlib.sha1(f"{name} {sorted(self.revisions)}".encode()).hexdigest(): name for name in self.revisions}
@@ -36,8 +37,7 @@ class Repository:
 class Hub:
     repositories: dict[str, Repository]
     endpoint: str = ""
-    asked: list[tuple[str, str, int]] = field(default_factory=list)
-    """method, path, and how many bytes were taken of each request"""
+    asked: list[tuple[str, str, int]] = field(default_factory=list)  # method, path, bytes that were taken
 
     def fetched(self, dataset: str) -> int:
         """How many bytes were taken of a dataset's files."""
@@ -77,20 +77,20 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_GET  # noqa: N815
 
     def send_json(self, asked: dict[str, str], commit: str, files: dict[str, bytes]) -> None:
-        entries = [{"type": "file", "oid": "0" * 40, "size": len(files[path]), "path": path} for path in sorted(files)]
         answer: object = {"id": asked["id"], "sha": commit, "private": False, "siblings": []}
-        if asked.get("what") == "paths-info":
-            paths = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())["paths"]
-            answer = [entry for entry in entries if entry["path"] in paths]
-        elif asked.get("what") == "tree":
-            inside = (asked.get("folder", "") + "/").lstrip("/")
-            below = [entry for entry in entries if str(entry["path"]).startswith(inside)]
-            if not below:
+        if asked.get("what") == "tree":
+            inside = asked.get("folder", "").lstrip("/")
+            paths = [PurePosixPath(path) for path in sorted(files) if PurePosixPath(path).is_relative_to(inside)]
+            if not paths:
                 return self.refuse(404, "EntryNotFound", f"{inside} does not exist", commit)
-            folders = {inside + str(entry["path"])[len(inside) :].rpartition("/")[0] for entry in below} - {inside}
-            everything = [*below, *({"type": "directory", "oid": "0" * 40, "path": folder} for folder in folders)]
-            deep = parse_qs(urlsplit(self.path).query).get("recursive", ["False"]) == ["True"]
-            answer = [entry for entry in everything if deep or "/" not in str(entry["path"])[len(inside) :]]
+            folders = {parent for path in paths for parent in path.parents if PurePosixPath(inside) in parent.parents}
+            deep = parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() == "true"
+            answer = [
+                {"type": "file" if path in paths else "directory", "oid": "0" * 40, "path": str(path)}
+                | ({"size": len(files[str(path)])} if path in paths else {})
+                for path in [*paths, *sorted(folders)]
+                if deep or path.parent == PurePosixPath(inside)
+            ]
         self.send(200, {"Content-Type": "application/json"}, json.dumps(answer).encode())
 
     def send_file(self, place: str, redirected: bool, commit: str, files: dict[str, bytes]) -> None:

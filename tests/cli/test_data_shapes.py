@@ -1,0 +1,111 @@
+"""Other shapes of data and metrics through whole runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+
+@pytest.fixture
+def run(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> Callable[..., tuple[Result, list[dict[str, Any]], list[dict[str, Any]]]]:
+    """Runs lora on rows: the command's result, the rows of the comparison, and lora's predictions."""
+
+    def go(rows: list[dict[str, Any]], *overrides: str) -> tuple[Result, list[dict[str, Any]], list[dict[str, Any]]]:
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        sets = ["data.source=rows.jsonl", "data.columns={}", "train.steps=2", "data.max_length=128", *overrides]
+        out = tmp_path / f"out{len(list(tmp_path.glob('out*')))}"
+        arguments = [part for one in sets for part in ("--set", one)]
+        done = adapterzoo("run", write_recipe("lora"), *arguments, "--out", out)
+        if done.exit_code:
+            return done, [], []
+        compared = json.loads(adapterzoo("compare", out, "--format", "json").stdout)["rows"]
+        lines = (out / "lora" / "seed-0" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        return done, compared, [json.loads(line) for line in lines]
+
+    return go
+
+
+def test_plain_text_is_learned_whole_and_nothing_is_asked(run: Callable[..., Any]) -> None:
+    data = [{"text": f"Once upon a time there was {n}."} for n in range(40)]
+    done, rows, predictions = run(data, "evaluate={batch_size: 4}")
+    assert done.exit_code == 0, done.stderr
+    assert "nothing is asked, so no answers are compared, and no examples shown" in done.stderr
+    assert [row["label"] for row in rows] == ["lora", "base"] or [row["label"] for row in rows] == ["base", "lora"]
+    assert set(rows[0]["metrics"]) == {"test_loss", "perplexity"}
+    assert predictions[0]["prediction"] is None
+    assert predictions[0]["prompt"] == ""
+    assert predictions[0]["tokens"] == len(predictions[0]["reference"]), "a byte each, the end for the first of them"
+    refused, *_ = run([{"text": f"t {n}"} for n in range(40)], "evaluate.metrics=[rouge]", "evaluate.shots=0")
+    assert refused.exit_code == 2
+    assert "evaluate.metrics: 'rouge' compares answers, and plain text asks for none" in refused.stderr
+
+
+def test_a_conversation_of_many_turns(run: Callable[..., Any]) -> None:
+    turns = [("user", "a{n}"), ("assistant", "b{n}"), ("user", "c{n}"), ("assistant", "d{n}")]
+    data = [{"messages": [{"role": r, "content": c.format(n=n)} for r, c in turns]} for n in range(40)]
+    done, rows, predictions = run(data, "data.loss_on=assistant", "evaluate.shots=1")
+    assert done.exit_code == 0, done.stderr
+    by_label = {row["label"]: row for row in rows}
+    assert set(by_label["base-1-shot"]["metrics"]) == {"exact_match"}, "its loss would be that of other tokens"
+    assert set(by_label["lora"]["metrics"]) == {"exact_match", "test_loss", "perplexity"}
+    first = predictions[0]
+    n = first["reference"][1:]
+    assert first["prompt"] == f"user: a{n}\nassistant: b{n}\nuser: c{n}"
+    assert first["tokens"] == 2 * (len(n) + 2)
+
+
+def test_metrics_by_name_are_kept_for_every_example(run: Callable[..., Any]) -> None:
+    data = [{"question": f"say {n}", "answer": f"the cat number {n} sat"} for n in range(40)]
+    names = ["rouge", "bleu", "chrf", "token_accuracy", "loss", "exact_match"]
+    done, rows, predictions = run(data, f"evaluate.metrics=[{', '.join(names)}]", "evaluate.max_new_tokens=8")
+    assert done.exit_code == 0, done.stderr
+    columns = ["rouge1", "rouge2", "rougeL", "bleu", "chrf", "exact_match", "token_accuracy", "test_loss"]
+    assert [list(row["metrics"]) for row in rows] == [columns] * 3
+    assert all({"rouge1", "rougeL", "bleu", "chrf", "exact_match"} <= set(line) for line in predictions)
+    share = sum(line["right_tokens"] for line in predictions) / sum(line["tokens"] for line in predictions)
+    (lora,) = (row for row in rows if row["label"] == "lora")
+    assert lora["metrics"]["token_accuracy"] == pytest.approx(share)
+    assert lora["metrics"]["rouge1"] == pytest.approx(sum(line["rouge1"] for line in predictions) / len(predictions))
+    assert "R-1" in done.stdout
+    assert "chrF" in done.stdout
+    order = [row["metrics"]["rouge1"] for row in rows]
+    assert order == sorted(order, reverse=True), "by the first metric of the recipe"
+
+
+def test_labels_that_were_never_learned(run: Callable[..., Any]) -> None:
+    data = [{"question": f"q{n}", "answer": "yes" if n % 2 else "no"} for n in range(60)]
+    done, rows, predictions = run(data, "evaluate.metrics=[accuracy, macro_f1]", "evaluate.shots=0")
+    assert done.exit_code == 0, done.stderr
+    assert set(rows[0]["metrics"]) == {"accuracy", "macro_f1"}
+    assert {"accuracy", "macro_f1"} <= set(predictions[0])
+    data = [{**row, "answer": f"label {n}"} for n, row in enumerate(data)]
+    refused, *_ = run(data, "evaluate.metrics=[accuracy]")
+    assert refused.exit_code == 2
+    text = " ".join(refused.stderr.split())
+    assert "' is in no training row." in text
+    assert "rows.jsonl:" in text
+    assert "12 labels are only in the test rows: no method can know them." in text
+
+
+def test_unknown_metrics_are_named_with_their_line(run: Callable[..., Any]) -> None:
+    refused, *_ = run([{"question": "q", "answer": "a"}], "evaluate.metrics=[exactmatch, los]")
+    assert refused.exit_code == 2
+    assert "unknown metric 'exactmatch'. Did you mean 'exact_match'?" in refused.stderr
+    assert "unknown metric 'los'. Did you mean 'loss'?" in refused.stderr
+
+
+def test_a_template_with_loss_on_all(run: Callable[..., Any]) -> None:
+    data = [{"question": f"q{n}", "answer": f"a{n}"} for n in range(40)]
+    done, _, predictions = run(data, r'data.template="问：{question}\n答：{answer}"', "data.loss_on=all")
+    assert done.exit_code == 0, done.stderr
+    line = predictions[0]
+    assert line["prompt"] == f"问：q{line['reference'][1:]}\n答："
+    whole = (line["prompt"] + line["reference"]).encode()
+    assert line["tokens"] == len(whole), "every byte but the first, and the end"

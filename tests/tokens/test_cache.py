@@ -1,0 +1,100 @@
+"""Rows become tokens once; a changed byte, another template or another limit makes them anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from adapterzoo.prepare import prepare
+from adapterzoo.reading import load_recipe
+from adapterzoo.tokens.encode import Encoded, Encoder
+
+SHORT = ("data.max_length=31", "data.truncate=drop")
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[Encoded, int, list[str]]]:
+    """Prepares a recipe with a cache of its own: the rows as tokens, how many had to be made, and what was said."""
+    monkeypatch.setenv("ADAPTERZOO_CACHE", str(tmp_path / "cache"))
+    made = []
+    encode = Encoder.encode
+
+    def counting(self: Encoder, row: object) -> object:
+        made.append(row)
+        return encode(self, row)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Encoder, "encode", counting)
+
+    def run(recipe: Path, *overrides: str) -> tuple[Encoded, int, list[str]]:
+        made.clear()
+        said: list[str] = []
+        found = prepare(load_recipe(recipe, overrides), say=said.append).encoded
+        return found, len(made), said
+
+    return run
+
+
+def test_the_second_run_tokenizes_nothing(
+    encoded: Callable[..., tuple[Encoded, int, list[str]]], write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    recipe = write_recipe("lora")
+    first, made, said = encoded(recipe, *SHORT)
+    assert made == 40
+    assert any("dropped: max_length = 31" in line for line in said)
+    again, made, said_again = encoded(recipe, *SHORT)
+    assert made == 0
+    assert said_again == said
+    for part in ("train", "validation", "test"):
+        assert getattr(again, part) == getattr(first, part)
+    assert (again.end_ids, again.pad_id, again.fingerprint) == (first.end_ids, first.pad_id, first.fingerprint)
+    # Of other methods, training and measurement, too.
+    assert encoded(write_recipe("ia3", steps="9"), *SHORT)[1] == 0
+
+
+def test_a_changed_byte_or_setting_makes_them_anew(
+    encoded: Callable[..., tuple[Encoded, int, list[str]]], write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    recipe = write_recipe("lora")
+    path = Path(load_recipe(recipe).data.sources[0])
+    own = tmp_path / "own.csv"
+    own.write_bytes(path.read_bytes())
+    assert encoded(recipe)[1] == 40
+    assert encoded(recipe, f"data.source={own}")[1] == 0, "the same rows in another file"
+    own.write_bytes(path.read_bytes().replace(b"walked", b"walkde"))
+    assert encoded(recipe, f"data.source={own}")[1] == 40
+    template = tmp_path / "t.jinja"
+    template.write_text("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}")
+    for change in ("data.system=S", "data.loss_on=all", f"data.chat_template={template}", "model.padding_token=<p>"):
+        assert encoded(recipe, change)[1] == 40, change
+        assert encoded(recipe, change)[1] == 0, change
+    template.write_text("{% for m in messages %}{{ m.content }} {{ eos_token }}{% endfor %}")
+    assert encoded(recipe, f"data.chat_template={template}")[1] == 40
+
+
+def test_a_damaged_cache_is_no_cache(
+    encoded: Callable[..., tuple[Encoded, int, list[str]]], write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    recipe = write_recipe("lora")
+    first, _, _ = encoded(recipe)
+    (path,) = (tmp_path / "cache" / "tokens").glob("*.parquet")
+    path.write_bytes(path.read_bytes()[:-100])
+    again, made, _ = encoded(recipe)
+    assert made == 40
+    assert again.train == first.train
+    assert encoded(recipe)[1] == 0
+    path.unlink()
+    path.parent.rmdir()
+    path.parent.write_text("in the way")
+    assert encoded(recipe)[1] == 40
+
+
+def test_old_ones_are_removed(
+    encoded: Callable[..., tuple[Encoded, int, list[str]]], write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    from adapterzoo.tokens import cache
+
+    for number in range(cache.KEPT + 3):
+        encoded(write_recipe("lora"), f"data.system=S{number}")
+    assert len(list((tmp_path / "cache" / "tokens").iterdir())) == cache.KEPT
