@@ -59,7 +59,10 @@ def test_every_key_reaches_the_trainer() -> None:
         ({"arguments": {"fp16": True}}, "is set by model.dtype."),
         ({"arguments": {"logging_steps": 5}}, "is set by adapterzoo itself."),
         ({"arguments": {"adam_beta1": [1]}}, "train.arguments.adam_beta1: is [1], and must be float."),
-        ({"arguments": {"log_level": "loud"}}, "train.arguments.log_level: is 'loud', and must be one of: critical, debug, detail"),
+        (
+            {"arguments": {"log_level": "loud"}},
+            "train.arguments.log_level: is 'loud', and must be one of: critical, debug, detail",
+        ),
         ({"arguments": {"neftune_noise_alpha": "x"}}, "train.arguments.neftune_noise_alpha: is 'x', and must be float"),
         ({"arguments": {"dataloader_prefetch_factor": 2}}, "train.arguments: the trainer refuses them: "),
     ],

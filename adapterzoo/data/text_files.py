@@ -83,20 +83,19 @@ def read_json(path: Path) -> tuple[list[str], Iterator[Found]]:
 
 
 def _has_lines(path: Path) -> bool:
-    """Whether the first line that is not empty holds a whole object, and is not all there is."""
+    """Whether each line is a row of its own: by the name, or since the first line is an object and not all there is."""
     with _text(path) as file:
-        for line in _decoded_lines(file, path):
-            if line.strip():
-                try:
-                    first = _load(line)
-                except json.JSONDecodeError:
-                    # In a file that says so by its name every line is an object, also one that is broken.
-                    return path.suffix in (".jsonl", ".ndjson")
-                more = any(rest.strip() for rest in _decoded_lines(file, path))
-                return isinstance(first, dict) and (
-                    more or path.suffix in (".jsonl", ".ndjson") or _table(first) is None
-                )
-    raise UserError.at(str(path), "is empty.")
+        text = _decoded_lines(file, path)
+        first = next((line for line in text if line.strip()), None)
+        if first is None:
+            raise UserError.at(str(path), "is empty.")
+        if path.suffix in (".jsonl", ".ndjson"):
+            return True
+        try:
+            value = _load(first)
+        except json.JSONDecodeError:
+            return False
+        return isinstance(value, dict) and (_table(value) is None or any(line.strip() for line in text))
 
 
 def _lines(path: Path) -> Iterator[Found]:

@@ -110,7 +110,7 @@ REPOSITORIES = {
     # The hub shows the card of a gated dataset to all; with it, the columns may be known before a row is.
     "o/open-card": Repository({"main": {"README.md": FEATURES, **ROWS}}, gated=(".jsonl",)),
     "o/script": Repository(
-        {"main": {"script.py": b"import this\n"}, "refs/convert/parquet": {"default/train/0.parquet": parquet("made", 2)}}
+        {"main": {"script.py": b"0\n"}, "refs/convert/parquet": {"default/train/0000.parquet": parquet("made", 2)}}
     ),
     "o/other-script": Repository({"main": {"README.md": b"# Rows\n", "make.py": b"import this\n"}}),
     "o/header": Repository({"main": {"train.csv": b"question,answer\n"}}),
@@ -210,9 +210,11 @@ def test_without_a_hub_the_cache_gives_what_was_asked_for_or_nothing(
     switch: str, answers: dict[str, Answer], home: Path
 ) -> None:
     """The library alone would give whatever revision was cached last, after 24 seconds."""
+    commits = {revision: commit for commit, revision in REPOSITORIES["o/jsonl"].commits().items()}
     cases = [
         case("jsonl"),
         case("jsonl", revision="v1"),
+        case("jsonl", revision=commits["v1"]),
         case("jsonl", limit=2),
         case("jsonl", revision="v1", limit=1),
         case("jsonl", revision="v2"),
@@ -221,10 +223,11 @@ def test_without_a_hub_the_cache_gives_what_was_asked_for_or_nothing(
         case("large"),
     ]
     found = ask(closed(), home, *cases, **({switch: "1"} if switch else {}))
-    main, v1 = ([f"train {i}" for i in range(5)], ["v1 0", "v1 1"])
-    assert [answer.prompts for answer in found[:4]] == [main, v1, main[:2], v1[:1]]
-    v2, split, config, large = (answer.error for answer in found[4:])
+    main, v1 = [f"train {i}" for i in range(5)], ["v1 0", "v1 1"]
+    assert [answer.prompts for answer in found[:5]] == [main, v1, v1, main[:2], v1[:1]]
+    v2, split, config, large = (answer.error for answer in found[5:])
     assert "data.revision: v2 of o/jsonl is not in the cache, and no hub could be asked. There is: " in v2
+    assert any(commits[there] in v2 for there in ("main", "v1"))
     assert "data.split: o/jsonl has no split 'tset'. Did you mean 'test'?" in split
     assert "data.config: o/configs has no configuration 'one' in the cache, and no hub could be asked." in config
     if switch:

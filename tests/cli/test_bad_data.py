@@ -1,0 +1,184 @@
+"""The mistakes that people make with data: each named with its file and row, with the cure, and exit code 2."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+GOOD = "question,answer\n" + "".join(f"q{n},a{n}\n" for n in range(30))
+
+
+def chat(*turns: tuple[str, str]) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+def lines(*rows: Any) -> str:
+    good = [chat(("user", f"q{n}"), ("assistant", f"a{n}")) for n in range(30)]
+    return "".join(json.dumps(row) + "\n" for row in [*rows, *good])
+
+
+FILES: dict[str, str | bytes] = {
+    "good.csv": GOOD,
+    "wrong.csv": GOOD.replace("answer", "anwser"),
+    "semicolon.csv": GOOD.replace(",", ";"),
+    "latin.csv": GOOD.encode() + "ä,b\n".encode("latin-1"),
+    "wide.csv": GOOD + "yes, we do,a\n",
+    "twice.csv": GOOD.replace("question,answer", "answer,answer"),
+    "empty.csv": "",
+    "header.csv": "question,answer\n",
+    "blank.csv": "question,answer\nq,\nq,NaN\n".replace("NaN", " "),
+    "other.csv": GOOD.replace("question,answer", "question,answer,source"),
+    "quote.csv": GOOD + '"never closed,a\n',
+    "few.csv": "question,answer\na,b\nc,d\n",
+    "nan.json": json.dumps([{"question": float("nan"), "answer": "x"}, {"question": "x", "answer": None}]),
+    "mixed.jsonl": '{"question": "q", "answer": "a"}\n{"question": "q", "answer": 7}\n',
+    "nested.jsonl": '{"question": "q", "answer": {"text": "a"}}\n',
+    "broken.jsonl": '{"question": "q", "answer": "a"}\n{"question": "q", "answer": "a"\n',
+    "list.jsonl": "[1, 2]\n",
+    "scalar.json": '"question"',
+    "half.jsonl": '{"question": "\\ud83d", "answer": "a"}\n',
+    "role.jsonl": lines(chat(("user", "q"), ("robot", "a"))),
+    "starts.jsonl": lines(chat(("assistant", "a"), ("user", "q"), ("assistant", "a"))),
+    "twice.jsonl": lines(chat(("user", "q"), ("user", "q"), ("assistant", "a"))),
+    "image.jsonl": lines({"messages": [{"role": "user", "content": [{"type": "image"}]}]}),
+    "keys.jsonl": lines({"messages": [{"from": "human", "value": "q"}]}),
+    "unanswered.jsonl": "".join(json.dumps(chat(("user", f"q{n}"))) + "\n" for n in range(9)),
+    "damaged.parquet": b"PAR1 and then nothing",
+    "script.py": "import datasets",
+    "book.xlsx": "PK",
+    "broken.jinja": "{% for m in messages %}",
+}
+MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "a wrong column": (
+        "source: wrong.csv, format: qa",
+        ("wrong.csv:1: there is no column 'answer'. Did you mean 'anwser'?",),
+    ),
+    "columns of no format": ("source: wrong.csv", ("are those of no format. Say which is which under data.columns.",)),
+    "a format that there is not": ("source: good.csv, format: q&a", ("'data.format' is 'q&a'.",)),
+    "a mapping of no column": (
+        "source: good.csv, format: qa, columns: {prompt: q}",
+        ("is for no column of the format qa",),
+    ),
+    "another delimiter": (
+        "source: semicolon.csv",
+        ("semicolon.csv:1: its columns seem to be separated by ';'", 'data.delimiter: ";"'),
+    ),
+    "bad UTF-8": ("source: latin.csv", ("latin.csv:32: is not UTF-8", "Save it as UTF-8.")),
+    "a comma without quotes": ("source: wide.csv", ("wide.csv:32: this row has 3 cells", "in quotes")),
+    "two columns of one name": ("source: twice.csv", ("twice.csv:1: there are two columns 'answer'. Rename",)),
+    "an empty file": ("source: empty.csv", ("empty.csv: does not begin with a line of column names",)),
+    "no rows": ("source: header.csv", ("header.csv: has column names but no rows",)),
+    "no usable row": ("source: blank.csv", ("blank.csv: all 2 rows have an empty 'answer'",)),
+    "NaN and null": ("source: nan.json", ("nan.json: all 2 rows have an empty 'question' or 'answer'",)),
+    "columns that differ between files": (
+        "source: [good.csv, other.csv]",
+        ("other.csv: has a column 'source', which", "data.drop_columns"),
+    ),
+    "a quote never closed": ("source: quote.csv", ("quote.csv:32: cannot be read as CSV",)),
+    "mixed types": ("source: mixed.jsonl", ("mixed.jsonl:2: 'answer' is a number here and text in", "Write it alike")),
+    "nested cells": ("source: nested.jsonl", ("nested.jsonl:1: 'answer' is a dict, not text",)),
+    "a broken line": ("source: broken.jsonl", ("broken.jsonl:2: is not JSON", "one whole object")),
+    "lines that are no objects": ("source: list.jsonl", ("list.jsonl:1: is no object with a key for each column",)),
+    "a document that is no table": ("source: scalar.json", ("scalar.json: holds no list of objects",)),
+    "half a character": ("source: half.jsonl", ("half.jsonl:1: 'question' holds half a character",)),
+    "an unknown role": (
+        "source: role.jsonl",
+        ("role.jsonl:1: its message 2 has the unknown role 'robot'. Known: system",),
+    ),
+    "the assistant first": ("source: starts.jsonl", ("starts.jsonl:1: its conversation starts with the assistant",)),
+    "two questions in a row": (
+        "source: twice.jsonl",
+        ("twice.jsonl:1: its message 2 is the user's", "join such messages"),
+    ),
+    "images": ("source: image.jsonl", ("image.jsonl:1: the content of its message 1 is no text",)),
+    "keys of another format": ("source: keys.jsonl", ("keys.jsonl:1: its message 1 has no 'role' and 'content'",)),
+    "nobody answers": ("source: unanswered.jsonl", ("all 9 rows have an empty 'messages (no answer in it)'",)),
+    "a damaged file": ("source: damaged.parquet", ("damaged.parquet: cannot be read",)),
+    "a dataset script": ("source: script.py", ("script.py' is a script; data is read, never run",)),
+    "a spreadsheet": ("source: book.xlsx", ("book.xlsx' is of no known kind", ".csv")),
+    "no such file": ("source: gone.csv", ("there is no file 'gone.csv'. Looked in",)),
+    "a folder": ("source: .", ("is a folder, and no dataset that save_to_disk wrote",)),
+    "a template of another column": (
+        "source: good.csv, template: '{qestion}'",
+        ("names '{qestion}'", "Did you mean 'question'?"),
+    ),
+    "a template that is none": ("source: good.csv, template: '{question'", ("data.template: expected '}'",)),
+    "a filter on no column": ("source: good.csv, filter: {lang: en}", ("data.filter: there is no column 'lang'",)),
+    "a filter that leaves nothing": (
+        "source: good.csv, filter: {question: x}",
+        ("data.filter: leaves none of 30 rows", "'q0'"),
+    ),
+    "groups of no column": (
+        "source: good.csv, split: {group_by: doc}",
+        ("data.split.group_by: there is no column 'doc'",),
+    ),
+    "too few rows": ("source: few.csv", ("2 different prompts are too few", "leaves none for")),
+    "shares above one": (
+        "source: good.csv, split: {train: 0.9, test: 0.9}",
+        ("'data.split' has shares that add up to more than 1",),
+    ),
+    "the same rows in train and test": (
+        "split: {train: [good.csv], validation: 0, test: [good.csv]}",
+        ("good.csv:2: is in test too", "30 of 30 training rows", "duplicates: drop"),
+    ),
+    "a split of a file": ("source: good.csv, split: {test: test}", ("there is no file 'test'",)),
+    "everything too long": (
+        "source: good.csv, max_length: 4",
+        ("max_length = 4 leaves nothing to learn in all", "raise it"),
+    ),
+    "a broken chat template": (
+        "source: good.csv, chat_template: broken.jinja",
+        ("broken.jinja:1: is no Jinja template",),
+    ),
+    "a chat template that is not there": (
+        "source: good.csv, chat_template: own.jinja",
+        ("there is no file 'own.jinja'",),
+    ),
+    "no source": ("format: qa", ("'data.source' is missing",)),
+    "an unknown key": ("source: good.csv, shufle: 1", ("unknown key 'data.shufle'. Did you mean 'shuffle'?",)),
+    "a limit of none": (
+        "source: good.csv, limit: 0",
+        ("'data.limit' is 0: input should be greater than or equal to 1",),
+    ),
+    "labels that nothing teaches": ("source: good.csv", ("' is in no training row", "no method can know them")),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("mistakes")
+    for name, content in FILES.items():
+        (made / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return made
+
+
+def test_there_are_at_least_twenty() -> None:
+    assert len(MISTAKES) >= 20
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_named_with_its_place_and_cure(
+    mistake: str, folder: Path, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from adapterzoo import base
+
+    monkeypatch.setattr(base, "load", lambda *_: pytest.fail("weights were loaded"))
+    monkeypatch.chdir(folder)
+    data, expected = MISTAKES[mistake]
+    metrics = "accuracy" if mistake.startswith("labels") else "exact_match"
+    sets = ("--set", f"data={{{data}}}", "--set", f"evaluate.metrics=[{metrics}]")
+    for command in ("preview", "check"):
+        if command == "preview" or mistake.startswith("labels"):
+            done = adapterzoo(command, write_recipe("lora"), *sets)
+            assert done.exit_code == 2, done.output
+            assert done.stdout == ""
+            assert "Traceback" not in done.stderr
+            text = " ".join(done.stderr.split())
+            for part in expected:
+                assert part in text, done.stderr
