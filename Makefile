@@ -22,9 +22,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The table of methods in the README.
+# The table of methods in the README, the examples in docs/data.md, the keys in docs/recipe.md.
 docs: $(READY)
 	$(BIN)/python tests/test_docs.py
+	$(BIN)/python tests/test_docs_data.py
 
 # The exact versions that demo and test run with. Raise one in pyproject.toml, then `make lock`.
 lock: $(READY)

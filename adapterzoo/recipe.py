@@ -110,7 +110,7 @@ class Split(Section):
     train: Part = Field(0.8, description="a share; or files, or the name of a split of the source")
     validation: Part = Field(0.1, description="as train; 0 = none")
     test: Part = Field(0.1, description="as train")
-    seed: int = 0
+    seed: int = Field(0, description="another one gives other parts")
     group_by: str | None = Field(None, description="rows alike in this column go to the same part; else by prompt")
     duplicates: Literal["error", "drop", "keep"] = Field(
         "error", description="rows of train that are in validation or test too: drop leaves them out of train"
@@ -200,15 +200,15 @@ class TrainSection(Section):
 
     steps: int | None = Field(None, ge=1, description="optimizer steps")
     epochs: float | None = Field(None, gt=0, le=1e6, description="passes over the training rows, in place of steps")
-    batch_size: int = Field(8, ge=1)
-    gradient_accumulation: int = Field(1, ge=1)
+    batch_size: int = Field(8, ge=1, description="rows in one forward pass")
+    gradient_accumulation: int = Field(1, ge=1, description="forward passes for one optimizer step")
     learning_rate: LearningRate = Field("auto", description="auto = each method's own")
     scheduler: str = Field("linear", description="any of the transformers trainer's: cosine, reduce_lr_on_plateau, ...")
     scheduler_options: dict[str, Any] = Field(default_factory=dict, description="what that scheduler takes")
     warmup: StepsOrShare = Field(0.1, description="steps, or a share of all steps")
     optimizer: str = Field("adamw_torch", description="any of the transformers trainer's")
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    weight_decay: float = Field(0.0, ge=0, description="the optimizer's")
+    max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are scaled down to it")
     gradient_checkpointing: bool = Field(False, description="less memory, a third more work")
     eval_steps: StepsOrShare = Field(0, description="loss on the validation rows every so often; 0 = never")
     save_steps: StepsOrShare = Field(0, description="checkpoint every so often, to go on from; 0 = never")
@@ -236,7 +236,7 @@ class EvaluateSection(Section):
         min_length=1,
         description="by name, the first decides the order of the table; plain text has no answers to compare",
     )
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, description="rows measured at once; fewer where many tokens are in the loss")
     max_new_tokens: NewTokens = Field("auto", description="auto = the longest answer of the test split")
     base: bool = Field(True, description="measure the untouched base model too")
     shots: int = Field(4, ge=0, description="and once more with this many examples in the prompt; 0 = not")
@@ -269,13 +269,17 @@ class MethodEntry(BaseModel):
 class Recipe(Section):
     """A whole recipe. Read one with :func:`adapterzoo.load_recipe`."""
 
-    name: Name
+    name: Name = Field(description="of the folder for the results, unless --out names one")
     model: ModelSection
     data: DataSection
     train: TrainSection = Field(default_factory=TrainSection)
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
-    methods: list[MethodEntry] = Field(min_length=1)
-    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default_factory=lambda: [0], min_length=1)
+    methods: list[MethodEntry] = Field(
+        min_length=1, description="names, or {name: lora, label: lora-r64, learning_rate: 1e-4, r: 64} with options"
+    )
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(
+        default_factory=lambda: [0], min_length=1, description="each method is trained with each"
+    )
 
     @model_validator(mode="after")
     def _seeds(self) -> Recipe:

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shapes import EXAMPLES, SPOKEN, A, S, U
 
 from adapterzoo.data.row import Row, Turn
 from adapterzoo.data.rows import read_rows
 from adapterzoo.errors import UserError
 from adapterzoo.formats import FORMATS
 from adapterzoo.recipe import DataSection
-
-U, A, S = "user", "assistant", "system"
 
 
 def read(folder: Path, *cells: Any, **settings: Any) -> tuple[list[Row], list[str]]:
@@ -33,24 +32,6 @@ def refusal(folder: Path, *cells: Any, **settings: Any) -> str:
     with pytest.raises(UserError) as caught:
         read(folder, *cells, **settings)
     return str(caught.value)
-
-
-SPOKEN = [{"role": S, "content": "Be brief."}, {"role": U, "content": "Hi"}, {"role": A, "content": "Hello"}]
-EXAMPLES: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
-    "qa": ({"question": "Hi", "answer": "Hello"}, [(U, "Hi"), (A, "Hello")]),
-    "prompt_completion": ({"prompt": "Hi", "completion": "Hello"}, [(U, "Hi"), (A, "Hello")]),
-    "input_output": ({"input": "Hi", "output": "Hello"}, [(U, "Hi"), (A, "Hello")]),
-    "alpaca": (
-        {"instruction": "Translate.", "input": "Hi", "output": "Hallo"},
-        [(U, "Translate.\n\nHi"), (A, "Hallo")],
-    ),
-    "messages": ({"messages": SPOKEN}, [(S, "Be brief."), (U, "Hi"), (A, "Hello")]),
-    "sharegpt": (
-        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
-        [(U, "Hi"), (A, "Hello")],
-    ),
-    "text": ({"text": "  Once upon a time\n"}, [(A, "  Once upon a time\n")]),
-}
 
 
 def test_there_is_an_example_of_every_format() -> None:
