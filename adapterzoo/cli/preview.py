@@ -30,7 +30,8 @@ def preview(recipe: Path, number: int, split: str, tokens: bool, overrides: tupl
     from adapterzoo.reading import load_recipe
 
     checked = load_recipe(recipe, overrides)
-    from adapterzoo.prepare import encode_data, quiet_libraries, read_data
+    from adapterzoo.examples import encode_data, read_data
+    from adapterzoo.prepare import quiet_libraries
 
     console, said = stdout(), reporter().say
     # What was read, dropped and chosen is what is asked for here: a result, not a message.

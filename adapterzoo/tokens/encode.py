@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from adapterzoo.data.row import Row
 from adapterzoo.data.split import PARTS, Splits
 from adapterzoo.errors import UserError
 from adapterzoo.recipe import DataSection, ModelSection
+from adapterzoo.tokens import shorten
 from adapterzoo.tokens.batches import Tokens, pad_batch
 from adapterzoo.tokens.chat import Chat, Segment
 from adapterzoo.tokens.packing import pack, pack_batch
@@ -83,7 +84,8 @@ class Encoder:
         tokenizer.pad_token_id = self.pad_id
         self.vocabulary = len(tokenizer)
         self.specials = set(tokenizer.all_special_ids)
-        self._begins = _first_tokens(tokenizer)
+        self.begins = _first_tokens(tokenizer)
+        """the ids that the tokenizer puts in front of a text"""
 
     def prompt(self, row: Row, shots: Sequence[Row] = ()) -> list[int]:
         """The token ids before the answer; ``shots`` are examples shown first, with their answers."""
@@ -97,20 +99,8 @@ class Encoder:
             UserError: the chat template cannot write its turns.
         """
         example = self.example(row)
-        limit, longer = self.data.max_length, len(example.prompt) + len(example.completion) - self.data.max_length
-        if longer <= 0:
-            return example
-        if self.data.truncate == "drop":
-            return None
-        if self.data.truncate == "completion" or not example.prompt:
-            return self._cut(example, len(example.prompt), max(0, len(example.completion) - longer))
-        # The oldest turns go first; then the middle of the longest question, so that what is asked for, at its
-        # beginning or its end, stays.
-        while len(example.prompt) + len(example.completion) > limit and (shorter := _without_oldest(row)) is not None:
-            row = shorter
-            example = replace(self.example(row), row=example.row)
-        longer = len(example.prompt) + len(example.completion) - limit
-        return example if longer <= 0 else self._cut_question(example, row, longer)
+        longer = len(example.learned) - self.data.max_length
+        return example if longer <= 0 else shorten.shorten(self, example, longer)
 
     def encode_splits(self, splits: Splits) -> Encoded:
         """All rows; those that ``max_length`` leaves nothing of are dropped, and said.
@@ -184,7 +174,7 @@ class Encoder:
         answers, that is all there will be.
         """
         # A chat template writes its own first token: the tokenizer's would be a second one.
-        ids: list[int] = list(self._begins) if raw or self.chat.plain else []
+        ids: list[int] = list(self.begins) if raw or self.chat.plain else []
         learned = [self.data.loss_on == "all"] * len(ids)
         begins = 0
         before = ""
@@ -203,6 +193,10 @@ class Encoder:
             learned[0] = False
         return ids[:begins], ids[begins:], learned
 
+    def size(self, text: str) -> int:
+        """How many tokens a stretch of text is by itself."""
+        return len(self._tokenize(text))
+
     def _behind(self, before: str, text: str) -> list[int]:
         if not text:
             return []
@@ -213,29 +207,6 @@ class Encoder:
     def _tokenize(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
         return ids
-
-    def _cut(self, example: Example, prompt: int, completion: int) -> Example | None:
-        """With only the first so many ids of each."""
-        if not completion:
-            return None
-        ends = len(example.prompt)
-        learned = [*example.learned[:prompt], *example.learned[ends : ends + completion]]
-        return Example(example.row, example.prompt[:prompt], example.completion[:completion], learned)
-
-    def _cut_question(self, example: Example, row: Row, longer: int) -> Example | None:
-        """Without the middle of the longest question; None where that is not enough."""
-        question = max((turn.content for turn in row.turns[:-1] if turn.role == "user"), key=len)
-        asked = "".join(segment.text for segment in self.chat.segments(row)[:-1])
-        at = asked.rfind(question)
-        head = len(self._tokenize(asked[:at])) + len(self._begins)
-        tail = len(self._tokenize(asked[at + len(question) :]))
-        free = len(example.prompt) - head - tail
-        if at < 0 or free <= longer:
-            return None
-        begin = head + (free - longer) // 2
-        prompt = example.prompt[:begin] + example.prompt[begin + longer :]
-        learned = example.learned[:begin] + example.learned[begin + longer :]
-        return Example(example.row, prompt, example.completion, learned)
 
     def _names_a_special(self, text: str) -> bool:
         return any(token in text for token in self.tokenizer.all_special_tokens)
@@ -259,13 +230,6 @@ def load_tokenizer(model: ModelSection, location: str) -> Any:
     if model.padding_token is not None:
         add_padding_token(tokenizer, model.padding_token)
     return tokenizer
-
-
-def _without_oldest(row: Row) -> Row | None:
-    """Without its oldest question and answer; None where there is only one."""
-    system = [turn for turn in row.turns if turn.role == "system"]
-    spoken = [turn for turn in row.turns if turn.role != "system"]
-    return Row((*system, *spoken[2:]), row.raw, row.place) if len(spoken) > 2 else None
 
 
 def _first_tokens(tokenizer: Any) -> list[int]:

@@ -1,0 +1,82 @@
+"""The values that keys of a recipe take, each refused with one plain sentence."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic_core import PydanticCustomError
+
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# Labels of the rows for the untouched base, and a file in the output folder.
+RESERVED_LABEL = re.compile(r"base(-\d+-shot)?|recipe\.yaml")
+
+
+def checked(accepts: Callable[[Any], bool], wanted: str) -> BeforeValidator:
+    """One plain sentence for a value of several possible types, where pydantic would give one error for each."""
+
+    def check(value: Any) -> Any:
+        if not accepts(value):
+            raise PydanticCustomError(
+                "value", "must be {wanted}, not {value}.", {"wanted": wanted, "value": repr(value)}
+            )
+        return value
+
+    return BeforeValidator(check)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _safe_name(value: Any) -> bool:
+    return isinstance(value, str) and SAFE_NAME.fullmatch(value) is not None
+
+
+Name = Annotated[str, checked(_safe_name, "letters, digits, '.', '_' and '-' (it becomes a folder)")]
+LearningRate = Annotated[
+    float | Literal["auto"],
+    checked(lambda value: value == "auto" or (_number(value) and value > 0), "a positive number, or auto"),
+]
+StepsOrShare = Annotated[
+    int | float,
+    checked(
+        lambda value: _number(value) and value >= 0 and (isinstance(value, int) or value < 1),
+        "a number of steps, or a share of all steps below 1",
+    ),
+]
+
+
+NewTokens = Annotated[
+    int | Literal["auto"],
+    checked(lambda value: value == "auto" or (type(value) is int and value > 0), "a positive number, or auto"),
+]
+
+
+def _part(value: Any) -> bool:
+    if isinstance(value, str):
+        return bool(value)
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(one, str) and one for one in value)
+    return _number(value) and 0 <= value <= 1
+
+
+Part = Annotated[
+    float | str | list[str],
+    checked(_part, "a share from 0 to 1, the name of a split, or files"),
+    AfterValidator(lambda value: float(value) if isinstance(value, int) else value),
+]
+Source = Annotated[
+    str | list[str],
+    checked(lambda value: isinstance(value, (str, list)) and _part(value), "a file, a list of files, or a hub id"),
+]
+Scalar = str | int | float | bool
+
+
+class Section(BaseModel):
+    """A part of the recipe: unknown keys are refused, and no type is guessed from another."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
