@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from adapterzoo.data.row import Row
@@ -84,6 +85,8 @@ class Encoder:
         tokenizer.pad_token_id = self.pad_id
         self.vocabulary = len(tokenizer)
         self.specials = set(tokenizer.all_special_ids)
+        # What is shown or said in front of every question is the same text each time.
+        self._tokenize = lru_cache(maxsize=1024)(self._tokens_of)
         self.begins = _first_tokens(tokenizer)
         """the ids that the tokenizer puts in front of a text"""
 
@@ -180,9 +183,7 @@ class Encoder:
         before = ""
         for segment in segments:
             begins = len(ids)
-            own = self._behind(before, segment.text)
-            if segment.ends:
-                own = [*own, self.tokenizer.eos_token_id]
+            own = [*self._behind(before, segment.text), *([self.tokenizer.eos_token_id] if segment.ends else [])]
             wanted = self.data.loss_on == "all" or (segment.answer and self.data.loss_on == "assistant")
             ids += own
             learned += [wanted] * len(own)
@@ -197,16 +198,15 @@ class Encoder:
         """How many tokens a stretch of text is by itself."""
         return len(self._tokenize(text))
 
-    def _behind(self, before: str, text: str) -> list[int]:
+    def _behind(self, before: str, text: str) -> tuple[int, ...]:
         if not text:
-            return []
+            return ()
         first, both = self._tokenize(before), self._tokenize(before + text)
         # Where a token would reach across, the text is tokenized by itself, as it is when the model answers.
         return both[len(first) :] if both[: len(first)] == first else self._tokenize(text)
 
-    def _tokenize(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-        return ids
+    def _tokens_of(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
 
     def _names_a_special(self, text: str) -> bool:
         return any(token in text for token in self.tokenizer.all_special_tokens)
