@@ -74,12 +74,12 @@ def loaded(adapter: Adapter, quantization: str, say: Say) -> Iterator[tuple[nn.M
     Raises:
         UserError: the base cannot be had, or is not the one that it was trained on.
     """
-    from adapterzoo import base
+    from adapterzoo import base, loading
     from adapterzoo.tokens.encode import Encoder, load_tokenizer
 
     model = adapter.recipe.model
-    location = base.locate(model.name, say)
-    _check_weights(adapter, base.fingerprint(location, base.load_config(model, location)))
+    location = loading.locate(model.name, say)
+    _check_weights(adapter, loading.fingerprint(location, loading.load_config(model, location)))
     # The tokenizer that was trained with: with its template, and a padding token that was added.
     tokenizer = load_tokenizer(model.model_copy(update={"revision": None, "padding_token": None}), str(adapter.path))
     data = adapter.recipe.data

@@ -36,11 +36,11 @@ def encode_data(recipe: Recipe, splits: Splits, say: Callable[[str], None]) -> t
     Raises:
         UserError: there is no such model, it has no usable tokenizer or chat template, or all rows are too long.
     """
-    from adapterzoo import base
+    from adapterzoo import loading
     from adapterzoo.tokens import cache, encode
 
-    location = base.locate(recipe.model.name, say)
-    base.load_config(recipe.model, location)  # whether there is such a model, before what its tokenizer lacks
+    location = loading.locate(recipe.model.name, say)
+    loading.load_config(recipe.model, location)  # whether there is such a model, before what its tokenizer lacks
     encoder = encode.Encoder(encode.load_tokenizer(recipe.model, location), recipe.data, say)
     return encoder, cache.encode_splits(encoder, splits)
 

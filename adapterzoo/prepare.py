@@ -79,13 +79,13 @@ def prepare(
     recipe, splits = read_data(recipe, say)
     cells = plan(recipe, methods, seeds, zoo)
     with quiet_libraries():
-        from adapterzoo import base
+        from adapterzoo import loading
         from adapterzoo.training_arguments import total_steps
 
         encoder, encoded = encode_data(recipe, splits, say)
-        location = base.locate(recipe.model.name)
-        config = base.load_config(recipe.model, location)
-        skeleton = base.skeleton(config, recipe.model.trust_remote_code, encoder.vocabulary)
+        location = loading.locate(recipe.model.name)
+        config = loading.load_config(recipe.model, location)
+        skeleton = loading.skeleton(recipe.model, config, encoder.vocabulary)
         prepared = Prepared(
             recipe=recipe,
             cells=cells,
@@ -96,7 +96,7 @@ def prepare(
             trainable={},
             base_parameters=sum(p.numel() for p in skeleton.parameters()),
             linear_parameters=sum(p.numel() for layer in linear_layers(skeleton).values() for p in layer.parameters()),
-            weights=base.fingerprint(location, config),
+            weights=loading.fingerprint(location, config),
             vocabulary=encoder.vocabulary,
         )
         _check_context_length(prepared, config)

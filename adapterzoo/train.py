@@ -27,6 +27,7 @@ from adapterzoo.training_arguments import total_steps
 
 SECONDS = "seconds.txt"
 STATE = "adapter_state.safetensors"
+LOGS = "logs"
 OnStep = Callable[[int, int, float, int], None]
 """called with step, all steps, loss, and tokens seen so far"""
 MakeOptimizer = Callable[[type[torch.optim.Optimizer], dict[str, Any]], torch.optim.Optimizer | None]
@@ -87,6 +88,10 @@ def train(
     # They print every log line, which is the progress display's business.
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)
+    for callback in trainer.callback_handler.callbacks:
+        # TensorBoard's would be among the checkpoints, which are gone when the cell is done.
+        if getattr(callback, "logging_dir", "") is None:
+            callback.logging_dir = str(folder.parent / LOGS)
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return Trained(
         seconds=before + result.metrics["train_runtime"],

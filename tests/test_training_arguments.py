@@ -136,3 +136,12 @@ def test_the_recipe_says_where(write_recipe: Callable[..., Path], adapterzoo: Ca
     done = adapterzoo("check", write_recipe("lora"), "--set", "train.arguments={adam_beta2: 0.9, x: 1}")
     assert done.exit_code == 2
     assert "train.arguments.x: the trainer has no 'x'" in done.stderr
+
+
+def test_a_loggers_files_are_there_after_the_run(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    recipe = write_recipe("lora", steps="2")
+    done = adapterzoo("run", recipe, "--set", "train.loggers=[tensorboard]", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
+    assert list((tmp_path / "out" / "lora" / "seed-0" / "logs").glob("*tfevents*"))

@@ -75,9 +75,12 @@ def tiny_skeleton(architecture: str) -> Base:
     """The model of an architecture without weights."""
     from transformers import AutoConfig
 
-    from adapterzoo.base import Base, skeleton
+    from adapterzoo.base import Base
+    from adapterzoo.loading import skeleton
+    from adapterzoo.recipe import ModelSection
 
-    made = skeleton(AutoConfig.from_pretrained(model_folder(architecture)))
+    folder = str(model_folder(architecture))
+    made = skeleton(ModelSection(name=folder), AutoConfig.from_pretrained(folder))
     return Base(made, "none", lambda: made)
 
 

@@ -224,9 +224,10 @@ def load_tokenizer(model: ModelSection, location: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             location, revision=model.revision, trust_remote_code=model.trust_remote_code
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError.at(f"model {model.name}", f"its tokenizer cannot be loaded: {reason}") from None
+    except (OSError, ValueError, ImportError) as error:
+        from adapterzoo.loading import refused
+
+        raise refused(model, error) from None
     if model.padding_token is not None:
         add_padding_token(tokenizer, model.padding_token)
     return tokenizer
