@@ -15,7 +15,7 @@ test: $(READY)
 
 # Trains the real model; minutes.
 test-real: $(READY)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m real
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m real --numprocesses auto
 
 lint: $(READY)
 	$(BIN)/ruff check .

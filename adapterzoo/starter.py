@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 
@@ -69,14 +70,18 @@ def starter(source: str, model: str = MODEL) -> str:
     if classifies:
         shown = [*map(_one_line, labels[:8]), *(["..."] if len(labels) > 8 else [])]
         found += f"\n# The answers look like labels: {', '.join(shown)}"
-    return RECIPE.format(
-        title=_one_line(source),
-        found=found,
-        name=re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem).strip("-._") or "my-data",
-        model=_quoted(model),
-        data="\n".join(lines),
-        metrics=metrics,
-        shots=shots,
+    return (
+        (files("adapterzoo") / "template" / "recipe.yaml.in")
+        .read_text(encoding="utf-8")
+        .format(
+            title=_one_line(source),
+            found=found,
+            name=re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem).strip("-._") or "my-data",
+            model=_quoted(model),
+            data="\n".join(lines),
+            metrics=metrics,
+            shots=shots,
+        )
     )
 
 
@@ -129,35 +134,3 @@ def _quoted(text: str) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-RECIPE = """\
-# Which adapter method is best for {title}?
-#
-{found}
-# Next:  adapterzoo preview <this file>   # the rows exactly as the model will see them
-#        adapterzoo check <this file>     # every problem at once, and the plan
-#        adapterzoo run <this file>       # train, measure, compare
-
-name: {name}
-model:
-  name: {model}           # a hub id, a folder, or a bundled name
-  quantization: none           # none | int8 | nf4
-  dtype: bfloat16              # float16 on GPUs before Ampere
-data:
-{data}
-  # system: You answer in one sentence.        # in front of every example
-  # filter: {{language: English}}                # only rows with this value
-  # limit: 1000                                # only the first so many
-  split: {{train: 0.8, validation: 0.1, test: 0.1}}
-  loss_on: completion          # completion | assistant (every answer of a conversation) | all
-  max_length: 512              # tokens; of a longer example the middle of the question is cut
-train:
-  epochs: 1                    # or steps
-  batch_size: 8
-  learning_rate: auto          # each method's own
-evaluate:
-  metrics: {metrics}
-{shots}methods: [lora, ia3, lokr, oft]   # `adapterzoo methods` lists all; options: {{name: lora, label: big, r: 64}}
-seeds: [0]                     # several tell how much of a difference is chance
-"""
