@@ -71,7 +71,7 @@ def starter(source: str, model: str = MODEL) -> str:
         shown = [*map(_one_line, labels[:8]), *(["..."] if len(labels) > 8 else [])]
         found += f"\n# The answers look like labels: {', '.join(shown)}"
     return (
-        (files("adapterzoo") / "template" / "recipe.yaml.in")
+        (files("adapterzoo") / "starter.yaml.in")
         .read_text(encoding="utf-8")
         .format(
             title=_one_line(source),

@@ -26,7 +26,7 @@ def own_code(tiny_model: Path, tmp_path: Path) -> Path:
     (folder / "mine.py").write_text(
         "from transformers import LlamaConfig\n"
         "class MineConfig(LlamaConfig):\n    model_type = 'mine'\n"
-        "class MineForCausalLM:\n    def __init__(self, *a, **k):\n        raise AttributeError('gone since version 4')\n"
+        "class MineForCausalLM:\n    def __init__(self, *a, **k):\n        raise AttributeError('gone in version 5')\n"
     )
     return folder
 

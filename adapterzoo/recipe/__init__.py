@@ -90,7 +90,8 @@ class Recipe(Section):
     train: TrainSection = Field(default_factory=TrainSection)
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
     methods: list[MethodEntry] = Field(
-        min_length=1, description="names, or {name: lora, label: lora-r64, learning_rate: 1e-4, r: 64} with options"
+        min_length=1,
+        description="names; or {name: NAME, label: LABEL, learning_rate: RATE} with the method's options beside",
     )
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(
         default_factory=lambda: [0], min_length=1, description="each method is trained with each"
