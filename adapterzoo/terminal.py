@@ -36,6 +36,11 @@ def stderr() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+def tell(console: Console, text: object, style: str = "") -> None:
+    """A line of text: broken between words in a terminal, never where it is piped."""
+    console.print(safe(text, style), soft_wrap=not console.is_terminal)
+
+
 @contextmanager
 def output_aside() -> Iterator[None]:
     """Within, what a stranger's code prints goes to stderr: stdout is for results, which programs read."""

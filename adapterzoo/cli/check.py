@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 
 from adapterzoo.cli.arguments import recipe_options
-from adapterzoo.terminal import count, safe, size, stdout
+from adapterzoo.terminal import count, safe, size, stdout, tell
 
 # Bytes of a parameter, by dtype and, for linear layers, by quantization with its constants.
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.01, "nf4": 0.52}
@@ -30,9 +30,9 @@ def check(recipe: Path, methods: tuple[str, ...], seeds: tuple[int, ...], overri
     prepared = prepare(checked, methods, seeds, reporter().say)
     console = stdout()
     encoded = prepared.encoded
-    console.print(safe(f"{checked.name}: {checked.model.name}, {prepared.base_parameters:,} parameters"))
+    tell(console, f"{checked.name}: {checked.model.name}, {prepared.base_parameters:,} parameters")
     rows = f"{len(encoded.train)} train, {len(encoded.validation)} validation, {len(encoded.test)} test rows"
-    console.print(safe(f"data: {rows}; {lengths(encoded)}"), soft_wrap=True)
+    tell(console, f"data: {rows}; {lengths(encoded)}")
     console.print(
         safe(
             f"training: {prepared.steps} steps of {checked.train.batch_size * checked.train.gradient_accumulation} rows"
@@ -59,4 +59,4 @@ def check(recipe: Path, methods: tuple[str, ...], seeds: tuple[int, ...], overri
         )
         table.add_row(*(safe(value) for value in values))
     console.print(table)
-    console.print(safe(f"{len(cells)} cells. memory: weights and optimizer; activations come on top.", "dim"))
+    tell(console, f"{len(cells)} cells. memory: weights and optimizer; activations come on top.", "dim")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from adapterzoo.cli.arguments import recipe_argument, set_option
-from adapterzoo.terminal import safe, stdout
+from adapterzoo.terminal import stdout, tell
 
 PARTS = ("train", "validation", "test")
 
@@ -45,25 +45,25 @@ def preview(recipe: Path, number: int, split: str, tokens: bool, overrides: tupl
         for index, example in enumerate(examples[:number], start=1):
             learned = f"{len(example.learned)} tokens, {sum(example.learned)} in the loss"
             place = f" · {example.row.place}" if example.row.place else ""
-            console.print(safe(f"── {split} {index} of {len(examples)} · {learned}{place}", "dim"), soft_wrap=True)
+            tell(console, f"── {split} {index} of {len(examples)} · {learned}{place}", "dim")
             lines = show.listed(example, encoder.tokenizer) if tokens else [show.marked(example, encoder.tokenizer)]
             for line in lines:
                 console.print(line, soft_wrap=True)
         console.print()
         for part in PARTS:
-            console.print(safe(show.totals(part, getattr(encoded, part))))
-        console.print(safe(f"{show.lengths(encoded)} (max_length {checked.data.max_length:,})"), soft_wrap=True)
+            tell(console, show.totals(part, getattr(encoded, part)))
+        tell(console, f"{show.lengths(encoded)} (max_length {checked.data.max_length:,})")
         if encoded.packs:
-            console.print(safe(f"packed: {len(encoded.train):,} training rows in {len(encoded.packs):,}"))
+            tell(console, f"packed: {len(encoded.train):,} training rows in {len(encoded.packs):,}")
         how = "plain lines" if encoder.chat.plain else "the model's own chat template"
         how = checked.data.chat_template if checked.data.chat_template not in ("auto", "plain") else how
         raw = bool(examples) and examples[0].row.raw
         pad, end = encoder.tokenizer.convert_ids_to_tokens([encoder.pad_id, encoded.end_ids[-1]])
         told = f"format {splits.format}; written with {'nothing around it' if raw else how}"
-        console.print(safe(f"{told}; loss on {checked.data.loss_on}"), soft_wrap=True)
-        console.print(safe(f"padding {pad}, never in the loss; an answer ends with {end}, which is"), soft_wrap=True)
+        tell(console, f"{told}; loss on {checked.data.loss_on}")
+        tell(console, f"padding {pad}, never in the loss; an answer ends with {end}, which is")
         for note in dict.fromkeys(notes):
-            console.print(safe(note), soft_wrap=True)
+            tell(console, note)
 
 
 def _note(line: str, notes: list[str], said: object) -> None:
