@@ -33,11 +33,8 @@ def check(recipe: Path, methods: tuple[str, ...], seeds: tuple[int, ...], overri
     tell(console, f"{checked.name}: {checked.model.name}, {prepared.base_parameters:,} parameters")
     rows = f"{len(encoded.train)} train, {len(encoded.validation)} validation, {len(encoded.test)} test rows"
     tell(console, f"data: {rows}; {lengths(encoded)}")
-    console.print(
-        safe(
-            f"training: {prepared.steps} steps of {checked.train.batch_size * checked.train.gradient_accumulation} rows"
-        )
-    )
+    batch = checked.train.batch_size * checked.train.gradient_accumulation
+    tell(console, f"training: {prepared.steps} steps of {batch} rows")
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     cells = [cell for cell in prepared.cells if cell.method]
     labelled = any(cell.label != cell.method for cell in cells)
