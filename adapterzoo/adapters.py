@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo import document
-from adapterzoo.data.row import Row, Turn
+from adapterzoo.data.row import BadRowError, EmptyRowError, Row, Turn
 from adapterzoo.errors import UserError, did_you_mean
 from adapterzoo.formats import FORMATS, Conversation
 from adapterzoo.recipe import DataSection, Recipe
@@ -113,7 +113,12 @@ def question(data: DataSection, prompt: str) -> Row:
         what = "needs more than a question: " + "; ".join(problem.what for problem in error.problems)
         raise UserError.at("data.template", what, "Such an adapter cannot be asked from here.") from None
     cells: dict[str, Any] = dict(zip(columns, (prompt, "?"), strict=True))
-    return shaper.row("--prompt", cells)
+    try:
+        return shaper.row("--prompt", cells)
+    except EmptyRowError:
+        raise UserError.at("--prompt", "is empty.") from None
+    except BadRowError as error:
+        raise UserError.at("--prompt", error.what, error.cure) from None
 
 
 def merge(adapter: Adapter, to: Path, say: Say) -> None:

@@ -68,7 +68,11 @@ def model_folder(name: str, say: Callable[[str], None] = lambda message: None) -
     folder = cache_folder() / f"{name}-{bundle.sha256[:12]}"
     if (folder / "config.json").exists():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"the cache cannot be written: {folder.parent}: {error.strerror}."
+        raise UserError.at(f"model {name}", what, "Set ADAPTERZOO_CACHE to a folder that can.") from None
     # Made aside and moved in one go: the folder is either whole or not there, also with two runs at once.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as scratch:
         say(f"{name}: downloading {bundle.requirement} (once)")

@@ -76,6 +76,10 @@ class Document:
         if problems:
             raise UserError(*problems)
 
+    def overridden(self, location: Location) -> bool:
+        """Whether an assignment put the value there."""
+        return location in self._overridden
+
 
 def read(path: Path) -> Document:
     """Read a YAML mapping from a file.

@@ -39,6 +39,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), zoo: Registry |
     path = Path(path)
     source = document.read(path)
     source.override(overrides)
+    _one_length(source)
     zoo = registry() if zoo is None else zoo
     problems: list[Problem] = []
     recipe = None
@@ -63,6 +64,14 @@ def complete_entry(entry: MethodEntry, method: Method[Any], learning_rate: float
     entry.__pydantic_extra__ = method.options(**entry.options).model_dump(mode="json")
     if entry.learning_rate == "auto":
         entry.learning_rate = method.learning_rate if learning_rate == "auto" else float(learning_rate)
+
+
+def _one_length(source: Document) -> None:
+    """Steps that are set on the command line stand in place of the file's epochs, and the other way round."""
+    train = source.data.get("train")
+    for given, other in (("steps", "epochs"), ("epochs", "steps")):
+        if isinstance(train, dict) and source.overridden(("train", given)) and not source.overridden(("train", other)):
+            train.pop(other, None)
 
 
 def _find_data(source: Document, folder: Path, problems: list[Problem]) -> dict[Location, list[str]]:

@@ -26,6 +26,7 @@ CHECKPOINTS = "checkpoints"
 TRACEBACK = "traceback.txt"
 RECIPE = "recipe.yaml"
 NOTE = ".adapterzoo.json"
+LOCK = ".lock"
 # What makes a cell another one under the same label and seed.
 SETTINGS = ("method", "options", "learning_rate", "base")
 # What may grow from one run of a recipe to the next: more methods, more seeds.
@@ -116,7 +117,7 @@ class Store:
                     f"holds the results of another recipe ({changes}).",
                     "Give --out another folder, or remove that one.",
                 )
-            if before is None and self.folder.exists() and any(self.folder.iterdir()):
+            if before is None and self.folder.exists() and any(one.name != LOCK for one in self.folder.iterdir()):
                 what = "is there already and is no output folder of adapterzoo."
                 raise UserError.at(str(self.folder), what, "Give --out another.")
         except OSError as error:
@@ -133,10 +134,30 @@ class Store:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock()
             _write(self.folder / NOTE, json.dumps({"recipe_hash": recipe_hash, "identity": self._identity}, indent=1))
             _write(self.folder / RECIPE, _yaml(resolved))
         except OSError as error:
             raise self._unusable(error) from None
+
+    def _lock(self) -> None:
+        """Keep other runs out for as long as this store is there: two would write the same cells.
+
+        Raises:
+            UserError: another run is at work.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        self._held = (self.folder / LOCK).open("w")
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            cure = "Wait for it, or give --out another folder."
+            raise UserError.at(str(self.folder), "another run is writing there.", cure) from None
+        except OSError:  # a file system that knows no locks
+            return
 
     def _unusable(self, error: OSError) -> UserError:
         return UserError.at(f"--out {self.folder}", f"cannot be written: {error.strerror}.", "Give another folder.")
@@ -234,6 +255,8 @@ def _differences(before: Any, after: Any, path: str = "") -> list[str]:
         return [
             line for key in keys for line in _differences(before.get(key), after.get(key), f"{path}.{key}".lstrip("."))
         ]
+    if path == "data.rows" and before != after:
+        return ["the rows of the data are others"]
     return [] if before == after else [f"{path}: {before!r} there, {after!r} here"]
 
 

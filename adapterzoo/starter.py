@@ -102,6 +102,8 @@ def _format(columns: Sequence[str], rows: Sequence[dict[str, object]]) -> tuple[
             name = "sharegpt" if {"from", "value"} <= set(first[0]) else "messages"
             return name, {FORMATS[name].columns[0]: column}, f"'{_one_line(column)}' holds conversations"
     texts = [column for column in columns if any(_text(cells.get(column)) for cells in rows)]
+    if not texts:
+        raise UserError.at("DATA", f"has no column of text (its columns: {', '.join(columns) or 'none'}).")
     if len(texts) == 1:
         return "text", {"text": texts[0]}, "guessed: there is one column of text"
     answer = next((lower[name] for name in ANSWERS if name in lower and lower[name] in texts), None)

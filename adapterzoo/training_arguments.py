@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments, get_scheduler
 
 from adapterzoo.errors import Problem, did_you_mean
 from adapterzoo.recipe import TrainSection
@@ -135,6 +135,12 @@ def _scheduler(settings: TrainSection) -> list[Problem]:
     if settings.scheduler in ON_EVALUATION and not settings.eval_steps:
         what = f"'{settings.scheduler}' goes by the validation loss, which is never measured."
         return [Problem("train.scheduler", what, "Set train.eval_steps.")]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    try:
+        get_scheduler(settings.scheduler, optimizer, 1, 10, settings.scheduler_options)
+    except Exception as error:  # each scheduler has checks of its own
+        reason = " ".join(str(error).split()).partition("() ")[2] or str(error)
+        return [Problem("train.scheduler_options", f"'{settings.scheduler}' {reason}.")]
     return []
 
 

@@ -167,3 +167,9 @@ def test_a_method_on_a_base_it_cannot_train_on(
     found = problems(write_recipe("lora, ia3"), "model.quantization=nf4")
     assert found == [str(problem) for problem in found]
     assert "ia3 cannot train on a base with quantization nf4. It trains on: none, int8." in found[0]
+
+
+def test_steps_on_the_command_line_stand_in_place_of_epochs(write_recipe: Callable[..., Path]) -> None:
+    recipe = load_recipe(write_recipe("lora"), ["train.epochs=2.0"])
+    assert (recipe.train.steps, recipe.train.epochs) == (None, 2.0)
+    assert any("steps and epochs" in one for one in problems(write_recipe("lora"), "train.epochs=2.0", "train.steps=3"))

@@ -125,3 +125,15 @@ def test_the_comparison_is_a_table_and_a_frame(tmp_path: Path) -> None:
     assert "match" in str(found)
     assert found.frame().loc["a", "exact_match"] == 0.5
     assert "<table" in found._repr_html_()
+
+
+def test_two_runs_into_one_folder_are_kept_apart(tmp_path: Path) -> None:
+    resolved = {"name": "x", "data": {}, "model": {}, "train": {}}
+    first, second = Store(tmp_path / "out"), Store(tmp_path / "out")
+    recipe_hash = first.check(resolved, "rows")
+    first.begin(resolved, recipe_hash)
+    second.check(resolved, "rows")
+    with pytest.raises(UserError, match="another run is writing there"):
+        second.begin(resolved, recipe_hash)
+    del first
+    second.begin(resolved, recipe_hash)

@@ -53,6 +53,7 @@ def test_every_key_reaches_the_trainer() -> None:
     [
         ({"scheduler": "cosin"}, "train.scheduler: transformers has no 'cosin'. Did you mean 'cosine'?"),
         ({"scheduler": "reduce_lr_on_plateau"}, "goes by the validation loss, which is never measured"),
+        ({"scheduler_options": {"x": 1}}, "train.scheduler_options: 'linear' got an unexpected keyword argument 'x'."),
         ({"arguments": {"adam_beta": 0.9}}, "train.arguments.adam_beta: the trainer has no 'adam_beta'. Did you mean"),
         ({"arguments": {"learning_rate": 1}}, "train.arguments.learning_rate: is set by train.learning_rate."),
         ({"arguments": {"seed": 1}}, "train.arguments.seed: is set by seeds."),

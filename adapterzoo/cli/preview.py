@@ -61,7 +61,7 @@ def preview(recipe: Path, number: int, split: str, tokens: bool, overrides: tupl
         pad, end = encoder.tokenizer.convert_ids_to_tokens([encoder.pad_id, encoded.end_ids[-1]])
         told = f"format {splits.format}; written with {'nothing around it' if raw else how}"
         tell(console, f"{told}; loss on {checked.data.loss_on}")
-        tell(console, f"padding {pad}, never in the loss; an answer ends with {end}, which is")
+        tell(console, f"padding {pad}, never in the loss; an answer ends with {end}")
         for note in dict.fromkeys(notes):
             tell(console, note)
 

@@ -59,7 +59,7 @@ def is_hub_id(source: str) -> bool:
 
 
 def _looked(folder: Path) -> str:
-    return f"Looked in {folder.absolute()} and in {Path.cwd()}."
+    return f"Looked in {' and in '.join(dict.fromkeys(map(str, (folder.absolute(), Path.cwd()))))}."
 
 
 def _matching(pattern: Path, folder: Path) -> list[Path]:
@@ -76,6 +76,8 @@ def _unreadable(path: Path) -> Problem | None:
         files = sorted(one.name for one in path.iterdir() if one.suffix in SUFFIXES)[:3]
         cure = f"Name its files, like {path.name}/*{Path(files[0]).suffix}." if files else ""
         return Problem("", f"'{path}' is a folder, and no dataset that save_to_disk wrote.", cure)
+    if not path.is_file():
+        return Problem("", f"'{path}' is no ordinary file.", "Write what comes out of it to a file first.")
     if path.suffix == ".py":
         return Problem("", f"'{path}' is a script; data is read, never run.", "Give the file that it writes.")
     if path.suffix not in SUFFIXES:

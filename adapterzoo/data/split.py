@@ -39,12 +39,14 @@ def load_splits(data: DataSection, say: Callable[[str], None] = lambda message: 
     given = {name: named for name in PARTS if isinstance(named := getattr(split, name), (str, list))}
     parts: dict[str, list[Row]] = {}
     formats: list[str] = []
+    used: list[list[str]] = []
 
     def read(named: str | list[str] | None) -> list[Row]:
         """A part's rows: of files of its own, of a split of the source, or of the whole source."""
         names, one = (named, None) if isinstance(named, list) else (data.sources, named)
         rows, form = read_rows(data, names, one, say)
         formats.append(form)
+        used.append(names)
         return rows
 
     for name, named in given.items():
@@ -56,7 +58,12 @@ def load_splits(data: DataSection, say: Callable[[str], None] = lambda message: 
         shares = {name: _share(split, name) for name in PARTS}
         if "train" in given:
             shares["train"] = 1 - shares["validation"] - shares["test"]
+        if (left := 1 - sum(shares.values())) > 0.005:
+            say(f"data: {left:.0%} of the rows are in no part: the shares add up to {1 - left:g}")
         parts = {**split_rows(pool, shares, split.seed, ", ".join(data.sources) or str(given.get("train"))), **parts}
+    if data.sources and data.sources not in used:
+        what = "is never read: data.split.train names files of its own."
+        raise UserError.at("data.source", what, "Leave one of them out.")
     rows = _without_repeats({name: parts.get(name, []) for name in PARTS}, data, say)
     if len(set(formats)) > 1:
         what = f"the parts are of several formats: {', '.join(formats)}."

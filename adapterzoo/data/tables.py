@@ -72,7 +72,8 @@ def read_hub(
     if first is None and not table.column_names:
         raise UserError.at(f"data.source {_name(name, split)}", "has no rows.")
     columns = table.column_names or list(first or ())
-    return list(columns), _rows(rows if first is None else chain([first], rows), _name(name, split))
+    read = rows if first is None else chain([first], rows)
+    return list(columns), _rows(read, _name(name, split), table.features)
 
 
 def _one_split(loaded: Any, name: str, split: str | None) -> Any:
@@ -97,10 +98,16 @@ def _name(name: str, split: str | None) -> str:
     return f"{name} [{split}]" if split else name
 
 
-def _rows(table: Any, name: str) -> Iterator[Found]:
+def _rows(table: Any, name: str, features: Any = None) -> Iterator[Found]:
+    """Each row with its place; a class that is stored as a number has its name."""
+    features = getattr(table, "features", None) if features is None else features
+    classes = {column: one for column, one in (features or {}).items() if hasattr(one, "int2str")}
     with _damaged(name):
         for number, cells in enumerate(table, start=1):
-            yield f"{name}, row {number}", dict(cells)
+            named = {
+                column: one.int2str(cells[column]) for column, one in classes.items() if isinstance(cells[column], int)
+            }
+            yield f"{name}, row {number}", {**cells, **named}
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,6 +19,7 @@ from adapterzoo.errors import UserError
 
 Found = tuple[str, dict[str, Any]]
 """where a row stands, and its cells by column"""
+BLOCK = 2**16
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
 
 
@@ -31,7 +33,7 @@ def read_csv(path: Path, delimiter: str) -> tuple[list[str], Iterator[Found]]:
         header = next(_parsed(csv.reader(file, delimiter=delimiter, strict=True), path), [])
     if not header:
         raise UserError.at(str(path), "does not begin with a line of column names: it is empty, or its first line is.")
-    twice = sorted({column for column in header if header.count(column) > 1})
+    twice = sorted(column for column, times in Counter(header).items() if times > 1)
     if twice:
         raise UserError.at(f"{path}:1", f"there are two columns '{twice[0]}'.", "Rename one of them.")
     other = next((sign for sign in ";\t|" if len(header) == 1 and sign in header[0]), None)
@@ -119,11 +121,18 @@ def _table(loaded: Any) -> list[dict[str, Any]] | None:
         return loaded if loaded and all(isinstance(item, dict) for item in loaded) else None
     if not isinstance(loaded, dict) or not loaded:
         return None
+    if isinstance(loaded.get("columns"), list) and isinstance(loaded.get("data"), list):  # pandas, orient="split"
+        names = [str(name) for name in loaded["columns"]]
+        return [dict(zip(names, cells, strict=False)) for cells in loaded["data"] if isinstance(cells, list)] or None
+    if "schema" in loaded and isinstance(loaded.get("data"), list):  # orient="table"
+        return _table(loaded["data"])
     values = list(loaded.values())
     if len(values) == 1 and isinstance(values[0], list):
         return _table(values[0])  # {"data": [...]}
     if all(isinstance(value, dict) for value in values) and len({tuple(value) for value in values}) == 1:
-        # pandas' to_json: each column a mapping from the index.
+        if all(key.isdigit() for key in loaded):  # orient="index"
+            return values
+        # pandas' to_json as it is: each column a mapping from the index.
         return [{name: column[key] for name, column in loaded.items()} for key in values[0]]
     return None
 
@@ -134,11 +143,17 @@ def _columns(rows: Iterable[Found]) -> list[str]:
 
 
 def _load(text: str) -> Any:
-    return json.loads(text, parse_float=Number, parse_int=Number)
+    try:
+        return json.loads(text, parse_float=Number, parse_int=Number)
+    except RecursionError:
+        raise json.JSONDecodeError("it is nested too deeply", text, 0) from None
 
 
 def _text(path: Path) -> TextIO:
     try:
+        with path.open("rb") as file:
+            if b"\0" in file.read(BLOCK):
+                raise UserError.at(str(path), "is no text in UTF-8: it holds zero bytes.", "Save it as UTF-8.")
         return path.open(encoding="utf-8-sig", newline="")
     except OSError as error:
         raise UserError.at(str(path), f"cannot be read: {error.strerror or error}.") from None

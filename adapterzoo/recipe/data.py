@@ -49,6 +49,7 @@ class DataSection(Section):
     columns: dict[str, str] = Field(default_factory=dict, description="format's name for a column -> yours")
     template: str | None = Field(
         None,
+        min_length=1,
         description="text with {column} in it: the question, or, if it names the answer's column, the whole example",
     )
     system: str | None = Field(None, description="system message in front of every example that has none")

@@ -13,7 +13,7 @@ from adapterzoo.recipe.values import LearningRate, Section, StepsOrShare
 class TrainSection(Section):
     """The training that every method gets."""
 
-    steps: int | None = Field(None, ge=1, description="optimizer steps")
+    steps: int | None = Field(None, ge=1, le=10**9, description="optimizer steps")
     epochs: float | None = Field(None, gt=0, le=1e6, description="passes over the training rows, in place of steps")
     batch_size: int = Field(8, ge=1, description="rows in one forward pass")
     gradient_accumulation: int = Field(1, ge=1, description="forward passes for one optimizer step")

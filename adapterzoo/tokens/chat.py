@@ -34,11 +34,16 @@ class Chat:
         """
         self.tokenizer = tokenizer
         self.system = data.system
+        self._where = "model"
         if data.chat_template not in ("auto", "plain"):
             tokenizer.chat_template = _read(Path(data.chat_template))
+            self._where = data.chat_template
         self.plain = data.chat_template == "plain" or not tokenizer.chat_template
         if self.plain and data.chat_template == "auto":
             say("model: its tokenizer has no chat template; prompt and answer are put on lines of their own")
+        self.asks = self.plain or self._asks()
+        if not self.asks:
+            say("model: its chat template has no generation prompt; what it writes before an answer is asked with")
         self.folds_system = not self.plain and not self._takes_system()
         self._say = say
         self._said_fold = False
@@ -89,10 +94,13 @@ class Chat:
             begins = len(before)
             found = whole.find(turn.content, begins)
             if not whole.startswith(before) or begins < done:
-                raise _unusable("changes the prompt once there is an answer")
+                raise self._unusable("changes the prompt once there is an answer")
             if found < 0:
-                raise _unusable("does not write an answer as it is given")
+                raise self._unusable("does not write an answer as it is given")
             end, ended = self._end(whole, found + len(turn.content))
+            if not self.asks and whole[begins:found].strip():
+                # Without a generation prompt, what stands in front of every answer is part of what asks for it.
+                begins = found
             last = number == len(turns) - 1
             segments.append(Segment(whole[done:begins]))
             segments.append(Segment(whole[begins:end], answer=True, ends=last and not ended))
@@ -116,8 +124,19 @@ class Chat:
         try:
             text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
         except Exception as error:  # jinja's own errors, and whatever else a template runs into
-            raise _unusable(f"refuses the turns ({str(error).splitlines()[0]})") from None
+            raise self._unusable(f"refuses the turns ({str(error).splitlines()[0]})") from None
         return text
+
+    def _unusable(self, what: str) -> UserError:
+        template = "its chat template" if self._where == "model" else "the template"
+        return UserError.at(self._where, f"{template} {what}.", "Give data.chat_template another template, or plain.")
+
+    def _asks(self) -> bool:
+        """Whether the template writes something that asks for an answer, or nothing is in front of answers at all."""
+        asked, answered = [Turn("user", "xuserx")], [Turn("user", "xuserx"), Turn("assistant", "xanswerx")]
+        plain, before = self._render(asked, ask=False), self._render(asked, ask=True)
+        header = self._render(answered, ask=False)[len(before) :].partition("xanswerx")[0]
+        return plain != before or not header.strip()
 
     def _takes_system(self) -> bool:
         """Whether the template writes a system message down."""
@@ -162,9 +181,6 @@ def _read(path: Path) -> str:
     except jinja2.TemplateSyntaxError as error:
         if "generation" not in str(error):  # a tag of transformers' own
             raise UserError.at(f"{path}:{error.lineno}", f"is no Jinja template: {error.message}.") from None
+    if not text.strip():
+        raise UserError.at(str(path), "is empty.", "Give data.chat_template another template, or plain.")
     return text
-
-
-def _unusable(what: str) -> UserError:
-    cure = "Give data.chat_template another template, or plain."
-    return UserError.at("model", f"its chat template {what}.", cure)

@@ -84,6 +84,7 @@ class Encoder:
         self.pad_id = padding_token(tokenizer)
         tokenizer.pad_token_id = self.pad_id
         self.vocabulary = len(tokenizer)
+        self._shortened = 0
         self.specials = set(tokenizer.all_special_ids)
         # What is shown or said in front of every question is the same text each time.
         self._tokenize = lru_cache(maxsize=1024)(self._tokens_of)
@@ -103,7 +104,11 @@ class Encoder:
         """
         example = self.example(row)
         longer = len(example.learned) - self.data.max_length
-        return example if longer <= 0 else shorten.shorten(self, example, longer)
+        if longer <= 0:
+            return example
+        shortened = shorten.shorten(self, example, longer)
+        self._shortened += shortened is not None
+        return shortened
 
     def encode_splits(self, splits: Splits) -> Encoded:
         """All rows; those that ``max_length`` leaves nothing of are dropped, and said.
@@ -133,6 +138,7 @@ class Encoder:
 
     def _part(self, name: str, rows: Sequence[Row], said: list[str]) -> list[Example]:
         kept, cut, odd = [], 0, []
+        self._shortened = 0
         limit = f"max_length = {self.data.max_length}"
         for row in rows:
             example = self.encode(row)
@@ -155,6 +161,8 @@ class Encoder:
             )
         if cut:
             said.append(f"data: {cut} of {len(rows)} answers of {name} are cut short by {limit}, and do not end")
+        if questions := self._shortened - cut:
+            said.append(f"data: {questions} of {len(rows)} questions of {name} are cut to fit {limit}")
         if odd:
             where = f" (first: {odd[0]})" if odd[0] else ""
             what = "hold the text of a special token, which the model will read as that token"

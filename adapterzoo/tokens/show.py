@@ -15,6 +15,8 @@ from adapterzoo.tokens.encode import Encoded, Example
 BEGIN, END = "⟦", "⟧"
 """around what is in the loss"""
 LINE = "↵"
+# Other control characters as their pictures: a carriage return that is learned should be seen.
+PICTURES = {code: 0x2400 + code for code in range(32) if code not in (10, 27)} | {0x85: "␤", 0x2028: "␤", 0x2029: "␤"}
 LEARNED, SPECIAL = "bold green", "cyan"
 
 
@@ -26,7 +28,7 @@ def marked(example: Example, tokenizer: Any) -> Text:
         text.append(BEGIN if learned else "", style)
         for token, piece, _ in group:
             special = SPECIAL if token in tokenizer.all_special_ids else ""
-            lines = piece.split("\n")
+            lines = piece.translate(PICTURES).split("\n")
             for number, line in enumerate(lines):
                 text.append_text(safe(line, f"{style} {special}".strip()))
                 if number < len(lines) - 1:

@@ -31,7 +31,7 @@ def test_what_is_learned_stands_in_brackets(
     assert any(line.startswith("train: 24 rows, ") and line.endswith(" of them in the loss") for line in tail)
     assert any(line.startswith("tokens a row: 50 % up to ") for line in tail)
     assert "format qa; written with the model's own chat template; loss on completion" in tail
-    assert "padding <|unk|>, never in the loss; an answer ends with <|end|>, which is" in tail
+    assert "padding <|unk|>, never in the loss; an answer ends with <|end|>" in tail
 
 
 def test_every_token_on_a_line(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]) -> None:

@@ -268,7 +268,7 @@ def test_a_file_of_gigabytes_is_streamed(tmp_path: Path) -> None:
     """A sparse file of 8 GB, of which the first rows are there: read whole, it would fill the memory."""
     path = tmp_path / "huge.jsonl"
     with path.open("w") as file:
-        for number in range(1000):
+        for number in range(10_000):
             file.write(json.dumps({"question": f"q{number}", "answer": "a"}) + "\n")
         file.truncate(8 * 2**30)
     import tracemalloc
@@ -285,3 +285,37 @@ def test_the_order_of_a_shuffle_does_not_depend_on_what_is_random(tmp_path: Path
     first = read_file(path, shuffle=0)
     random.seed(2)
     assert read_file(path, shuffle=0) == first
+
+
+def test_a_class_has_its_name(tmp_path: Path) -> None:
+    import datasets
+
+    features = datasets.Features(
+        {"question": datasets.Value("string"), "answer": datasets.ClassLabel(names=["no", "yes"])}
+    )
+    table = datasets.Dataset.from_dict({"question": ["a", "b"], "answer": [1, 0]}, features=features)
+    table.save_to_disk(str(tmp_path / "saved"))
+    assert read_file(tmp_path / "saved")[0] == [Row.pair("a", "yes"), Row.pair("b", "no")]
+
+
+@pytest.mark.parametrize("orient", ["columns", "records", "index", "split", "table"])
+def test_every_orientation_of_pandas_that_names_columns(orient: str, tmp_path: Path) -> None:
+    from pandas import DataFrame
+
+    frame = DataFrame([{"question": row.prompt, "answer": row.completion} for row in QA])
+    frame.to_json(tmp_path / "rows.json", orient=orient)
+    assert read_file(tmp_path / "rows.json")[0] == QA
+
+
+def test_what_is_no_text_and_no_file(tmp_path: Path) -> None:
+    import os
+
+    for name in ("rows.csv", "rows.json"):
+        with pytest.raises(UserError, match="holds zero bytes"):
+            read(tmp_path, b"question,answer\n\0\0\n", name)
+    with pytest.raises(UserError, match="nested too deeply"):
+        read(tmp_path, "[" * 100_000, "rows.json")
+    os.mkfifo(tmp_path / "pipe.csv")
+    _, problem = find_source("pipe.csv", tmp_path)
+    assert problem is not None
+    assert "is no ordinary file" in str(problem)

@@ -134,3 +134,12 @@ def test_the_quickstart_data() -> None:
     assert len({verb for part in parts for verb in part}) == sum(map(len, parts)) == len(kinds)
     for part in parts:
         assert 0.08 < sum(kinds[verb] == "irregular" for verb in part) / len(part) < 0.3
+
+
+def test_a_source_that_nothing_reads_is_refused_and_rows_left_over_are_said(tmp_path: Path) -> None:
+    first, second = (write(tmp_path / f"{n}.csv", *((f"q{n}{i}", "a") for i in range(20))) for n in "ab")
+    with pytest.raises(UserError, match=r"data.source: is never read: data.split.train names files of its own"):
+        load(tmp_path, source=first, split={"train": [second]})
+    said: list[str] = []
+    load(tmp_path, said, source=first, split={"train": 0.5, "validation": 0.1, "test": 0.1})
+    assert said == ["data: 30% of the rows are in no part: the shares add up to 0.7"]

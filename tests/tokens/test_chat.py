@@ -144,3 +144,21 @@ def test_a_file_that_is_no_template(tmp_path: Path) -> None:
     path.write_text("\n{% for m in messages %}")
     with pytest.raises(UserError, match=r"broken.jinja:2: is no Jinja template"):
         encoder("chatml", chat_template=str(path))
+
+
+def test_a_template_without_a_generation_prompt(tmp_path: Path) -> None:
+    """What it writes before an answer is asked with, not learned: the model would say it, and match nothing."""
+    path = tmp_path / "own.jinja"
+    path.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
+    said: list[str] = []
+    made = encoder("chatml", said, chat_template=str(path), loss_on="assistant")
+    row = conversation(("q1", "a1"), ("q2", "a2"))
+    assert learned(made, row) == "a1a2<|im_end|>"
+    assert made.tokenizer.decode(made.prompt(row)) == "user: q1\nassistant: a1\nuser: q2\nassistant: "
+    assert "no generation prompt" in said[0]
+
+
+def test_a_template_that_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "own.jinja").write_text("\n")
+    with pytest.raises(UserError, match=r"own.jinja: is empty"):
+        encoder("chatml", chat_template=str(tmp_path / "own.jinja"))

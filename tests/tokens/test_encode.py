@@ -207,3 +207,10 @@ def test_padding_on_the_left_changes_no_loss(tiny_model: Path, tokenizer: Any) -
         assert [one.tokens for one in together] == [sum(learned) for _, learned in rows]
         own = model(**pad_batch(rows, PAD)).loss.item()
         assert own == pytest.approx(sum(by_hand) / sum(one.tokens for one in together), rel=1e-5)
+
+
+def test_questions_that_were_cut_are_counted(tokenizer: Any) -> None:
+    said: list[str] = []
+    rows = splits(Row.pair("x" * 100, "y"), Row.pair("x", "y"))
+    Encoder(tokenizer, data(max_length=60), said.append).encode_splits(rows)
+    assert "data: 1 of 2 questions of train are cut to fit max_length = 60" in said
