@@ -15,7 +15,8 @@ from adapterzoo.errors import UserError, did_you_mean
 from adapterzoo.formats import FORMATS, Conversation
 from adapterzoo.recipe import DataSection, Recipe
 from adapterzoo.registry import registry
-from adapterzoo.results import ADAPTER, NOTE, RECIPE, Result, read_results
+from adapterzoo.results import Result, read_results
+from adapterzoo.store import ADAPTER, NOTE, RECIPE
 
 if TYPE_CHECKING:
     from torch import nn

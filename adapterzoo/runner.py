@@ -11,7 +11,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo import results
 from adapterzoo.errors import AdapterzooError, PluginError, Problem, UserError
 from adapterzoo.method import put_on
 from adapterzoo.metric_registry import lower_is_better
@@ -20,7 +19,8 @@ from adapterzoo.prepare import Prepared, prepare, quiet_libraries
 from adapterzoo.progress import Reporter
 from adapterzoo.recipe import Recipe
 from adapterzoo.registry import registry
-from adapterzoo.results import SETTINGS, Result, Store
+from adapterzoo.results import SETTINGS, Result, plain_findings
+from adapterzoo.store import ADAPTER, CHECKPOINTS, TRACEBACK, Store, folder_bytes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -137,7 +137,7 @@ class _Runner:
             result.peak_memory_bytes = peak.bytes
         except (Exception, SystemExit) as error:  # whatever a method does wrong is its own row's failure
             result.status, result.error = "failed", _reason(error)
-            (folder / results.TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
+            (folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
         self.store.write(result, (prediction.record() for prediction in predictions))
         _free_memory()
         return result
@@ -164,7 +164,7 @@ class _Runner:
             self.recipe.train,
             learning_rate=cell.learning_rate or 0.0,
             seed=cell.seed,
-            folder=folder / results.CHECKPOINTS,
+            folder=folder / CHECKPOINTS,
             callbacks=method.callbacks(options, context),
             optimizer=partial(method.optimizer, wrapped, options),
             resume=method.resumes,
@@ -173,12 +173,12 @@ class _Runner:
         result.train_seconds = ran.seconds
         result.tokens_per_second = ran.tokens / ran.seconds
         result.history = ran.history
-        result.findings = results.plain_findings(method.findings(wrapped))
-        method.save(wrapped, folder / results.ADAPTER)
-        if not any((folder / results.ADAPTER).glob("*.safetensors")):
+        result.findings = plain_findings(method.findings(wrapped))
+        method.save(wrapped, folder / ADAPTER)
+        if not any((folder / ADAPTER).glob("*.safetensors")):
             raise PluginError(f"save() of {method.name} wrote no safetensors into its folder")
-        self.prepared.encoded.tokenizer.save_pretrained(str(folder / results.ADAPTER))
-        result.adapter_bytes = results.folder_bytes(folder / results.ADAPTER)
+        self.prepared.encoded.tokenizer.save_pretrained(str(folder / ADAPTER))
+        result.adapter_bytes = folder_bytes(folder / ADAPTER)
         return wrapped
 
     def _measure(self, cell: Cell, model: nn.Module, result: Result) -> list[Prediction]:

@@ -134,7 +134,7 @@ def test_learning_rate_auto_is_each_methods_own_and_a_number_is_for_all(write_re
 
 
 def test_the_resolved_recipe_reads_back_as_the_same(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
-    from adapterzoo.results import Store
+    from adapterzoo.store import Store
 
     recipe = load_recipe(write_recipe("lora, {name: lora, label: wide, r: 64}, adalora"))
     store = Store(tmp_path / "out")

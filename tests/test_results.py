@@ -7,7 +7,8 @@ import pytest
 
 from adapterzoo.comparison import compare
 from adapterzoo.errors import UserError
-from adapterzoo.results import RESULT, Result, Store, read_results
+from adapterzoo.results import RESULT, Result, read_results
+from adapterzoo.store import Store
 
 
 def result(label: str, seed: int = 0, **changes: object) -> Result:

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from adapterzoo import table
 from adapterzoo.comparison import Comparison, compare
-from adapterzoo.results import Result, Store
+from adapterzoo.results import Result
+from adapterzoo.store import Store
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 [/] [red]x[/red] |<b>`*\u202e"
 

@@ -1,0 +1,184 @@
+"""The output folder of a recipe: one folder a cell, whole or not there.
+
+``result.json`` is written last and in one go, so a cell that has one is finished. No torch in here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from adapterzoo.errors import UserError
+from adapterzoo.results import RESULT, Result, read_result
+
+PREDICTIONS = "predictions.jsonl"
+ADAPTER = "adapter"
+CHECKPOINTS = "checkpoints"
+TRACEBACK = "traceback.txt"
+RECIPE = "recipe.yaml"
+NOTE = ".adapterzoo.json"
+LOCK = ".lock"
+# What may grow from one run of a recipe to the next: more methods, more seeds.
+GROWING = ("methods", "seeds", "name")
+
+
+class Store:
+    """The output folder of one recipe."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def check(self, resolved: Mapping[str, Any], data_hash: str, weights: str | None = None) -> str:
+        """Whether the folder is free for a recipe, or this recipe's already: returns the recipe's hash.
+
+        Raises:
+            UserError: it holds results of a recipe that differs in more than its methods and seeds, or things
+                that are no results at all.
+        """
+        self._identity = recipe_identity(resolved, data_hash, weights)
+        recipe_hash = hashlib.sha256(json.dumps(self._identity, sort_keys=True).encode()).hexdigest()
+        note = self.folder / NOTE
+        try:
+            before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
+            if before is not None and before["recipe_hash"] != recipe_hash:
+                changes = "; ".join(_differences(before["identity"], self._identity))
+                raise UserError.at(
+                    str(self.folder),
+                    f"holds the results of another recipe ({changes}).",
+                    "Give --out another folder, or remove that one.",
+                )
+            if before is None and self.folder.exists() and any(one.name != LOCK for one in self.folder.iterdir()):
+                what = "is there already and is no output folder of adapterzoo."
+                raise UserError.at(str(self.folder), what, "Give --out another.")
+        except OSError as error:
+            raise self._unusable(error) from None
+        except (ValueError, KeyError, TypeError):
+            raise UserError.at(str(note), "is damaged.", "Give --out another folder, or remove that one.") from None
+        return recipe_hash
+
+    def begin(self, resolved: Mapping[str, Any], recipe_hash: str) -> None:
+        """Take the folder for a recipe that was checked.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock()
+            _write(self.folder / NOTE, json.dumps({"recipe_hash": recipe_hash, "identity": self._identity}, indent=1))
+            _write(self.folder / RECIPE, _yaml(resolved))
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    def _lock(self) -> None:
+        """Keep other runs out for as long as this store is there: two would write the same cells.
+
+        Raises:
+            UserError: another run is at work.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        self._held = (self.folder / LOCK).open("w")
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            cure = "Wait for it, or give --out another folder."
+            raise UserError.at(str(self.folder), "another run is writing there.", cure) from None
+        except OSError:  # a file system that knows no locks
+            return
+
+    def _unusable(self, error: OSError) -> UserError:
+        return UserError.at(f"--out {self.folder}", f"cannot be written: {error.strerror}.", "Give another folder.")
+
+    def cell(self, label: str, seed: int) -> Path:
+        """The folder of one cell."""
+        return self.folder / label / f"seed-{seed}"
+
+    def of(self, label: str) -> list[Result]:
+        """The results of a label, of whatever seeds."""
+        return [read_result(path) for path in sorted((self.folder / label).glob(f"seed-*/{RESULT}"))]
+
+    def clear(self, label: str, seed: int, settings: Mapping[str, Any]) -> Path:
+        """An empty folder for a cell, where an older result of it is gone.
+
+        Checkpoints are kept if they are of the same settings: training goes on from them.
+        """
+        folder = self.cell(label, seed)
+        for name in (RESULT, PREDICTIONS, TRACEBACK):
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / ADAPTER, ignore_errors=True)
+        marker, wanted = folder / CHECKPOINTS / "settings.json", json.dumps(settings, sort_keys=True)
+        if not marker.is_file() or marker.read_text(encoding="utf-8") != wanted:
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+            marker.parent.mkdir(parents=True)
+            _write(marker, wanted)
+        return folder
+
+    def write(self, result: Result, predictions: Iterable[Mapping[str, Any]] = ()) -> None:
+        """Put down a cell: its predictions, then, in one go, its result."""
+        folder = self.cell(result.label, result.seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in predictions]
+        if lines:
+            _write(folder / PREDICTIONS, "".join(lines))
+        _write(folder / RESULT, json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n")
+        # Of a failure too: the next try shall not begin with what may have caused it.
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+def recipe_identity(resolved: Mapping[str, Any], data_hash: str, weights: str | None) -> dict[str, Any]:
+    """What must not differ between rows of one table: all but the methods and seeds; data and model by content."""
+    data = {name: value for name, value in resolved["data"].items() if name not in ("source", "split")}
+    if Path(data.get("chat_template", "")).is_file():
+        data["chat_template"] = hashlib.sha256(Path(data["chat_template"]).read_bytes()).hexdigest()
+    identity = {name: value for name, value in resolved.items() if name not in GROWING}
+    identity["model"] = {**identity.get("model", {}), "weights": weights}
+    identity["data"] = {**data, "rows": data_hash}
+    # Each method's learning rate is kept with its cell.
+    identity["train"] = {name: value for name, value in identity["train"].items() if name != "learning_rate"}
+    return identity
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of the weights in an adapter's folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+
+
+def _differences(before: Any, after: Any, path: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = [*before, *(key for key in after if key not in before)]
+        return [
+            line for key in keys for line in _differences(before.get(key), after.get(key), f"{path}.{key}".lstrip("."))
+        ]
+    if path == "data.rows" and before != after:
+        return ["the rows of the data are others"]
+    return [] if before == after else [f"{path}: {before!r} there, {after!r} here"]
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.new")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+def _yaml(data: Mapping[str, Any]) -> str:
+    from io import StringIO
+
+    from ruamel.yaml import YAML
+
+    stream = StringIO()
+    dumper = YAML()
+    dumper.default_flow_style = False
+    dumper.dump(dict(data), stream)
+    return stream.getvalue()
