@@ -61,27 +61,20 @@ def starter(source: str, model: str = MODEL) -> str:
     else:
         long = labels and sum(map(len, labels)) / len(labels) > 60
         metrics = "[rouge, loss, perplexity]" if long else "[exact_match, loss, perplexity]"
-    shots = (
-        ""
-        if name != "text"
-        else "  shots: 0                     # nothing is asked, so there are no examples to show\n"
-    )
+    shots = "  shots: 0                     # nothing is asked: no examples to show\n" if name == "text" else ""
     found = f"# {', '.join(columns)}: the columns; the first {len(rows)} rows were looked at."
     if classifies:
         shown = [*map(_one_line, labels[:8]), *(["..."] if len(labels) > 8 else [])]
         found += f"\n# The answers look like labels: {', '.join(shown)}"
-    return (
-        (files("adapterzoo") / "starter.yaml.in")
-        .read_text(encoding="utf-8")
-        .format(
-            title=_one_line(source),
-            found=found,
-            name=re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem).strip("-._") or "my-data",
-            model=_quoted(model),
-            data="\n".join(lines),
-            metrics=metrics,
-            shots=shots,
-        )
+    template = (files("adapterzoo") / "starter.yaml.in").read_text(encoding="utf-8")
+    return template.format(
+        title=_one_line(source),
+        found=found,
+        name=re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem).strip("-._") or "my-data",
+        model=_quoted(model),
+        data="\n".join(lines),
+        metrics=metrics,
+        shots=shots,
     )
 
 

@@ -124,7 +124,7 @@ def _without_repeats(
     repeated = [(row, *elsewhere[row]) for row in parts["train"] if row in elsewhere]
     prompts = {row.prompt for row in parts["train"]}
     again = sum(row.prompt in prompts for row in parts["test"]) if not repeated else 0
-    if again and data.format != "text" and any(row.prompt for row in parts["test"]):
+    if again and any(prompts):
         say(f"data: {again} of {len(parts['test'])} test rows have a prompt that is in train with another answer")
     if not repeated:
         return parts

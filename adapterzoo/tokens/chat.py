@@ -11,6 +11,8 @@ from adapterzoo.data.row import Row, Turn
 from adapterzoo.errors import UserError
 from adapterzoo.recipe import DataSection
 
+PROBE = "xanswerx"
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -41,12 +43,19 @@ class Chat:
         self.plain = data.chat_template == "plain" or not tokenizer.chat_template
         if self.plain and data.chat_template == "auto":
             say("model: its tokenizer has no chat template; prompt and answer are put on lines of their own")
-        self.asks = self.plain or self._asks()
-        if not self.asks:
-            say("model: its chat template has no generation prompt; what it writes before an answer is asked with")
-        self.folds_system = not self.plain and not self._takes_system()
         self._say = say
         self._said_fold = False
+        self.asks = True
+        if self.plain:
+            return
+        # What the template writes between its generation prompt and an answer: the last one, and those before.
+        probe = [Turn("user", "xuserx"), Turn("assistant", PROBE)]
+        self._headers = {True: self._header(probe, 1), False: self._header([*probe, *probe], 1)}
+        prompted = self._render(probe[:1], ask=True) != self._render(probe[:1], ask=False)
+        self.asks = prompted or not self._headers[True].strip()
+        if not self.asks:
+            say("model: its chat template has no generation prompt; what it writes before an answer is asked with")
+        self.folds_system = not self._takes_system()
 
     def segments(self, row: Row, shots: Sequence[Row] = ()) -> list[Segment]:
         """The text of an example, in order; what the assistant says is apart. The last one is the answer.
@@ -63,7 +72,7 @@ class Chat:
             shown = [turn for shot in shots for turn in shot.turns if turn.role != "system"]
             turns = [*system, *shown, *(turn for turn in turns if turn.role != "system")]
         if row.raw:
-            return _raw(turns, len(turns) - len(row.turns))
+            return _raw(turns)
         if self.plain:
             return _plain(turns, len(turns) - len(row.turns))
         return self._templated(self._folded(turns))
@@ -90,18 +99,20 @@ class Chat:
         for number, turn in enumerate(turns):
             if turn.role != "assistant":
                 continue
+            last = number == len(turns) - 1
             before = self._render(turns[:number], ask=True)
             begins = len(before)
-            found = whole.find(turn.content, begins)
             if not whole.startswith(before) or begins < done:
                 raise self._unusable("changes the prompt once there is an answer")
-            if found < 0:
+            header = self._headers[last]
+            if not whole.startswith(header + turn.content, begins):
+                header = self._header(turns, number)
+            if not whole.startswith(header + turn.content, begins):
                 raise self._unusable("does not write an answer as it is given")
+            found = begins + len(header)
             end, ended = self._end(whole, found + len(turn.content))
-            if not self.asks and whole[begins:found].strip():
-                # Without a generation prompt, what stands in front of every answer is part of what asks for it.
-                begins = found
-            last = number == len(turns) - 1
+            # Without a generation prompt, what stands in front of every answer is part of what asks for it.
+            begins = begins if self.asks else found
             segments.append(Segment(whole[done:begins]))
             segments.append(Segment(whole[begins:end], answer=True, ends=last and not ended))
             done = end
@@ -131,12 +142,12 @@ class Chat:
         template = "its chat template" if self._where == "model" else "the template"
         return UserError.at(self._where, f"{template} {what}.", "Give data.chat_template another template, or plain.")
 
-    def _asks(self) -> bool:
-        """Whether the template writes something that asks for an answer, or nothing is in front of answers at all."""
-        asked, answered = [Turn("user", "xuserx")], [Turn("user", "xuserx"), Turn("assistant", "xanswerx")]
-        plain, before = self._render(asked, ask=False), self._render(asked, ask=True)
-        header = self._render(answered, ask=False)[len(before) :].partition("xanswerx")[0]
-        return plain != before or not header.strip()
+    def _header(self, turns: Sequence[Turn], number: int) -> str:
+        """What stands between the text that asks for an answer and the answer, found with one that is unmistakable."""
+        asked = self._render(turns[:number], ask=True)
+        whole = self._render([*turns[:number], Turn("assistant", PROBE), *turns[number + 1 :]], ask=False)
+        at = whole.find(PROBE, len(asked))
+        return whole[len(asked) : at] if at >= 0 else ""
 
     def _takes_system(self) -> bool:
         """Whether the template writes a system message down."""
@@ -147,13 +158,9 @@ class Chat:
             return False
 
 
-def _raw(turns: Sequence[Turn], shown: int) -> list[Segment]:
+def _raw(turns: Sequence[Turn]) -> list[Segment]:
     """The texts as they are; those that are only shown, with an empty line behind each."""
-    before = [
-        Segment(turn.content + ("\n\n" if turn.role == "assistant" else ""))
-        for number, turn in enumerate(turns[:-1])
-        if turn.content or number < shown
-    ]
+    before = [Segment(f"{turn.content}\n\n" if turn.role == "assistant" else turn.content) for turn in turns[:-1]]
     return [*before, Segment(turns[-1].content, answer=True, ends=True)]
 
 

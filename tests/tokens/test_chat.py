@@ -96,11 +96,13 @@ def test_a_system_message_is_in_the_prompt_or_folded_into_it(family: str) -> Non
     assert "Be brief." not in made.tokenizer.decode(own.prompt)
 
 
-def test_a_template_that_writes_more_into_the_last_answer() -> None:
-    made = encoder("chatml", loss_on="assistant")
-    made.tokenizer.chat_template = THINKING
-    row = conversation(("q1", "a1"), ("q2", "a2"))
-    assert learned(made, row) == "a1<|im_end|><think>\n\n</think>\n\na2<|im_end|>"
+def test_a_template_that_writes_more_into_the_last_answer(tmp_path: Path) -> None:
+    path = tmp_path / "thinking.jinja"
+    path.write_text(THINKING)
+    made = encoder("chatml", loss_on="assistant", chat_template=str(path))
+    for first, second in (("a1", "a2"), ("<", "k"), ("think", "<think>")):
+        row = conversation(("q1", first), ("q2", second))
+        assert learned(made, row) == f"{first}<|im_end|><think>\n\n</think>\n\n{second}<|im_end|>"
 
 
 def test_examples_shown_stand_before_the_question_and_behind_the_system_message() -> None:
@@ -156,6 +158,7 @@ def test_a_template_without_a_generation_prompt(tmp_path: Path) -> None:
     assert learned(made, row) == "a1a2<|im_end|>"
     assert made.tokenizer.decode(made.prompt(row)) == "user: q1\nassistant: a1\nuser: q2\nassistant: "
     assert "no generation prompt" in said[0]
+    assert learned(made, conversation(("q", "a"))) == "a<|im_end|>", "and not the a of assistant"
 
 
 def test_a_template_that_is_empty(tmp_path: Path) -> None:
