@@ -161,7 +161,7 @@ def refused(model: ModelSection, error: Exception) -> UserError:
     """What to tell a person about a model, or its tokenizer, that cannot be had."""
     text = str(error)
     reason = (text.strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    cure = _other_names(model.name)
+    cure = _other_names(model.name).strip()
     if "gated repo" in text:
         reason = "it is gated: its owners ask who has it"
         cure = f"Accept their terms at https://huggingface.co/{model.name}, then log in (hf auth login)."
