@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from adapterzoo.formats import FORMATS, Conversation
 from adapterzoo.recipe import DataSection, Recipe
 from adapterzoo.registry import registry
 from adapterzoo.results import Result, read_results
-from adapterzoo.store import ADAPTER, NOTE, RECIPE
+from adapterzoo.store import ADAPTER, RECIPE, Store
 
 if TYPE_CHECKING:
     from torch import nn
@@ -152,10 +151,7 @@ def merge(adapter: Adapter, to: Path, say: Say) -> None:
 
 
 def _check_weights(adapter: Adapter, weights: str | None) -> None:
-    try:
-        trained_on = json.loads((adapter.folder / NOTE).read_text(encoding="utf-8"))["identity"]["model"]["weights"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return
+    trained_on = Store(adapter.folder).weights()
     if trained_on is not None and weights is not None and trained_on != weights:
         name = adapter.recipe.model.name
         raise UserError.at(f"model {name}", "its weights are not those that the adapter was trained on.")

@@ -30,17 +30,17 @@ def read_data(recipe: Recipe, say: Callable[[str], None]) -> tuple[Recipe, Split
     return _fitted(recipe, splits, say), splits
 
 
-def encode_data(recipe: Recipe, splits: Splits, say: Callable[[str], None]) -> tuple[Encoder, Encoded]:
+def encode_data(recipe: Recipe, location: str, splits: Splits, say: Callable[[str], None]) -> tuple[Encoder, Encoded]:
     """The rows as tokens.
 
+    Args:
+        location: what transformers is given for the model.
+
     Raises:
-        UserError: there is no such model, it has no usable tokenizer or chat template, or all rows are too long.
+        UserError: it has no usable tokenizer or chat template, or all rows are too long.
     """
-    from adapterzoo import loading
     from adapterzoo.tokens import cache, encode
 
-    location = loading.locate(recipe.model.name, say)
-    loading.load_config(recipe.model, location)  # whether there is such a model, before what its tokenizer lacks
     encoder = encode.Encoder(encode.load_tokenizer(recipe.model, location), recipe.data, say)
     return encoder, cache.encode_splits(encoder, splits)
 

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import metadata
 
 import adapterzoo.metrics
 from adapterzoo import hookspecs
-from adapterzoo.errors import PluginError, did_you_mean
+from adapterzoo.entry_points import BUILT_IN, Broken, Brought, bring, reason
+from adapterzoo.errors import PluginError
 from adapterzoo.metric import RESERVED, Metric
-from adapterzoo.registry import BUILT_IN, Broken, bring, reason
 
 
-class Metrics(Mapping[str, Metric]):
+class Metrics(Brought[Metric]):
     """The metrics by name, and the plugins whose metrics had to be left out."""
 
     def __init__(self, entry_points: Iterable[metadata.EntryPoint]) -> None:
-        self._metrics: dict[str, Metric] = {}
-        self._packages: dict[str, str] = {}
+        super().__init__()
         brought, self.broken = bring([*_built_in(), *entry_points], "adapterzoo_metrics", _verify)
         # The built-in ones first, so that nobody takes their names.
         for entry_point, package, found in sorted(brought, key=lambda one: (one[1] != BUILT_IN, one[1], one[0].name)):
@@ -33,33 +32,17 @@ class Metrics(Mapping[str, Metric]):
         for metric in metrics:
             if metric.name in added:
                 raise PluginError(f"it brings two metrics named '{metric.name}'")
-            if metric.name in self._metrics:
+            if metric.name in self:
                 raise PluginError(f"'{metric.name}' is already the name of a metric from {self.package(metric.name)}")
-            for other in (*self._metrics.values(), *added.values()):
+            for other in (*self.values(), *added.values()):
                 if both := set(metric.columns) & set(other.columns):
                     raise PluginError(f"column '{min(both)}' of '{metric.name}' is one of metric '{other.name}' too")
             added[metric.name] = metric
-        self._metrics.update(added)
-        self._packages.update(dict.fromkeys(added, package))
+        self.add(added, package)
 
-    def __getitem__(self, name: str) -> Metric:
-        return self._metrics[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._metrics))
-
-    def __len__(self) -> int:
-        return len(self._metrics)
-
-    def hint(self, name: str) -> str:
+    def hint(self, name: str, more: Iterable[str] = RESERVED) -> str:
         """What to say to somebody who asks for a metric that is not there."""
-        left_out = [broken for broken in self.broken if name in (broken.plugin, broken.package)]
-        known = {*self, *RESERVED}
-        return f"Its plugin was left out: {left_out[0].reason}." if left_out else did_you_mean(name, known)
-
-    def package(self, name: str) -> str:
-        """The distribution that brought a metric."""
-        return self._packages.get(name, BUILT_IN)
+        return super().hint(name, more)
 
 
 @cache

@@ -82,9 +82,9 @@ def prepare(
         from adapterzoo import loading
         from adapterzoo.training_arguments import total_steps
 
-        encoder, encoded = encode_data(recipe, splits, say)
-        location = loading.locate(recipe.model.name)
+        location = loading.locate(recipe.model.name, say)
         config = loading.load_config(recipe.model, location)
+        encoder, encoded = encode_data(recipe, location, splits, say)
         skeleton = loading.skeleton(recipe.model, config, encoder.vocabulary)
         prepared = Prepared(
             recipe=recipe,

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from adapterzoo import document
+from adapterzoo.data.row import PARTS
 from adapterzoo.data.sources import find_file, find_source, is_hub_id
-from adapterzoo.data.split import PARTS
 from adapterzoo.document import Document, Location
 from adapterzoo.errors import Problem, UserError, did_you_mean
 from adapterzoo.method import BASES, ENTRY_KEYS, Method

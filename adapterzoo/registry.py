@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import metadata
 from typing import Any
 
-import pluggy
-
 from adapterzoo import hookspecs
-from adapterzoo.errors import PluginError, did_you_mean
+from adapterzoo.entry_points import BUILT_IN, Broken, Brought, bring, reason
+from adapterzoo.errors import PluginError
 from adapterzoo.method import BASES, CONTRACT, ENTRY_KEYS, GROUPS, Method, Options
-from adapterzoo.terminal import output_aside
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
-BUILT_IN = "adapterzoo"
-# Set to 1, only the built-in methods are there.
-NO_THIRD_PARTY = "ADAPTERZOO_NO_THIRD_PARTY"
 NAMES = (tuple, list)
 # Of a method: a generator would be used up by the first look, anything else could not be shown.
 ATTRIBUTES: dict[str, type | tuple[type, ...]] = {
@@ -45,21 +38,11 @@ ATTRIBUTES: dict[str, type | tuple[type, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class Broken:
-    """A plugin that was left out, and why."""
-
-    plugin: str
-    package: str
-    reason: str
-
-
-class Registry:
+class Registry(Brought[Method[Any]]):
     """The methods by name, and the plugins that had to be left out."""
 
     def __init__(self, entry_points: Iterable[metadata.EntryPoint]) -> None:
-        self._methods: dict[str, Method[Any]] = {}
-        self._packages: dict[str, str] = {}
+        super().__init__()
         brought, self.broken = bring(entry_points, "adapterzoo_methods", _verify)
         # The built-in ones first, so that nobody takes their names; what gives way, after those it gives way to.
         for entry_point, package, methods in sorted(brought, key=_precedence):
@@ -69,10 +52,10 @@ class Registry:
                 self.broken.append(Broken(entry_point.name, package, reason(error)))
 
     def _add(self, methods: Sequence[Method[Any]], package: str) -> None:
-        stood_for = {name for method in self._methods.values() for name in method.stands_for}
+        stood_for = {name for method in self.values() for name in method.stands_for}
         added = {}
         for method in methods:
-            taken = method.name in self._methods or method.name in stood_for
+            taken = method.name in self or method.name in stood_for
             if method.fallback and taken:
                 continue
             if method.name in added:
@@ -80,20 +63,7 @@ class Registry:
             if taken:
                 raise PluginError(f"'{method.name}' is already the name of a method from {self.package(method.name)}")
             added[method.name] = method
-        self._methods.update(added)
-        self._packages.update(dict.fromkeys(added, package))
-
-    def __getitem__(self, name: str) -> Method[Any]:
-        return self._methods[name]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._methods
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._methods))
-
-    def __len__(self) -> int:
-        return len(self._methods)
+        self.add(added, package)
 
     def require(self, name: str) -> Method[Any]:
         """A method by name.
@@ -105,15 +75,6 @@ class Registry:
             return self[name]
         raise PluginError(f"unknown method '{name}'. {self.hint(name)}")
 
-    def hint(self, name: str) -> str:
-        """What to say to somebody who asks for a method that is not there."""
-        left_out = [broken for broken in self.broken if name in (broken.plugin, broken.package)]
-        return f"Its plugin was left out: {left_out[0].reason}." if left_out else did_you_mean(name, self)
-
-    def package(self, name: str) -> str:
-        """The distribution that brought a method."""
-        return self._packages.get(name, BUILT_IN)
-
 
 @cache
 def registry() -> Registry:
@@ -121,75 +82,9 @@ def registry() -> Registry:
     return Registry(metadata.entry_points(group=hookspecs.PROJECT))
 
 
-def bring(
-    entry_points: Iterable[metadata.EntryPoint], hook: str, verify: Callable[[object], None]
-) -> tuple[list[tuple[metadata.EntryPoint, str, list[Any]]], list[Broken]]:
-    """What the plugins' hook of that name gives.
-
-    Args:
-        verify: looks at each thing brought, and raises what is wrong with it.
-
-    Returns:
-        Entry point, distribution and what it brings, for each sound plugin; and the others, with the reason.
-    """
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
-    brought, broken = [], []
-    # One by one: pluggy's own loader stops at the first plugin that fails to import, passes over a second
-    # one of the same name, and lets one hook that raises abort the call for all.
-    for entry_point in sorted(entry_points, key=lambda point: (_package(point), point.name)):
-        package = _package(entry_point)
-        if package != BUILT_IN and os.environ.get(NO_THIRD_PARTY, "0") not in ("", "0"):
-            broken.append(Broken(entry_point.name, package, f"switched off by {NO_THIRD_PARTY}"))
-            continue
-        try:
-            found = _load(manager, entry_point, package, hook)
-            for one in found:
-                verify(one)
-            brought.append((entry_point, package, found))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # a stranger's module may raise anything, even SystemExit
-            broken.append(Broken(entry_point.name, package, reason(error)))
-    return brought, broken
-
-
-def _load(manager: pluggy.PluginManager, point: metadata.EntryPoint, package: str, hook: str) -> list[Any]:
-    """What one entry point brings; nothing, where it has only the other hooks."""
-    with output_aside():
-        module = point.load()
-        if manager.register(module, f"{package}:{point.name}") is None:
-            raise PluginError("pluggy refused to register it")
-        calls = {
-            name: [call for call in getattr(manager.hook, name).get_hookimpls() if call.plugin is module]
-            for name in hookspecs.HOOKS
-        }
-        if not any(calls.values()):
-            raise PluginError(f"it has no {' or '.join(calls)} hook (is @hookimpl missing?)")
-        if not calls[hook] and hasattr(module, hook):
-            raise PluginError(f"its {hook} is no hook (is @hookimpl missing?)")
-        found = calls[hook][0].function() if calls[hook] else []
-    if not isinstance(found, list):
-        raise PluginError(f"{hook} returned {found!r}, not a list of {hook.rpartition('_')[2]}")
-    return found
-
-
 def _precedence(brought: tuple[metadata.EntryPoint, str, Sequence[Method[Any]]]) -> tuple[bool, bool, str, str]:
     point, package, methods = brought
     return package != BUILT_IN, any(method.fallback for method in methods), package, point.name
-
-
-def _package(entry_point: metadata.EntryPoint) -> str:
-    if entry_point.dist is None:  # made here and not by an installed package
-        return BUILT_IN if entry_point.module.startswith(f"{BUILT_IN}.") else "?"
-    return entry_point.dist.name
-
-
-def reason(error: BaseException) -> str:
-    """Why a plugin was left out, in one line."""
-    if isinstance(error, SystemExit):
-        return f"it called sys.exit({error.code!r}) while it was loaded"
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
 def _verify(method: object) -> None:

@@ -80,12 +80,10 @@ def starter(source: str, model: str = MODEL) -> str:
 
 def _format(columns: Sequence[str], rows: Sequence[dict[str, object]]) -> tuple[str, dict[str, str], str]:
     """The format, which columns it takes, and why."""
-    found = [name for form in recognise(columns) for name, one in FORMATS.items() if one is form]
-    if found:
+    if found := recognise(columns):
         return found[0], {}, "recognised from the columns"
     lower = {column.lower().strip(): column for column in reversed(columns)}
-    folded = [name for form in recognise(list(lower)) for name, one in FORMATS.items() if one is form]
-    if folded:
+    if folded := recognise(list(lower)):
         form = FORMATS[folded[0]]
         taken = [name for name in (*form.columns, *form.optional) if name in lower]
         return folded[0], {name: lower[name] for name in taken}, "recognised from the columns"

@@ -98,6 +98,16 @@ class Store:
     def _unusable(self, error: OSError) -> UserError:
         return UserError.at(f"--out {self.folder}", f"cannot be written: {error.strerror}.", "Give another folder.")
 
+    def weights(self) -> str | None:
+        """Which weights of the model its results were made on; None where that is not known."""
+        try:
+            known: str | None = json.loads((self.folder / NOTE).read_text(encoding="utf-8"))["identity"]["model"][
+                "weights"
+            ]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return known
+
     def cell(self, label: str, seed: int) -> Path:
         """The folder of one cell."""
         return self.folder / label / f"seed-{seed}"

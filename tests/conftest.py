@@ -11,7 +11,7 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +150,20 @@ def adapterzoo_process() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
 
     return invoke
+
+
+@pytest.fixture
+def strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for plugins that a test writes; what was imported from it is gone afterwards."""
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.startswith("stranger_")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading weights is a failure of the test."""
+    from adapterzoo import base
+
+    monkeypatch.setattr(base, "load", lambda *_: pytest.fail("weights were loaded"))

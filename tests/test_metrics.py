@@ -6,13 +6,13 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
+from strangers import METHOD, plugin
 
 from adapterzoo import Metric, PluginError
 from adapterzoo.metric import RESERVED, overall, per_example
@@ -270,19 +270,6 @@ def test_without_a_total_it_is_the_mean_and_a_mean_too_large_is_an_error() -> No
         overall(metric, "ab", "ab", [{"mine": 1e308}, {"mine": 1e308}])
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.syspath_prepend(tmp_path)
-    yield tmp_path
-    for name in [name for name in sys.modules if name.startswith("stranger_")]:
-        del sys.modules[name]
-
-
-def plugin(name: str, folder: Path, body: str) -> EntryPoint:
-    (folder / f"stranger_{name}.py").write_text(body, encoding="utf-8")
-    return EntryPoint(name, f"stranger_{name}", "adapterzoo")
-
-
 GOOD = """
 from adapterzoo import Metric, hookimpl
 def score(reference, answer):
@@ -292,19 +279,11 @@ def score(reference, answer):
 def adapterzoo_metrics():
     return [Metric("NAME", score)]
 """
-METHOD = """
-from adapterzoo import Method, Options, hookimpl
-class Mine(Method):
-    name, summary, paper, options = "mine", "s", "p", Options
-    learning_rate, learning_rate_source = 1e-3, "me"
-@hookimpl
-def adapterzoo_methods():
-    return [Mine()]
-"""
+MINE = METHOD.replace("NAME", "mine")
 
 
-def test_a_strangers_metric_is_found_and_needs_no_method(folder: Path) -> None:
-    point = plugin("good", folder, GOOD.replace("NAME", "good"))
+def test_a_strangers_metric_is_found_and_needs_no_method(strangers: Path) -> None:
+    point = plugin("good", strangers, GOOD.replace("NAME", "good"))
     found = Metrics([*entry_points(group="adapterzoo"), point])
     assert per_example(found["good"], "a", "b") == {"good": 0.5}
     assert (found["good"].summary, found.package("good"), found.package("rouge")) == (
@@ -315,16 +294,16 @@ def test_a_strangers_metric_is_found_and_needs_no_method(folder: Path) -> None:
     assert not Registry([point]).broken
 
 
-def test_one_module_brings_both(folder: Path) -> None:
-    points = [plugin("both", folder, METHOD + GOOD.replace("NAME", "mine")), plugin("method", folder, METHOD)]
+def test_one_module_brings_both(strangers: Path) -> None:
+    points = [plugin("both", strangers, MINE + GOOD.replace("NAME", "mine")), plugin("method", strangers, MINE)]
     assert "mine" in Metrics(points)
     assert "mine" in Registry(points)
     assert not Metrics(points).broken
 
 
-def test_the_documents_plugin_is_one(folder: Path) -> None:
+def test_the_documents_plugin_is_one(strangers: Path) -> None:
     (body,) = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
-    metric = Metrics([plugin("document", folder, body)])["same-length"]
+    metric = Metrics([plugin("document", strangers, body)])["same-length"]
     assert per_example(metric, "a b", "c d") == {"same-length": True}
 
 
@@ -334,7 +313,7 @@ def test_the_documents_plugin_is_one(folder: Path) -> None:
         ("raise RuntimeError('on import')", "RuntimeError: on import"),
         ("import sys\nsys.exit('bye')", "it called sys.exit('bye') while it was loaded"),
         ("def adapterzoo_metrics(): return []", "is @hookimpl missing?"),
-        (METHOD + "def adapterzoo_metrics(): return []", "is @hookimpl missing?"),
+        (MINE + "def adapterzoo_metrics(): return []", "is @hookimpl missing?"),
         (GOOD.partition("    return [")[0] + "    raise ValueError('in the hook')", "in the hook"),
         (GOOD.partition("    return [")[0] + "    return 3", "returned 3, not a list of metrics"),
         (GOOD.partition("    return [")[0] + "    return ['rouge']", "which is no adapterzoo.Metric"),
@@ -358,8 +337,8 @@ def test_the_documents_plugin_is_one(folder: Path) -> None:
         (GOOD.replace("NAME", "mine").replace("score)]", "score)] * 2"), "brings two metrics named 'mine'"),
     ],
 )
-def test_a_broken_plugin_is_named_and_left_out(folder: Path, body: str, reason: str) -> None:
-    found = Metrics([plugin("bad", folder, body), plugin("good", folder, GOOD.replace("NAME", "good"))])
+def test_a_broken_plugin_is_named_and_left_out(strangers: Path, body: str, reason: str) -> None:
+    found = Metrics([plugin("bad", strangers, body), plugin("good", strangers, GOOD.replace("NAME", "good"))])
     (broken,) = found.broken
     assert broken.plugin == "bad"
     assert reason in broken.reason
@@ -368,9 +347,9 @@ def test_a_broken_plugin_is_named_and_left_out(folder: Path, body: str, reason: 
     assert "'rouge'" in found.hint("rogue")
 
 
-def test_third_party_metrics_can_be_switched_off(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_third_party_metrics_can_be_switched_off(strangers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADAPTERZOO_NO_THIRD_PARTY", "1")
-    found = Metrics([plugin("good", folder, GOOD.replace("NAME", "good"))])
+    found = Metrics([plugin("good", strangers, GOOD.replace("NAME", "good"))])
     assert set(found) == set(BUILT_IN)
     assert [broken.reason for broken in found.broken] == ["switched off by ADAPTERZOO_NO_THIRD_PARTY"]
 

@@ -172,6 +172,8 @@ def small(name: str, *more: str) -> list[str]:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_loads_with_each_command_of_its_opening_comment(path: Path) -> None:
     load_recipe(path)
+    assert opening(path).startswith("# ")
+    assert "# Needs:" in opening(path)
     commands = re.findall(r"adapterzoo run .*?(?=   |\n|$)", opening(path))
     assert f"adapterzoo run {path}" in commands
     for command in commands:

@@ -10,9 +10,10 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from adapterzoo.entry_points import BUILT_IN
 from adapterzoo.errors import UserError
 from adapterzoo.method import BASES, GROUPS, Method
-from adapterzoo.registry import BUILT_IN, Registry, registry
+from adapterzoo.registry import Registry, registry
 from adapterzoo.table import inert_markdown
 from adapterzoo.terminal import safe, stdout
 

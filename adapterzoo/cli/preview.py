@@ -7,21 +7,14 @@ from pathlib import Path
 import click
 
 from adapterzoo.cli.arguments import recipe_argument, set_option
+from adapterzoo.data.row import PARTS
 from adapterzoo.terminal import stdout, tell
-
-PARTS = ("train", "validation", "test")
 
 
 @click.command()
 @recipe_argument
 @click.option("-n", "number", type=click.IntRange(min=0), default=3, show_default=True, help="How many examples.")
-@click.option(
-    "--split",
-    type=click.Choice(["train", "validation", "test"]),
-    default="train",
-    show_default=True,
-    help="Of which part.",
-)
+@click.option("--split", type=click.Choice(PARTS), default="train", show_default=True, help="Of which part.")
 @click.option("--tokens", is_flag=True, help="A line for each token, with its id.")
 @set_option
 def preview(recipe: Path, number: int, split: str, tokens: bool, overrides: tuple[str, ...]) -> None:
@@ -33,12 +26,15 @@ def preview(recipe: Path, number: int, split: str, tokens: bool, overrides: tupl
     from adapterzoo.examples import encode_data, read_data
     from adapterzoo.prepare import quiet_libraries
 
-    console, said = stdout(), reporter().say
+    console = stdout()
     # What was read, dropped and chosen is what is asked for here: a result, not a message.
     notes: list[str] = []
     checked, splits = read_data(checked, notes.append)
     with quiet_libraries():
-        encoder, encoded = encode_data(checked, splits, lambda line: _note(line, notes, said))
+        from adapterzoo import loading
+
+        location = loading.locate(checked.model.name, reporter().say)
+        encoder, encoded = encode_data(checked, location, splits, notes.append)
         from adapterzoo.tokens import show
 
         examples = getattr(encoded, split)
@@ -64,11 +60,3 @@ def preview(recipe: Path, number: int, split: str, tokens: bool, overrides: tupl
         tell(console, f"padding {pad}, never in the loss; an answer ends with {end}")
         for note in dict.fromkeys(notes):
             tell(console, note)
-
-
-def _note(line: str, notes: list[str], said: object) -> None:
-    """A download goes to stderr while it lasts; what concerns the data is kept for the end."""
-    if line.startswith(("data:", "model:")):
-        notes.append(line)
-    elif callable(said):
-        said(line)

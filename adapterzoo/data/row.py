@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+PARTS = ("train", "validation", "test")
+
 
 class BadRowError(Exception):
     """A row that is not what its format says: what is wrong with it, and the cure."""

@@ -157,8 +157,7 @@ def _recognised(data: DataSection, columns: Sequence[str], where: str, say: Call
     if len(knowing) == 1:
         return knowing[0]  # said by the names that were mapped
     under = {column: name for name, column in data.columns.items()}
-    found = recognise([under.get(column, column) for column in columns], data.columns)
-    names = [name for form in found for name, one in FORMATS.items() if one is form]
+    names = recognise([under.get(column, column) for column in columns], data.columns)
     if len(names) == 1:
         say(f"data: format {names[0]} ({FORMATS[names[0]].summary}), recognised from the columns")
         return names[0]

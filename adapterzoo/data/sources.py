@@ -20,14 +20,8 @@ HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 def find_file(name: str, folder: Path) -> tuple[list[str], Problem | None]:
     """Any file that a recipe names, beside it or in the current folder: its absolute path."""
-    try:
-        wanted = Path(name).expanduser()
-        there = next((place for place in (folder / wanted, Path.cwd() / wanted) if place.is_file()), None)
-    except (OSError, RuntimeError, ValueError):  # no such user, a name too long, a NUL in it
-        there = None
-    if there is not None:
-        return [str(there.resolve())], None
-    return [], Problem("", f"there is no file '{name}'.", _looked(folder))
+    there = _existing(name, folder)
+    return ([str(there)], None) if there is not None and there.is_file() else ([], _missing(name, folder))
 
 
 def find_source(source: str, folder: Path) -> tuple[list[str], Problem | None]:
@@ -37,20 +31,11 @@ def find_source(source: str, folder: Path) -> tuple[list[str], Problem | None]:
         source: a path, a pattern like ``data/*.csv``, or a hub id.
         folder: the recipe's, where paths are looked for before the current folder.
     """
-    try:
-        wanted = Path(source).expanduser()
-        places = [folder / wanted, Path.cwd() / wanted]
-        there = next((place for place in places if place.exists()), None)
-        matches = [] if there or not re.search(r"[*?\[]", source) else _matching(wanted, folder)
-    except (OSError, RuntimeError, ValueError):  # no such user, a name too long, a NUL in it
-        there, matches = None, []
-    if there is not None:
-        return [str(there.resolve())], _unreadable(there)
-    if matches:
+    if there := _existing(source, folder):
+        return [str(there)], _unreadable(there)
+    if re.search(r"[*?\[]", source) and (matches := _matching(source, folder)):
         return [str(path) for path in matches], next(filter(None, map(_unreadable, matches)), None)
-    if is_hub_id(source):
-        return [source], None
-    return [], Problem("", f"there is no file '{source}'.", _looked(folder))
+    return ([source], None) if is_hub_id(source) else ([], _missing(source, folder))
 
 
 def is_hub_id(source: str) -> bool:
@@ -58,14 +43,32 @@ def is_hub_id(source: str) -> bool:
     return HUB_ID.fullmatch(source) is not None and not source.endswith((*SUFFIXES, ".py", ".txt", ".xlsx"))
 
 
-def _looked(folder: Path) -> str:
-    return f"Looked in {' and in '.join(dict.fromkeys(map(str, (folder.absolute(), Path.cwd()))))}."
+def _existing(name: str, folder: Path) -> Path | None:
+    """What a path names, beside the recipe or in the current folder; absolute."""
+    try:
+        wanted = Path(name).expanduser()
+        return next((place.resolve() for place in (folder / wanted, Path.cwd() / wanted) if place.exists()), None)
+    except (OSError, RuntimeError, ValueError):  # no such user, a name too long, a NUL in it
+        return None
 
 
-def _matching(pattern: Path, folder: Path) -> list[Path]:
-    if pattern.is_absolute():
-        return sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
-    return sorted(path.resolve() for path in folder.glob(str(pattern))) or sorted(Path.cwd().glob(str(pattern)))
+def _missing(name: str, folder: Path) -> Problem:
+    looked = " and in ".join(dict.fromkeys(map(str, (folder.absolute(), Path.cwd()))))
+    return Problem("", f"there is no file '{name}'.", f"Looked in {looked}.")
+
+
+def _matching(source: str, folder: Path) -> list[Path]:
+    """The files of a pattern, beside the recipe or else in the current folder; in order, absolute."""
+    try:
+        pattern = Path(source).expanduser()
+        if pattern.is_absolute():
+            return sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
+        for place in (folder, Path.cwd()):
+            if found := sorted(path.resolve() for path in place.glob(str(pattern))):
+                return found
+    except (OSError, RuntimeError, ValueError):  # no such user, a NUL in it
+        pass
+    return []
 
 
 def _unreadable(path: Path) -> Problem | None:

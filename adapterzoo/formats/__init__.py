@@ -20,7 +20,7 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def recognise(columns: Collection[str], mapped: Collection[str] = ()) -> list[Format]:
+def recognise(columns: Collection[str], mapped: Collection[str] = ()) -> list[str]:
     """The formats whose columns are all there, of those the ones that know most; several where it cannot be told.
 
     Args:
@@ -28,11 +28,10 @@ def recognise(columns: Collection[str], mapped: Collection[str] = ()) -> list[Fo
         mapped: those that the user has mapped on purpose: only formats that know them all are meant.
     """
     there = set(columns)
-    fit = [
-        form
-        for form in FORMATS.values()
+    # How many columns each knows: one named text or input often stands beside those that say more.
+    fit = {
+        name: len(there & {*form.columns, *form.optional})
+        for name, form in FORMATS.items()
         if there >= set(form.columns) and set(mapped) <= {*form.columns, *form.optional}
-    ]
-    # A column named text or input often stands beside those that say more.
-    known = [len(there & {*form.columns, *form.optional}) for form in fit]
-    return [form for form, columns in zip(fit, known, strict=True) if columns == max(known)]
+    }
+    return [name for name, known in fit.items() if known == max(fit.values())]

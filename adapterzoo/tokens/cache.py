@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from adapterzoo.bundled import cache_folder
-from adapterzoo.data.split import PARTS, Splits
+from adapterzoo.data.row import PARTS
+from adapterzoo.data.split import Splits
 from adapterzoo.tokens.encode import Encoded, Encoder, Example
 
 # Raised when the same rows become other tokens than before.

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from adapterzoo.data.row import Row
-from adapterzoo.data.split import PARTS, Splits
+from adapterzoo.data.row import PARTS, Row
+from adapterzoo.data.split import Splits
 from adapterzoo.errors import UserError
 from adapterzoo.recipe import DataSection, ModelSection
 from adapterzoo.tokens import shorten

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from refusals import refused
 
 GOOD = "question,answer\n" + "".join(f"q{n},a{n}\n" for n in range(30))
+
+pytestmark = pytest.mark.usefixtures("no_weights")
 
 
 def chat(*turns: tuple[str, str]) -> dict[str, Any]:
@@ -166,19 +169,9 @@ def test_a_mistake_is_named_with_its_place_and_cure(
     mistake: str, folder: Path, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    from adapterzoo import base
-
-    monkeypatch.setattr(base, "load", lambda *_: pytest.fail("weights were loaded"))
     monkeypatch.chdir(folder)
     data, expected = MISTAKES[mistake]
-    metrics = "accuracy" if mistake.startswith("labels") else "exact_match"
-    sets = ("--set", f"data={{{data}}}", "--set", f"evaluate.metrics=[{metrics}]")
+    labels = mistake.startswith("labels")
+    sets = ("--set", f"data={{{data}}}", "--set", f"evaluate.metrics=[{'accuracy' if labels else 'exact_match'}]")
     for command in ("preview", "check"):
-        if command == "preview" or mistake.startswith("labels"):
-            done = adapterzoo(command, write_recipe("lora"), *sets)
-            assert done.exit_code == 2, done.output
-            assert done.stdout == ""
-            assert "Traceback" not in done.stderr
-            text = " ".join(done.stderr.split())
-            for part in expected:
-                assert part in text, done.stderr
+        refused(adapterzoo(command, write_recipe("lora"), *sets), *expected)

@@ -4,30 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import Result
+from refusals import refused
 
-
-@pytest.fixture(autouse=True)
-def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading weights is the failure of each of these tests."""
-    from adapterzoo import base
-
-    def load(*_: Any) -> None:
-        pytest.fail("weights were loaded")
-
-    monkeypatch.setattr(base, "load", load)
-
-
-def refused(result: Result, *expected: str) -> None:
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert "Traceback" not in result.output
-    text = " ".join(result.stderr.split())
-    for part in expected:
-        assert part in text, result.stderr
+pytestmark = pytest.mark.usefixtures("no_weights")
 
 
 @pytest.mark.parametrize("command", ["run", "check"])

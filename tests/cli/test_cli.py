@@ -23,16 +23,25 @@ def finished(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["run", "--help"], ["methods"], ["methods", "lora"], ["methods", "--json"], ["compare", "DIR"]],
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["methods"],
+        ["methods", "lora"],
+        ["methods", "--json"],
+        ["compare", "DIR"],
+        ["init", "CSV"],
+    ],
 )
-def test_what_does_not_train_imports_nothing_heavy(arguments: list[str], finished: Path) -> None:
+def test_what_does_not_train_imports_nothing_heavy(arguments: list[str], finished: Path, tiny_data: Path) -> None:
     code = (
         "import sys\nfrom adapterzoo.cli import main\n"
         "try:\n    main(sys.argv[1:])\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
         f"print('HEAVY', [name for name in {HEAVY} if name in sys.modules])"
     )
-    arguments = [str(finished) if argument == "DIR" else argument for argument in arguments]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    names = {"DIR": str(finished), "CSV": str(tiny_data)}
+    command = [sys.executable, "-c", code, *(names.get(argument, argument) for argument in arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=finished)
     assert done.stdout.endswith("HEAVY []\n"), done
 
 

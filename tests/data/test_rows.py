@@ -221,6 +221,8 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
         "data/none.jsonl": "there is no file",
         "~nobody/x.csv": "there is no file",
         "x\0.csv": "there is no file",
+        "x\0*.csv": "there is no file",
+        "~nobody/*.csv": "there is no file",
     }.items():
         _, problem = find_source(name, tmp_path)
         assert problem is not None, name
