@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -53,31 +54,41 @@ class Prediction:
         return {**asked, "loss": loss, "tokens": tokens, "right_tokens": right, **self.scores}
 
 
+class Evaluation(NamedTuple):
+    """What measuring a model gave."""
+
+    metrics: dict[str, float]
+    """by name, those of answers first"""
+    predictions: list[Prediction]
+    """one for each example"""
+    answer_seconds: float | None
+    """that an answer took, on average; None where none was asked for"""
+
+
 def evaluate(
     model: nn.Module,
     encoded: Encoded,
     settings: EvaluateSection,
     prompts: Sequence[list[int]] | None = None,
     *,
+    part: str = "test",
     likely: bool = True,
-) -> tuple[dict[str, float], list[Prediction]]:
+) -> Evaluation:
     """Measure a model on the test split.
 
     Args:
         model: in whatever state; left in evaluation mode.
-        encoded: its ``test`` examples are used.
+        encoded: its examples of ``part`` are used.
         settings: which metrics, and the batch size.
         prompts: other prompts for the same examples, in the same order (examples shown first, say).
+        part: ``validation`` for what is only chosen by.
         likely: whether likelihoods are to be measured: of other prompts, only answers can be compared.
-
-    Returns:
-        The metrics by name, those of answers first, and one prediction for each example.
 
     Raises:
         NotFiniteError: the loss is NaN or infinite: the weights blew up in the last step, say.
         PluginError: a metric that somebody else brought does not do what the contract says.
     """
-    examples = encoded.test
+    examples: list[Example] = getattr(encoded, part)
     if prompts is None:
         rows, prompts = [example.tokens for example in examples], [example.prompt for example in examples]
     else:
@@ -86,16 +97,19 @@ def evaluate(
     # First, so that weights that blew up are called that, whatever they would answer.
     measured = _likelihood_metrics([one for one in found if one is not None], settings)
     answers: Sequence[str | None] = [None] * len(examples)
+    seconds = None
     if set(settings.metrics) - RESERVED:
         longest = max(len(example.completion) for example in examples)
         limit = longest if settings.max_new_tokens == "auto" else settings.max_new_tokens
+        begun = time.perf_counter()
         answers = generate(model, encoded, prompts, settings.batch_size, limit)
+        seconds = (time.perf_counter() - begun) / len(examples)
     compared, scores = _answer_metrics(examples, answers, settings)
     predictions = [
         Prediction(index, example.row.prompt, example.row.completion, answers[index], found[index], scores[index])
         for index, example in enumerate(examples)
     ]
-    return {**compared, **measured}, predictions
+    return Evaluation({**compared, **measured}, predictions, seconds)
 
 
 def _likelihood_metrics(found: Sequence[Likelihood], settings: EvaluateSection) -> dict[str, float]:

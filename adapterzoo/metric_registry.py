@@ -12,6 +12,7 @@ from adapterzoo import hookspecs
 from adapterzoo.entry_points import BUILT_IN, Broken, Brought, bring, reason
 from adapterzoo.errors import PluginError
 from adapterzoo.metric import RESERVED, Metric
+from adapterzoo.results import FORGETTING
 
 
 class Metrics(Brought[Metric]):
@@ -72,5 +73,5 @@ def _verify(metric: object) -> None:
         raise PluginError(f"it returned {metric!r:.100}, which is no adapterzoo.Metric")
     if metric.name in RESERVED:
         raise PluginError(f"'{metric.name}' is a metric that the evaluation measures itself")
-    if taken := sorted({*RESERVED, "test_loss", *Row.__dataclass_fields__} & set(metric.columns)):
+    if taken := sorted({*RESERVED, "test_loss", FORGETTING, *Row.__dataclass_fields__} & set(metric.columns)):
         raise PluginError(f"'{metric.name}' has the column {taken[0]}, which means something else in the results")

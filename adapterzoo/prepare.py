@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from adapterzoo.data.row import PARTS
+from adapterzoo.data.split import fingerprint
 from adapterzoo.errors import PluginError, Problem, UserError
 from adapterzoo.examples import encode_data, read_data, shown_prompts
 from adapterzoo.layers import linear_layers
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from adapterzoo.base import Base
+    from adapterzoo.forgetting import General
     from adapterzoo.tokens.encode import Encoded
 
 NOISY = ("bitsandbytes", "peft", "accelerate", "datasets", "huggingface_hub")
@@ -48,6 +51,10 @@ class Prepared:
     """which weights the model's name stands for today"""
     vocabulary: int
     """how many embeddings the tokenizer needs"""
+    fingerprints: dict[str, str | None]
+    """hashes of the data, of each of its parts, and of the base's weights"""
+    general: General | None
+    """the text on which forgetting is measured, where the recipe wants that"""
 
     def context(self, cell: Cell) -> Context:
         """What a cell's method may know."""
@@ -86,6 +93,8 @@ def prepare(
         config = loading.load_config(recipe.model, location)
         encoder, encoded = encode_data(recipe, location, splits, say)
         skeleton = loading.skeleton(recipe.model, config, encoder.vocabulary)
+        weights = loading.fingerprint(location, config)
+        parts = {name: fingerprint([getattr(splits, name)]) for name in PARTS}
         prepared = Prepared(
             recipe=recipe,
             cells=cells,
@@ -96,17 +105,39 @@ def prepare(
             trainable={},
             base_parameters=sum(p.numel() for p in skeleton.parameters()),
             linear_parameters=sum(p.numel() for layer in linear_layers(skeleton).values() for p in layer.parameters()),
-            weights=loading.fingerprint(location, config),
+            weights=weights,
             vocabulary=encoder.vocabulary,
+            fingerprints={"data": splits.fingerprint, **parts, "weights": weights},
+            general=_general(recipe, encoded, config),
         )
         _check_context_length(prepared, config)
         _try_out(prepared, skeleton, zoo)
     return prepared
 
 
+def _general(recipe: Recipe, encoded: Encoded, config: Any) -> General | None:
+    """The general text, where the recipe wants it read.
+
+    Raises:
+        UserError: it cannot be.
+    """
+    from adapterzoo.forgetting import General, general_rows
+
+    settings = recipe.evaluate
+    if settings.general_text is None:
+        return None
+    rows = general_rows(settings.general_text, encoded.tokenizer, _limit(config))
+    return General(rows, encoded.pad_id, settings.batch_size)
+
+
+def _limit(config: Any) -> int | None:
+    """How many tokens the model reads."""
+    return getattr(config, "max_position_embeddings", None)
+
+
 def _check_context_length(prepared: Prepared, config: Any) -> None:
     """Raises UserError where a row, or the test prompts with examples in front, are longer than the model reads."""
-    limit = getattr(config, "max_position_embeddings", None)
+    limit = _limit(config)
     if limit is None:
         return
     encoded = prepared.encoded

@@ -18,7 +18,7 @@ from adapterzoo.errors import Problem, UserError, did_you_mean
 from adapterzoo.method import BASES, ENTRY_KEYS, Method
 from adapterzoo.metric import RESERVED
 from adapterzoo.metric_registry import metrics
-from adapterzoo.recipe import RESERVED_LABEL, MethodEntry, Recipe
+from adapterzoo.recipe import RESERVED_LABEL, SHIPPED, MethodEntry, Recipe
 from adapterzoo.registry import Registry, registry
 
 # What pydantic puts behind a key whose value may be of several types.
@@ -50,7 +50,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), zoo: Registry |
     # From the raw data, so that one mistake elsewhere does not hide those in the methods.
     problems += _method_problems(source, zoo)
     problems += _metric_problems(source)
-    found = _find_data(source, path.parent, problems)
+    found = _find_files(source, path.parent, problems)
     if problems or recipe is None:
         raise UserError(*problems)
     _put_paths(recipe, found)
@@ -74,12 +74,12 @@ def _one_length(source: Document) -> None:
             train.pop(other, None)
 
 
-def _find_data(source: Document, folder: Path, problems: list[Problem]) -> dict[Location, list[str]]:
+def _find_files(source: Document, folder: Path, problems: list[Problem]) -> dict[Location, list[str]]:
     """What each file that the recipe names is, by the key that names it; adds to the problems what is not there."""
-    data = source.data.get("data")
-    if not isinstance(data, dict):
-        return {}
+    data, evaluate = (_section(source, name) for name in ("data", "evaluate"))
     named: dict[Location, Any] = {("data", "source"): data.get("source")}
+    if (general := evaluate.get("general_text")) != SHIPPED:
+        named["evaluate", "general_text"] = general
     template = data.get("chat_template")
     if template not in ("auto", "plain"):
         named["data", "chat_template"] = template
@@ -97,7 +97,7 @@ def _find_data(source: Document, folder: Path, problems: list[Problem]) -> dict[
         for one in [value] if isinstance(value, str) else value if isinstance(value, list) else []:
             if not isinstance(one, str) or not one:
                 continue  # said by the recipe's own check
-            if location[-1] == "chat_template":
+            if location[-1] in ("chat_template", "general_text"):
                 paths, problem = find_file(one, folder)
             else:
                 paths, problem = find_source(one, folder)
@@ -107,6 +107,11 @@ def _find_data(source: Document, folder: Path, problems: list[Problem]) -> dict[
     return found
 
 
+def _section(source: Document, name: str) -> dict[str, Any]:
+    found = source.data.get(name)
+    return found if isinstance(found, dict) else {}
+
+
 def _put_paths(recipe: Recipe, found: Mapping[Location, list[str]]) -> None:
     """Absolute paths in place of what the user wrote, so that the resolved recipe can be run from anywhere."""
     for location, paths in found.items():
@@ -114,14 +119,15 @@ def _put_paths(recipe: Recipe, found: Mapping[Location, list[str]]) -> None:
             recipe.data.source = paths
         elif location == ("data", "chat_template"):
             recipe.data.chat_template = paths[0]
+        elif location == ("evaluate", "general_text"):
+            recipe.evaluate.general_text = paths[0]
         else:
             setattr(recipe.data.split, str(location[-1]), paths)
 
 
 def _metric_problems(source: Document) -> list[Problem]:
     """Metrics that are not there."""
-    section = source.data.get("evaluate")
-    names = section.get("metrics") if isinstance(section, dict) else None
+    names = _section(source, "evaluate").get("metrics")
     known = metrics()
     return [
         Problem(source.where(("evaluate", "metrics", index)), f"unknown metric '{name}'.", known.hint(name))

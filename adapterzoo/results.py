@@ -11,8 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from adapterzoo.errors import PluginError, UserError
 
-SCHEMA = 1
+SCHEMA = 2
 RESULT = "result.json"
+FORGETTING = "forgetting"
 # What makes a cell another one under the same label and seed.
 SETTINGS = ("method", "options", "learning_rate", "base")
 
@@ -41,13 +42,21 @@ class Result:
     adapter_bytes: int = 0
     train_seconds: float | None = None
     evaluate_seconds: float | None = None
+    answer_seconds: float | None = None
+    """that an answer to a test question took, on average"""
     tokens_per_second: float | None = None
     peak_memory_bytes: int | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     """loss by step"""
     findings: dict[str, Any] = field(default_factory=dict)
-    recipe_hash: str = ""
-    data_fingerprint: str = ""
+    tuning: dict[str, Any] | None = None
+    """what was tried on the validation rows, and what was chosen"""
+    budget: int | None = None
+    """trainable parameters that were asked for"""
+    fingerprints: dict[str, str | None] = field(default_factory=dict)
+    """hashes: of the recipe without its methods and seeds, of the data and each of its parts, of the base's weights"""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """the recipe with every default, without its methods and seeds"""
     environment: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 

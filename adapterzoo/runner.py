@@ -6,27 +6,25 @@ import gc
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapterzoo.cell import measure, train
 from adapterzoo.errors import AdapterzooError, PluginError, Problem, UserError
-from adapterzoo.method import put_on
 from adapterzoo.metric_registry import lower_is_better
 from adapterzoo.plan import Cell
 from adapterzoo.prepare import Prepared, prepare, quiet_libraries
 from adapterzoo.progress import Reporter
 from adapterzoo.recipe import Recipe
-from adapterzoo.registry import registry
-from adapterzoo.results import SETTINGS, Result, plain_findings
+from adapterzoo.results import FORGETTING, SETTINGS, Result, plain_findings
 from adapterzoo.store import ADAPTER, CHECKPOINTS, TRACEBACK, Store, folder_bytes
 
 if TYPE_CHECKING:
     from torch import nn
 
     from adapterzoo.base import Base
-    from adapterzoo.evaluate import Prediction
+    from adapterzoo.evaluate import Likelihood, Prediction
 
 
 def run(
@@ -66,9 +64,11 @@ class _Runner:
         self.store = store
         self.reporter = reporter
         self.kept = _finished(prepared.cells, store)
+        self.general: dict[str, list[Likelihood]] = {}
+        """what each base makes of the general text, by its quantization"""
         self.common: dict[str, Any] = {
-            "recipe_hash": recipe_hash,
-            "data_fingerprint": prepared.encoded.fingerprint,
+            "fingerprints": {"recipe": recipe_hash, **prepared.fingerprints},
+            "recipe": store.identity,
             "environment": environment(),
         }
 
@@ -96,13 +96,16 @@ class _Runner:
 
         self.reporter.phase(f"loading the base ({quantization})")
         try:
-            return base.load(
+            loaded = base.load(
                 self.recipe.model,
                 self.prepared.location,
                 quantization,
                 self.recipe.data.max_length,
                 self.prepared.vocabulary,
             )
+            if self.prepared.general is not None:
+                self.general[quantization] = self.prepared.general.measure(loaded.model)
+            return loaded
         except Exception as error:
             if not keep_going:
                 raise
@@ -126,74 +129,51 @@ class _Runner:
         settings = {name: getattr(cell, name) for name in SETTINGS}
         folder = self.store.clear(cell.label, cell.seed, settings)
         predictions: list[Prediction] = []
+        paragraphs: list[dict[str, float]] = []
         try:
             if isinstance(base, Exception):
                 raise base
             result.total_params = base.parameters
             with PeakMemory() as peak, base.lend() as model:
                 trained = self._train(cell, model, result, folder) if cell.method else model
-                predictions = self._measure(cell, trained, result)
+                predictions, paragraphs = self._measure(cell, trained, result)
                 del trained
             result.peak_memory_bytes = peak.bytes
         except (Exception, SystemExit) as error:  # whatever a method does wrong is its own row's failure
             result.status, result.error = "failed", _reason(error)
             (folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
-        self.store.write(result, (prediction.record() for prediction in predictions))
+        self.store.write(result, (prediction.record() for prediction in predictions), paragraphs)
         _free_memory()
         return result
 
     def _train(self, cell: Cell, model: nn.Module, result: Result, folder: Path) -> nn.Module:
-        """Wrap, train and save; returns the wrapped model."""
-        from transformers import set_seed
-
-        from adapterzoo.train import train
-
-        method, context = registry()[cell.method or ""], self.prepared.context(cell)
-        options = method.options(**cell.options)
-        before = sum(parameter.numel() for parameter in model.parameters())
-        # Right before wrapping: whatever ran before, the adapter begins with the same numbers.
-        set_seed(cell.seed)
-        wrapped = put_on(method, model, options, context)
-        parameters = list(wrapped.parameters())
-        result.trainable_params = sum(p.numel() for p in parameters if p.requires_grad)
-        result.total_params += sum(p.numel() for p in parameters) - before
-        self.reporter.phase("training")
-        ran = train(
-            wrapped,
-            self.prepared.encoded,
-            self.recipe.train,
-            learning_rate=cell.learning_rate or 0.0,
-            seed=cell.seed,
-            folder=folder / CHECKPOINTS,
-            callbacks=method.callbacks(options, context),
-            optimizer=partial(method.optimizer, wrapped, options),
-            resume=method.resumes,
-            on_step=self.reporter.step,
-        )
-        result.train_seconds = ran.seconds
-        result.tokens_per_second = ran.tokens / ran.seconds
-        result.history = ran.history
-        result.findings = plain_findings(method.findings(wrapped))
-        method.save(wrapped, folder / ADAPTER)
+        """Train and save; returns the wrapped model."""
+        adapted = train(self.prepared, cell, model, folder / CHECKPOINTS, self.reporter)
+        result.trainable_params = adapted.trainable
+        result.total_params += adapted.added
+        result.train_seconds = adapted.trained.seconds
+        result.tokens_per_second = adapted.trained.tokens / adapted.trained.seconds
+        result.history = adapted.trained.history
+        result.findings = plain_findings(adapted.method.findings(adapted.model))
+        adapted.method.save(adapted.model, folder / ADAPTER)
         if not any((folder / ADAPTER).glob("*.safetensors")):
-            raise PluginError(f"save() of {method.name} wrote no safetensors into its folder")
+            raise PluginError(f"save() of {adapted.method.name} wrote no safetensors into its folder")
         self.prepared.encoded.tokenizer.save_pretrained(str(folder / ADAPTER))
         result.adapter_bytes = folder_bytes(folder / ADAPTER)
-        return wrapped
+        return adapted.model
 
-    def _measure(self, cell: Cell, model: nn.Module, result: Result) -> list[Prediction]:
-        from adapterzoo.evaluate import evaluate
-
+    def _measure(self, cell: Cell, model: nn.Module, result: Result) -> tuple[list[Prediction], list[dict[str, float]]]:
+        """The predictions, and what became of general text."""
         self.reporter.phase("measuring" if cell.method else "measuring the untouched base")
         begun = time.perf_counter()
-        prompts = self.prepared.shots if cell.shots else None
-        # With examples in front only the last answer can be compared with what the other rows are measured on.
-        likely = prompts is None or self.recipe.data.loss_on == "completion"
-        result.metrics, predictions = evaluate(
-            model, self.prepared.encoded, self.recipe.evaluate, prompts, likely=likely
-        )
+        result.metrics, predictions, result.answer_seconds = measure(self.prepared, cell, model)
         result.evaluate_seconds = time.perf_counter() - begun
-        return predictions
+        general = self.prepared.general
+        if general is None or cell.method is None:
+            return predictions, []
+        change, paragraphs = general.change(self.general[cell.base], general.measure(model))
+        result.metrics[FORGETTING] = change
+        return predictions, paragraphs
 
 
 def _finished(cells: Sequence[Cell], store: Store) -> dict[tuple[str, int], Result]:

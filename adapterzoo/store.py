@@ -18,6 +18,7 @@ from adapterzoo.errors import UserError
 from adapterzoo.results import RESULT, Result, read_result
 
 PREDICTIONS = "predictions.jsonl"
+GENERAL = "general.jsonl"
 ADAPTER = "adapter"
 CHECKPOINTS = "checkpoints"
 TRACEBACK = "traceback.txt"
@@ -41,13 +42,13 @@ class Store:
             UserError: it holds results of a recipe that differs in more than its methods and seeds, or things
                 that are no results at all.
         """
-        self._identity = recipe_identity(resolved, data_hash, weights)
-        recipe_hash = hashlib.sha256(json.dumps(self._identity, sort_keys=True).encode()).hexdigest()
+        self.identity = recipe_identity(resolved, data_hash, weights)
+        recipe_hash = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
         note = self.folder / NOTE
         try:
             before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
             if before is not None and before["recipe_hash"] != recipe_hash:
-                changes = "; ".join(_differences(before["identity"], self._identity))
+                changes = "; ".join(differences(before["identity"], self.identity))
                 raise UserError.at(
                     str(self.folder),
                     f"holds the results of another recipe ({changes}).",
@@ -71,7 +72,7 @@ class Store:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock()
-            _write(self.folder / NOTE, json.dumps({"recipe_hash": recipe_hash, "identity": self._identity}, indent=1))
+            _write(self.folder / NOTE, json.dumps({"recipe_hash": recipe_hash, "identity": self.identity}, indent=1))
             _write(self.folder / RECIPE, _yaml(resolved))
         except OSError as error:
             raise self._unusable(error) from None
@@ -122,7 +123,7 @@ class Store:
         Checkpoints are kept if they are of the same settings: training goes on from them.
         """
         folder = self.cell(label, seed)
-        for name in (RESULT, PREDICTIONS, TRACEBACK):
+        for name in (RESULT, PREDICTIONS, GENERAL, TRACEBACK):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / ADAPTER, ignore_errors=True)
         marker, wanted = folder / CHECKPOINTS / "settings.json", json.dumps(settings, sort_keys=True)
@@ -132,13 +133,19 @@ class Store:
             _write(marker, wanted)
         return folder
 
-    def write(self, result: Result, predictions: Iterable[Mapping[str, Any]] = ()) -> None:
-        """Put down a cell: its predictions, then, in one go, its result."""
+    def write(
+        self,
+        result: Result,
+        predictions: Iterable[Mapping[str, Any]] = (),
+        general: Iterable[Mapping[str, Any]] = (),
+    ) -> None:
+        """Put down a cell: its predictions and what became of general text, then, in one go, its result."""
         folder = self.cell(result.label, result.seed)
         folder.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in predictions]
-        if lines:
-            _write(folder / PREDICTIONS, "".join(lines))
+        for name, records in ((PREDICTIONS, predictions), (GENERAL, general)):
+            lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in records]
+            if lines:
+                _write(folder / name, "".join(lines))
         _write(folder / RESULT, json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n")
         # Of a failure too: the next try shall not begin with what may have caused it.
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
@@ -147,9 +154,12 @@ class Store:
 def recipe_identity(resolved: Mapping[str, Any], data_hash: str, weights: str | None) -> dict[str, Any]:
     """What must not differ between rows of one table: all but the methods and seeds; data and model by content."""
     data = {name: value for name, value in resolved["data"].items() if name not in ("source", "split")}
-    if Path(data.get("chat_template", "")).is_file():
-        data["chat_template"] = hashlib.sha256(Path(data["chat_template"]).read_bytes()).hexdigest()
+    evaluate = dict(resolved.get("evaluate", {}))
+    for section, key in ((data, "chat_template"), (evaluate, "general_text")):
+        if Path(section.get(key, "")).is_file():
+            section[key] = hashlib.sha256(Path(section[key]).read_bytes()).hexdigest()
     identity = {name: value for name, value in resolved.items() if name not in GROWING}
+    identity["evaluate"] = evaluate
     identity["model"] = {**identity.get("model", {}), "weights": weights}
     identity["data"] = {**data, "rows": data_hash}
     # Each method's learning rate is kept with its cell.
@@ -162,11 +172,12 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
 
 
-def _differences(before: Any, after: Any, path: str = "") -> list[str]:
+def differences(before: Any, after: Any, path: str = "") -> list[str]:
+    """What differs between two recipes, a line for each key."""
     if isinstance(before, dict) and isinstance(after, dict):
         keys = [*before, *(key for key in after if key not in before)]
         return [
-            line for key in keys for line in _differences(before.get(key), after.get(key), f"{path}.{key}".lstrip("."))
+            line for key in keys for line in differences(before.get(key), after.get(key), f"{path}.{key}".lstrip("."))
         ]
     if path == "data.rows" and before != after:
         return ["the rows of the data are others"]

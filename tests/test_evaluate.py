@@ -18,9 +18,9 @@ def test_a_model_that_learned_answers_and_stops(write_recipe: Callable[..., Path
     known = type(encoded)(**{**vars(encoded), "test": encoded.train})
     loaded = bench.load("none")
     with bench.wrapped("lora", loaded) as model:
-        before, _ = evaluate(model, known, bench.recipe.evaluate)
+        before, *_ = evaluate(model, known, bench.recipe.evaluate)
         bench.train("lora", model, tmp_path)
-        after, predictions = evaluate(model, known, bench.recipe.evaluate)
+        after, predictions, _ = evaluate(model, known, bench.recipe.evaluate)
     assert before["exact_match"] == 0.0
     assert after["exact_match"] > 0.9, [(p.reference, p.prediction) for p in predictions]
     assert after["test_loss"] < before["test_loss"] / 5
@@ -53,7 +53,7 @@ def test_only_the_metrics_asked_for_are_measured(write_recipe: Callable[..., Pat
     from adapterzoo.evaluate import evaluate
 
     bench = Bench(write_recipe("lora"), "evaluate.metrics=[loss]")
-    metrics, predictions = evaluate(bench.load("none").model, bench.prepared.encoded, bench.recipe.evaluate)
+    metrics, predictions, _ = evaluate(bench.load("none").model, bench.prepared.encoded, bench.recipe.evaluate)
     assert set(metrics) == {"test_loss"}
     assert predictions[0].prediction is None
     assert predictions[0].scores == {}

@@ -58,7 +58,7 @@ def test_evaluation_before_and_during_training_changes_nothing(
     at_once = bench.adapter("lora", bench.load(quantization), tmp_path / "at-once")
     loaded = bench.load(quantization)
     with loaded.lend() as model:
-        before, _ = evaluate(model, bench.prepared.encoded, bench.recipe.evaluate)
+        before, *_ = evaluate(model, bench.prepared.encoded, bench.recipe.evaluate)
     assert_same(bench.adapter("lora", loaded, tmp_path / "after"), at_once)
     with loaded.lend() as model:
         assert evaluate(model, bench.prepared.encoded, bench.recipe.evaluate)[0] == before

@@ -67,7 +67,7 @@ def load_splits(data: DataSection, say: Callable[[str], None] = lambda message: 
     if len(set(formats)) > 1:
         what = f"the parts are of several formats: {', '.join(formats)}."
         raise UserError.at("data.split", what, "Say which, with data.format and data.columns.")
-    return Splits(**rows, fingerprint=_fingerprint(rows.values()), format=formats[0])
+    return Splits(**rows, fingerprint=fingerprint(rows.values()), format=formats[0])
 
 
 def _share(split: Split, name: str) -> float:
@@ -142,7 +142,8 @@ def _without_repeats(
     return {**parts, "train": kept}
 
 
-def _fingerprint(parts: Iterable[Sequence[Row]]) -> str:
+def fingerprint(parts: Iterable[Sequence[Row]]) -> str:
+    """The hash of what the rows of some parts hold, in their order."""
     whole = hashlib.sha256()
     for part in parts:
         for row in part:

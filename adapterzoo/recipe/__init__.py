@@ -14,6 +14,7 @@ from adapterzoo.recipe.values import RESERVED_LABEL, SAFE_NAME, LearningRate, Na
 __all__ = [
     "RESERVED_LABEL",
     "SAFE_NAME",
+    "SHIPPED",
     "DataSection",
     "EvaluateSection",
     "MethodEntry",
@@ -22,6 +23,10 @@ __all__ = [
     "Split",
     "TrainSection",
 ]
+
+
+# The general text that comes with adapterzoo.
+SHIPPED = "shipped"
 
 
 class ModelSection(Section):
@@ -55,6 +60,9 @@ class EvaluateSection(Section):
     max_new_tokens: NewTokens = Field("auto", description="auto = the longest answer of the test split")
     base: bool = Field(True, description="measure the untouched base model too")
     shots: int = Field(4, ge=0, description="and once more with this many examples in the prompt; 0 = not")
+    general_text: str | None = Field(
+        None, min_length=1, description="text on which forgetting is measured: shipped, or a file; else it is not"
+    )
 
 
 class MethodEntry(BaseModel):

@@ -1,0 +1,231 @@
+"""What the scores of test examples and seeds allow to be said: intervals, paired differences, ties.
+
+Examples and seeds are crossed: every seed answers the same examples. So a mean is uncertain for two reasons that do
+not average out together, and a few seeds say little about the spread between seeds. What is done about that was
+chosen by simulation, and docs/statistics.md has the figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Scores = NDArray[np.float64]
+"""one number for each seed and test example, of shape (seeds, examples)"""
+Seeds = Mapping[int | None, NDArray[np.float64]]
+"""the scores of the test examples by seed; None stands for every seed: the untouched base changes with none"""
+LEVEL = 0.95
+# A spread between seeds that chance makes this often is not counted.
+POOL = 0.4
+# A pair of rows goes by its own seeds where they differ more than those of all pairs, as chance makes this often.
+UNUSUAL = 0.1
+# From the seeds' share of the variance to its weight: between 1 (Cochran and Cox) and 2 (Satterthwaite, nearly).
+WEIGHT = 1.5
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much higher the first of two rows scores than the second."""
+
+    value: float
+    interval: tuple[float, float] | None
+    """None of one example, which shows no spread"""
+    p: float | None
+    """how often chance alone would make as large a difference; not corrected for other comparisons"""
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """The uncertainty of a mean: its standard error, in which seeds have a share that few of them vouch for."""
+
+    error: float
+    of_seeds: float
+    """weight from 0 to 1 of the quantile with the seeds' degrees of freedom; the rest has those of the examples"""
+    seeds_df: int
+    examples_df: int
+
+    def quantile(self, tail: float) -> float:
+        """Of the mean divided by its error: between two t quantiles, as with Cochran and Cox.
+
+        Their weights (Experimental Designs, 1957, 4.14) are the shares of the variance. Where the seeds' share is
+        small that is too careful, as Satterthwaite's degrees of freedom are not careful enough where it is large.
+        """
+        from scipy import stats
+
+        t = float(stats.t.isf(tail, self.examples_df))
+        return t + self.of_seeds * (float(stats.t.isf(tail, self.seeds_df)) - t) if self.of_seeds else t
+
+    def p(self, value: float) -> float:
+        """How often chance makes a mean as far from zero."""
+        from scipy import optimize, stats
+
+        if value == 0:
+            return 1.0
+        if self.error == 0:
+            return 0.0
+        t = abs(value) / self.error
+        if not self.of_seeds:
+            return 2 * float(stats.t.sf(t, self.examples_df))
+        tails = [float(stats.t.sf(t, df)) for df in (self.seeds_df, self.examples_df)]
+        if min(tails) < 1e-300:
+            return 2 * max(tails)
+        # Between the two distributions that it is weighted of.
+        return 2 * float(optimize.brentq(lambda tail: self.quantile(tail) - t, min(tails) * 0.99, max(tails) * 1.01))
+
+
+def interval(scores: Scores, *, right_or_wrong: bool = False) -> tuple[float, float] | None:
+    """The 95 % interval of the mean over seeds and examples; of one seed, over examples alone.
+
+    Args:
+        scores: of shape (seeds, examples).
+        right_or_wrong: every score is 0 or 1. The interval then stays within them, and is none of width zero.
+
+    Returns:
+        None of one example.
+    """
+    from scipy import stats
+
+    mean, examples = float(scores.mean()), scores.shape[1]
+    if right_or_wrong and (examples == 1 or mean in (0.0, 1.0) or not scores.std()):
+        return _jeffreys(mean, examples)
+    if examples == 1:
+        return None
+    spread = _spread(scores)
+    quantile = spread.quantile((1 - LEVEL) / 2)
+    if right_or_wrong and spread.error:
+        # As many independent examples as would leave that much uncertainty.
+        normal = float(stats.t.isf((1 - LEVEL) / 2, examples - 1))
+        return _jeffreys(mean, mean * (1 - mean) / (spread.error * quantile / normal) ** 2)
+    return mean - quantile * spread.error, mean + quantile * spread.error
+
+
+def _jeffreys(mean: float, examples: float) -> tuple[float, float]:
+    """Of a share, between none and all (Brown, Cai and DasGupta, Statistical Science 16, 2001)."""
+    from scipy import stats
+
+    right = mean * examples
+    low, high = stats.beta.interval(LEVEL, right + 0.5, examples - right + 0.5)
+    return (0.0 if right == 0 else float(low)), (1.0 if right == examples else float(high))
+
+
+@dataclass(frozen=True)
+class SeedSpread:
+    """How far the seeds of all pairs of rows are apart: many rows tell more of that than the few seeds of one pair."""
+
+    variance: float
+    """of the difference that one seed shows"""
+    df: int
+
+
+def differences(rows: Mapping[str, Seeds], *, right_or_wrong: bool = False) -> dict[tuple[str, str], Difference]:
+    """The paired differences of all rows, both ways round, with the spread between seeds taken from all of them.
+
+    Args:
+        rows: by label, all of the same examples.
+        right_or_wrong: every score is 0 or 1.
+    """
+    found = {}
+    # Of a row that no seed changes, differences vary less.
+    for fixed in (0, 1, 2):
+        pairs = [pair for pair in combinations(rows, 2) if sum(None in rows[label] for label in pair) == fixed]
+        deltas = {pair: _paired(rows[pair[0]], rows[pair[1]]) for pair in pairs}
+        several = [delta.mean(axis=1) for delta in deltas.values() if len(delta) > 1]
+        pooled = None
+        if len(several) > 1:
+            varied = len({label for pair, delta in deltas.items() if len(delta) > 1 for label in pair}) - 1
+            df = max(varied, 1) * (min(map(len, several)) - 1)
+            pooled = SeedSpread(float(np.mean([delta.var(ddof=1) for delta in several])), df)
+        for (first, second), delta in deltas.items():
+            one = difference(delta, right_or_wrong=right_or_wrong, seeds=pooled)
+            found[first, second] = one
+            swapped = one.interval and (-one.interval[1], -one.interval[0])
+            found[second, first] = Difference(-one.value, swapped, one.p)
+    return found
+
+
+def _paired(first: Seeds, second: Seeds) -> Scores:
+    """The scores of one row less those of the other, of shape (seeds, examples)."""
+    if None in first or None in second:
+        return stack(first) - stack(second)
+    # Seeds that both have share the order of the rows. Where there are none, any draw goes with any other.
+    common = [seed for seed in first if seed in second]
+    pairs = [(seed, seed) for seed in common] or list(zip(first, second, strict=False))
+    return np.stack([first[one] - second[other] for one, other in pairs])
+
+
+def stack(seeds: Seeds) -> Scores:
+    """Of shape (seeds, examples)."""
+    return np.stack(list(seeds.values()))
+
+
+def difference(scores: Scores, *, right_or_wrong: bool = False, seeds: SeedSpread | None = None) -> Difference:
+    """The mean of paired differences, with a test suited to the metric.
+
+    Right or wrong, one seed: the exact test of McNemar. Else the t test of the examples' differences, with the spread
+    between seeds where there are several.
+
+    Args:
+        scores: those of one row less those of the other, of shape (seeds, examples).
+        right_or_wrong: every score was 0 or 1.
+        seeds: the spread that other pairs of rows show too.
+    """
+    from scipy import stats
+
+    value, (many, examples) = float(scores.mean()), scores.shape
+    if examples == 1:
+        return Difference(value, None, None)
+    p = None
+    if right_or_wrong:
+        if many == 1:
+            better, worse = int((scores > 0).sum()), int((scores < 0).sum())
+            p = float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
+        if not scores.any():
+            # That they will always agree is not known: one more example is decided each way (Bonett and Price,
+            # Statistics in Medicine 31, 2012).
+            one = np.full((many, 1), 1 / np.sqrt(many))
+            scores = np.concatenate([scores, one, -one], axis=1)
+    spread = _spread(scores, seeds)
+    center, half = float(scores.mean()), spread.quantile((1 - LEVEL) / 2) * spread.error
+    return Difference(value, (center - half, center + half), spread.p(center) if p is None else p)
+
+
+def _spread(scores: Scores, pooled: SeedSpread | None = None) -> _Spread:
+    """Of the mean, by the mean squares of the crossed design (seeds and examples both drawn from many)."""
+    from scipy import stats
+
+    seeds, examples = scores.shape
+    by_seed, by_example = scores.mean(axis=1), scores.mean(axis=0)
+    of_examples = seeds * float(by_example.var(ddof=1))
+    of_examples_alone = float(np.sqrt(of_examples / (seeds * examples)))
+    if seeds == 1:
+        return _Spread(of_examples_alone, 0.0, 0, examples - 1)
+    of_seeds, df = examples * float(by_seed.var(ddof=1)), seeds - 1
+    if pooled is not None:
+        usual = examples * pooled.variance
+        if stats.f.sf(_ratio(of_seeds, usual), df, pooled.df) >= UNUSUAL:
+            of_seeds, df = usual, pooled.df
+    rest = scores - by_seed[:, None] - by_example + scores.mean()
+    residual_df = (seeds - 1) * (examples - 1)
+    residual = float((rest**2).sum()) / residual_df
+    if stats.f.sf(_ratio(of_seeds, residual), df, residual_df) >= POOL:
+        return _Spread(of_examples_alone, 0.0, df, examples - 1)
+    more = max(of_examples - residual, 0.0)
+    error = float(np.sqrt(max(of_seeds + more, of_examples) / (seeds * examples)))
+    return _Spread(error, (of_seeds / (of_seeds + more)) ** WEIGHT, df, examples - 1)
+
+
+def _ratio(one: float, other: float) -> float:
+    return one / other if other else float("inf") if one else 0.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values corrected for how many they are (Holm, Scandinavian Journal of Statistics 6, 1979)."""
+    order = np.argsort(p_values)
+    steps = np.asarray(p_values)[order] * np.arange(len(p_values), 0, -1)
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return [float(p) for p in corrected]
