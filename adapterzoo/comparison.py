@@ -1,73 +1,65 @@
-"""The comparison of finished results: one row a label. No torch in here."""
+"""The comparison of finished results: rows in blocks that can be compared. No torch in here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from adapterzoo import comparable
 from adapterzoo.errors import UserError, did_you_mean
+from adapterzoo.ranking import HIGHER, better, metric_columns, rank
 from adapterzoo.results import SETTINGS, Result, read_results
+from adapterzoo.row import Evidence, Row, make
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-# Which of two values is the better one; of the rest (learning rate, base) neither is, and of a metric the higher,
-# unless the result says otherwise.
-HIGHER, LOWER = max, min
-BETTER = {
-    "test_loss": LOWER,
-    "perplexity": LOWER,
-    "trainable_params": LOWER,
-    "adapter_bytes": LOWER,
-    "train_seconds": LOWER,
-    "tokens_per_second": HIGHER,
-    "peak_memory_bytes": LOWER,
-}
-# What has no say in the order of rows while answers are compared.
-LIKELIHOOD = ("test_loss", "perplexity", "token_accuracy")
+# Of what ``compare --format json`` prints; docs/comparison.schema.json describes it.
+SCHEMA = 2
+# Fields of a row that are no column.
+NO_COLUMNS = frozenset({
+    "metrics", "intervals", "options", "adjusted", "lower_is_better", "fingerprints", "environment", "history", "ties",
+    "tuning", "difference_interval", "block", "rank_metric",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Row:
-    """All seeds of one label, as means over those that finished."""
+class Block:
+    """Rows that can be compared with each other."""
 
-    label: str
-    method: str | None
-    status: str
-    error: str | None
-    seeds: list[int]
-    metrics: dict[str, float]
-    trainable_params: int
-    total_params: int
-    adapter_bytes: int
-    train_seconds: float | None
-    tokens_per_second: float | None
-    peak_memory_bytes: float | None
-    learning_rate: float | None
-    base: str
-    options: dict[str, Any]
-    lower_is_better: list[str]
-    adjusted: dict[str, str]
-    """options that could not be had in every layer -> what became of them"""
+    differs: list[str]
+    """from the first block, a line for each reason why its rows cannot be ranked among these"""
+    costs_differ: list[str]
+    """what differs between the machines of its rows: their times and memory cannot be compared"""
+    fingerprints: dict[str, str | None]
+    environment: dict[str, Any]
+    evidence: list[Evidence] = field(repr=False)
 
-    def value(self, column: str) -> Any:
-        """The value of a metric or of any other column."""
-        return self.metrics.get(column) if column not in self.__dataclass_fields__ else getattr(self, column)
-
-    def record(self) -> dict[str, Any]:
-        """As in ``compare --format json``."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+    @property
+    def rows(self) -> list[Row]:
+        """In order."""
+        return [evidence.row for evidence in self.evidence]
 
 
 class Comparison:
-    """Rows in order. Shows itself as a table; ``frame()`` gives a pandas DataFrame."""
+    """Rows in order, block by block. Shows itself as a table; ``frame()`` gives a pandas DataFrame."""
 
-    def __init__(self, rows: Sequence[Row], results: Sequence[Result]) -> None:
-        self.rows = list(rows)
-        self.results = list(results)
+    def __init__(self, blocks: Sequence[Block], against: str | None = None) -> None:
+        self.blocks = list(blocks)
+        self.against = against
+        """the label that the others are compared with; None stands for the best"""
+
+    @property
+    def rows(self) -> list[Row]:
+        """Those of all blocks."""
+        return [row for block in self.blocks for row in block.rows]
+
+    @property
+    def results(self) -> list[Result]:
+        """The cells of all rows."""
+        return [result for block in self.blocks for evidence in block.evidence for result in evidence.results]
 
     @property
     def metrics(self) -> list[str]:
@@ -78,33 +70,37 @@ class Comparison:
         """``max`` or ``min``; None where there is no better and worse."""
         return better(self.rows, column)
 
-    def best(self, column: str) -> Any:
-        """The best value of a column; None where there is no better and worse."""
-        counts = [row for row in self.rows if row.status == "ok" and (column in row.metrics or row.method is not None)]
-        values = [row.value(column) for row in counts if row.value(column) is not None]
-        choose = self.better(column)
-        return choose(values) if values and choose else None
-
     def records(self) -> dict[str, Any]:
         """As in ``compare --format json``."""
-        stacks = {str(sorted((r.environment.get("packages") or {}).items())): r.environment for r in self.results}
         return {
-            "schema": 1,
+            "schema": SCHEMA,
+            "rank_metric": next((row.rank_metric for row in self.rows if row.rank_metric), None),
+            "against": self.against,
             "rows": [row.record() for row in self.rows],
-            "recipe_hashes": sorted({result.recipe_hash for result in self.results}),
-            "data_fingerprints": sorted({result.data_fingerprint for result in self.results}),
-            "environments": list(stacks.values()),
+            "blocks": [
+                {name: getattr(block, name) for name in block.__dataclass_fields__ if name != "evidence"}
+                for block in self.blocks
+            ],
+            "fingerprints": self.blocks[0].fingerprints,
         }
 
     def frame(self) -> DataFrame:
-        """The rows as a pandas DataFrame, metrics as columns of their own."""
+        """The rows as a pandas DataFrame, metrics and the ends of their intervals as columns of their own."""
         from pandas import DataFrame
 
-        flat = [{**{k: v for k, v in row.record().items() if k != "metrics"}, **row.metrics} for row in self.rows]
+        flat = []
+        for row in self.rows:
+            ends = {
+                f"{name}_{end}": value
+                for name, found in row.intervals.items()
+                for end, value in zip(("low", "high"), found, strict=True)
+            }
+            record = {name: value for name, value in row.record().items() if name not in NO_COLUMNS}
+            flat.append({**record, "block": row.block, **row.metrics, **ends})
         return DataFrame(flat).set_index("label")
 
     def __str__(self) -> str:
-        from adapterzoo.table import plain
+        from adapterzoo.report.terminal import plain
 
         return plain(self)
 
@@ -112,119 +108,118 @@ class Comparison:
         return str(self.frame().to_html())
 
 
-def compare(*folders: str | Path, sort: str | None = None) -> Comparison:
+def compare(
+    *folders: str | Path, sort: str | None = None, against: str | None = None, price: float | None = None
+) -> Comparison:
     """The comparison of everything that is on disk in one or several output folders.
 
     Args:
+        folders: those of runs. What cannot be compared with the first one's rows stands in blocks of its own.
         sort: a column to order by, best first; by default the first metric there is.
+        against: the label of a row that all others are compared with, in place of the best.
+        price: of an hour of the machine, in whatever currency.
 
     Raises:
-        UserError: a folder holds no results, results cannot be read, or do not belong in one table.
+        UserError: a folder holds no results, results cannot be read, or there is no such column or label.
     """
-    found = [(Path(folder), read_results(Path(folder))) for folder in folders]
-    results = [result for _, group in found for result in group]
-    _check_comparable([(folder, result) for folder, group in found for result in group])
-    labels: dict[str, list[Result]] = {}
-    for result in results:
-        group = labels.setdefault(result.label, [])
-        # The untouched base is the same in every folder of one recipe.
-        if result.method is not None or not group:
-            group.append(result)
-    return Comparison(in_order([_row(group) for group in labels.values()], sort), results)
+    paths = list({Path(folder).resolve(): Path(folder) for folder in folders}.values())
+    found = [(path, result) for path in paths for result in read_results(path)]
+    _check_labels(found)
+    where = {id(result): path for path, result in found}
+    groups = comparable.blocks([result for _, result in found])
+    evidence = [_rows([(where[id(result)], result) for result in group], len(paths) > 1) for group in groups]
+    rows = [one.row for block in evidence for one in block]
+    column = _column(sort, rows)
+    labels = [row.label for row in rows]
+    if against is not None and against not in labels:
+        raise UserError.at(f"--against {against}", "there is no such row.", did_you_mean(against, labels))
+    metrics = metric_columns(rows)
+    metric = column if column in metrics else next(iter(metrics), None)
+    blocks = []
+    for number, (group, block) in enumerate(zip(groups, evidence, strict=True)):
+        for row in (one.row for one in block):
+            row.block, row.rank_metric = number, metric
+            row.cost = None if price is None else row.total_seconds / 3600 * price
+        rank(block, metric, against)
+        blocks.append(
+            Block(
+                differs=comparable.what_differs(groups[0][0], group[0]) if number else [],
+                costs_differ=comparable.hardware_differs(group),
+                fingerprints=group[0].fingerprints,
+                environment=group[0].environment,
+                evidence=in_order(block, column),
+            )
+        )
+    return Comparison(blocks, against)
 
 
-def in_order(rows: Iterable[Row], sort: str | None) -> list[Row]:
-    """Best first; rows without the value last, in alphabetical order.
+def in_order(block: Iterable[Evidence], column: str) -> list[Evidence]:
+    """Best first; rows without the value last, in alphabetical order."""
+    ordered = sorted(block, key=lambda one: one.row.label)
+    with_value = [one for one in ordered if one.row.value(column) is not None]
+    without = [one for one in ordered if one.row.value(column) is None]
+    down = better([one.row for one in ordered], column) is HIGHER
+    return sorted(with_value, key=lambda one: one.row.value(column), reverse=down) + without
+
+
+def _column(sort: str | None, rows: Sequence[Row]) -> str:
+    """The column that rows are ordered by.
 
     Raises:
         UserError: there is no such column.
     """
-    rows = sorted(rows, key=lambda row: row.label)
     if sort is None:
-        sort = next(iter(metric_columns(rows)), "label")
-    known = {*metric_columns(rows), *Row.__dataclass_fields__} - {"metrics", "options", "adjusted", "lower_is_better"}
+        return next(iter(metric_columns(rows)), "label")
+    known = {*metric_columns(rows), *Row.__dataclass_fields__} - NO_COLUMNS
     if sort not in known:
         raise UserError.at(f"--sort {sort}", "there is no such column.", did_you_mean(sort, known))
-    with_value = [row for row in rows if row.value(sort) is not None]
-    without = [row for row in rows if row.value(sort) is None]
-    return sorted(with_value, key=lambda row: row.value(sort), reverse=better(rows, sort) is HIGHER) + without
+    return sort
 
 
-def metric_columns(rows: Iterable[Row]) -> list[str]:
-    """The columns of all metrics: those that compare answers, as the recipe has them, and then likelihoods."""
-    names = list(dict.fromkeys(name for row in rows for name in row.metrics))
-    return sorted(names, key=lambda name: LIKELIHOOD.index(name) + 1 if name in LIKELIHOOD else 0)
+def _rows(group: Sequence[tuple[Path, Result]], several: bool) -> list[Evidence]:
+    """The rows of a block: a label of several folders is one row where it is the same thing with other seeds."""
+    labels: dict[str, dict[Path, list[Result]]] = {}
+    for folder, result in group:
+        labels.setdefault(result.label, {}).setdefault(folder, []).append(result)
+    names = _names({folder for folder, _ in group})
+    made = []
+    for label, by_folder in labels.items():
+        if by_folder and next(iter(by_folder.values()))[0].method is None:
+            # The untouched base is the same in every folder of one recipe.
+            by_folder = dict([next(iter(by_folder.items()))])
+        cells = [(folder / r.label / f"seed-{r.seed}", r) for folder, results in by_folder.items() for r in results]
+        if len(by_folder) == 1 or _joins([result for _, result in cells]):
+            made.append(make(label, cells))
+            continue
+        for folder, results in by_folder.items():
+            made.append(make(f"{label} ({names[folder]})", [cell for cell in cells if cell[1] in results]))
+    return made
 
 
-def better(rows: Sequence[Row], column: str) -> Callable[..., Any] | None:
-    """``max`` or ``min`` of a column's values; None where there is no better and worse."""
-    if column in BETTER or not any(column in row.metrics for row in rows):
-        return BETTER.get(column)
-    return LOWER if any(column in row.lower_is_better for row in rows) else HIGHER
+def _joins(results: Sequence[Result]) -> bool:
+    seeds = [result.seed for result in results]
+    settings = {str([getattr(result, name) for name in SETTINGS]) for result in results}
+    return len(set(seeds)) == len(seeds) and len(settings) == 1
 
 
-def _row(group: Sequence[Result]) -> Row:
-    done = [result for result in group if result.ok and result.metrics]
-    failed = [result for result in group if not result.ok]
-    shown = done or failed
-    names = [name for name in shown[0].metrics if all(name in result.metrics for result in done)]
-    return Row(
-        label=shown[0].label,
-        method=shown[0].method,
-        status="failed" if failed else "ok",
-        error="; ".join(
-            f"seed {result.seed}: {result.error}" if len(group) > 1 else str(result.error) for result in failed
-        )
-        or None,
-        seeds=[result.seed for result in shown],
-        metrics={name: fmean(result.metrics[name] for result in done) for name in names},
-        trainable_params=shown[0].trainable_params,
-        total_params=shown[0].total_params,
-        adapter_bytes=shown[0].adapter_bytes,
-        train_seconds=_mean(result.train_seconds for result in done),
-        tokens_per_second=_mean(result.tokens_per_second for result in done),
-        peak_memory_bytes=_mean(result.peak_memory_bytes for result in done),
-        learning_rate=shown[0].learning_rate,
-        base=shown[0].base,
-        options=shown[0].options,
-        lower_is_better=shown[0].lower_is_better,
-        adjusted=_texts(shown[0].findings.get("adjusted")),
-    )
+def _names(folders: Iterable[Path]) -> dict[Path, str]:
+    """A short name for each folder, different ones for different folders."""
+    folders = list(folders)
+    last = [folder.resolve().name for folder in folders]
+    return {folder: name if last.count(name) == 1 else str(folder) for folder, name in zip(folders, last, strict=True)}
 
 
-def _texts(found: Any) -> dict[str, str]:
-    """What a method, whoever wrote it, says it adjusted."""
-    return {str(option): str(change) for option, change in found.items()} if isinstance(found, dict) else {}
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    numbers = [value for value in values if value is not None]
-    return fmean(numbers) if numbers else None
-
-
-def _check_comparable(found: Sequence[tuple[Path, Result]]) -> None:
-    """Raises UserError where results do not belong in one table, or those of one label are not of one thing."""
-    first_folder, first = found[0]
-    seen: dict[str, tuple[Path, Result]] = {}
-    cells: dict[tuple[str, int], Path] = {}
+def _check_labels(found: Sequence[tuple[Path, Result]]) -> None:
+    """Raises UserError where the seeds of one label in one folder are not of one thing."""
+    seen: dict[tuple[Path, str], Result] = {}
     for folder, result in found:
-        for name, what in (("data_fingerprint", "data"), ("recipe_hash", "training and evaluation")):
-            if getattr(result, name) != getattr(first, name):
-                raise UserError.at(
-                    str(folder / result.label),
-                    f"its {what} are not those of {first_folder / first.label}.",
-                    "Rows of both cannot be ranked against each other.",
-                )
         if result.method is None or not result.ok:
             continue
-        other_folder, other = seen.setdefault(result.label, (folder, result))
+        other = seen.setdefault((folder, result.label), result)
         for name in SETTINGS:
             if getattr(result, name) != getattr(other, name):
                 raise UserError.at(
                     str(folder / result.label / f"seed-{result.seed}"),
-                    f"'{result.label}' is not the '{other.label}' of {other_folder} with seed {other.seed}: "
+                    f"is not the '{other.label}' of seed {other.seed}: "
                     f"{name} is {getattr(result, name)!r} here, {getattr(other, name)!r} there.",
                 )
-        twice = cells.setdefault((result.label, result.seed), folder)
-        if twice is not folder:
-            raise UserError.at(str(folder), f"'{result.label}' with seed {result.seed} is in {twice} as well.")

@@ -13,6 +13,7 @@ from adapterzoo.errors import PluginError, UserError
 
 SCHEMA = 2
 RESULT = "result.json"
+NOTE = ".adapterzoo.json"
 FORGETTING = "forgetting"
 # What makes a cell another one under the same label and seed.
 SETTINGS = ("method", "options", "learning_rate", "base")
@@ -97,6 +98,17 @@ def read_results(folder: Path) -> list[Result]:
     return sorted((read_result(path) for path in found), key=lambda result: (result.label, result.seed))
 
 
+def _of_schema_1(raw: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What the first version kept under other names, and the recipe only once for the whole folder."""
+    recipe_hash = raw.get("recipe_hash")
+    found = {"fingerprints": {"recipe": recipe_hash, "data": raw.get("data_fingerprint")}}
+    try:
+        note = json.loads((path.parents[2] / NOTE).read_text(encoding="utf-8"))
+        return {**found, "recipe": note["identity"]} if note["recipe_hash"] == recipe_hash else found
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return found
+
+
 def read_result(path: Path) -> Result:
     """One cell's result.
 
@@ -107,6 +119,8 @@ def read_result(path: Path) -> Result:
         raw = json.loads(path.read_text(encoding="utf-8"))
         if raw["schema"] > SCHEMA:
             raise UserError.at(str(path), f"was written by a newer adapterzoo (schema {raw['schema']}).", "Update.")
+        if raw["schema"] == 1:
+            raw.update(_of_schema_1(raw, path))
         known = {item.name for item in fields(Result)}
         return _VALID.validate_python({name: value for name, value in raw.items() if name in known})
     except ValidationError as error:

@@ -134,11 +134,13 @@ class _Runner:
             if isinstance(base, Exception):
                 raise base
             result.total_params = base.parameters
-            with PeakMemory() as peak, base.lend() as model:
-                trained = self._train(cell, model, result, folder) if cell.method else model
-                predictions, paragraphs = self._measure(cell, trained, result)
+            with base.lend() as model:
+                with PeakMemory() as peak:
+                    trained = self._train(cell, model, result, folder) if cell.method else model
+                    predictions = self._measure(cell, trained, result)
+                result.peak_memory_bytes = peak.bytes
+                paragraphs = self._forgotten(cell, trained, result)
                 del trained
-            result.peak_memory_bytes = peak.bytes
         except (Exception, SystemExit) as error:  # whatever a method does wrong is its own row's failure
             result.status, result.error = "failed", _reason(error)
             (folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
@@ -162,18 +164,21 @@ class _Runner:
         result.adapter_bytes = folder_bytes(folder / ADAPTER)
         return adapted.model
 
-    def _measure(self, cell: Cell, model: nn.Module, result: Result) -> tuple[list[Prediction], list[dict[str, float]]]:
-        """The predictions, and what became of general text."""
+    def _measure(self, cell: Cell, model: nn.Module, result: Result) -> list[Prediction]:
         self.reporter.phase("measuring" if cell.method else "measuring the untouched base")
         begun = time.perf_counter()
         result.metrics, predictions, result.answer_seconds = measure(self.prepared, cell, model)
         result.evaluate_seconds = time.perf_counter() - begun
+        return predictions
+
+    def _forgotten(self, cell: Cell, model: nn.Module, result: Result) -> list[dict[str, float]]:
+        """What became of general text, a line each paragraph."""
         general = self.prepared.general
         if general is None or cell.method is None:
-            return predictions, []
+            return []
         change, paragraphs = general.change(self.general[cell.base], general.measure(model))
         result.metrics[FORGETTING] = change
-        return predictions, paragraphs
+        return paragraphs
 
 
 def _finished(cells: Sequence[Cell], store: Store) -> dict[tuple[str, int], Result]:

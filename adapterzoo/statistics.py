@@ -143,7 +143,7 @@ def differences(rows: Mapping[str, Seeds], *, right_or_wrong: bool = False) -> d
             one = difference(delta, right_or_wrong=right_or_wrong, seeds=pooled)
             found[first, second] = one
             swapped = one.interval and (-one.interval[1], -one.interval[0])
-            found[second, first] = Difference(-one.value, swapped, one.p)
+            found[second, first] = Difference(0.0 - one.value, swapped, one.p)
     return found
 
 

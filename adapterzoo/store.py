@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from adapterzoo.errors import UserError
-from adapterzoo.results import RESULT, Result, read_result
+from adapterzoo.results import NOTE, RESULT, Result, read_result
 
 PREDICTIONS = "predictions.jsonl"
 GENERAL = "general.jsonl"
@@ -23,7 +23,6 @@ ADAPTER = "adapter"
 CHECKPOINTS = "checkpoints"
 TRACEBACK = "traceback.txt"
 RECIPE = "recipe.yaml"
-NOTE = ".adapterzoo.json"
 LOCK = ".lock"
 # What may grow from one run of a recipe to the next: more methods, more seeds.
 GROWING = ("methods", "seeds", "name")

@@ -26,6 +26,19 @@ def safe(text: object, style: str = "") -> Text:
     return Text(clean(text), style=style)
 
 
+def inert_markdown(text: object) -> str:
+    """A text that a markdown table shows as it is."""
+    return (
+        clean(text)
+        .replace("\\", "\\\\")
+        .replace("|", "\\|")
+        .replace("<", "&lt;")
+        .replace("*", "\\*")
+        .replace("`", "\\`")
+        .replace("[", "\\[")
+    )
+
+
 def stdout() -> Console:
     """Where results go."""
     return Console(highlight=False, soft_wrap=False)

@@ -6,22 +6,68 @@ from pathlib import Path
 
 import click
 
+from adapterzoo.errors import UserError
 from adapterzoo.terminal import stdout
+
+FORMATS = ("table", "markdown", "csv", "json", "html")
 
 
 @click.command()
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
-@click.option(
-    "--format", "style", type=click.Choice(["table", "markdown", "csv", "json"]), default="table", show_default=True
-)
+@click.option("--format", "style", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option("--sort", metavar="COLUMN", help="Order by this column, best first.")
-def compare(folders: tuple[Path, ...], style: str, sort: str | None) -> None:
-    """Print the comparison of the results in DIR..."""
-    from adapterzoo import comparison, table
+@click.option("--against", metavar="LABEL", help="Compare with this row, not with the best.")
+@click.option("--price", type=click.FloatRange(min=0, min_open=True), help="Of an hour of this machine: adds the cost.")
+@click.option("--pareto", metavar="COLUMN", help="Plot the score against a cost: params, memory, time, ...")
+@click.option("--curves", is_flag=True, help="Plot the training loss of all methods.")
+@click.option(
+    "--examples", type=click.IntRange(min=1), metavar="N", help="Show what each method answered to N of them."
+)
+def compare(
+    folders: tuple[Path, ...],
+    style: str,
+    as_json: bool,
+    sort: str | None,
+    against: str | None,
+    price: float | None,
+    pareto: str | None,
+    curves: bool,
+    examples: int | None,
+) -> None:
+    """Print the comparison of the results in DIR...
 
-    titles = {column.title: column.name for column in (*table.METRICS.values(), *table.COSTS)}
-    found = comparison.compare(*folders, sort=titles.get(sort or "", sort))
-    if style == "table":
-        table.render(found, stdout())
-    else:
-        click.echo(table.FORMATS[style](found), nl=False)
+    Rows that cannot be compared, of other data or another stack, stand in tables of their own.
+    """
+    from adapterzoo import comparison
+    from adapterzoo.report import terminal, text
+    from adapterzoo.report.columns import COSTS, METRICS
+
+    style = "json" if as_json else style
+    views = {"--pareto": pareto, "--curves": curves, "--examples": examples}
+    asked = [name for name, value in views.items() if value]
+    if asked and style != "table":
+        raise UserError.at(asked[0], "is for the terminal.", "Leave out --format; the page of --format html has plots.")
+    titles = {column.title: column.name for column in (*METRICS.values(), *COSTS)}
+    found = comparison.compare(*folders, sort=titles.get(sort or "", sort), against=against, price=price)
+    if style == "html":
+        from adapterzoo.report import page
+
+        click.echo(page.html(found), nl=False)
+    elif style != "table":
+        click.echo(text.FORMATS[style](found), nl=False)
+    if style != "table":
+        return
+    if examples:
+        from adapterzoo.report import side_by_side
+
+        side_by_side.render(found, examples, stdout())
+    if pareto or curves:
+        from adapterzoo.report import plots
+
+        if pareto:
+            plots.pareto(found, titles.get(pareto, pareto), stdout())
+        if curves:
+            plots.curves(found, stdout())
+    if not asked:
+        terminal.render(found, stdout())

@@ -14,8 +14,7 @@ from adapterzoo.entry_points import BUILT_IN
 from adapterzoo.errors import UserError
 from adapterzoo.method import BASES, GROUPS, Method
 from adapterzoo.registry import Registry, registry
-from adapterzoo.table import inert_markdown
-from adapterzoo.terminal import safe, stdout
+from adapterzoo.terminal import inert_markdown, safe, stdout
 
 # Narrower, rate and paper would leave no room for what a method does.
 WIDE = 110

@@ -28,14 +28,15 @@ def run(
     checked = load_recipe(recipe, overrides)
     folder = out or output_folder(checked.name, overrides)
     progress = reporter()
-    from adapterzoo import runner, table
+    from adapterzoo import runner
     from adapterzoo.comparison import compare
+    from adapterzoo.report import terminal
 
     with output_aside():
         try:
             results = runner.run(checked, folder, methods, seeds, progress)
         finally:
             progress.end()  # before stdout is what it was: the live display holds on to it
-    table.render(compare(folder), stdout())
+    terminal.render(compare(folder), stdout())
     if not all(result.ok for result in results):
         sys.exit(1)

@@ -1,0 +1,96 @@
+"""What a comparison says in words, the same below every form of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from adapterzoo.comparison import Block, Comparison
+from adapterzoo.report.columns import METRICS, missed_budget
+from adapterzoo.terminal import count
+
+
+# Of the reasons why rows cannot be compared; all are in the JSON.
+SHOWN = 6
+
+
+class Line(NamedTuple):
+    """A sentence about one row."""
+
+    label: str
+    rest: str
+    failure: bool = False
+
+    @property
+    def text(self) -> str:
+        """Both together."""
+        return self.label + self.rest
+
+
+def rows(comparison: Comparison) -> Iterator[Line]:
+    """What is to be said of single rows."""
+    for row in comparison.rows:
+        if row.error:
+            yield Line(row.label, f" failed: {row.error}", failure=True)
+        for option, change in row.adjusted.items():
+            yield Line(row.label, f", {option}: {change}")
+        if missed_budget(row) and row.status == "ok":
+            text = f": {count(row.trainable_params)} parameters is as near to {count(row.budget or 0)} as it comes"
+            yield Line(row.label, text)
+
+
+def apart(block: Block) -> str:
+    """Why a block's rows are not among the first block's."""
+    more = f"; and {len(block.differs) - SHOWN} more" if len(block.differs) > SHOWN else ""
+    return f"Not comparable with the first table: {'; '.join(block.differs[:SHOWN])}{more}"
+
+
+def verdict(comparison: Comparison, block: Block) -> str | None:
+    """Who wins, or who is tied, as far as that is known."""
+    ranked = [row for row in block.rows if row.rank_metric in row.metrics and row.status == "ok"]
+    if len(ranked) < 2 or comparison.against in [row.label for row in ranked]:
+        return None
+    title = METRICS[name].title if (name := ranked[0].rank_metric or "") in METRICS else name
+    choose = comparison.better(name)
+    best = choose(ranked, key=lambda row: row.metrics[name]) if choose else None
+    if best is None or best.tied is None:
+        return f"{title}: which rows are tied is not known" if best is not None else None
+    if not best.tied:
+        return f"{title}: {best.label} is the best, and no other row is tied with it"
+    tied = [row.label for row in ranked if row.tied and row is not best]
+    return f"{title}: no winner; {best.label} cannot be told from {', '.join(tied)}"
+
+
+def said(comparison: Comparison) -> Iterator[str]:
+    """What is to be said of the whole."""
+    for block in comparison.blocks:
+        if (line := verdict(comparison, block)) is not None:
+            yield line
+    signs = {tied for row in comparison.rows for tied in row.ties.values() if tied is not None}
+    if comparison.against:
+        yield f"differences to {comparison.against}; p corrected for the number of rows (Holm)"
+    elif signs:
+        yield "* best of its column, = not distinguishable from the best (p >= .05, corrected for all pairs, Holm)"
+    else:
+        yield "* best of its column"
+    yield from _intervals(comparison)
+    for block in comparison.blocks:
+        if block.costs_differ:
+            yield f"times and memory are of different machines ({'; '.join(block.costs_differ)})"
+
+
+def _intervals(comparison: Comparison) -> Iterator[str]:
+    """What the intervals are of."""
+    found = [row for row in comparison.rows if row.intervals and row.method]
+    if not found:
+        return
+    seeds = sorted({len(row.seeds) for row in found})
+    examples = sorted({row.examples for row in found if row.examples})
+    many = " or ".join(map(str, examples))
+    if seeds == [1]:
+        yield f"intervals over {many} test examples of one seed: another seed may lie outside"
+    else:
+        yield f"intervals over {' or '.join(map(str, seeds))} seeds and {many} test examples"
+    missing = [row.label for row in comparison.rows if row.metrics and not row.intervals]
+    if missing and len(missing) < len([row for row in comparison.rows if row.metrics]):
+        yield f"no answers kept of {', '.join(missing)}: no interval"

@@ -1,0 +1,72 @@
+"""A comparison as a table in the terminal."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from adapterzoo.comparison import Block, Comparison
+from adapterzoo.report import notes
+from adapterzoo.report.columns import BEST, EXPLAINED, TIED, Column, cell, columns, mark, marked
+from adapterzoo.terminal import safe
+
+
+def render(comparison: Comparison, console: Console) -> None:
+    """Print the table, as many columns as fit, and below it what the cells have no room for."""
+    shown = columns(comparison)
+    width = console.width
+    without_extras = [column for column in shown if not column.wide]
+    dropped: list[Column] = []
+    if _measure(comparison, shown, console) > width:
+        shown = without_extras
+    while _measure(comparison, shown, console) > width and any(column.drop for column in shown):
+        first = max(shown, key=lambda column: column.drop)
+        dropped.append(first)
+        shown = [column for column in shown if column is not first]
+    for block in comparison.blocks:
+        if block.differs:
+            console.print(safe("\n" + notes.apart(block), "bold"), soft_wrap=not console.is_terminal)
+        console.print(_table(comparison, [block], shown))
+    for line in notes.rows(comparison):
+        console.print(safe(line.text, "red" if line.failure else ""), soft_wrap=True)
+    said = [*notes.said(comparison)]
+    said += [EXPLAINED[column.name] for column in shown if column.name in EXPLAINED]
+    if dropped:
+        said.append(f"left out for width: {', '.join(column.title for column in dropped)}")
+    if said:
+        console.print(Text("; ".join(said), "dim"))
+
+
+def plain(comparison: Comparison) -> str:
+    """The table as text of any width, without colour."""
+    stream = io.StringIO()
+    render(comparison, Console(file=stream, width=200, highlight=False, no_color=True))
+    return stream.getvalue()
+
+
+def _table(comparison: Comparison, blocks: Sequence[Block], shown: Sequence[Column]) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("method", no_wrap=True)
+    for column in shown:
+        # Room for the mark in every cell of a column that has one, so that the digits stay below each other.
+        room = " " * len(BEST) if marked(comparison, column) else ""
+        table.add_column(column.title + room, justify="right", no_wrap=True)
+    for block in blocks:
+        for row in block.rows:
+            cells = [safe(row.label, "" if row.status == "ok" else "red")]
+            for column in shown:
+                text, sign = cell(row, column, failed=column is shown[0]), mark(comparison, block, row, column)
+                room = " " if marked(comparison, column) and not sign else ""
+                style = {BEST: "bold green", TIED: "green"}.get(sign, "")
+                cells.append(Text(text + sign + room, style))
+            table.add_row(*cells)
+    return table
+
+
+def _measure(comparison: Comparison, shown: Sequence[Column], console: Console) -> int:
+    table = _table(comparison, comparison.blocks, shown)
+    return console.measure(table, options=console.options.update(width=1000)).maximum

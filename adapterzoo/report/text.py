@@ -1,0 +1,74 @@
+"""A comparison as markdown, CSV or JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+
+from adapterzoo.comparison import Comparison
+from adapterzoo.report import notes
+from adapterzoo.report.columns import BEST, cell, columns, mark
+from adapterzoo.terminal import clean, inert_markdown
+
+# Of a row, what a spreadsheet has a use for; metrics stand behind the seeds.
+FIELDS = ("label", "method", "status", "error", "block", "base", "learning_rate", "seeds")
+MORE_FIELDS = (
+    "difference", "p_value", "tied", "trainable_params", "total_params", "adapter_bytes", "train_seconds",
+    "answer_seconds", "tune_seconds", "total_seconds", "cost", "tokens_per_second", "peak_memory_bytes",
+)  # fmt: skip
+
+
+def markdown(comparison: Comparison) -> str:
+    """A table for a pull request; the best of a column is bold, and what is tied with it has its sign."""
+    shown = columns(comparison)
+    lines = []
+    for block in comparison.blocks:
+        if block.differs:
+            lines += ["", inert_markdown(notes.apart(block)), ""]
+        lines += [
+            "| method | " + " | ".join(inert_markdown(column.title) for column in shown) + " |",
+            "| --- |" + " ---: |" * len(shown),
+        ]
+        for row in block.rows:
+            cells = []
+            for column in shown:
+                text = inert_markdown(cell(row, column, failed=column is shown[0]))
+                sign = mark(comparison, block, row, column)
+                cells.append(f"**{text}**" if sign == BEST else f"{text}{sign}")
+            lines.append(f"| {inert_markdown(row.label)} | " + " | ".join(cells) + " |")
+    lines += [f"\n{inert_markdown(line.text)}" for line in notes.rows(comparison)]
+    lines += [f"\n{'; '.join(said)}." for said in [[inert_markdown(one) for one in notes.said(comparison)]] if said]
+    return "\n".join(lines).strip("\n") + "\n"
+
+
+def csv_text(comparison: Comparison) -> str:
+    """Full precision, one line a row; metrics and the ends of their intervals are columns of their own."""
+    metrics = [name for metric in comparison.metrics for name in (metric, f"{metric}_low", f"{metric}_high")]
+    fields = [*FIELDS, *metrics, *MORE_FIELDS]
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(fields)
+    for row in comparison.rows:
+        ends = {f"{name}_low": low for name, (low, _) in row.intervals.items()}
+        ends |= {f"{name}_high": high for name, (_, high) in row.intervals.items()}
+        values = [
+            " ".join(map(str, row.seeds)) if name == "seeds" else ends.get(name, row.value(name)) for name in fields
+        ]
+        writer.writerow(["" if value is None else _inert_formula(value) for value in values])
+    return stream.getvalue()
+
+
+def json_text(comparison: Comparison) -> str:
+    """Everything, for programs; docs/comparison.schema.json says what is where."""
+    return json.dumps(comparison.records(), indent=1) + "\n"
+
+
+FORMATS: dict[str, Callable[[Comparison], str]] = {"markdown": markdown, "csv": csv_text, "json": json_text}
+
+
+def _inert_formula(value: object) -> object:
+    """A spreadsheet takes a cell that begins like this for a formula."""
+    text = clean(value) if isinstance(value, str) else value
+    return f"'{text}" if isinstance(text, str) and text.startswith(("=", "+", "-", "@", "\t")) else text

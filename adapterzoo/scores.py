@@ -1,0 +1,116 @@
+"""What every test example of a cell scored, read back from disk: what intervals and tests are made of.
+
+A metric that is no mean over the examples (a loss by token, corpus BLEU, macro-F1) is made one: each example gets the
+number by which it moves the whole, so that their mean is the metric, and their spread its uncertainty.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapterzoo.metric_registry import metrics as known_metrics
+from adapterzoo.results import FORGETTING, Result
+from adapterzoo.store import GENERAL, PREDICTIONS
+
+# Parts of the test split that a metric of the whole is computed without, one after the other.
+GROUPS = 50
+Lines = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Column:
+    """The scores of one metric in one cell, an example each, or a group of examples."""
+
+    values: NDArray[np.float64]
+    right_or_wrong: bool = False
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines; none where it is damaged or not there."""
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError, RecursionError):
+        return []
+    return records if all(isinstance(record, dict) for record in records) else []
+
+
+def cell_scores(folder: Path, result: Result) -> dict[str, Column]:
+    """By metric, for those whose examples are there and agree with what the result says of them.
+
+    Args:
+        folder: of the cell.
+    """
+    lines, general = read_lines(folder / PREDICTIONS), None
+    found = {}
+    for name, value in result.metrics.items():
+        if name == FORGETTING:
+            general = read_lines(folder / GENERAL)
+        column = _column(name, general if name == FORGETTING and general is not None else lines)
+        if column is not None and math.isclose(column.values.mean(), value, rel_tol=1e-6, abs_tol=1e-9):
+            found[name] = column
+    return found
+
+
+def _column(name: str, lines: Lines) -> Column | None:
+    if not lines:
+        return None
+    try:
+        if name == "test_loss":
+            return Column(_ratio(_numbers(lines, "loss"), _numbers(lines, "tokens")))
+        if name == "perplexity":
+            loss = _ratio(_numbers(lines, "loss"), _numbers(lines, "tokens"))
+            # To first order: a loss that is a little higher is a perplexity that is a little higher by its own size.
+            return Column(np.exp(loss.mean()) * (1 + loss - loss.mean()))
+        if name == "token_accuracy":
+            return Column(_ratio(_numbers(lines, "right_tokens"), _numbers(lines, "tokens")))
+        if name == FORGETTING:
+            change = _numbers(lines, "loss") - _numbers(lines, "base_loss")
+            return Column(_ratio(change, _numbers(lines, "tokens")))
+        total = next((m.total for m in known_metrics().values() if name in m.columns), None)
+        if total is not None:
+            return Column(_left_out(name, total, lines))
+        return Column(_numbers(lines, name), all(isinstance(line[name], bool) for line in lines))
+    except (KeyError, TypeError, ValueError, ArithmeticError):  # of another version, or written by hand
+        return None
+    except (Exception, SystemExit):  # a stranger's metric may raise anything
+        return None
+
+
+def _numbers(lines: Lines, key: str) -> NDArray[np.float64]:
+    values = np.array([float(line[key]) for line in lines])
+    if not np.isfinite(values).all():
+        raise ValueError(f"{key} is not finite")
+    return values
+
+
+def _ratio(parts: NDArray[np.float64], wholes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """By how much each example moves sum(parts) / sum(wholes), to first order."""
+    whole = parts.sum() / wholes.sum()
+    moved: NDArray[np.float64] = whole + (parts - whole * wholes) / wholes.mean()
+    return moved
+
+
+def _left_out(name: str, total: Callable[[Sequence[str], Sequence[str]], Any], lines: Lines) -> NDArray[np.float64]:
+    """By how much each group of examples moves a metric of the whole split (the jackknife)."""
+    references = [str(line["reference"]).strip() for line in lines]
+    answers = [str(line["prediction"] or "") for line in lines]
+
+    def of(kept: Sequence[int]) -> float:
+        given = total([references[i] for i in kept], [answers[i] for i in kept])
+        return float(given[name] if isinstance(given, Mapping) else given)
+
+    groups = min(GROUPS, len(lines))
+    whole = of(range(len(lines)))
+    if groups == 1:
+        return np.array([whole])
+    without = np.array([of([i for i in range(len(lines)) if i % groups != group]) for group in range(groups)])
+    moved: NDArray[np.float64] = whole - (groups - 1) * (without - without.mean())
+    return moved
