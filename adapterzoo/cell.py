@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapterzoo.memory import free_memory
 from adapterzoo.method import Method, put_on
+from adapterzoo.metric_registry import lower_is_better_by
 from adapterzoo.plan import Cell
 from adapterzoo.registry import registry
+from adapterzoo.tuning import Score, tune
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from adapterzoo.base import Base
     from adapterzoo.evaluate import Evaluation
     from adapterzoo.prepare import Prepared
     from adapterzoo.progress import Reporter
@@ -66,6 +71,42 @@ def train(prepared: Prepared, cell: Cell, model: nn.Module, folder: Path, report
         on_step=reporter.step,
     )
     return Adapted(method, wrapped, trained, trainable, added)
+
+
+def tuned(prepared: Prepared, cell: Cell, base: Base, folder: Path, reporter: Reporter) -> dict[str, Any]:
+    """What a cell's ranges came to, setting by setting, on the validation rows; see :func:`adapterzoo.tuning.tune`.
+
+    Args:
+        folder: of the cell's label.
+    """
+    # With the first seed, for all of them.
+    first = replace(cell, seed=min(one.seed for one in prepared.cells if one.label == cell.label))
+    checkpoints = folder / "trial"
+
+    def attempt(other: Cell, number: int) -> Score:
+        values = {"learning_rate": other.learning_rate, **other.options}
+        settings = ", ".join(f"{name} {values[name]}" for name in cell.ranges)
+        reporter.phase(f"trial {number + 1}: {settings}")
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        try:
+            with base.lend() as model:
+                return _validated(prepared, train(prepared, other, model, checkpoints, reporter).model)
+        finally:
+            shutil.rmtree(checkpoints, ignore_errors=True)
+            free_memory()
+
+    return tune(first, folder, lower_is_better_by(prepared.recipe.evaluate.metrics[0]), attempt)
+
+
+def _validated(prepared: Prepared, model: nn.Module) -> Score:
+    """What a model comes to on the validation rows, by the metric that decides."""
+    from adapterzoo.evaluate import evaluate
+
+    first = prepared.recipe.evaluate.metrics[0]
+    settings = prepared.recipe.evaluate.model_copy(update={"metrics": list(dict.fromkeys((first, "loss")))})
+    metrics = evaluate(model, prepared.encoded, settings, part="validation").metrics
+    name = next(iter(metrics))
+    return Score(name, metrics[name], metrics["test_loss"])
 
 
 def measure(prepared: Prepared, cell: Cell, model: nn.Module) -> Evaluation:

@@ -135,3 +135,9 @@ def _plain(value: Any, location: Location, lines: dict[Location, int]) -> Any:
     if value is None:
         return None
     return str(getattr(value, "value", value))
+
+
+def section(source: Document, name: str) -> dict[str, Any]:
+    """A section of a document; empty where it is not there, or is none."""
+    found = source.data.get(name)
+    return found if isinstance(found, dict) else {}

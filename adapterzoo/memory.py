@@ -13,6 +13,25 @@ CLEAR_REFS = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
 
 
+def available() -> int:
+    """Bytes that are free where models are put: on the GPU, else in the machine."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    return int(psutil.virtual_memory().available)
+
+
+def free_memory() -> None:
+    """Hand back what nothing holds any more."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 class PeakMemory:
     """Measures while it is held: on a GPU what was allocated there, else what the process had in memory.
 

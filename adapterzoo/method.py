@@ -153,6 +153,13 @@ class Method(Generic[OptionsT]):
         """
         return []
 
+    def resized(self, options: OptionsT, size: int) -> dict[str, Any]:
+        """What changes in the options where ``size_option`` becomes ``size``, for a budget of trained parameters.
+
+        To be overridden where other options go with it: a rank to end with, say.
+        """
+        return {self.size_option or "": size}
+
     def wrap(self, model: nn.Module, options: OptionsT, context: Context) -> nn.Module:
         """Put the adapter on: returns the model to train, with only the adapter's parameters trainable.
 

@@ -11,7 +11,7 @@ import adapterzoo.metrics
 from adapterzoo import hookspecs
 from adapterzoo.entry_points import BUILT_IN, Broken, Brought, bring, reason
 from adapterzoo.errors import PluginError
-from adapterzoo.metric import RESERVED, Metric
+from adapterzoo.metric import RESERVED, Metric, per_example
 from adapterzoo.results import FORGETTING
 
 
@@ -56,6 +56,22 @@ def lower_is_better(names: Iterable[str]) -> list[str]:
     """The columns of these metrics of which the lower value is the better one; not those of the evaluation's own."""
     chosen = [metrics()[name] for name in names if name not in RESERVED]
     return [column for metric in chosen if metric.better == "lower" for column in metric.columns]
+
+
+def lower_is_better_by(name: str) -> bool:
+    """Whether the lower value of a metric is the better one, the evaluation's own among them."""
+    return name in ("loss", "perplexity") or bool(lower_is_better([name]))
+
+
+def right_or_wrong(name: str) -> bool:
+    """Whether a metric calls an answer right or wrong, and gives nothing between; as seen, for none says so."""
+    if name in RESERVED:
+        return False
+    metric = metrics()[name]
+    try:
+        return metric.total is None and all(isinstance(value, bool) for value in per_example(metric, "a", "a").values())
+    except PluginError:
+        return False
 
 
 def _built_in() -> list[metadata.EntryPoint]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from adapterzoo.errors import Problem, UserError, did_you_mean
 from adapterzoo.reading import complete_entry
-from adapterzoo.recipe import MethodEntry, Recipe
+from adapterzoo.recipe import MethodEntry, Range, Recipe
+from adapterzoo.recipe.tune import trials
 from adapterzoo.registry import Registry
 
 BASE_LABEL = "base"
@@ -28,6 +29,12 @@ class Cell:
     learning_rate: float | None = None
     shots: int = 0
     """examples shown in the prompt"""
+    budget: int | None = None
+    """trained parameters that its options shall come to"""
+    ranges: dict[str, Range] = field(default_factory=dict)
+    """what is tried first, on the validation rows, by option"""
+    trials: int = 0
+    """with how many settings"""
 
 
 def plan(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], zoo: Registry) -> list[Cell]:
@@ -50,7 +57,24 @@ def plan(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], zoo: Regi
     for seed in dict.fromkeys(seeds or recipe.seeds):
         for entry in entries:
             base = zoo[entry.name].demands or own
-            cells.append(Cell(entry.label, entry.name, base, seed, entry.options, float(entry.learning_rate)))
+            budget = recipe.budget.trainable_params if recipe.budget else None
+            rate = float(entry.learning_rate)
+            ranges = {
+                name: one for name, one in recipe.tune.items() if name == "learning_rate" or name in entry.options
+            }
+            cells.append(
+                Cell(
+                    entry.label,
+                    entry.name,
+                    base,
+                    seed,
+                    entry.options,
+                    rate,
+                    budget=budget,
+                    ranges=ranges,
+                    trials=trials(recipe.tune) if ranges else 0,
+                )
+            )
     return sorted(cells, key=lambda cell: (cell.base != own, cell.base))
 
 

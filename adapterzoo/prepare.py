@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from adapterzoo.budget import solve
 from adapterzoo.data.row import PARTS
 from adapterzoo.data.split import fingerprint
 from adapterzoo.errors import PluginError, Problem, UserError
@@ -111,8 +112,7 @@ def prepare(
             general=_general(recipe, encoded, config),
         )
         _check_context_length(prepared, config)
-        _try_out(prepared, skeleton, zoo)
-    return prepared
+        return _try_out(prepared, skeleton, zoo)
 
 
 def _general(recipe: Recipe, encoded: Encoded, config: Any) -> General | None:
@@ -156,8 +156,8 @@ def _check_context_length(prepared: Prepared, config: Any) -> None:
         raise UserError(*problems)
 
 
-def _try_out(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> None:
-    """Ask the trainer and each method what cannot work, and count what each method would train.
+def _try_out(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> Prepared:
+    """Ask the trainer and each method what cannot work, size it to the budget, and count what it would train.
 
     Raises:
         UserError: with the problems of all of them.
@@ -168,7 +168,10 @@ def _try_out(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> None:
     problems = check_settings(prepared.recipe.train, prepared.steps)
     if prepared.recipe.train.eval_steps and not prepared.encoded.validation:
         problems.append(Problem("train.eval_steps", "there are no validation rows.", "Give split.validation a share."))
+    if prepared.recipe.tune and not prepared.encoded.validation:
+        problems.append(Problem("tune", "there are no validation rows to choose by.", "Give split.validation a share."))
     untouched = Base(skeleton, "none", lambda: skeleton)
+    sized: dict[str, dict[str, Any]] = {}
     for cell in {cell.label: cell for cell in prepared.cells if cell.method}.values():
         # Without data: what a method would learn from it takes weights.
         method, context = zoo[cell.method or ""], replace(prepared.context(cell), batches=tuple)
@@ -179,6 +182,9 @@ def _try_out(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> None:
             )
         options = method.options(**cell.options)
         try:
+            if cell.budget is not None:
+                options = solve(method, options, cell.budget, partial(_trained, method, untouched, context))
+                sized[cell.label] = options.model_dump(mode="json")
             found, count = try_out(method, untouched, options, context)
         except PluginError as error:
             found, count = [Problem(zoo.package(method.name), f"its plugin is at fault: {error}.")], None
@@ -187,6 +193,12 @@ def _try_out(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> None:
             prepared.trainable[cell.label] = count
     if problems:
         raise UserError(*problems)
+    cells = [replace(cell, options=sized.get(cell.label, cell.options)) for cell in prepared.cells]
+    return replace(prepared, cells=cells)
+
+
+def _trained(method: Method[Any], skeleton: Base, context: Context, options: Any) -> int | None:
+    return try_out(method, skeleton, options, context)[1]
 
 
 def try_out(method: Method[Any], skeleton: Base, options: Any, context: Context) -> tuple[list[Problem], int | None]:

@@ -10,8 +10,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.cell import measure, train
+from adapterzoo.cell import measure, train, tuned
 from adapterzoo.errors import AdapterzooError, PluginError, Problem, UserError
+from adapterzoo.memory import free_memory
 from adapterzoo.metric_registry import lower_is_better
 from adapterzoo.plan import Cell
 from adapterzoo.prepare import Prepared, prepare, quiet_libraries
@@ -19,6 +20,7 @@ from adapterzoo.progress import Reporter
 from adapterzoo.recipe import Recipe
 from adapterzoo.results import FORGETTING, SETTINGS, Result, plain_findings
 from adapterzoo.store import ADAPTER, CHECKPOINTS, TRACEBACK, Store, folder_bytes
+from adapterzoo.tuning import chosen, space
 
 if TYPE_CHECKING:
     from torch import nn
@@ -123,16 +125,18 @@ class _Runner:
             options=cell.options,
             learning_rate=cell.learning_rate,
             steps=self.prepared.steps if cell.method else None,
+            budget=cell.budget,
             lower_is_better=lower_is_better(self.recipe.evaluate.metrics),
             **self.common,
         )
-        settings = {name: getattr(cell, name) for name in SETTINGS}
-        folder = self.store.clear(cell.label, cell.seed, settings)
+        folder = self.store.cell(cell.label, cell.seed)
         predictions: list[Prediction] = []
         paragraphs: list[dict[str, float]] = []
         try:
             if isinstance(base, Exception):
                 raise base
+            cell = self._tuned(cell, base, result)
+            self.store.clear(cell.label, cell.seed, {name: getattr(cell, name) for name in SETTINGS})
             result.total_params = base.parameters
             with base.lend() as model:
                 with PeakMemory() as peak:
@@ -143,10 +147,20 @@ class _Runner:
                 del trained
         except (Exception, SystemExit) as error:  # whatever a method does wrong is its own row's failure
             result.status, result.error = "failed", _reason(error)
+            folder.mkdir(parents=True, exist_ok=True)
             (folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
         self.store.write(result, (prediction.record() for prediction in predictions), paragraphs)
-        _free_memory()
+        free_memory()
         return result
+
+    def _tuned(self, cell: Cell, base: Base, result: Result) -> Cell:
+        """The cell with the settings that the validation rows chose, where the recipe has some tried."""
+        if not cell.ranges:
+            return cell
+        result.tuning = tuned(self.prepared, cell, base, self.store.label(cell.label), self.reporter)
+        cell = chosen(cell, result.tuning["chosen"])
+        result.options, result.learning_rate = cell.options, cell.learning_rate
+        return cell
 
     def _train(self, cell: Cell, model: nn.Module, result: Result, folder: Path) -> nn.Module:
         """Train and save; returns the wrapped model."""
@@ -193,6 +207,8 @@ def _finished(cells: Sequence[Cell], store: Store) -> dict[tuple[str, int], Resu
     for result in (result for label in wanted for result in store.of(label) if result.ok):
         cell = wanted[result.label]
         kept[result.label, result.seed] = result
+        if cell.ranges and (result.tuning or {}).get("space") == space(cell):
+            cell = chosen(cell, (result.tuning or {})["chosen"])
         for name in SETTINGS:
             there, here = getattr(result, name), getattr(cell, name)
             if there != here:
@@ -207,14 +223,6 @@ def _finished(cells: Sequence[Cell], store: Store) -> dict[tuple[str, int], Resu
     if problems:
         raise UserError(*problems)
     return kept
-
-
-def _free_memory() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _reason(error: BaseException) -> str:

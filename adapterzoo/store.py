@@ -24,8 +24,9 @@ CHECKPOINTS = "checkpoints"
 TRACEBACK = "traceback.txt"
 RECIPE = "recipe.yaml"
 LOCK = ".lock"
-# What may grow from one run of a recipe to the next: more methods, more seeds.
-GROWING = ("methods", "seeds", "name")
+# What may grow from one run of a recipe to the next: more methods, more seeds; what a budget and tuning make of a
+# method's options is kept with its cells.
+GROWING = ("methods", "seeds", "name", "budget", "tune")
 
 
 class Store:
@@ -107,6 +108,10 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return known
+
+    def label(self, label: str) -> Path:
+        """The folder of all cells of a label."""
+        return self.folder / label
 
     def cell(self, label: str, seed: int) -> Path:
         """The folder of one cell."""

@@ -48,6 +48,10 @@ class Adalora(PeftMethod[AdaloraOptions]):
     size_option = "init_r"
     resumes = False  # the running importance of every weight is in no checkpoint
 
+    def resized(self, options: AdaloraOptions, size: int) -> dict[str, Any]:
+        """See :meth:`Method.resized`: as large a share of the rank is cut as before."""
+        return {"init_r": size, "target_r": max(1, round(size * options.target_r / options.init_r))}
+
     def problems(self, skeleton: nn.Module, options: AdaloraOptions, context: Context) -> list[Problem]:
         """See :meth:`Method.problems`."""
         found = super().problems(skeleton, options, context)

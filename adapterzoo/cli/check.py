@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
 
 from adapterzoo.cli.arguments import recipe_options
 from adapterzoo.terminal import count, safe, size, stdout, tell
+
+if TYPE_CHECKING:
+    from adapterzoo.plan import Cell
+    from adapterzoo.prepare import Prepared
 
 # Bytes of a parameter, by dtype and, for linear layers, by quantization with its constants.
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.01, "nf4": 0.52}
@@ -18,8 +24,19 @@ TRAINED_BYTES = 16
 
 @click.command()
 @recipe_options
-def check(recipe: Path, methods: tuple[str, ...], seeds: tuple[int, ...], overrides: tuple[str, ...]) -> None:
-    """Find every problem of RECIPE without training, and print the plan."""
+@click.option(
+    "--difference",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Say how many test examples would show it, like 0.02 of exact match.",
+)
+def check(
+    recipe: Path,
+    methods: tuple[str, ...],
+    seeds: tuple[int, ...],
+    overrides: tuple[str, ...],
+    difference: float | None,
+) -> None:
+    """Find every problem of RECIPE without training, and print the plan, and what its comparison can show."""
     from adapterzoo.progress import reporter
     from adapterzoo.reading import load_recipe
 
@@ -35,25 +52,110 @@ def check(recipe: Path, methods: tuple[str, ...], seeds: tuple[int, ...], overri
     tell(console, f"data: {rows}; {lengths(encoded)}")
     batch = checked.train.batch_size * checked.train.gradient_accumulation
     tell(console, f"training: {prepared.steps} steps of {batch} rows")
+    for line in _seeds(prepared):
+        tell(console, line)
+    console.print(_plan(prepared))
+    cells = [cell for cell in prepared.cells if cell.method]
+    tell(console, f"{len(cells)} cells. memory: weights and optimizer; activations come on top.", "dim")
+    for line in (*_sizes(prepared), *_power(prepared, difference)):
+        tell(console, line)
+
+
+def _seeds(prepared: Prepared) -> Iterator[str]:
+    seeds = list(dict.fromkeys(cell.seed for cell in prepared.cells if cell.method))
+    if len(seeds) == 1:
+        yield f"seed {seeds[0]}: one draw of how adapters begin, and one order of the rows, the same for every method"
+    elif seeds:
+        named = ", ".join(map(str, seeds))
+        yield f"seeds {named}: each begins with other adapters and orders the rows anew, the same for every method"
+
+
+def _plan(prepared: Prepared) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     cells = [cell for cell in prepared.cells if cell.method]
     labelled = any(cell.label != cell.method for cell in cells)
-    for title in ("cell", *(["method"] if labelled else []), "seed", "base", "lr", "parameters", "memory"):
-        table.add_column(title, no_wrap=True, justify="left" if title in ("cell", "method", "base") else "right")
+    sized = any(cell.budget for cell in cells)
+    titles = ["cell", *(["method"] if labelled else []), "seed", "base", "lr", *(["size"] if sized else [])]
+    for title in (*titles, "parameters", "memory"):
+        left = title in ("cell", "method", "base", "size")
+        table.add_column(title, no_wrap=True, justify="left" if left else "right")
     for cell in cells:
         trained = prepared.trainable.get(cell.label, 0)
-        linear = prepared.linear_parameters
-        memory = linear * BYTES[checked.model.dtype if cell.base == "none" else cell.base] + trained * TRAINED_BYTES
-        memory += (prepared.base_parameters - linear) * BYTES[checked.model.dtype]
         values = (
             cell.label,
             *([cell.method] if labelled else []),
             cell.seed,
             cell.base,
             f"{cell.learning_rate:g}",
-            count(trained) if trained else "?",
-            size(memory),
+            *([_size(cell)] if sized else []),
+            (count(trained) if trained else "?") + ("!" if _misses(cell, trained) else ""),
+            size(_memory(prepared, cell, trained)),
         )
         table.add_row(*(safe(value) for value in values))
-    console.print(table)
-    tell(console, f"{len(cells)} cells. memory: weights and optimizer; activations come on top.", "dim")
+    return table
+
+
+def _memory(prepared: Prepared, cell: Cell, trained: int) -> float:
+    """Bytes of the weights and the optimizer."""
+    dtype, linear = prepared.recipe.model.dtype, prepared.linear_parameters
+    memory = linear * BYTES[dtype if cell.base == "none" else cell.base] + trained * TRAINED_BYTES
+    return memory + (prepared.base_parameters - linear) * BYTES[dtype]
+
+
+def _size(cell: Cell) -> str:
+    """The option that was solved for."""
+    from adapterzoo.registry import registry
+
+    option = registry()[cell.method or ""].size_option
+    return f"{option} {cell.options[option]}" if option else "-"
+
+
+def _misses(cell: Cell, trained: int) -> bool:
+    from adapterzoo.budget import misses
+
+    return bool(trained) and misses(trained, cell.budget)
+
+
+def _sizes(prepared: Prepared) -> Iterator[str]:
+    """What cannot have the size that is asked for, and what does not fit."""
+    from adapterzoo.memory import available
+
+    once = {cell.label: cell for cell in prepared.cells if cell.method}.values()
+    missed = [cell.label for cell in once if _misses(cell, prepared.trainable.get(cell.label, 0))]
+    if missed:
+        wanted = count(next(cell.budget for cell in once if cell.budget) or 0)
+        yield f"! {', '.join(missed)}: as near to {wanted} parameters as it comes"
+    unknown = [cell.label for cell in once if cell.budget and cell.label not in prepared.trainable]
+    if unknown:
+        yield f"? {', '.join(unknown)}: only the weights tell how many; with the size of its defaults"
+    room = available()
+    for cell in once:
+        needed = _memory(prepared, cell, prepared.trainable.get(cell.label, 0))
+        if needed > room:
+            yield f"{cell.label} needs at least {size(needed)}, and {size(room)} are free"
+
+
+def _power(prepared: Prepared, difference: float | None) -> Iterator[str]:
+    """What so many test examples and seeds can show."""
+    from adapterzoo import power
+    from adapterzoo.metric_registry import right_or_wrong
+
+    labels = list(dict.fromkeys(cell.label for cell in prepared.cells))
+    seeds = len({cell.seed for cell in prepared.cells if cell.method}) or 1
+    examples, pairs = len(prepared.encoded.test), max(len(labels) * (len(labels) - 1) // 2, 1)
+    metric = prepared.recipe.evaluate.metrics[0]
+    shares = right_or_wrong(metric)
+    unit = "" if shares else " standard deviations of the difference between two methods' scores of an example"
+    two, all_rows = (power.smallest_difference(examples, seeds, many, shares=shares) for many in (1, pairs))
+    many = f"{examples} test examples and {seeds} {'seed' if seeds == 1 else 'seeds'}"
+    yield (
+        f"{many} can show a difference of {two:.3f}{unit} in {metric} between two rows named beforehand, "
+        f"{all_rows:.3f} between any of {len(labels)} rows (found in {power.POWER:.0%} of such runs"
+        + (f", if two methods disagree on {power.DISAGREE:.0%} of the answers)" if shares else ")")
+    )
+    if seeds == 1:
+        yield "with one seed, intervals are over the examples alone: another seed may lie outside"
+    if difference:
+        needed = [power.examples_needed(difference, seeds, many, shares=shares) for many in (1, pairs)]
+        told = [f"{number:,} test examples" if number else "more seeds" for number in needed]
+        yield f"a difference of {difference:g} takes {told[0]}; {told[1]} between any of {len(labels)} rows"

@@ -9,16 +9,19 @@ from pydantic_core import PydanticCustomError
 
 from adapterzoo.recipe.data import DataSection, Split
 from adapterzoo.recipe.train import TrainSection
-from adapterzoo.recipe.values import RESERVED_LABEL, SAFE_NAME, LearningRate, Name, NewTokens, Section
+from adapterzoo.recipe.tune import Range
+from adapterzoo.recipe.values import RESERVED_LABEL, SAFE_NAME, Count, LearningRate, Name, NewTokens, Section
 
 __all__ = [
     "RESERVED_LABEL",
     "SAFE_NAME",
     "SHIPPED",
+    "BudgetSection",
     "DataSection",
     "EvaluateSection",
     "MethodEntry",
     "ModelSection",
+    "Range",
     "Recipe",
     "Split",
     "TrainSection",
@@ -65,6 +68,14 @@ class EvaluateSection(Section):
     )
 
 
+class BudgetSection(Section):
+    """The same size for every method, as near as each comes to it."""
+
+    trainable_params: Count = Field(
+        description="like 2500000 or 2.5M: solved for by the option that sets a method's size"
+    )
+
+
 class MethodEntry(BaseModel):
     """One line of ``methods``: a method under a label, with the options that differ from its defaults."""
 
@@ -97,6 +108,11 @@ class Recipe(Section):
     data: DataSection
     train: TrainSection = Field(default_factory=TrainSection)
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
+    budget: BudgetSection | None = Field(None, description="equal size: left out, each method has its own")
+    tune: dict[str, Range] = Field(
+        default_factory=dict,
+        description="learning_rate or other options: tried on the validation rows, each method as often",
+    )
     methods: list[MethodEntry] = Field(
         min_length=1,
         description="names; or {name: NAME, label: LABEL, learning_rate: RATE} with the method's options beside",
@@ -104,6 +120,16 @@ class Recipe(Section):
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(
         default_factory=lambda: [0], min_length=1, description="each method is trained with each"
     )
+
+    @model_validator(mode="after")
+    def _trials(self) -> Recipe:
+        given = sorted({one.trials for one in self.tune.values() if one.trials is not None})
+        if len(given) > 1:
+            many = ", ".join(map(str, given))
+            raise PydanticCustomError(
+                "value", "asks for {many} trials: each method gets one number.", {"many": many, "at": ("tune",)}
+            )
+        return self
 
     @model_validator(mode="after")
     def _seeds(self) -> Recipe:

@@ -56,6 +56,24 @@ NewTokens = Annotated[
 ]
 
 
+_COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kMB]?)")
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
+
+
+def _count(value: Any) -> int | None:
+    """``2.5M`` as a number; None where it is none."""
+    if isinstance(value, str) and (match := _COUNT.fullmatch(value.strip())):
+        value = float(match[1]) * _UNITS[match[2]]
+    return round(value) if _number(value) and value >= 1 else None
+
+
+Count = Annotated[
+    int,
+    checked(lambda value: _count(value) is not None, "a number like 2500000, 250k or 2.5M"),
+    BeforeValidator(_count),
+]
+
+
 def _part(value: Any) -> bool:
     if isinstance(value, str):
         return bool(value)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from adapterzoo.budget import misses
 from adapterzoo.comparison import Block, Comparison
 from adapterzoo.results import FORGETTING
 from adapterzoo.row import Interval, Row
@@ -149,14 +150,9 @@ def cell(row: Row, column: Column, *, failed: bool = False) -> str:
         return "failed" if failed else {"learning_rate": rate, "base": row.base}.get(column.name, "-")
     found = value(row, column)
     text = "-" if found is None else clean(column.show(found))
-    if column.name == "trainable_params" and found is not None and missed_budget(row):
+    if column.name == "trainable_params" and found is not None and misses(row.trainable_params, row.budget):
         text = f"{text}!"
     return text
-
-
-def missed_budget(row: Row, tolerance: float = 0.05) -> bool:
-    """Whether a row has not the size that was asked for, by more than a twentieth."""
-    return row.budget is not None and abs(row.trainable_params - row.budget) > tolerance * row.budget
 
 
 def mark(comparison: Comparison, block: Block, row: Row, column: Column) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from adapterzoo.budget import misses
 from adapterzoo.comparison import Block, Comparison
-from adapterzoo.report.columns import METRICS, missed_budget
+from adapterzoo.report.columns import METRICS
 from adapterzoo.terminal import count
-
 
 # Of the reasons why rows cannot be compared; all are in the JSON.
 SHOWN = 6
@@ -34,7 +34,7 @@ def rows(comparison: Comparison) -> Iterator[Line]:
             yield Line(row.label, f" failed: {row.error}", failure=True)
         for option, change in row.adjusted.items():
             yield Line(row.label, f", {option}: {change}")
-        if missed_budget(row) and row.status == "ok":
+        if misses(row.trainable_params, row.budget) and row.status == "ok":
             text = f": {count(row.trainable_params)} parameters is as near to {count(row.budget or 0)} as it comes"
             yield Line(row.label, text)
 
