@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Sequence
 from html import escape
 from importlib.resources import files
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from adapterzoo.comparison import Block, Comparison
 from adapterzoo.ranking import HIGHER
@@ -17,42 +20,29 @@ from adapterzoo.report.columns import COSTS, EXPLAINED, Column, cell, columns, i
 from adapterzoo.row import Row
 from adapterzoo.terminal import clean, duration
 
-# Costs that the score is plotted against, as the choice of them is worded, and how plotly writes them on an axis.
+# What a score is plotted against, as the choice is worded, and how plotly writes such numbers on an axis.
 AGAINST: dict[str, tuple[str, dict[str, str]]] = {
     "trainable_params": ("trainable parameters", {"exponentformat": "B"}),
     "peak_memory_bytes": ("peak memory", {"exponentformat": "SI", "ticksuffix": "B"}),
     "train_seconds": ("training time", {}),
     "cost": ("cost of tuning, training and measuring", {}),
 }
-# Of a curve: a screen shows no more, and the file stays light.
+# Of a curve, each the mean of its part: a screen shows no more, and the file stays light.
 POINTS = 400
+# Of a running mean: rows are of the same batches, and so have the same jumps.
+WINDOW = 10
 Figure = dict[str, Any]
 
 
-class Cell(NamedTuple):
-    """A cell of a table."""
+class Trials(NamedTuple):
+    """What was tried for a row."""
 
-    text: str
-    key: Any
-    """what its column is sorted by; None stands last"""
-    sign: str = ""
-
-
-class Line(NamedTuple):
-    """A row of a table."""
-
-    label: str
-    cells: list[Cell]
-    state: str = ""
-
-
-class Table(NamedTuple):
-    """A table that can be sorted."""
-
-    corner: str
-    heads: list[tuple[str, bool]]
-    """titles, and whether the first sorting puts the highest value on top"""
-    lines: list[Line]
+    metric: str
+    high_first: bool
+    options: list[str]
+    ordered: list[dict[str, Any]]
+    """best first, those without a score last"""
+    chosen: dict[str, Any] | None
 
 
 def html(comparison: Comparison) -> str:
@@ -63,6 +53,7 @@ def html(comparison: Comparison) -> str:
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
+    from plotly.offline import get_plotlyjs  # what include_plotlyjs=True writes
 
     page = Environment(
         autoescape=True,
@@ -72,18 +63,22 @@ def html(comparison: Comparison) -> str:
         finalize=lambda found: found if isinstance(found, Markup) else clean(found),
     )
     page.filters["digest"] = _digest
+    page.globals |= {"apart": notes.apart, "cell": cell, "mark": mark, "duration": duration}
+    page.globals |= {"key": _key, "setting": _setting}
     shown = columns(comparison)
     sections = [section for block in comparison.blocks if (section := _section(comparison, block))["plots"]]
-    return page.from_string((files("adapterzoo.report") / "page.html.in").read_text(encoding="utf-8")).render(
+    template = (files("adapterzoo.report") / "page.html.in").read_text(encoding="utf-8")
+    return page.from_string(template).render(
         comparison=comparison,
+        first=comparison.blocks[0],
         model=_model(comparison.blocks[0]),
-        tables=[(notes.apart(one) if one.differs else "", _table(comparison, one, shown)) for one in comparison.blocks],
+        columns=[(column, _high_first(comparison, column)) for column in shown],
         rows=list(notes.rows(comparison)),
         said=[*notes.said(comparison), *(EXPLAINED[one.name] for one in shown if one.name in EXPLAINED)],
+        tuned=[(row, trials) for row in comparison.rows if (trials := _trials(comparison, row)).ordered],
         sections=sections,
-        trials=[(row, _trials(comparison, row)) for row in comparison.rows if (row.tuning or {}).get("trials")],
-        setting=_setting,
-        plotly=Markup(_plotly()) if sections else "",
+        figures={plot["id"]: list(plot["choices"].values()) for section in sections for plot in section["plots"]},
+        plotly=Markup(get_plotlyjs()) if sections else "",
     )
 
 
@@ -92,61 +87,35 @@ def _digest(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
-def _plotly() -> str:
-    from plotly.offline import get_plotlyjs  # what include_plotlyjs=True writes
-
-    return str(get_plotlyjs())
-
-
 def _model(block: Block) -> str:
     recipes = [result.recipe for one in block.evidence for result in one.results]
     return str(next((name for recipe in recipes if (name := recipe.get("model", {}).get("name"))), ""))
 
 
-def _table(comparison: Comparison, block: Block, shown: Sequence[Column]) -> Table:
-    metric = block.rows[0].rank_metric or ""
-    of = {"interval": metric, "difference": metric}
-    heads = [(column.title, comparison.better(of.get(column.name, column.name)) is HIGHER) for column in shown]
-    lines = []
-    for row in block.rows:
-        texts = [cell(row, column, failed=column is shown[0]) for column in shown]
-        cells = [
-            Cell(text, None if text == "-" else _key(value(row, column)), mark(comparison, block, row, column))
-            for text, column in zip(texts, shown, strict=True)
-        ]
-        lines.append(Line(row.label, cells, "" if row.status == "ok" else "failed"))
-    return Table("method", heads, lines)
+def _high_first(comparison: Comparison, column: Column) -> bool:
+    """Whether the first sorting by a column puts the highest value on top."""
+    metric = next((row.rank_metric for row in comparison.rows if row.rank_metric), "")
+    return comparison.better(metric if column.name in ("interval", "difference") else column.name) is HIGHER
 
 
-def _key(found: Any) -> Any:
+def _key(row: Row, column: Column, text: str) -> Any:
+    """What a cell is sorted by; None stands last."""
+    found = None if text == "-" else value(row, column)
     return found[0] if isinstance(found, tuple) else len(found) if isinstance(found, list) else found
 
 
-def _trials(comparison: Comparison, row: Row) -> Table:
-    """What was tried for a row, best first."""
+def _trials(comparison: Comparison, row: Row) -> Trials:
     tuning = row.tuning or {}
-    metric, trials = str(tuning.get("metric")), tuning["trials"]
+    metric, trials = str(tuning.get("metric")), tuning.get("trials") or []
     scored = [one for one in trials if one.get("score") is not None]
-    taken = next((one for one in scored if one.get("settings") == tuning.get("chosen")), None)
+    chosen = next((one for one in scored if one.get("settings") == tuning.get("chosen")), None)
     up = comparison.better(metric) in (HIGHER, None)
-    if taken and any(one["score"] != taken["score"] for one in scored):
-        # Of the validation rows there may be metrics that the table does not know: the chosen trial is the best one.
-        up = taken["score"] == max(one["score"] for one in scored)
+    if chosen and any(one["score"] != chosen["score"] for one in scored):
+        # The table may not have this metric, but the chosen trial is known to be the best.
+        up = chosen["score"] == max(one["score"] for one in scored)
     ordered = sorted(scored, key=lambda one: float(one["score"]), reverse=up)
-    ordered += [one for one in trials if one.get("score") is None]
-    names = list(dict.fromkeys(name for one in trials for name in one.get("settings") or {}))
-    lines = [Line(str(i), _trial(one, names), "chosen" if one is taken else "") for i, one in enumerate(ordered, 1)]
-    return Table("trial", [*((name, False) for name in names), (metric, up), ("time", False), ("error", False)], lines)
-
-
-def _trial(trial: dict[str, Any], names: Sequence[str]) -> list[Cell]:
-    settings, score, seconds, error = (trial.get(key) for key in ("settings", "score", "seconds", "error"))
-    return [
-        *(Cell(_setting(found), found) for found in ((settings or {}).get(name) for name in names)),
-        Cell(_setting(score), score),
-        Cell("-" if seconds is None else duration(seconds), seconds),
-        Cell(error or "", error or None),
-    ]
+    options = list(dict.fromkeys(name for one in trials for name in one.get("settings") or {}))
+    return Trials(metric, up, options, ordered + [one for one in trials if one.get("score") is None], chosen)
 
 
 def _setting(found: Any) -> str:
@@ -154,69 +123,128 @@ def _setting(found: Any) -> str:
 
 
 def _section(comparison: Comparison, block: Block) -> dict[str, Any]:
-    """The plots of a block. How a trace looks is the page's business, which knows its row by the ``uid``."""
+    """The plots of a block."""
     found = {AGAINST[one.name][0]: _scatter(comparison, block, one) for one in COSTS if one.name in AGAINST}
     scatters = {choice: figure for choice, figure in found.items() if figure}
     curves = _curves(block)
     plots = [
-        {"title": "Score against cost", "choices": list(scatters), "figures": list(scatters.values())},
-        {"title": "Training loss", "choices": [], "figures": [curves] if curves else []},
+        {"title": "Score against cost", "ask": "against", "choices": scatters},
+        {"title": "Training loss", "ask": "shown", "choices": curves},
     ]
-    number = block.rows[0].block
-    plots = [{"id": f"plot-{number}-{i}", **plot} for i, plot in enumerate(plots) if plot["figures"]]
-    return {"number": number + 1, "rows": [clean(row.label) for row in block.rows], "plots": plots}
+    plots = [{"id": f"plot-{block.rows[0].block}-{i}", **plot} for i, plot in enumerate(plots) if plot["choices"]]
+    figures = [figure for choices in (scatters, curves) for figure in choices.values()]
+    drawn = {one["row"] for figure in figures for one in figure["data"] + figure["bases"]}
+    legend = [{"row": i, "label": row.label, "base": not row.method} for i, row in enumerate(block.rows) if i in drawn]
+    return {"number": block.rows[0].block + 1, "plots": plots, "legend": legend}
 
 
 def _scatter(comparison: Comparison, block: Block, cost: Column) -> Figure | None:
-    """The score against a cost; None where no row has both."""
+    """The score against a cost, by the number of the row; None where no row has both."""
     metric, (title, ticks) = block.rows[0].rank_metric or "", AGAINST[cost.name]
-    scored = [(str(i), row) for i, row in enumerate(block.rows) if metric in row.metrics]
-    points = [(uid, row) for uid, row in scored if row.method and value(row, cost) is not None]
+    scored = {i: row for i, row in enumerate(block.rows) if metric in row.metrics}
+    points = {i: row for i, row in scored.items() if row.method and value(row, cost) is not None}
     if not points:
         return None
-    score, values = metric_column(metric), [value(row, cost) for _, row in points]
-    scale, unit = _unit(max(values)) if cost.name == "train_seconds" else (1, "")
-    # The times and memory of different machines have no better and worse.
-    may_rank = cost.name == "trainable_params" or not block.costs_differ
-    front = _front(comparison, [row for _, row in points], metric, cost) if may_rank else []
-    better = {HIGHER: ", higher is better", LOWER: ", lower is better"}.get(comparison.better(metric), "")
+    score, costs = metric_column(metric), [value(row, cost) for row in points.values()]
+    scale, unit = _unit(max(costs)) if cost.name == "train_seconds" else (1, "")
+    direction = "higher" if comparison.better(metric) is HIGHER else "lower"
+    front, axis = (
+        _front(comparison, block, points, cost),
+        _axis([x / scale for x in costs], _short if unit else cost.show),
+    )
+    bases = {i: row for i, row in scored.items() if not row.method}
     return {
-        "points": [_point(uid, row, score, cost, scale) for uid, row in points],
-        "front": {"x": [value(row, cost) / scale for row in front], "y": [row.metrics[metric] for row in front]},
+        "data": [_point(i, row, score, cost, scale) for i, row in points.items()],
+        "front": front,
         "bases": [
-            {"name": uid, "y": row.metrics[metric], "text": _text(f"{row.label} {cell(row, score)}")}
-            for uid, row in scored
-            if not row.method
+            {"row": i, "y": row.metrics[metric], "text": _text(f"{row.label} {cell(row, score)}")}
+            for i, row in bases.items()
         ],
-        "xaxis": {"title": {"text": f"{title}{unit}"}, "type": _scale(values), **ticks},
-        "yaxis": {"title": {"text": _text(score.title) + better}},
-        "caption": _caption(block, [row for _, row in points], front),
+        "xaxis": {"title": {"text": f"{title}{unit}"}, **ticks, **axis},
+        "yaxis": {"title": {"text": f"{_text(score.title)}, {direction} is better"}},
+        "caption": _caption(block, points, front),
     }
 
 
-def _point(uid: str, row: Row, score: Column, cost: Column, scale: float) -> Figure:
+def _point(number: int, row: Row, score: Column, cost: Column, scale: float) -> Figure:
     mean, ends = row.metrics[score.name], row.intervals.get(score.name)
     lines = [row.label, f"{score.title} {cell(row, score)}", f"{cost.title} {cell(row, cost)}"]
     if ends:
-        lines.insert(2, f"95 % {interval_text(ends)}")
-    bars = {"array": [max(ends[1] - mean, 0)], "arrayminus": [max(mean - ends[0], 0)], "symmetric": False}
-    return {
-        "uid": uid,
-        "x": [value(row, cost) / scale],
-        "y": [mean],
-        "text": [_text(row.label)],
-        "hovertext": ["<br>".join(map(_text, lines))],
-        "error_y": bars if ends else None
-    }
+        lines[1] += f" (95 %: {interval_text(ends)})"
+    bars = {"array": [max(ends[1] - mean, 0)], "arrayminus": [max(mean - ends[0], 0)]} if ends else {"visible": False}
+    place = {"x": [value(row, cost) / scale], "y": [mean], "error_y": bars}
+    return {"row": number, **place, "text": [_text(row.label)], "hovertext": ["<br>".join(map(_text, lines))]}
 
 
-def _front(comparison: Comparison, rows: Sequence[Row], metric: str, cost: Column) -> list[Row]:
-    """The rows of which no other is both as good and as cheap, the cheapest first."""
-    choose, front = comparison.better(metric), list[Row]()
-    if choose is None:
-        return front
-    sign = -1 if choose is HIGHER else 1
-    for row in sorted(rows, key=lambda row: (value(row, cost), sign * row.metrics[metric])):
-        if row.status == "ok" and (not front or sign * row.metrics[metric] < sign * front[-1].metrics[metric]):
-            front.append(row)
+def _front(comparison: Comparison, block: Block, points: dict[int, Row], cost: Column) -> list[int]:
+    """Those of which no other is both as good and as cheap, the cheapest first."""
+    metric, front = block.rows[0].rank_metric or "", list[int]()
+    if block.costs_differ and cost.name != "trainable_params":
+        return front  # the times and memory of different machines have no better and worse
+    sign = -1 if comparison.better(metric) is HIGHER else 1
+    loss = {i: sign * row.metrics[metric] for i, row in points.items() if row.status == "ok"}
+    for i in sorted(loss, key=lambda i: (value(points[i], cost), loss[i])):
+        if not front or loss[i] < loss[front[-1]]:
+            front.append(i)
     return front
+
+
+def _caption(block: Block, points: dict[int, Row], front: Sequence[int]) -> str:
+    """A plot in words."""
+    said = []
+    if front:
+        labels = ", ".join(points[i].label for i in front)
+        said.append(f"On the line is what no other row is both better and cheaper than: {labels}.")
+    if any(row.intervals for row in points.values()):
+        said.append("Bars: 95 % intervals.")
+    if missing := [row.label for i, row in enumerate(block.rows) if row.method and i not in points]:
+        said.append(f"Not shown, a value is missing: {', '.join(missing)}.")
+    return clean(" ".join(said))
+
+
+def _curves(block: Block) -> dict[str, Figure]:
+    """The loss by step, as it was logged and smoothed; none where no row has any."""
+    figures = {}
+    for choice, window in {"as logged": 1, f"mean of the last {WINDOW}": WINDOW}.items():
+        lines = [line for i, row in enumerate(block.rows) if (line := _line(i, row, window))]
+        if lines:
+            loss = _axis([y for line in lines for y in line["y"]], _short)
+            axes = {"xaxis": {"title": {"text": "step"}}, "yaxis": {"title": {"text": "loss"}, **loss}}
+            figures[choice] = {"data": lines, "bases": [], **axes, "caption": "Of the first seed."}
+    return figures
+
+
+def _line(number: int, row: Row, window: int) -> Figure | None:
+    found = [(one["step"], one["loss"]) for one in row.history if "step" in one and math.isfinite(one.get("loss", math.nan))]
+    if len(found) < window or not row.method:
+        return None
+    steps, losses = np.array(found).T
+    means = np.convolve(losses, np.full(window, 1 / window), "valid")
+    parts = min(len(means), POINTS)
+    xs = [round(float(part.mean())) for part in np.array_split(steps[window - 1 :], parts)]
+    ys = [float(f"{part.mean():.4g}") for part in np.array_split(means, parts)]
+    return {"row": number, "x": xs, "y": ys, "hovertext": _text(row.label)}
+
+
+def _axis(values: Sequence[float], show: Callable[[float], str]) -> Figure:
+    """Logarithmic where the values span more than one power of ten: plotly itself would label few of its ticks."""
+    low, high = min(values), max(values)
+    if low <= 0 or high <= 10 * low:
+        return {"type": "linear"}
+    powers, digits = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1), (1, 2, 5)
+    ticks = [digit * 10.0**power for power in powers for digit in (digits if high < 1000 * low else (1,))]
+    return {"type": "log", "tickvals": ticks, "ticktext": [re.sub(r"\.0+(?=\D|$)", "", show(tick)) for tick in ticks]}
+
+
+def _short(number: float) -> str:
+    return f"{number:g}"
+
+
+def _unit(longest: float) -> tuple[int, str]:
+    """In what times are plotted."""
+    return (1, ", seconds") if longest < 180 else (60, ", minutes") if longest < 10_800 else (3600, ", hours")
+
+
+def _text(text: str) -> str:
+    """As plotly shows it as it is: to it, ``<b>`` and ``<a href>`` are markup."""
+    return escape(clean(text), quote=False)

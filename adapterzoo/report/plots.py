@@ -1,6 +1,6 @@
 """Plots in the terminal: what a score costs, and how the loss fell.
 
-Where things stand is worked out here, in cells; plotext draws them.
+Where things stand is worked out here, in cells counted from the lower left; plotext draws them.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from statistics import fmean
 from string import ascii_letters, digits
 from typing import Any
 
@@ -20,11 +21,10 @@ from adapterzoo.comparison import NO_COLUMNS, Block, Comparison
 from adapterzoo.errors import UserError, did_you_mean
 from adapterzoo.ranking import HIGHER, LOWER
 from adapterzoo.report import notes
-from adapterzoo.report.columns import COSTS, Column, interval_text, metric_column, value
+from adapterzoo.report.columns import COSTS, Column, cell, interval_text, metric_column, value
 from adapterzoo.row import Row
-from adapterzoo.terminal import clean, duration, safe
+from adapterzoo.terminal import clean, duration, safe, tell
 
-LETTERS = ascii_letters + digits
 HEIGHT = 20
 # Of xterm's 256: told apart on a dark and on a light ground.
 COLOURS = (39, 208, 35, 170, 141, 37, 167, 136)
@@ -33,68 +33,80 @@ DIRECTION = {HIGHER: ", higher is better", LOWER: ", lower is better", None: ""}
 ASIDE = (0, 1, -1, 2, -2, 3, -3)
 # Of a curve with more points, means are drawn.
 MANY = 60
+# How often a curve's letter stands on it.
+LETTERS = 4
 
-Show = Callable[[float], str]
+Better = Callable[..., Any] | None
+Curve = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class _Axis:
+class Axis:
     """From where to where; with ``log``, of the logarithm."""
 
     low: float
     high: float
     log: bool
-    show: Show
+    show: Callable[[float], str]
 
     @classmethod
-    def over(cls, values: Sequence[float], show: Show, *, log: bool = True) -> _Axis:
-        """All of the values; the logarithm only where they are positive, and the last ten times the first."""
+    def over(cls, values: Sequence[float], show: Callable[[float], str], *, log: bool) -> Axis:
+        """Around all values; the logarithm only where they are positive, and the last is ten times the first."""
         log = log and min(values) > 0 and max(values) > 10 * min(values)
         low, high = (math.log10(end) if log else end for end in (min(values), max(values)))
         room = (high - low) / 20 or abs(high) / 10 or 1.0
         return cls(low - room, high + room, log, show)
 
     def at(self, value: float, cells: int) -> float:
-        """How many cells from the axis's beginning."""
+        """How many cells from the beginning of so many."""
         return ((math.log10(value) if self.log else value) - self.low) / (self.high - self.low) * (cells - 1)
 
     def ticks(self, most: int) -> dict[float, str]:
         """Round values and how they read."""
-        low, high = (10**end if self.log else end for end in (self.low, self.high))
-        unit, times = (60, (1, 2, 5, 10, 20, 30)) if self.show is duration else (10, (1, 2, 5))
-        steps = sorted(n * float(unit) ** k for k in range(-12, 13) for n in times)
+        unit, times = (60.0, (1, 2, 5, 10, 20, 30)) if self.show is duration else (10.0, (1, 2, 5))
         if self.log:
-            found = [step for step in steps if low <= step <= high]
+            first, last = (math.floor(end / math.log10(unit)) for end in (self.low, min(self.high, 300)))
+            found = [n * unit**k for k in range(first, last + 1) for n in times]
+            found = [one for one in found if self.low <= math.log10(one) <= self.high]
             found = found[:: -(-len(found) // most) or 1]
         else:
-            step = next((step for step in steps if (high - low) / step <= most), steps[-1])
-            found = [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+            least = (self.high - self.low) / most
+            step = unit ** math.floor(math.log(least, unit))
+            step *= next((n for n in times if n * step >= least), unit)
+            found = [n * step for n in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
         texts = [self.show(one) for one in found]
-        return dict(zip(found, texts if len(set(texts)) == len(texts) else [f"{one:g}" for one in found], strict=True))
+        apart = len(set(texts)) == len(texts) and max(map(len, texts), default=0) < 10
+        return dict(zip(found, texts if apart else [f"{one:g}" for one in found], strict=True))
 
 
-class _Plot:
-    """A plot of so many cells, on which signs are put, later ones over earlier ones."""
+class Plot:
+    """Cells on which signs are put, later ones over earlier ones."""
 
-    def __init__(self, x: _Axis, y: _Axis, console: Console) -> None:
+    def __init__(self, x: Axis, y: Axis, console: Console) -> None:
         self.x, self.y, self.console = x, y, console
-        height = min(HEIGHT, max(8, console.height - 4)) if console.is_terminal else HEIGHT
-        self.rows = height - 2
-        self.ticks = y.ticks(self.rows // 3)
-        self.cells = max(10, console.width - 1 - max(map(len, self.ticks.values()), default=0))
-        self.put: list[tuple[Sequence[float], Sequence[float], str, int | str]] = []
+        self.rows = (min(HEIGHT, max(8, console.height - 4)) if console.is_terminal else HEIGHT) - 2
+        self.columns = max(10, console.width - 1 - max(map(len, y.ticks(6).values()), default=0))
+        self.margin = 0
+        """columns on the right that are beyond the axis"""
+        self.signs: list[tuple[Sequence[float], Sequence[float], str, int | str]] = []
 
-    def row(self, value: float) -> int:
-        """Counted from below."""
-        return round(self.y.at(value, self.rows))
+    def column(self, value: float) -> float:
+        """Where a value is on the x axis."""
+        return self.x.at(value, self.columns - self.margin)
 
-    def column(self, value: float) -> int:
-        return round(self.x.at(value, self.cells))
+    def row(self, value: float) -> float:
+        """Where a value is on the y axis."""
+        return self.y.at(value, self.rows)
+
+    def put(self, columns: Sequence[float], rows: Sequence[float], sign: str, colour: int | str = "gray") -> None:
+        """A line made of a sign; of one place, the sign."""
+        self.signs.append((columns, rows, sign, colour))
 
     def show(self, above: str, below: str) -> None:
+        """Print it, between what its axes are."""
         self.console.print(safe(above + ", log scale" * self.y.log, "bold"))
         colourless = not self.console.is_terminal or self.console.no_color
-        for line in self._drawn().string(colorless=colourless).split("\n"):
+        for line in self._drawn().string(colorless=colourless).rstrip("\n").split("\n"):
             self.console.print(Text.from_ansi(line.rstrip()), soft_wrap=True)
         self.console.print(safe(below + ", log scale" * self.x.log, "bold"), justify="right")
 
@@ -102,19 +114,18 @@ class _Plot:
         import plotext
 
         figure = plotext.figure
-        # The process has only one: what somebody else has on it is not for this plot.
+        # The process has only this one: nothing that was on it may be here, and nothing of this stay.
         figure.clear()
         plotext.terminal.limit(False, False)
         try:
             figure.theme("simple").plot_size(self.console.width, self.rows + 2)
             figure.axes(False, axis="x", side="upper").axes(False, axis="y", side="right")
-            for name, axis, cells, most in (("x", self.x, self.cells, self.cells // 12), ("y", self.y, self.rows, 6)):
-                ticks = axis.ticks(most)
-                places = [axis.at(one, cells) for one in ticks]
-                figure.ruler(name).lim(0, cells - 1).ticks(places, labels=list(ticks.values()))
-            for xs, ys, sign, colour in self.put:
-                signal = figure.signal(xs, ys, marker=plotext.marker(sign, pixel=colour))
-                figure.draw(signal.lines(len(xs) > 1))
+            x, y = self.x.ticks(max(2, self.columns // 12)), self.y.ticks(6)
+            figure.ruler("x").lim(0, self.columns - 1).ticks([self.column(one) for one in x], labels=list(x.values()))
+            figure.ruler("y").lim(0, self.rows - 1).ticks([self.row(one) for one in y], labels=list(y.values()))
+            for columns, rows, sign, colour in self.signs:
+                signal = figure.signal(columns, rows, marker=plotext.marker(sign, pixel=colour))
+                figure.draw(signal.lines(len(columns) > 1))
             return figure.build()
         finally:
             figure.clear()
@@ -123,7 +134,7 @@ class _Plot:
 
 
 @dataclass
-class _Shown:
+class Entry:
     """A row in a plot, and its line in the legend."""
 
     row: Row
@@ -132,25 +143,39 @@ class _Shown:
     said: str = ""
 
 
-def _shown(rows: Iterable[Row]) -> list[_Shown]:
-    """Each with its letter and its colour, as long as there are any."""
-    letters = dict(enumerate(LETTERS))
-    return [_Shown(row, letters.get(n, "+"), COLOURS[n % len(COLOURS)]) for n, row in enumerate(rows)]
+def entries(rows: Iterable[Row]) -> list[Entry]:
+    """Each row with its letter and its colour, as long as there are any."""
+    letters = dict(enumerate(ascii_letters + digits))
+    return [Entry(row, letters.get(n, "+"), COLOURS[n % len(COLOURS)]) for n, row in enumerate(rows)]
 
 
-def _legend(shown: Sequence[_Shown], columns: Sequence[Column], console: Console) -> None:
+def legend(shown: Sequence[Entry], titles: Sequence[str], cells: Sequence[Sequence[str]], console: Console) -> None:
+    """Print which letter is which row, what it has, and what is to be said of it."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("")
     table.add_column("method", overflow="fold")
-    for column in columns:
-        table.add_column(column.title, justify="right", no_wrap=True)
+    for title in titles:
+        table.add_column(title, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for one in shown:
-        found = [value(one.row, column) for column in columns]
-        cells = ["-" if known is None else column.show(known) for column, known in zip(columns, found, strict=True)]
+    for one, texts in zip(shown, cells, strict=True):
         label = safe(clean(one.row.label).replace("\t", " "))
-        table.add_row(Text(one.letter, f"bold color({one.colour})"), label, *map(safe, cells), safe(one.said))
+        table.add_row(Text(one.letter, f"bold color({one.colour})"), label, *map(safe, texts), one.said)
     console.print(table)
+
+
+@dataclass
+class Point(Entry):
+    """A row's score, with the ends of its interval, at what it costs."""
+
+    cost: float = 0.0
+    score: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+
+    def rows(self, plot: Plot) -> tuple[int, int, int]:
+        """Where the interval begins, the score is, and the interval ends."""
+        low, score, high = (round(plot.row(value)) for value in (self.low, self.score, self.high))
+        return low, score, high
 
 
 def pareto(comparison: Comparison, column: str, console: Console) -> None:
@@ -161,15 +186,21 @@ def pareto(comparison: Comparison, column: str, console: Console) -> None:
     """
     cost = _cost(comparison, column)
     for block in comparison.blocks:
-        if block.differs:
-            console.print(safe("\n" + notes.apart(block), "bold"), soft_wrap=not console.is_terminal)
-        scored = [row for row in block.rows if row.rank_metric and _number(row, metric_column(row.rank_metric)) is not None]
-        rows = [row for row in scored if row.method is None or _number(row, cost) is not None]
-        if any(row.method for row in rows):
-            _plot_costs(comparison, _shown(rows), cost, console)
-        for row in (row for row in block.rows if row not in rows):
-            why = "failed" if row.status == "failed" else f"has no {cost.title if row in scored else 'score'}"
+        _head(block, console)
+        points = _points(block, cost)
+        if points:
+            _plot_points(comparison, points, cost, console)
+        for row in (row for row in block.rows if row not in [point.row for point in points]):
+            why = "failed" if row.status == "failed" else f"no {'score' if _score(row) is None else cost.title}"
             console.print(safe(f"not in the plot: {row.label} ({why})"), soft_wrap=True)
+        if block.costs_differ and (cost.name in ("cost", "peak_memory_bytes") or "second" in cost.name):
+            tell(console, f"times and memory are of different machines ({'; '.join(block.costs_differ)})", "dim")
+
+
+def _head(block: Block, console: Console) -> None:
+    if block.differs:
+        console.print()
+        tell(console, notes.apart(block), "bold")
 
 
 def _cost(comparison: Comparison, name: str) -> Column:
@@ -178,30 +209,176 @@ def _cost(comparison: Comparison, name: str) -> Column:
     Raises:
         UserError: there is no such column, or no method has a number in it.
     """
-    methods = [row for row in comparison.rows if row.method and row.rank_metric in row.metrics]
     known = {*comparison.metrics, *Row.__dataclass_fields__} - NO_COLUMNS
-    columns = {one: _column(one, comparison.metrics) for one in known}
-    usable = [one for one, column in columns.items() if any(_number(row, column) is not None for row in methods)]
+    found = {one: _column(one, comparison.metrics) for one in known}
+    scored = [row for row in comparison.rows if row.method and _score(row) is not None]
+    usable = [one for one in known if any(_number(row, found[one]) is not None for row in scored)]
     if name not in known:
         raise UserError.at(f"--pareto {name}", "there is no such column.", did_you_mean(name, usable))
     if name not in usable:
-        cure = "Give --price." if name == "cost" else f"There is: {', '.join(sorted(usable)) or 'none'}."
-        raise UserError.at(f"--pareto {name}", "no method has a score and a number there.", cure)
-    return columns[name]
+        there = f"There is: {', '.join(sorted(usable))}." if usable else ""
+        cure = "Give --price too." if name == "cost" and usable else there
+        raise UserError.at(f"--pareto {name}", "no method has both a score and a number there.", cure)
+    return found[name]
 
 
 def _column(name: str, metrics: Sequence[str]) -> Column:
     if name in metrics:
         return metric_column(name)
-    show: Show = duration if name.endswith("_seconds") else lambda number: f"{number:.3g}"
-    return next((one for one in COSTS if one.name == name), Column(name.replace("_", " "), name, show))
+    other = Column(name.replace("_", " "), name, duration if name.endswith("_seconds") else lambda n: f"{n:.3g}")
+    return next((one for one in COSTS if one.name == name), other)
 
 
 def _number(row: Row, column: Column) -> float | None:
     found = value(row, column)
-    number = isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
-    return float(found) if number else None
+    usable = isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
+    return float(found) if usable else None
 
 
-def _plot_costs(comparison: Comparison, shown: Sequence[_Shown], cost: Column, console: Console) -> None:
-    ...
+def _score(row: Row) -> float | None:
+    return _number(row, metric_column(row.rank_metric)) if row.rank_metric else None
+
+
+def _points(block: Block, cost: Column) -> list[Point]:
+    """Of the methods that have a score and a cost, and of the untouched base, whose cost is none."""
+    known = [(row, _score(row), _number(row, cost) if row.method else 0.0) for row in block.rows]
+    known = [(row, score, costs) for row, score, costs in known if score is not None and costs is not None]
+    if not any(row.method for row, *_ in known):
+        return []
+    found = []
+    for entry, (row, score, costs) in zip(entries(row for row, *_ in known), known, strict=True):
+        low, high = row.intervals.get(row.rank_metric or "", (score, score))
+        found.append(Point(row, entry.letter, entry.colour, "", costs or 0.0, score or 0.0, low or 0.0, high or 0.0))
+    return found
+
+
+def _plot_points(comparison: Comparison, points: Sequence[Point], cost: Column, console: Console) -> None:
+    score = metric_column(points[0].row.rank_metric or "")
+    methods = [one for one in points if one.row.method]
+    bases = [one for one in points if not one.row.method]
+    better, cheaper = comparison.better(score.name), comparison.better(cost.name)
+    if cost.show is duration and max(one.cost for one in methods) < 10:
+        cost = replace(cost, show=lambda seconds: f"{seconds:.2g}s")
+    y = Axis.over(_heights(methods, bases), score.show, log=better is LOWER)
+    plot = Plot(Axis.over([one.cost for one in methods], cost.show, log=True), y, console)
+    _put_bases(plot, [one for one in bases if one.said == "the line"])
+    _put_methods(plot, methods, _front(methods, better, cheaper))
+    plot.show(score.title + DIRECTION[better], cost.title + DIRECTION[cheaper])
+    columns = [cost, score, *[Column("95 %", "interval", interval_text)] * any(one.row.intervals for one in points)]
+    legend(points, [one.title for one in columns], [[cell(one.row, c) for c in columns] for one in points], console)
+
+
+def _heights(methods: Sequence[Point], bases: Sequence[Point]) -> list[float]:
+    """What the y axis is to hold: the methods with their intervals, and the base where it is not far from them."""
+    ends = [end for one in methods for end in (one.low, one.score, one.high)]
+    near = (max(ends) - min(ends)) / 2
+    for one in bases:
+        side = "above" if one.score > max(ends) + near else "below" if one.score < min(ends) - near else ""
+        one.said = f"{side} the plot" if side else "the line"
+    return [*ends, *(one.score for one in bases if one.said == "the line")]
+
+
+def _front(methods: Sequence[Point], better: Better, cheaper: Better) -> list[Point]:
+    """Those that no other is as good as for less, or better than for as much; the cheapest first."""
+    for one in methods:
+        one.said = "a seed failed" if one.row.status == "failed" else ""
+    if better is None or cheaper is None:
+        return []
+    up, down = (1 if choose is HIGHER else -1 for choose in (better, cheaper))
+    places = {(up * one.score, down * one.cost) for one in methods if not one.said}
+    front = []
+    for one in (one for one in methods if not one.said):
+        score, cost = up * one.score, down * one.cost
+        if not any(s >= score and c >= cost and (s, c) != (score, cost) for s, c in places):
+            one.said = "front"
+            front.append(one)
+    return sorted(front, key=lambda one: up * one.score)
+
+
+def _put_bases(plot: Plot, bases: Sequence[Point]) -> None:
+    for one in bases:
+        plot.put([0, plot.columns - 1], [one.rows(plot)[1]] * 2, "┄")
+    for number, one in enumerate(bases):
+        plot.put([plot.columns - 1 - number], [one.rows(plot)[1]], one.letter, one.colour)
+
+
+def _put_methods(plot: Plot, methods: Sequence[Point], front: Sequence[Point]) -> None:
+    """First the front, then the intervals, then the letters; that of the best is put last."""
+    columns = dict(zip(map(id, methods), _aside(plot, methods), strict=True))
+    for one, other in pairwise(front):
+        here, there = columns[id(one)], columns[id(other)]
+        plot.put([here, there, there], [one.rows(plot)[1], one.rows(plot)[1], other.rows(plot)[1]], "·")
+    for one in reversed(methods):
+        low, _, high = one.rows(plot)
+        plot.put([columns[id(one)]] * 2, [low, high], "│", one.colour)
+    for one in reversed(methods):
+        plot.put([columns[id(one)]], [one.rows(plot)[1]], one.letter, one.colour)
+
+
+def _aside(plot: Plot, methods: Sequence[Point]) -> list[int]:
+    """The column of each, beside its own where it would hide another or that one's interval."""
+    taken: list[tuple[int, int, int, int]] = []
+    for one in methods:
+        low, row, high = one.rows(plot)
+        near = [column for by in ASIDE if 0 <= (column := round(plot.column(one.cost)) + by) < plot.columns]
+        free = [c for c in near if not any(c == other and low <= b and a <= high for other, a, _, b in taken)]
+        free += [c for c in near if not any((c, row) == (other, there) for other, _, there, _ in taken)]
+        one.said += "" if free else " (hidden)"
+        taken.append(((free or near)[0], low, row, high))
+    return [column for column, *_ in taken]
+
+
+def curves(comparison: Comparison, console: Console) -> None:
+    """Plot the training loss of each row's first seed.
+
+    Raises:
+        UserError: no row has kept it.
+    """
+    if not any(_losses(row) for row in comparison.rows):
+        raise UserError.at("--curves", "no row has kept the loss of its training.")
+    for block in comparison.blocks:
+        shown = entries(row for row in block.rows if _losses(row))
+        if shown:
+            _head(block, console)
+            _plot_losses(shown, console)
+
+
+def _losses(row: Row) -> Curve:
+    pairs = [(entry.get("step", n), entry.get("loss", math.nan)) for n, entry in enumerate(row.history, start=1)]
+    return [pair for pair in pairs if all(map(math.isfinite, pair))]
+
+
+def _means(curve: Curve, around: int) -> Curve:
+    """Not more points than can be seen; the loss of each is a mean of it and of so many before and after."""
+    losses = [loss for _, loss in curve]
+    some = range(0, len(curve), len(curve) // 400 or 1)
+    return [(curve[n][0], fmean(losses[max(0, n - around) : n + around + 1])) for n in some]
+
+
+def _plot_losses(shown: Sequence[Entry], console: Console) -> None:
+    found = [_losses(one.row) for one in shown]
+    longest = max(map(len, found))
+    around = longest // 25 if longest > MANY else 0
+    lines = [_means(curve, around) for curve in found]
+    x = Axis.over([step for line in lines for step, _ in line], lambda step: f"{step:,.0f}", log=False)
+    y = Axis.over([loss for line in lines for _, loss in line], lambda loss: f"{loss:g}", log=True)
+    plot = Plot(x, y, console)
+    _put_curves(plot, shown, lines)
+    what = f", means of {2 * around + 1} points" if around else ""
+    plot.show(f"training loss{what}", "step")
+    legend(shown, ["last loss"], [[f"{line[-1][1]:.3f}"] for line in lines], console)
+
+
+def _put_curves(plot: Plot, shown: Sequence[Entry], lines: Sequence[Curve]) -> None:
+    """The lines, their letters here and there on them, and once more beside where they end."""
+    ends = [round(plot.row(line[-1][1])) for line in lines]
+    plot.margin = min(max(map(ends.count, ends)) + 1, plot.columns // 4)
+    for one, line in reversed([*zip(shown, lines, strict=True)]):
+        plot.put([plot.column(step) for step, _ in line], [plot.row(loss) for _, loss in line], "braille", one.colour)
+    for n, (one, line) in enumerate(zip(shown, lines, strict=True)):
+        for part in range(LETTERS):
+            step, loss = line[int(len(line) * (part + (n + 0.5) / len(lines)) / LETTERS)]
+            plot.put([round(plot.column(step))], [round(plot.row(loss))], one.letter, one.colour)
+        beside = plot.columns - plot.margin + 1 + ends[:n].count(ends[n])
+        if beside < plot.columns:
+            plot.put([beside], [ends[n]], one.letter, one.colour)
