@@ -26,15 +26,25 @@ NO_COLUMNS = frozenset({
 
 
 @dataclass(frozen=True)
-class Block:
-    """Rows that can be compared with each other."""
+class Facts:
+    """What holds for all rows of a block, as in ``compare --format json``."""
+
+    __pydantic_config__ = {"use_attribute_docstrings": True}  # for its schema  # noqa: RUF012
 
     differs: list[str]
     """from the first block, a line for each reason why its rows cannot be ranked among these"""
     costs_differ: list[str]
     """what differs between the machines of its rows: their times and memory cannot be compared"""
     fingerprints: dict[str, str | None]
+    """hashes of what its first row was made of"""
     environment: dict[str, Any]
+    """package versions and hardware of its first row"""
+
+
+@dataclass(frozen=True)
+class Block(Facts):
+    """Rows that can be compared with each other."""
+
     evidence: list[Evidence] = field(repr=False)
 
     @property
@@ -77,10 +87,7 @@ class Comparison:
             "rank_metric": next((row.rank_metric for row in self.rows if row.rank_metric), None),
             "against": self.against,
             "rows": [row.record() for row in self.rows],
-            "blocks": [
-                {name: getattr(block, name) for name in block.__dataclass_fields__ if name != "evidence"}
-                for block in self.blocks
-            ],
+            "blocks": [{name: getattr(block, name) for name in Facts.__dataclass_fields__} for block in self.blocks],
             "fingerprints": self.blocks[0].fingerprints,
         }
 

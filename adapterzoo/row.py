@@ -20,7 +20,10 @@ Interval = tuple[float, float]
 class Row:
     """All seeds of one label, as means over those that finished. Every field is a key of ``compare --format json``."""
 
+    __pydantic_config__ = {"use_attribute_docstrings": True}  # for its schema  # noqa: RUF012
+
     label: str
+    """the one of the recipe; with its folder behind it where two folders have different rows of that label"""
     method: str | None
     """None for the untouched base"""
     status: str
@@ -28,6 +31,7 @@ class Row:
     error: str | None
     seeds: list[int]
     metrics: dict[str, float]
+    """metric -> mean over the seeds"""
     intervals: dict[str, Interval]
     """metric -> low and high end of its 95 % interval, over seeds and examples; of one seed over examples alone"""
     examples: int | None

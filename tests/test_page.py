@@ -29,22 +29,363 @@ HOSTILE = (
     "<b>%{x}</b> %{customdata}<br>",
     "\x1b[2J\x1b]0;owned\x07\u202e",
 )
+SEEN = (*HOSTILE[:-1], "�[2J�]0;owned��")
 EXAMPLES = 40
-Open = Callable[..., AbstractContextManager[Any]]
+Show = Callable[..., AbstractContextManager[Any]]
 
 
 def put(folder: Path, label: str, right: int | None = None, **more: Any) -> None:
-    """A finished cell that has so many of its answers right, or one without a score."""
-    metrics = {"exact_match": right / EXAMPLES} if right is not None else {}
-    settings = {"method": label, "seed": 0, "base": "none", "total_params": 136_000_000, "metrics": metrics} | more
-    answers = [{"exact_match": i < right} for i in range(EXAMPLES)] if right is not None else []
+    """A finished cell with so many right answers; one without a score where that is None."""
+    metrics = {} if right is None else {"exact_match": right / EXAMPLES}
+    settings = {"method": label, "seed": 0, "base": "none", "total_params": 136_000_000, "metrics": metrics, **more}
+    answers = [] if right is None else [{"exact_match": i < right} for i in range(EXAMPLES)]
     Store(folder).write(Result(label=label, **settings), answers)
 
 
-def steps(first: float, number: int = 30) -> list[dict[str, float]]:
-    return [{"step": float(i), "loss": first / i} for i in range(1, number + 1)]
+def history(first: float, number: int = 30) -> list[dict[str, float]]:
+    return [{"step": float(i), "loss": first / i} for i in range(1, number + 1)] + [{"step": 1.0, "eval_loss": 9.0}]
 
 
-def tuning(**better: float) -> dict[str, Any]:
-    trials = [{"settings": {"r": i}, "score": score, "seconds": 61.0, "error": None} for i, score in enumerate((0.5, 0.9, 0.7))]
-    return {"metric": "exact_match", "trials": [*trials, {"settings": {"r": 9}, "score": None, "seconds": 2.0, "error": "out of memory"}], "chosen": {"r": 1}}
+def trial(r: int, score: float | None, error: str | None = None) -> dict[str, Any]:
+    return {"settings": {"r": r}, "score": score, "seconds": 61.0, "error": error}
+
+
+@pytest.fixture
+def comparison(tmp_path: Path) -> Comparison:
+    """Two base rows, four methods, of which ``costly`` is worse than ``good`` and dearer, and one that failed."""
+    made = {"environment": {"device": "cpu", "packages": {"torch": "2.13.0", "peft": "0.21.2"}}}
+    made |= {"recipe": {"model": {"name": "smollm2-135m"}}, "fingerprints": {"weights": "4306fc409579ace3"}}
+    put(tmp_path, "base", 1, method=None, **made)
+    put(tmp_path, "base-4-shot", 13, method=None, **made)
+    costs = {"tiny": (57_600, 56.0), "cheap": (900_000, 120.0), "good": (2_400_000, 97.0), "costly": (3_600_000, 124.0)}
+    for right, (label, (params, seconds)) in zip((24, 28, 33, 32), costs.items(), strict=True):
+        found = {"trainable_params": params, "train_seconds": seconds, "history": history(3.0 + right / 10)}
+        found |= {"learning_rate": 3e-4, "adapter_bytes": 4 * params} | made
+        if label != "tiny":
+            found["peak_memory_bytes"] = 1_700_000_000 + params
+        if label == "good":
+            trials = [trial(2, 0.5), trial(4, None, "out of memory"), trial(8, 0.9), trial(16, 0.7)]
+            found["tuning"] = {"metric": "exact_match", "trials": trials, "chosen": {"r": 8}}
+        put(tmp_path, label, right, **found)
+    put(tmp_path, "broke", status="failed", error="out of memory", **made)
+    return compare(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        assert not os.environ.get("CI"), "there is no Chromium"
+        pytest.skip("there is no Chromium")
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def show(browser: Any, tmp_path: Path) -> Show:
+    """Opens the page of a comparison, which must ask for nothing but itself, and have nothing to complain of."""
+
+    @contextmanager
+    def opened(comparison: Comparison, complaints: int = 0, **settings: Any) -> Iterator[Any]:
+        path = tmp_path / "page.html"
+        path.write_text(page.html(comparison), encoding="utf-8")
+        context = browser.new_context(offline=True, **settings)
+        context.set_default_timeout(10_000)
+        shown, asked, said = context.new_page(), [], []
+        shown.on("request", lambda request: asked.append(request.url))
+        shown.on("console", lambda message: said.append(message.text))
+        shown.on("pageerror", lambda error: said.append(str(error)))
+        shown.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+        shown.goto(path.as_uri())
+        yield shown
+        shown.wait_for_timeout(50)
+        context.close()
+        assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [path.as_uri()]
+        assert len(said) == complaints, said
+
+    return opened
+
+
+def labels(shown: Any) -> list[str]:
+    return list(shown.locator("table").first.locator("tbody th").all_inner_texts())
+
+
+def header(shown: Any, title: str) -> Any:
+    return shown.locator("table").first.locator("thead th").filter(has_text=re.compile(rf"^{title}$"))
+
+
+def figures(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
+    found = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page.html(comparison), re.DOTALL)
+    return json.loads(found[1]) if found else {}
+
+
+def drawn(shown: Any, number: int) -> Any:
+    """The traces of a plot as plotly has them, which finds no fault with them."""
+    box = shown.locator(".plot").nth(number)
+    faults = box.evaluate("box => Plotly.validate(box.data, box.layout) ?? []")
+    assert [fault for fault in faults if fault["code"] not in ("unused", "invisible")] == []
+    return box.evaluate("box => box.data.map(({x, y, mode, text, line}) => ({x, y, mode, text, line}))")
+
+
+def test_without_javascript_there_is_the_table_with_every_cell(show: Show, comparison: Comparison) -> None:
+    shown_columns = columns(comparison)
+    with show(comparison, java_script_enabled=False) as shown:
+        for row, line in zip(comparison.rows, shown.locator("tbody").first.locator("tr").all(), strict=True):
+            texts = [text.rstrip("*=") for text in line.locator("td").all_inner_texts()]
+            assert texts == [cell(row, one, failed=one is shown_columns[0]) for one in shown_columns]
+        assert shown.locator("thead").first.locator("th").all_inner_texts()[1:] == [one.title for one in shown_columns]
+        assert shown.get_by_text("need JavaScript").is_visible()
+        assert shown.locator(".plots").is_hidden()
+        assert shown.locator(".best").count() > 0
+        assert shown.locator("h1").inner_text() == "5 adapter methods on smollm2-135m"
+        assert "torch 2.13.0, peft 0.21.2" in shown.locator("header").inner_text()
+        assert "weights 4306fc409579" in shown.locator("header").inner_text()
+        assert "broke failed: out of memory" in shown.locator(".notes").inner_text()
+
+
+def test_columns_sort_by_mouse_and_keyboard_and_what_is_missing_stays_last(show: Show, comparison: Comparison) -> None:
+    with show(comparison) as shown:
+        assert labels(shown)[0] == "good"
+        params = header(shown, "params")
+        params.get_by_role("button").click()
+        assert labels(shown) == ["tiny", "cheap", "good", "costly", "base-4-shot", "base", "broke"]
+        assert params.get_attribute("aria-sort") == "ascending"
+        params.get_by_role("button").click()
+        assert labels(shown) == ["costly", "good", "cheap", "tiny", "base-4-shot", "base", "broke"]
+        assert params.get_attribute("aria-sort") == "descending"
+        header(shown, "match").get_by_role("button").focus()
+        shown.keyboard.press("Enter")
+        assert labels(shown) == ["good", "costly", "cheap", "tiny", "base-4-shot", "base", "broke"]
+        assert params.get_attribute("aria-sort") is None
+        shown.keyboard.press("Space")
+        assert labels(shown) == ["base", "base-4-shot", "tiny", "cheap", "costly", "good", "broke"]
+        header(shown, "method").get_by_role("button").click()
+        assert labels(shown) == sorted(labels(shown))
+
+
+def test_on_a_phone_only_the_table_scrolls_sideways_and_its_labels_stay(show: Show, comparison: Comparison) -> None:
+    comparison.rows[0].label = "a-label-of-many-words-" * 6
+    phone = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
+    with show(comparison, **phone) as shown:
+        assert shown.evaluate("document.documentElement.scrollWidth") == 360
+        for element in (".scroll", ".plot svg.main-svg", "select", "fieldset", "h1"):
+            assert shown.locator(element).first.bounding_box()["width"] <= 360
+        table, label = shown.locator(".scroll").first, shown.locator("tbody th").nth(1)
+        assert table.evaluate("table => table.scrollWidth > table.clientWidth")
+        assert label.bounding_box()["width"] < 180
+        before = label.bounding_box()["x"]
+        table.evaluate("table => table.scrollLeft = 200")
+        assert table.evaluate("table => table.scrollLeft") == 200
+        assert label.bounding_box()["x"] == before
+
+
+def test_the_score_is_plotted_against_the_cost_that_is_chosen(show: Show, comparison: Comparison) -> None:
+    with show(comparison) as shown:
+        box, select = shown.locator(".plot").first, shown.locator("select").first
+        assert box.locator("svg.main-svg").count() > 0
+        front, *points = drawn(shown, 0)
+        assert {point["text"][0] for point in points} == {"tiny", "cheap", "good", "costly"}
+        assert (front["x"], front["y"]) == ([57_600, 900_000, 2_400_000], [0.6, 0.7, 0.825])
+        assert box.locator(".errorbar").count() == 4
+        assert box.locator(".shape-label").all_text_contents() == ["base-4-shot 0.325", "base 0.025"]
+        assert box.locator(".xtitle").text_content() == "trainable parameters"
+        assert "tiny, cheap, good" in shown.locator("figcaption").first.inner_text()
+        select.focus()
+        shown.keyboard.press("ArrowDown")
+        assert select.input_value() == "training time"
+        assert drawn(shown, 0)[0]["x"] == [56, 97]
+        assert box.locator(".xtitle").text_content() == "training time, seconds"
+        select.select_option("peak memory")
+        assert len(drawn(shown, 0)) == 1 + 3, "without the memory of one there is no point of it"
+        assert "a value is missing: tiny, broke" in shown.locator("figcaption").first.inner_text()
+
+
+def test_the_loss_of_every_method_is_drawn_and_rows_can_be_hidden(show: Show, comparison: Comparison) -> None:
+    with show(comparison) as shown:
+        assert [len(trace["x"]) for trace in drawn(shown, 1)] == [30] * 4
+        assert shown.locator(".plot").nth(1).evaluate("box => box.layout.yaxis.type") == "log"
+        shown.locator("select").nth(1).select_option("mean of the last 10")
+        assert [len(trace["x"]) for trace in drawn(shown, 1)] == [21] * 4
+        shown.get_by_role("checkbox", name="good").focus()
+        shown.keyboard.press("Space")
+        assert len(drawn(shown, 1)) == 3
+        assert len(drawn(shown, 0)) == 1 + 3
+        shown.get_by_role("checkbox", name="base", exact=True).click()
+        assert shown.locator(".plot").first.locator(".shape-label").all_text_contents() == ["base-4-shot 0.325"]
+
+
+def test_trials_stand_best_first_and_the_chosen_one_is_marked(show: Show, comparison: Comparison) -> None:
+    with show(comparison) as shown:
+        section = shown.locator(".tuning")
+        assert section.locator("summary").inner_text() == "good: 4 trials, chosen: r 8"
+        lines = [line.inner_text().split() for line in section.locator("tbody tr").all()]
+        assert [line[:1] for line in lines] == [["1"], ["2"], ["3"], ["4"]]
+        assert section.locator("tr.chosen").inner_text().split() == ["1", "chosen", "8", "0.9*", "1:01"]
+        assert lines[-1] == ["4", "4", "-", "1:01", "out", "of", "memory"]
+
+
+def test_where_the_lower_score_is_better_trials_and_the_front_know(tmp_path: Path) -> None:
+    for label, loss, params in (("a", 0.5, 10), ("b", 0.9, 5), ("c", 0.6, 20)):
+        put(tmp_path, label, metrics={"test_loss": loss}, trainable_params=params)
+    tried = {"metric": "validation loss", "trials": [trial(1, 0.71), trial(2, 0.33)], "chosen": {"r": 2}}
+    put(tmp_path, "d", metrics={"test_loss": 0.4}, tuning=tried, trainable_params=30)
+    comparison = compare(tmp_path)
+    figure, *_ = figures(comparison)["plot-0-0"]
+    assert [comparison.rows[i].label for i in figure["front"]] == ["b", "a", "d"]
+    assert figure["yaxis"]["title"]["text"] == "loss, lower is better"
+    assert page.html(comparison).index('data-key="0.33"') < page.html(comparison).index('data-key="0.71"')
+
+
+def hostile(folder: Path) -> Comparison:
+    """Whatever a recipe, a plugin or a model may have brought is hostile."""
+    for i, text in enumerate(HOSTILE):
+        tried = {"metric": text, "trials": [{**trial(1, 0.5, text), "settings": {text: text}}], "chosen": {text: text}}
+        metrics = {text: 0.1 * i, **{f"other {text}": 0.2 for text in HOSTILE}}
+        made = {"environment": {"device": text, "packages": {text: text}}, "fingerprints": {"weights": text}}
+        made |= {"recipe": {"model": {"name": HOSTILE[0]}, "evaluate": {"text": text}}, "tuning": tried}
+        more = {"metrics": metrics, "trainable_params": 1 + i, "history": history(3.0), "base": text}
+        put(folder, f"row-{i}", findings={"adjusted": {text: text}}, **more, **made)
+    put(folder, "row-last", status="failed", error=" ".join(HOSTILE))
+    comparison = compare(folder)
+    for row, text in zip(comparison.rows, HOSTILE, strict=False):
+        row.label = text  # no folder can be called that, but other programs make comparisons too
+    return comparison
+
+
+def test_hostile_text_is_shown_and_does_nothing(show: Show, tmp_path: Path) -> None:
+    comparison = hostile(tmp_path)
+    assert not any(sign in page.html(comparison) for sign in ("\x1b", "\x07", "\u202e"))
+    with show(comparison) as shown:
+        text = shown.locator("body").inner_text()
+        assert all(seen in text for seen in map(str.strip, SEEN))
+        assert shown.evaluate("document.querySelectorAll('body img, body a:not(.plot a), body b, body i').length") == 0
+        assert shown.evaluate("document.querySelectorAll('.plot a:not(.modebar a)').length") == 0
+        assert shown.locator("body script").count() == 4
+        assert set(shown.locator(".plot").first.locator(".textpoint").all_text_contents()) <= set(SEEN)
+        assert SEEN[0] in shown.title()
+
+
+def test_hostile_text_is_as_harmless_when_a_plot_tells_of_a_point(show: Show, tmp_path: Path) -> None:
+    for text in HOSTILE:
+        put(tmp_path, "only", 20, trainable_params=5, history=history(3.0))
+        comparison = compare(tmp_path)
+        comparison.rows[0].label = text
+        with show(comparison) as shown:
+            for number in (0, 1):
+                shown.locator(".plot").nth(number).evaluate(
+                    "(box, curve) => Plotly.Fx.hover(box, [{curveNumber: curve, pointNumber: 0}])", 1 - number
+                )
+                told = shown.locator(".plot").nth(number).locator(".hoverlayer text")
+                assert SEEN[HOSTILE.index(text)] in told.first.text_content()
+                assert told.locator("a, b").count() == 0
+
+
+def test_the_policy_keeps_other_scripts_and_addresses_out(show: Show, comparison: Comparison) -> None:
+    with show(comparison, complaints=2) as shown:
+        shown.evaluate(
+            """() => {
+              const script = document.createElement("script");
+              script.textContent = "window.owned = true";
+              document.body.append(script);
+              return fetch("https://example.org").catch(() => null);
+            }"""
+        )
+        assert shown.evaluate("window.owned") is None
+        picture = shown.locator(".plot").first.evaluate("box => Plotly.toImage(box, {format: 'png'})")
+        assert picture.startswith("data:image/png")
+
+
+def test_it_is_dark_where_the_reader_wants_it_dark_and_never_on_paper(show: Show, comparison: Comparison) -> None:
+    def colours(shown: Any) -> tuple[int, int]:
+        """The brightness of the page and of the words on a plot."""
+        found = shown.evaluate(
+            """() => [getComputedStyle(document.body).backgroundColor,
+                      getComputedStyle(document.querySelector(".plot .xtick text")).fill]"""
+        )
+        page, words = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in found)
+        return page, words
+
+    with show(comparison, color_scheme="dark") as shown:
+        page, words = colours(shown)
+        assert page < 120
+        assert words > 600
+        assert shown.locator(".plot .bg").first.evaluate("back => getComputedStyle(back).fillOpacity") == "0"
+        shown.emulate_media(media="print", color_scheme="dark")
+        page, words = colours(shown)
+        assert page == 3 * 255
+        assert words < 150
+        assert shown.pdf().startswith(b"%PDF")
+
+
+def one_row(folder: Path) -> None:
+    put(folder, "only", 20)
+
+
+def all_failed(folder: Path) -> None:
+    for label in "ab":
+        put(folder, label, status="failed", error="out of memory")
+
+
+def metrics_missing(folder: Path) -> None:
+    put(folder, "a", metrics={"exact_match": 0.5, "bleu": 3.0}, history=[{"step": 1.0, "loss": 2.0}])
+    put(folder, "b", metrics={"bleu": 4.0}, trainable_params=7, history=[{"step": 1.0, "eval_loss": 2.0}])
+    put(folder, "c", metrics={}, train_seconds=5.0)
+
+
+def only_the_base(folder: Path) -> None:
+    put(folder, "base", 3, method=None)
+
+
+def empty_tuning(folder: Path) -> None:
+    put(folder, "a", 3, tuning={"metric": "exact_match", "trials": [], "chosen": {}})
+    put(folder, "b", 3, tuning={})
+    failed = {"metric": "exact_match", "trials": [trial(1, None, "broke")], "chosen": None}
+    put(folder, "c", status="failed", error="no trial came to an end", tuning=failed)
+
+
+def losses_of_nought(folder: Path) -> None:
+    put(folder, "a", 0, history=[{"step": 1.0, "loss": 0.0}, {"step": 2.0, "loss": 50.0}], train_seconds=0.0)
+    put(folder, "b", 40, history=[{"step": 1.0, "loss": 1e-9}], train_seconds=90_000.0, peak_memory_bytes=1)
+
+
+CASES = (one_row, all_failed, metrics_missing, only_the_base, empty_tuning, losses_of_nought)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_any_results_make_a_page(case: Callable[[Path], None], show: Show, tmp_path: Path) -> None:
+    case(tmp_path)
+    comparison = compare(tmp_path, price=2.0)
+    with show(comparison) as shown:
+        assert labels(shown) == [row.label for row in comparison.rows]
+        for i in range(shown.locator(".plot").count()):
+            drawn(shown, i)
+
+
+def test_what_cannot_be_compared_stands_apart(show: Show, tmp_path: Path) -> None:
+    for label, torch, cores in (("a", "2.10", 2), ("b", "2.10", 4), ("c", "2.13", 2)):
+        environment = {"packages": {"torch": torch}, "cores": cores}
+        put(tmp_path, label, 20, environment=environment, train_seconds=5.0, trainable_params=5)
+    with show(compare(tmp_path)) as shown:
+        assert shown.locator("table").count() == 2
+        assert "Not comparable with the first table: packages.torch" in shown.locator("h2").first.inner_text()
+        assert shown.locator(".plot").count() == 2
+        assert shown.get_by_role("heading", name="Score against cost, table 2").is_visible()
+        assert len(drawn(shown, 0)[0]["x"]) > 0
+        shown.locator("select").first.select_option("training time")
+        assert drawn(shown, 0)[0]["x"] == [], "of different machines no time is the better one"
+
+
+def test_the_page_is_small_but_for_one_copy_of_plotly(tmp_path: Path) -> None:
+    from plotly.offline import get_plotlyjs
+
+    for i in range(50):
+        put(tmp_path, f"row-{i}", i % 40, history=history(3.0, 2000), trainable_params=i + 1, train_seconds=9.0)
+    text = page.html(compare(tmp_path))
+    assert text.count("plotly.js v") == get_plotlyjs().count("plotly.js v") == 1
+    assert len(text) - len(get_plotlyjs()) < 1_000_000
+    all_failed(tmp_path / "failed")
+    assert len(page.html(compare(tmp_path / "failed"))) < 30_000, "without a plot there is no need of plotly"

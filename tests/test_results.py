@@ -79,18 +79,6 @@ def test_rows_are_means_over_seeds_best_first(tmp_path: Path) -> None:
         compare(tmp_path, sort="exact_macth")
 
 
-def test_rows_of_other_data_or_recipes_are_not_ranked_together(tmp_path: Path) -> None:
-    for name, changes in (("x", {}), ("y", {"data_fingerprint": "other"}), ("z", {"recipe_hash": "other"}), ("w", {})):
-        Store(tmp_path / name).write(result("b" if name == "w" else "a", **changes))  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="its data are not those of"):
-        compare(tmp_path / "x", tmp_path / "y")
-    with pytest.raises(UserError, match="its training and evaluation are not those of"):
-        compare(tmp_path / "x", tmp_path / "z")
-    with pytest.raises(UserError, match="is in"):
-        compare(tmp_path / "x", tmp_path / "x")
-    assert len(compare(tmp_path / "x", tmp_path / "w").rows) == 2
-
-
 def test_a_label_is_one_thing_in_all_its_seeds(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.write(result("a", 0, options={"r": 4}))

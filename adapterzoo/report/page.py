@@ -215,7 +215,9 @@ def _curves(block: Block) -> dict[str, Figure]:
 
 
 def _line(number: int, row: Row, window: int) -> Figure | None:
-    found = [(one["step"], one["loss"]) for one in row.history if "step" in one and math.isfinite(one.get("loss", math.nan))]
+    found = [
+        (one["step"], one["loss"]) for one in row.history if "step" in one and math.isfinite(one.get("loss", math.nan))
+    ]
     if len(found) < window or not row.method:
         return None
     steps, losses = np.array(found).T
@@ -223,7 +225,7 @@ def _line(number: int, row: Row, window: int) -> Figure | None:
     parts = min(len(means), POINTS)
     xs = [round(float(part.mean())) for part in np.array_split(steps[window - 1 :], parts)]
     ys = [float(f"{part.mean():.4g}") for part in np.array_split(means, parts)]
-    return {"row": number, "x": xs, "y": ys, "hovertext": _text(row.label)}
+    return {"row": number, "x": xs, "y": ys, "name": _text(row.label)}
 
 
 def _axis(values: Sequence[float], show: Callable[[float], str]) -> Figure:

@@ -6,7 +6,7 @@ Where things stand is worked out here, in cells counted from the lower left; plo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean
@@ -22,6 +22,7 @@ from adapterzoo.errors import UserError, did_you_mean
 from adapterzoo.ranking import HIGHER, LOWER
 from adapterzoo.report import notes
 from adapterzoo.report.columns import COSTS, Column, cell, interval_text, metric_column, value
+from adapterzoo.report.side_by_side import unstyled
 from adapterzoo.row import Row
 from adapterzoo.terminal import clean, duration, safe, tell
 
@@ -33,6 +34,8 @@ DIRECTION = {HIGHER: ", higher is better", LOWER: ", lower is better", None: ""}
 ASIDE = (0, 1, -1, 2, -2, 3, -3)
 # Of a curve with more points, means are drawn.
 MANY = 60
+# Where the legend is narrower, the intervals are in the plot alone.
+ROOM = 48
 # How often a curve's letter stands on it.
 LETTERS = 4
 
@@ -138,15 +141,18 @@ class Entry:
     """A row in a plot, and its line in the legend."""
 
     row: Row
-    letter: str
-    colour: int
+    number: int
     said: str = ""
 
+    @property
+    def letter(self) -> str:
+        """Its own, as long as there are any."""
+        return (ascii_letters + digits + "+")[min(self.number, 62)]
 
-def entries(rows: Iterable[Row]) -> list[Entry]:
-    """Each row with its letter and its colour, as long as there are any."""
-    letters = dict(enumerate(ascii_letters + digits))
-    return [Entry(row, letters.get(n, "+"), COLOURS[n % len(COLOURS)]) for n, row in enumerate(rows)]
+    @property
+    def colour(self) -> int:
+        """Not always its own."""
+        return COLOURS[self.number % len(COLOURS)]
 
 
 def legend(shown: Sequence[Entry], titles: Sequence[str], cells: Sequence[Sequence[str]], console: Console) -> None:
@@ -184,7 +190,7 @@ def pareto(comparison: Comparison, column: str, console: Console) -> None:
     Raises:
         UserError: there is no such column, or no method has a number in it.
     """
-    cost = _cost(comparison, column)
+    cost, console = _cost(comparison, column), unstyled(console)
     for block in comparison.blocks:
         _head(block, console)
         points = _points(block, cost)
@@ -240,16 +246,15 @@ def _score(row: Row) -> float | None:
 
 
 def _points(block: Block, cost: Column) -> list[Point]:
-    """Of the methods that have a score and a cost, and of the untouched base, whose cost is none."""
-    known = [(row, _score(row), _number(row, cost) if row.method else 0.0) for row in block.rows]
-    known = [(row, score, costs) for row, score, costs in known if score is not None and costs is not None]
-    if not any(row.method for row, *_ in known):
-        return []
-    found = []
-    for entry, (row, score, costs) in zip(entries(row for row, *_ in known), known, strict=True):
-        low, high = row.intervals.get(row.rank_metric or "", (score, score))
-        found.append(Point(row, entry.letter, entry.colour, "", costs or 0.0, score or 0.0, low or 0.0, high or 0.0))
-    return found
+    """Of the methods that have a score and a cost, and beside them of the untouched base, whose cost is none."""
+    found: list[Point] = []
+    for row in block.rows:
+        score, costs = _score(row), _number(row, cost) if row.method else 0.0
+        if score is not None and costs is not None:
+            low, high = row.intervals.get(row.rank_metric or "", (score, score))
+            said = "a seed failed" if row.status == "failed" else ""
+            found.append(Point(row, len(found), said, costs, score, low, high))
+    return found if any(one.row.method for one in found) else []
 
 
 def _plot_points(comparison: Comparison, points: Sequence[Point], cost: Column, console: Console) -> None:
@@ -264,7 +269,9 @@ def _plot_points(comparison: Comparison, points: Sequence[Point], cost: Column, 
     _put_bases(plot, [one for one in bases if one.said == "the line"])
     _put_methods(plot, methods, _front(methods, better, cheaper))
     plot.show(score.title + DIRECTION[better], cost.title + DIRECTION[cheaper])
-    columns = [cost, score, *[Column("95 %", "interval", interval_text)] * any(one.row.intervals for one in points)]
+    columns = [cost, score]
+    if console.width >= ROOM and any(one.row.intervals for one in points):
+        columns.append(Column("95 %", "interval", interval_text))
     legend(points, [one.title for one in columns], [[cell(one.row, c) for c in columns] for one in points], console)
 
 
@@ -274,21 +281,19 @@ def _heights(methods: Sequence[Point], bases: Sequence[Point]) -> list[float]:
     near = (max(ends) - min(ends)) / 2
     for one in bases:
         side = "above" if one.score > max(ends) + near else "below" if one.score < min(ends) - near else ""
-        one.said = f"{side} the plot" if side else "the line"
+        one.said = f"{side} plot" if side else "the line"
     return [*ends, *(one.score for one in bases if one.said == "the line")]
 
 
 def _front(methods: Sequence[Point], better: Better, cheaper: Better) -> list[Point]:
-    """Those that no other is as good as for less, or better than for as much; the cheapest first."""
-    for one in methods:
-        one.said = "a seed failed" if one.row.status == "failed" else ""
+    """Those that no other is as good as for less, or better than for as much; the worst first."""
     if better is None or cheaper is None:
         return []
     up, down = (1 if choose is HIGHER else -1 for choose in (better, cheaper))
-    places = {(up * one.score, down * one.cost) for one in methods if not one.said}
+    whole = [(up * one.score, down * one.cost, one) for one in methods if one.row.status == "ok"]
+    places = {(score, cost) for score, cost, _ in whole}
     front = []
-    for one in (one for one in methods if not one.said):
-        score, cost = up * one.score, down * one.cost
+    for score, cost, one in whole:
         if not any(s >= score and c >= cost and (s, c) != (score, cost) for s, c in places):
             one.said = "front"
             front.append(one)
@@ -337,10 +342,11 @@ def curves(comparison: Comparison, console: Console) -> None:
     if not any(_losses(row) for row in comparison.rows):
         raise UserError.at("--curves", "no row has kept the loss of its training.")
     for block in comparison.blocks:
-        shown = entries(row for row in block.rows if _losses(row))
-        if shown:
-            _head(block, console)
-            _plot_losses(shown, console)
+        rows = [row for row in block.rows if _losses(row)]
+        if rows:
+            _head(block, unstyled(console))
+            said = ["failed" if row.status == "failed" else "" for row in rows]
+            _plot_losses([*map(Entry, rows, range(len(rows)), said)], unstyled(console))
 
 
 def _losses(row: Row) -> Curve:

@@ -54,7 +54,7 @@ def _table(comparison: Comparison, blocks: Sequence[Block], shown: Sequence[Colu
     for column in shown:
         # Room for the mark in every cell of a column that has one, so that the digits stay below each other.
         room = " " * len(BEST) if marked(comparison, column) else ""
-        table.add_column(column.title + room, justify="right", no_wrap=True)
+        table.add_column(safe(column.title + room), justify="right", no_wrap=True)
     for block in blocks:
         for row in block.rows:
             cells = [safe(row.label, "" if row.status == "ok" else "red")]

@@ -49,7 +49,7 @@ def csv_text(comparison: Comparison) -> str:
     fields = [*FIELDS, *metrics, *MORE_FIELDS]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(fields)
+    writer.writerow([_inert_formula(name) for name in fields])
     for row in comparison.rows:
         ends = {f"{name}_low": low for name, (low, _) in row.intervals.items()}
         ends |= {f"{name}_high": high for name, (_, high) in row.intervals.items()}

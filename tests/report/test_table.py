@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from jsonschema import validate
+from rich.console import Console
+from written import write
+
+from adapterzoo.comparison import Comparison, compare
+from adapterzoo.report import terminal, text
+from adapterzoo.results import Result
+from adapterzoo.store import Store
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07 [/] [red]x[/red] |<b>`*\u202e"
+SCHEMA = Path(__file__).parents[2] / "docs" / "comparison.schema.json"
+# Of 300 test answers.
+RIGHT = {
+    "base": 0,
+    "base-4-shot": 97,
+    "lora": 214,
+    "qlora": 212,
+    "ia3": 206,
+    "loha": 181,
+    "lokr": 213,
+    "adalora": 209,
+    "oft": 211,
+}
+
+
+def results(folder: Path, seeds: int = 1) -> None:
+    """Nine rows as the quickstart has them."""
+    for number, (label, right) in enumerate(RIGHT.items()):
+        trained = not label.startswith("base")
+        costs = {
+            "learning_rate": 3e-4 * number,
+            "trainable_params": 57_600 if label == "ia3" else 2_442_240,
+            "adapter_bytes": 241_200 if label == "ia3" else 9_800_000,
+            "train_seconds": 754.0 + number,
+            "tokens_per_second": 250.0 - number,
+        }
+        for seed in range(seeds if trained else 1):
+            write(
+                folder,
+                label,
+                [(index * 7) % 300 < right - seed for index in range(300)],
+                seed=seed,
+                base="nf4" if label == "qlora" else "none",
+                total_params=134_515_008,
+                peak_memory_bytes=1_690_000_000,
+                **(costs if trained else {}),
+            )
+
+
+@pytest.fixture
+def comparison(tmp_path: Path) -> Comparison:
+    results(tmp_path)
+    return compare(tmp_path)
+
+
+def shown(comparison: Comparison, width: int) -> str:
+    stream = io.StringIO()
+    terminal.render(comparison, Console(file=stream, width=width))
+    return stream.getvalue()
+
+
+def test_everything_that_matters_fits_in_80_columns(comparison: Comparison) -> None:
+    printed = shown(comparison, 80)
+    lines = printed.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in printed
+    assert lines[0].split() == [
+        "method", "match", "95", "%", "vs", "best", "p", "loss", "params", "time", "lr", "base",
+    ]  # fmt: skip
+    assert "\x1b" not in printed
+
+
+def test_ties_are_marked_and_no_winner_is_made_up(comparison: Comparison) -> None:
+    printed = shown(comparison, 80)
+    by_label = {line.split()[0]: line for line in printed.splitlines()}
+    for label in ("lora", "lokr", "qlora", "oft", "adalora"):
+        assert "=" in by_label[label].split()[1]
+    assert "=" not in by_label["loha"]
+    assert "57.6k*" in by_label["ia3"], "costs have a best"
+    assert "*" not in by_label["base"], "the base trains nothing: its cost is no merit"
+    said = " ".join(printed.split())
+    assert "no winner; lora cannot be told from lokr, qlora, oft, adalora, ia3" in said
+    assert "300 test examples of one seed: another seed may lie outside" in said
+
+
+def test_a_winner_is_marked_where_there_is_one(tmp_path: Path) -> None:
+    for label, share in (("a", 90), ("b", 50), ("c", 20)):
+        write(tmp_path, label, [index < share for index in range(100)])
+    printed = shown(compare(tmp_path), 80)
+    assert "0.900*" in printed
+    assert "match: a is the best, and no other row is tied with it" in printed
+
+
+def test_seeds_are_told(tmp_path: Path) -> None:
+    results(tmp_path, seeds=3)
+    assert "intervals over 3 seeds and 300 test examples" in " ".join(shown(compare(tmp_path), 80).split())
+
+
+def test_rows_that_cannot_be_compared_are_in_tables_of_their_own(tmp_path: Path) -> None:
+    write(tmp_path / "x", "a", [True] * 9)
+    write(tmp_path / "y", "b", [True] * 9, recipe={"train": {"steps": 3}})
+    found = compare(tmp_path / "x", tmp_path / "y")
+    for printed in (shown(found, 80), text.markdown(found)):
+        before, _, after = printed.partition("Not comparable with the first table:")
+        assert "train.steps: 10 there, 3 here" in " ".join(after.split())
+        assert "method" in before
+        assert "method" in after
+
+
+def test_of_other_machines_times_have_no_best(tmp_path: Path) -> None:
+    for label, threads in (("a", 1), ("b", 2)):
+        machine = {"device": "cpu", "threads": threads}
+        write(tmp_path, label, [True] * 9, train_seconds=5.0 + threads, environment=machine)
+    printed = shown(compare(tmp_path), 80)
+    assert "0:06*" not in printed
+    assert "times and memory are of different machines (threads: 1 and 2)" in " ".join(printed.split())
+
+
+def test_a_budget_that_was_missed_is_marked(tmp_path: Path) -> None:
+    write(tmp_path, "a", [True], trainable_params=1_000_000, budget=1_010_000, total_params=9)
+    write(tmp_path, "b", [True], trainable_params=57_600, budget=1_010_000, total_params=9)
+    printed = shown(compare(tmp_path), 80)
+    assert "57.6k!" in printed
+    assert "1.00M!" not in printed
+    assert "b: 57.6k parameters is as near to 1.01M as it comes" in printed
+
+
+def test_a_narrow_terminal_loses_columns_not_digits(comparison: Comparison) -> None:
+    printed = shown(comparison, 40)
+    assert max(map(len, printed.splitlines())) <= 40
+    assert "0.713=" in printed
+    assert ".66-.76" in printed
+    assert "…" not in printed
+    assert "left out for width:" in " ".join(printed.split())
+
+
+def test_a_wide_terminal_shows_more(comparison: Comparison) -> None:
+    assert "base" in shown(comparison, 130).splitlines()[0]
+
+
+def test_markdown_csv_and_json(comparison: Comparison) -> None:
+    markdown = text.markdown(comparison)
+    assert "| lora | 0.713= | .66-.76 |" in markdown
+    assert len({line.count("|") for line in markdown.splitlines() if line.startswith("|")}) == 1
+    parsed = {row["label"]: row for row in csv.DictReader(io.StringIO(text.csv_text(comparison)))}
+    assert float(parsed["lora"]["exact_match"]) == pytest.approx(214 / 300)
+    assert float(parsed["lora"]["exact_match_low"]) < 0.67
+    assert parsed["loha"]["tied"] == "False"
+    assert parsed["base"]["learning_rate"] == ""
+    record = {row["label"]: row for row in json.loads(text.json_text(comparison))["rows"]}["lora"]
+    assert {
+        "label", "method", "status", "error", "seeds", "metrics", "trainable_params", "total_params", "adapter_bytes",
+        "train_seconds", "peak_memory_bytes", "tokens_per_second", "learning_rate", "base", "intervals", "difference",
+        "p_value", "tied", "fingerprints",
+    } <= set(record)  # fmt: skip
+
+
+def test_the_json_is_what_its_schema_says(comparison: Comparison) -> None:
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    printed = json.loads(text.json_text(comparison))
+    validate(printed, schema)
+    assert printed["schema"] == schema["properties"]["schema"]["const"]
+
+
+def test_hostile_text_is_inert_everywhere(tmp_path: Path) -> None:
+    Store(tmp_path).write(Result(label="a", method="a", seed=0, base="none", status="failed", error=HOSTILE))
+    Store(tmp_path).write(Result(label="b", method="b", seed=0, base="none", status="failed", error="=HYPERLINK(1)"))
+    write(tmp_path, "c", [True, False], metrics={HOSTILE: 0.5}, base=HOSTILE)
+    comparison = compare(tmp_path)
+    for printed in (shown(comparison, 80), text.markdown(comparison), text.csv_text(comparison)):
+        assert "\x1b" not in printed
+        assert "\x07" not in printed
+        assert "\u202e" not in printed
+    assert "[/] [red]x[/red]" in shown(comparison, 80)
+    assert "<b>" not in text.markdown(comparison)
+    assert "'=HYPERLINK" in text.csv_text(comparison)
+    assert json.loads(text.json_text(comparison))["rows"][1]["error"] == HOSTILE
+
+
+def test_a_failed_row_keeps_its_place_and_says_why(tmp_path: Path) -> None:
+    results(tmp_path)
+    failed = {"learning_rate": 1.0, "status": "failed", "error": "out of " + "very long " * 30}
+    Store(tmp_path).write(Result(label="broke", method="broke", seed=0, base="none", **failed))
+    printed = shown(compare(tmp_path), 80)
+    row, *_ = (line for line in printed.splitlines() if line.startswith("broke "))
+    assert row.split()[:2] == ["broke", "failed"]
+    assert "very long very long" in printed

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from written import ENVIRONMENT, FINGERPRINTS, RECIPE, write
+
+from adapterzoo.comparison import compare
+from adapterzoo.errors import UserError
+from adapterzoo.store import PREDICTIONS
+
+FROZEN = Path(__file__).parent / "frozen" / "schema-1"
+
+
+def answers(share: float, seed: int = 0, examples: int = 100) -> list[bool]:
+    """So many right, the same ones first whatever the share: rows that differ little disagree little."""
+    rng = random.Random(seed)
+    hard = [random.Random(index).random() for index in range(examples)]
+    return [one + rng.gauss(0, 0.02) < share for one in hard]
+
+
+def test_a_clear_winner_is_named_and_ties_are_said(tmp_path: Path) -> None:
+    for seed in range(3):
+        for label, share in (("a", 0.9), ("b", 0.9), ("c", 0.5)):
+            write(tmp_path, label, answers(share, seed * 10 + ord(label)), seed=seed)
+    rows = {row.label: row for row in compare(tmp_path).rows}
+    assert rows["a"].tied
+    assert rows["b"].tied
+    assert rows["c"].tied is False
+    assert rows["c"].difference is not None
+    assert rows["c"].difference < -0.3
+    assert rows["c"].p_value is not None
+    assert rows["c"].p_value < 0.01
+    for row in rows.values():
+        low, high = row.intervals["exact_match"]
+        assert low < row.metrics["exact_match"] < high
+    shutil.rmtree(tmp_path / "b")
+    assert compare(tmp_path).rows[0].tied is False, "nobody is tied with it any more: it wins"
+
+
+def test_against_a_row_the_others_are_compared_with_it(tmp_path: Path) -> None:
+    for label, share in (("a", 0.9), ("b", 0.7), ("c", 0.5)):
+        write(tmp_path, label, answers(share))
+    found = {row.label: row for row in compare(tmp_path, against="b").rows}
+    assert found["a"].difference == pytest.approx(0.2, abs=0.06)
+    assert found["c"].difference == pytest.approx(-0.2, abs=0.06)
+    assert found["b"].difference == 0
+    # Two comparisons that were chosen before, in place of three pairs.
+    assert (found["a"].p_value or 0) < (compare(tmp_path).rows[1].p_value or 0) * 3
+    with pytest.raises(UserError, match="Did you mean 'b'"):
+        compare(tmp_path, against="bb")
+
+
+def test_the_tested_metric_is_the_one_rows_are_sorted_by(tmp_path: Path) -> None:
+    write(tmp_path, "a", answers(0.5), losses=[1.0 + i / 100 for i in range(100)])
+    write(tmp_path, "b", answers(0.9), losses=[2.0 + i / 100 for i in range(100)])
+    first, second = compare(tmp_path, sort="test_loss").rows
+    assert (first.label, second.rank_metric) == ("a", "test_loss")
+    assert second.difference == pytest.approx(0.5)
+    first, second = compare(tmp_path, sort="train_seconds").rows
+    assert second.rank_metric == "exact_match"
+
+
+def test_one_row_one_seed_one_example_and_ties_everywhere(tmp_path: Path) -> None:
+    write(tmp_path / "one", "a", [True])
+    (row,) = compare(tmp_path / "one").rows
+    assert row.tied is False
+    assert row.intervals["exact_match"][0] < 0.3
+    assert "test_loss" not in row.intervals
+    write(tmp_path / "one", "b", [False])
+    assert [row.tied for row in compare(tmp_path / "one").rows] == [True, True], "one example distinguishes nothing"
+    for label in "abc":
+        write(tmp_path / "ties", label, [True] * 40)
+    assert [(row.tied, row.p_value) for row in compare(tmp_path / "ties").rows] == [(True, None), (True, 1), (True, 1)]
+
+
+def test_all_failed_and_a_metric_that_some_rows_lack(tmp_path: Path) -> None:
+    for label in "ab":
+        write(tmp_path / "failed", label, [True], status="failed", error="boom", metrics={})
+    assert [row.status for row in compare(tmp_path / "failed").rows] == ["failed", "failed"]
+    write(tmp_path / "some", "a", answers(0.9))
+    write(tmp_path / "some", "b", answers(0.5), metrics={"test_loss": 1.5}, losses=[3.0] * 100)
+    write(tmp_path / "some", "c", answers(0.5))
+    rows = {row.label: row for row in compare(tmp_path / "some").rows}
+    assert "exact_match" not in rows["b"].metrics
+    assert rows["b"].tied is None
+    assert rows["a"].tied is False
+    assert rows["b"].ties == {"test_loss": False}
+
+
+def test_answers_that_are_gone_or_not_those_of_the_result_prove_nothing(tmp_path: Path) -> None:
+    for label, share in (("a", 0.9), ("b", 0.5), ("c", 0.5), ("d", 0.5)):
+        write(tmp_path, label, answers(share))
+    (tmp_path / "b" / "seed-0" / PREDICTIONS).unlink()
+    damaged = tmp_path / "c" / "seed-0" / PREDICTIONS
+    damaged.write_text(damaged.read_text()[:-20])
+    other = tmp_path / "d" / "seed-0" / PREDICTIONS
+    other.write_text("".join(other.read_text().splitlines(keepends=True)[:50]))
+    rows = {row.label: row for row in compare(tmp_path).rows}
+    for label in "bcd":
+        assert rows[label].intervals == {}
+        assert rows[label].tied is None
+        assert rows[label].difference is not None
+    assert rows["a"].tied is None, "whether it wins is not known"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"recipe": {**RECIPE, "train": {"steps": 20}}}, "train.steps: 10 there, 20 here"),
+        ({"fingerprints": {**FINGERPRINTS, "test": "z"}}, "the test rows are others"),
+        ({"fingerprints": {**FINGERPRINTS, "train": "z", "test": "y"}}, "the test rows are others"),
+        ({"fingerprints": {**FINGERPRINTS, "weights": "z"}}, "the weights of the base are others"),
+        ({"environment": {**ENVIRONMENT, "packages": {"torch": "3"}}}, "packages.torch: '2' there, '3' here"),
+        ({"environment": {**ENVIRONMENT, "device": "H100"}}, "device: 'cpu' there, 'H100' here"),
+    ],
+)
+def test_rows_that_cannot_be_compared_stand_apart_and_say_why(
+    tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    write(tmp_path / "x", "a", answers(0.5))
+    write(tmp_path / "y", "b", answers(0.9), **changes)
+    found = compare(tmp_path / "x", tmp_path / "y")
+    assert [[row.label for row in block.rows] for block in found.blocks] == [["a"], ["b"]]
+    assert said in found.blocks[1].differs
+    assert found.rows[1].difference == 0, "it is the best of its own block, and told apart from nothing"
+    record = json.loads(json.dumps(found.records()))
+    assert [row["block"] for row in record["rows"]] == [0, 1]
+    assert said in record["blocks"][1]["differs"]
+
+
+def test_what_changes_no_score_keeps_rows_together(tmp_path: Path) -> None:
+    write(tmp_path / "x", "a", answers(0.5))
+    more = {**RECIPE, "evaluate": {"metrics": ["exact_match"], "shots": 4, "base": True}}
+    slower = {**ENVIRONMENT, "threads": 2, "packages": {"torch": "2", "datasets": "9"}}
+    write(tmp_path / "y", "b", answers(0.9), recipe=more, environment=slower)
+    (block,) = compare(tmp_path / "x", tmp_path / "y").blocks
+    assert block.costs_differ == ["threads: 1 and 2"]
+
+
+def test_one_label_of_two_folders(tmp_path: Path) -> None:
+    write(tmp_path / "x", "a", answers(0.5), seed=0)
+    write(tmp_path / "y", "a", answers(0.5, 1), seed=1)
+    write(tmp_path / "z", "a", answers(0.5, 2), seed=2, options={"r": 64})
+    write(tmp_path / "again", "a", answers(0.5), seed=0)
+    assert [row.seeds for row in compare(tmp_path / "x", tmp_path / "y").rows] == [[0, 1]]
+    assert {row.label for row in compare(tmp_path / "x", tmp_path / "z").rows} == {"a (x)", "a (z)"}
+    assert {row.label for row in compare(tmp_path / "x", tmp_path / "again").rows} == {"a (x)", "a (again)"}
+    assert [row.label for row in compare(tmp_path / "x", tmp_path / "x").rows] == ["a"], "the same folder twice"
+    for folder in ("x", "y"):
+        write(tmp_path / folder, "base", answers(0.1))
+    assert sum(row.label == "base" for row in compare(tmp_path / "x", tmp_path / "y").rows) == 1
+
+
+def test_results_of_the_first_version_are_read_with_their_intervals() -> None:
+    found = compare(FROZEN)
+    assert {row.label for row in found.rows} == {"base", "base-2-shot", "lora", "ia3", "loha"}
+    rows = {row.label: row for row in found.rows}
+    assert rows["lora"].seeds == [0, 1]
+    assert rows["lora"].ties["test_loss"] is False, "lora wins by loss, and is the only one to have learned"
+    assert rows["ia3"].tied
+    assert found.blocks[0].fingerprints["data"]
+    assert compare(FROZEN, FROZEN).rows[0].seeds == found.rows[0].seeds
+
+
+def test_results_of_the_first_version_are_not_ranked_among_others(tmp_path: Path) -> None:
+    write(tmp_path, "a", answers(0.5))
+    found = compare(tmp_path, FROZEN)
+    assert len(found.blocks) == 2
+    assert found.blocks[1].differs
+
+
+def test_a_price_gives_the_cost_of_all_that_was_done(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write(tmp_path, "a", answers(0.5), seed=seed, train_seconds=900.0, evaluate_seconds=300.0)
+    (row,) = compare(tmp_path, price=3.0).rows
+    assert row.total_seconds == 2400
+    assert row.cost == 2.0
+    assert compare(tmp_path).rows[0].cost is None
+
+
+def test_metrics_of_the_whole_split_have_intervals_too(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., object], tmp_path: Path
+) -> None:
+    recipe = write_recipe("lora, ia3")
+    text = recipe.read_text().replace(
+        "evaluate:", "evaluate:\n  metrics: [bleu, rouge, loss, perplexity, token_accuracy]"
+    )
+    recipe.write_text(text)
+    adapterzoo("run", recipe, "--out", tmp_path / "out")
+    for row in compare(tmp_path / "out").rows:
+        assert set(row.intervals) == set(row.metrics)
+        for name, (low, high) in row.intervals.items():
+            assert low <= row.metrics[name] <= high
