@@ -37,9 +37,9 @@ def solve(method: Method[Any], options: Any, wanted: int, count: Count) -> Any:
             break
         below, above = (middle, above) if (sizes.count(middle) or 0) <= wanted else (below, middle)
     known = {size: found for size, found in sizes.seen.items() if found is not None}
-    # The smaller one of two that are as near.
-    best = min(sorted(known), key=lambda size: abs(known[size] - wanted))
-    return sizes.options(best)
+    if len(set(known.values())) == 1:
+        return sizes.options(start)  # its size changes nothing here
+    return sizes.options(sizes.smallest(min(sorted(known), key=lambda size: abs(known[size] - wanted))))
 
 
 def misses(trained: int, wanted: int | None) -> bool:
@@ -75,6 +75,14 @@ class _Sizes:
     def between(self, below: int, above: int) -> int | None:
         """A possible size between two others."""
         return self.near((below + above) // 2, below + 1, above - 1)
+
+    def smallest(self, size: int) -> int:
+        """The smallest size with as many parameters: beyond a point, more size may be no more of them."""
+        wanted = self.count(size)
+        below = max((one for one, found in self.seen.items() if one < size and found != wanted), default=0)
+        while (middle := self.between(below, size)) is not None:
+            below, size = (below, middle) if self.count(middle) == wanted else (middle, size)
+        return size
 
     def bracket(self, start: int, wanted: int) -> tuple[int | None, int | None]:
         """A size with no more parameters than are wanted, and one with more; None where there is none."""

@@ -13,6 +13,7 @@ from adapterzoo.method import Method, put_on
 from adapterzoo.metric_registry import lower_is_better_by
 from adapterzoo.plan import Cell
 from adapterzoo.registry import registry
+from adapterzoo.results import Tuning
 from adapterzoo.tuning import Score, tune
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def train(prepared: Prepared, cell: Cell, model: nn.Module, folder: Path, report
     return Adapted(method, wrapped, trained, trainable, added)
 
 
-def tuned(prepared: Prepared, cell: Cell, base: Base, folder: Path, reporter: Reporter) -> dict[str, Any]:
+def tuned(prepared: Prepared, cell: Cell, base: Base, folder: Path, reporter: Reporter) -> Tuning:
     """What a cell's ranges came to, setting by setting, on the validation rows; see :func:`adapterzoo.tuning.tune`.
 
     Args:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from adapterzoo.errors import PluginError, UserError
 
@@ -17,6 +18,32 @@ NOTE = ".adapterzoo.json"
 FORGETTING = "forgetting"
 # What makes a cell another one under the same label and seed.
 SETTINGS = ("method", "options", "learning_rate", "base")
+
+
+class Trial(TypedDict):
+    """One setting that was tried."""
+
+    settings: dict[str, Any]
+    """option -> value"""
+    metric: str | None
+    score: float | None
+    """on the validation rows; None of a failure"""
+    loss: float | None
+    """there too"""
+    seconds: float
+    error: str | None
+
+
+class Tuning(TypedDict):
+    """What was tried on the validation rows, and what was chosen."""
+
+    metric: str
+    """that decides, the loss among equals"""
+    trials: list[Trial]
+    chosen: dict[str, Any]
+    """option -> value"""
+    space: dict[str, Any]
+    """the ranges, and how many settings of them"""
 
 
 @dataclass
@@ -50,8 +77,7 @@ class Result:
     history: list[dict[str, float]] = field(default_factory=list)
     """loss by step"""
     findings: dict[str, Any] = field(default_factory=dict)
-    tuning: dict[str, Any] | None = None
-    """what was tried on the validation rows, and what was chosen"""
+    tuning: Tuning | None = None
     budget: int | None = None
     """trainable parameters that were asked for"""
     fingerprints: dict[str, str | None] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from adapterzoo.comparable import hardware
-from adapterzoo.results import Result
+from adapterzoo.results import Result, Tuning
 from adapterzoo.scores import Column, cell_scores
 from adapterzoo.statistics import Seeds
 
@@ -58,8 +58,7 @@ class Row:
     """options that could not be had in every layer -> what became of them"""
     budget: int | None
     """trainable parameters that were asked for"""
-    tuning: dict[str, Any] | None
-    """what was tried on the validation rows, and what was chosen"""
+    tuning: Tuning | None
     fingerprints: dict[str, str | None]
     environment: dict[str, Any]
     history: list[dict[str, float]] = field(default_factory=list)
@@ -170,8 +169,7 @@ def make(label: str, group: Sequence[tuple[Path, Result]]) -> Evidence:
 
 
 def _tune_seconds(result: Result) -> float | None:
-    trials = (result.tuning or {}).get("trials")
-    return sum(trial.get("seconds") or 0.0 for trial in trials) if trials else None
+    return sum(trial["seconds"] for trial in result.tuning["trials"]) if result.tuning else None
 
 
 def _texts(found: Any) -> dict[str, str]:

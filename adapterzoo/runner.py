@@ -207,8 +207,8 @@ def _finished(cells: Sequence[Cell], store: Store) -> dict[tuple[str, int], Resu
     for result in (result for label in wanted for result in store.of(label) if result.ok):
         cell = wanted[result.label]
         kept[result.label, result.seed] = result
-        if cell.ranges and (result.tuning or {}).get("space") == space(cell):
-            cell = chosen(cell, (result.tuning or {})["chosen"])
+        if cell.ranges and result.tuning and result.tuning["space"] == space(cell):
+            cell = chosen(cell, result.tuning["chosen"])
         for name in SETTINGS:
             there, here = getattr(result, name), getattr(cell, name)
             if there != here:

@@ -18,6 +18,7 @@ from typing import Any
 from adapterzoo.errors import AdapterzooError
 from adapterzoo.plan import Cell
 from adapterzoo.recipe.tune import Range
+from adapterzoo.results import Trial, Tuning
 
 JOURNAL = "tuning.journal"
 LEARNING_RATE = "learning_rate"
@@ -69,7 +70,7 @@ def points(cell: Cell) -> list[dict[str, Any]]:
     return found
 
 
-def tune(cell: Cell, folder: Path, lower_is_better: bool, attempt: Try) -> dict[str, Any]:
+def tune(cell: Cell, folder: Path, lower_is_better: bool, attempt: Try) -> Tuning:
     """Try every point that was not tried yet.
 
     Args:
@@ -77,9 +78,6 @@ def tune(cell: Cell, folder: Path, lower_is_better: bool, attempt: Try) -> dict[
         folder: of the label; the trials are kept there.
         lower_is_better: of the metric that decides.
         attempt: trains and measures one setting; what it raises is that trial's failure.
-
-    Returns:
-        As it stands in a result: ``metric``, ``trials``, ``chosen``, and the ``space`` they are of.
 
     Raises:
         AdapterzooError: all trials failed.
@@ -103,13 +101,13 @@ def tune(cell: Cell, folder: Path, lower_is_better: bool, attempt: Try) -> dict[
     while study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
         _run(study, cell, attempt)
     done = [trial for trial in study.get_trials(deepcopy=False) if "settings" in trial.user_attrs]
-    trials = [dict(sorted(trial.user_attrs.items())) for trial in done]
+    trials = [Trial(**trial.user_attrs) for trial in done]
     scored = [trial for trial in trials if trial["score"] is not None]
     if not scored:
         raise AdapterzooError(f"all {len(trials)} trials failed, the last one: {trials[-1]['error']}")
     sign = 1 if lower_is_better else -1
-    best = min(scored, key=lambda trial: (sign * trial["score"], trial["loss"]))
-    return {"metric": best["metric"], "trials": trials, "chosen": best["settings"], "space": space(cell)}
+    best = min(scored, key=lambda trial: (sign * (trial["score"] or 0.0), trial["loss"] or 0.0))
+    return Tuning(metric=best["metric"] or "", trials=trials, chosen=best["settings"], space=space(cell))
 
 
 def _run(study: Any, cell: Cell, attempt: Try) -> None:
@@ -142,7 +140,7 @@ def _suggest(trial: Any, name: str, one: Range) -> Any:
 
 
 def _name(cell: Cell) -> str:
-    """Of the study: another one where anything but the settings that are tried is another."""
+    """Of the study: another one where anything that its trials hang on is another."""
     fixed = {name: value for name, value in cell.options.items() if name not in cell.ranges}
-    described = [cell.method, cell.base, fixed, cell.budget, cell.seed, space(cell)]
+    described = [cell.method, cell.base, fixed, cell.learning_rate, cell.seed, space(cell), points(cell)]
     return f"{cell.label}-{hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]}"

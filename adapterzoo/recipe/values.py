@@ -69,8 +69,8 @@ def _count(value: Any) -> int | None:
 
 Count = Annotated[
     int,
+    BeforeValidator(_count),  # after the one below: pydantic begins with the last
     checked(lambda value: _count(value) is not None, "a number like 2500000, 250k or 2.5M"),
-    BeforeValidator(_count),
 ]
 
 

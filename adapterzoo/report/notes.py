@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from adapterzoo.budget import misses
 from adapterzoo.comparison import Block, Comparison
 from adapterzoo.report.columns import METRICS
+from adapterzoo.results import Trial, Tuning
 from adapterzoo.terminal import count
 
 # Of the reasons why rows cannot be compared; all are in the JSON.
@@ -37,6 +38,31 @@ def rows(comparison: Comparison) -> Iterator[Line]:
         if misses(row.trainable_params, row.budget) and row.status == "ok":
             text = f": {count(row.trainable_params)} parameters is as near to {count(row.budget or 0)} as it comes"
             yield Line(row.label, text)
+        if row.tuning:
+            yield Line(row.label, f": {_tuned(row.tuning)}")
+
+
+def _tuned(tuning: Tuning) -> str:
+    """What was chosen, and how the score falls off around it."""
+    trials = tuning["trials"]
+    chosen = [trial for trial in trials if trial["settings"] == tuning["chosen"] and trial["score"] is not None]
+    told = f"{_settings(tuning['chosen'])} chosen of {len(trials)} by {tuning['metric']}, then the loss, on the validation rows"
+    others = sorted(
+        (trial for trial in trials if trial not in chosen), key=lambda trial: list(trial["settings"].values())
+    )
+    scores = [f"{_settings(trial['settings'], names=False)}: {_score(trial)}" for trial in others]
+    return "; ".join(
+        [told + (f" ({_score(chosen[0])})" if chosen else ""), *(["the others " + ", ".join(scores)] if scores else [])]
+    )
+
+
+def _settings(settings: Mapping[str, Any], *, names: bool = True) -> str:
+    values = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in settings.items()}
+    return " ".join(f"{name} {value}" if names else value for name, value in values.items())
+
+
+def _score(trial: Trial) -> str:
+    return "failed" if trial["score"] is None else f"{trial['score']:.3f}"
 
 
 def apart(block: Block) -> str:

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adapterzoo.comparison import Block, Comparison
-from adapterzoo.ranking import HIGHER
+from adapterzoo.ranking import HIGHER, LOWER
 from adapterzoo.report import notes
 from adapterzoo.report.columns import COSTS, EXPLAINED, Column, cell, columns, interval_text, mark, metric_column, value
+from adapterzoo.results import Trial, Tuning
 from adapterzoo.row import Row
 from adapterzoo.terminal import clean, duration
 
@@ -28,7 +29,7 @@ AGAINST: dict[str, tuple[str, dict[str, str]]] = {
     "cost": ("cost of tuning, training and measuring", {}),
 }
 # Of a curve, each the mean of its part: a screen shows no more, and the file stays light.
-POINTS = 400
+POINTS = 300
 # Of a running mean: rows are of the same batches, and so have the same jumps.
 WINDOW = 10
 Figure = dict[str, Any]
@@ -37,12 +38,11 @@ Figure = dict[str, Any]
 class Trials(NamedTuple):
     """What was tried for a row."""
 
-    metric: str
     high_first: bool
     options: list[str]
-    ordered: list[dict[str, Any]]
+    ordered: list[Trial]
     """best first, those without a score last"""
-    chosen: dict[str, Any] | None
+    chosen: Trial | None
 
 
 def html(comparison: Comparison) -> str:
@@ -63,19 +63,26 @@ def html(comparison: Comparison) -> str:
         finalize=lambda found: found if isinstance(found, Markup) else clean(found),
     )
     page.filters["digest"] = _digest
-    page.globals |= {"apart": notes.apart, "cell": cell, "mark": mark, "duration": duration}
-    page.globals |= {"key": _key, "setting": _setting}
+    page.globals |= {
+        "apart": notes.apart,
+        "cell": cell,
+        "mark": mark,
+        "key": _key,
+        "setting": _setting,
+        "time": duration,
+    }
     shown = columns(comparison)
     sections = [section for block in comparison.blocks if (section := _section(comparison, block))["plots"]]
     template = (files("adapterzoo.report") / "page.html.in").read_text(encoding="utf-8")
     return page.from_string(template).render(
         comparison=comparison,
-        first=comparison.blocks[0],
         model=_model(comparison.blocks[0]),
         columns=[(column, _high_first(comparison, column)) for column in shown],
         rows=list(notes.rows(comparison)),
         said=[*notes.said(comparison), *(EXPLAINED[one.name] for one in shown if one.name in EXPLAINED)],
-        tuned=[(row, trials) for row in comparison.rows if (trials := _trials(comparison, row)).ordered],
+        tuned=[
+            (row, _trials(comparison, row.tuning)) for row in comparison.rows if row.tuning and row.tuning["trials"]
+        ],
         sections=sections,
         figures={plot["id"]: list(plot["choices"].values()) for section in sections for plot in section["plots"]},
         plotly=Markup(get_plotlyjs()) if sections else "",
@@ -104,18 +111,17 @@ def _key(row: Row, column: Column, text: str) -> Any:
     return found[0] if isinstance(found, tuple) else len(found) if isinstance(found, list) else found
 
 
-def _trials(comparison: Comparison, row: Row) -> Trials:
-    tuning = row.tuning or {}
-    metric, trials = str(tuning.get("metric")), tuning.get("trials") or []
-    scored = [one for one in trials if one.get("score") is not None]
-    chosen = next((one for one in scored if one.get("settings") == tuning.get("chosen")), None)
-    up = comparison.better(metric) in (HIGHER, None)
-    if chosen and any(one["score"] != chosen["score"] for one in scored):
+def _trials(comparison: Comparison, tuning: Tuning) -> Trials:
+    trials, better = tuning["trials"], comparison.better(tuning["metric"])
+    scored = [(one["score"], one["loss"] or 0.0, one) for one in trials if one["score"] is not None]
+    chosen = next((one for *_, one in scored if one["settings"] == tuning["chosen"]), None)
+    if chosen and any(score != chosen["score"] for score, *_ in scored):
         # The table may not have this metric, but the chosen trial is known to be the best.
-        up = chosen["score"] == max(one["score"] for one in scored)
-    ordered = sorted(scored, key=lambda one: float(one["score"]), reverse=up)
-    options = list(dict.fromkeys(name for one in trials for name in one.get("settings") or {}))
-    return Trials(metric, up, options, ordered + [one for one in trials if one.get("score") is None], chosen)
+        better = HIGHER if chosen["score"] == max(score for score, *_ in scored) else LOWER
+    sign = 1 if better is LOWER else -1
+    ordered = [one for *_, one in sorted(scored, key=lambda one: (sign * one[0], one[1]))]
+    options = list(dict.fromkeys(name for one in trials for name in one["settings"]))
+    return Trials(sign < 0, options, ordered + [one for one in trials if one["score"] is None], chosen)
 
 
 def _setting(found: Any) -> str:
@@ -177,16 +183,14 @@ def _point(number: int, row: Row, score: Column, cost: Column, scale: float) -> 
 
 
 def _front(comparison: Comparison, block: Block, points: dict[int, Row], cost: Column) -> list[int]:
-    """Those of which no other is both as good and as cheap, the cheapest first."""
-    metric, front = block.rows[0].rank_metric or "", list[int]()
+    """Those that no other is as good as for less, or better than for as much; the cheapest first."""
     if block.costs_differ and cost.name != "trainable_params":
-        return front  # the times and memory of different machines have no better and worse
+        return []  # the times and memory of different machines have no better and worse
+    metric = block.rows[0].rank_metric or ""
     sign = -1 if comparison.better(metric) is HIGHER else 1
-    loss = {i: sign * row.metrics[metric] for i, row in points.items() if row.status == "ok"}
-    for i in sorted(loss, key=lambda i: (value(points[i], cost), loss[i])):
-        if not front or loss[i] < loss[front[-1]]:
-            front.append(i)
-    return front
+    places = {i: (value(row, cost), sign * row.metrics[metric]) for i, row in points.items() if row.status == "ok"}
+    beaten = {i for i, (x, y) in places.items() for a, b in places.values() if a <= x and b <= y and (a, b) != (x, y)}
+    return sorted(places.keys() - beaten, key=lambda i: (places[i], i))
 
 
 def _caption(block: Block, points: dict[int, Row], front: Sequence[int]) -> str:
@@ -194,7 +198,7 @@ def _caption(block: Block, points: dict[int, Row], front: Sequence[int]) -> str:
     said = []
     if front:
         labels = ", ".join(points[i].label for i in front)
-        said.append(f"On the line is what no other row is both better and cheaper than: {labels}.")
+        said.append(f"On the line (no other is as good for less, or better for as much): {labels}.")
     if any(row.intervals for row in points.values()):
         said.append("Bars: 95 % intervals.")
     if missing := [row.label for i, row in enumerate(block.rows) if row.method and i not in points]:
@@ -224,7 +228,7 @@ def _line(number: int, row: Row, window: int) -> Figure | None:
     means = np.convolve(losses, np.full(window, 1 / window), "valid")
     parts = min(len(means), POINTS)
     xs = [round(float(part.mean())) for part in np.array_split(steps[window - 1 :], parts)]
-    ys = [float(f"{part.mean():.4g}") for part in np.array_split(means, parts)]
+    ys = [float(f"{part.mean():.3g}") for part in np.array_split(means, parts)]
     return {"row": number, "x": xs, "y": ys, "name": _text(row.label)}
 
 
@@ -248,5 +252,5 @@ def _unit(longest: float) -> tuple[int, str]:
 
 
 def _text(text: str) -> str:
-    """As plotly shows it as it is: to it, ``<b>`` and ``<a href>`` are markup."""
-    return escape(clean(text), quote=False)
+    """As plotly shows it as it is: to it, ``<b>`` and ``<a href>`` are markup, and a ``$`` begins a formula."""
+    return escape(clean(text), quote=False).replace("$", "&#36;")

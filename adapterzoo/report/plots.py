@@ -108,9 +108,10 @@ class Plot:
     def show(self, above: str, below: str) -> None:
         """Print it, between what its axes are."""
         self.console.print(safe(above + ", log scale" * self.y.log, "bold"))
-        colourless = not self.console.is_terminal or self.console.no_color
-        for line in self._drawn().string(colorless=colourless).rstrip("\n").split("\n"):
-            self.console.print(Text.from_ansi(line.rstrip()), soft_wrap=True)
+        for line in self._drawn().string().rstrip("\n").split("\n"):
+            text = Text.from_ansi(line)
+            text.rstrip()
+            self.console.print(text, soft_wrap=True)
         self.console.print(safe(below + ", log scale" * self.x.log, "bold"), justify="right")
 
     def _drawn(self) -> Any:
@@ -164,8 +165,8 @@ def legend(shown: Sequence[Entry], titles: Sequence[str], cells: Sequence[Sequen
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for one, texts in zip(shown, cells, strict=True):
-        label = safe(clean(one.row.label).replace("\t", " "))
-        table.add_row(Text(one.letter, f"bold color({one.colour})"), label, *map(safe, texts), one.said)
+        letter = Text(one.letter, f"bold color({one.colour})")
+        table.add_row(letter, safe(one.row.label), *map(safe, texts), one.said)
     console.print(table)
 
 
@@ -193,20 +194,26 @@ def pareto(comparison: Comparison, column: str, console: Console) -> None:
     cost, console = _cost(comparison, column), unstyled(console)
     for block in comparison.blocks:
         _head(block, console)
-        points = _points(block, cost)
+        points, machines = _points(block, cost), _machines(block, cost)
         if points:
-            _plot_points(comparison, points, cost, console)
+            _plot_points(comparison, points, cost, console, ranked=not machines)
         for row in (row for row in block.rows if row not in [point.row for point in points]):
-            why = "failed" if row.status == "failed" else f"no {'score' if _score(row) is None else cost.title}"
-            console.print(safe(f"not in the plot: {row.label} ({why})"), soft_wrap=True)
-        if block.costs_differ and (cost.name in ("cost", "peak_memory_bytes") or "second" in cost.name):
-            tell(console, f"times and memory are of different machines ({'; '.join(block.costs_differ)})", "dim")
+            why = "failed" if row.status == "failed" else f"no {'score' if _score(row) is None else clean(cost.name)}"
+            tell(console, f"not in the plot: {row.label} ({why})")
+        if points and machines:
+            console.print(safe(f"no front: times and memory are of different machines ({machines})", "dim"))
 
 
 def _head(block: Block, console: Console) -> None:
     if block.differs:
         console.print()
         tell(console, notes.apart(block), "bold")
+
+
+def _machines(block: Block, cost: Column) -> str:
+    """Why nothing is better or worse in a cost, where it was seen on different machines."""
+    theirs = cost.name in ("cost", "peak_memory_bytes") or "second" in cost.name
+    return "; ".join(block.costs_differ) if theirs else ""
 
 
 def _cost(comparison: Comparison, name: str) -> Column:
@@ -257,7 +264,9 @@ def _points(block: Block, cost: Column) -> list[Point]:
     return found if any(one.row.method for one in found) else []
 
 
-def _plot_points(comparison: Comparison, points: Sequence[Point], cost: Column, console: Console) -> None:
+def _plot_points(
+    comparison: Comparison, points: Sequence[Point], cost: Column, console: Console, *, ranked: bool
+) -> None:
     score = metric_column(points[0].row.rank_metric or "")
     methods = [one for one in points if one.row.method]
     bases = [one for one in points if not one.row.method]
@@ -267,7 +276,7 @@ def _plot_points(comparison: Comparison, points: Sequence[Point], cost: Column, 
     y = Axis.over(_heights(methods, bases), score.show, log=better is LOWER)
     plot = Plot(Axis.over([one.cost for one in methods], cost.show, log=True), y, console)
     _put_bases(plot, [one for one in bases if one.said == "the line"])
-    _put_methods(plot, methods, _front(methods, better, cheaper))
+    _put_methods(plot, methods, _front(methods, better, cheaper) if ranked else [])
     plot.show(score.title + DIRECTION[better], cost.title + DIRECTION[cheaper])
     columns = [cost, score]
     if console.width >= ROOM and any(one.row.intervals for one in points):
@@ -372,7 +381,8 @@ def _plot_losses(shown: Sequence[Entry], console: Console) -> None:
     _put_curves(plot, shown, lines)
     what = f", means of {2 * around + 1} points" if around else ""
     plot.show(f"training loss{what}", "step")
-    legend(shown, ["last loss"], [[f"{line[-1][1]:.3f}"] for line in lines], console)
+    last = [line[-1][1] for line in lines]
+    legend(shown, ["last loss"], [[f"{loss:.3f}" if abs(loss) < 1000 else f"{loss:.2g}"] for loss in last], console)
 
 
 def _put_curves(plot: Plot, shown: Sequence[Entry], lines: Sequence[Curve]) -> None:

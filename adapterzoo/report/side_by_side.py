@@ -82,7 +82,7 @@ def _print_block(block: Block, rows: Sequence[tuple[Row, Answers]], n: int, cons
             page.example(index, example, [(row, answers.get(index)) for row, answers in answered])
     without = [f"{row.label} (failed)" if row.status == "failed" else row.label for row, found in rows if not found]
     if without:
-        console.print(safe(f"no answers kept: {', '.join(without)}"), soft_wrap=True)
+        tell(console, f"no answers kept: {', '.join(without)}")
 
 
 def _heading(answered: Sequence[tuple[Row, Answers]], shown: int, there: int) -> str:
