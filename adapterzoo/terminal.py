@@ -41,6 +41,8 @@ def inert_markdown(text: object) -> str:
 
 def stdout() -> Console:
     """Where results go."""
+    if os.environ.get("NO_COLOR"):  # rich's own no_color keeps bold and dim
+        return Console(highlight=False, soft_wrap=False, color_system=None, no_color=True)
     return Console(highlight=False, soft_wrap=False)
 
 

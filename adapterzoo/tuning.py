@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from adapterzoo.errors import AdapterzooError
 from adapterzoo.plan import Cell
@@ -101,7 +101,7 @@ def tune(cell: Cell, folder: Path, lower_is_better: bool, attempt: Try) -> Tunin
     while study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
         _run(study, cell, attempt)
     done = [trial for trial in study.get_trials(deepcopy=False) if "settings" in trial.user_attrs]
-    trials = [Trial(**trial.user_attrs) for trial in done]
+    trials = [cast(Trial, dict(trial.user_attrs)) for trial in done]
     scored = [trial for trial in trials if trial["score"] is not None]
     if not scored:
         raise AdapterzooError(f"all {len(trials)} trials failed, the last one: {trials[-1]['error']}")

@@ -137,7 +137,7 @@ def test_a_run_tunes_by_the_validation_rows_and_says_so(
         assert len(set(losses)) == 4
         assert result["metrics"]["test_loss"] not in losses, "those are of other rows"
     assert not list((tmp_path / "out").rglob("trial"))
-    assert re.search(r"lora: learning_rate \S+ chosen of 4 by exact_match, then the loss", done.stdout)
+    assert re.search(r"lora: learning_rate \S+ chosen of 4 by exact_match on the validation rows", done.stdout)
     again = adapterzoo("run", recipe, "--out", tmp_path / "out")
     assert "there already" in again.stderr
     assert "training" not in again.stderr

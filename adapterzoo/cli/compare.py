@@ -20,7 +20,7 @@ FORMATS = ("table", "markdown", "csv", "json", "html")
 @click.option("--against", metavar="LABEL", help="Compare with this row, not with the best.")
 @click.option("--price", type=click.FloatRange(min=0, min_open=True), help="Of an hour of this machine: adds the cost.")
 @click.option("--pareto", metavar="COLUMN", help="Plot the score against a cost: params, memory, time, ...")
-@click.option("--curves", is_flag=True, help="Plot the training loss of all methods.")
+@click.option("--curves", is_flag=True, help="Plot the training loss of all methods by step.")
 @click.option(
     "--examples", type=click.IntRange(min=1), metavar="N", help="Show what each method answered to N of them."
 )

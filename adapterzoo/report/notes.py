@@ -46,7 +46,7 @@ def _tuned(tuning: Tuning) -> str:
     """What was chosen, and how the score falls off around it."""
     trials = tuning["trials"]
     chosen = [trial for trial in trials if trial["settings"] == tuning["chosen"] and trial["score"] is not None]
-    told = f"{_settings(tuning['chosen'])} chosen of {len(trials)} by {tuning['metric']}, then the loss, on the validation rows"
+    told = f"{_settings(tuning['chosen'])} chosen of {len(trials)} by {tuning['metric']} on the validation rows"
     others = sorted(
         (trial for trial in trials if trial not in chosen), key=lambda trial: list(trial["settings"].values())
     )

@@ -63,14 +63,7 @@ def html(comparison: Comparison) -> str:
         finalize=lambda found: found if isinstance(found, Markup) else clean(found),
     )
     page.filters["digest"] = _digest
-    page.globals |= {
-        "apart": notes.apart,
-        "cell": cell,
-        "mark": mark,
-        "key": _key,
-        "setting": _setting,
-        "time": duration,
-    }
+    page.globals.update(apart=notes.apart, cell=cell, mark=mark, key=_key, setting=_setting, time=duration)
     shown = columns(comparison)
     sections = [section for block in comparison.blocks if (section := _section(comparison, block))["plots"]]
     template = (files("adapterzoo.report") / "page.html.in").read_text(encoding="utf-8")

@@ -41,17 +41,7 @@ def render(comparison: Comparison, n: int, console: Console) -> None:
     if not any(answers for _, rows in blocks for _, answers in rows):
         raise UserError.at("--examples", "no row has kept an answer.", f"A cell keeps them in its {PREDICTIONS}.")
     for block, rows in blocks:
-        _print_block(block, rows, n, unstyled(console))
-
-
-def unstyled(console: Console) -> Console:
-    """The console, where no colours are wanted one without bold and dim too: rich's own keeps those."""
-    if not console.no_color:
-        return console
-    width, height, terminal = console.width, console.height, console.is_terminal
-    return Console(
-        file=console.file, width=width, height=height, force_terminal=terminal, color_system=None, no_color=True
-    )
+        _print_block(block, rows, n, console)
 
 
 def _answers(evidence: Evidence) -> Answers:

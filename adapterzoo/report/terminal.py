@@ -12,7 +12,7 @@ from rich.text import Text
 from adapterzoo.comparison import Block, Comparison
 from adapterzoo.report import notes
 from adapterzoo.report.columns import BEST, EXPLAINED, TIED, Column, cell, columns, mark, marked
-from adapterzoo.terminal import safe
+from adapterzoo.terminal import safe, tell
 
 
 def render(comparison: Comparison, console: Console) -> None:
@@ -29,7 +29,8 @@ def render(comparison: Comparison, console: Console) -> None:
         shown = [column for column in shown if column is not first]
     for block in comparison.blocks:
         if block.differs:
-            console.print(safe("\n" + notes.apart(block), "bold"), soft_wrap=not console.is_terminal)
+            console.print()
+            tell(console, notes.apart(block), "bold")
         console.print(_table(comparison, [block], shown))
     for line in notes.rows(comparison):
         console.print(safe(line.text, "red" if line.failure else ""), soft_wrap=True)

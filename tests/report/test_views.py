@@ -13,6 +13,7 @@ from rich.console import Console
 
 from adapterzoo.comparison import Comparison, compare
 from adapterzoo.errors import UserError
+from adapterzoo.report import canvas as drawing
 from adapterzoo.report import plots, side_by_side
 from adapterzoo.report.columns import interval_text
 from adapterzoo.results import Result
@@ -52,6 +53,8 @@ def comparison(tmp_path: Path) -> Comparison:
 
 def shown(view: Callable[..., None], *arguments: Any, width: int = 80, **console: Any) -> str:
     stream = io.StringIO()
+    if console.get("no_color"):  # as adapterzoo's own console is then
+        console["color_system"] = None
     view(*arguments, Console(file=stream, width=width, **console))
     lines = re.sub("\x1b\\[[0-9;]*m", "", stream.getvalue()).splitlines()
     assert max(map(cell_len, lines)) <= width or (view is side_by_side.render and "force_terminal" not in console)
@@ -86,7 +89,7 @@ def test_pareto_shows_every_method_in_the_plot_and_in_the_legend(comparison: Com
     assert legend(text)["base"][-2:] == ["below", "plot"]
     for said in ("not in the plot: broke (failed)", "match, higher is better", "time, lower is better, log scale"):
         assert said in text
-    assert len(canvas(text)) == plots.HEIGHT - 2
+    assert len(canvas(text)) == drawing.HEIGHT - 2
 
 
 def test_a_point_stands_where_its_score_and_cost_are(comparison: Comparison) -> None:
