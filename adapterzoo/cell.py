@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.memory import free_memory
-from adapterzoo.method import Method, put_on
+from adapterzoo.method import Context, Method, put_on
 from adapterzoo.metric_registry import lower_is_better_by
 from adapterzoo.plan import Cell
 from adapterzoo.registry import registry
@@ -28,26 +28,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Adapted:
-    """A base with a trained adapter on it."""
+    """A base with an adapter on it."""
 
     method: Method[Any]
+    options: Any
+    context: Context
     model: nn.Module
-    trained: Trained
     trainable: int
     """how many parameters were trained"""
     added: int
     """how many parameters it has more than the base"""
 
 
-def train(prepared: Prepared, cell: Cell, model: nn.Module, folder: Path, reporter: Reporter) -> Adapted:
-    """Put a cell's method on a model and train it; the same numbers whatever ran before.
-
-    Args:
-        folder: for checkpoints.
-    """
+def adapt(prepared: Prepared, cell: Cell, model: nn.Module) -> Adapted:
+    """Put a cell's method on a model."""
     from transformers import set_seed
-
-    from adapterzoo import train
 
     method, context = registry()[cell.method or ""], prepared.context(cell)
     options = method.options(**cell.options)
@@ -58,20 +53,31 @@ def train(prepared: Prepared, cell: Cell, model: nn.Module, folder: Path, report
     parameters = list(wrapped.parameters())
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
     added = sum(p.numel() for p in parameters) - before
+    return Adapted(method, options, context, wrapped, trainable, added)
+
+
+def train(prepared: Prepared, cell: Cell, adapted: Adapted, folder: Path, reporter: Reporter) -> Trained:
+    """Train an adapter in place.
+
+    Args:
+        folder: for checkpoints.
+    """
+    from adapterzoo import train
+
+    method, options, context = adapted.method, adapted.options, adapted.context
     reporter.phase("training")
-    trained = train.train(
-        wrapped,
+    return train.train(
+        adapted.model,
         prepared.encoded,
         prepared.recipe.train,
         learning_rate=cell.learning_rate or 0.0,
         seed=cell.seed,
         folder=folder,
         callbacks=method.callbacks(options, context),
-        optimizer=partial(method.optimizer, wrapped, options),
+        optimizer=partial(method.optimizer, adapted.model, options),
         resume=method.resumes,
         on_step=reporter.step,
     )
-    return Adapted(method, wrapped, trained, trainable, added)
 
 
 def tuned(prepared: Prepared, cell: Cell, base: Base, folder: Path, reporter: Reporter) -> Tuning:
@@ -91,7 +97,9 @@ def tuned(prepared: Prepared, cell: Cell, base: Base, folder: Path, reporter: Re
         shutil.rmtree(checkpoints, ignore_errors=True)
         try:
             with base.lend() as model:
-                return _validated(prepared, train(prepared, other, model, checkpoints, reporter).model)
+                adapted = adapt(prepared, other, model)
+                train(prepared, other, adapted, checkpoints, reporter)
+                return _validated(prepared, adapted.model)
         finally:
             shutil.rmtree(checkpoints, ignore_errors=True)
             free_memory()

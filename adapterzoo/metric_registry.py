@@ -83,7 +83,7 @@ def _built_in() -> list[metadata.EntryPoint]:
 
 def _verify(metric: object) -> None:
     """Raises PluginError where an object is no metric, or would hide something else in the results."""
-    from adapterzoo.row import Row  # which may ask for metrics itself
+    from adapterzoo.comparison.row import Row  # which may ask for metrics itself
 
     if not isinstance(metric, Metric):
         raise PluginError(f"it returned {metric!r:.100}, which is no adapterzoo.Metric")

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.cell import measure, train, tuned
+from adapterzoo.cell import adapt, measure, train, tuned
 from adapterzoo.errors import AdapterzooError, PluginError, Problem, UserError
 from adapterzoo.memory import free_memory
 from adapterzoo.metric_registry import lower_is_better
@@ -164,12 +164,13 @@ class _Runner:
 
     def _train(self, cell: Cell, model: nn.Module, result: Result, folder: Path) -> nn.Module:
         """Train and save; returns the wrapped model."""
-        adapted = train(self.prepared, cell, model, folder / CHECKPOINTS, self.reporter)
+        adapted = adapt(self.prepared, cell, model)
         result.trainable_params = adapted.trainable
         result.total_params += adapted.added
-        result.train_seconds = adapted.trained.seconds
-        result.tokens_per_second = adapted.trained.tokens / adapted.trained.seconds
-        result.history = adapted.trained.history
+        trained = train(self.prepared, cell, adapted, folder / CHECKPOINTS, self.reporter)
+        result.train_seconds = trained.seconds
+        result.tokens_per_second = trained.tokens / trained.seconds
+        result.history = trained.history
         result.findings = plain_findings(adapted.method.findings(adapted.model))
         adapted.method.save(adapted.model, folder / ADAPTER)
         if not any((folder / ADAPTER).glob("*.safetensors")):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from adapterzoo.statistics import difference, differences, holm, interval
+from adapterzoo.comparison.statistics import difference, differences, holm, interval
 
 # As the quickstart's seven methods on three seeds spread: any two of them disagree on 6 to 27 % of the answers, what
 # one can answer and another cannot is 1.5 to 4 times what the seed changes, and seeds move a difference by 0 to 2.6

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 from simulated import World, coverage, false_claims
 
+from adapterzoo.comparison.statistics import difference, differences, holm, interval
 from adapterzoo.power import examples_needed, smallest_difference
-from adapterzoo.statistics import difference, differences, holm, interval
 
 
 @pytest.mark.parametrize("right_or_wrong", [True, False])

@@ -8,8 +8,8 @@ from typing import Any
 
 from adapterzoo.budget import misses
 from adapterzoo.comparison import Block, Comparison
+from adapterzoo.comparison.row import Interval, Row
 from adapterzoo.results import FORGETTING
-from adapterzoo.row import Interval, Row
 from adapterzoo.terminal import clean, count, duration, size
 
 BEST = "*"

@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adapterzoo.comparison import Block, Comparison
-from adapterzoo.ranking import HIGHER, LOWER
+from adapterzoo.comparison.row import HIGHER, LOWER, Row
 from adapterzoo.report import notes
 from adapterzoo.report.columns import COSTS, EXPLAINED, Column, cell, columns, interval_text, mark, metric_column, value
 from adapterzoo.results import Trial, Tuning
-from adapterzoo.row import Row
 from adapterzoo.terminal import clean, duration
 
 # What a score is plotted against, as the choice is worded, and how plotly writes such numbers on an axis.

@@ -8,7 +8,7 @@ from typing import Any
 def schema() -> dict[str, Any]:
     """A JSON schema, made of the fields and what they say of themselves."""
     from adapterzoo.comparison import SCHEMA, Facts
-    from adapterzoo.row import Row
+    from adapterzoo.comparison.row import Row
 
     properties = {
         "schema": {"const": SCHEMA, "description": "raised when a field changes its meaning or goes"},

@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.text import Text
 
 from adapterzoo.comparison import Block, Comparison
+from adapterzoo.comparison.evidence import Evidence
+from adapterzoo.comparison.row import Row
+from adapterzoo.comparison.scores import read_lines
 from adapterzoo.errors import UserError
 from adapterzoo.report import notes
 from adapterzoo.report.columns import metric_column
-from adapterzoo.row import Evidence, Row
-from adapterzoo.scores import read_lines
 from adapterzoo.store import PREDICTIONS
 from adapterzoo.terminal import safe, tell
 

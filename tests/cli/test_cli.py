@@ -166,4 +166,4 @@ def test_json_on_stdout_is_json_alone(finished: Path, adapterzoo: Callable[..., 
         done = adapterzoo("compare", finished, "--format", style)
         assert done.exit_code == 0
         assert done.stderr == ""
-    assert json.loads(adapterzoo("compare", finished, "--format", "json").stdout)["schema"] == 1
+    assert json.loads(adapterzoo("compare", finished, "--format", "json").stdout)["schema"] == 2

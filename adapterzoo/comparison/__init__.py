@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo import comparable
+from adapterzoo.comparison import comparable
+from adapterzoo.comparison.row import HIGHER, Row, better, metric_columns
 from adapterzoo.errors import UserError, did_you_mean
-from adapterzoo.ranking import HIGHER, better, metric_columns, rank
 from adapterzoo.results import SETTINGS, Result, read_results
-from adapterzoo.row import Evidence, Row, make
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from adapterzoo.comparison.evidence import Evidence
 
 # Of what ``compare --format json`` prints; docs/comparison.schema.json describes it.
 SCHEMA = 2
@@ -129,6 +130,8 @@ def compare(
     Raises:
         UserError: a folder holds no results, results cannot be read, or there is no such column or label.
     """
+    from adapterzoo.comparison.ranking import rank
+
     paths = list({Path(folder).resolve(): Path(folder) for folder in folders}.values())
     found = [(path, result) for path in paths for result in read_results(path)]
     _check_labels(found)
@@ -185,6 +188,8 @@ def _column(sort: str | None, rows: Sequence[Row]) -> str:
 
 def _rows(group: Sequence[tuple[Path, Result]], several: bool) -> list[Evidence]:
     """The rows of a block: a label of several folders is one row where it is the same thing with other seeds."""
+    from adapterzoo.comparison.evidence import make
+
     labels: dict[str, dict[Path, list[Result]]] = {}
     for folder, result in group:
         labels.setdefault(result.label, {}).setdefault(folder, []).append(result)

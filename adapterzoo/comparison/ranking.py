@@ -2,44 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from adapterzoo.results import FORGETTING
-from adapterzoo.row import Evidence, Row
-from adapterzoo.statistics import LEVEL, Difference, differences, holm, interval, stack
-
-# Which of two values is the better one; of the rest (learning rate, base) neither is, and of a metric the higher,
-# unless the result says otherwise.
-HIGHER, LOWER = max, min
-BETTER = {
-    "test_loss": LOWER,
-    "perplexity": LOWER,
-    FORGETTING: LOWER,
-    "trainable_params": LOWER,
-    "adapter_bytes": LOWER,
-    "train_seconds": LOWER,
-    "answer_seconds": LOWER,
-    "total_seconds": LOWER,
-    "cost": LOWER,
-    "tokens_per_second": HIGHER,
-    "peak_memory_bytes": LOWER,
-}
-# What has no say in the order of rows while answers are compared.
-LIKELIHOOD = ("test_loss", "perplexity", "token_accuracy", FORGETTING)
-
-
-def metric_columns(rows: Iterable[Row]) -> list[str]:
-    """The columns of all metrics: those that compare answers, as the recipe has them, and then likelihoods."""
-    names = list(dict.fromkeys(name for row in rows for name in row.metrics))
-    return sorted(names, key=lambda name: LIKELIHOOD.index(name) + 1 if name in LIKELIHOOD else 0)
-
-
-def better(rows: Sequence[Row], column: str) -> Callable[..., Any] | None:
-    """``max`` or ``min`` of a column's values; None where there is no better and worse."""
-    if column in BETTER or not any(column in row.metrics for row in rows):
-        return BETTER.get(column)
-    return LOWER if any(column in row.lower_is_better for row in rows) else HIGHER
+from adapterzoo.comparison.evidence import Evidence
+from adapterzoo.comparison.row import better, metric_columns
+from adapterzoo.comparison.statistics import LEVEL, Difference, differences, holm, interval, stack
 
 
 def rank(block: Sequence[Evidence], metric: str | None, against: str | None) -> None:

@@ -1,91 +1,18 @@
-"""A row of a comparison: all seeds of one label."""
+"""What is behind a row of a comparison: its cells, and what each test example scored."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from adapterzoo.comparable import hardware
-from adapterzoo.results import Result, Tuning
-from adapterzoo.scores import Column, cell_scores
-from adapterzoo.statistics import Seeds
-
-Interval = tuple[float, float]
-
-
-@dataclass
-class Row:
-    """All seeds of one label, as means over those that finished. Every field is a key of ``compare --format json``."""
-
-    __pydantic_config__ = {"use_attribute_docstrings": True}  # for its schema  # noqa: RUF012
-
-    label: str
-    """the one of the recipe; with its folder behind it where two folders have different rows of that label"""
-    method: str | None
-    """None for the untouched base"""
-    status: str
-    """``ok``, or ``failed`` where a seed failed"""
-    error: str | None
-    seeds: list[int]
-    metrics: dict[str, float]
-    """metric -> mean over the seeds"""
-    intervals: dict[str, Interval]
-    """metric -> low and high end of its 95 % interval, over seeds and examples; of one seed over examples alone"""
-    examples: int | None
-    """how many test examples the intervals are of"""
-    trainable_params: int
-    total_params: int
-    adapter_bytes: int
-    train_seconds: float | None
-    evaluate_seconds: float | None
-    answer_seconds: float | None
-    """that one answer took"""
-    tune_seconds: float | None
-    """of all trials"""
-    total_seconds: float
-    """of tuning, training and measuring, all seeds together"""
-    tokens_per_second: float | None
-    peak_memory_bytes: float | None
-    learning_rate: float | None
-    base: str
-    """quantization of the base"""
-    options: dict[str, Any]
-    lower_is_better: list[str]
-    adjusted: dict[str, str]
-    """options that could not be had in every layer -> what became of them"""
-    budget: int | None
-    """trainable parameters that were asked for"""
-    tuning: Tuning | None
-    fingerprints: dict[str, str | None]
-    environment: dict[str, Any]
-    history: list[dict[str, float]] = field(default_factory=list)
-    """loss by step, of the first seed"""
-    block: int = 0
-    """rows of different blocks cannot be compared"""
-    rank_metric: str | None = None
-    """the metric of the next fields"""
-    difference: float | None = None
-    """to the best row of the block, or to the one that was named"""
-    difference_interval: Interval | None = None
-    p_value: float | None = None
-    """of that difference, corrected for the number of rows (Holm)"""
-    tied: bool | None = None
-    """not distinguishable from the best, or from the one that was named; None where that is not known"""
-    ties: dict[str, bool | None] = field(default_factory=dict)
-    """metric -> whether not distinguishable from the best of it"""
-    cost: float | None = None
-    """``total_seconds`` at the price that was given"""
-
-    def value(self, column: str) -> Any:
-        """The value of a metric or of any other column."""
-        return self.metrics.get(column) if column not in self.__dataclass_fields__ else getattr(self, column)
-
-    def record(self) -> dict[str, Any]:
-        """As in ``compare --format json``."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+from adapterzoo.comparison.comparable import hardware
+from adapterzoo.comparison.row import Row
+from adapterzoo.comparison.scores import Column, cell_scores
+from adapterzoo.comparison.statistics import Seeds
+from adapterzoo.results import Result
 
 
 @dataclass
