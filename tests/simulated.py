@@ -15,8 +15,8 @@ from scipy.special import expit
 
 from adapterzoo.comparison.statistics import difference, differences, holm, interval
 
-# As the quickstart's seven methods on three seeds spread: any two of them disagree on 6 to 27 % of the answers, what
-# one can answer and another cannot is 1.5 to 4 times what the seed changes, and seeds move a difference by 0 to 2.6
+# As the quickstart's seven methods on three seeds spread: any two of them disagree on 6 to 28 % of the answers, what
+# one can answer and another cannot is 1.3 to 7 times what the seed changes, and seeds move a difference by 0 to 4
 # points beyond that.
 EXAMPLES, LASTING, MEAN = 5.0, 1.5, 3.2
 SEED_SPREADS = (0.1, 0.2, 0.3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from families import tokenizer
 from pydantic import BaseModel
@@ -63,9 +63,13 @@ def templates() -> str:
 def keys(model: type[BaseModel] = Recipe, path: str = "") -> list[str]:
     lines = []
     for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            lines += keys(kind, f"{path}{name}.")
+        kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+        sections = [kind for kind in kinds if issubclass(kind, BaseModel)]
+        if sections and name != "methods":
+            if field.description:
+                lines.append(f"| `{path}{name}` |  | {field.description} |\n")
+            inner = f"{path}{name}.OPTION." if get_origin(field.annotation) is dict else f"{path}{name}."
+            lines += keys(sections[0], inner)
             continue
         default = field.get_default(call_default_factory=True)
         shown = (
