@@ -21,6 +21,8 @@ Seeds = Mapping[int | None, NDArray[np.float64]]
 LEVEL = 0.95
 # A spread between seeds that chance makes this often is not counted.
 POOL = 0.3
+# And for a test, which shall rather miss a difference than make one up.
+CAREFUL_POOL = 0.5
 # A pair of rows goes by its own seeds where they differ more than those of all pairs, as chance makes this often.
 UNUSUAL = 0.1
 # From the seeds' share of the variance to its weight: between 1 (Cochran and Cox) and 2 (Satterthwaite, nearly).
@@ -184,13 +186,18 @@ def difference(scores: Scores, *, right_or_wrong: bool = False, seeds: SeedSprea
             # Statistics in Medicine 31, 2012).
             one = np.full((many, 1), 1 / np.sqrt(many))
             scores = np.concatenate([scores, one, -one], axis=1)
-    spread = _spread(scores, seeds)
+    spread, careful = _spread(scores, seeds), _spread(scores, seeds, careful=True)
     center, half = float(scores.mean()), spread.quantile((1 - LEVEL) / 2) * spread.error
-    return Difference(value, (center - half, center + half), spread.p(center) if p is None else p)
+    return Difference(value, (center - half, center + half), careful.p(center) if p is None else p)
 
 
-def _spread(scores: Scores, pooled: SeedSpread | None = None) -> _Spread:
-    """Of the mean, by the mean squares of the crossed design (seeds and examples both drawn from many)."""
+def _spread(scores: Scores, pooled: SeedSpread | None = None, *, careful: bool = False) -> _Spread:
+    """Of the mean, by the mean squares of the crossed design (seeds and examples both drawn from many).
+
+    Args:
+        pooled: the spread between seeds that other pairs of rows show too.
+        careful: for a test. An interval holds the truth neither less nor much more often than it says.
+    """
     from scipy.special import fdtrc
 
     seeds, examples = scores.shape
@@ -207,11 +214,12 @@ def _spread(scores: Scores, pooled: SeedSpread | None = None) -> _Spread:
     rest = scores - by_seed[:, None] - by_example + scores.mean()
     residual_df = (seeds - 1) * (examples - 1)
     residual = float((rest**2).sum()) / residual_df
-    if fdtrc(df, residual_df, _ratio(of_seeds, residual)) >= POOL:
+    if fdtrc(df, residual_df, _ratio(of_seeds, residual)) >= (CAREFUL_POOL if careful else POOL):
         return _Spread(of_examples_alone, 0.0, df, examples - 1)
     more = max(of_examples - residual, 0.0)
     error = float(np.sqrt(max(of_seeds + more, of_examples) / (seeds * examples)))
-    return _Spread(error, (of_seeds / (of_seeds + more)) ** WEIGHT, df, examples - 1)
+    share = of_seeds / (of_seeds + more)
+    return _Spread(error, share if careful else share**WEIGHT, df, examples - 1)
 
 
 def _t(tail: float, df: int) -> float:
