@@ -20,8 +20,8 @@ Count = Callable[[Any], int | None]
 def solve(method: Method[Any], options: Any, wanted: int, count: Count) -> Any:
     """The options with the size that comes nearest to ``wanted`` parameters; as they are where none can be found.
 
-    More size is taken to mean more parameters, which is so for every size option of the zoo: the conformance kit
-    looks at it. Sizes that a method cannot be built with (a block that divides no layer) are stepped over.
+    Parameters may grow with the size (a rank) or shrink with it (the side of circulant blocks). Sizes that a method
+    cannot be built with (a block that divides no layer) are stepped over.
     """
     if method.size_option is None:
         return options
@@ -29,16 +29,11 @@ def solve(method: Method[Any], options: Any, wanted: int, count: Count) -> Any:
     start = getattr(options, method.size_option)
     if not isinstance(start, int) or (start := sizes.near(start, 1, LARGEST)) is None:
         return options
-    # From the size that would do if parameters were proportional to it.
-    below, above = sizes.bracket(start, wanted)
-    while below and above and above - below > 1:
-        middle = sizes.between(below, above)
-        if middle is None:
-            break
-        below, above = (middle, above) if (sizes.count(middle) or 0) <= wanted else (below, middle)
+    sizes.narrow(start, wanted)
     known = {size: found for size, found in sizes.seen.items() if found is not None}
     if len(set(known.values())) == 1:
         return sizes.options(start)  # its size changes nothing here
+    # The smaller one of two that are as near.
     return sizes.options(sizes.smallest(min(sorted(known), key=lambda size: abs(known[size] - wanted))))
 
 
@@ -72,35 +67,40 @@ class _Sizes:
         """The nearest possible size from ``low`` to ``high``."""
         return next((one for one in _around(size, low, high) if self.count(one) is not None), None)
 
-    def between(self, below: int, above: int) -> int | None:
-        """A possible size between two others."""
-        return self.near((below + above) // 2, below + 1, above - 1)
+    def narrow(self, start: int, wanted: int) -> None:
+        """Look at sizes on both sides of the wanted number, ever nearer to it."""
+        grows = self._grows(start)
+        here, more = start, (self.count(start) or 0) <= wanted
+        while True:
+            there = self._step(here, up=more == grows)
+            if there is None:
+                return
+            if ((self.count(there) or 0) <= wanted) != more:
+                break
+            here = there
+        low, high = sorted((here, there))
+        while (middle := self.near((low + high) // 2, low + 1, high - 1)) is not None:
+            low, high = (middle, high) if ((self.count(middle) or 0) <= wanted) == grows else (low, middle)
 
     def smallest(self, size: int) -> int:
         """The smallest size with as many parameters: beyond a point, more size may be no more of them."""
         wanted = self.count(size)
         below = max((one for one, found in self.seen.items() if one < size and found != wanted), default=0)
-        while (middle := self.between(below, size)) is not None:
+        while (middle := self.near((below + size) // 2, below + 1, size - 1)) is not None:
             below, size = (below, middle) if self.count(middle) == wanted else (middle, size)
         return size
 
-    def bracket(self, start: int, wanted: int) -> tuple[int | None, int | None]:
-        """A size with no more parameters than are wanted, and one with more; None where there is none."""
-        here = start
-        found = self.count(here) or 0
-        guess = min(LARGEST, max(1, round(start * wanted / max(found, 1))))
-        if (jump := self.near(guess, 1, LARGEST)) is not None:
-            here, found = jump, self.count(jump) or 0
-        other: int | None = here
-        if found <= wanted:
-            while other is not None and (self.count(other) or 0) <= wanted:
-                here = other
-                other = self.near(min(2 * here, LARGEST), here + 1, LARGEST)
-            return here, other
-        while other is not None and (self.count(other) or 0) > wanted:
-            here = other
-            other = self.near(max(here // 2, 1), 1, here - 1)
-        return other, here
+    def _grows(self, start: int) -> bool:
+        """Whether more size is more parameters."""
+        here = self.count(start) or 0
+        if (above := self._step(start, up=True)) is not None and self.count(above) != here:
+            return (self.count(above) or 0) > here
+        below = self._step(start, up=False)
+        return below is None or (self.count(below) or 0) <= here
+
+    def _step(self, size: int, *, up: bool) -> int | None:
+        """A possible size of about twice as much, or half."""
+        return self.near(min(2 * size, LARGEST), size + 1, LARGEST) if up else self.near(size // 2, 1, size - 1)
 
 
 def _around(size: int, low: int, high: int) -> Iterator[int]:

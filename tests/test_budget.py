@@ -105,3 +105,10 @@ def test_mistakes_are_said_with_their_line(
     assert refused.exit_code == 2
     assert said in refused.stderr
     assert re.search(r"recipe.yaml:\d+", refused.stderr)
+
+
+def test_sizes_with_which_parameters_shrink() -> None:
+    for wanted in (3, 40, 999, 10**5):
+        found = solved(wanted, lambda size: 50_000 // size if size <= 4096 else None, start=64)
+        nearest = min(range(1, 4097), key=lambda size: abs(50_000 // size - wanted))
+        assert 50_000 // found == 50_000 // nearest

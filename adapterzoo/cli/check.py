@@ -57,7 +57,7 @@ def check(
     console.print(_plan(prepared))
     cells = [cell for cell in prepared.cells if cell.method]
     tell(console, f"{len(cells)} cells. memory: weights and optimizer; activations come on top.", "dim")
-    for line in (*_sizes(prepared), *_power(prepared, difference)):
+    for line in (*_tuning(prepared), *_sizes(prepared), *_power(prepared, difference)):
         tell(console, line)
 
 
@@ -114,6 +114,23 @@ def _misses(cell: Cell, trained: int) -> bool:
     from adapterzoo.budget import misses
 
     return bool(trained) and misses(trained, cell.budget)
+
+
+def _tuning(prepared: Prepared) -> Iterator[str]:
+    """What is tried before, and by what it is judged."""
+    once = {cell.label: cell for cell in prepared.cells if cell.ranges}
+    if not once:
+        return
+    trials = sum(cell.trials for cell in once.values())
+    options = ", ".join(dict.fromkeys(option for cell in once.values() for option in cell.ranges))
+    metric, rows = prepared.recipe.evaluate.metrics[0], len(prepared.encoded.validation)
+    yield (
+        f"tuning: {next(iter(once.values())).trials} settings of {options} for each method, {trials} trainings more; "
+        + (f"judged by {metric} on {rows} validation rows")
+    )
+    left = [cell.label for cell in prepared.cells if cell.method and prepared.recipe.tune and not cell.ranges]
+    if left:
+        yield f"not tuned, for want of such options: {', '.join(dict.fromkeys(left))}"
 
 
 def _sizes(prepared: Prepared) -> Iterator[str]:

@@ -87,18 +87,21 @@ def verdict(comparison: Comparison, block: Block) -> str | None:
     return f"{title}: no winner; {best.label} cannot be told from {', '.join(tied)}"
 
 
-def said(comparison: Comparison) -> Iterator[str]:
-    """What is to be said of the whole."""
+def verdicts(comparison: Comparison) -> Iterator[str]:
+    """Those of all blocks."""
     for block in comparison.blocks:
         if (line := verdict(comparison, block)) is not None:
             yield line
-    signs = {tied for row in comparison.rows for tied in row.ties.values() if tied is not None}
-    if comparison.against:
-        yield f"differences to {comparison.against}; p corrected for the number of rows (Holm)"
-    elif signs:
-        yield "* best of its column, = not distinguishable from the best (p >= .05, corrected for all pairs, Holm)"
+
+
+def said(comparison: Comparison) -> Iterator[str]:
+    """What the signs and figures mean."""
+    if any(tied is not None for row in comparison.rows for tied in row.ties.values()):
+        yield "* best of its column, = not distinguishable from it (p >= .05, corrected for all pairs, Holm)"
     else:
         yield "* best of its column"
+    if comparison.against:
+        yield f"differences to {comparison.against}, p corrected for the number of rows"
     yield from _intervals(comparison)
     for block in comparison.blocks:
         if block.costs_differ:

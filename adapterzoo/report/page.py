@@ -65,13 +65,14 @@ def html(comparison: Comparison) -> str:
     page.globals.update(apart=notes.apart, cell=cell, mark=mark, key=_key, setting=_setting, time=duration)
     shown = columns(comparison)
     sections = [section for block in comparison.blocks if (section := _section(comparison, block))["plots"]]
+    explained = [EXPLAINED[one.name] for one in shown if one.name in EXPLAINED]
     template = (files("adapterzoo.report") / "page.html.in").read_text(encoding="utf-8")
     return page.from_string(template).render(
         comparison=comparison,
         model=_model(comparison.blocks[0]),
         columns=[(column, _high_first(comparison, column)) for column in shown],
         rows=list(notes.rows(comparison)),
-        said=[*notes.said(comparison), *(EXPLAINED[one.name] for one in shown if one.name in EXPLAINED)],
+        said=[*notes.verdicts(comparison), *notes.said(comparison), *explained],
         tuned=[
             (row, _trials(comparison, row.tuning)) for row in comparison.rows if row.tuning and row.tuning["trials"]
         ],

@@ -32,14 +32,15 @@ def render(comparison: Comparison, console: Console) -> None:
             console.print()
             tell(console, notes.apart(block), "bold")
         console.print(_table(comparison, [block], shown))
-    for line in notes.rows(comparison):
-        console.print(safe(line.text, "red" if line.failure else ""), soft_wrap=True)
+    for told in notes.rows(comparison):
+        console.print(safe(told.text, "red" if told.failure else ""), soft_wrap=True)
+    for line in notes.verdicts(comparison):
+        console.print(safe(line))
     said = [*notes.said(comparison)]
     said += [EXPLAINED[column.name] for column in shown if column.name in EXPLAINED]
     if dropped:
         said.append(f"left out for width: {', '.join(column.title for column in dropped)}")
-    if said:
-        console.print(Text("; ".join(said), "dim"))
+    console.print(safe("; ".join(said), "dim"))
 
 
 def plain(comparison: Comparison) -> str:

@@ -39,7 +39,8 @@ def markdown(comparison: Comparison) -> str:
                 cells.append(f"**{text}**" if sign == BEST else f"{text}{sign}")
             lines.append(f"| {inert_markdown(row.label)} | " + " | ".join(cells) + " |")
     lines += [f"\n{inert_markdown(line.text)}" for line in notes.rows(comparison)]
-    lines += [f"\n{'; '.join(said)}." for said in [[inert_markdown(one) for one in notes.said(comparison)]] if said]
+    lines += [f"\n{inert_markdown(line)}." for line in notes.verdicts(comparison)]
+    lines.append(f"\n{inert_markdown('; '.join(notes.said(comparison)))}.")
     return "\n".join(lines).strip("\n") + "\n"
 
 
