@@ -196,3 +196,21 @@ def test_metrics_of_the_whole_split_have_intervals_too(
         assert set(row.intervals) == set(row.metrics)
         for name, (low, high) in row.intervals.items():
             assert low <= row.metrics[name] <= high
+
+
+def test_a_named_row_without_kept_answers_is_compared_with_all_the_same(tmp_path: Path) -> None:
+    for label, share in (("a", 0.9), ("b", 0.7), ("c", 0.5)):
+        write(tmp_path, label, answers(share))
+    (tmp_path / "b" / "seed-0" / PREDICTIONS).unlink()
+    rows = {row.label: row for row in compare(tmp_path, against="b").rows}
+    assert rows["a"].difference == pytest.approx(0.2, abs=0.06)
+    assert rows["a"].p_value is None
+    assert rows["a"].tied is None
+
+
+def test_a_damaged_tuning_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "a", [True])
+    path = tmp_path / "a" / "seed-0" / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tuning": {"trials": [{"score": "good"}]}}))
+    with pytest.raises(UserError, match="is damaged: tuning"):
+        compare(tmp_path)

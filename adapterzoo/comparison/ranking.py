@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from adapterzoo.comparison.evidence import Evidence
 from adapterzoo.comparison.row import better, metric_columns
-from adapterzoo.comparison.statistics import LEVEL, Difference, differences, holm, interval, stack
+from adapterzoo.comparison.statistics import LEVEL, Difference, Seeds, differences, holm, interval, stack
+
+Pairs = Mapping[tuple[str, str], Difference]
 
 
 def rank(block: Sequence[Evidence], metric: str | None, against: str | None) -> None:
@@ -20,31 +22,32 @@ def rank(block: Sequence[Evidence], metric: str | None, against: str | None) -> 
     rows = [evidence.row for evidence in block]
     for name in metric_columns(rows):
         scored = {evidence.row.label: evidence for evidence in block if name in evidence.row.metrics}
-        tested = {label: seeds for label, evidence in scored.items() if (seeds := evidence.seeds(name))}
-        # What is of another length is not of the same examples.
-        length = max((len(next(iter(seeds.values()))) for seeds in tested.values()), default=0)
-        tested = {
-            label: seeds for label, seeds in tested.items() if all(len(scores) == length for scores in seeds.values())
-        }
+        tested = _tested(scored, name)
         right_or_wrong = bool(tested) and all(scored[label].right_or_wrong(name) for label in tested)
         for label, seeds in tested.items():
-            row = scored[label].row
-            if found := interval(stack(seeds), right_or_wrong=right_or_wrong):
+            row, scores = scored[label].row, stack(seeds)
+            row.examples = row.examples or scores.shape[1]
+            if found := interval(scores, right_or_wrong=right_or_wrong):
                 row.intervals[name] = found
-            row.examples = row.examples or length
         choose = better(rows, name)
-        if not choose or not scored:
+        if not choose:
             continue
         best = choose(scored.values(), key=lambda evidence: evidence.row.metrics[name]).row.label
         pairs = differences(tested, right_or_wrong=right_or_wrong)
-        told = against if name == metric and against in scored else None
+        p_values = _corrected(pairs, list(tested), best)
         for label, evidence in scored.items():
-            evidence.row.ties[name] = _tied(_corrected(pairs, list(tested), best), label, best, list(scored))
-        if name == metric:
-            _tell(pairs, scored, list(tested), told or best, named=told is not None)
+            evidence.row.ties[name] = _tied(p_values, label, best, list(scored))
+        if name == metric and against is not None and against in scored:
+            _tell(scored, pairs, _corrected(pairs, list(tested), against, named=True), against)
+        elif name == metric:
+            _tell(scored, pairs, p_values, best)
 
 
-Pairs = dict[tuple[str, str], Difference]
+def _tested(scored: Mapping[str, Evidence], metric: str) -> dict[str, Seeds]:
+    """The scores of each row that has kept them; what is of another length is not of the same examples."""
+    found = {label: seeds for label, evidence in scored.items() if (seeds := evidence.seeds(metric))}
+    longest = max((len(scores) for seeds in found.values() for scores in seeds.values()), default=0)
+    return {label: seeds for label, seeds in found.items() if all(len(one) == longest for one in seeds.values())}
 
 
 def _corrected(pairs: Pairs, labels: Sequence[str], reference: str, *, named: bool = False) -> dict[str, float]:
@@ -53,20 +56,20 @@ def _corrected(pairs: Pairs, labels: Sequence[str], reference: str, *, named: bo
     That row was named beforehand, or it is the best, which is only seen afterwards: any two rows might have come to
     be compared, and the correction is for all of those comparisons.
     """
+    if reference not in labels:
+        return {}
     if named:
         family = [(label, reference) for label in labels if label != reference]
     else:
         family = [(first, second) for i, first in enumerate(labels) for second in labels[i + 1 :]]
-    if reference not in labels:
-        return {}
     # One example distinguishes nothing.
     found = [1.0 if (p := pairs[pair].p) is None else p for pair in family]
     corrected = dict(zip(family, holm(found), strict=True))
     return {one if two == reference else two: p for (one, two), p in corrected.items() if reference in (one, two)}
 
 
-def _tied(p_values: dict[str, float], label: str, reference: str, labels: Sequence[str]) -> bool | None:
-    """Whether a row cannot be told from the reference; the reference itself, whether there is any such row."""
+def _tied(p_values: Mapping[str, float], label: str, reference: str, labels: Sequence[str]) -> bool | None:
+    """Whether a row cannot be told from the reference; of the reference itself, whether there is any such row."""
     if label != reference:
         p = p_values.get(label)
         return None if p is None else p >= 1 - LEVEL
@@ -74,15 +77,12 @@ def _tied(p_values: dict[str, float], label: str, reference: str, labels: Sequen
     return True if any(others) else None if None in others else False
 
 
-def _tell(pairs: Pairs, scored: dict[str, Evidence], tested: Sequence[str], reference: str, *, named: bool) -> None:
-    p_values = _corrected(pairs, tested, reference, named=named)
+def _tell(scored: Mapping[str, Evidence], pairs: Pairs, p_values: Mapping[str, float], reference: str) -> None:
+    """Write into each row how it differs from one."""
     for label, evidence in scored.items():
-        row = evidence.row
+        row, metric = evidence.row, evidence.row.rank_metric or ""
         row.tied = _tied(p_values, label, reference, list(scored))
-        if label == reference:
-            row.difference, row.difference_interval = 0.0, None
-        elif (found := pairs.get((label, reference))) is not None:
-            row.difference, row.difference_interval = found.value, found.interval
-            row.p_value = p_values.get(label)
-        else:
-            row.difference = row.metrics[row.rank_metric or ""] - scored[reference].row.metrics[row.rank_metric or ""]
+        row.p_value = p_values.get(label)
+        found = pairs.get((label, reference))
+        row.difference = found.value if found else row.metrics[metric] - scored[reference].row.metrics[metric]
+        row.difference_interval = found.interval if found else None
