@@ -22,7 +22,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The table of methods in the README, the examples in docs/data.md, the keys in docs/recipe.md.
+# The table of methods in the README, the examples in docs/data.md, the keys in docs/recipe.md, the schema of comparisons.
 docs: $(READY)
 	$(BIN)/python tests/test_docs.py
 	$(BIN)/python tests/test_docs_data.py

@@ -26,6 +26,11 @@ def environment() -> dict[str, Any]:
     }
 
 
+def version_of(package: str) -> str:
+    """A package with its version, as far as that is known."""
+    return f"{package} {_version(package) or ''}".strip()
+
+
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)

@@ -58,6 +58,8 @@ class Result:
     status: str = "ok"
     """``ok`` or ``failed``"""
     error: str | None = None
+    plugin: str | None = None
+    """the package that brought the method, with its version"""
     options: dict[str, Any] = field(default_factory=dict)
     learning_rate: float | None = None
     steps: int | None = None

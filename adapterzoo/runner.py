@@ -18,6 +18,7 @@ from adapterzoo.plan import Cell
 from adapterzoo.prepare import Prepared, prepare, quiet_libraries
 from adapterzoo.progress import Reporter
 from adapterzoo.recipe import Recipe
+from adapterzoo.registry import registry
 from adapterzoo.results import FORGETTING, SETTINGS, Result, plain_findings
 from adapterzoo.store import ADAPTER, CHECKPOINTS, TRACEBACK, Store, folder_bytes
 from adapterzoo.tuning import chosen, space
@@ -115,6 +116,7 @@ class _Runner:
 
     def _cell(self, cell: Cell, base: Base | Exception) -> Result:
         """Do a cell and write it down, whatever comes of it."""
+        from adapterzoo.environment import version_of
         from adapterzoo.memory import PeakMemory
 
         result = Result(
@@ -122,6 +124,7 @@ class _Runner:
             method=cell.method,
             seed=cell.seed,
             base=cell.base,
+            plugin=version_of(registry().package(cell.method)) if cell.method else None,
             options=cell.options,
             learning_rate=cell.learning_rate,
             steps=self.prepared.steps if cell.method else None,

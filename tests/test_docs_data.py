@@ -15,10 +15,11 @@ from shapes import EXAMPLES
 from adapterzoo.data.rows import read_rows
 from adapterzoo.formats import FORMATS
 from adapterzoo.recipe import DataSection, Recipe
+from adapterzoo.report.schema import schema
 from adapterzoo.tokens.encode import Encoder
 from adapterzoo.tokens.show import marked
 
-DATA, RECIPE = Path("docs/data.md"), Path("docs/recipe.md")
+DATA, RECIPE, SCHEMA = (Path("docs") / name for name in ("data.md", "recipe.md", "comparison.schema.json"))
 TEMPLATES: dict[str, dict[str, Any]] = {
     "the question": {"template": "Translate into {language}: {question}"},
     "the whole example": {"template": "问题：{question}\n答案：{answer}", "loss_on": "all"},
@@ -111,6 +112,18 @@ def test_every_key_of_the_recipe_is_documented() -> None:
     assert not undescribed
 
 
+def schema_document() -> str:
+    return json.dumps(schema(), indent=1) + "\n"
+
+
+def test_the_schema_of_comparisons_is_the_one_of_its_fields() -> None:
+    """If not: ``make docs``."""
+    assert SCHEMA.read_text(encoding="utf-8") == schema_document()
+    for fields in (schema()["properties"][name]["items"]["properties"] for name in ("rows", "blocks")):
+        assert fields
+
+
 if __name__ == "__main__":
+    SCHEMA.write_text(schema_document(), encoding="utf-8")
     DATA.write_text(written(DATA.read_text(encoding="utf-8")), encoding="utf-8")
     RECIPE.write_text(recipe_document(), encoding="utf-8")

@@ -82,6 +82,7 @@ def make(label: str, group: Sequence[tuple[Path, Result]]) -> Evidence:
         peak_memory_bytes=_mean(result.peak_memory_bytes for result in done),
         learning_rate=first.learning_rate,
         base=first.base,
+        plugin=first.plugin,
         options=first.options,
         lower_is_better=first.lower_is_better,
         adjusted=_texts(first.findings.get("adjusted")),

@@ -65,6 +65,8 @@ class Row:
     learning_rate: float | None
     base: str
     """quantization of the base"""
+    plugin: str | None
+    """the package that brought the method, with its version"""
     options: dict[str, Any]
     lower_is_better: list[str]
     adjusted: dict[str, str]

@@ -10,12 +10,14 @@ def schema() -> dict[str, Any]:
     from adapterzoo.comparison import SCHEMA, Facts
     from adapterzoo.comparison.row import Row
 
+    rows, blocks = _fields(Row), _fields(Facts)
+    shared = {**rows.pop("$defs", {}), **blocks.pop("$defs", {})}
     properties = {
         "schema": {"const": SCHEMA, "description": "raised when a field changes its meaning or goes"},
         "rank_metric": {"type": ["string", "null"], "description": "the metric that differences and ties are of"},
         "against": {"type": ["string", "null"], "description": "the row that others are compared with; null: the best"},
-        "rows": {"type": "array", "items": _fields(Row)},
-        "blocks": {"type": "array", "items": _fields(Facts)},
+        "rows": {"type": "array", "items": rows},
+        "blocks": {"type": "array", "items": blocks},
         "fingerprints": {"type": "object", "description": "hashes of what the first block was made of"},
     }
     return {
@@ -24,6 +26,7 @@ def schema() -> dict[str, Any]:
         "type": "object",
         "properties": properties,
         "required": list(properties),
+        "$defs": shared,
     }
 
 
