@@ -49,7 +49,7 @@ def find(folder: Path, method: str, seed: int | None = None) -> Adapter:
     Raises:
         UserError: the folder holds no such adapter, or it was made on other weights.
     """
-    results = [result for result in read_results(folder) if result.method is not None]
+    results = [result for _, result in read_results(folder) if result.method is not None]
     named = [result for result in results if result.label == method] or [r for r in results if r.method == method]
     if not named:
         known = sorted({result.label for result in results})

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from adapterzoo.errors import PluginError, UserError
@@ -63,7 +63,7 @@ class Result:
     options: dict[str, Any] = field(default_factory=dict)
     learning_rate: float | None = None
     steps: int | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, FiniteFloat] = field(default_factory=dict)
     """by column; those of answers first, as the recipe has them"""
     lower_is_better: list[str] = field(default_factory=list)
     """columns of metrics, of which the lower value is the better one"""
@@ -114,8 +114,8 @@ def plain_findings(findings: Any) -> dict[str, Any]:
     return {str(key): value for key, value in findings.items()}
 
 
-def read_results(folder: Path) -> list[Result]:
-    """All finished cells of an output folder, by label and seed.
+def read_results(folder: Path) -> list[tuple[Path, Result]]:
+    """All finished cells of an output folder, each with its own folder, by label and seed.
 
     Raises:
         UserError: it is no output folder, or a result cannot be read.
@@ -123,7 +123,8 @@ def read_results(folder: Path) -> list[Result]:
     found = sorted(folder.glob(f"*/seed-*/{RESULT}"))
     if not found:
         raise UserError.at(str(folder), "holds no results." if folder.is_dir() else "there is no such folder.")
-    return sorted((read_result(path) for path in found), key=lambda result: (result.label, result.seed))
+    cells = [(path.parent, read_result(path)) for path in found]
+    return sorted(cells, key=lambda cell: (cell[1].label, cell[1].seed))
 
 
 def _of_schema_1(raw: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -149,8 +150,11 @@ def read_result(path: Path) -> Result:
             raise UserError.at(str(path), f"was written by a newer adapterzoo (schema {raw['schema']}).", "Update.")
         if raw["schema"] == 1:
             raw.update(_of_schema_1(raw, path))
+        # The folders say what it is: they are what people rename and copy.
+        label, seed = path.parents[1].name, int(path.parent.name.removeprefix("seed-"))
         known = {item.name for item in fields(Result)}
-        return _VALID.validate_python({name: value for name, value in raw.items() if name in known})
+        known_values = {name: value for name, value in raw.items() if name in known}
+        return _VALID.validate_python({**known_values, "label": label, "seed": seed})
     except ValidationError as error:
         wrong = ", ".join(".".join(map(str, details["loc"])) for details in error.errors())
         raise UserError.at(str(path), f"is damaged: {wrong}.", "Remove its folder and run the recipe again.") from None

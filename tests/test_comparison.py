@@ -214,3 +214,25 @@ def test_a_damaged_tuning_is_named(tmp_path: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "tuning": {"trials": [{"score": "good"}]}}))
     with pytest.raises(UserError, match="is damaged: tuning"):
         compare(tmp_path)
+
+
+def test_a_folder_is_what_it_is_called(tmp_path: Path) -> None:
+    """Renamed or copied by hand; and a label from elsewhere leads out of no folder."""
+    write(tmp_path, "a", answers(0.5), seed=0)
+    shutil.copytree(tmp_path / "a", tmp_path / "copied")
+    shutil.copytree(tmp_path / "a" / "seed-0", tmp_path / "a" / "seed-7")
+    path = tmp_path / "copied" / "seed-0" / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "label": "../../elsewhere"}))
+    rows = {row.label: row for row in compare(tmp_path).rows}
+    assert set(rows) == {"a", "copied"}
+    assert rows["a"].seeds == [0, 7]
+    assert rows["copied"].intervals
+
+
+def test_numbers_that_are_none(tmp_path: Path) -> None:
+    write(tmp_path, "a", [True, False], history=[{"step": 1.0, "loss": float("nan")}, {"step": 2.0, "loss": 1.0}])
+    assert json.loads(json.dumps(compare(tmp_path).records(), allow_nan=False))["rows"][0]["history"][0] == {"step": 1}
+    path = tmp_path / "a" / "seed-0" / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "metrics": {"exact_match": float("nan")}}))
+    with pytest.raises(UserError, match="is damaged: metrics.exact_match"):
+        compare(tmp_path)

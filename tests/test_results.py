@@ -21,7 +21,7 @@ def test_a_result_comes_back_as_it_went(tmp_path: Path) -> None:
     written = result("a", options={"r": 8}, error=None, findings={"ranks": {"x": 1}})
     store.write(written, [{"prompt": "中"}])
     assert store.of("a") == [written]
-    assert read_results(tmp_path) == [written]
+    assert read_results(tmp_path) == [(tmp_path / "a" / "seed-0", written)]
     assert json.loads((tmp_path / "a" / "seed-0" / "predictions.jsonl").read_text()) == {"prompt": "中"}
     assert not list(tmp_path.rglob(".*")), "nothing is left beside it"
 
@@ -51,7 +51,7 @@ def test_damaged_and_newer_results_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="newer adapterzoo"):
         read_results(tmp_path)
     path.write_text(json.dumps({**newer, "of_a_later_minor_version": 1}))
-    assert read_results(tmp_path)[0].label == "a"
+    assert read_results(tmp_path)[0][1].label == "a"
 
 
 def test_a_folder_without_results_says_so(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_damaged_files_are_no_tracebacks(tmp_path: Path) -> None:
     Store(tmp_path).write(result("a"))
     path = tmp_path / "a" / "seed-0" / RESULT
     good = json.loads(path.read_text())
-    for change in ({"metrics": None}, {"learning_rate": "fast"}, {"label": ["a"]}, {"metrics": {"test_loss": "low"}}):
+    for change in ({"metrics": None}, {"learning_rate": "fast"}, {"base": ["a"]}, {"metrics": {"test_loss": "low"}}):
         path.write_text(json.dumps({**good, **change}))
         with pytest.raises(UserError, match="is damaged"):
             compare(tmp_path)

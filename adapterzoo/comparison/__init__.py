@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adapterzoo.comparison import comparable
 from adapterzoo.comparison.row import HIGHER, Row, better, metric_columns
@@ -24,6 +24,16 @@ NO_COLUMNS = frozenset({
     "metrics", "intervals", "options", "adjusted", "lower_is_better", "fingerprints", "environment", "history", "ties",
     "tuning", "difference_interval", "block", "rank_metric",
 })  # fmt: skip
+
+
+class Cell(NamedTuple):
+    """A result, and where it is."""
+
+    run: Path
+    """the output folder"""
+    folder: Path
+    """the cell's own, in it"""
+    result: Result
 
 
 @dataclass(frozen=True)
@@ -133,11 +143,11 @@ def compare(
     from adapterzoo.comparison.ranking import rank
 
     paths = list({Path(folder).resolve(): Path(folder) for folder in folders}.values())
-    found = [(path, result) for path in paths for result in read_results(path)]
+    found = [Cell(path, *cell) for path in paths for cell in read_results(path)]
     _check_labels(found)
-    where = {id(result): path for path, result in found}
-    groups = comparable.blocks([result for _, result in found])
-    evidence = [_rows([(where[id(result)], result) for result in group], len(paths) > 1) for group in groups]
+    where = {id(cell.result): cell for cell in found}
+    groups = comparable.blocks([cell.result for cell in found])
+    evidence = [_rows([where[id(result)] for result in group]) for group in groups]
     rows = [one.row for block in evidence for one in block]
     column = _column(sort, rows)
     labels = [row.label for row in rows]
@@ -186,25 +196,24 @@ def _column(sort: str | None, rows: Sequence[Row]) -> str:
     return sort
 
 
-def _rows(group: Sequence[tuple[Path, Result]], several: bool) -> list[Evidence]:
+def _rows(group: Sequence[Cell]) -> list[Evidence]:
     """The rows of a block: a label of several folders is one row where it is the same thing with other seeds."""
     from adapterzoo.comparison.evidence import make
 
-    labels: dict[str, dict[Path, list[Result]]] = {}
-    for folder, result in group:
-        labels.setdefault(result.label, {}).setdefault(folder, []).append(result)
-    names = _names({folder for folder, _ in group})
+    labels: dict[str, dict[Path, list[Cell]]] = {}
+    for cell in group:
+        labels.setdefault(cell.result.label, {}).setdefault(cell.run, []).append(cell)
+    names = _names({cell.run for cell in group})
     made = []
-    for label, by_folder in labels.items():
-        if by_folder and next(iter(by_folder.values()))[0].method is None:
+    for label, by_run in labels.items():
+        cells = [cell for cells in by_run.values() for cell in cells]
+        if cells[0].result.method is None:
             # The untouched base is the same in every folder of one recipe.
-            by_folder = dict([next(iter(by_folder.items()))])
-        cells = [(folder / r.label / f"seed-{r.seed}", r) for folder, results in by_folder.items() for r in results]
-        if len(by_folder) == 1 or _joins([result for _, result in cells]):
+            made.append(make(label, cells[:1]))
+        elif len(by_run) == 1 or _joins([cell.result for cell in cells]):
             made.append(make(label, cells))
-            continue
-        for folder, results in by_folder.items():
-            made.append(make(f"{label} ({names[folder]})", [cell for cell in cells if cell[1] in results]))
+        else:
+            made += [make(f"{label} ({names[run]})", cells) for run, cells in by_run.items()]
     return made
 
 
@@ -221,17 +230,18 @@ def _names(folders: Iterable[Path]) -> dict[Path, str]:
     return {folder: name if last.count(name) == 1 else str(folder) for folder, name in zip(folders, last, strict=True)}
 
 
-def _check_labels(found: Sequence[tuple[Path, Result]]) -> None:
+def _check_labels(found: Sequence[Cell]) -> None:
     """Raises UserError where the seeds of one label in one folder are not of one thing."""
     seen: dict[tuple[Path, str], Result] = {}
-    for folder, result in found:
+    for cell in found:
+        result = cell.result
         if result.method is None or not result.ok:
             continue
-        other = seen.setdefault((folder, result.label), result)
+        other = seen.setdefault((cell.run, result.label), result)
         for name in SETTINGS:
             if getattr(result, name) != getattr(other, name):
                 raise UserError.at(
-                    str(folder / result.label / f"seed-{result.seed}"),
+                    str(cell.folder),
                     f"is not the '{other.label}' of seed {other.seed}: "
                     f"{name} is {getattr(result, name)!r} here, {getattr(other, name)!r} there.",
                 )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from adapterzoo.comparison import Cell
 from adapterzoo.comparison.comparable import hardware
 from adapterzoo.comparison.row import Row
 from adapterzoo.comparison.scores import Column, cell_scores
@@ -38,21 +40,21 @@ class Evidence:
         return all(column.right_or_wrong for column in self.scores.get(metric, {}).values())
 
 
-def make(label: str, group: Sequence[tuple[Path, Result]]) -> Evidence:
+def make(label: str, group: Sequence[Cell]) -> Evidence:
     """The row of one label.
 
     Args:
         label: as it is shown.
-        group: its cells, each with its folder; at least one.
+        group: its cells, at least one.
     """
-    results = [result for _, result in group]
+    results = [cell.result for cell in group]
     done = [result for result in results if result.ok and result.metrics]
     failed = [result for result in results if not result.ok]
     shown = done or failed or results
     first = shown[0]
     scores: dict[str, dict[int | None, Column]] = {}
-    for folder, result in group:
-        if result in done:
+    for _, folder, result in group:
+        if result.ok and result.metrics:
             for name, column in cell_scores(folder, result).items():
                 scores.setdefault(name, {})[result.seed if result.method else None] = column
     row = Row(
@@ -91,9 +93,9 @@ def make(label: str, group: Sequence[tuple[Path, Result]]) -> Evidence:
         fingerprints=first.fingerprints,
         environment={"packages": first.environment.get("packages"), "device": first.environment.get("device")}
         | hardware(first),
-        history=first.history,
+        history=[{name: value for name, value in one.items() if isfinite(value)} for one in first.history],
     )
-    return Evidence(row, results, [folder for folder, _ in group], scores)
+    return Evidence(row, results, [cell.folder for cell in group], scores)
 
 
 def _tune_seconds(result: Result) -> float | None:
