@@ -89,8 +89,12 @@ def tune(cell: Cell, folder: Path, lower_is_better: bool, attempt: Try) -> Tunin
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder.mkdir(parents=True, exist_ok=True)
-    storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
-    study = optuna.create_study(storage=storage, study_name=_name(cell), load_if_exists=True)
+    try:
+        storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+        study = optuna.create_study(storage=storage, study_name=_name(cell), load_if_exists=True)
+    except (OSError, ValueError, KeyError, TypeError):
+        what = f"{folder / JOURNAL} is damaged. Remove it: its trials are made again"
+        raise AdapterzooError(what) from None
     queued = [trial.system_attrs.get("fixed_params") for trial in study.get_trials(deepcopy=False)]
     for settings in points(cell):
         if settings not in queued:  # killed between two of them, the rest are still to come

@@ -236,3 +236,10 @@ def test_numbers_that_are_none(tmp_path: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "metrics": {"exact_match": float("nan")}}))
     with pytest.raises(UserError, match="is damaged: metrics.exact_match"):
         compare(tmp_path)
+
+
+@pytest.mark.parametrize("price", [float("nan"), float("inf"), 0.0])
+def test_a_price_is_a_number(tmp_path: Path, price: float) -> None:
+    write(tmp_path, "a", [True])
+    with pytest.raises(UserError, match="is no price of an hour"):
+        compare(tmp_path, price=price)

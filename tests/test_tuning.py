@@ -211,3 +211,11 @@ def test_there_must_be_rows_to_choose_by(
     refused = adapterzoo("check", recipe)
     assert refused.exit_code == 2
     assert "tune: there are no validation rows to choose by. Give split.validation a share." in refused.stderr
+
+
+def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
+    tune(cell(), tmp_path, False, parabola)
+    with (tmp_path / JOURNAL).open("a") as file:
+        file.write('{"op_code": 6, "worker\n{}\n')
+    with pytest.raises(AdapterzooError, match="tuning.journal is damaged. Remove it"):
+        tune(cell(), tmp_path, False, parabola)

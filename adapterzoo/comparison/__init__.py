@@ -142,6 +142,8 @@ def compare(
     """
     from adapterzoo.comparison.ranking import rank
 
+    if price is not None and not 0 < price < float("inf"):
+        raise UserError.at(f"--price {price}", "is no price of an hour.", "Give a number above 0.")
     paths = list({Path(folder).resolve(): Path(folder) for folder in folders}.values())
     found = [Cell(path, *cell) for path in paths for cell in read_results(path)]
     _check_labels(found)
@@ -159,7 +161,8 @@ def compare(
     for number, (group, block) in enumerate(zip(groups, evidence, strict=True)):
         for row in (one.row for one in block):
             row.block, row.rank_metric = number, metric
-            row.cost = None if price is None else row.total_seconds / 3600 * price
+            # The untouched base cost nothing to make.
+            row.cost = None if price is None or row.method is None else row.total_seconds / 3600 * price
         rank(block, metric, against)
         blocks.append(
             Block(

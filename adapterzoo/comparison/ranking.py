@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from adapterzoo.comparison.evidence import Evidence
 from adapterzoo.comparison.row import better, metric_columns
 from adapterzoo.comparison.statistics import LEVEL, Difference, Seeds, differences, holm, interval, stack
+from adapterzoo.results import FORGETTING
 
 Pairs = Mapping[tuple[str, str], Difference]
 
@@ -26,7 +27,7 @@ def rank(block: Sequence[Evidence], metric: str | None, against: str | None) -> 
         right_or_wrong = bool(tested) and all(scored[label].right_or_wrong(name) for label in tested)
         for label, seeds in tested.items():
             row, scores = scored[label].row, stack(seeds)
-            row.examples = row.examples or scores.shape[1]
+            row.examples = row.examples or (scores.shape[1] if name != FORGETTING else None)
             if found := interval(scores, right_or_wrong=right_or_wrong):
                 row.intervals[name] = found
         choose = better(rows, name)
