@@ -166,14 +166,14 @@ def mark(comparison: Comparison, block: Block, row: Row, column: Column) -> str:
         if tied is None or len([other for other in block.rows if column.name in other.metrics]) < 2:
             return ""
         return TIED if tied else BEST if _is_best(comparison, block.rows, row, column) else ""
-    if row.method is None or row.status != "ok" or block.costs_differ:
+    if row.method is None or not row.metrics or block.costs_differ:
         return ""  # the base is trained for nothing: its cost is no merit
     return BEST if _is_best(comparison, [one for one in block.rows if one.method], row, column) else ""
 
 
 def _is_best(comparison: Comparison, rows: Sequence[Row], row: Row, column: Column) -> bool:
     choose, mine = comparison.better(column.name), value(row, column)
-    values = [found for one in rows if one.status == "ok" and (found := value(one, column)) is not None]
+    values = [found for one in rows if one.metrics and (found := value(one, column)) is not None]
     return bool(choose and values and mine is not None and column.show(mine) == column.show(choose(values)))
 
 

@@ -73,7 +73,7 @@ def apart(block: Block) -> str:
 
 def verdict(comparison: Comparison, block: Block) -> str | None:
     """Who wins, or who is tied, as far as that is known."""
-    ranked = [row for row in block.rows if row.rank_metric in row.metrics and row.status == "ok"]
+    ranked = [row for row in block.rows if row.rank_metric in row.metrics]
     if len(ranked) < 2 or comparison.against in [row.label for row in ranked]:
         return None
     title = METRICS[name].title if (name := ranked[0].rank_metric or "") in METRICS else name
@@ -120,6 +120,10 @@ def _intervals(comparison: Comparison) -> Iterator[str]:
         yield f"intervals over {many} test examples of one seed: another seed may lie outside"
     else:
         yield f"intervals over {' or '.join(map(str, seeds))} seeds and {many} test examples"
+    if any(
+        len({tuple(row.seeds) for row in block.rows if row.intervals and row.method}) > 1 for block in comparison.blocks
+    ):
+        yield "rows have different seeds: a difference is over those that both have, a score over its own"
     missing = [row.label for row in comparison.rows if row.metrics and not row.intervals]
     if missing and len(missing) < len([row for row in comparison.rows if row.metrics]):
         yield f"no answers kept of {', '.join(missing)}: no interval"

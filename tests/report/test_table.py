@@ -194,3 +194,21 @@ def test_a_failed_row_keeps_its_place_and_says_why(tmp_path: Path) -> None:
     row, *_ = (line for line in printed.splitlines() if line.startswith("broke "))
     assert row.split()[:2] == ["broke", "failed"]
     assert "very long very long" in printed
+
+
+def test_a_row_with_a_failed_seed_is_ranked_by_the_others_and_says_so(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write(tmp_path, "a", [index < 90 for index in range(100)], seed=seed)
+        write(tmp_path, "b", [index < 50 for index in range(100)], seed=seed)
+    write(tmp_path, "a", [True], seed=2, status="failed", error="boom", metrics={})
+    printed = " ".join(shown(compare(tmp_path), 80).split())
+    assert "0.900*" in printed
+    assert "a failed: seed 2: boom" in printed
+    assert "match: a is the best, and no other row is tied with it" in printed
+
+
+def test_rows_of_different_seeds_say_what_their_differences_are_of(tmp_path: Path) -> None:
+    for label, seeds in (("a", (0, 1)), ("b", (1,))):
+        for seed in seeds:
+            write(tmp_path, label, [index % 2 == seed for index in range(20)], seed=seed)
+    assert "a difference is over those that both have" in " ".join(shown(compare(tmp_path), 80).split())
