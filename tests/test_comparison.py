@@ -234,7 +234,7 @@ def test_numbers_that_are_none(tmp_path: Path) -> None:
     assert json.loads(json.dumps(compare(tmp_path).records(), allow_nan=False))["rows"][0]["history"][0] == {"step": 1}
     path = tmp_path / "a" / "seed-0" / "result.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "metrics": {"exact_match": float("nan")}}))
-    with pytest.raises(UserError, match="is damaged: metrics.exact_match"):
+    with pytest.raises(UserError, match=r"is damaged: metrics\.exact_match"):
         compare(tmp_path)
 
 

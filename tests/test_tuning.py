@@ -182,6 +182,7 @@ def test_a_killed_run_goes_on_with_the_trial_it_was_at(write_recipe: Callable[..
     ("methods", "tune", "said"),
     [
         ("lora", "learning_rate: {low: 1}", "takes low and high, or values"),
+        ("lora", "r: {values: [4, 4]}", "has the same value twice"),
         ("lora", "learning_rate: {low: 2, high: 1}", "has a low end that is not below the high one"),
         ("lora", "learning_rate: {low: -1, high: 1}", "a learning rate is a number above 0"),
         ("lora", "learning_rate: {values: [fast]}", "a learning rate is a number above 0"),
@@ -217,5 +218,5 @@ def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
     tune(cell(), tmp_path, False, parabola)
     with (tmp_path / JOURNAL).open("a") as file:
         file.write('{"op_code": 6, "worker\n{}\n')
-    with pytest.raises(AdapterzooError, match="tuning.journal is damaged. Remove it"):
+    with pytest.raises(AdapterzooError, match=r"tuning\.journal is damaged\. Remove it"):
         tune(cell(), tmp_path, False, parabola)

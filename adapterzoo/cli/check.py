@@ -118,16 +118,18 @@ def _misses(cell: Cell, trained: int) -> bool:
 
 def _tuning(prepared: Prepared) -> Iterator[str]:
     """What is tried before, and by what it is judged."""
+    from adapterzoo.tuning import points
+
     once = {cell.label: cell for cell in prepared.cells if cell.ranges}
     if not once:
         return
-    trials = sum(cell.trials for cell in once.values())
+    # Ranges may hold fewer settings than are asked for.
+    many = {label: len(points(cell)) for label, cell in once.items()}
     options = ", ".join(dict.fromkeys(option for cell in once.values() for option in cell.ranges))
     metric, rows = prepared.recipe.evaluate.metrics[0], len(prepared.encoded.validation)
-    yield (
-        f"tuning: {next(iter(once.values())).trials} settings of {options} for each method, {trials} trainings more; "
-        + (f"judged by {metric} on {rows} validation rows")
-    )
+    each = " or ".join(map(str, sorted(set(many.values()))))
+    yield f"tuning: {each} settings of {options} for each method, {sum(many.values())} trainings more"
+    yield f"each judged by {metric} on {rows} validation rows"
     left = [cell.label for cell in prepared.cells if cell.method and prepared.recipe.tune and not cell.ranges]
     if left:
         yield f"not tuned, for want of such options: {', '.join(dict.fromkeys(left))}"

@@ -27,6 +27,8 @@ class Range(Section):
             raise PydanticCustomError("value", "takes low and high, or values.")
         if self.low is not None and self.high is not None and self.low >= self.high:
             raise PydanticCustomError("value", "has a low end that is not below the high one.")
+        if self.values is not None and len(set(map(repr, self.values))) < len(self.values):
+            raise PydanticCustomError("value", "has the same value twice.")
         return self
 
     @property

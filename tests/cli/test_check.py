@@ -52,6 +52,8 @@ def test_what_is_tuned_is_in_the_plan(
     assert "tuning: 3 settings of r for each method, 3 trainings more" in said
     assert "judged by exact_match on 8 validation rows" in said
     assert "not tuned, for want of such options: ia3" in said
+    fewer = adapterzoo("check", write_recipe("lora, ia3", extra="tune:\n  learning_rate: {values: [1e-4, 2e-4]}\n"))
+    assert "tuning: 2 settings of learning_rate for each method, 4 trainings more" in fewer.stdout
 
 
 def test_what_does_not_fit_is_said(
