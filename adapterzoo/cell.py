@@ -86,8 +86,8 @@ def tuned(prepared: Prepared, cell: Cell, base: Base, folder: Path, reporter: Re
     Args:
         folder: of the cell's label.
     """
-    # With the first seed, for all of them.
-    first = replace(cell, seed=min(one.seed for one in prepared.cells if one.label == cell.label))
+    # With the recipe's first seed, for all of them, whichever are asked for today.
+    first = replace(cell, seed=prepared.recipe.seeds[0])
     checkpoints = folder / "trial"
 
     def attempt(other: Cell, number: int) -> Score:

@@ -107,7 +107,8 @@ class _Runner:
                 self.prepared.vocabulary,
             )
             if self.prepared.general is not None:
-                self.general[quantization] = self.prepared.general.measure(loaded.model)
+                with loaded.lend() as model:
+                    self.general[quantization] = self.prepared.general.measure(model)
             return loaded
         except Exception as error:
             if not keep_going:
@@ -160,7 +161,10 @@ class _Runner:
         """The cell with the settings that the validation rows chose, where the recipe has some tried."""
         if not cell.ranges:
             return cell
-        result.tuning = tuned(self.prepared, cell, base, self.store.label(cell.label), self.reporter)
+        # All seeds of a label have the settings that were chosen once.
+        done = [kept.tuning for (label, _), kept in self.kept.items() if label == cell.label and kept.tuning]
+        folder = self.store.label(cell.label)
+        result.tuning = done[0] if done else tuned(self.prepared, cell, base, folder, self.reporter)
         cell = chosen(cell, result.tuning["chosen"])
         result.options, result.learning_rate = cell.options, cell.learning_rate
         return cell
@@ -211,10 +215,11 @@ def _finished(cells: Sequence[Cell], store: Store) -> dict[tuple[str, int], Resu
     for result in (result for label in wanted for result in store.of(label) if result.ok):
         cell = wanted[result.label]
         kept[result.label, result.seed] = result
-        if cell.ranges and result.tuning and result.tuning["space"] == space(cell):
+        tried, wanted_space = result.tuning and result.tuning["space"], space(cell) if cell.ranges else None
+        if result.tuning and tried == wanted_space:
             cell = chosen(cell, result.tuning["chosen"])
-        for name in SETTINGS:
-            there, here = getattr(result, name), getattr(cell, name)
+        settings = {name: (getattr(result, name), getattr(cell, name)) for name in SETTINGS}
+        for name, (there, here) in {"tune": (tried, wanted_space), **settings}.items():
             if there != here:
                 problems.append(
                     Problem(

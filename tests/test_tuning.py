@@ -143,7 +143,21 @@ def test_a_run_tunes_by_the_validation_rows_and_says_so(
     assert "training" not in again.stderr
     other = adapterzoo("run", recipe, "--out", tmp_path / "out", "--set", "tune.learning_rate.trials=5")
     assert other.exit_code == 2
-    assert "holds 'lora' with other settings" in other.stderr
+    assert "holds 'lora' with other settings (tune: {'trials': 4," in other.stderr
+
+
+def test_seeds_that_are_asked_for_later_have_the_same_settings(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    recipe = write_recipe("lora", extra=TUNE + "seeds: [3, 1]\n")
+    first = adapterzoo("run", recipe, "--seed", "1", "--out", tmp_path / "out")
+    second = adapterzoo("run", recipe, "--seed", "3", "--seed", "8", "--out", tmp_path / "out")
+    assert "trial" in first.stderr
+    assert "trial" not in second.stderr
+    assert second.exit_code == 0, second.stderr
+    results = [json.loads(path.read_text()) for path in (tmp_path / "out" / "lora").glob("seed-*/result.json")]
+    assert len(results) == 3
+    assert len({result["learning_rate"] for result in results}) == 1
 
 
 def test_what_tuning_chose_is_what_training_with_it_gives(
