@@ -17,6 +17,7 @@ from adapterzoo.comparison import Block, Comparison
 from adapterzoo.comparison.row import HIGHER, LOWER, Row
 from adapterzoo.report import notes
 from adapterzoo.report.columns import COSTS, EXPLAINED, Column, cell, columns, interval_text, mark, metric_column, value
+from adapterzoo.report.front import front
 from adapterzoo.results import Trial, Tuning
 from adapterzoo.terminal import clean, duration
 
@@ -176,14 +177,11 @@ def _point(number: int, row: Row, score: Column, cost: Column, scale: float) -> 
 
 
 def _front(comparison: Comparison, block: Block, points: dict[int, Row], cost: Column) -> list[int]:
-    """Those that no other is as good as for less, or better than for as much; the cheapest first."""
     if block.costs_differ and cost.name != "trainable_params":
         return []  # the times and memory of different machines have no better and worse
     metric = block.rows[0].rank_metric or ""
     sign = -1 if comparison.better(metric) is HIGHER else 1
-    places = {i: (value(row, cost), sign * row.metrics[metric]) for i, row in points.items() if row.status == "ok"}
-    beaten = {i for i, (x, y) in places.items() for a, b in places.values() if a <= x and b <= y and (a, b) != (x, y)}
-    return sorted(places.keys() - beaten, key=lambda i: (places[i], i))
+    return front({i: (value(row, cost), sign * row.metrics[metric]) for i, row in points.items() if row.status == "ok"})
 
 
 def _caption(block: Block, points: dict[int, Row], front: Sequence[int]) -> str:

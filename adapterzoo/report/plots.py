@@ -17,6 +17,7 @@ from adapterzoo.errors import UserError, did_you_mean
 from adapterzoo.report import notes
 from adapterzoo.report.canvas import Axis, Entry, Plot, legend
 from adapterzoo.report.columns import COSTS, Column, cell, interval_text, metric_column, value
+from adapterzoo.report.front import front
 from adapterzoo.terminal import clean, duration, safe, tell
 
 DIRECTION = {HIGHER: ", higher is better", LOWER: ", lower is better", None: ""}
@@ -158,18 +159,14 @@ def _heights(methods: Sequence[Point], bases: Sequence[Point]) -> list[float]:
 
 
 def _front(methods: Sequence[Point], better: Better, cheaper: Better) -> list[Point]:
-    """Those that no other is as good as for less, or better than for as much; the worst first."""
     if better is None or cheaper is None:
         return []
-    up, down = (1 if choose is HIGHER else -1 for choose in (better, cheaper))
-    whole = [(up * one.score, down * one.cost, one) for one in methods if one.row.status == "ok"]
-    places = {(score, cost) for score, cost, _ in whole}
-    front = []
-    for score, cost, one in whole:
-        if not any(s >= score and c >= cost and (s, c) != (score, cost) for s, c in places):
-            one.said = "front"
-            front.append(one)
-    return sorted(front, key=lambda one: up * one.score)
+    up, down = (-1 if choose is HIGHER else 1 for choose in (better, cheaper))
+    places = {i: (down * one.cost, up * one.score) for i, one in enumerate(methods) if one.row.status == "ok"}
+    found = [methods[i] for i in front(places)]
+    for one in found:
+        one.said = "front"
+    return found
 
 
 def _put_bases(plot: Plot, bases: Sequence[Point]) -> None:
