@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from written import ENVIRONMENT, FINGERPRINTS, RECIPE, write
 
 from adapterzoo.comparison import compare
@@ -92,7 +93,9 @@ def test_all_failed_and_a_metric_that_some_rows_lack(tmp_path: Path) -> None:
     assert rows["b"].ties == {"test_loss": False}
 
 
-def test_answers_that_are_gone_or_not_those_of_the_result_prove_nothing(tmp_path: Path) -> None:
+def test_answers_that_are_gone_or_not_those_of_the_result_prove_nothing(
+    tmp_path: Path, adapterzoo: Callable[..., Result]
+) -> None:
     for label, share in (("a", 0.9), ("b", 0.5), ("c", 0.5), ("d", 0.5)):
         write(tmp_path, label, answers(share))
     (tmp_path / "b" / "seed-0" / PREDICTIONS).unlink()
@@ -105,7 +108,11 @@ def test_answers_that_are_gone_or_not_those_of_the_result_prove_nothing(tmp_path
         assert rows[label].intervals == {}
         assert rows[label].tied is None
         assert rows[label].difference is not None
+        assert "seed-0/predictions.jsonl does not show its exact_match, test_loss" in rows[label].unproven
     assert rows["a"].tied is None, "whether it wins is not known"
+    assert rows["a"].unproven == []
+    printed = adapterzoo("compare", tmp_path).stdout
+    assert "b: seed-0/predictions.jsonl does not show its exact_match, test_loss: no interval" in printed
 
 
 @pytest.mark.parametrize(
@@ -184,7 +191,7 @@ def test_a_price_gives_the_cost_of_all_that_was_done(tmp_path: Path) -> None:
 
 
 def test_metrics_of_the_whole_split_have_intervals_too(
-    write_recipe: Callable[..., Path], adapterzoo: Callable[..., object], tmp_path: Path
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     recipe = write_recipe("lora, ia3")
     text = recipe.read_text().replace(

@@ -15,6 +15,7 @@ from adapterzoo.comparison.row import Row
 from adapterzoo.comparison.scores import Column, cell_scores
 from adapterzoo.comparison.statistics import Seeds
 from adapterzoo.results import Result
+from adapterzoo.store import PREDICTIONS
 
 
 @dataclass
@@ -53,9 +54,13 @@ def make(label: str, group: Sequence[Cell]) -> Evidence:
     shown = done or failed or results
     first = shown[0]
     scores: dict[str, dict[int | None, Column]] = {}
+    unproven = []
     for _, folder, result in group:
         if result.ok and result.metrics:
-            for name, column in cell_scores(folder, result).items():
+            found = cell_scores(folder, result)
+            if lacking := [name for name in result.metrics if name not in found]:
+                unproven.append(f"{folder.name}/{PREDICTIONS} does not show its {', '.join(lacking)}")
+            for name, column in found.items():
                 scores.setdefault(name, {})[result.seed if result.method else None] = column
     row = Row(
         label=label,
@@ -70,6 +75,7 @@ def make(label: str, group: Sequence[Cell]) -> Evidence:
             if all(name in result.metrics for result in done)
         },
         intervals={},
+        unproven=unproven,
         examples=None,
         trainable_params=first.trainable_params,
         total_params=first.total_params,

@@ -33,6 +33,8 @@ def rows(comparison: Comparison) -> Iterator[Line]:
     for row in comparison.rows:
         if row.error:
             yield Line(row.label, f" failed: {row.error}", failure=True)
+        for file in row.unproven:
+            yield Line(row.label, f": {file}: no interval, and not known to be tied or not")
         for option, change in row.adjusted.items():
             yield Line(row.label, f", {option}: {change}")
         if misses(row.trainable_params, row.budget) and row.status == "ok":
@@ -124,6 +126,3 @@ def _intervals(comparison: Comparison) -> Iterator[str]:
         len({tuple(row.seeds) for row in block.rows if row.intervals and row.method}) > 1 for block in comparison.blocks
     ):
         yield "rows have different seeds: a difference is over those that both have, a score over its own"
-    missing = [row.label for row in comparison.rows if row.metrics and not row.intervals]
-    if missing and len(missing) < len([row for row in comparison.rows if row.metrics]):
-        yield f"no answers kept of {', '.join(missing)}: no interval"
