@@ -10,6 +10,8 @@ import click
 from rich.table import Table
 
 from adapterzoo.cli.arguments import recipe_options
+from adapterzoo.errors import UserError
+from adapterzoo.metric_registry import right_or_wrong
 from adapterzoo.terminal import count, safe, size, stdout, tell
 
 if TYPE_CHECKING:
@@ -45,6 +47,10 @@ def check(
     from adapterzoo.tokens.show import lengths
 
     prepared = prepare(checked, methods, seeds, reporter().say)
+    if difference is not None and difference >= 1 and right_or_wrong(prepared.recipe.evaluate.metrics[0]):
+        raise UserError.at(
+            f"--difference {difference:g}", "shares of answers never differ so much.", "Give one below 1."
+        )
     console = stdout()
     encoded = prepared.encoded
     tell(console, f"{checked.name}: {checked.model.name}, {prepared.base_parameters:,} parameters")
@@ -157,7 +163,6 @@ def _sizes(prepared: Prepared) -> Iterator[str]:
 def _power(prepared: Prepared, difference: float | None) -> Iterator[str]:
     """What so many test examples and seeds can show."""
     from adapterzoo import power
-    from adapterzoo.metric_registry import right_or_wrong
 
     labels = list(dict.fromkeys(cell.label for cell in prepared.cells))
     seeds = len({cell.seed for cell in prepared.cells if cell.method}) or 1
@@ -175,6 +180,15 @@ def _power(prepared: Prepared, difference: float | None) -> Iterator[str]:
     if seeds == 1:
         yield "with one seed, intervals are over the examples alone: another seed may lie outside"
     if difference:
-        needed = [power.examples_needed(difference, seeds, many, shares=shares) for many in (1, pairs)]
-        told = [f"{number:,} test examples" if number else "more seeds" for number in needed]
-        yield f"a difference of {difference:g} takes {told[0]}; {told[1]} between any of {len(labels)} rows"
+        of_two, of_all = (_needed(difference, seeds, many, shares) for many in (1, pairs))
+        yield f"a difference of {difference:g} between two rows takes {of_two}; between any of {len(labels)}, {of_all}"
+
+
+def _needed(difference: float, seeds: int, comparisons: int, shares: bool) -> str:
+    """The test examples that show a difference, and the seeds where these are too few."""
+    from adapterzoo.power import examples_needed
+
+    for many in range(seeds, 1000):
+        if (examples := examples_needed(difference, many, comparisons, shares=shares)) is not None:
+            return f"{examples:,} test examples" + (f" and {many} seeds" if many > seeds else "")
+    return "more than a thousand seeds"

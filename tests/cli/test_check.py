@@ -20,7 +20,7 @@ def test_the_smallest_difference_that_can_be_shown(
     assert found, said
     assert float(found[1]) < float(found[2])
     assert "with one seed, intervals are over the examples alone: another seed may lie outside" in said
-    assert re.search(r"a difference of 0.05 takes 628 test examples; 969 test examples between any of 4 rows", said)
+    assert "a difference of 0.05 between two rows takes 628 test examples; between any of 4, 969 test examples" in said
 
 
 def test_of_a_metric_that_is_no_share_it_is_in_standard_deviations(
@@ -40,7 +40,10 @@ def test_more_seeds_show_more_and_what_they_change_is_said(
     three = adapterzoo("check", recipe, "--seed", "0", "--seed", "1", "--seed", "2", "--difference", "0.01").stdout
     assert "seed 0: one draw of how adapters begin, and one order of the rows, the same for every method" in one
     assert "seeds 0, 1, 2: each begins with other adapters and orders the rows anew" in three
-    assert "a difference of 0.01 takes more seeds" in three
+    assert re.search(r"a difference of 0.01 between two rows takes [\d,]+ test examples and \d+ seeds", three)
+    refused = adapterzoo("check", recipe, "--difference", "2")
+    assert refused.exit_code == 2
+    assert "--difference 2: shares of answers never differ so much. Give one below 1." in refused.stderr
     smallest = [float(re.findall(r"can show a difference of (0\.\d+)", said)[0]) for said in (one, three)]
     assert smallest[1] < smallest[0]
 
