@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Of a text: enough for an interval of a hundredth of a nat, in seconds.
 PARAGRAPHS = 256
 LENGTH = 512
+CURE = "Name a text file in UTF-8, or 'shipped'."
 
 
 def general_rows(named: str, tokenizer: Any, limit: int | None) -> list[Tokens]:
@@ -38,7 +39,7 @@ def general_rows(named: str, tokenizer: Any, limit: int | None) -> list[Tokens]:
         if len(rows) == PARAGRAPHS:
             break
     if not rows:
-        raise UserError.at(f"evaluate.general_text: {named}", "holds no text.")
+        raise UserError.at(f"evaluate.general_text: {named}", "holds no text.", CURE)
     return rows
 
 
@@ -48,7 +49,7 @@ def _paragraphs(named: str) -> list[str]:
         text = source.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise UserError.at(f"evaluate.general_text: {named}", f"cannot be read: {reason}.") from None
+        raise UserError.at(f"evaluate.general_text: {named}", f"cannot be read: {reason}.", CURE) from None
     blocks = "\n".join(line.rstrip() for line in text.splitlines()).split("\n\n")
     return [block.strip() for block in blocks if block.strip()]
 

@@ -170,6 +170,11 @@ def _try_out(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> Prepared
         problems.append(Problem("train.eval_steps", "there are no validation rows.", "Give split.validation a share."))
     if prepared.recipe.tune and not prepared.encoded.validation:
         problems.append(Problem("tune", "there are no validation rows to choose by.", "Give split.validation a share."))
+    wanted = prepared.recipe.budget.trainable_params if prepared.recipe.budget else 0
+    if wanted > prepared.base_parameters:
+        what = f"{wanted:.3g} is more than the {prepared.base_parameters:,} parameters of the model."
+        problems.append(Problem("budget.trainable_params", what, "Give a part of them."))
+        raise UserError(*problems)
     untouched = Base(skeleton, "none", lambda: skeleton)
     sized: dict[str, dict[str, Any]] = {}
     for cell in {cell.label: cell for cell in prepared.cells if cell.method}.values():

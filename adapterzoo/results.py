@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ class Result:
 
 
 _VALID = TypeAdapter(Result)
+_CELLS = TypeAdapter(list[tuple[str, int]])
 
 
 def plain_findings(findings: Any) -> dict[str, Any]:
@@ -122,9 +124,26 @@ def read_results(folder: Path) -> list[tuple[Path, Result]]:
     """
     found = sorted(folder.glob(f"*/seed-*/{RESULT}"))
     if not found:
-        raise UserError.at(str(folder), "holds no results." if folder.is_dir() else "there is no such folder.")
+        what = "is no folder" if folder.exists() else "there is no such folder"
+        what = "holds no results" if folder.is_dir() else what
+        raise UserError.at(str(folder), f"{what}.", "Give the --out folder of a run.")
     cells = [(path.parent, read_result(path)) for path in found]
     return sorted(cells, key=lambda cell: (cell[1].label, cell[1].seed))
+
+
+def unfinished(folder: Path, results: Iterable[Result]) -> dict[str, list[int]]:
+    """label -> seeds that the last run into an output folder was to do, and that are not among its results."""
+    done = {(result.label, result.seed) for result in results}
+    try:
+        cells = json.loads((folder / NOTE).read_text(encoding="utf-8"))["cells"]
+        planned = _CELLS.validate_python(cells)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # of an earlier version, or damaged
+        return {}
+    missing: dict[str, list[int]] = {}
+    for label, seed in planned:
+        if (label, seed) not in done:
+            missing.setdefault(label, []).append(seed)
+    return missing
 
 
 def _of_schema_1(raw: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -154,11 +173,18 @@ def read_result(path: Path) -> Result:
         label, seed = path.parents[1].name, int(path.parent.name.removeprefix("seed-"))
         known = {item.name for item in fields(Result)}
         known_values = {name: value for name, value in raw.items() if name in known}
-        return _VALID.validate_python({**known_values, "label": label, "seed": seed})
+        result = _VALID.validate_python({**known_values, "label": label, "seed": seed})
     except ValidationError as error:
         wrong = ", ".join(".".join(map(str, details["loc"])) for details in error.errors())
-        raise UserError.at(str(path), f"is damaged: {wrong}.", "Remove its folder and run the recipe again.") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError.at(
-            str(path), f"is damaged: {error!r}.", "Remove its folder and run the recipe again."
-        ) from None
+        raise _damaged(path, wrong) from None
+    except OSError as error:
+        raise _damaged(path, error.strerror or "it cannot be read") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise _damaged(path, "it is no result in JSON") from None
+    if result.ok and result.method and not result.metrics:
+        return replace(result, status="failed", error=f"{path.parent.name}/{RESULT} holds no metrics")
+    return result
+
+
+def _damaged(path: Path, wrong: str) -> UserError:
+    return UserError.at(str(path), f"is damaged: {wrong}.", "Remove its folder and run the recipe again.")

@@ -51,7 +51,7 @@ def run(
     recipe_hash = store.check(resolved, prepared.encoded.fingerprint, prepared.weights)
     with quiet_libraries():
         runner = _Runner(prepared, store, recipe_hash, reporter)
-        store.begin(resolved, recipe_hash)
+        store.begin(resolved, recipe_hash, [(cell.label, cell.seed) for cell in prepared.cells])
         reporter.begin(len(prepared.cells), out)
         return list(runner.all())
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,13 @@ class Store:
             raise UserError.at(str(note), "is damaged.", "Give --out another folder, or remove that one.") from None
         return recipe_hash
 
-    def begin(self, resolved: Mapping[str, Any], recipe_hash: str) -> None:
+    def begin(self, resolved: Mapping[str, Any], recipe_hash: str, cells: Sequence[tuple[str, int]] = ()) -> None:
         """Take the folder for a recipe that was checked.
+
+        Args:
+            resolved: the recipe with every default.
+            recipe_hash: what ``check`` returned.
+            cells: label and seed of all that is to be done, so that what is missing can be told.
 
         Raises:
             UserError: it cannot be written.
@@ -72,7 +77,8 @@ class Store:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock()
-            _write(self.folder / NOTE, json.dumps({"recipe_hash": recipe_hash, "identity": self.identity}, indent=1))
+            note = {"recipe_hash": recipe_hash, "identity": self.identity, "cells": cells}
+            _write(self.folder / NOTE, json.dumps(note, indent=1))
             _write(self.folder / RECIPE, _yaml(resolved))
         except OSError as error:
             raise self._unusable(error) from None

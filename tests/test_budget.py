@@ -107,6 +107,14 @@ def test_mistakes_are_said_with_their_line(
     assert re.search(r"recipe.yaml:\d+", refused.stderr)
 
 
+def test_no_adapter_is_larger_than_the_model(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], no_weights: None
+) -> None:
+    refused = adapterzoo("check", write_recipe("lora", extra="budget: {trainable_params: 1e30}\n"))
+    assert refused.exit_code == 2
+    assert "budget.trainable_params: 1e+30 is more than the 90,624 parameters of the model" in refused.stderr
+
+
 def test_sizes_with_which_parameters_shrink() -> None:
     for wanted in (3, 40, 999, 10**5):
         found = solved(wanted, lambda size: 50_000 // size if size <= 4096 else None, start=64)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from written import ENVIRONMENT, FINGERPRINTS, RECIPE, write
 
 from adapterzoo.comparison import compare
 from adapterzoo.errors import UserError
-from adapterzoo.store import PREDICTIONS
+from adapterzoo.store import PREDICTIONS, Store
 
 FROZEN = Path(__file__).parent / "frozen" / "schema-1"
 
@@ -62,7 +63,7 @@ def test_the_tested_metric_is_the_one_rows_are_sorted_by(tmp_path: Path) -> None
     first, second = compare(tmp_path, sort="test_loss").rows
     assert (first.label, second.rank_metric) == ("a", "test_loss")
     assert second.difference == pytest.approx(0.5)
-    first, second = compare(tmp_path, sort="train_seconds").rows
+    first, second = compare(tmp_path, sort="trainable_params").rows
     assert second.rank_metric == "exact_match"
 
 
@@ -213,6 +214,48 @@ def test_a_named_row_without_kept_answers_is_compared_with_all_the_same(tmp_path
     assert rows["a"].difference == pytest.approx(0.2, abs=0.06)
     assert rows["a"].p_value is None
     assert rows["a"].tied is None
+
+
+def test_what_a_stopped_run_still_has_to_do_is_said_in_every_format(
+    tmp_path: Path, adapterzoo: Callable[..., Result]
+) -> None:
+    store = Store(tmp_path)
+    recipe_hash = store.check({"data": {}, "train": {}}, "hash")
+    store.begin({}, recipe_hash, [(label, seed) for seed in (0, 1, 2) for label in ("lora", "ia3")])
+    write(tmp_path, "lora", [True, False])
+    write(tmp_path, "lora", [True, True], seed=1)
+    said = f"{tmp_path}: not finished: no result yet of ia3, lora (seed 2)"
+    for style in ("table", "markdown", "html"):
+        printed = adapterzoo("compare", tmp_path, "--format", style).stdout
+        assert said in " ".join(re.sub("<[^>]*>", "", printed).split()), style
+    found = json.loads(adapterzoo("compare", tmp_path, "--json").stdout)
+    assert found["unfinished"] == {str(tmp_path): {"lora": [2], "ia3": [0, 1, 2]}}
+    write(tmp_path, "lora", [True, True], seed=2)
+    for seed in range(3):
+        write(tmp_path, "ia3", [True, True], seed=seed)
+    assert "not finished" not in adapterzoo("compare", tmp_path).stdout
+
+
+@pytest.mark.parametrize("cells", [None, "lora", [["lora"]], [["lora", "x"]], [[{}, 0]]])
+def test_a_note_that_names_no_cells_says_nothing(tmp_path: Path, cells: object) -> None:
+    write(tmp_path, "lora", [True])
+    (tmp_path / ".adapterzoo.json").write_text(json.dumps({"cells": cells}))
+    assert compare(tmp_path).unfinished == {}
+
+
+def test_two_forms_at_once_and_columns_without_values_are_refused(
+    tmp_path: Path, adapterzoo: Callable[..., Result]
+) -> None:
+    write(tmp_path, "lora", [True])
+    for arguments, said in (
+        (("--json", "--format", "csv"), "--json: is another form than --format csv. Give one of them."),
+        (("--sort", "cost"), "--sort cost: no row has a value there. Give --price too."),
+        (("--sort", "tune_seconds"), "--sort tune_seconds: no row has a value there."),
+    ):
+        refused = adapterzoo("compare", tmp_path, *arguments)
+        assert refused.exit_code == 2
+        assert said in refused.stderr
+    assert adapterzoo("compare", tmp_path, "--json", "--format", "json").exit_code == 0
 
 
 def test_a_damaged_tuning_is_named(tmp_path: Path) -> None:

@@ -44,9 +44,12 @@ def test_damaged_and_newer_results_are_named(tmp_path: Path) -> None:
     Store(tmp_path).write(result("a"))
     path = tmp_path / "a" / "seed-0" / RESULT
     newer = json.loads(path.read_text())
-    path.write_text("{")
-    with pytest.raises(UserError, match="is damaged"):
-        read_results(tmp_path)
+    for content in (b"{", b"\xff\xfe", b"[]"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="is damaged: it is no result in JSON"):
+            read_results(tmp_path)
+    path.write_text(json.dumps({**newer, "metrics": {}}))
+    assert read_results(tmp_path)[0][1].error == "seed-0/result.json holds no metrics"
     path.write_text(json.dumps({**newer, "schema": 99}))
     with pytest.raises(UserError, match="newer adapterzoo"):
         read_results(tmp_path)
@@ -59,6 +62,9 @@ def test_a_folder_without_results_says_so(tmp_path: Path) -> None:
         compare(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         compare(tmp_path / "none")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is no folder"):
+        compare(tmp_path / "file")
 
 
 def test_rows_are_means_over_seeds_best_first(tmp_path: Path) -> None:

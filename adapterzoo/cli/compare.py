@@ -14,7 +14,7 @@ FORMATS = ("table", "markdown", "csv", "json", "html")
 
 @click.command()
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
-@click.option("--format", "style", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("--format", "style", type=click.Choice(FORMATS), show_default="table")
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option("--sort", metavar="COLUMN", help="Order by this column, best first.")
 @click.option("--against", metavar="LABEL", help="Compare with this row, not with the best.")
@@ -26,7 +26,7 @@ FORMATS = ("table", "markdown", "csv", "json", "html")
 )
 def compare(
     folders: tuple[Path, ...],
-    style: str,
+    style: str | None,
     as_json: bool,
     sort: str | None,
     against: str | None,
@@ -43,7 +43,9 @@ def compare(
     from adapterzoo.report import terminal, text
     from adapterzoo.report.columns import COSTS, METRICS
 
-    style = "json" if as_json else style
+    if as_json and style not in (None, "json"):
+        raise UserError.at("--json", f"is another form than --format {style}.", "Give one of them.")
+    style = "json" if as_json else style or "table"
     views = {"--pareto": pareto, "--curves": curves, "--examples": examples}
     asked = [name for name, value in views.items() if value]
     if asked and style != "table":

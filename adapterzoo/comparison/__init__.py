@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from adapterzoo.comparison import comparable
 from adapterzoo.comparison.row import HIGHER, Row, better, metric_columns
 from adapterzoo.errors import UserError, did_you_mean
-from adapterzoo.results import SETTINGS, Result, read_results
+from adapterzoo.results import SETTINGS, Result, read_results, unfinished
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -67,10 +67,17 @@ class Block(Facts):
 class Comparison:
     """Rows in order, block by block. Shows itself as a table; ``frame()`` gives a pandas DataFrame."""
 
-    def __init__(self, blocks: Sequence[Block], against: str | None = None) -> None:
+    def __init__(
+        self,
+        blocks: Sequence[Block],
+        against: str | None = None,
+        unfinished: Mapping[str, Mapping[str, Sequence[int]]] | None = None,
+    ) -> None:
         self.blocks = list(blocks)
         self.against = against
         """the label that the others are compared with; None stands for the best"""
+        self.unfinished = dict(unfinished or {})
+        """folder -> label -> seeds that its last run was to do, and that have no result"""
 
     @property
     def rows(self) -> list[Row]:
@@ -97,6 +104,7 @@ class Comparison:
             "schema": SCHEMA,
             "rank_metric": next((row.rank_metric for row in self.rows if row.rank_metric), None),
             "against": self.against,
+            "unfinished": self.unfinished,
             "rows": [row.record() for row in self.rows],
             "blocks": [{name: getattr(block, name) for name in Facts.__dataclass_fields__} for block in self.blocks],
             "fingerprints": self.blocks[0].fingerprints,
@@ -145,7 +153,8 @@ def compare(
     if price is not None and not 0 < price < float("inf"):
         raise UserError.at(f"--price {price}", "is no price of an hour.", "Give a number above 0.")
     paths = list({Path(folder).resolve(): Path(folder) for folder in folders}.values())
-    found = [Cell(path, *cell) for path in paths for cell in read_results(path)]
+    read = {path: read_results(path) for path in paths}
+    found = [Cell(path, *cell) for path, cells in read.items() for cell in cells]
     _check_labels(found)
     where = {id(cell.result): cell for cell in found}
     groups = comparable.blocks([cell.result for cell in found])
@@ -155,14 +164,18 @@ def compare(
     labels = [row.label for row in rows]
     if against is not None and against not in labels:
         raise UserError.at(f"--against {against}", "there is no such row.", did_you_mean(against, labels))
+    for row in rows:
+        # The untouched base cost nothing to make.
+        row.cost = None if price is None or row.method is None else row.total_seconds / 3600 * price
+    if sort is not None and all(row.value(column) is None for row in rows):
+        cure = "Give --price too." if column == "cost" else ""
+        raise UserError.at(f"--sort {sort}", "no row has a value there.", cure)
     metrics = metric_columns(rows)
     metric = column if column in metrics else next(iter(metrics), None)
     blocks = []
     for number, (group, block) in enumerate(zip(groups, evidence, strict=True)):
         for row in (one.row for one in block):
             row.block, row.rank_metric = number, metric
-            # The untouched base cost nothing to make.
-            row.cost = None if price is None or row.method is None else row.total_seconds / 3600 * price
         rank(block, metric, against)
         blocks.append(
             Block(
@@ -173,7 +186,8 @@ def compare(
                 evidence=in_order(block, column),
             )
         )
-    return Comparison(blocks, against)
+    missing = {str(path): unfinished(path, (result for _, result in cells)) for path, cells in read.items()}
+    return Comparison(blocks, against, {folder: labels for folder, labels in missing.items() if labels})
 
 
 def in_order(block: Iterable[Evidence], column: str) -> list[Evidence]:

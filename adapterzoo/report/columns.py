@@ -168,6 +168,8 @@ def mark(comparison: Comparison, block: Block, row: Row, column: Column) -> str:
         return TIED if tied else BEST if _is_best(comparison, block.rows, row, column) else ""
     if row.method is None or not row.metrics or block.costs_differ:
         return ""  # the base is trained for nothing: its cost is no merit
+    if column.name in ("trainable_params", "share") and row.budget is not None:
+        return ""  # nor is the size that all were asked for
     return BEST if _is_best(comparison, [one for one in block.rows if one.method], row, column) else ""
 
 

@@ -42,6 +42,13 @@ def rows(comparison: Comparison) -> Iterator[Line]:
             yield Line(row.label, text)
         if row.tuning:
             yield Line(row.label, f": {_tuned(row.tuning)}")
+    begun = {result.label for result in comparison.results}
+    for folder, missing in comparison.unfinished.items():
+        told = [
+            f"{label} (seed {', '.join(map(str, seeds))})" if label in begun else label
+            for label, seeds in missing.items()
+        ]
+        yield Line(folder, f": not finished: no result yet of {', '.join(told)}")
 
 
 def _tuned(tuning: Tuning) -> str:
@@ -53,9 +60,10 @@ def _tuned(tuning: Tuning) -> str:
         (trial for trial in trials if trial not in chosen), key=lambda trial: list(trial["settings"].values())
     )
     scores = [f"{_settings(trial['settings'], names=False)}: {_score(trial)}" for trial in others]
-    return "; ".join(
-        [told + (f" ({_score(chosen[0])})" if chosen else ""), *(["the others " + ", ".join(scores)] if scores else [])]
-    )
+    if chosen:
+        equal = any(trial["score"] == chosen[0]["score"] for trial in others)
+        told += f" ({_score(chosen[0])}{', the least loss of equals' if equal else ''})"
+    return told + ("; the others " + ", ".join(scores) if scores else "")
 
 
 def _settings(settings: Mapping[str, Any], *, names: bool = True) -> str:

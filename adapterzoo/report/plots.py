@@ -90,12 +90,13 @@ def _cost(comparison: Comparison, name: str) -> Column:
     found = {one: _column(one, comparison.metrics) for one in known}
     scored = [row for row in comparison.rows if row.method and _score(row) is not None]
     usable = [one for one in known if any(_number(row, found[one]) is not None for row in scored)]
+    usable = [one for one in usable if one not in {row.rank_metric for row in scored}]
     if name not in known:
         raise UserError.at(f"--pareto {name}", "there is no such column.", did_you_mean(name, usable))
     if name not in usable:
         there = f"There is: {', '.join(sorted(usable))}." if usable else ""
         cure = "Give --price too." if name == "cost" and usable else there
-        raise UserError.at(f"--pareto {name}", "no method has both a score and a number there.", cure)
+        raise UserError.at(f"--pareto {name}", "no method has a number there beside its score.", cure)
     return found[name]
 
 

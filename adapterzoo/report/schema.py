@@ -16,6 +16,14 @@ def schema() -> dict[str, Any]:
         "schema": {"const": SCHEMA, "description": "raised when a field changes its meaning or goes"},
         "rank_metric": {"type": ["string", "null"], "description": "the metric that differences and ties are of"},
         "against": {"type": ["string", "null"], "description": "the row that others are compared with; null: the best"},
+        "unfinished": {
+            "type": "object",
+            "description": "folder -> label -> seeds that its last run was to do, and that have no result",
+            "additionalProperties": {
+                "type": "object",
+                "additionalProperties": {"type": "array", "items": {"type": "integer"}},
+            },
+        },
         "rows": {"type": "array", "items": rows},
         "blocks": {"type": "array", "items": blocks},
         "fingerprints": {"type": "object", "description": "hashes of what the first block was made of"},

@@ -131,6 +131,7 @@ def test_a_budget_that_was_missed_is_marked(tmp_path: Path) -> None:
     assert "57.6k!" in printed
     assert "1.00M!" not in printed
     assert "b: 57.6k parameters is as near to 1.01M as it comes" in printed
+    assert "57.6k!*" not in printed, "a size that was asked for is no merit, and one that was missed is none either"
 
 
 def test_a_narrow_terminal_loses_columns_not_digits(comparison: Comparison) -> None:

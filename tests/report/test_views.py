@@ -134,7 +134,7 @@ def test_what_has_no_cost_no_score_or_no_interval(tmp_path: Path) -> None:
     write(tmp_path, "no-score", 0.0)
     write(tmp_path, "few-shot", 0.6, None, method=None)
     text = shown(plots.pareto, compare(tmp_path), "train_seconds")
-    assert "not in the plot: no-time (no train_seconds)\nnot in the plot: no-score (no score)\n" in text
+    assert "not in the plot: no-time (no train_seconds)\nnot in the plot: no-score (failed)\n" in text
     assert any(line.count("┄") > 60 and line.endswith("d") for line in canvas(text)), "a base that is near is a line"
     assert legend(text)["few-shot"][-2:] == ["the", "line"]
     assert "log scale" not in text
@@ -147,7 +147,12 @@ def test_what_has_no_cost_no_score_or_no_interval(tmp_path: Path) -> None:
 
 
 def test_mistakes_are_said(comparison: Comparison, tmp_path: Path, adapterzoo: Callable[..., Any]) -> None:
-    said = {"train_second": "Did you mean 'train_seconds'?", "base": "There is: ", "cost": "Give --price too."}
+    said = {
+        "train_second": "Did you mean 'train_seconds'?",
+        "base": "There is: ",
+        "cost": "Give --price too.",
+        "exact_match": "There is: ",
+    }
     for column, cure in said.items():
         with pytest.raises(UserError, match=re.escape(cure)):
             plots.pareto(comparison, column, Console())
