@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from adapterzoo.comparison.statistics import difference, differences, holm, interval
+from adapterzoo.comparison.statistics import differences, holm, interval, stack
 
 # As the quickstart's seven methods on three seeds spread: any two of them disagree on 6 to 28 % of the answers, what
 # one can answer and another cannot is 1.3 to 7 times what the seed changes, and seeds move a difference by 0 to 4
@@ -31,6 +31,8 @@ class World:
     examples: int
     rows: int = 2
     seed_spread: float = 0.2
+    unstable: float | None = None
+    """the spread between seeds of the first row, where it is another one"""
 
     def draw(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """Scores of shape (rows, seeds, examples)."""
@@ -38,6 +40,8 @@ class World:
         easy = rng.normal(MEAN, EXAMPLES, self.examples)
         suits = rng.normal(0, LASTING, (self.rows, 1, self.examples))
         lucky = rng.normal(0, spread, (self.rows, self.seeds, 1))
+        if self.unstable is not None:
+            lucky[0] *= self.unstable / spread
         latent = easy + suits + lucky
         noise = rng.logistic(size=(self.rows, self.seeds, self.examples))
         return (latent + noise > 0).astype(float) if self.right_or_wrong else latent + noise
@@ -53,14 +57,15 @@ class World:
 
 
 def coverage(world: World, times: int, seed: int = 0) -> tuple[float, float]:
-    """How often the interval of a row's mean, and that of a difference of two rows, hold the truth."""
+    """How often the interval of the second row's mean, and that of its difference to the first, hold the truth."""
     rng, truth = np.random.default_rng(seed), world.truth
     of_mean = of_difference = 0
     for _ in range(times):
-        first, second, *_ = world.draw(rng)
-        low, high = interval(first, right_or_wrong=world.right_or_wrong) or (np.nan, np.nan)
+        rows = {str(i): dict(enumerate(scores)) for i, scores in enumerate(world.draw(rng))}
+        low, high = interval(stack(rows["1"]), right_or_wrong=world.right_or_wrong) or (np.nan, np.nan)
         of_mean += low <= truth <= high
-        low, high = difference(first - second, right_or_wrong=world.right_or_wrong).interval or (np.nan, np.nan)
+        found = differences(rows, right_or_wrong=world.right_or_wrong)["0", "1"]
+        low, high = found.interval or (np.nan, np.nan)
         of_difference += low <= 0 <= high
     return of_mean / times, of_difference / times
 
@@ -94,6 +99,17 @@ def _figures(times: int) -> Iterator[str]:
                     shown = " | ".join(f"{100 * one:.1f} %" for one in found)
                     name = "right or wrong" if kind else "a number"
                     yield f"| {name} | {seeds} | {examples} | {spread:g} | {shown} |"
+    yield ""
+    yield "| scores | seeds | test examples | first of 7 rows | interval of its difference | any row is called worse |"
+    yield "| --- | ---: | ---: | --- | ---: | ---: |"
+    for kind in (True, False):
+        for seeds in (2, 3, 5):
+            for examples in (300, 1000):
+                for name, unstable in (("like the others", None), ("4 times their spread", 4 * SEED_SPREADS[0])):
+                    world = World(kind, seeds, examples, 7, SEED_SPREADS[0 if unstable else 1], unstable)
+                    held, worse = coverage(world, times // 4)[1], false_claims(world, times // 4)[1]
+                    shown = f"{100 * held:.1f} % | {100 * worse:.1f} %"
+                    yield f"| {'right or wrong' if kind else 'a number'} | {seeds} | {examples} | {name} | {shown} |"
     yield ""
     yield "| scores | seeds | test examples | rows | a winner is named | any row is called worse |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"

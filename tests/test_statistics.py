@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
 from simulated import World, coverage, false_claims
 
 from adapterzoo.comparison.statistics import difference, differences, holm, interval
-from adapterzoo.power import examples_needed, smallest_difference
+from adapterzoo.power import DISAGREE, LASTING, SEED_DEVIATION, examples_needed, smallest_difference
 
 
 @pytest.mark.parametrize("right_or_wrong", [True, False])
@@ -103,8 +105,33 @@ def test_what_never_varied_is_not_taken_for_certain() -> None:
     assert alike.interval is not None
     assert alike.interval[0] < 0 < alike.interval[1]
     assert difference(np.zeros((3, 50))).p == 1
-    assert difference(np.full((3, 50), 0.5)).p == 0
-    assert interval(np.full((2, 50), 0.5)) == (0.5, 0.5)
+    shifted = difference(np.full((3, 50), 0.5))
+    assert shifted.interval is None
+    assert shifted.p == 2.0**-49, "as often as 50 coins fall alike"
+    assert interval(np.full((2, 50), 0.5)) is None
+
+
+def test_few_examples_prove_nothing_however_many_seeds_say_so() -> None:
+    everywhere = difference(np.ones((5, 4)), right_or_wrong=True)
+    assert everywhere.p == 0.125, "as often as four coins fall alike"
+    assert everywhere.interval is not None
+    assert 0 < everywhere.interval[0] < 0.1 < everywhere.interval[1] == 1
+    taking_turns = np.array([[1.0, 0.0], [0.0, 1.0]])
+    low, high = interval(taking_turns, right_or_wrong=True) or (0.5, 0.5)
+    assert low < 0.2 < 0.8 < high
+    nearly = difference(np.array([[1.0] * 49 + [0.0]]), right_or_wrong=True)
+    assert nearly.interval is not None
+    assert nearly.interval[1] == 1
+
+
+def test_the_seeds_of_the_base_are_none_of_its_rows() -> None:
+    """However many rows there are that no seed changes: the spread between seeds is the trained row's alone."""
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(300):
+        rows = {f"base-{i}": {None: rng.normal(0, 0.1, 200)} for i in range(3)}
+        trained = {"lora": {seed: rng.normal(0, 0.1, 200) + rng.normal(0, 0.3) for seed in range(3)}}
+        found += (differences({**rows, **trained})["lora", "base-0"].p or 0) < 0.05
+    assert found / 300 < 0.08
 
 
 def test_one_example_has_no_spread() -> None:
@@ -123,14 +150,35 @@ def test_holm() -> None:
 
 def test_the_power_that_is_promised_is_there() -> None:
     """A difference as large as ``check`` says can be shown is found in about four of five draws."""
-    for examples in (200, 1000):
+    for examples in (8, 30, 200, 1000):
         size, rng, found = smallest_difference(examples, 1), np.random.default_rng(0), 0
-        better, worse = (0.2 + size) / 2, (0.2 - size) / 2
+        assert size is not None
+        disagree = max(0.2, size)
+        shares = [(disagree + size) / 2, (disagree - size) / 2, 1 - disagree]
         for _ in range(400):
-            delta = rng.choice([1.0, -1.0, 0.0], p=[better, worse, 0.8], size=(1, examples))
+            delta = rng.choice([1.0, -1.0, 0.0], p=shares, size=(1, examples))
             found += (difference(delta, right_or_wrong=True).p or 0) < 0.05
-        assert 0.7 < found / 400 < 0.9
-        assert examples_needed(size, 1) == pytest.approx(examples, abs=1)
+        assert 0.74 < found / 400 < 0.86
+        assert examples_needed(size, 1) == pytest.approx(examples, rel=0.05)
+    assert smallest_difference(4, 1) is None, "four coins fall alike too often"
+    assert smallest_difference(1, 3) is None
     assert examples_needed(0.001, 3) is None, "seeds alone move a score by more"
-    assert smallest_difference(300, 1, 36) > smallest_difference(300, 1)
-    assert smallest_difference(300, 3) < smallest_difference(300, 1)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("rows", [2, 7])
+def test_the_power_over_seeds_that_is_promised_is_there(rows: int, seeds: int) -> None:
+    """So it is with several seeds, of which few tell little, and more where other rows tell of them too."""
+    rng, found, times = np.random.default_rng(0), 0, {2: 300, 7: 60}[rows]
+    size = smallest_difference(300, seeds, rows)
+    assert size is not None
+    lasting, passing = math.sqrt(DISAGREE * LASTING / 2), math.sqrt(DISAGREE * (1 - LASTING) / 2)
+    for _ in range(times):
+        scores = rng.normal(0, lasting, (rows, 1, 300)) + rng.normal(0, passing, (rows, seeds, 300))
+        scores += rng.normal(0, SEED_DEVIATION / math.sqrt(2), (rows, seeds, 1))
+        scores[0] += size
+        p = differences({str(i): dict(enumerate(row)) for i, row in enumerate(scores)})["0", "1"].p
+        found += p is not None and p < 0.05
+    assert 0.65 < found / times < 0.95
+    needed = examples_needed(size, seeds, rows)
+    assert needed == pytest.approx(300, rel=0.02)

@@ -166,29 +166,35 @@ def _power(prepared: Prepared, difference: float | None) -> Iterator[str]:
 
     labels = list(dict.fromkeys(cell.label for cell in prepared.cells))
     seeds = len({cell.seed for cell in prepared.cells if cell.method}) or 1
-    examples, pairs = len(prepared.encoded.test), max(len(labels) * (len(labels) - 1) // 2, 1)
+    examples, methods = len(prepared.encoded.test), len({cell.label for cell in prepared.cells if cell.method})
+    families = [max(many, 1) for many in (len(labels) - 1, len(labels) * (len(labels) - 1) // 2)]
     metric = prepared.recipe.evaluate.metrics[0]
     shares = right_or_wrong(metric)
     unit = "" if shares else " standard deviations of the difference between two methods' scores of an example"
-    two, all_rows = (power.smallest_difference(examples, seeds, many, shares=shares) for many in (1, pairs))
+    found = [power.smallest_difference(examples, seeds, methods, many, shares=shares) for many in families]
     many = f"{examples} test examples and {seeds} {'seed' if seeds == 1 else 'seeds'}"
+    named, any_two = (f"{one:.3f}{unit}" if one is not None else "no size" for one in found)
     yield (
-        f"{many} can show a difference of {two:.3f}{unit} in {metric} between two rows named beforehand, "
-        f"{all_rows:.3f} between any of {len(labels)} rows (found in {power.POWER:.0%} of such runs"
-        + (f", if two methods disagree on {power.DISAGREE:.0%} of the answers)" if shares else ")")
+        f"{many} can show a difference of {named} in {metric} to a row named beforehand (--against), "
+        f"of {any_two} between any two of {len(labels)} rows (found in {power.POWER:.0%} of such runs"
+        + (
+            f", if two methods disagree on {power.DISAGREE:.0%} of the answers, or as many as that takes)"
+            if shares
+            else ")"
+        )
     )
     if seeds == 1:
         yield "with one seed, intervals are over the examples alone: another seed may lie outside"
     if difference:
-        of_two, of_all = (_needed(difference, seeds, many, shares) for many in (1, pairs))
-        yield f"a difference of {difference:g} between two rows takes {of_two}; between any of {len(labels)}, {of_all}"
+        named, any_two = (_needed(difference, seeds, methods, many, shares) for many in families)
+        yield f"a difference of {difference:g} to a row named beforehand takes {named}; between any two, {any_two}"
 
 
-def _needed(difference: float, seeds: int, comparisons: int, shares: bool) -> str:
+def _needed(difference: float, seeds: int, rows: int, comparisons: int, shares: bool) -> str:
     """The test examples that show a difference, and the seeds where these are too few."""
     from adapterzoo.power import examples_needed
 
     for many in range(seeds, 1000):
-        if (examples := examples_needed(difference, many, comparisons, shares=shares)) is not None:
+        if (examples := examples_needed(difference, many, rows, comparisons, shares=shares)) is not None:
             return f"{examples:,} test examples" + (f" and {many} seeds" if many > seeds else "")
     return "more than a thousand seeds"

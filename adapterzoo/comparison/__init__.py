@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from adapterzoo.comparison import comparable
 from adapterzoo.comparison.row import HIGHER, Row, better, metric_columns
 from adapterzoo.errors import UserError, did_you_mean
-from adapterzoo.results import SETTINGS, Result, read_results, unfinished
+from adapterzoo.results import Result, read_results, unfinished
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -148,6 +148,7 @@ def compare(
     Raises:
         UserError: a folder holds no results, results cannot be read, or there is no such column or label.
     """
+    from adapterzoo.comparison import joining
     from adapterzoo.comparison.ranking import rank
 
     if price is not None and not 0 < price < float("inf"):
@@ -155,10 +156,10 @@ def compare(
     paths = list({Path(folder).resolve(): Path(folder) for folder in folders}.values())
     read = {path: read_results(path) for path in paths}
     found = [Cell(path, *cell) for path, cells in read.items() for cell in cells]
-    _check_labels(found)
+    joining.check_labels(found)
     where = {id(cell.result): cell for cell in found}
     groups = comparable.blocks([cell.result for cell in found])
-    evidence = [_rows([where[id(result)] for result in group]) for group in groups]
+    evidence = [joining.rows([where[id(result)] for result in group]) for group in groups]
     rows = [one.row for block in evidence for one in block]
     column = _column(sort, rows)
     labels = [row.label for row in rows]
@@ -167,16 +168,17 @@ def compare(
     for row in rows:
         # The untouched base cost nothing to make.
         row.cost = None if price is None or row.method is None else row.total_seconds / 3600 * price
-    if sort is not None and all(row.value(column) is None for row in rows):
-        cure = "Give --price too." if column == "cost" else ""
-        raise UserError.at(f"--sort {sort}", "no row has a value there.", cure)
     metrics = metric_columns(rows)
     metric = column if column in metrics else next(iter(metrics), None)
     blocks = []
-    for number, (group, block) in enumerate(zip(groups, evidence, strict=True)):
+    for number, block in enumerate(evidence):
         for row in (one.row for one in block):
             row.block, row.rank_metric = number, metric
         rank(block, metric, against)
+    if sort is not None and all(row.value(column) is None for row in rows):
+        cure = "Give --price too." if column == "cost" else ""
+        raise UserError.at(f"--sort {sort}", "no row has a value there.", cure)
+    for number, (group, block) in enumerate(zip(groups, evidence, strict=True)):
         blocks.append(
             Block(
                 differs=comparable.what_differs(groups[0][0], group[0]) if number else [],
@@ -211,54 +213,3 @@ def _column(sort: str | None, rows: Sequence[Row]) -> str:
     if sort not in known:
         raise UserError.at(f"--sort {sort}", "there is no such column.", did_you_mean(sort, known))
     return sort
-
-
-def _rows(group: Sequence[Cell]) -> list[Evidence]:
-    """The rows of a block: a label of several folders is one row where it is the same thing with other seeds."""
-    from adapterzoo.comparison.evidence import make
-
-    labels: dict[str, dict[Path, list[Cell]]] = {}
-    for cell in group:
-        labels.setdefault(cell.result.label, {}).setdefault(cell.run, []).append(cell)
-    names = _names({cell.run for cell in group})
-    made = []
-    for label, by_run in labels.items():
-        cells = [cell for cells in by_run.values() for cell in cells]
-        if cells[0].result.method is None:
-            # The untouched base is the same in every folder of one recipe.
-            made.append(make(label, cells[:1]))
-        elif len(by_run) == 1 or _joins([cell.result for cell in cells]):
-            made.append(make(label, cells))
-        else:
-            made += [make(f"{label} ({names[run]})", cells) for run, cells in by_run.items()]
-    return made
-
-
-def _joins(results: Sequence[Result]) -> bool:
-    seeds = [result.seed for result in results]
-    settings = {str([getattr(result, name) for name in SETTINGS]) for result in results}
-    return len(set(seeds)) == len(seeds) and len(settings) == 1
-
-
-def _names(folders: Iterable[Path]) -> dict[Path, str]:
-    """A short name for each folder, different ones for different folders."""
-    folders = list(folders)
-    last = [folder.resolve().name for folder in folders]
-    return {folder: name if last.count(name) == 1 else str(folder) for folder, name in zip(folders, last, strict=True)}
-
-
-def _check_labels(found: Sequence[Cell]) -> None:
-    """Raises UserError where the seeds of one label in one folder are not of one thing."""
-    seen: dict[tuple[Path, str], Result] = {}
-    for cell in found:
-        result = cell.result
-        if result.method is None or not result.ok:
-            continue
-        other = seen.setdefault((cell.run, result.label), result)
-        for name in SETTINGS:
-            if getattr(result, name) != getattr(other, name):
-                raise UserError.at(
-                    str(cell.folder),
-                    f"is not the '{other.label}' of seed {other.seed}: "
-                    f"{name} is {getattr(result, name)!r} here, {getattr(other, name)!r} there.",
-                )

@@ -14,8 +14,8 @@ from adapterzoo.comparison.comparable import hardware
 from adapterzoo.comparison.row import Row
 from adapterzoo.comparison.scores import Column, cell_scores
 from adapterzoo.comparison.statistics import Seeds
-from adapterzoo.results import Result
-from adapterzoo.store import PREDICTIONS
+from adapterzoo.results import FORGETTING, Result, Tuning
+from adapterzoo.store import GENERAL, PREDICTIONS
 
 
 @dataclass
@@ -35,6 +35,10 @@ class Evidence:
         if len(columns) < len(self.row.seeds):
             return {}
         return {seed: column.values for seed, column in columns.items()}
+
+    def examples(self, metric: str) -> int | None:
+        """How many test examples these scores are of."""
+        return next((column.examples for column in self.scores.get(metric, {}).values()), None)
 
     def right_or_wrong(self, metric: str) -> bool:
         """Whether an example of this metric is right or wrong, and nothing between."""
@@ -59,9 +63,12 @@ def make(label: str, group: Sequence[Cell]) -> Evidence:
         if result.ok and result.metrics:
             found = cell_scores(folder, result)
             if lacking := [name for name in result.metrics if name not in found]:
-                unproven.append(f"{folder.name}/{PREDICTIONS} does not show its {', '.join(lacking)}")
+                files = sorted({GENERAL if name == FORGETTING else PREDICTIONS for name in lacking}, reverse=True)
+                what = f"{' and '.join(files)} {'does' if len(files) == 1 else 'do'} not show its {', '.join(lacking)}"
+                unproven.append(f"{folder.name}/{what}")
             for name, column in found.items():
                 scores.setdefault(name, {})[result.seed if result.method else None] = column
+    tune_seconds = _tune_seconds([one.tuning for one in results if one.tuning])
     row = Row(
         label=label,
         method=first.method,
@@ -71,7 +78,7 @@ def make(label: str, group: Sequence[Cell]) -> Evidence:
         seeds=[result.seed for result in shown],
         metrics={
             name: fmean(result.metrics[name] for result in done)
-            for name in first.metrics
+            for name in (done[0].metrics if done else ())
             if all(name in result.metrics for result in done)
         },
         intervals={},
@@ -83,9 +90,9 @@ def make(label: str, group: Sequence[Cell]) -> Evidence:
         train_seconds=_mean(result.train_seconds for result in done),
         evaluate_seconds=_mean(result.evaluate_seconds for result in done),
         answer_seconds=_mean(result.answer_seconds for result in done),
-        tune_seconds=_tune_seconds(first),
-        total_seconds=sum((one.train_seconds or 0.0) + (one.evaluate_seconds or 0.0) for one in done)
-        + (_tune_seconds(first) or 0.0),
+        tune_seconds=tune_seconds,
+        total_seconds=sum((one.train_seconds or 0.0) + (one.evaluate_seconds or 0.0) for one in results)
+        + (tune_seconds or 0.0),
         tokens_per_second=_mean(result.tokens_per_second for result in done),
         peak_memory_bytes=_mean(result.peak_memory_bytes for result in done),
         learning_rate=first.learning_rate,
@@ -104,8 +111,12 @@ def make(label: str, group: Sequence[Cell]) -> Evidence:
     return Evidence(row, results, [cell.folder for cell in group], scores)
 
 
-def _tune_seconds(result: Result) -> float | None:
-    return sum(trial["seconds"] for trial in result.tuning["trials"]) if result.tuning else None
+def _tune_seconds(tunings: Sequence[Tuning]) -> float | None:
+    """Of all trials; seeds share those of their folder."""
+    trials = [
+        trials for i, one in enumerate(tunings) if (trials := one["trials"]) not in [t["trials"] for t in tunings[:i]]
+    ]
+    return sum(trial["seconds"] for one in trials for trial in one) if trials else None
 
 
 def _texts(found: Any) -> dict[str, str]:

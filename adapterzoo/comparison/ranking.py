@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from adapterzoo.comparison.evidence import Evidence
 from adapterzoo.comparison.row import better, metric_columns
+from adapterzoo.comparison.scores import BOUNDS
 from adapterzoo.comparison.statistics import LEVEL, Difference, Seeds, differences, holm, interval, stack
 from adapterzoo.results import FORGETTING
 
@@ -18,7 +19,7 @@ def rank(block: Sequence[Evidence], metric: str | None, against: str | None) -> 
     Args:
         block: the rows, which can be compared.
         metric: the one whose differences are told; ties are found for each.
-        against: a row's label; the best is what the others are compared with where there is no such row.
+        against: the label of the row that the others are compared with; None stands for the best.
     """
     rows = [evidence.row for evidence in block]
     for name in metric_columns(rows):
@@ -27,21 +28,28 @@ def rank(block: Sequence[Evidence], metric: str | None, against: str | None) -> 
         right_or_wrong = bool(tested) and all(scored[label].right_or_wrong(name) for label in tested)
         for label, seeds in tested.items():
             row, scores = scored[label].row, stack(seeds)
-            row.examples = row.examples or (scores.shape[1] if name != FORGETTING else None)
+            row.examples = row.examples or (scored[label].examples(name) if name != FORGETTING else None)
             if found := interval(scores, right_or_wrong=right_or_wrong):
-                row.intervals[name] = found
+                low, high = BOUNDS.get(name, found)
+                row.intervals[name] = max(low, found[0]), min(high, found[1])
+        if name == FORGETTING and len({_general_text(evidence) for evidence in scored.values()}) > 1:
+            continue
         choose = better(rows, name)
         if not choose:
             continue
         best = choose(scored.values(), key=lambda evidence: evidence.row.metrics[name]).row.label
         pairs = differences(tested, right_or_wrong=right_or_wrong)
         p_values = _corrected(pairs, list(tested), best)
+        # Of the seeds that both have, the best by all may be behind: then it is not known to be better.
+        behind = {label for label in p_values if choose(pairs[label, best].value, 0.0)}
+        known = {label: 1.0 if label in behind else p for label, p in p_values.items()}
         for label, evidence in scored.items():
-            evidence.row.ties[name] = _tied(p_values, label, best, list(scored))
-        if name == metric and against is not None and against in scored:
-            _tell(scored, pairs, _corrected(pairs, list(tested), against, named=True), against)
-        elif name == metric:
-            _tell(scored, pairs, p_values, best)
+            evidence.row.ties[name] = _tied(known, label, best, list(scored))
+        if name == metric and against is None:
+            _tell(scored, pairs, p_values, known, best)
+        elif name == metric and against in scored:
+            named = _corrected(pairs, list(tested), against, named=True)
+            _tell(scored, pairs, named, named, against)
 
 
 def _tested(scored: Mapping[str, Evidence], metric: str) -> dict[str, Seeds]:
@@ -78,11 +86,22 @@ def _tied(p_values: Mapping[str, float], label: str, reference: str, labels: Seq
     return True if any(others) else None if None in others else False
 
 
-def _tell(scored: Mapping[str, Evidence], pairs: Pairs, p_values: Mapping[str, float], reference: str) -> None:
-    """Write into each row how it differs from one."""
+def _general_text(evidence: Evidence) -> str:
+    """Which text forgetting was measured on."""
+    return str(evidence.results[0].recipe.get("evaluate", {}).get("general_text"))
+
+
+def _tell(
+    scored: Mapping[str, Evidence],
+    pairs: Pairs,
+    p_values: Mapping[str, float],
+    known: Mapping[str, float],
+    reference: str,
+) -> None:
+    """Write into each row how it differs from one, and whether it is known to."""
     for label, evidence in scored.items():
         row, metric = evidence.row, evidence.row.rank_metric or ""
-        row.tied = _tied(p_values, label, reference, list(scored))
+        row.tied = _tied(known, label, reference, list(scored))
         row.p_value = p_values.get(label)
         found = pairs.get((label, reference))
         row.difference = found.value if found else row.metrics[metric] - scored[reference].row.metrics[metric]

@@ -88,7 +88,7 @@ class Row:
     """to the best row of the block, or to the one that was named"""
     difference_interval: Interval | None = None
     p_value: float | None = None
-    """of that difference, corrected for the number of rows (Holm)"""
+    """of that difference, corrected for all pairs of rows, or for the rows beside the one that was named (Holm)"""
     tied: bool | None = None
     """not distinguishable from the best, or from the one that was named; None where that is not known"""
     ties: dict[str, bool | None] = field(default_factory=dict)

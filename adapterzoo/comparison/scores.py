@@ -22,6 +22,13 @@ from adapterzoo.store import GENERAL, PREDICTIONS
 
 # Parts of the test split that a metric of the whole is computed without, one after the other.
 GROUPS = 50
+# Beyond which there are no values; a linearised metric's interval does not know.
+BOUNDS = {
+    "test_loss": (0.0, math.inf),
+    "perplexity": (1.0, math.inf),
+    **dict.fromkeys(("token_accuracy", "rouge1", "rouge2", "rougeL", "macro_f1"), (0.0, 1.0)),
+    **dict.fromkeys(("bleu", "chrf"), (0.0, 100.0)),
+}
 Lines = Sequence[Mapping[str, Any]]
 
 
@@ -30,13 +37,15 @@ class Column:
     """The scores of one metric in one cell, an example each, or a group of examples."""
 
     values: NDArray[np.float64]
+    examples: int
     right_or_wrong: bool = False
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The records of a file of JSON lines; none where it is damaged or not there."""
     try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        with path.open(encoding="utf-8") as file:
+            records = [json.loads(line) for line in file]
     except (OSError, ValueError, RecursionError):
         return []
     return records if all(isinstance(record, dict) for record in records) else []
@@ -63,21 +72,21 @@ def _column(name: str, lines: Lines) -> Column | None:
     if not lines:
         return None
     try:
-        if name == "test_loss":
-            return Column(_ratio(_numbers(lines, "loss"), _numbers(lines, "tokens")))
-        if name == "perplexity":
+        if name in ("test_loss", "perplexity"):
             loss = _ratio(_numbers(lines, "loss"), _numbers(lines, "tokens"))
             # To first order: a loss that is a little higher is a perplexity that is a little higher by its own size.
-            return Column(np.exp(loss.mean()) * (1 + loss - loss.mean()))
-        if name == "token_accuracy":
-            return Column(_ratio(_numbers(lines, "right_tokens"), _numbers(lines, "tokens")))
-        if name == FORGETTING:
+            values = loss if name == "test_loss" else np.exp(loss.mean()) * (1 + loss - loss.mean())
+        elif name == "token_accuracy":
+            values = _ratio(_numbers(lines, "right_tokens"), _numbers(lines, "tokens"))
+        elif name == FORGETTING:
             change = _numbers(lines, "loss") - _numbers(lines, "base_loss")
-            return Column(_ratio(change, _numbers(lines, "tokens")))
-        total = next((m.total for m in known_metrics().values() if name in m.columns), None)
-        if total is not None:
-            return Column(_left_out(name, total, lines))
-        return Column(_numbers(lines, name), all(isinstance(line[name], bool) for line in lines))
+            values = _ratio(change, _numbers(lines, "tokens"))
+        elif total := next((m.total for m in known_metrics().values() if name in m.columns), None):
+            values = _left_out(name, total, lines)
+        else:
+            values = _numbers(lines, name)
+            return Column(values, len(lines), all(isinstance(line[name], bool) for line in lines))
+        return Column(values, len(lines))
     except (KeyError, TypeError, ValueError, ArithmeticError):  # of another version, or written by hand
         return None
     except (Exception, SystemExit):  # a stranger's metric may raise anything
@@ -111,6 +120,8 @@ def _left_out(name: str, total: Callable[[Sequence[str], Sequence[str]], Any], l
     whole = of(range(len(lines)))
     if groups == 1:
         return np.array([whole])
-    without = np.array([of([i for i in range(len(lines)) if i % groups != group]) for group in range(groups)])
+    # By chance, the same for every row: neighbours in a file may be alike.
+    member = np.random.default_rng(0).permutation(len(lines)) % groups
+    without = np.array([of(np.flatnonzero(member != group).tolist()) for group in range(groups)])
     moved: NDArray[np.float64] = whole - (groups - 1) * (without - without.mean())
     return moved

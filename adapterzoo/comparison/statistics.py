@@ -23,7 +23,9 @@ LEVEL = 0.95
 POOL = 0.3
 # And for a test, which shall rather miss a difference than make one up.
 CAREFUL_POOL = 0.5
-# A pair of rows goes by its own seeds where they differ more than those of all pairs, as chance makes this often.
+# How much the seeds of other pairs say of those of one, in degrees of freedom at most: some methods are less stable.
+PRIOR = 4
+# A pair whose seeds are further apart than those of all, as chance makes this often, goes by its own.
 UNUSUAL = 0.1
 # From the seeds' share of the variance to its weight: between 1 (Cochran and Cox) and 2 (Satterthwaite, nearly).
 WEIGHT = 1.5
@@ -35,13 +37,13 @@ class Difference:
 
     value: float
     interval: tuple[float, float] | None
-    """None of one example, which shows no spread"""
+    """None of one example, or of numbers that are all the same: they show no spread"""
     p: float | None
     """how often chance alone would make as large a difference; not corrected for other comparisons"""
 
 
 @dataclass(frozen=True)
-class _Spread:
+class Spread:
     """The uncertainty of a mean: its standard error, in which seeds have a share that few of them vouch for."""
 
     error: float
@@ -65,8 +67,6 @@ class _Spread:
 
         if value == 0:
             return 1.0
-        if self.error == 0:
-            return 0.0
         t = abs(value) / self.error
         if not self.of_seeds:
             return 2 * _tail(t, self.examples_df)
@@ -85,16 +85,14 @@ def interval(scores: Scores, *, right_or_wrong: bool = False) -> tuple[float, fl
         right_or_wrong: every score is 0 or 1. The interval then stays within them, and is none of width zero.
 
     Returns:
-        None of one example.
+        None of one example, or of numbers that are all the same: they show no spread.
     """
     mean, examples = float(scores.mean()), scores.shape[1]
-    if right_or_wrong and (examples == 1 or mean in (0.0, 1.0) or not scores.std()):
-        return _jeffreys(mean, examples)
-    if examples == 1:
-        return None
-    spread = _spread(scores)
+    spread = _spread(scores) if examples > 1 else None
+    if spread is None or not spread.error:
+        return _jeffreys(mean, examples) if right_or_wrong else None
     quantile = spread.quantile((1 - LEVEL) / 2)
-    if right_or_wrong and spread.error:
+    if right_or_wrong:
         # As many independent examples as would leave that much uncertainty.
         normal = _t((1 - LEVEL) / 2, examples - 1)
         return _jeffreys(mean, mean * (1 - mean) / (spread.error * quantile / normal) ** 2)
@@ -134,7 +132,8 @@ def differences(rows: Mapping[str, Seeds], *, right_or_wrong: bool = False) -> d
         several = [delta.mean(axis=1) for delta in deltas.values() if len(delta) > 1]
         pooled = None
         if len(several) > 1:
-            varied = len({label for pair, delta in deltas.items() if len(delta) > 1 for label in pair}) - 1
+            drawn = {label for pair, delta in deltas.items() if len(delta) > 1 for label in pair}
+            varied = sum(None not in rows[label] for label in drawn) - (not fixed)
             df = max(varied, 1) * (min(map(len, several)) - 1)
             pooled = SeedSpread(float(np.mean([delta.var(ddof=1) for delta in several])), df)
         for (first, second), delta in deltas.items():
@@ -176,22 +175,28 @@ def difference(scores: Scores, *, right_or_wrong: bool = False, seeds: SeedSprea
     value, (many, examples) = float(scores.mean()), scores.shape
     if examples == 1:
         return Difference(value, None, None)
-    p = None
-    if right_or_wrong:
-        if many == 1:
-            better, worse = int((scores > 0).sum()), int((scores < 0).sum())
-            p = float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
-        if not scores.any():
-            # That they will always agree is not known: one more example is decided each way (Bonett and Price,
-            # Statistics in Medicine 31, 2012).
-            one = np.full((many, 1), 1 / np.sqrt(many))
-            scores = np.concatenate([scores, one, -one], axis=1)
+    better, worse = (int((sign * scores.sum(axis=0) > 0).sum()) for sign in (1, -1))
+    # So often at least would as many examples all be decided the same way if each were as likely decided the other.
+    at_least = 2.0 ** (1 - max(better + worse, 1))
+    if not _spread(scores).error:
+        if not right_or_wrong:
+            return Difference(value, None, at_least)
+        # That it will always be so is not known: one more example is decided each way (Bonett and Price, Statistics
+        # in Medicine 31, 2012).
+        one = np.full((many, 1), 1 / np.sqrt(many))
+        scores = np.concatenate([scores, one, -one], axis=1)
     spread, careful = _spread(scores, seeds), _spread(scores, seeds, careful=True)
     center, half = float(scores.mean()), spread.quantile((1 - LEVEL) / 2) * spread.error
-    return Difference(value, (center - half, center + half), careful.p(center) if p is None else p)
+    if not right_or_wrong:
+        return Difference(value, (center - half, center + half), careful.p(center))
+    if many == 1:
+        p = float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    else:
+        p = max(careful.p(center), at_least)
+    return Difference(value, (max(center - half, -1.0), min(center + half, 1.0)), p)
 
 
-def _spread(scores: Scores, pooled: SeedSpread | None = None, *, careful: bool = False) -> _Spread:
+def _spread(scores: Scores, pooled: SeedSpread | None = None, *, careful: bool = False) -> Spread:
     """Of the mean, by the mean squares of the crossed design (seeds and examples both drawn from many).
 
     Args:
@@ -204,22 +209,25 @@ def _spread(scores: Scores, pooled: SeedSpread | None = None, *, careful: bool =
     by_seed, by_example = scores.mean(axis=1), scores.mean(axis=0)
     of_examples = seeds * float(by_example.var(ddof=1))
     of_examples_alone = float(np.sqrt(of_examples / (seeds * examples)))
+    if of_examples_alone < 1e-9 * float(np.abs(scores).max()):
+        of_examples_alone = 0.0  # but for rounding
     if seeds == 1:
-        return _Spread(of_examples_alone, 0.0, 0, examples - 1)
+        return Spread(of_examples_alone, 0.0, 0, examples - 1)
     of_seeds, df = examples * float(by_seed.var(ddof=1)), seeds - 1
-    if pooled is not None:
+    if pooled is not None and pooled.df > df:
         usual = examples * pooled.variance
         if fdtrc(df, pooled.df, _ratio(of_seeds, usual)) >= UNUSUAL:
-            of_seeds, df = usual, pooled.df
+            prior = min(PRIOR, pooled.df - df)
+            of_seeds, df = (df * of_seeds + prior * usual) / (df + prior), df + prior
     rest = scores - by_seed[:, None] - by_example + scores.mean()
     residual_df = (seeds - 1) * (examples - 1)
     residual = float((rest**2).sum()) / residual_df
     if fdtrc(df, residual_df, _ratio(of_seeds, residual)) >= (CAREFUL_POOL if careful else POOL):
-        return _Spread(of_examples_alone, 0.0, df, examples - 1)
+        return Spread(of_examples_alone, 0.0, df, examples - 1)
     more = max(of_examples - residual, 0.0)
     error = float(np.sqrt(max(of_seeds + more, of_examples) / (seeds * examples)))
     share = of_seeds / (of_seeds + more)
-    return _Spread(error, share if careful else share**WEIGHT, df, examples - 1)
+    return Spread(error, share if careful else share**WEIGHT, df, examples - 1)
 
 
 def _t(tail: float, df: int) -> float:

@@ -1,0 +1,62 @@
+"""Which cells are one row: the seeds of a label, of one folder or of several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from adapterzoo.comparison import Cell
+from adapterzoo.comparison.evidence import Evidence, make
+from adapterzoo.errors import UserError
+from adapterzoo.results import SETTINGS, Result
+
+
+def rows(group: Sequence[Cell]) -> list[Evidence]:
+    """The rows of a block: a label of several folders is one row where it is the same thing with other seeds."""
+    labels: dict[str, dict[Path, list[Cell]]] = {}
+    for cell in group:
+        labels.setdefault(cell.result.label, {}).setdefault(cell.run, []).append(cell)
+    names = _names({cell.run for cell in group})
+    made = []
+    for label, by_run in labels.items():
+        cells = [cell for cells in by_run.values() for cell in cells]
+        if cells[0].result.method is None:
+            # The untouched base is the same in every folder of one recipe: the one of which most is known.
+            made.append(make(label, [max(cells, key=lambda cell: (cell.result.ok, len(cell.result.metrics)))]))
+        elif len(by_run) == 1 or _joins([cell.result for cell in cells]):
+            made.append(make(label, cells))
+        else:
+            made += [make(f"{label} ({names[run]})", cells) for run, cells in by_run.items()]
+    return made
+
+
+def _joins(results: Sequence[Result]) -> bool:
+    seeds = [result.seed for result in results]
+    # Of a failure, tuning may not have come to an end.
+    settings = {str([getattr(result, name) for name in SETTINGS]) for result in results if result.ok}
+    texts = {str(result.recipe.get("evaluate", {}).get("general_text")) for result in results}
+    return len(set(seeds)) == len(seeds) and len(settings) <= 1 and len(texts) == 1
+
+
+def _names(folders: Iterable[Path]) -> dict[Path, str]:
+    """A short name for each folder, different ones for different folders."""
+    folders = list(folders)
+    last = [folder.resolve().name for folder in folders]
+    return {folder: name if last.count(name) == 1 else str(folder) for folder, name in zip(folders, last, strict=True)}
+
+
+def check_labels(found: Sequence[Cell]) -> None:
+    """Raises UserError where the seeds of one label in one folder are not of one thing."""
+    seen: dict[tuple[Path, str], Result] = {}
+    for cell in found:
+        result = cell.result
+        if result.method is None or not result.ok:
+            continue
+        other = seen.setdefault((cell.run, result.label), result)
+        for name in SETTINGS:
+            if getattr(result, name) != getattr(other, name):
+                raise UserError.at(
+                    str(cell.folder),
+                    f"is not the '{other.label}' of seed {other.seed}: "
+                    f"{name} is {getattr(result, name)!r} here, {getattr(other, name)!r} there.",
+                )
