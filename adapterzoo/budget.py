@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,15 +18,22 @@ Count = Callable[[Any], int | None]
 """the trained parameters with some options; None where a method cannot be built with them"""
 
 
-def solve(method: Method[Any], options: Any, wanted: int, count: Count) -> Any:
+def solve(method: Method[Any], options: Any, wanted: int, count: Count, likely: Collection[int] = ()) -> Any:
     """The options with the size that comes nearest to ``wanted`` parameters; as they are where none can be found.
+
+    Args:
+        method: with its size option.
+        options: to start from.
+        wanted: trained parameters.
+        count: how many some options come to.
+        likely: sizes that are tried wherever they lie between two that are looked at: the divisors of the layers.
 
     Parameters may grow with the size (a rank) or shrink with it (the side of circulant blocks). Sizes that a method
     cannot be built with (a block that divides no layer) are stepped over.
     """
     if method.size_option is None:
         return options
-    sizes = _Sizes(method, options, count)
+    sizes = _Sizes(method, options, count, likely)
     start = getattr(options, method.size_option)
     if not isinstance(start, int) or (start := sizes.near(start, 1, LARGEST)) is None:
         return options
@@ -45,8 +53,8 @@ def misses(trained: int, wanted: int | None) -> bool:
 class _Sizes:
     """What each size of a method comes to, asked once."""
 
-    def __init__(self, method: Method[Any], options: Any, count: Count) -> None:
-        self.method, self.start, self._count = method, options, count
+    def __init__(self, method: Method[Any], options: Any, count: Count, likely: Collection[int]) -> None:
+        self.method, self.start, self._count, self.likely = method, options, count, likely
         self.seen: dict[int, int | None] = {}
 
     def options(self, size: int) -> Any:
@@ -65,7 +73,9 @@ class _Sizes:
 
     def near(self, size: int, low: int, high: int) -> int | None:
         """The nearest possible size from ``low`` to ``high``."""
-        return next((one for one in _around(size, low, high) if self.count(one) is not None), None)
+        likely = sorted((one for one in self.likely if low <= one <= high), key=lambda one: abs(one - size))
+        around = dict.fromkeys((*_around(size, low, high), *likely))
+        return next((one for one in around if self.count(one) is not None), None)
 
     def narrow(self, start: int, wanted: int) -> None:
         """Look at sizes on both sides of the wanted number, ever nearer to it."""
@@ -101,6 +111,12 @@ class _Sizes:
     def _step(self, size: int, *, up: bool) -> int | None:
         """A possible size of about twice as much, or half."""
         return self.near(min(2 * size, LARGEST), size + 1, LARGEST) if up else self.near(size // 2, 1, size - 1)
+
+
+def divisors(widths: Collection[int]) -> set[int]:
+    """Of all of some numbers."""
+    common = math.gcd(*widths)
+    return {size for size in range(1, common + 1) if common % size == 0}
 
 
 def _around(size: int, low: int, high: int) -> Iterator[int]:

@@ -33,6 +33,8 @@ class Cell:
     """trained parameters that its options shall come to"""
     ranges: dict[str, Range] = field(default_factory=dict)
     """what is tried first, on the validation rows, by option"""
+    tuned: tuple[str, ...] = ()
+    """the options that are tuned of any method"""
     trials: int = 0
     """with how many settings"""
 
@@ -72,6 +74,7 @@ def plan(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], zoo: Regi
                     rate,
                     budget=budget,
                     ranges=ranges,
+                    tuned=tuple(sorted(recipe.tune)),
                     trials=trials(recipe.tune) if ranges else 0,
                 )
             )

@@ -6,25 +6,22 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.budget import solve
 from adapterzoo.data.row import PARTS
 from adapterzoo.data.split import fingerprint
-from adapterzoo.errors import PluginError, Problem, UserError
+from adapterzoo.errors import Problem, UserError
 from adapterzoo.examples import encode_data, read_data, shown_prompts
 from adapterzoo.layers import linear_layers
-from adapterzoo.method import Context, Method, find_problems, put_on
+from adapterzoo.method import Context
 from adapterzoo.plan import Cell, plan
 from adapterzoo.recipe import Recipe
-from adapterzoo.registry import Registry, registry
+from adapterzoo.registry import registry
+from adapterzoo.try_out import try_methods
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from adapterzoo.base import Base
     from adapterzoo.forgetting import General
     from adapterzoo.tokens.encode import Encoded
 
@@ -112,7 +109,7 @@ def prepare(
             general=_general(recipe, encoded, config),
         )
         _check_context_length(prepared, config)
-        return _try_out(prepared, skeleton, zoo)
+        return try_methods(prepared, skeleton, zoo)
 
 
 def _general(recipe: Recipe, encoded: Encoded, config: Any) -> General | None:
@@ -154,82 +151,6 @@ def _check_context_length(prepared: Prepared, config: Any) -> None:
         problems.append(Problem("evaluate.shots", what, "Show fewer, or 0."))
     if problems:
         raise UserError(*problems)
-
-
-def _try_out(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> Prepared:
-    """Ask the trainer and each method what cannot work, size it to the budget, and count what it would train.
-
-    Raises:
-        UserError: with the problems of all of them.
-    """
-    from adapterzoo.base import Base
-    from adapterzoo.training_arguments import check_settings
-
-    problems = check_settings(prepared.recipe.train, prepared.steps)
-    if prepared.recipe.train.eval_steps and not prepared.encoded.validation:
-        problems.append(Problem("train.eval_steps", "there are no validation rows.", "Give split.validation a share."))
-    if prepared.recipe.tune and not prepared.encoded.validation:
-        problems.append(Problem("tune", "there are no validation rows to choose by.", "Give split.validation a share."))
-    wanted = prepared.recipe.budget.trainable_params if prepared.recipe.budget else 0
-    if wanted > prepared.base_parameters:
-        what = f"{wanted:.3g} is more than the {prepared.base_parameters:,} parameters of the model."
-        problems.append(Problem("budget.trainable_params", what, "Give a part of them."))
-        raise UserError(*problems)
-    untouched = Base(skeleton, "none", lambda: skeleton)
-    sized: dict[str, dict[str, Any]] = {}
-    for cell in {cell.label: cell for cell in prepared.cells if cell.method}.values():
-        # Without data: what a method would learn from it takes weights.
-        method, context = zoo[cell.method or ""], replace(prepared.context(cell), batches=tuple)
-        if prepared.encoded.packs and method.group == "prompt":
-            what = "puts something in front of every row, and packed rows have only one front."
-            problems.append(
-                Problem(f"{cell.label}: data.packing", f"{method.name} {what}", "Leave it out, or do not pack.")
-            )
-        options = method.options(**cell.options)
-        try:
-            if cell.budget is not None:
-                options = solve(method, options, cell.budget, partial(_trained, method, untouched, context))
-                sized[cell.label] = options.model_dump(mode="json")
-            found, count = try_out(method, untouched, options, context)
-        except PluginError as error:
-            found, count = [Problem(zoo.package(method.name), f"its plugin is at fault: {error}.")], None
-        problems += [Problem(f"{cell.label}: {problem.where}", problem.what, problem.cure) for problem in found]
-        if count is not None:
-            prepared.trainable[cell.label] = count
-    if problems:
-        raise UserError(*problems)
-    cells = [replace(cell, options=sized.get(cell.label, cell.options)) for cell in prepared.cells]
-    return replace(prepared, cells=cells)
-
-
-def _trained(method: Method[Any], skeleton: Base, context: Context, options: Any) -> int | None:
-    return try_out(method, skeleton, options, context)[1]
-
-
-def try_out(method: Method[Any], skeleton: Base, options: Any, context: Context) -> tuple[list[Problem], int | None]:
-    """What cannot work with a method on an architecture, and else how many parameters it would train.
-
-    Args:
-        skeleton: the model without weights.
-
-    Returns:
-        The problems, and the number; None where there are problems, or only real weights can tell.
-
-    Raises:
-        PluginError: the method does not do what the contract says.
-    """
-    import torch
-
-    if found := find_problems(method, skeleton.model, options, context):
-        return found, None
-    try:
-        with skeleton.lend() as model, torch.device("meta"):
-            wrapped = put_on(method, model, options, context)
-            return [], sum(parameter.numel() for parameter in wrapped.parameters() if parameter.requires_grad)
-    except ValueError as error:  # what PEFT, and anyone, says of sizes and layers that do not fit
-        return [Problem("options", " ".join(str(error).split())[:300])], None
-    except (Exception, SystemExit):  # a method that starts from real weights, or one that is broken: its cell will tell
-        return [], None
 
 
 @contextmanager

@@ -62,6 +62,15 @@ def complete_entry(entry: MethodEntry, method: Method[Any], learning_rate: float
         entry.learning_rate = method.learning_rate if learning_rate == "auto" else float(learning_rate)
 
 
+def kept_recipe(recipe: Recipe, zoo: Registry) -> dict[str, Any]:
+    """The resolved recipe, in which what its budget and tuning set is left to them, so that it can be run again."""
+    resolved = recipe.resolved()
+    for entry in resolved["methods"]:
+        for name in (*recipe.tune, *([zoo[entry["name"]].size_option] if recipe.budget else [])):
+            entry.pop(name, None)
+    return resolved
+
+
 def _one_length(source: Document) -> None:
     """Steps that are set on the command line stand in place of the file's epochs, and the other way round."""
     train = source.data.get("train")

@@ -32,7 +32,7 @@ def tune_problems(source: Document, zoo: Registry) -> list[Problem]:
     """What is tuned that no method has, that is set elsewhere too, or that an option refuses."""
     entries = source.data.get("methods")
     named = [{"name": one} if isinstance(one, str) else one for one in entries] if isinstance(entries, list) else []
-    known = [one for one in named if isinstance(one, dict) and one.get("name") in zoo]
+    known = [one for one in named if isinstance(one, dict) and isinstance(one.get("name"), str) and one["name"] in zoo]
     problems = []
     for key, value in section(source, "tune").items():
         try:
@@ -64,9 +64,8 @@ def _rate_problems(
 def _option_problems(
     source: Document, zoo: Registry, entries: Entries, key: str, tried: Sequence[Any]
 ) -> Iterator[tuple[str, str]]:
-    methods = {
-        str(one.get("label", one["name"])): zoo[one["name"]] for one in entries if not zoo[one["name"]].unavailable
-    }
+    trained = {str(one.get("label", one["name"])): one for one in entries if not zoo[one["name"]].unavailable}
+    methods = {label: zoo[one["name"]] for label, one in trained.items()}
     having = {label: method for label, method in methods.items() if key in method.options.model_fields}
     if methods and not having:
         options = {option for method in methods.values() for option in method.options.model_fields}
@@ -77,9 +76,14 @@ def _option_problems(
     for label, method in having.items():
         if key == method.size_option and source.data.get("budget"):
             yield f"'{key}' of {label} is set by the budget.", TWICE
+        own = {option: value for option, value in trained[label].items() if option not in ENTRY_KEYS}
+        try:
+            method.options(**own)
+        except Exception:  # said of the method itself
+            continue
         for one in tried:
             try:
-                method.options(**{key: one})
+                method.options(**{**own, key: one})
             except ValidationError as error:
                 yield f"{label} refuses {key} = {one!r}: {error.errors()[0]['msg']}.", ""
                 break

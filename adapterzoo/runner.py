@@ -17,11 +17,12 @@ from adapterzoo.metric_registry import lower_is_better
 from adapterzoo.plan import Cell
 from adapterzoo.prepare import Prepared, prepare, quiet_libraries
 from adapterzoo.progress import Reporter
+from adapterzoo.reading import kept_recipe
 from adapterzoo.recipe import Recipe
 from adapterzoo.registry import registry
-from adapterzoo.results import FORGETTING, SETTINGS, Result, plain_findings
+from adapterzoo.results import FORGETTING, SETTINGS, Result, Tuning, plain_findings
 from adapterzoo.store import ADAPTER, CHECKPOINTS, TRACEBACK, Store, folder_bytes
-from adapterzoo.tuning import chosen, space
+from adapterzoo.tuning import chosen
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,7 +52,9 @@ def run(
     recipe_hash = store.check(resolved, prepared.encoded.fingerprint, prepared.weights)
     with quiet_libraries():
         runner = _Runner(prepared, store, recipe_hash, reporter)
-        store.begin(resolved, recipe_hash, [(cell.label, cell.seed) for cell in prepared.cells])
+        store.begin(
+            kept_recipe(prepared.recipe, registry()), recipe_hash, [(cell.label, cell.seed) for cell in prepared.cells]
+        )
         reporter.begin(len(prepared.cells), out)
         return list(runner.all())
 
@@ -69,6 +72,8 @@ class _Runner:
         self.kept = _finished(prepared.cells, store)
         self.general: dict[str, list[Likelihood]] = {}
         """what each base makes of the general text, by its quantization"""
+        self.tunings: dict[str, Tuning | AdapterzooError] = {}
+        """what was chosen, or why nothing was, by label"""
         self.common: dict[str, Any] = {
             "fingerprints": {"recipe": recipe_hash, **prepared.fingerprints},
             "recipe": store.identity,
@@ -150,7 +155,7 @@ class _Runner:
                 paragraphs = self._forgotten(cell, trained, result)
                 del trained
         except (Exception, SystemExit) as error:  # whatever a method does wrong is its own row's failure
-            result.status, result.error = "failed", _reason(error)
+            result.status, result.error, result.metrics = "failed", _reason(error), {}
             folder.mkdir(parents=True, exist_ok=True)
             (folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
         self.store.write(result, (prediction.record() for prediction in predictions), paragraphs)
@@ -162,10 +167,18 @@ class _Runner:
         if not cell.ranges:
             return cell
         # All seeds of a label have the settings that were chosen once.
-        done = [kept.tuning for (label, _), kept in self.kept.items() if label == cell.label and kept.tuning]
-        folder = self.store.label(cell.label)
-        result.tuning = done[0] if done else tuned(self.prepared, cell, base, folder, self.reporter)
-        cell = chosen(cell, result.tuning["chosen"])
+        if cell.label not in self.tunings:
+            done = [kept.tuning for (label, _), kept in self.kept.items() if label == cell.label and kept.tuning]
+            try:
+                folder = self.store.label(cell.label)
+                self.tunings[cell.label] = done[0] if done else tuned(self.prepared, cell, base, folder, self.reporter)
+            except AdapterzooError as error:
+                self.tunings[cell.label] = error
+        found = self.tunings[cell.label]
+        if isinstance(found, Exception):
+            raise found
+        result.tuning = found
+        cell = chosen(cell, found["chosen"])
         result.options, result.learning_rate = cell.options, cell.learning_rate
         return cell
 
@@ -215,19 +228,14 @@ def _finished(cells: Sequence[Cell], store: Store) -> dict[tuple[str, int], Resu
     for result in (result for label in wanted for result in store.of(label) if result.ok):
         cell = wanted[result.label]
         kept[result.label, result.seed] = result
-        tried, wanted_space = result.tuning and result.tuning["space"], space(cell) if cell.ranges else None
-        if result.tuning and tried == wanted_space:
+        if result.tuning:
             cell = chosen(cell, result.tuning["chosen"])
-        settings = {name: (getattr(result, name), getattr(cell, name)) for name in SETTINGS}
-        for name, (there, here) in {"tune": (tried, wanted_space), **settings}.items():
+        for name in SETTINGS:
+            there, here = getattr(result, name), getattr(cell, name)
             if there != here:
-                problems.append(
-                    Problem(
-                        str(store.cell(result.label, result.seed)),
-                        f"holds '{cell.label}' with other settings ({name}: {there!r} there, {here!r} here).",
-                        "Give it another label, remove that folder, or give --out another.",
-                    )
-                )
+                what = f"holds '{cell.label}' with other settings ({name}: {there!r} there, {here!r} here)."
+                cure = "Give it another label, remove that folder, or give --out another."
+                problems.append(Problem(str(store.cell(result.label, result.seed)), what, cure))
                 break
     if problems:
         raise UserError(*problems)

@@ -24,9 +24,8 @@ CHECKPOINTS = "checkpoints"
 TRACEBACK = "traceback.txt"
 RECIPE = "recipe.yaml"
 LOCK = ".lock"
-# What may grow from one run of a recipe to the next: more methods, more seeds; what a budget and tuning make of a
-# method's options is kept with its cells.
-GROWING = ("methods", "seeds", "name", "budget", "tune")
+# What may grow from one run of a recipe to the next: more methods, more seeds.
+GROWING = ("methods", "seeds", "name")
 
 
 class Store:
@@ -54,7 +53,8 @@ class Store:
                     f"holds the results of another recipe ({changes}).",
                     "Give --out another folder, or remove that one.",
                 )
-            if before is None and self.folder.exists() and any(one.name != LOCK for one in self.folder.iterdir()):
+            ours = (LOCK, _aside(note).name)  # of a run that was killed at once
+            if before is None and self.folder.exists() and any(one.name not in ours for one in self.folder.iterdir()):
                 what = "is there already and is no output folder of adapterzoo."
                 raise UserError.at(str(self.folder), what, "Give --out another.")
         except OSError as error:
@@ -170,6 +170,9 @@ def recipe_identity(resolved: Mapping[str, Any], data_hash: str, weights: str | 
             section[key] = hashlib.sha256(Path(section[key]).read_bytes()).hexdigest()
     identity = {name: value for name, value in resolved.items() if name not in GROWING}
     identity["evaluate"] = evaluate
+    if identity.pop("tune", None):
+        # Settings are chosen with the first seed.
+        identity["tune"] = {**resolved["tune"], "seed": resolved["seeds"][0]}
     identity["model"] = {**identity.get("model", {}), "weights": weights}
     identity["data"] = {**data, "rows": data_hash}
     # Each method's learning rate is kept with its cell.
@@ -194,8 +197,13 @@ def differences(before: Any, after: Any, path: str = "") -> list[str]:
     return [] if before == after else [f"{path}: {before!r} there, {after!r} here"]
 
 
+def _aside(path: Path) -> Path:
+    """Where a file is written before it takes its name."""
+    return path.with_name(f".{path.name}.new")
+
+
 def _write(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.new")
+    aside = _aside(path)
     with aside.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

@@ -14,6 +14,7 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 
 from adapterzoo.errors import Problem, did_you_mean
 from adapterzoo.recipe import TrainSection
+from adapterzoo.recipe.train import ON_EVALUATION
 
 # Of the trainer's arguments, what a key of the recipe or the fairness of the table decides.
 OWN = {
@@ -64,7 +65,6 @@ OWN = {
         "adapterzoo itself",
     ),
 }
-ON_EVALUATION = ("reduce_lr_on_plateau", "greedy")
 
 
 def check_settings(settings: TrainSection, steps: int) -> list[Problem]:

@@ -1,7 +1,7 @@
 """Equal tuning: every method is tried with the same number of settings, and chosen by the validation rows alone.
 
 All methods get the same points of the same ranges, spread evenly (Halton's sequence), after their own default where
-that lies within: none profits from a luckier draw. Optuna keeps the trials, one written as it ends.
+that lies within: none profits from a luckier draw. Optuna's journal keeps the trials, each written as it ends.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from adapterzoo.errors import AdapterzooError
 from adapterzoo.plan import Cell
@@ -59,12 +58,14 @@ def points(cell: Cell) -> list[dict[str, Any]]:
 
     own = {name: cell.learning_rate if name == LEARNING_RATE else cell.options.get(name) for name in cell.ranges}
     found = [own] if all(one.holds(own[name]) for name, one in cell.ranges.items()) else []
-    sequence = qmc.Halton(len(cell.ranges), rng=0)
+    # Each option has its own dimension, whatever else a method has of those that are tuned.
+    tuned = cell.tuned or tuple(sorted(cell.ranges))
+    sequence = qmc.Halton(len(tuned), rng=0)
     for _ in range(20 * cell.trials):  # ranges may hold fewer different settings
         if len(found) >= cell.trials:
             break
-        shares = sequence.random(1)[0]
-        point = {name: one.at(float(share)) for (name, one), share in zip(cell.ranges.items(), shares, strict=True)}
+        shares = dict(zip(tuned, sequence.random(1)[0], strict=True))
+        point = {name: one.at(float(shares[name])) for name, one in cell.ranges.items()}
         if point not in found:
             found.append(point)
     return found
@@ -82,30 +83,15 @@ def tune(cell: Cell, folder: Path, lower_is_better: bool, attempt: Try) -> Tunin
     Raises:
         AdapterzooError: all trials failed.
     """
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-    from optuna.trial import TrialState
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
-        study = optuna.create_study(storage=storage, study_name=_name(cell), load_if_exists=True)
-    except (OSError, ValueError, KeyError, TypeError):
-        what = f"{folder / JOURNAL} is damaged. Remove it: its trials are made again"
-        raise AdapterzooError(what) from None
-    queued = [trial.system_attrs.get("fixed_params") for trial in study.get_trials(deepcopy=False)]
-    for settings in points(cell):
-        if settings not in queued:  # killed between two of them, the rest are still to come
-            study.enqueue_trial(settings)
-    for trial in study.get_trials(states=[TrialState.RUNNING]):  # when the run was killed
-        study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(trial.system_attrs["fixed_params"])
-    while study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
-        _run(study, cell, attempt)
-    done = [trial for trial in study.get_trials(deepcopy=False) if "settings" in trial.user_attrs]
-    trials = [cast(Trial, dict(trial.user_attrs)) for trial in done]
+    study = _study(cell, folder)
+    known = {_key(trial["settings"]): trial for trial in (one.user_attrs["trial"] for one in study.get_trials())}
+    trials: list[Trial] = []
+    for number, settings in enumerate(points(cell)):
+        trial = known.get(_key(settings))
+        if trial is None or trial["score"] is None:  # what kept it from working may be gone
+            trial = _try(cell, settings, number, attempt)
+            _write(study, cell, trial)
+        trials.append(trial)
     scored = [trial for trial in trials if trial["score"] is not None]
     if not scored:
         raise AdapterzooError(f"all {len(trials)} trials failed, the last one: {trials[-1]['error']}")
@@ -114,33 +100,70 @@ def tune(cell: Cell, folder: Path, lower_is_better: bool, attempt: Try) -> Tunin
     return Tuning(metric=best["metric"] or "", trials=trials, chosen=best["settings"], space=space(cell))
 
 
-def _run(study: Any, cell: Cell, attempt: Try) -> None:
-    from optuna.trial import TrialState
+def _study(cell: Cell, folder: Path) -> Any:
+    """Where Optuna keeps the trials of a cell.
 
-    trial = study.ask()
-    settings = {name: _suggest(trial, name, one) for name, one in cell.ranges.items()}
-    begun = time.perf_counter()
+    Raises:
+        AdapterzooError: it cannot be read.
+    """
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    folder.mkdir(parents=True, exist_ok=True)
+    journal = folder.resolve() / JOURNAL
+    # Other runs are kept out of the whole folder: a lock is one that a killed run has left.
+    journal.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)
     try:
-        score = attempt(chosen(cell, settings), trial.number)
-        told = {"metric": score.metric, "score": score.value, "loss": score.loss, "error": None}
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+        return optuna.create_study(storage=storage, study_name=_name(cell), load_if_exists=True)
+    except (OSError, ValueError, KeyError, TypeError):
+        what = f"{folder / JOURNAL} is damaged. Remove it: its trials are made again"
+        raise AdapterzooError(what) from None
+
+
+def _try(cell: Cell, settings: dict[str, Any], number: int, attempt: Try) -> Trial:
+    begun = time.perf_counter()
+    metric = value = loss = failure = None
+    try:
+        score = attempt(chosen(cell, settings), number)
+        metric, value, loss = score.metric, score.value, score.loss
     except (Exception, SystemExit) as error:  # whatever a method does wrong with a setting is that trial's failure
-        reason = " ".join(str(error).split())[:300]
-        told = {"metric": None, "score": None, "loss": None, "error": f"{type(error).__name__}: {reason}"}
-    for name, value in {**told, "settings": settings, "seconds": time.perf_counter() - begun}.items():
-        trial.set_user_attr(name, value)
-    state = TrialState.FAIL if told["score"] is None else TrialState.COMPLETE
-    with suppress(ValueError):
-        study.tell(trial, told["score"], state=state)
+        failure = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    seconds = time.perf_counter() - begun
+    return Trial(settings=settings, metric=metric, score=value, loss=loss, seconds=seconds, error=failure)
 
 
-def _suggest(trial: Any, name: str, one: Range) -> Any:
-    """The value that was queued, with the range that Optuna's own tools show."""
+def _write(study: Any, cell: Cell, trial: Trial) -> None:
+    """Put down a trial that has ended, in one line of the journal: it is there or it is not."""
+    from optuna.trial import TrialState, create_trial
+
+    study.add_trial(
+        create_trial(
+            state=TrialState.FAIL if trial["score"] is None else TrialState.COMPLETE,
+            value=trial["score"],
+            params=trial["settings"],
+            distributions={name: _distribution(one) for name, one in cell.ranges.items()},
+            user_attrs={"trial": trial},
+        )
+    )
+
+
+def _key(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True)
+
+
+def _distribution(one: Range) -> Any:
+    """The range as Optuna's own tools show it."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
     if one.values is not None:
-        return trial.suggest_categorical(name, one.values)
+        return CategoricalDistribution(one.values)
     if isinstance(one.low, int) and isinstance(one.high, int):
-        return trial.suggest_int(name, one.low, one.high)
+        return IntDistribution(one.low, one.high)
     low, high = float(one.low or 0), float(one.high or 0)
-    return trial.suggest_float(name, low, high, log=low > 0 and high / low >= 10)
+    return FloatDistribution(low, high, log=low > 0 and high / low >= 10)
 
 
 def _name(cell: Cell) -> str:

@@ -45,6 +45,18 @@ def test_sizes_that_cannot_be_are_stepped_over() -> None:
         assert found == wanted_size
 
 
+@pytest.mark.parametrize("width", [768, 1536, 5120])
+def test_divisors_that_lie_far_apart_are_found_too(width: int) -> None:
+    def count(size: int) -> int | None:
+        return size * (size - 1) // 2 if width % size == 0 else None
+
+    for size in sorted(budget.divisors([width, 2 * width]))[1:]:
+        found = budget.solve(
+            Stepped(), Sized(size=32), count(size) or 0, lambda o: count(o.size), budget.divisors([width])
+        )
+        assert found.size == size
+
+
 def test_quadratic_and_flat_sizes() -> None:
     assert solved(900, lambda size: size * size) == 30
     assert solved(5, lambda size: 7) == 8, "nothing helps: as it was"
@@ -85,7 +97,7 @@ def test_what_was_solved_is_shown_before_and_trained_after(
     assert "384!" in done.stdout
     again = adapterzoo("run", recipe, "--out", tmp_path / "out", "--set", "budget.trainable_params=40k")
     assert again.exit_code == 2
-    assert "holds 'lora' with other settings (options" in again.stderr
+    assert "holds the results of another recipe (budget.trainable_params: 20000 there, 40000 here)" in again.stderr
 
 
 @pytest.mark.parametrize(

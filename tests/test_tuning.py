@@ -143,7 +143,7 @@ def test_a_run_tunes_by_the_validation_rows_and_says_so(
     assert "training" not in again.stderr
     other = adapterzoo("run", recipe, "--out", tmp_path / "out", "--set", "tune.learning_rate.trials=5")
     assert other.exit_code == 2
-    assert "holds 'lora' with other settings (tune: {'trials': 4," in other.stderr
+    assert "holds the results of another recipe (tune.learning_rate.trials: 4 there, 5 here)" in other.stderr
 
 
 def test_seeds_that_are_asked_for_later_have_the_same_settings(
@@ -216,6 +216,92 @@ def test_mistakes_are_said_with_their_line(
     refused = adapterzoo("check", write_recipe(methods, extra=f"tune:\n  {tune}\n"))
     assert refused.exit_code == 2
     assert said in refused.stderr
+    assert re.search(r"recipe.yaml:\d+", refused.stderr)
+
+
+@pytest.mark.parametrize("lines", range(1, 9))
+def test_a_journal_that_ends_anywhere_is_gone_on_with(tmp_path: Path, lines: int) -> None:
+    """Killed after any line: every trial once, in the same order, and the same one chosen."""
+    whole = tune(cell(), tmp_path / "whole", False, parabola)
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    journal = (tmp_path / "whole" / JOURNAL).read_text().splitlines(keepends=True)
+    (folder / JOURNAL).write_text("".join(journal[:lines]))
+    (folder / f"{JOURNAL}.lock").symlink_to("nowhere")
+    found = tune(cell(), folder, False, parabola)
+    plain = [[{**trial, "seconds": 0} for trial in one["trials"]] for one in (whole, found)]
+    assert plain[0] == plain[1]
+    assert found["chosen"] == whole["chosen"]
+
+
+def test_a_setting_that_failed_is_tried_again_by_another_run(tmp_path: Path) -> None:
+    def fails(other: Cell, number: int) -> Score:
+        raise MemoryError
+
+    with pytest.raises(AdapterzooError, match="all 5 trials failed"):
+        tune(cell(), tmp_path, False, fails)
+    assert all(trial["score"] is not None for trial in tune(cell(), tmp_path, False, parabola)["trials"])
+
+
+def test_an_option_has_the_same_points_whatever_else_a_method_has() -> None:
+    both = {"lora_dropout": Range(low=0.0, high=0.5), "learning_rate": RATE}
+    names = ("learning_rate", "lora_dropout")
+    with_it = points(cell(ranges=both, tuned=names, learning_rate=1.0))
+    without = points(cell(ranges={"learning_rate": RATE}, tuned=names, learning_rate=1.0))
+    assert [point["learning_rate"] for point in with_it] == [point["learning_rate"] for point in without]
+
+
+def test_what_is_kept_of_a_tuned_recipe_can_be_run_again(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    extra = "tune:\n  lora_dropout: {values: [0.0, 0.1]}\nbudget: {trainable_params: 20k}\n"
+    first = adapterzoo("run", write_recipe("lora, ia3", extra=extra), "--out", tmp_path / "out")
+    assert first.exit_code == 0, first.stderr
+    again = adapterzoo("run", tmp_path / "out" / "recipe.yaml", "--out", tmp_path / "out")
+    assert again.exit_code == 0, again.stderr
+    assert "there already" in again.stderr
+
+
+def test_a_setting_must_work_and_be_of_the_size_that_the_budget_asks_for(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], no_weights: None
+) -> None:
+    budget = "budget: {trainable_params: 20k}\n"
+    modules = "tune:\n  target_modules: {values: [all-linear, .*q_proj]}\n"
+    refused = adapterzoo("check", write_recipe("lora", extra=budget + modules))
+    assert refused.exit_code == 2
+    assert "target_modules .*q_proj changes the size, which the budget sets" in refused.stderr
+    refused = adapterzoo("check", write_recipe("lora", extra="tune:\n  target_modules: {values: [q_prog, q_proj]}\n"))
+    assert refused.exit_code == 2
+    assert "is no pattern that matches a layer's whole name" in refused.stderr
+    fine = adapterzoo(
+        "check", write_recipe("{name: adalora, init_r: 32}", extra="tune:\n  target_r: {values: [16, 24]}\n")
+    )
+    assert fine.exit_code == 0, fine.stderr
+
+
+def test_rows_to_choose_by_are_none_of_the_test(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], no_weights: None, tmp_path: Path
+) -> None:
+    for name, first in (("train", 0), ("validation", 20), ("test", 25)):
+        rows = [f"question {i},answer {i}\n" for i in range(first, first + 10)]
+        (tmp_path / f"{name}.csv").write_text("verb,past\n" + "".join(rows))
+    parts = ", ".join(f"{name}: [{tmp_path}/{name}.csv]" for name in ("train", "validation", "test"))
+    recipe = write_recipe("lora", extra=TUNE, split=f"{{{parts}}}")
+    recipe.write_text(re.sub(r"  source: .*\n", "", recipe.read_text()))
+    refused = adapterzoo("check", recipe)
+    assert refused.exit_code == 2
+    assert "5 of 10 validation rows are in test too: what is chosen by them has seen the test" in refused.stderr
+    dropped = adapterzoo("check", recipe, "--set", "data.split.duplicates=drop")
+    assert dropped.exit_code == 0, dropped.stderr
+    assert "5 validation, 10 test rows" in dropped.stdout
+
+
+@pytest.mark.parametrize("name", ["[lora]", "{a: 1}", "null"])
+def test_names_that_are_none_are_no_traceback(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], no_weights: None, name: str
+) -> None:
+    refused = adapterzoo("check", write_recipe(f"{{name: {name}}}", extra=TUNE))
+    assert refused.exit_code == 2
     assert re.search(r"recipe.yaml:\d+", refused.stderr)
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from adapterzoo.recipe.train import ON_EVALUATION
 from adapterzoo.results import Result
 from adapterzoo.store import differences
 
@@ -14,6 +15,8 @@ WITHOUT_EFFECT = {
     "evaluate": ("metrics", "base", "shots", "general_text"),
     "train": ("save_steps", "save_limit", "eval_steps", "loggers"),
 }
+# Where a row's size and settings come from: the row has them.
+APART = ("budget", "tune")
 # Packages that change no number either: what the data holds is compared itself.
 READERS = ("datasets",)
 # What changes what a row costs, and no score.
@@ -27,7 +30,10 @@ def made_of(result: Result) -> dict[str, Any]:
         if isinstance(content, dict)
         else content
         for section, content in result.recipe.items()
+        if section not in APART
     }
+    if (train := result.recipe.get("train", {})).get("scheduler") in ON_EVALUATION:
+        recipe["train"]["eval_steps"] = train.get("eval_steps")
     if not recipe:  # of the first schema, away from its folder
         recipe = {"hash": result.fingerprints.get("recipe")}
     # The rows are compared part by part, the weights by name.

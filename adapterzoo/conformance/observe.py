@@ -17,8 +17,9 @@ from adapterzoo.conformance.watch import Gradients, keep_one, watched
 from adapterzoo.errors import Problem
 from adapterzoo.layers import trained
 from adapterzoo.method import Context, Method, put_on
-from adapterzoo.prepare import quiet_libraries, try_out
+from adapterzoo.prepare import quiet_libraries
 from adapterzoo.results import plain_findings
+from adapterzoo.try_out import try_method
 
 if TYPE_CHECKING:
     import torch
@@ -119,7 +120,7 @@ class _Trial:
         seen.logits["base alone"] = logits(lent.model, self.rows, at_once=False)
         with seen.stage("problems"):
             skeleton = tiny_skeleton(seen.architecture)
-            seen.declined, _ = try_out(self.method, skeleton, self.options, self.context)
+            seen.declined, _ = try_method(self.method, skeleton, self.options, self.context)
         if seen.declined or seen.errors:
             return seen
         with lent.lend() as model:
@@ -234,7 +235,7 @@ class _Trial:
             except ValueError:
                 continue
             skeleton = tiny_skeleton(self.seen.architecture)
-            if try_out(self.method, skeleton, options, self.context)[0]:
+            if try_method(self.method, skeleton, options, self.context)[0]:
                 continue
             with self.lent.lend() as model:
                 wrapped = self._wrap(model, options)

@@ -114,11 +114,12 @@ def split_rows(rows: Sequence[Row], shares: Mapping[str, float], seed: int, sour
 def _without_repeats(
     parts: dict[str, list[Row]], data: DataSection, say: Callable[[str], None]
 ) -> dict[str, list[Row]]:
-    """Rows of train that are in test or validation too: an error, or left out of train, or said.
+    """Rows of a part that are in a later one too: an error, or left out of the earlier part, or said.
 
     Raises:
         UserError: there are some, and the recipe does not say what to do with them.
     """
+    parts = {**parts, "validation": _apart(parts, data, say)}
     elsewhere = {row: (name, row) for name in ("validation", "test") for row in parts[name]}
     repeated = [(row, *elsewhere[row]) for row in parts["train"] if row in elsewhere]
     prompts = {row.prompt for row in parts["train"]}
@@ -140,6 +141,24 @@ def _without_repeats(
     if not kept:
         raise UserError.at("data.split", "all training rows are in validation or test too.", "Give other files.")
     return {**parts, "train": kept}
+
+
+def _apart(parts: Mapping[str, list[Row]], data: DataSection, say: Callable[[str], None]) -> list[Row]:
+    """The validation rows, by which settings may be chosen, without those of test.
+
+    Raises:
+        UserError: there are such, and the recipe does not say what to do with them.
+    """
+    rows, test = parts["validation"], set(parts["test"])
+    kept = [row for row in rows if row not in test]
+    if len(kept) == len(rows):
+        return rows
+    many = f"{len(rows) - len(kept)} of {len(rows)} validation rows are in test too"
+    if data.split.duplicates == "error":
+        cure = "data.split.duplicates: drop leaves them out of validation, keep lets them be."
+        raise UserError.at("data.split", f"{many}: what is chosen by them has seen the test.", cure)
+    say(f"data: {many}, and are {'kept' if data.split.duplicates == 'keep' else 'left out of validation'}")
+    return rows if data.split.duplicates == "keep" else kept
 
 
 def fingerprint(parts: Iterable[Sequence[Row]]) -> str:

@@ -9,6 +9,9 @@ from pydantic_core import PydanticCustomError
 
 from adapterzoo.recipe.values import LearningRate, Section, StepsOrShare
 
+# Schedulers that go by the loss on the validation rows.
+ON_EVALUATION = ("reduce_lr_on_plateau", "greedy")
+
 
 class TrainSection(Section):
     """The training that every method gets."""

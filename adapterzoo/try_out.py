@@ -1,0 +1,127 @@
+"""Every method on the model without its weights: what cannot work, what it would train, the size of the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from adapterzoo.budget import divisors, solve
+from adapterzoo.errors import PluginError, Problem, UserError
+from adapterzoo.layers import features, linear_layers
+from adapterzoo.method import Context, Method, Options, find_problems, put_on
+from adapterzoo.plan import Cell
+from adapterzoo.registry import Registry
+from adapterzoo.tuning import LEARNING_RATE, points
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from adapterzoo.base import Base
+    from adapterzoo.prepare import Prepared
+
+
+def try_methods(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> Prepared:
+    """Ask the trainer and each method what cannot work, size it to the budget, and count what it would train.
+
+    Raises:
+        UserError: with the problems of all of them.
+    """
+    from adapterzoo.base import Base
+    from adapterzoo.training_arguments import check_settings
+
+    problems = check_settings(prepared.recipe.train, prepared.steps)
+    if prepared.recipe.train.eval_steps and not prepared.encoded.validation:
+        problems.append(Problem("train.eval_steps", "there are no validation rows.", "Give split.validation a share."))
+    if prepared.recipe.tune and not prepared.encoded.validation:
+        problems.append(Problem("tune", "there are no validation rows to choose by.", "Give split.validation a share."))
+    wanted = prepared.recipe.budget.trainable_params if prepared.recipe.budget else 0
+    if wanted > prepared.base_parameters:
+        what = f"{wanted:.3g} is more than the {prepared.base_parameters:,} parameters of the model."
+        problems.append(Problem("budget.trainable_params", what, "Give a part of them."))
+        raise UserError(*problems)
+    untouched = Base(skeleton, "none", lambda: skeleton)
+    sized: dict[str, dict[str, Any]] = {}
+    for cell in {cell.label: cell for cell in prepared.cells if cell.method}.values():
+        # Without data: what a method would learn from it takes weights.
+        method, context = zoo[cell.method or ""], replace(prepared.context(cell), batches=tuple)
+        if prepared.encoded.packs and method.group == "prompt":
+            what = "puts something in front of every row, and packed rows have only one front."
+            problems.append(
+                Problem(f"{cell.label}: data.packing", f"{method.name} {what}", "Leave it out, or do not pack.")
+            )
+        options = method.options(**cell.options)
+        try:
+            if cell.budget is not None:
+                count_of = partial(_trained, method, untouched, context)
+                options = solve(method, options, cell.budget, count_of, divisors(_widths(skeleton)))
+                sized[cell.label] = options.model_dump(mode="json")
+            found, count = try_method(method, untouched, options, context)
+            found += _untunable(cell, options, count, partial(try_method, method, untouched, context=context))
+        except PluginError as error:
+            found, count = [Problem(zoo.package(method.name), f"its plugin is at fault: {error}.")], None
+        problems += [Problem(f"{cell.label}: {problem.where}", problem.what, problem.cure) for problem in found]
+        if count is not None:
+            prepared.trainable[cell.label] = count
+    if problems:
+        raise UserError(*problems)
+    cells = [replace(cell, options=sized.get(cell.label, cell.options)) for cell in prepared.cells]
+    return replace(prepared, cells=cells)
+
+
+def _widths(skeleton: nn.Module) -> list[int]:
+    """How many features the linear layers take and give."""
+    return [size for layer in linear_layers(skeleton).values() for size in features(layer)]
+
+
+def _untunable(
+    cell: Cell, sized: Options, count: int | None, attempt: Callable[..., tuple[list[Problem], int | None]]
+) -> list[Problem]:
+    """Settings to be tried that cannot work, or that are not of the size that the budget asks for."""
+    for settings in points(cell):
+        tried = {name: value for name, value in settings.items() if name != LEARNING_RATE}
+        if not tried:
+            return []
+        shown = ", ".join(f"{name} {value}" for name, value in tried.items())
+        try:
+            problems, there = attempt(options=type(sized)(**{**sized.model_dump(mode="json"), **tried}))
+        except ValidationError as error:
+            return [Problem("tune", f"{shown}: {error.errors()[0]['msg']}.", "Leave it out of the range.")]
+        if problems:
+            return [Problem("tune", f"{shown}: {problem}") for problem in problems]
+        if cell.budget is not None and there != count:
+            return [Problem("tune", f"{shown} changes the size, which the budget sets.", "Leave one of them out.")]
+    return []
+
+
+def _trained(method: Method[Any], skeleton: Base, context: Context, options: Any) -> int | None:
+    return try_method(method, skeleton, options, context)[1]
+
+
+def try_method(method: Method[Any], skeleton: Base, options: Any, context: Context) -> tuple[list[Problem], int | None]:
+    """What cannot work with a method on an architecture, and else how many parameters it would train.
+
+    Args:
+        skeleton: the model without weights.
+
+    Returns:
+        The problems, and the number; None where there are problems, or only real weights can tell.
+
+    Raises:
+        PluginError: the method does not do what the contract says.
+    """
+    import torch
+
+    if found := find_problems(method, skeleton.model, options, context):
+        return found, None
+    try:
+        with skeleton.lend() as model, torch.device("meta"):
+            wrapped = put_on(method, model, options, context)
+            return [], sum(parameter.numel() for parameter in wrapped.parameters() if parameter.requires_grad)
+    except ValueError as error:  # what PEFT, and anyone, says of sizes and layers that do not fit
+        return [Problem("options", " ".join(str(error).split())[:300])], None
+    except (Exception, SystemExit):  # a method that starts from real weights, or one that is broken: its cell will tell
+        return [], None
