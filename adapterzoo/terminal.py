@@ -28,15 +28,7 @@ def safe(text: object, style: str = "") -> Text:
 
 def inert_markdown(text: object) -> str:
     """A text that a markdown table shows as it is."""
-    return (
-        clean(text)
-        .replace("\\", "\\\\")
-        .replace("|", "\\|")
-        .replace("<", "&lt;")
-        .replace("*", "\\*")
-        .replace("`", "\\`")
-        .replace("[", "\\[")
-    )
+    return re.sub(r"[\\|*`\[_~$]", r"\\\g<0>", clean(text).replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def stdout() -> Console:

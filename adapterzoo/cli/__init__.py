@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -48,6 +49,9 @@ class _Group(click.Group):
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
     """One recipe, every adapter method, one table you can trust."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a terminal of few letters cannot show
     # Before torch is imported: waiting threads that spin make training 2 to 20 times slower as soon as another
     # process wants one of the cores, and gain nothing where none does.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -49,16 +49,19 @@ def compare(
     views = {"--pareto": pareto, "--curves": curves, "--examples": examples}
     asked = [name for name, value in views.items() if value]
     if asked and style != "table":
-        raise UserError.at(asked[0], "is for the terminal.", "Leave out --format; the page of --format html has plots.")
-    titles = {column.title: column.name for column in (*METRICS.values(), *COSTS)}
+        cure = f"Leave out {'--json' if as_json else '--format'}; the page of --format html has plots."
+        raise UserError.at(asked[0], "is for the terminal.", cure)
+    for name, value in (("--against", against), ("--price", None if pareto else price)):
+        if asked and value is not None:
+            raise UserError.at(name, f"changes nothing of {asked[0]}.", "Leave one of them out.")
+    titles = {column.title: column.name for column in (*METRICS.values(), *COSTS) if column.name != "share"}
     found = comparison.compare(*folders, sort=titles.get(sort or "", sort), against=against, price=price)
-    if style == "html":
+    if style != "table":
         from adapterzoo.report import page
 
-        click.echo(page.html(found), nl=False)
-    elif style != "table":
-        click.echo(text.FORMATS[style](found), nl=False)
-    if style != "table":
+        written = page.html(found) if style == "html" else text.FORMATS[style](found)
+        # Whatever a terminal can show: these are files, and their readers expect UTF-8.
+        click.echo(written.encode(), nl=False)
         return
     if examples:
         from adapterzoo.report import side_by_side

@@ -26,6 +26,10 @@ NO_COLUMNS = frozenset({
 })  # fmt: skip
 
 
+# And those that rows have no order by.
+UNSORTED = frozenset({"difference", "p_value", "tied", "examples", "error", "status", "adjusted"})
+
+
 class Cell(NamedTuple):
     """A result, and where it is."""
 
@@ -193,10 +197,10 @@ def compare(
 
 
 def in_order(block: Iterable[Evidence], column: str) -> list[Evidence]:
-    """Best first; rows without the value last, in alphabetical order."""
+    """Best first; rows without the value, and those that came to nothing, last, in alphabetical order."""
     ordered = sorted(block, key=lambda one: one.row.label)
-    with_value = [one for one in ordered if one.row.value(column) is not None]
-    without = [one for one in ordered if one.row.value(column) is None]
+    with_value = [one for one in ordered if one.row.value(column) is not None and one.row.metrics]
+    without = [one for one in ordered if one not in with_value]
     down = better([one.row for one in ordered], column) is HIGHER
     return sorted(with_value, key=lambda one: one.row.value(column), reverse=down) + without
 
@@ -209,7 +213,7 @@ def _column(sort: str | None, rows: Sequence[Row]) -> str:
     """
     if sort is None:
         return next(iter(metric_columns(rows)), "label")
-    known = {*metric_columns(rows), *Row.__dataclass_fields__} - NO_COLUMNS
+    known = {*metric_columns(rows), *Row.__dataclass_fields__} - NO_COLUMNS - UNSORTED
     if sort not in known:
         raise UserError.at(f"--sort {sort}", "there is no such column.", did_you_mean(sort, known))
     return sort

@@ -41,8 +41,12 @@ def _joins(results: Sequence[Result]) -> bool:
 def _names(folders: Iterable[Path]) -> dict[Path, str]:
     """A short name for each folder, different ones for different folders."""
     folders = list(folders)
-    last = [folder.resolve().name for folder in folders]
-    return {folder: name if last.count(name) == 1 else str(folder) for folder, name in zip(folders, last, strict=True)}
+    parts = [folder.resolve().parts for folder in folders]
+    for many in range(1, max(map(len, parts))):
+        last = [str(Path(*one[-many:])) for one in parts]
+        if len(set(last)) == len(last):
+            return dict(zip(folders, last, strict=True))
+    return {folder: str(folder) for folder in folders}
 
 
 def check_labels(found: Sequence[Cell]) -> None:

@@ -97,7 +97,9 @@ class Row:
     """``total_seconds`` at the price that was given"""
 
     def value(self, column: str) -> Any:
-        """The value of a metric or of any other column."""
+        """The value of a metric or of any other column; None of what the untouched base does not have."""
+        if self.method is None and column in ("trainable_params", "adapter_bytes"):
+            return None
         return self.metrics.get(column) if column not in self.__dataclass_fields__ else getattr(self, column)
 
     def record(self) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def legend(shown: Sequence[Entry], titles: Sequence[str], cells: Sequence[Sequen
     table.add_column("")
     table.add_column("method", overflow="fold")
     for title in titles:
-        table.add_column(title, justify="right", no_wrap=True)
+        table.add_column(safe(title), justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for one, texts in zip(shown, cells, strict=True):
         letter = Text(one.letter, f"bold color({one.colour})")

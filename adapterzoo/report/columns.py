@@ -48,7 +48,7 @@ METRICS = {
     "test_loss": Column("loss", "test_loss", _three, drop=5),
     "perplexity": Column("perpl.", "perplexity", lambda value: f"{value:.3g}", wide=True),
     "token_accuracy": Column("tokens", "token_accuracy", _three, drop=12),
-    FORGETTING: Column("forgot", FORGETTING, lambda value: f"{value:+.3f}", drop=7),
+    FORGETTING: Column("forgot", FORGETTING, lambda value: f"{value:+.3f}", drop=8),
     "rouge1": Column("R-1", "rouge1", _three, drop=13),
     "rouge2": Column("R-2", "rouge2", _three, drop=14),
     "rougeL": Column("R-L", "rougeL", _three, drop=12),
@@ -74,7 +74,7 @@ COSTS = (
     Column("tok/s", "tokens_per_second", lambda value: str(round(value)), drop=11),
     Column("memory", "peak_memory_bytes", size, drop=8),
     Column("s/answer", "answer_seconds", lambda value: f"{value:.2g}", wide=True),
-    Column("cost", "cost", lambda value: f"{value:.2f}", drop=3),
+    Column("cost", "cost", lambda value: f"{value:.3g}", drop=3),
     Column("lr", "learning_rate", _rate, drop=4),
     Column("base", "base", str, drop=6),
     Column("seeds", "seeds", lambda value: str(len(value)), wide=True),
@@ -112,7 +112,7 @@ def columns(comparison: Comparison) -> list[Column]:
     known = (
         Column("95 %", "interval", interval_text, drop=1),
         Column(reference, "difference", difference_text(first), drop=6),
-        Column("p", "p_value", _p, drop=6),
+        Column("p", "p_value", _p, drop=7),
     )
     shown = [first, *known, *(one for one in metrics if one.name != first.name), *COSTS]
     return [one for one in shown if one is first or any(_present(row, one) for row in comparison.rows)]
@@ -132,8 +132,6 @@ def value(row: Row, column: Column) -> Any:
         return row.intervals.get(row.rank_metric or "")
     if column.name == "difference" and row.p_value is None:
         return None
-    if row.method is None and column.name in ("trainable_params", "adapter_bytes", "cost"):
-        return None
     return row.value(column.name)
 
 
@@ -147,7 +145,7 @@ def cell(row: Row, column: Column, *, failed: bool = False) -> str:
     """
     if row.status == "failed" and not row.metrics:
         rate = _rate(row.learning_rate) if row.learning_rate else "-"
-        return "failed" if failed else {"learning_rate": rate, "base": row.base}.get(column.name, "-")
+        return "failed" if failed else {"learning_rate": rate, "base": clean(row.base)}.get(column.name, "-")
     found = value(row, column)
     text = "-" if found is None else clean(column.show(found))
     if column.name == "trainable_params" and found is not None and misses(row.trainable_params, row.budget):

@@ -31,17 +31,18 @@ class Line(NamedTuple):
 def rows(comparison: Comparison) -> Iterator[Line]:
     """What is to be said of single rows."""
     for row in comparison.rows:
+        table = f" (table {row.block + 1})" if len(comparison.blocks) > 1 else ""
         if row.error:
-            yield Line(row.label, f" failed: {row.error}", failure=True)
+            yield Line(row.label, f"{table} failed: {row.error}", failure=True)
         for file in row.unproven:
-            yield Line(row.label, f": {file}: no interval, and not known to be tied or not")
+            yield Line(row.label, f"{table}: {file}: no interval, and not known to be tied or not")
         for option, change in row.adjusted.items():
-            yield Line(row.label, f", {option}: {change}")
+            yield Line(row.label, f"{table}, {option}: {change}")
         if misses(row.trainable_params, row.budget) and row.status == "ok":
             text = f": {count(row.trainable_params)} parameters is as near to {count(row.budget or 0)} as it comes"
-            yield Line(row.label, text)
+            yield Line(row.label, table + text)
         if row.tuning:
-            yield Line(row.label, f": {_tuned(row.tuning)}")
+            yield Line(row.label, f"{table}: {_tuned(row.tuning)}")
     begun = {result.label for result in comparison.results}
     for folder, missing in comparison.unfinished.items():
         told = [
@@ -56,14 +57,20 @@ def _tuned(tuning: Tuning) -> str:
     trials = tuning["trials"]
     chosen = [trial for trial in trials if trial["settings"] == tuning["chosen"] and trial["score"] is not None]
     told = f"{_settings(tuning['chosen'])} chosen of {len(trials)} by {tuning['metric']} on the validation rows"
-    others = sorted(
-        (trial for trial in trials if trial not in chosen), key=lambda trial: list(trial["settings"].values())
-    )
+    others = sorted((trial for trial in trials if trial not in chosen), key=_order)
     scores = [f"{_settings(trial['settings'], names=False)}: {_score(trial)}" for trial in others]
     if chosen:
         equal = any(trial["score"] == chosen[0]["score"] for trial in others)
         told += f" ({_score(chosen[0])}{', the least loss of equals' if equal else ''})"
     return told + ("; the others " + ", ".join(scores) if scores else "")
+
+
+def _order(trial: Trial) -> list[tuple[bool, Any]]:
+    """By value, numbers before texts."""
+    return [
+        (not isinstance(one, (int, float)), one if isinstance(one, (int, float)) else str(one))
+        for one in trial["settings"].values()
+    ]
 
 
 def _settings(settings: Mapping[str, Any], *, names: bool = True) -> str:
@@ -89,27 +96,28 @@ def verdict(comparison: Comparison, block: Block) -> str | None:
     title = METRICS[name].title if (name := ranked[0].rank_metric or "") in METRICS else name
     choose = comparison.better(name)
     best = choose(ranked, key=lambda row: row.metrics[name]) if choose else None
-    if best is None or best.tied is None:
+    tied_too = best.ties.get(name) if best is not None else None
+    if best is None or tied_too is None:
         return f"{title}: which rows are tied is not known" if best is not None else None
-    if not best.tied:
+    if not tied_too:
         return f"{title}: {best.label} is the best, and no other row is tied with it"
-    tied = [row.label for row in ranked if row.tied and row is not best]
+    tied = [row.label for row in ranked if row.ties.get(name) and row is not best]
     return f"{title}: no winner; {best.label} cannot be told from {', '.join(tied)}"
 
 
 def verdicts(comparison: Comparison) -> Iterator[str]:
     """Those of all blocks."""
-    for block in comparison.blocks:
+    for number, block in enumerate(comparison.blocks, start=1):
         if (line := verdict(comparison, block)) is not None:
-            yield line
+            yield f"table {number}: {line}" if len(comparison.blocks) > 1 else line
 
 
-def said(comparison: Comparison) -> Iterator[str]:
-    """What the signs and figures mean."""
+def said(comparison: Comparison, best: str = "*") -> Iterator[str]:
+    """What the signs and figures mean, ``best`` among them."""
     if any(tied is not None for row in comparison.rows for tied in row.ties.values()):
-        yield "* best of its column, = not distinguishable from it (p >= .05, corrected for all pairs, Holm)"
+        yield f"{best} best of its column, = not distinguishable from it (p >= .05, corrected for all pairs, Holm)"
     else:
-        yield "* best of its column"
+        yield f"{best} best of its column"
     if comparison.against:
         yield f"differences to {comparison.against}, p corrected for the number of rows"
     yield from _intervals(comparison)
@@ -130,7 +138,11 @@ def _intervals(comparison: Comparison) -> Iterator[str]:
         yield f"intervals over {many} test examples of one seed: another seed may lie outside"
     else:
         yield f"intervals over {' or '.join(map(str, seeds))} seeds and {many} test examples"
-    if any(
-        len({tuple(row.seeds) for row in block.rows if row.intervals and row.method}) > 1 for block in comparison.blocks
-    ):
+        if one_seed := [row.label for row in found if len(row.seeds) == 1]:
+            yield f"of one seed, another may lie outside: {', '.join(one_seed)}"
+    rows = [[row for row in block.rows if row.intervals and row.method] for block in comparison.blocks]
+    theirs = [{frozenset(row.seeds) for row in block} for block in rows]
+    if any(len(block) > 1 for block in theirs):
         yield "rows have different seeds: a difference is over those that both have, a score over its own"
+    if any(not one & other for block in theirs for one in block for other in block):
+        yield "a difference of rows without a common seed is over any of theirs"

@@ -70,7 +70,7 @@ def html(comparison: Comparison) -> str:
     template = (files("adapterzoo.report") / "page.html.in").read_text(encoding="utf-8")
     return page.from_string(template).render(
         comparison=comparison,
-        model=_model(comparison.blocks[0]),
+        model=_model(comparison.blocks),
         columns=[(column, _high_first(comparison, column)) for column in shown],
         rows=list(notes.rows(comparison)),
         said=[*notes.verdicts(comparison), *notes.said(comparison), *explained],
@@ -88,9 +88,11 @@ def _digest(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
-def _model(block: Block) -> str:
-    recipes = [result.recipe for one in block.evidence for result in one.results]
-    return str(next((name for recipe in recipes if (name := recipe.get("model", {}).get("name"))), ""))
+def _model(blocks: Sequence[Block]) -> str:
+    """The one that all were trained on, as far as there is one."""
+    recipes = [result.recipe for block in blocks for one in block.evidence for result in one.results]
+    names = {str(name) for recipe in recipes if (name := recipe.get("model", {}).get("name"))}
+    return names.pop() if len(names) == 1 else ""
 
 
 def _high_first(comparison: Comparison, column: Column) -> bool:
@@ -181,7 +183,7 @@ def _front(comparison: Comparison, block: Block, points: dict[int, Row], cost: C
         return []  # the times and memory of different machines have no better and worse
     metric = block.rows[0].rank_metric or ""
     sign = -1 if comparison.better(metric) is HIGHER else 1
-    return front({i: (value(row, cost), sign * row.metrics[metric]) for i, row in points.items() if row.status == "ok"})
+    return front({i: (value(row, cost), sign * row.metrics[metric]) for i, row in points.items()})
 
 
 def _caption(block: Block, points: dict[int, Row], front: Sequence[int]) -> str:

@@ -163,10 +163,10 @@ def _front(methods: Sequence[Point], better: Better, cheaper: Better) -> list[Po
     if better is None or cheaper is None:
         return []
     up, down = (-1 if choose is HIGHER else 1 for choose in (better, cheaper))
-    places = {i: (down * one.cost, up * one.score) for i, one in enumerate(methods) if one.row.status == "ok"}
+    places = {i: (down * one.cost, up * one.score) for i, one in enumerate(methods)}
     found = [methods[i] for i in front(places)]
     for one in found:
-        one.said = "front"
+        one.said = ", ".join(filter(None, ("front", one.said)))
     return found
 
 

@@ -7,22 +7,24 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from adapterzoo.comparison import Block, Comparison
 from adapterzoo.report import notes
 from adapterzoo.report.columns import BEST, EXPLAINED, TIED, Column, cell, columns, mark, marked
-from adapterzoo.terminal import safe, tell
+from adapterzoo.terminal import clean, safe, tell
+
+# For a label in any terminal; a longer one is broken where columns need the space.
+ROOM = 24
 
 
 def render(comparison: Comparison, console: Console) -> None:
     """Print the table, as many columns as fit, and below it what the cells have no room for."""
     shown = columns(comparison)
     width = console.width
-    without_extras = [column for column in shown if not column.wide]
     dropped: list[Column] = []
     if _measure(comparison, shown, console) > width:
-        shown = without_extras
+        dropped = [column for column in shown if column.wide]
+        shown = [column for column in shown if not column.wide]
     while _measure(comparison, shown, console) > width and any(column.drop for column in shown):
         first = max(shown, key=lambda column: column.drop)
         dropped.append(first)
@@ -52,7 +54,8 @@ def plain(comparison: Comparison) -> str:
 
 def _table(comparison: Comparison, blocks: Sequence[Block], shown: Sequence[Column]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column("method", no_wrap=True)
+    longest = max((len(clean(row.label)) for block in blocks for row in block.rows), default=0)
+    table.add_column("method", overflow="fold", min_width=min(ROOM, longest))
     for column in shown:
         # Room for the mark in every cell of a column that has one, so that the digits stay below each other.
         room = " " * len(BEST) if marked(comparison, column) else ""
@@ -64,11 +67,12 @@ def _table(comparison: Comparison, blocks: Sequence[Block], shown: Sequence[Colu
                 text, sign = cell(row, column, failed=column is shown[0]), mark(comparison, block, row, column)
                 room = " " if marked(comparison, column) and not sign else ""
                 style = {BEST: "bold green", TIED: "green"}.get(sign, "")
-                cells.append(Text(text + sign + room, style))
+                cells.append(safe(text + sign + room, style))
             table.add_row(*cells)
     return table
 
 
 def _measure(comparison: Comparison, shown: Sequence[Column], console: Console) -> int:
     table = _table(comparison, comparison.blocks, shown)
+    table.columns[0].max_width = ROOM
     return console.measure(table, options=console.options.update(width=1000)).maximum

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from adapterzoo.comparison import Comparison
 from adapterzoo.report import notes
-from adapterzoo.report.columns import BEST, cell, columns, mark
+from adapterzoo.report.columns import BEST, EXPLAINED, cell, columns, mark
 from adapterzoo.terminal import clean, inert_markdown
 
 # Of a row, what a spreadsheet has a use for; metrics stand behind the seeds.
@@ -38,9 +38,11 @@ def markdown(comparison: Comparison) -> str:
                 sign = mark(comparison, block, row, column)
                 cells.append(f"**{text}**" if sign == BEST else f"{text}{sign}")
             lines.append(f"| {inert_markdown(row.label)} | " + " | ".join(cells) + " |")
-    lines += [f"\n{inert_markdown(line.text)}" for line in notes.rows(comparison)]
+    # In bold, a label begins no list and no heading.
+    lines += [f"\n**{inert_markdown(one.label).strip()}**{inert_markdown(one.rest)}" for one in notes.rows(comparison)]
     lines += [f"\n{inert_markdown(line)}." for line in notes.verdicts(comparison)]
-    lines.append(f"\n{inert_markdown('; '.join(notes.said(comparison)))}.")
+    explained = [EXPLAINED[column.name] for column in shown if column.name in EXPLAINED]
+    lines.append(f"\n{inert_markdown('; '.join([*notes.said(comparison, best='bold:'), *explained]))}.")
     return "\n".join(lines).strip("\n") + "\n"
 
 
@@ -49,7 +51,8 @@ def csv_text(comparison: Comparison) -> str:
     metrics = [name for metric in comparison.metrics for name in (metric, f"{metric}_low", f"{metric}_high")]
     fields = [*FIELDS, *metrics, *MORE_FIELDS]
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
+    # Texts in quotes: a spreadsheet that separates at semicolons finds none in them.
+    writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow([_inert_formula(name) for name in fields])
     for row in comparison.rows:
         ends = {f"{name}_low": low for name, (low, _) in row.intervals.items()}
