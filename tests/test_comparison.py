@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 import shutil
@@ -13,6 +14,7 @@ from written import ENVIRONMENT, FINGERPRINTS, RECIPE, write
 
 from adapterzoo.comparison import compare
 from adapterzoo.errors import UserError
+from adapterzoo.metric_registry import metrics
 from adapterzoo.store import PREDICTIONS, Store
 
 FROZEN = Path(__file__).parent / "frozen" / "schema-1"
@@ -215,6 +217,110 @@ def test_a_named_row_without_kept_answers_is_compared_with_all_the_same(tmp_path
     assert rows["a"].difference == pytest.approx(0.2, abs=0.06)
     assert rows["a"].p_value is None
     assert rows["a"].tied is None
+
+
+def test_a_failure_after_the_answers_were_measured_is_one(tmp_path: Path) -> None:
+    write(tmp_path, "lora", [True, False])
+    write(tmp_path, "ia3", [True, True], status="failed", error="the loss on general text is nan")
+    rows = compare(tmp_path).rows
+    assert [row.label for row in rows] == ["lora", "ia3"]
+    assert rows[1].metrics == {}
+
+
+def test_the_best_by_seeds_of_its_own_is_no_winner(tmp_path: Path) -> None:
+    """It leads by a seed that the other does not have; where both have one, it is behind."""
+    write(tmp_path, "a", [i < 100 for i in range(200)])
+    write(tmp_path, "a", [True] * 200, seed=1)
+    write(tmp_path, "b", [i < 140 for i in range(200)])
+    first, second = compare(tmp_path).rows
+    assert (first.label, first.tied, second.tied) == ("a", True, True)
+
+
+def test_a_line_separator_in_an_answer_is_a_character(tmp_path: Path) -> None:
+    result = write(tmp_path, "a", [True, False, True])
+    lines = [json.loads(line) for line in (tmp_path / "a" / "seed-0" / PREDICTIONS).read_text().splitlines()]
+    lines[1]["prompt"] = "one\u2028two\u0085three"
+    Store(tmp_path).write(result, lines)
+    assert compare(tmp_path).rows[0].unproven == []
+
+
+def test_forgetting_of_different_texts_is_not_compared(tmp_path: Path) -> None:
+    for label, text in (("a", "shipped"), ("b", "mine")):
+        recipe = {**RECIPE, "evaluate": {"general_text": text}}
+        result = write(
+            tmp_path / label, label, [True] * 9, recipe=recipe, metrics={"exact_match": 1.0, "forgetting": 1.0}
+        )
+        lines = [{"index": i, "base_loss": 2.0, "loss": 3.0 + i / 10 - 0.4, "tokens": 1} for i in range(9)]
+        Store(tmp_path / label).write(result, [], lines)
+    rows = compare(tmp_path / "a", tmp_path / "b").rows
+    assert all("forgetting" in row.intervals and row.ties.get("forgetting") is None for row in rows)
+
+
+def test_against_a_row_of_another_table_nothing_is_told(tmp_path: Path) -> None:
+    for label, share in (("a", 0.9), ("b", 0.5)):
+        write(tmp_path / "one", label, answers(share))
+    for label, share in (("c", 0.9), ("d", 0.5)):
+        write(tmp_path / "two", label, answers(share), fingerprints={**FINGERPRINTS, "test": "others"})
+    rows = {row.label: row for row in compare(tmp_path / "one", tmp_path / "two", against="b").rows}
+    assert rows["a"].difference is not None
+    assert rows["d"].difference is None
+    assert rows["d"].tied is None
+    assert rows["d"].ties["exact_match"] is False
+
+
+def test_a_metric_of_the_whole_split_has_bounds_and_says_of_how_many_examples(tmp_path: Path) -> None:
+    right = [i % 30 != 0 for i in range(300)]
+    total = metrics()["bleu"].total
+    assert total is not None
+    value = total(["yes"] * 300, ["yes" if one else "no" for one in right])
+    write(tmp_path, "a", right, metrics={"bleu": value})
+    row = compare(tmp_path).rows[0]
+    assert row.examples == 300
+    assert 0 < row.intervals["bleu"][0] < row.intervals["bleu"][1] <= 100
+    write(tmp_path / "few", "a", [True] * 10, losses=[1.0] * 8 + [30.0] * 2, metrics={"perplexity": math.exp(68 / 20)})
+    assert compare(tmp_path / "few").rows[0].intervals["perplexity"][0] == 1.0
+
+
+def test_of_two_folders_the_base_is_the_one_of_which_most_is_known(tmp_path: Path) -> None:
+    write(tmp_path / "x", "base", [True], status="failed", error="no", metrics={})
+    write(tmp_path / "y", "base", [True, False])
+    for order in (("x", "y"), ("y", "x")):
+        rows = compare(*(tmp_path / name for name in order)).rows
+        assert [(row.label, row.status) for row in rows] == [("base", "ok")]
+
+
+def test_a_seed_that_failed_elsewhere_joins_its_row_and_all_tuning_is_paid_for(tmp_path: Path) -> None:
+    def tuning(seconds: float) -> dict[str, object]:
+        trial = {"settings": {"r": 8}, "metric": "m", "score": 1.0, "loss": 1.0, "seconds": seconds, "error": None}
+        return {"metric": "m", "trials": [trial], "chosen": {"r": 8}, "space": {}}
+
+    write(tmp_path / "x", "a", [True, False], tuning=tuning(1000.0))
+    write(tmp_path / "y", "a", [True, False], seed=1, tuning=tuning(5000.0))
+    write(tmp_path / "y", "a", [True], seed=2, status="failed", error="no", metrics={}, learning_rate=3.0)
+    for order in (("x", "y"), ("y", "x")):
+        (row,) = compare(*(tmp_path / name for name in order)).rows
+        assert row.total_seconds == 6000
+        assert row.error == "seed 2: no"
+
+
+def test_nothing_is_sorted_by_what_has_no_order(tmp_path: Path) -> None:
+    write(tmp_path, "base", [True, False])
+    write(tmp_path, "large", [True, False], trainable_params=9)
+    write(tmp_path, "small", [True, False], trainable_params=5)
+    write(tmp_path, "failed", [True], status="failed", error="no", metrics={}, trainable_params=1)
+    labels = [row.label for row in compare(tmp_path, sort="trainable_params").rows]
+    assert labels == ["small", "large", "base", "failed"]
+    for column in ("difference", "p_value", "tied"):
+        with pytest.raises(UserError, match="there is no such column"):
+            compare(tmp_path, sort=column)
+
+
+def test_what_a_scheduler_goes_by_sets_rows_apart(tmp_path: Path) -> None:
+    for name, steps in (("x", 1), ("y", 30)):
+        train = {"scheduler": "reduce_lr_on_plateau", "eval_steps": steps}
+        write(tmp_path / name, "a", [True], recipe={**RECIPE, "train": train})
+    found = compare(tmp_path / "x", tmp_path / "y")
+    assert found.blocks[1].differs == ["train.eval_steps: 1 there, 30 here"]
 
 
 def test_what_a_stopped_run_still_has_to_do_is_said_in_every_format(

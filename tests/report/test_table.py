@@ -171,7 +171,50 @@ def test_the_json_is_what_its_schema_says(comparison: Comparison) -> None:
     assert printed["schema"] == schema["properties"]["schema"]["const"]
 
 
+def test_labels_are_broken_before_a_digit_is_lost(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        folder = tmp_path / "experiments-of-a-long-november" / "llama-3-8b-instruct" / name / "out"
+        write(folder, "lora-r64-all-linear", [True, False], options={"r": ord(name)}, trainable_params=1234)
+    found = compare(*(tmp_path / "experiments-of-a-long-november" / "llama-3-8b-instruct" / n / "out" for n in "ab"))
+    assert [row.label for row in found.rows] == ["lora-r64-all-linear (a/out)", "lora-r64-all-linear (b/out)"]
+    printed = shown(found, 60)
+    assert printed.count("0.500") == 2
+    assert printed.count("1.23k") == 2
+    assert max(map(len, printed.splitlines())) <= 60
+
+
+def test_notes_say_of_which_table_they_are(tmp_path: Path) -> None:
+    for name in ("x", "y"):
+        fingerprints = {"data": name, "test": name}
+        write(tmp_path / name, "a", [True] * 30, fingerprints=fingerprints)
+        write(tmp_path / name, "b", [False] * 30, fingerprints=fingerprints)
+        failed = {"status": "failed", "error": f"boom in {name}", "metrics": {}, "fingerprints": fingerprints}
+        write(tmp_path / name, "oft", [True], **failed)
+    printed = shown(compare(tmp_path / "x", tmp_path / "y"), 120)
+    assert "oft (table 2) failed: boom in y" in printed
+    assert "table 1: match: a is the best, and no other row is tied with it" in printed
+
+
+def test_one_seed_among_several_is_named(tmp_path: Path) -> None:
+    for seed in range(3):
+        write(tmp_path, "a", [True] * 20 + [seed > 1] * 9, seed=seed)
+    write(tmp_path, "b", [True] * 20 + [False] * 9, seed=7)
+    printed = " ".join(shown(compare(tmp_path), 120).split())
+    assert "of one seed, another may lie outside: b" in printed
+    assert "a difference of rows without a common seed is over any of theirs" in printed
+
+
+def test_a_label_in_markdown_begins_nothing(tmp_path: Path) -> None:
+    for label in ("# heading", "- item", "_x_", "1. one"):
+        write(tmp_path, label, [True], status="failed", error="no", metrics={}, method="lora")
+    printed = text.markdown(compare(tmp_path))
+    assert not [line for line in printed.splitlines() if line.startswith(("#", "-", "1.", "_"))]
+    assert "**\\_x\\_**" in printed
+    assert "bold: best of its column" in printed
+
+
 def test_hostile_text_is_inert_everywhere(tmp_path: Path) -> None:
+    write(tmp_path, "broken", [True], status="failed", error=HOSTILE, metrics={}, base=HOSTILE)
     Store(tmp_path).write(Result(label="a", method="a", seed=0, base="none", status="failed", error=HOSTILE))
     Store(tmp_path).write(Result(label="b", method="b", seed=0, base="none", status="failed", error="=HYPERLINK(1)"))
     write(tmp_path, "c", [True, False], metrics={HOSTILE: 0.5}, base=HOSTILE)

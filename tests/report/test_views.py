@@ -163,6 +163,36 @@ def test_mistakes_are_said(comparison: Comparison, tmp_path: Path, adapterzoo: C
         assert result.output.startswith(f"error: {option[0]}")
 
 
+def test_what_changes_nothing_of_a_view_is_refused(
+    comparison: Comparison, tmp_path: Path, adapterzoo: Callable[..., Any]
+) -> None:
+    write(tmp_path / "views", "lora", 0.5)
+    for arguments, said in (
+        (("--curves", "--against", "lora"), "--against: changes nothing of --curves. Leave one of them out."),
+        (("--examples", 1, "--price", 2), "--price: changes nothing of --examples."),
+        (("--json", "--curves"), "--curves: is for the terminal. Leave out --json;"),
+    ):
+        refused = adapterzoo("compare", tmp_path / "views", *arguments)
+        assert refused.exit_code == 2
+        assert said in refused.stderr
+
+
+def test_a_metric_of_any_name_has_its_title(tmp_path: Path) -> None:
+    write(tmp_path, "lora", 0.5, metrics={"pass[/k]": 0.5})
+    assert "pass[/k]" in shown(plots.pareto, compare(tmp_path), "train_seconds")
+
+
+def test_trials_of_mixed_values_are_in_order(tmp_path: Path) -> None:
+    trials = [
+        {"settings": {"init": one}, "metric": "m", "score": 0.5, "loss": 1.0, "seconds": 1.0, "error": None}
+        for one in ("pissa", True, "gaussian", 3)
+    ]
+    tuning = {"metric": "m", "trials": trials, "chosen": {"init": "pissa"}, "space": {}}
+    write(tmp_path, "lora", 0.5, tuning=tuning)
+    printed = str(compare(tmp_path))
+    assert "init pissa chosen of 4 by m on the validation rows (0.500, the least loss of equals)" in printed
+
+
 def test_curves_show_each_loss(comparison: Comparison) -> None:
     text = shown(plots.curves, comparison)
     losses = {"best": "0.207", "slow": "0.307", "cheap": "0.407", "worse": "0.507"}
