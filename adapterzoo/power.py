@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 
-from adapterzoo.comparison.statistics import LEVEL, PRIOR, Spread
+from adapterzoo.comparison.spread import PRIOR, Spread
+from adapterzoo.comparison.statistics import LEVEL
 
 # Share of the answers that two methods do not both have right or both wrong.
 DISAGREE = 0.2

@@ -67,12 +67,13 @@ def compare(
         from adapterzoo.report import side_by_side
 
         side_by_side.render(found, examples, stdout())
-    if pareto or curves:
-        from adapterzoo.report import plots
+    if pareto:
+        from adapterzoo.report import pareto as front
 
-        if pareto:
-            plots.pareto(found, titles.get(pareto, pareto), stdout())
-        if curves:
-            plots.curves(found, stdout())
+        front.render(found, titles.get(pareto, pareto), stdout())
+    if curves:
+        from adapterzoo.report import curves as lines
+
+        lines.render(found, stdout())
     if not asked:
         terminal.render(found, stdout())

@@ -14,8 +14,8 @@ from adapterzoo.comparison.evidence import Evidence
 from adapterzoo.comparison.row import Row
 from adapterzoo.comparison.scores import read_lines
 from adapterzoo.errors import UserError
-from adapterzoo.report import notes
 from adapterzoo.report.columns import metric_column
+from adapterzoo.report.terminal import head
 from adapterzoo.store import PREDICTIONS
 from adapterzoo.terminal import safe, tell
 
@@ -60,9 +60,7 @@ def _index(line: Line, at: int) -> int:
 
 
 def _print_block(block: Block, rows: Sequence[tuple[Row, Answers]], n: int, console: Console) -> None:
-    if block.differs:
-        console.print()
-        tell(console, notes.apart(block), "bold")
+    head(block, console)
     known = {index: line for _, answers in reversed(rows) for index, line in answers.items()}
     shown = {index: known[index] for index in sorted(known)[:n]}
     answered = [(row, answers) for row, answers in rows if answers]

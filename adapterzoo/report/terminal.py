@@ -30,9 +30,7 @@ def render(comparison: Comparison, console: Console) -> None:
         dropped.append(first)
         shown = [column for column in shown if column is not first]
     for block in comparison.blocks:
-        if block.differs:
-            console.print()
-            tell(console, notes.apart(block), "bold")
+        head(block, console)
         console.print(_table(comparison, [block], shown))
     for told in notes.rows(comparison):
         console.print(safe(told.text, "red" if told.failure else ""), soft_wrap=True)
@@ -43,6 +41,13 @@ def render(comparison: Comparison, console: Console) -> None:
     if dropped:
         said.append(f"left out for width: {', '.join(column.title for column in dropped)}")
     console.print(safe("; ".join(said), "dim"))
+
+
+def head(block: Block, console: Console) -> None:
+    """Print why a block stands apart, above whatever is shown of it."""
+    if block.differs:
+        console.print()
+        tell(console, notes.apart(block), "bold")
 
 
 def plain(comparison: Comparison) -> str:

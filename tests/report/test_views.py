@@ -14,7 +14,7 @@ from rich.console import Console
 from adapterzoo.comparison import Comparison, compare
 from adapterzoo.errors import UserError
 from adapterzoo.report import canvas as drawing
-from adapterzoo.report import plots, side_by_side
+from adapterzoo.report import curves, pareto, side_by_side
 from adapterzoo.report.columns import interval_text
 from adapterzoo.results import Result
 from adapterzoo.store import Store
@@ -79,7 +79,7 @@ def front(text: str) -> set[str]:
 
 @pytest.mark.parametrize("width", [80, 50])
 def test_pareto_shows_every_method_in_the_plot_and_in_the_legend(comparison: Comparison, width: int) -> None:
-    text = shown(plots.pareto, comparison, "train_seconds", width=width)
+    text = shown(pareto.render, comparison, "train_seconds", width=width)
     assert "\x1b" not in text
     assert list(legend(text)) == ["best", "slow", "cheap", "worse", "base"]
     assert all("".join(canvas(text)).count(letter) == 1 for letter in "abcd")
@@ -93,7 +93,7 @@ def test_pareto_shows_every_method_in_the_plot_and_in_the_legend(comparison: Com
 
 
 def test_a_point_stands_where_its_score_and_cost_are(comparison: Comparison) -> None:
-    rows = canvas(shown(plots.pareto, comparison, "train_seconds"))
+    rows = canvas(shown(pareto.render, comparison, "train_seconds"))
     place = {letter: (row, line.index(letter)) for row, line in enumerate(rows) for letter in "abcd" if letter in line}
     assert sorted(place, key=lambda letter: place[letter][0]) == ["a", "b", "c", "d"], "the best is highest"
     assert sorted(place, key=lambda letter: place[letter][1]) == ["c", "a", "d", "b"], "the dearest is rightmost"
@@ -101,28 +101,28 @@ def test_a_point_stands_where_its_score_and_cost_are(comparison: Comparison) -> 
 
 
 def test_the_front_knows_which_way_is_better(comparison: Comparison, tmp_path: Path) -> None:
-    by_loss = shown(plots.pareto, compare(tmp_path, sort="test_loss"), "train_seconds")
+    by_loss = shown(pareto.render, compare(tmp_path, sort="test_loss"), "train_seconds")
     assert front(by_loss) == {"best", "cheap"}
     write(tmp_path, "fast", 0.5, tokens_per_second=90.0)
     write(tmp_path, "best", 0.9, tokens_per_second=10.0)
-    faster = shown(plots.pareto, compare(tmp_path), "tokens_per_second")
+    faster = shown(pareto.render, compare(tmp_path), "tokens_per_second")
     assert front(faster) == {"best", "fast"}
-    neither = shown(plots.pareto, compare(tmp_path), "total_params")
+    neither = shown(pareto.render, compare(tmp_path), "total_params")
     assert not front(neither)
     write(tmp_path, "fast", 0.5, environment={"processor": "another"})
     for column, found in (("train_seconds", set()), ("trainable_params", {"best", "cheap"})):
-        assert front(shown(plots.pareto, compare(tmp_path), column)) == found, "of different machines"
+        assert front(shown(pareto.render, compare(tmp_path), column)) == found, "of different machines"
 
 
 def test_points_that_would_hide_each_other_stand_side_by_side(tmp_path: Path) -> None:
     for label in "uvwxyz":
         write(tmp_path, label, 0.5, answers=[])
-    text = shown(plots.pareto, compare(tmp_path), "trainable_params")
+    text = shown(pareto.render, compare(tmp_path), "trainable_params")
     assert any(sorted(line.strip()) == [*"abcdef"] for line in canvas(text))
     assert front(text) == {*"uvwxyz"}, "none is better than another"
     for number in range(60):
         write(tmp_path, f"more-{number}", 0.5, answers=[])
-    assert shown(plots.pareto, compare(tmp_path), "trainable_params").count("(hidden)") == 66 - len(plots.ASIDE)
+    assert shown(pareto.render, compare(tmp_path), "trainable_params").count("(hidden)") == 66 - len(pareto.ASIDE)
 
 
 def test_what_has_no_cost_no_score_or_no_interval(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_what_has_no_cost_no_score_or_no_interval(tmp_path: Path) -> None:
     write(tmp_path, "no-answers", 0.7, answers=[])
     write(tmp_path, "no-score", 0.0)
     write(tmp_path, "few-shot", 0.6, None, method=None)
-    text = shown(plots.pareto, compare(tmp_path), "train_seconds")
+    text = shown(pareto.render, compare(tmp_path), "train_seconds")
     assert "not in the plot: no-time (no train_seconds)\nnot in the plot: no-score (failed)\n" in text
     assert any(line.count("┄") > 60 and line.endswith("d") for line in canvas(text)), "a base that is near is a line"
     assert legend(text)["few-shot"][-2:] == ["the", "line"]
@@ -141,7 +141,7 @@ def test_what_has_no_cost_no_score_or_no_interval(tmp_path: Path) -> None:
     assert legend(text)["no-answers"] == ["c", "1:00", "0.700", "-"]
     assert legend(text)["half"][-3:] == ["a", "seed", "failed"]
     write(tmp_path / "one", "alone", 0.7, 1.5, answers=[])
-    text = shown(plots.pareto, compare(tmp_path / "one"), "train_seconds")
+    text = shown(pareto.render, compare(tmp_path / "one"), "train_seconds")
     assert legend(text) == {"alone": ["a", "1.5s", "0.700", "front"]}
     assert "".join(canvas(text)).strip() == "a"
 
@@ -155,7 +155,7 @@ def test_mistakes_are_said(comparison: Comparison, tmp_path: Path, adapterzoo: C
     }
     for column, cure in said.items():
         with pytest.raises(UserError, match=re.escape(cure)):
-            plots.pareto(comparison, column, Console())
+            pareto.render(comparison, column, Console())
     write(tmp_path / "failed", "lora", 0.0, None, status="failed", error="no")
     for option in (["--pareto", "time"], ["--curves"], ["--examples", 2]):
         result = adapterzoo("compare", tmp_path / "failed", *option)
@@ -179,7 +179,7 @@ def test_what_changes_nothing_of_a_view_is_refused(
 
 def test_a_metric_of_any_name_has_its_title(tmp_path: Path) -> None:
     write(tmp_path, "lora", 0.5, metrics={"pass[/k]": 0.5})
-    assert "pass[/k]" in shown(plots.pareto, compare(tmp_path), "train_seconds")
+    assert "pass[/k]" in shown(pareto.render, compare(tmp_path), "train_seconds")
 
 
 def test_trials_of_mixed_values_are_in_order(tmp_path: Path) -> None:
@@ -194,10 +194,10 @@ def test_trials_of_mixed_values_are_in_order(tmp_path: Path) -> None:
 
 
 def test_curves_show_each_loss(comparison: Comparison) -> None:
-    text = shown(plots.curves, comparison)
+    text = shown(curves.render, comparison)
     losses = {"best": "0.207", "slow": "0.307", "cheap": "0.407", "worse": "0.507"}
     assert {label: words[1] for label, words in legend(text).items()} == losses
-    assert all(2 <= "".join(canvas(text)).count(letter) <= plots.LETTERS + 1 for letter in "abcd")
+    assert all(2 <= "".join(canvas(text)).count(letter) <= curves.LETTERS + 1 for letter in "abcd")
     assert text.startswith("training loss, log scale\n")
     assert "\x1b" not in text
 
@@ -205,11 +205,11 @@ def test_curves_show_each_loss(comparison: Comparison) -> None:
 def test_a_long_curve_is_of_means_and_what_is_no_loss_is_left_out(tmp_path: Path) -> None:
     noise = [{"step": n, "loss": 1.0 + n % 2} for n in range(1, 101)] + [{"step": 50, "eval_loss": 9.0}]
     write(tmp_path, "lora", 0.5, history=[*noise, {"step": 101, "loss": math.nan}])
-    text = shown(plots.curves, compare(tmp_path))
+    text = shown(curves.render, compare(tmp_path))
     assert text.startswith("training loss, means of 9 points\n")
     assert 1.3 < float(legend(text)["lora"][1]) < 1.7
     write(tmp_path, "lora", 0.5, history=[{"step": 1.0, "loss": 1e300}])
-    assert legend(shown(plots.curves, compare(tmp_path)))["lora"] == ["a", "1e+300"]
+    assert legend(shown(curves.render, compare(tmp_path)))["lora"] == ["a", "1e+300"]
 
 
 @pytest.mark.parametrize("width", [80, 50])
@@ -219,7 +219,7 @@ def test_hostile_labels_neither_steer_nor_shift(tmp_path: Path, width: int) -> N
     comparison = compare(tmp_path)
     for row, label in zip(comparison.rows, LABELS, strict=True):
         row.label = label
-    for view, more in ((plots.pareto, ["train_seconds"]), (plots.curves, [])):
+    for view, more in ((pareto.render, ["train_seconds"]), (curves.render, [])):
         text = shown(view, comparison, *more, width=width)
         assert not STEERING & {*text}
         assert "[/]" in text
@@ -229,7 +229,7 @@ def test_hostile_labels_neither_steer_nor_shift(tmp_path: Path, width: int) -> N
 
 
 def test_colours_are_for_terminals_that_want_them(comparison: Comparison) -> None:
-    for view, more in ((plots.pareto, ["train_seconds"]), (plots.curves, []), (side_by_side.render, [2])):
+    for view, more in ((pareto.render, ["train_seconds"]), (curves.render, []), (side_by_side.render, [2])):
         given = {"width": 50, "height": 16, "color_system": "256", "force_terminal": True}
         coloured = shown(view, comparison, *more, **given)
         without = shown(view, comparison, *more, **given, no_color=True)
@@ -242,7 +242,7 @@ def test_what_somebody_else_plots_stays_out(comparison: Comparison) -> None:
     import plotext
 
     plotext.figure.draw(plotext.figure.signal([1, 2], [1, 2], marker="Q"))
-    text = shown(plots.curves, comparison)
+    text = shown(curves.render, comparison)
     assert "Q" not in text
     assert not {*"abcd"} & {*plotext.figure.build().string(colorless=True)}, "nothing is left behind"
 

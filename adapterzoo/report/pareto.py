@@ -1,4 +1,4 @@
-"""Plots in the terminal: what a score costs, and how the loss fell."""
+"""What a score costs, plotted in the terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -14,24 +13,19 @@ from rich.console import Console
 from adapterzoo.comparison import NO_COLUMNS, Block, Comparison
 from adapterzoo.comparison.row import HIGHER, LOWER, Row
 from adapterzoo.errors import UserError, did_you_mean
-from adapterzoo.report import notes
 from adapterzoo.report.canvas import Axis, Entry, Plot, legend
 from adapterzoo.report.columns import COSTS, Column, cell, interval_text, metric_column, value
 from adapterzoo.report.front import front
+from adapterzoo.report.terminal import head
 from adapterzoo.terminal import clean, duration, safe, tell
 
 DIRECTION = {HIGHER: ", higher is better", LOWER: ", lower is better", None: ""}
 # By how many cells a point may stand aside, nearest first.
 ASIDE = (0, 1, -1, 2, -2, 3, -3)
-# Of a curve with more points, means are drawn.
-MANY = 60
 # Where the legend is narrower, the intervals are in the plot alone.
 ROOM = 48
-# How often a curve's letter stands on it.
-LETTERS = 4
 
 Better = Callable[..., Any] | None
-Curve = list[tuple[float, float]]
 
 
 @dataclass
@@ -49,7 +43,7 @@ class Point(Entry):
         return low, score, high
 
 
-def pareto(comparison: Comparison, column: str, console: Console) -> None:
+def render(comparison: Comparison, column: str, console: Console) -> None:
     """Plot the score of each method, with its interval, against what it costs.
 
     Raises:
@@ -57,7 +51,7 @@ def pareto(comparison: Comparison, column: str, console: Console) -> None:
     """
     cost = _cost(comparison, column)
     for block in comparison.blocks:
-        _head(block, console)
+        head(block, console)
         points, machines = _points(block, cost), _machines(block, cost)
         if points:
             _plot_points(comparison, points, cost, console, ranked=not machines)
@@ -66,12 +60,6 @@ def pareto(comparison: Comparison, column: str, console: Console) -> None:
             tell(console, f"not in the plot: {row.label} ({why})")
         if points and machines:
             console.print(safe(f"no front: times and memory are of different machines ({machines})", "dim"))
-
-
-def _head(block: Block, console: Console) -> None:
-    if block.differs:
-        console.print()
-        tell(console, notes.apart(block), "bold")
 
 
 def _machines(block: Block, cost: Column) -> str:
@@ -201,61 +189,3 @@ def _aside(plot: Plot, methods: Sequence[Point]) -> list[int]:
         one.said += "" if free else " (hidden)"
         taken.append(((free or near)[0], low, row, high))
     return [column for column, *_ in taken]
-
-
-def curves(comparison: Comparison, console: Console) -> None:
-    """Plot the training loss of each row's first seed.
-
-    Raises:
-        UserError: no row has kept it.
-    """
-    if not any(_losses(row) for row in comparison.rows):
-        raise UserError.at("--curves", "no row has kept the loss of its training.")
-    for block in comparison.blocks:
-        rows = [row for row in block.rows if _losses(row)]
-        if rows:
-            _head(block, console)
-            said = ["failed" if row.status == "failed" else "" for row in rows]
-            _plot_losses([*map(Entry, rows, range(len(rows)), said)], console)
-
-
-def _losses(row: Row) -> Curve:
-    pairs = [(entry.get("step", n), entry.get("loss", math.nan)) for n, entry in enumerate(row.history, start=1)]
-    return [pair for pair in pairs if all(map(math.isfinite, pair))]
-
-
-def _means(curve: Curve, around: int) -> Curve:
-    """Not more points than can be seen; the loss of each is a mean of it and of so many before and after."""
-    losses = [loss for _, loss in curve]
-    some = range(0, len(curve), len(curve) // 400 or 1)
-    return [(curve[n][0], fmean(losses[max(0, n - around) : n + around + 1])) for n in some]
-
-
-def _plot_losses(shown: Sequence[Entry], console: Console) -> None:
-    found = [_losses(one.row) for one in shown]
-    longest = max(map(len, found))
-    around = longest // 25 if longest > MANY else 0
-    lines = [_means(curve, around) for curve in found]
-    x = Axis.over([step for line in lines for step, _ in line], lambda step: f"{step:,.0f}", log=False)
-    y = Axis.over([loss for line in lines for _, loss in line], lambda loss: f"{loss:g}", log=True)
-    plot = Plot(x, y, console)
-    _put_curves(plot, shown, lines)
-    what = f", means of {2 * around + 1} points" if around else ""
-    plot.show(f"training loss{what}", "step")
-    last = [line[-1][1] for line in lines]
-    legend(shown, ["last loss"], [[f"{loss:.3f}" if abs(loss) < 1000 else f"{loss:.2g}"] for loss in last], console)
-
-
-def _put_curves(plot: Plot, shown: Sequence[Entry], lines: Sequence[Curve]) -> None:
-    """The lines, their letters here and there on them, and once more beside where they end."""
-    ends = [round(plot.row(line[-1][1])) for line in lines]
-    plot.margin = min(max(map(ends.count, ends)) + 1, plot.columns // 4)
-    for one, line in reversed([*zip(shown, lines, strict=True)]):
-        plot.put([plot.column(step) for step, _ in line], [plot.row(loss) for _, loss in line], "braille", one.colour)
-    for n, (one, line) in enumerate(zip(shown, lines, strict=True)):
-        for part in range(LETTERS):
-            step, loss = line[int(len(line) * (part + (n + 0.5) / len(lines)) / LETTERS)]
-            plot.put([round(plot.column(step))], [round(plot.row(loss))], one.letter, one.colour)
-        beside = plot.columns - plot.margin + 1 + ends[:n].count(ends[n])
-        if beside < plot.columns:
-            plot.put([beside], [ends[n]], one.letter, one.colour)
