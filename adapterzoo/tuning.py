@@ -11,10 +11,11 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from adapterzoo.errors import AdapterzooError
+from adapterzoo.errors import AdapterzooError, NotFiniteError
 from adapterzoo.plan import Cell
 from adapterzoo.recipe.tune import Range
 from adapterzoo.results import Trial, Tuning
@@ -84,7 +85,8 @@ def tune(cell: Cell, folder: Path, lower_is_better: bool, attempt: Try) -> Tunin
         AdapterzooError: all trials failed.
     """
     study = _study(cell, folder)
-    known = {_key(trial["settings"]): trial for trial in (one.user_attrs["trial"] for one in study.get_trials())}
+    kept = [one.user_attrs["trial"] for one in study.get_trials(deepcopy=False) if "trial" in one.user_attrs]
+    known = {_key(trial["settings"]): trial for trial in kept}
     trials: list[Trial] = []
     for number, settings in enumerate(points(cell)):
         trial = known.get(_key(settings))
@@ -128,6 +130,8 @@ def _try(cell: Cell, settings: dict[str, Any], number: int, attempt: Try) -> Tri
     metric = value = loss = failure = None
     try:
         score = attempt(chosen(cell, settings), number)
+        if not (isfinite(score.value) and isfinite(score.loss)):
+            raise NotFiniteError(f"{score.metric} is {score.value}, the loss {score.loss}")
         metric, value, loss = score.metric, score.value, score.loss
     except (Exception, SystemExit) as error:  # whatever a method does wrong with a setting is that trial's failure
         failure = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

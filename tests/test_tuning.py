@@ -234,6 +234,17 @@ def test_a_journal_that_ends_anywhere_is_gone_on_with(tmp_path: Path, lines: int
     assert found["chosen"] == whole["chosen"]
 
 
+def test_a_score_that_is_no_number_is_a_failed_trial(tmp_path: Path) -> None:
+    def overflows(other: Cell, number: int) -> Score:
+        if number == 1:
+            return Score("perplexity", float("inf"), float("nan"))
+        return parabola(other, number)
+
+    trials = tune(cell(), tmp_path, False, overflows)["trials"]
+    assert [number for number, trial in enumerate(trials) if trial["score"] is None] == [1]
+    assert "perplexity is inf" in (trials[1]["error"] or "")
+
+
 def test_a_setting_that_failed_is_tried_again_by_another_run(tmp_path: Path) -> None:
     def fails(other: Cell, number: int) -> Score:
         raise MemoryError

@@ -42,13 +42,13 @@ def check(
     from adapterzoo.progress import reporter
     from adapterzoo.reading import load_recipe
 
+    if difference is not None and not difference < float("inf"):
+        raise UserError.at(f"--difference {difference:g}", "is no difference.", "Give a number above 0.")
     checked = load_recipe(recipe, overrides)
     from adapterzoo.prepare import prepare
     from adapterzoo.tokens.show import lengths
 
     prepared = prepare(checked, methods, seeds, reporter().say)
-    if difference is not None and not difference < float("inf"):
-        raise UserError.at(f"--difference {difference:g}", "is no difference.", "Give a number above 0.")
     if difference is not None and difference >= 1 and right_or_wrong(prepared.recipe.evaluate.metrics[0]):
         raise UserError.at(
             f"--difference {difference:g}", "shares of answers never differ so much.", "Give one below 1."

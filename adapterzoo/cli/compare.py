@@ -68,12 +68,12 @@ def compare(
 
         side_by_side.render(found, examples, stdout())
     if pareto:
-        from adapterzoo.report import pareto as front
+        from adapterzoo.report import pareto as pareto_plot
 
-        front.render(found, titles.get(pareto, pareto), stdout())
+        pareto_plot.render(found, titles.get(pareto, pareto), stdout())
     if curves:
-        from adapterzoo.report import curves as lines
+        from adapterzoo.report import curves as curves_plot
 
-        lines.render(found, stdout())
+        curves_plot.render(found, stdout())
     if not asked:
         terminal.render(found, stdout())

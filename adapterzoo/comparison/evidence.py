@@ -17,6 +17,13 @@ from adapterzoo.comparison.statistics import Seeds
 from adapterzoo.results import FORGETTING, Result, Tuning
 from adapterzoo.store import GENERAL, PREDICTIONS
 
+# Fields of a row that all its seeds share, and those that are means over them.
+SHARED = (
+    "method", "base", "plugin", "options", "learning_rate", "budget", "tuning", "trainable_params", "total_params",
+    "adapter_bytes", "lower_is_better", "fingerprints",
+)  # fmt: skip
+MEANS = ("train_seconds", "evaluate_seconds", "answer_seconds", "tokens_per_second", "peak_memory_bytes")
+
 
 @dataclass
 class Evidence:
@@ -53,62 +60,55 @@ def make(label: str, group: Sequence[Cell]) -> Evidence:
         group: its cells, at least one.
     """
     results = [cell.result for cell in group]
+    scores, unproven = _scores(group)
+    return Evidence(_row(label, results, unproven), results, [cell.folder for cell in group], scores)
+
+
+def _scores(group: Sequence[Cell]) -> tuple[dict[str, dict[int | None, Column]], list[str]]:
+    """What each test example scored, by metric and seed, and what the files do not show."""
+    scores: dict[str, dict[int | None, Column]] = {}
+    unproven = []
+    for _, folder, result in group:
+        if not (result.ok and result.metrics):
+            continue
+        found = cell_scores(folder, result)
+        if lacking := [name for name in result.metrics if name not in found]:
+            files = sorted({GENERAL if name == FORGETTING else PREDICTIONS for name in lacking}, reverse=True)
+            what = f"{' and '.join(files)} {'does' if len(files) == 1 else 'do'} not show its {', '.join(lacking)}"
+            unproven.append(f"{folder.name}/{what}")
+        for name, column in found.items():
+            scores.setdefault(name, {})[result.seed if result.method else None] = column
+    return scores, unproven
+
+
+def _row(label: str, results: Sequence[Result], unproven: list[str]) -> Row:
+    """The means of what finished; of failures alone, what they were to be."""
     done = [result for result in results if result.ok and result.metrics]
     failed = [result for result in results if not result.ok]
     shown = done or failed or results
     first = shown[0]
-    scores: dict[str, dict[int | None, Column]] = {}
-    unproven = []
-    for _, folder, result in group:
-        if result.ok and result.metrics:
-            found = cell_scores(folder, result)
-            if lacking := [name for name in result.metrics if name not in found]:
-                files = sorted({GENERAL if name == FORGETTING else PREDICTIONS for name in lacking}, reverse=True)
-                what = f"{' and '.join(files)} {'does' if len(files) == 1 else 'do'} not show its {', '.join(lacking)}"
-                unproven.append(f"{folder.name}/{what}")
-            for name, column in found.items():
-                scores.setdefault(name, {})[result.seed if result.method else None] = column
+    reasons = [f"seed {one.seed}: {one.error}" if len(results) > 1 else str(one.error) for one in failed]
     tune_seconds = _tune_seconds([one.tuning for one in results if one.tuning])
-    row = Row(
+    seconds = sum((one.train_seconds or 0.0) + (one.evaluate_seconds or 0.0) for one in results)
+    everywhere = [name for name in first.metrics if all(name in result.metrics for result in done)] if done else []
+    copied: dict[str, Any] = {name: getattr(first, name) for name in SHARED}
+    copied |= {name: _mean(getattr(result, name) for result in done) for name in MEANS}
+    return Row(
         label=label,
-        method=first.method,
         status="failed" if failed else "ok",
-        error="; ".join(f"seed {one.seed}: {one.error}" if len(group) > 1 else str(one.error) for one in failed)
-        or None,
+        error="; ".join(reasons) or None,
         seeds=[result.seed for result in shown],
-        metrics={
-            name: fmean(result.metrics[name] for result in done)
-            for name in (done[0].metrics if done else ())
-            if all(name in result.metrics for result in done)
-        },
+        metrics={name: fmean(result.metrics[name] for result in done) for name in everywhere},
         intervals={},
         unproven=unproven,
         examples=None,
-        trainable_params=first.trainable_params,
-        total_params=first.total_params,
-        adapter_bytes=first.adapter_bytes,
-        train_seconds=_mean(result.train_seconds for result in done),
-        evaluate_seconds=_mean(result.evaluate_seconds for result in done),
-        answer_seconds=_mean(result.answer_seconds for result in done),
         tune_seconds=tune_seconds,
-        total_seconds=sum((one.train_seconds or 0.0) + (one.evaluate_seconds or 0.0) for one in results)
-        + (tune_seconds or 0.0),
-        tokens_per_second=_mean(result.tokens_per_second for result in done),
-        peak_memory_bytes=_mean(result.peak_memory_bytes for result in done),
-        learning_rate=first.learning_rate,
-        base=first.base,
-        plugin=first.plugin,
-        options=first.options,
-        lower_is_better=first.lower_is_better,
+        total_seconds=seconds + (tune_seconds or 0.0),
         adjusted=_texts(first.findings.get("adjusted")),
-        budget=first.budget,
-        tuning=first.tuning,
-        fingerprints=first.fingerprints,
-        environment={"packages": first.environment.get("packages"), "device": first.environment.get("device")}
-        | hardware(first),
+        environment={name: first.environment.get(name) for name in ("packages", "device")} | hardware(first),
         history=[{name: value for name, value in one.items() if isfinite(value)} for one in first.history],
+        **copied,
     )
-    return Evidence(row, results, [cell.folder for cell in group], scores)
 
 
 def _tune_seconds(tunings: Sequence[Tuning]) -> float | None:

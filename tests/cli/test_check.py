@@ -45,6 +45,9 @@ def test_more_seeds_show_more_and_what_they_change_is_said(
     assert "seed 0: one draw of how adapters begin, and one order of the rows, the same for every method" in one
     assert "seeds 0, 1, 2: each begins with other adapters and orders the rows anew" in three
     assert re.search(r"a difference of 0.01 to a row named beforehand takes [\d,]+ test examples and \d+ seeds", three)
+    nothing = adapterzoo("check", recipe, "--difference", "nan")
+    assert nothing.exit_code == 2
+    assert "--difference nan: is no difference. Give a number above 0." in nothing.stderr
     refused = adapterzoo("check", recipe, "--difference", "2")
     assert refused.exit_code == 2
     assert "--difference 2: shares of answers never differ so much. Give one below 1." in refused.stderr
