@@ -1,4 +1,4 @@
-"""Trained adapters, to be used: found in an output folder, put on the base they were trained on, asked, merged."""
+"""Trained adapters, to be used: found in an output folder, checked, put on the base they were trained on, asked."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo import document
 from adapterzoo.data.row import BadRowError, EmptyRowError, Row, Turn
-from adapterzoo.errors import UserError, did_you_mean
+from adapterzoo.errors import AdapterzooError, UserError, did_you_mean
 from adapterzoo.formats import FORMATS, Conversation
 from adapterzoo.recipe import DataSection, Recipe
 from adapterzoo.registry import registry
 from adapterzoo.results import Result, read_results
-from adapterzoo.store import ADAPTER, RECIPE, Store
+from adapterzoo.store import ADAPTER, RECIPE, Store, changed_files
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from adapterzoo.base import Base
     from adapterzoo.tokens.encode import Encoder
 
 Say = Callable[[str], None]
-# What a merge may move the logits by, in their own spread: rounding, by dtype.
-ROUNDING = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.15}
-PROBE = "The quick brown fox jumps over the lazy dog."
+TRAIN_AGAIN = "Run the recipe again: it trains what is damaged anew."
 
 
 @dataclass(frozen=True)
@@ -72,25 +71,46 @@ def loaded(adapter: Adapter, quantization: str, say: Say) -> Iterator[tuple[nn.M
     """The base with the adapter on it, ready to answer, and what turns questions into tokens.
 
     Raises:
-        UserError: the base cannot be had, or is not the one that it was trained on.
+        UserError: the base cannot be had or is not the one that it was trained on, or the adapter is not whole.
     """
-    from adapterzoo import base, loading
+    lent, encoder = base_of(adapter, quantization, say)
+    with lent.lend() as plain:
+        yield wrapped_by(adapter, plain), encoder
+
+
+def base_of(adapter: Adapter, quantization: str, say: Say) -> tuple[Base, Encoder]:
+    """Load the base that an adapter was trained on, and what turns questions into tokens.
+
+    Raises:
+        UserError: the base cannot be had or is another one, or the adapter's files are not what the run wrote.
+    """
+    from adapterzoo import base, loading, model_files
     from adapterzoo.tokens.encode import Encoder, load_tokenizer
 
+    _check_files(adapter, say)
     model = adapter.recipe.model
-    location = loading.locate(model.name, say)
-    _check_weights(adapter, loading.fingerprint(location, loading.load_config(model, location)))
+    location = model_files.locate(model.name, say)
+    _check_model(adapter, model_files.fingerprint(location, loading.load_config(model, location)))
     # The tokenizer that was trained with: with its template, and a padding token that was added.
     tokenizer = load_tokenizer(model.model_copy(update={"revision": None, "padding_token": None}), str(adapter.path))
     data = adapter.recipe.data
     if data.chat_template not in ("auto", "plain"):
         data = data.model_copy(update={"chat_template": "auto"})
     encoder = Encoder(tokenizer, data)
-    lent = base.load(model, location, quantization, data.max_length, encoder.vocabulary)
-    with lent.lend() as plain:
+    return base.load(model, location, quantization, data.max_length, encoder.vocabulary), encoder
+
+
+def wrapped_by(adapter: Adapter, plain: nn.Module) -> nn.Module:
+    """Put an adapter on its base.
+
+    Raises:
+        UserError: the adapter does not fit: weights are missing, or of another method.
+    """
+    try:
         wrapped = registry()[adapter.result.method or ""].load(plain, adapter.path)
-        wrapped.eval()
-        yield wrapped, encoder
+    except AdapterzooError as error:
+        raise UserError.at(str(adapter.path), f"cannot be loaded: {error}.", TRAIN_AGAIN) from None
+    return wrapped.eval()
 
 
 def question(data: DataSection, prompt: str) -> Row:
@@ -121,37 +141,21 @@ def question(data: DataSection, prompt: str) -> Row:
         raise UserError.at("--prompt", error.what, error.cure) from None
 
 
-def merge(adapter: Adapter, to: Path, say: Say) -> None:
-    """Write base and adapter as one plain model folder, in the recipe's dtype and without quantization.
-
-    Raises:
-        UserError: the folder is taken, or the method's adapter cannot be merged into this base without changing
-            what it answers.
-    """
-    import torch
-
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise UserError.at(f"--to {to}", "is there already.", "Give another folder.")
-    method = registry()[adapter.result.method or ""]
-    if not method.merges and method.demands is None:
-        raise UserError.at(f"--method {adapter.result.label}", f"{method.name} has nothing to merge into a model.")
-    if adapter.result.base != "none":
-        say(f"trained on {adapter.result.base}, merged without quantization: its answers may differ a little")
-    with loaded(adapter, "none", say) as (wrapped, encoder), torch.no_grad():
-        ids = torch.tensor([encoder.tokenizer(PROBE)["input_ids"]])
-        ids = ids.to(next(wrapped.parameters()).device)
-        before = wrapped(ids).logits.float()
-        merged: Any = method.merge(wrapped)
-        moved = (merged(ids).logits.float() - before).abs().mean() / before.std()
-        if not moved < ROUNDING[adapter.recipe.model.dtype]:
-            what = f"merging moves its answers by {moved:.2g} of their spread."
-            raise UserError.at(f"--method {adapter.result.label}", what, "Use the adapter as it is.")
-        merged.save_pretrained(str(to))
-        encoder.tokenizer.save_pretrained(str(to))
+def _check_files(adapter: Adapter, say: Say) -> None:
+    """Raise UserError where a file of the adapter is not what the run wrote."""
+    if not adapter.result.adapter_files:
+        say("the result of an older adapterzoo says nothing of the adapter's files: they are not checked")
+    if not adapter.path.is_dir():
+        raise UserError.at(str(adapter.path), "is not there any more.", TRAIN_AGAIN)
+    if changed := changed_files(adapter.path.parent, adapter.result):
+        where = str(adapter.path.parent / changed[0])
+        more = f", nor are {len(changed) - 1} more files" if len(changed) > 1 else ""
+        raise UserError.at(where, f"is not what the run wrote{more}.", TRAIN_AGAIN)
 
 
-def _check_weights(adapter: Adapter, weights: str | None) -> None:
+def _check_model(adapter: Adapter, there: str | None) -> None:
+    """Raise UserError where the model's files are not those that the adapter was trained on."""
     trained_on = Store(adapter.folder).weights()
-    if trained_on is not None and weights is not None and trained_on != weights:
+    if trained_on is not None and there is not None and trained_on != there:
         name = adapter.recipe.model.name
-        raise UserError.at(f"model {name}", "its weights are not those that the adapter was trained on.")
+        raise UserError.at(f"model {name}", "its files are not those that the adapter was trained on.")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from adapterzoo.base_state import BaseState, tensor_digest
+from adapterzoo.errors import AdapterzooError
 from adapterzoo.loading import load_weights
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ class Base:
     def __init__(self, model: nn.Module, quantization: str, reload: Callable[[], nn.Module]) -> None:
         self.quantization = quantization
         self._reload = reload
+        self._model: nn.Module | None = None
+        self._state: BaseState | None = None
+        self._digest: str | None = None
         self._keep(model)
 
     @property
@@ -39,10 +43,10 @@ class Base:
         model.eval()
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        self._model: nn.Module | None = model
-        self._state = [(module, _snapshot(module)) for module in model.modules()]
-        self._config = copy.deepcopy(model.config.__dict__)
-        self._checksums = _checksums(model)
+        state = BaseState(model)
+        if self._digest is not None and state.digest != self._digest:
+            raise AdapterzooError("the base loaded again is not what it was: its files were changed during the run")
+        self._model, self._state, self._digest = model, state, state.digest
 
     @contextmanager
     def lend(self) -> Iterator[nn.Module]:
@@ -53,17 +57,14 @@ class Base:
             self.restore()
 
     def restore(self) -> None:
-        """Undo what a cell did. Weights that were changed are loaded again."""
-        for module, state in self._state:
-            module.__dict__.clear()
-            module.__dict__.update(_snapshot(state))
-        config = self.model.config.__dict__
-        config.clear()
-        config.update(copy.deepcopy(self._config))
-        for parameter in self.model.parameters():
+        """Undo what a cell did. Where tensors hold something else now, the base is loaded again."""
+        if self._model is None or self._state is None:
+            return
+        self._state.put_back()
+        for parameter in self._model.parameters():
             parameter.requires_grad_(False)
             parameter.grad = None
-        if _checksums(self.model) != self._checksums:
+        if tensor_digest(self._model) != self._digest:
             self.renew()
 
     def renew(self) -> None:
@@ -71,7 +72,7 @@ class Base:
 
         When they are next needed, not now: whoever changed them still holds them, and there may be no room for two.
         """
-        self._model, self._state = None, []
+        self._model = self._state = None
 
     @property
     def parameters(self) -> int:
@@ -94,26 +95,6 @@ def load(model: ModelSection, location: str, quantization: str, max_length: int,
         return load_weights(model, location, quantization, max_length, vocabulary)
 
     return Base(fresh(), quantization, fresh)
-
-
-def _snapshot(module: nn.Module | dict[str, Any]) -> dict[str, Any]:
-    """A module's attributes, with the dictionaries among them (children, parameters, hooks) copied."""
-    attributes = module if isinstance(module, dict) else module.__dict__
-    return {name: copy.copy(value) if isinstance(value, dict) else value for name, value in attributes.items()}
-
-
-def _checksums(model: nn.Module) -> dict[str, int]:
-    """A number for each tensor that changes when its bits do; computed where the tensor is."""
-    import torch
-
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    sums = {}
-    for name, tensor in tensors.items():
-        if tensor.is_meta:
-            continue
-        kind = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-        sums[name] = int(tensor.detach().contiguous().view(kind).sum(dtype=torch.int64))
-    return sums
 
 
 def _packed(module: nn.Module) -> int:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
 PACKAGES = ("adapterzoo", "torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets")
 
 
-def environment() -> dict[str, Any]:
-    """Package versions, hardware and thread count."""
+def environment(more: Sequence[str] = ()) -> dict[str, Any]:
+    """Return package versions, hardware and thread count.
+
+    Args:
+        more: packages that scores depend on, beside those that they always do.
+    """
     import torch
 
     cuda = torch.cuda.is_available()
     return {
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in (*PACKAGES, *more)},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),

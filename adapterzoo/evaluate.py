@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -174,11 +175,10 @@ def likelihoods(model: nn.Module, rows: Sequence[Tokens], pad_id: int, batch_siz
 def generate(
     model: nn.Module, encoded: Encoded, prompts: Sequence[list[int]], batch_size: int, max_new_tokens: int
 ) -> list[str]:
-    """The greedy answer to each prompt, up to the end token."""
+    """Return the greedy answer to each prompt, up to the end token."""
     import torch
     from transformers import GenerationConfig
 
-    # A configuration of our own: a model's may sample, or punish repetition.
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -189,7 +189,7 @@ def generate(
     )
     answers = [""] * len(prompts)
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), _no_generation_defaults(model):
         for indices in _batches([len(prompt) for prompt in prompts], batch_size):
             batch = pad_batch([asked(prompts[i]) for i in indices], encoded.pad_id)
             inputs = to_device({name: batch[name] for name in ("input_ids", "attention_mask")}, model)
@@ -198,6 +198,28 @@ def generate(
                 end = next((at for at, token in enumerate(ids) if token in encoded.end_ids), len(ids))
                 answers[i] = encoded.tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
     return answers
+
+
+@contextmanager
+def _no_generation_defaults(model: nn.Module) -> Iterator[None]:
+    """Keep the model's own generation configuration out of its answers.
+
+    It may sample or punish repetition, and transformers fills in from it whatever a configuration of ours leaves open.
+    """
+    from transformers import GenerationConfig
+
+    own = [(module, vars(module)["generation_config"]) for module in model.modules() if _has_defaults(module)]
+    for module, _ in own:
+        module.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        for module, configuration in own:
+            module.generation_config = configuration
+
+
+def _has_defaults(module: nn.Module) -> bool:
+    return vars(module).get("generation_config") is not None
 
 
 def to_device(batch: dict[str, Any], model: nn.Module) -> dict[str, Any]:

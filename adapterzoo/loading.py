@@ -1,15 +1,15 @@
-"""Models out of folders, hubs and packages: found, described, loaded; and why one cannot be had."""
+"""Load models: their configuration, their layers without weights, their weights; and say why one cannot be had."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.bundled import BUNDLED, model_folder
-from adapterzoo.errors import UserError, did_you_mean
+from adapterzoo.bundled import BUNDLED
+from adapterzoo.errors import Problem, UserError, did_you_mean
+from adapterzoo.model_files import refuse_adapter
 from adapterzoo.tokens.padding import make_room
 
 if TYPE_CHECKING:
@@ -20,43 +20,88 @@ if TYPE_CHECKING:
 
 # Above this length the memory of eager attention, quadratic in it, costs more than SDPA's overhead on a CPU.
 EAGER_LENGTH = 512
-# Bytes at the beginning and the end of a file of weights.
-EDGE = 2**20
-
-
-def locate(name: str, say: Callable[[str], None] = lambda message: None) -> str:
-    """What to give transformers for a model's name: a bundled model's folder, or the name as it is."""
-    return str(model_folder(name, say)) if name in BUNDLED else name
+MAX_KEYS_SHOWN = 3  # further keys of a kind are only counted
 
 
 def load_config(model: ModelSection, location: str) -> Any:
-    """The model's configuration.
+    """Return the model's configuration.
 
     Raises:
-        UserError: there is no such model, or it cannot be had.
+        UserError: there is no such model, it cannot be had, or an adapter lies beside its weights.
     """
     from transformers import AutoConfig
 
+    refuse_adapter(location, model.revision)
     try:
         return AutoConfig.from_pretrained(location, revision=model.revision, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError, ImportError) as error:
         raise refused(model, error) from None
 
 
-def fingerprint(location: str, config: Any) -> str | None:
-    """Which weights a name stands for: the commit of a hub id, else the sizes and edges of the files in a folder.
+def check_weights(model: ModelSection, location: str, config: Any) -> None:
+    """Check that a folder holds every weight of the model and no other, without reading what they are.
 
-    Not their whole content, which takes minutes for a large model; training changes every part of it.
+    A model of the hub is looked at when its weights are loaded: they may have to be downloaded for it.
+
+    Raises:
+        UserError: transformers would draw missing weights at random, or leave some unused.
     """
-    if not Path(location).is_dir():
-        return getattr(config, "_commit_hash", None)
-    digest = hashlib.sha256()
-    for path in sorted(Path(location).glob("*.safetensors")):
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {path.stat().st_size}\0".encode() + file.read(EDGE))
-            file.seek(max(0, path.stat().st_size - EDGE))
-            digest.update(file.read(EDGE))
-    return digest.hexdigest()
+    if Path(location).is_dir() and getattr(config, "quantization_config", None) is None:
+        _from_pretrained(model, location, device_map={"": "meta"})
+
+
+def _from_pretrained(model: ModelSection, location: str, **settings: Any) -> nn.Module:
+    """Return what transformers loads.
+
+    Raises:
+        UserError: it cannot load it, or its weights are not whole.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        loaded, keys = AutoModelForCausalLM.from_pretrained(
+            location,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+            use_safetensors=True,
+            # Reported, like the others, in place of a traceback that says to look at a table.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **settings,
+        )
+    except Exception as error:  # damaged files, and code that comes with a model, may raise anything
+        raise refused(model, error) from None
+    if problems := weight_problems(model.name, keys):
+        raise UserError(*problems)
+    whole: nn.Module = loaded
+    return whole
+
+
+def weight_problems(name: str, keys: Mapping[str, Any], added: Sequence[str] = ()) -> list[Problem]:
+    """Return what is wrong with a model's weights, by transformers' account of loading them.
+
+    What transformers ties or computes itself is not in that account.
+
+    Args:
+        name: of the model, for the message.
+        keys: ``missing_keys``, ``unexpected_keys`` and ``mismatched_keys`` (each with both shapes).
+        added: modules that a task adds to the model, a new head for instance: their weights may be missing.
+    """
+    missing = [key for key in keys["missing_keys"] if not key.startswith(tuple(f"{module}." for module in added))]
+    shapes = [f"{key} {tuple(there)} where {tuple(wanted)} belongs" for key, there, wanted in keys["mismatched_keys"]]
+    found = (
+        (missing, "lacks weights of the model, which would be drawn at random"),
+        (keys["unexpected_keys"], "holds weights that the model has no place for"),
+        (shapes, "holds weights of other shapes than the model's"),
+    )
+    hint = "Its config.json and its weights do not belong together, or a file is damaged: get both anew."
+    return [Problem(f"model {name}", f"{what}: {_some(keys)}.", hint) for keys, what in found if keys]
+
+
+def _some(keys: Sequence[str]) -> str:
+    shown = sorted(keys)[:MAX_KEYS_SHOWN]
+    more = len(keys) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def skeleton(model: ModelSection, config: Any, vocabulary: int = 0) -> nn.Module:
@@ -90,10 +135,9 @@ def load_weights(
     """A model with its weights, on the device where it will run.
 
     Raises:
-        UserError: transformers cannot load it.
+        UserError: transformers cannot load it, or its weights are not whole.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     where = device()
     dtype = getattr(torch, model.dtype)
@@ -102,21 +146,15 @@ def load_weights(
         # SDPA's backward is slow on a CPU in bfloat16 at short lengths.
         short = where == "cpu" and dtype != torch.float32 and max_length <= EAGER_LENGTH
         attention = "eager" if short else "sdpa"
-    try:
-        loaded: nn.Module = AutoModelForCausalLM.from_pretrained(
-            location,
-            revision=model.revision,
-            dtype=dtype,
-            attn_implementation=attention,
-            trust_remote_code=model.trust_remote_code,
-            use_safetensors=True,
-            device_map={"": where},
-            **_quantization(quantization, dtype, model.double_quantization),
-        )
-    except (OSError, ValueError, ImportError) as error:
-        raise refused(model, error) from None
-    if quantization == "nf4":
-        _keep_unpacked(loaded)
+    loaded = _from_pretrained(
+        model,
+        location,
+        dtype=dtype,
+        attn_implementation=attention,
+        device_map={"": where},
+        **_quantization(quantization, dtype, model.double_quantization),
+    )
+    _settle_quantization(loaded)
     head = loaded.get_output_embeddings()
     if head is not None:
         head.register_forward_pre_hook(_contiguous)
@@ -146,15 +184,18 @@ def _contiguous(head: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     return (arguments[0].contiguous(), *arguments[1:])
 
 
-def _keep_unpacked(model: nn.Module) -> None:
-    """Keep bitsandbytes from repacking 4-bit weights in place on the first evaluation on a CPU.
+def _settle_quantization(model: nn.Module) -> None:
+    """Bring quantized layers into the state that they keep, so that a forward pass changes nothing in them.
 
-    The backward pass of later training would read the repacked weights as if they were not: wrong gradients from
-    the first step, and no error.
+    bitsandbytes repacks 4-bit weights in place on the first evaluation on a CPU. The backward pass of later training
+    would read the repacked weights as if they were not: wrong gradients from the first step, and no error. 8-bit
+    layers move their scales at the first forward pass.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+        if hasattr(module, "init_8bit_state"):
+            module.init_8bit_state()
 
 
 def refused(model: ModelSection, error: Exception) -> UserError:

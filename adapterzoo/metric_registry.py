@@ -52,6 +52,12 @@ def metrics() -> Metrics:
     return Metrics(metadata.entry_points(group=hookspecs.PROJECT))
 
 
+def metric_packages(names: Iterable[str]) -> list[str]:
+    """Return the third-party packages that bring these metrics: another version may score otherwise."""
+    found = {metrics().package(name) for name in names if name not in RESERVED}
+    return sorted(found - {BUILT_IN})
+
+
 def lower_is_better(names: Iterable[str]) -> list[str]:
     """The columns of these metrics of which the lower value is the better one; not those of the evaluation's own."""
     chosen = [metrics()[name] for name in names if name not in RESERVED]

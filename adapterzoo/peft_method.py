@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.errors import Problem
-from adapterzoo.layers import target_problems
+from adapterzoo.errors import AdapterzooError, Problem
+from adapterzoo.layers import WEIGHTS, target_problems
 from adapterzoo.method import Context, Method, OptionsT
 
 if TYPE_CHECKING:
@@ -46,11 +46,17 @@ class PeftMethod(Method[OptionsT]):
         model.save_pretrained(str(folder), save_embedding_layers=False)
 
     def load(self, model: nn.Module, folder: Path) -> nn.Module:
-        """See :meth:`Method.load`."""
+        """See :meth:`Method.load`.
+
+        Raises:
+            AdapterzooError: the saved adapter is not whole, or is another method's.
+        """
         from peft import PeftModel
 
         with self.layers():
-            return _keep_dtype(PeftModel.from_pretrained(model, str(folder)))
+            wrapped = PeftModel.from_pretrained(model, str(folder))
+        _check_keys(wrapped, folder)
+        return _keep_dtype(wrapped)
 
     def merge(self, model: Any) -> nn.Module:
         """See :meth:`Method.merge`."""
@@ -62,6 +68,20 @@ class PeftMethod(Method[OptionsT]):
         """Sizes that PEFT changed for a layer that could not take them, which it does without a word."""
         adjusted = _adjusted(model)
         return {"adjusted": adjusted} if adjusted else {}
+
+
+def _check_keys(model: nn.Module, folder: Path) -> None:
+    """Raise AdapterzooError where an adapter's file has other keys than the adapter: PEFT leaves the rest untrained."""
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        saved = set(file.keys())
+    wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    if saved != wanted:
+        missing, more = sorted(wanted - saved), sorted(saved - wanted)
+        what = f"{len(missing)} weights are missing, like {missing[0]}" if missing else f"{more[0]} has no place in it"
+        raise AdapterzooError(f"{folder / WEIGHTS} is not the whole adapter: {what}")
 
 
 def _keep_dtype(model: nn.Module) -> nn.Module:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from adapterzoo.environment import version_of
 from adapterzoo.errors import Problem, UserError, did_you_mean
 from adapterzoo.reading import complete_entry
 from adapterzoo.recipe import MethodEntry, Range, Recipe
@@ -27,6 +28,8 @@ class Cell:
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
     learning_rate: float | None = None
+    plugin: str | None = None
+    """the package that brings the method, with its version"""
     shots: int = 0
     """examples shown in the prompt"""
     budget: int | None = None
@@ -72,6 +75,7 @@ def plan(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], zoo: Regi
                     seed,
                     entry.options,
                     rate,
+                    version_of(zoo.package(entry.name)),
                     budget=budget,
                     ranges=ranges,
                     tuned=tuple(sorted(recipe.tune)),

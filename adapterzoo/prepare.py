@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.data.row import PARTS
@@ -62,7 +61,7 @@ class Prepared:
             total_steps=self.steps,
             gradient_accumulation=train.gradient_accumulation,
             seed=cell.seed,
-            batches=partial(self.encoded.shuffled_batches, train.batch_size, cell.seed),
+            batches=self.encoded.training_batches(train.batch_size, cell.seed),
         )
 
 
@@ -84,14 +83,15 @@ def prepare(
     recipe, splits = read_data(recipe, say)
     cells = plan(recipe, methods, seeds, zoo)
     with quiet_libraries():
-        from adapterzoo import loading
+        from adapterzoo import loading, model_files
         from adapterzoo.training_arguments import total_steps
 
-        location = loading.locate(recipe.model.name, say)
+        location = model_files.locate(recipe.model.name, say)
         config = loading.load_config(recipe.model, location)
+        loading.check_weights(recipe.model, location, config)
         encoder, encoded = encode_data(recipe, location, splits, say)
         skeleton = loading.skeleton(recipe.model, config, encoder.vocabulary)
-        weights = loading.fingerprint(location, config)
+        weights = model_files.fingerprint(location, config)
         parts = {name: fingerprint([getattr(splits, name)]) for name in PARTS}
         prepared = Prepared(
             recipe=recipe,

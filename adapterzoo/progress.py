@@ -84,7 +84,7 @@ class PlainReporter(Reporter):
 
     def begin(self, cells: int, folder: Path) -> None:
         super().begin(cells, folder)
-        self._line(f"{cells} cells, results in {folder}")
+        self._line(f"{cells} cells, results in {_short(folder)}")
 
     def phase(self, name: str) -> None:
         super().phase(name)
@@ -161,6 +161,11 @@ def outcome(result: Result, label: str, kept: bool = False) -> str:
     if result.peak_memory_bytes:
         parts.append(f"peak {size(result.peak_memory_bytes)}")
     return f"{label}: {', '.join(parts)}" + (" (there already)" if kept else "")
+
+
+def _short(folder: Path) -> Path:
+    """Return a folder's path as it is written from here."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def reporter() -> Reporter:

@@ -13,6 +13,7 @@ from adapterzoo import hookspecs
 from adapterzoo.entry_points import BUILT_IN, Broken, Brought, bring, reason
 from adapterzoo.errors import PluginError
 from adapterzoo.method import BASES, CONTRACT, ENTRY_KEYS, GROUPS, Method, Options
+from adapterzoo.recipe.values import RESERVED_LABEL
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 NAMES = (tuple, list)
@@ -104,6 +105,8 @@ def _verify(method: object) -> None:
             raise PluginError(f"{kind}.{attribute} is {value!r}, of type {type(value).__name__}")
     if not NAME.fullmatch(method.name):
         raise PluginError(f"{kind}.name is {method.name!r}: only lower-case letters, digits and '-'")
+    if RESERVED_LABEL.fullmatch(method.name):
+        raise PluginError(f"{kind}.name is {method.name!r}: that is the label of the untouched base")
     if not 0 < method.learning_rate < 1e6:
         raise PluginError(f"{kind}.learning_rate is {method.learning_rate!r:.40}, no rate above 0")
     if method.group not in GROUPS:

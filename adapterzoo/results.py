@@ -18,7 +18,7 @@ RESULT = "result.json"
 NOTE = ".adapterzoo.json"
 FORGETTING = "forgetting"
 # What makes a cell another one under the same label and seed.
-SETTINGS = ("method", "options", "learning_rate", "base")
+SETTINGS = ("method", "plugin", "options", "learning_rate", "base")
 
 
 class Trial(TypedDict):
@@ -71,6 +71,8 @@ class Result:
     trainable_params: int = 0
     total_params: int = 0
     adapter_bytes: int = 0
+    adapter_files: dict[str, str] = field(default_factory=dict)
+    """file of the adapter's folder -> digest of its content; none where that was not kept yet"""
     train_seconds: float | None = None
     evaluate_seconds: float | None = None
     answer_seconds: float | None = None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from adapterzoo.cell import adapt, measure, train, tuned
 from adapterzoo.errors import AdapterzooError, PluginError, Problem, UserError
 from adapterzoo.memory import free_memory
-from adapterzoo.metric_registry import lower_is_better
+from adapterzoo.metric_registry import lower_is_better, metric_packages
 from adapterzoo.plan import Cell
 from adapterzoo.prepare import Prepared, prepare, quiet_libraries
 from adapterzoo.progress import Reporter
@@ -21,7 +21,7 @@ from adapterzoo.reading import kept_recipe
 from adapterzoo.recipe import Recipe
 from adapterzoo.registry import registry
 from adapterzoo.results import FORGETTING, SETTINGS, Result, Tuning, plain_findings
-from adapterzoo.store import ADAPTER, CHECKPOINTS, TRACEBACK, Store, folder_bytes
+from adapterzoo.store import ADAPTER, CHECKPOINTS, TRACEBACK, Store, adapter_files, changed_files, folder_bytes
 from adapterzoo.tuning import chosen
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def run(
     """
     reporter = reporter or Reporter()
     prepared = prepare(recipe, methods, seeds, reporter.say)
-    store = Store(out)
+    # A plugin may change the working directory on the way.
+    store = Store(out.absolute())
     resolved = prepared.recipe.resolved()
     recipe_hash = store.check(resolved, prepared.encoded.fingerprint, prepared.weights)
     with quiet_libraries():
@@ -69,7 +70,7 @@ class _Runner:
         self.recipe = prepared.recipe  # with what the data made of it
         self.store = store
         self.reporter = reporter
-        self.kept = _finished(prepared.cells, store)
+        self.kept = self._whole(_finished(prepared.cells, store))
         self.general: dict[str, list[Likelihood]] = {}
         """what each base makes of the general text, by its quantization"""
         self.tunings: dict[str, Tuning | AdapterzooError] = {}
@@ -77,8 +78,18 @@ class _Runner:
         self.common: dict[str, Any] = {
             "fingerprints": {"recipe": recipe_hash, **prepared.fingerprints},
             "recipe": store.identity,
-            "environment": environment(),
+            "environment": environment(metric_packages(self.recipe.evaluate.metrics)),
         }
+
+    def _whole(self, finished: dict[tuple[str, int], Result]) -> dict[tuple[str, int], Result]:
+        """Return the results whose adapters are what was written; the other cells are trained again."""
+        kept = {}
+        for (label, seed), result in finished.items():
+            if changed := changed_files(self.store.cell(label, seed), result):
+                self.reporter.say(f"{label}, seed {seed}: {changed[0]} is not what was written: trained again")
+            else:
+                kept[label, seed] = result
+        return kept
 
     def all(self) -> Iterator[Result]:
         measured = False
@@ -122,7 +133,6 @@ class _Runner:
 
     def _cell(self, cell: Cell, base: Base | Exception) -> Result:
         """Do a cell and write it down, whatever comes of it."""
-        from adapterzoo.environment import version_of
         from adapterzoo.memory import PeakMemory
 
         result = Result(
@@ -130,7 +140,7 @@ class _Runner:
             method=cell.method,
             seed=cell.seed,
             base=cell.base,
-            plugin=version_of(registry().package(cell.method)) if cell.method else None,
+            plugin=cell.plugin,
             options=cell.options,
             learning_rate=cell.learning_rate,
             steps=self.prepared.steps if cell.method else None,
@@ -145,7 +155,7 @@ class _Runner:
             if isinstance(base, Exception):
                 raise base
             cell = self._tuned(cell, base, result)
-            self.store.clear(cell.label, cell.seed, {name: getattr(cell, name) for name in SETTINGS})
+            self.store.clear(cell.label, cell.seed, self._depends_on(cell))
             result.total_params = base.parameters
             with base.lend() as model:
                 with PeakMemory() as peak:
@@ -161,6 +171,11 @@ class _Runner:
         self.store.write(result, (prediction.record() for prediction in predictions), paragraphs)
         free_memory()
         return result
+
+    def _depends_on(self, cell: Cell) -> dict[str, Any]:
+        """Return what a cell's training depends on beside the recipe: a checkpoint of anything else is no use."""
+        settings = {name: getattr(cell, name) for name in SETTINGS}
+        return {**settings, "packages": self.common["environment"]["packages"]}
 
     def _tuned(self, cell: Cell, base: Base, result: Result) -> Cell:
         """The cell with the settings that the validation rows chose, where the recipe has some tried."""
@@ -197,6 +212,7 @@ class _Runner:
             raise PluginError(f"save() of {adapted.method.name} wrote no safetensors into its folder")
         self.prepared.encoded.tokenizer.save_pretrained(str(folder / ADAPTER))
         result.adapter_bytes = folder_bytes(folder / ADAPTER)
+        result.adapter_files = adapter_files(folder / ADAPTER)
         return adapted.model
 
     def _measure(self, cell: Cell, model: nn.Module, result: Result) -> list[Prediction]:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from adapterzoo.digests import file_digest, file_digests
 from adapterzoo.errors import UserError
+from adapterzoo.files import aside, write_whole
 from adapterzoo.results import NOTE, RESULT, Result, read_result
 
 PREDICTIONS = "predictions.jsonl"
@@ -53,7 +54,7 @@ class Store:
                     f"holds the results of another recipe ({changes}).",
                     "Give --out another folder, or remove that one.",
                 )
-            ours = (LOCK, _aside(note).name)  # of a run that was killed at once
+            ours = (LOCK, aside(note).name)  # of a run that was killed at once
             if before is None and self.folder.exists() and any(one.name not in ours for one in self.folder.iterdir()):
                 what = "is there already and is no output folder of adapterzoo."
                 raise UserError.at(str(self.folder), what, "Give --out another.")
@@ -78,8 +79,8 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock()
             note = {"recipe_hash": recipe_hash, "identity": self.identity, "cells": cells}
-            _write(self.folder / NOTE, json.dumps(note, indent=1))
-            _write(self.folder / RECIPE, _yaml(resolved))
+            write_whole(self.folder / NOTE, json.dumps(note, indent=1))
+            write_whole(self.folder / RECIPE, _yaml(resolved))
         except OSError as error:
             raise self._unusable(error) from None
 
@@ -128,9 +129,13 @@ class Store:
         return [read_result(path) for path in sorted((self.folder / label).glob(f"seed-*/{RESULT}"))]
 
     def clear(self, label: str, seed: int, settings: Mapping[str, Any]) -> Path:
-        """An empty folder for a cell, where an older result of it is gone.
+        """Empty the folder of a cell of older results.
 
-        Checkpoints are kept if they are of the same settings: training goes on from them.
+        Args:
+            label: of the cell.
+            seed: of the cell.
+            settings: all that its training depends on beside the recipe. Checkpoints of the same settings are kept:
+                training goes on from them.
         """
         folder = self.cell(label, seed)
         for name in (RESULT, PREDICTIONS, GENERAL, TRACEBACK):
@@ -140,7 +145,7 @@ class Store:
         if not marker.is_file() or marker.read_text(encoding="utf-8") != wanted:
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
             marker.parent.mkdir(parents=True)
-            _write(marker, wanted)
+            write_whole(marker, wanted)
         return folder
 
     def write(
@@ -155,8 +160,8 @@ class Store:
         for name, records in ((PREDICTIONS, predictions), (GENERAL, general)):
             lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in records]
             if lines:
-                _write(folder / name, "".join(lines))
-        _write(folder / RESULT, json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n")
+                write_whole(folder / name, "".join(lines))
+        write_whole(folder / RESULT, json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n")
         # Of a failure too: the next try shall not begin with what may have caused it.
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
@@ -185,6 +190,30 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
 
 
+def adapter_files(folder: Path) -> dict[str, str]:
+    """Return the digest of each file in an adapter's folder, by its path there."""
+    return {str(path.relative_to(folder)): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def changed_files(cell: Path, result: Result) -> list[str]:
+    """Return the files of a cell's adapter that are not what the run wrote: changed, or gone.
+
+    An adapter that was removed as a whole, to save room for instance, is not among them.
+
+    Args:
+        cell: the cell's folder.
+        result: which says what was written.
+    """
+    folder = cell / ADAPTER
+    if not folder.is_dir():
+        return []
+    try:
+        there = file_digests(folder / name for name in result.adapter_files if (folder / name).is_file())
+    except OSError:  # what cannot be read is compared as if it were not there
+        there = {}
+    return [f"{ADAPTER}/{name}" for name, digest in result.adapter_files.items() if there.get(folder / name) != digest]
+
+
 def differences(before: Any, after: Any, path: str = "") -> list[str]:
     """What differs between two recipes, a line for each key."""
     if isinstance(before, dict) and isinstance(after, dict):
@@ -195,20 +224,6 @@ def differences(before: Any, after: Any, path: str = "") -> list[str]:
     if path == "data.rows" and before != after:
         return ["the rows of the data are others"]
     return [] if before == after else [f"{path}: {before!r} there, {after!r} here"]
-
-
-def _aside(path: Path) -> Path:
-    """Where a file is written before it takes its name."""
-    return path.with_name(f".{path.name}.new")
-
-
-def _write(path: Path, text: str) -> None:
-    aside = _aside(path)
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
 
 
 def _yaml(data: Mapping[str, Any]) -> str:

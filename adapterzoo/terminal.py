@@ -21,6 +21,11 @@ def clean(text: object) -> str:
     return _UNSAFE.sub("�", _BREAKS.sub(" ", str(text)))
 
 
+def clean_lines(text: str) -> str:
+    """Return a text of several lines without control characters."""
+    return "\n".join(clean(line) for line in text.split("\n"))
+
+
 def safe(text: object, style: str = "") -> Text:
     """Cleaned text for rich, in which ``[`` is a bracket."""
     return Text(clean(text), style=style)

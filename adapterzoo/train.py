@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,10 +12,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from adapterzoo import training_arguments
+from adapterzoo import checkpoints, training_arguments
+from adapterzoo.checkpoints import Checkpoint
 from adapterzoo.errors import AdapterzooError, NotFiniteError
 from adapterzoo.evaluate import likelihoods
 from adapterzoo.layers import trained
@@ -25,7 +26,6 @@ from adapterzoo.tokens.encode import Encoded
 from adapterzoo.tokens.packing import check_separate
 from adapterzoo.training_arguments import total_steps
 
-SECONDS = "seconds.txt"
 STATE = "adapter_state.safetensors"
 LOGS = "logs"
 OnStep = Callable[[int, int, float, int], None]
@@ -73,16 +73,16 @@ def train(
     arguments = training_arguments.arguments(settings, steps, learning_rate, seed, folder, fp16=_half(model))
     # A cell trains on one device: transformers would multiply the batch by the number of GPUs it sees.
     arguments._n_gpu = min(arguments.n_gpu, 1)
-    checkpoint = _newest_checkpoint(folder, wanted=resume and bool(settings.save_steps))
+    checkpoint = checkpoints.newest(folder, wanted=resume and bool(settings.save_steps))
     # What was trained before the checkpoint has taken its time too.
-    before = float((checkpoint / SECONDS).read_text(encoding="utf-8")) if checkpoint else 0.0
+    before = checkpoint.seconds if checkpoint else 0.0
     trainer = CompletionTrainer(
         model=model,
         args=arguments,
         train_dataset=encoded.training_rows,
         eval_dataset=encoded.validation,
         data_collator=encoded.collate,
-        callbacks=[*callbacks, _Watch(on_step, before)],
+        callbacks=[*callbacks, _Watch(on_step, before, settings.save_limit)],
     )
     trainer.pad_id, trainer.own_optimizer = encoded.pad_id, optimizer
     # They print every log line, which is the progress display's business.
@@ -92,26 +92,16 @@ def train(
         # TensorBoard's would be among the checkpoints, which are gone when the cell is done.
         if getattr(callback, "logging_dir", "") is None:
             callback.logging_dir = str(folder.parent / LOGS)
-    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if checkpoint and checkpoint.step >= steps:
+        seconds = trainer.finished(checkpoint)
+    else:
+        result = trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+        seconds = before + result.metrics["train_runtime"]
     return Trained(
-        seconds=before + result.metrics["train_runtime"],
+        seconds=seconds,
         tokens=int(trainer.state.num_input_tokens_seen),
         history=[_plain(entry) for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry],
     )
-
-
-def _newest_checkpoint(folder: Path, *, wanted: bool) -> Path | None:
-    """The newest whole checkpoint; all others are removed.
-
-    Left there, an older one would be taken for the newest by the trainer, and its own be deleted as the oldest.
-    """
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    whole = [path for path in found if (path / SECONDS).is_file()]  # which is written last
-    newest = whole[-1] if whole and wanted else None
-    for path in found:
-        if path != newest:
-            shutil.rmtree(path)
-    return newest
 
 
 class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not followed for types
@@ -168,6 +158,15 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
             for name, tensor in state.items():
                 tensor.copy_(saved[name])
 
+    def finished(self, checkpoint: Checkpoint) -> float:
+        """Take over a training that was finished, and return its seconds: the trainer would do one step more."""
+        self._load_from_checkpoint(str(checkpoint.path))
+        self.state = TrainerState.load_from_json(str(checkpoint.path / TRAINER_STATE_NAME))
+        # What a method does when training begins and ends is in no checkpoint.
+        self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
+        self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+        return checkpoint.seconds
+
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """The mean loss of a completion's token on the validation rows."""
         rows = [example.tokens for example in self.eval_dataset]
@@ -179,15 +178,17 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Tells the loss of each step, stops at one that is no number, and keeps the time with each checkpoint."""
+    """Tells the loss of each step, stops at one that is no number, and completes each checkpoint."""
 
-    def __init__(self, on_step: OnStep, seconds_before: float) -> None:
+    def __init__(self, on_step: OnStep, seconds_before: float, save_limit: int) -> None:
         self.on_step = on_step
+        self.save_limit = save_limit
         self._begun = time.perf_counter() - seconds_before
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        spent = Path(args.output_dir) / f"checkpoint-{state.global_step}" / SECONDS
-        spent.write_text(repr(time.perf_counter() - self._begun), encoding="utf-8")
+        folder = Path(args.output_dir)
+        checkpoints.complete(folder / f"checkpoint-{state.global_step}", time.perf_counter() - self._begun)
+        checkpoints.keep_newest(folder, self.save_limit)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
         if "loss" not in logs:

@@ -204,7 +204,7 @@ def arguments(
         eval_steps=eval_steps or None,
         save_strategy="steps" if save_steps else "no",
         save_steps=save_steps or steps,
-        save_total_limit=settings.save_limit,
+        save_total_limit=None,  # the trainer removes file by file: see adapterzoo.checkpoints
         train_sampling_strategy="group_by_length" if settings.group_by_length else "random",
         logging_steps=1,
         logging_nan_inf_filter=False,  # else a NaN is logged as 0.0, and training ends as if all were well

@@ -15,6 +15,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from adapterzoo.digests import text_digest
 from adapterzoo.errors import AdapterzooError, NotFiniteError
 from adapterzoo.plan import Cell
 from adapterzoo.recipe.tune import Range
@@ -85,8 +86,7 @@ def tune(cell: Cell, folder: Path, lower_is_better: bool, attempt: Try) -> Tunin
         AdapterzooError: all trials failed.
     """
     study = _study(cell, folder)
-    kept = [one.user_attrs["trial"] for one in study.get_trials(deepcopy=False) if "trial" in one.user_attrs]
-    known = {_key(trial["settings"]): trial for trial in kept}
+    known = {_key(trial["settings"]): trial for trial in _kept(study)}
     trials: list[Trial] = []
     for number, settings in enumerate(points(cell)):
         trial = known.get(_key(settings))
@@ -125,6 +125,16 @@ def _study(cell: Cell, folder: Path) -> Any:
         raise AdapterzooError(what) from None
 
 
+def _kept(study: Any) -> list[Trial]:
+    """Return the trials in the journal that are as they were written; those that were damaged are made again."""
+    attributes = [kept.user_attrs for kept in study.get_trials(deepcopy=False)]
+    return [kept["trial"] for kept in attributes if "trial" in kept and kept.get("digest") == _digest(kept["trial"])]
+
+
+def _digest(trial: Trial) -> str:
+    return text_digest(json.dumps(trial, sort_keys=True))
+
+
 def _try(cell: Cell, settings: dict[str, Any], number: int, attempt: Try) -> Trial:
     begun = time.perf_counter()
     metric = value = loss = failure = None
@@ -149,7 +159,7 @@ def _write(study: Any, cell: Cell, trial: Trial) -> None:
             value=trial["score"],
             params=trial["settings"],
             distributions={name: _distribution(one) for name, one in cell.ranges.items()},
-            user_attrs={"trial": trial},
+            user_attrs={"trial": trial, "digest": _digest(trial)},
         )
     )
 
@@ -173,5 +183,5 @@ def _distribution(one: Range) -> Any:
 def _name(cell: Cell) -> str:
     """Of the study: another one where anything that its trials hang on is another."""
     fixed = {name: value for name, value in cell.options.items() if name not in cell.ranges}
-    described = [cell.method, cell.base, fixed, cell.learning_rate, cell.seed, space(cell), points(cell)]
+    described = [cell.method, cell.plugin, cell.base, fixed, cell.learning_rate, cell.seed, space(cell), points(cell)]
     return f"{cell.label}-{hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]}"

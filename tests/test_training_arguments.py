@@ -42,7 +42,8 @@ def test_every_key_reaches_the_trainer() -> None:
         5,
     )
     assert (got.optim, got.weight_decay, got.max_grad_norm) == ("paged_adamw_8bit", 0.1, 0.3)
-    assert (got.eval_steps, got.save_steps, got.save_total_limit) == (20, 25, 3)
+    # Old checkpoints are removed by adapterzoo, each at once; the trainer would do it file by file.
+    assert (got.eval_steps, got.save_steps, got.save_total_limit) == (20, 25, None)
     assert (got.seed, got.data_seed, got.gradient_checkpointing) == (7, 7, True)
     assert got.train_sampling_strategy == "group_by_length"
     assert (got.adam_beta2, got.label_smoothing_factor) == (0.95, 0.1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from adapterzoo.errors import UserError
-from adapterzoo.terminal import output_aside
+from adapterzoo.terminal import clean_lines, output_aside
 
 BATCH = 8
 
@@ -38,4 +38,13 @@ def generate(folder: Path, method: str, seed: int | None, prompts: tuple[str, ..
         encoded = encoder.encoded({"train": [encoder.example(rows[0])], "validation": [], "test": []}, [], "")
         answers = answer(model, encoded, [encoder.prompt(row) for row in rows], BATCH, max_new_tokens)
     for text in answers:
-        click.echo(text)
+        _print(text)
+
+
+def _print(answer: str) -> None:
+    """Print an answer: at a terminal without what could steer it, in a pipe byte by byte as the model wrote it."""
+    if sys.stdout.isatty():
+        click.echo(clean_lines(answer))
+        return
+    sys.stdout.buffer.write(f"{answer}\n".encode())  # click's own printing would leave out escape sequences
+    sys.stdout.buffer.flush()

@@ -16,12 +16,12 @@ from adapterzoo.terminal import output_aside, safe, stderr
 @click.option("--to", required=True, metavar="OUT", type=click.Path(path_type=Path), help="The folder to write.")
 def merge(folder: Path, method: str, seed: int | None, to: Path) -> None:
     """Merge the adapter METHOD in DIR into its base: OUT is a plain model folder that transformers loads."""
-    from adapterzoo import adapters
+    from adapterzoo import adapters, merging
     from adapterzoo.progress import reporter
 
     adapter = adapters.find(folder, method, seed)
     from adapterzoo.prepare import quiet_libraries
 
     with output_aside(), quiet_libraries():
-        adapters.merge(adapter, to, reporter().say)
+        merging.merge(adapter, to, reporter().say)
     stderr().print(safe(f"{to} written."), soft_wrap=True)

@@ -31,9 +31,9 @@ def preview(recipe: Path, number: int, split: str, tokens: bool, overrides: tupl
     notes: list[str] = []
     checked, splits = read_data(checked, notes.append)
     with quiet_libraries():
-        from adapterzoo import loading
+        from adapterzoo import model_files
 
-        location = loading.locate(checked.model.name, reporter().say)
+        location = model_files.locate(checked.model.name, reporter().say)
         encoder, encoded = encode_data(checked, location, splits, notes.append)
         from adapterzoo.tokens import show
 

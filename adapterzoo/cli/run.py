@@ -21,12 +21,13 @@ def run(
 
     Cells that have a result are not trained again: a run that was stopped goes on.
     """
+    here = Path.cwd()  # before any plugin is loaded, which may change it
     from adapterzoo.api import output_folder
     from adapterzoo.progress import reporter
     from adapterzoo.reading import load_recipe
 
     checked = load_recipe(recipe, overrides)
-    folder = out or output_folder(checked.name, overrides)
+    folder = here / (out or output_folder(checked.name, overrides))
     progress = reporter()
     from adapterzoo import runner
     from adapterzoo.comparison import compare

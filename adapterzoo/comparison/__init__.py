@@ -22,7 +22,7 @@ SCHEMA = 2
 # Fields of a row that are no column.
 NO_COLUMNS = frozenset({
     "metrics", "intervals", "options", "adjusted", "lower_is_better", "fingerprints", "environment", "history", "ties",
-    "tuning", "difference_interval", "block", "rank_metric", "unproven",
+    "tuning", "difference_interval", "block", "rank_metric", "unproven", "damaged",
 })  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from adapterzoo.comparison.row import Row
 from adapterzoo.comparison.scores import Column, cell_scores
 from adapterzoo.comparison.statistics import Seeds
 from adapterzoo.results import FORGETTING, Result, Tuning
-from adapterzoo.store import GENERAL, PREDICTIONS
+from adapterzoo.store import GENERAL, PREDICTIONS, changed_files
 
 # Fields of a row that all its seeds share, and those that are means over them.
 SHARED = (
@@ -61,7 +61,9 @@ def make(label: str, group: Sequence[Cell]) -> Evidence:
     """
     results = [cell.result for cell in group]
     scores, unproven = _scores(group)
-    return Evidence(_row(label, results, unproven), results, [cell.folder for cell in group], scores)
+    row = _row(label, results, unproven)
+    row.damaged = [f"{folder.name}/{file}" for _, folder, result in group for file in changed_files(folder, result)]
+    return Evidence(row, results, [cell.folder for cell in group], scores)
 
 
 def _scores(group: Sequence[Cell]) -> tuple[dict[str, dict[int | None, Column]], list[str]]:
@@ -101,6 +103,7 @@ def _row(label: str, results: Sequence[Result], unproven: list[str]) -> Row:
         metrics={name: fmean(result.metrics[name] for result in done) for name in everywhere},
         intervals={},
         unproven=unproven,
+        damaged=[],
         examples=None,
         tune_seconds=tune_seconds,
         total_seconds=seconds + (tune_seconds or 0.0),

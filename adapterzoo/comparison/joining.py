@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import isclose
 from pathlib import Path
 
 from adapterzoo.comparison import Cell
@@ -20,14 +21,22 @@ def rows(group: Sequence[Cell]) -> list[Evidence]:
     made = []
     for label, by_run in labels.items():
         cells = [cell for cells in by_run.values() for cell in cells]
-        if cells[0].result.method is None:
-            # The untouched base is the same in every folder of one recipe: the one of which most is known.
-            made.append(make(label, [max(cells, key=lambda cell: (cell.result.ok, len(cell.result.metrics)))]))
+        if cells[0].result.method is None and _agree([cell.result for cell in cells]):
+            # The untouched base is the same in every folder of one recipe: take the one of which most is known.
+            known = max(sorted(by_run), key=lambda run: len(by_run[run][0].result.metrics))
+            made.append(make(label, by_run[known]))
         elif len(by_run) == 1 or _joins([cell.result for cell in cells]):
             made.append(make(label, cells))
         else:
             made += [make(f"{label} ({names[run]})", cells) for run, cells in by_run.items()]
     return made
+
+
+def _agree(results: Sequence[Result]) -> bool:
+    """Whether all results have the same value of every metric that they share; failures have none."""
+    names = {name for result in results for name in result.metrics}
+    values = [[result.metrics[name] for result in results if name in result.metrics] for name in names]
+    return all(isclose(value, found[0], rel_tol=1e-6, abs_tol=1e-9) for found in values for value in found)
 
 
 def _joins(results: Sequence[Result]) -> bool:

@@ -49,6 +49,8 @@ class Row:
     """metric -> low and high end of its 95 % interval, over seeds and examples; of one seed over examples alone"""
     unproven: list[str]
     """files of answers that are missing, damaged or of other answers, and the metrics that have no interval for it"""
+    damaged: list[str]
+    """files of its adapters that are not what the run wrote"""
     examples: int | None
     """how many test examples the intervals are of"""
     trainable_params: int

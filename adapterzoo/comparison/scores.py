@@ -42,13 +42,22 @@ class Column:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file of JSON lines; none where it is damaged or not there."""
+    """Return the records of a file of JSON lines by their ``index``; none where it is damaged or not there.
+
+    Rows are compared example by example, whatever the order of the lines in either file.
+    """
     try:
         with path.open(encoding="utf-8") as file:
-            records = [json.loads(line) for line in file]
-    except (OSError, ValueError, RecursionError):
+            records = sorted((json.loads(line) for line in file), key=lambda record: int(record["index"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
-    return records if all(isinstance(record, dict) for record in records) else []
+    return records if len({record["index"] for record in records}) == len(records) else []
+
+
+def _of_all_examples(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a file; none where an example is missing."""
+    records = read_lines(path)
+    return records if [record["index"] for record in records] == list(range(len(records))) else []
 
 
 def cell_scores(folder: Path, result: Result) -> dict[str, Column]:
@@ -57,11 +66,11 @@ def cell_scores(folder: Path, result: Result) -> dict[str, Column]:
     Args:
         folder: of the cell.
     """
-    lines, general = read_lines(folder / PREDICTIONS), None
+    lines, general = _of_all_examples(folder / PREDICTIONS), None
     found = {}
     for name, value in result.metrics.items():
         if name == FORGETTING:
-            general = read_lines(folder / GENERAL)
+            general = _of_all_examples(folder / GENERAL)
         column = _column(name, general if name == FORGETTING and general is not None else lines)
         if column is not None and math.isclose(column.values.mean(), value, rel_tol=1e-6, abs_tol=1e-9):
             found[name] = column

@@ -111,7 +111,7 @@ class _Trial:
             total_steps=STEPS,
             gradient_accumulation=1,
             seed=0,
-            batches=partial(self.rows.shuffled_batches, len(self.rows.train), 0),
+            batches=self.rows.training_batches(len(self.rows.train), 0),
         )
 
     def all(self) -> Observed:

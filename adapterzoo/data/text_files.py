@@ -73,7 +73,7 @@ def read_json(path: Path) -> tuple[list[str], Iterator[Found]]:
         return _columns(_lines(path)), _lines(path)
     with _text(path) as file:
         try:
-            loaded = _load(_decoded(file, path))
+            loaded = _load(_decoded(file, path), str(path))
         except json.JSONDecodeError as error:
             raise UserError.at(f"{path}:{error.lineno}", f"is not JSON: {error.msg}.") from None
     items = _table(loaded)
@@ -94,7 +94,7 @@ def _has_lines(path: Path) -> bool:
         if path.suffix in (".jsonl", ".ndjson"):
             return True
         try:
-            value = _load(first)
+            value = _load(first, f"{path}:1")
         except json.JSONDecodeError:
             return False
         return isinstance(value, dict) and (_table(value) is None or any(line.strip() for line in text))
@@ -106,7 +106,7 @@ def _lines(path: Path) -> Iterator[Found]:
             if not line.strip():
                 continue
             try:
-                value = _load(line)
+                value = _load(line, f"{path}:{number}")
             except json.JSONDecodeError as error:
                 what = f"is not JSON: {error.msg} (column {error.colno})."
                 raise UserError.at(f"{path}:{number}", what, "Each line must be one whole object.") from None
@@ -142,9 +142,26 @@ def _columns(rows: Iterable[Found]) -> list[str]:
     return next((list(cells) for _, cells in rows if cells), [])
 
 
-def _load(text: str) -> Any:
+def _load(text: str, where: str) -> Any:
+    """Return what a text in JSON holds.
+
+    Raises:
+        json.JSONDecodeError: it is no JSON.
+        UserError: an object has a key twice.
+    """
+
+    def cells(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            # The same value twice is no question of which is meant.
+            for key, value in pairs:
+                if value != found[key]:
+                    what = f"the key '{key}' is given twice, with different values."
+                    raise UserError.at(where, what, "Keep one of them.")
+        return found
+
     try:
-        return json.loads(text, parse_float=Number, parse_int=Number)
+        return json.loads(text, parse_float=Number, parse_int=Number, object_pairs_hook=cells)
     except RecursionError:
         raise json.JSONDecodeError("it is nested too deeply", text, 0) from None
 

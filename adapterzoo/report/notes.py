@@ -36,6 +36,8 @@ def rows(comparison: Comparison) -> Iterator[Line]:
             yield Line(row.label, f"{table} failed: {row.error}", failure=True)
         for file in row.unproven:
             yield Line(row.label, f"{table}: {file}: no interval, and not known to be tied or not")
+        for file in row.damaged:
+            yield Line(row.label, f"{table}: {file} is not what the run wrote: run the recipe again")
         for option, change in row.adjusted.items():
             yield Line(row.label, f"{table}, {option}: {change}")
         if misses(row.trainable_params, row.budget) and row.status == "ok":

@@ -49,14 +49,9 @@ def _answers(evidence: Evidence) -> Answers:
     """Of the first seed that has any."""
     for result, folder in zip(evidence.results, evidence.folders, strict=True):
         lines = read_lines(folder / PREDICTIONS) if result.ok else []
-        if found := {_index(line, at): line for at, line in enumerate(lines) if line.get("prediction") is not None}:
+        if found := {line["index"]: line for line in lines if line.get("prediction") is not None}:
             return found
     return {}
-
-
-def _index(line: Line, at: int) -> int:
-    index = line.get("index")
-    return index if isinstance(index, int) else at
 
 
 def _print_block(block: Block, rows: Sequence[tuple[Row, Answers]], n: int, console: Console) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
 IGNORED = -100
 Tokens = tuple[list[int], list[bool]]
 """a row's token ids, and for each whether it is in the loss"""
+SealedRow = tuple[bytes, bytes]
+"""the same as bytes (32-bit ids, then a byte for each flag), which nobody can change"""
 
 
 def pad_batch(rows: Sequence[Tokens], pad_id: int) -> dict[str, Any]:
@@ -40,6 +43,23 @@ def pad_batch(rows: Sequence[Tokens], pad_id: int) -> dict[str, Any]:
     batch: dict[str, torch.Tensor | int] = {name: torch.tensor([row[name] for row in made]) for name in made[0]}
     batch["logits_to_keep"] = kept
     return batch
+
+
+def seal(row: Tokens) -> SealedRow:
+    """Return a copy of a row that can be given away."""
+    ids, learned = row
+    return array("i", ids).tobytes(), bytes(learned)
+
+
+def sealed_batches(rows: tuple[SealedRow, ...], size: int, pad_id: int) -> Callable[[], Iterator[dict[str, Any]]]:
+    """Return a function that gives rows as batches; see :func:`pad_batch`."""
+
+    def batches() -> Iterator[dict[str, Any]]:
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            yield pad_batch([(list(array("i", ids)), [bool(flag) for flag in flags]) for ids, flags in part], pad_id)
+
+    return batches
 
 
 def asked(prompt: list[int], completion: Sequence[int] = ()) -> Tokens:

@@ -12,6 +12,7 @@ from typing import Any
 from adapterzoo.bundled import cache_folder
 from adapterzoo.data.row import PARTS
 from adapterzoo.data.split import Splits
+from adapterzoo.digests import file_digest
 from adapterzoo.tokens.encode import Encoded, Encoder, Example
 
 # Raised when the same rows become other tokens than before.
@@ -26,14 +27,14 @@ def encode_splits(encoder: Encoder, splits: Splits) -> Encoded:
     Raises:
         UserError: nothing is left of a split.
     """
-    path = cache_folder() / "tokens" / f"{_key(encoder, splits)}.parquet"
-    if (found := _read(path, splits)) is not None:
+    folder, key = cache_folder() / "tokens", _key(encoder, splits)
+    if (found := _read(folder, key, splits)) is not None:
         examples, said = found
         for line in said:
             encoder.say(line)
         return encoder.encoded(examples, said, splits.fingerprint)
     made = encoder.encode_splits(splits)
-    _write(path, made, splits)
+    _write(folder, key, made, splits)
     return made
 
 
@@ -54,11 +55,11 @@ def _key(encoder: Encoder, splits: Splits) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def _read(path: Path, splits: Splits) -> tuple[dict[str, list[Example]], list[str]] | None:
+def _read(folder: Path, key: str, splits: Splits) -> tuple[dict[str, list[Example]], list[str]] | None:
     import pyarrow
     from pyarrow import parquet
 
-    if not path.is_file():
+    if (path := _whole(folder, key)) is None:
         return None
     try:
         table = parquet.read_table(path)
@@ -73,7 +74,19 @@ def _read(path: Path, splits: Splits) -> tuple[dict[str, list[Example]], list[st
     return examples, said
 
 
-def _write(path: Path, encoded: Encoded, splits: Splits) -> None:
+def _whole(folder: Path, key: str) -> Path | None:
+    """Return the cached file of a key that is what was written, by the digest in its name; damaged ones are removed."""
+    for path in folder.glob(f"{key}-*.parquet"):
+        try:
+            if path.stem.rpartition("-")[2] == file_digest(path):
+                return path
+            path.unlink()
+        except OSError:
+            continue
+    return None
+
+
+def _write(folder: Path, key: str, encoded: Encoded, splits: Splits) -> None:
     """Put down in one go, beside what other runs put there; a cache that cannot be written is none."""
     import pyarrow
     from pyarrow import parquet
@@ -91,12 +104,12 @@ def _write(path: Path, encoded: Encoded, splits: Splits) -> None:
         list(zip(columns, kinds, strict=True)), metadata={"said": json.dumps(encoded.said, ensure_ascii=True)}
     )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".new")
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(dir=folder, suffix=".new")
         os.close(handle)
         parquet.write_table(pyarrow.table(columns, schema=schema), aside, compression="zstd")
-        os.replace(aside, path)
-        for old in sorted(path.parent.glob("*.parquet"), key=lambda one: one.stat().st_mtime)[:-KEPT]:
+        os.replace(aside, folder / f"{key}-{file_digest(Path(aside))}.parquet")
+        for old in sorted(folder.glob("*.parquet"), key=lambda one: one.stat().st_mtime)[:-KEPT]:
             old.unlink(missing_ok=True)
     except OSError:
         return

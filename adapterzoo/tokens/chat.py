@@ -46,6 +46,8 @@ class Chat:
         self._say = say
         self._said_fold = False
         self.asks = True
+        self.left_out: list[str] = []
+        """where rows are of which the template does not write all that is asked"""
         if self.plain:
             return
         # What the template writes between its generation prompt and an answer: the last one, and those before.
@@ -56,6 +58,9 @@ class Chat:
         if not self.asks:
             say("model: its chat template has no generation prompt; what it writes before an answer is asked with")
         self.folds_system = not self._takes_system()
+        whole = self._render(probe, ask=False)
+        if PROBE in whole and probe[0].content not in whole:
+            raise self._unusable("leaves out the question")
 
     def segments(self, row: Row, shots: Sequence[Row] = ()) -> list[Segment]:
         """The text of an example, in order; what the assistant says is apart. The last one is the answer.
@@ -75,7 +80,7 @@ class Chat:
             return _raw(turns)
         if self.plain:
             return _plain(turns, len(turns) - len(row.turns))
-        return self._templated(self._folded(turns))
+        return self._templated(self._folded(turns), row.place)
 
     def _with_system(self, row: Row) -> list[Turn]:
         if self.system and not row.raw and row.turns[0].role != "system":
@@ -91,9 +96,12 @@ class Chat:
             self._said_fold = True
         return [Turn("user", f"{turns[0].content}\n\n{turns[1].content}"), *turns[2:]]
 
-    def _templated(self, turns: Sequence[Turn]) -> list[Segment]:
+    def _templated(self, turns: Sequence[Turn], place: str) -> list[Segment]:
         """Each answer is found in the whole text behind the text that asks for it: no template need mark it."""
         whole = self._render(turns, ask=False)
+        # Templates may take away spaces around a text, and that is all.
+        if not all(turn.content.strip() in whole for turn in turns):
+            self.left_out.append(place)
         segments: list[Segment] = []
         done = 0
         for number, turn in enumerate(turns):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from adapterzoo.data.row import PARTS, Row
@@ -13,7 +13,7 @@ from adapterzoo.data.split import Splits
 from adapterzoo.errors import UserError
 from adapterzoo.recipe import DataSection, ModelSection
 from adapterzoo.tokens import shorten
-from adapterzoo.tokens.batches import Tokens, pad_batch
+from adapterzoo.tokens.batches import SealedRow, Tokens, pad_batch, seal, sealed_batches
 from adapterzoo.tokens.chat import Chat, Segment
 from adapterzoo.tokens.packing import pack, pack_batch
 from adapterzoo.tokens.padding import add_padding_token, padding_token
@@ -64,11 +64,17 @@ class Encoded:
             return pack_batch(rows, self.pad_id)
         return pad_batch([row.tokens for row in rows], self.pad_id)
 
-    def shuffled_batches(self, size: int, seed: int) -> Iterator[dict[str, Any]]:
-        """The training rows once, in an order of the seed's, as batches."""
-        order = random.Random(seed).sample(self.train, len(self.train))
-        for start in range(0, len(order), size):
-            yield pad_batch([example.tokens for example in order[start : start + size]], self.pad_id)
+    @cached_property
+    def _sealed_rows(self) -> list[SealedRow]:
+        return [seal(example.tokens) for example in self.train]
+
+    def training_batches(self, size: int, seed: int) -> Callable[[], Iterator[dict[str, Any]]]:
+        """Return a function that gives the training rows once, as batches, in an order that the seed alone decides.
+
+        It is handed to methods, so it leads to copies of the training rows and to nothing else: not to the test rows.
+        """
+        rows = tuple(random.Random(seed).sample(self._sealed_rows, len(self.train)))
+        return sealed_batches(rows, size, self.pad_id)
 
 
 class Encoder:
@@ -139,6 +145,7 @@ class Encoder:
     def _part(self, name: str, rows: Sequence[Row], said: list[str]) -> list[Example]:
         kept, cut, odd = [], 0, []
         self._shortened = 0
+        self.chat.left_out.clear()
         limit = f"max_length = {self.data.max_length}"
         for row in rows:
             example = self.encode(row)
@@ -167,6 +174,10 @@ class Encoder:
             where = f" (first: {odd[0]})" if odd[0] else ""
             what = "hold the text of a special token, which the model will read as that token"
             said.append(f"data: {len(odd)} of {len(rows)} rows of {name} {what}{where}")
+        if left_out := list(dict.fromkeys(self.chat.left_out)):
+            what = "the chat template leaves out or changes part of what is asked"
+            where = f" (first: {left_out[0]})" if left_out[0] else ""
+            said.append(f"data: {len(left_out)} of {len(rows)} rows of {name}: {what}{where}")
         return kept
 
     def example(self, row: Row) -> Example:

@@ -1,0 +1,29 @@
+"""Files and folders that are whole or not there, whenever the process is killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+
+def aside(path: Path) -> Path:
+    """Return where a file or folder is written before it takes its name, or lies while it is removed."""
+    return path.with_name(f".{path.name}.new")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file in one go, and have it on the disk before it takes its name."""
+    with aside(path).open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside(path), path)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder; killed on the way, nothing of it is left under its name."""
+    if folder.is_dir():
+        shutil.rmtree(aside(folder), ignore_errors=True)
+        os.replace(folder, aside(folder))
+    shutil.rmtree(aside(folder), ignore_errors=True)

@@ -1,0 +1,116 @@
+"""Merge a trained adapter into its base: one plain model folder, which was seen to hold the adapter."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from adapterzoo.adapters import Adapter, Say, base_of, wrapped_by
+from adapterzoo.errors import UserError
+from adapterzoo.files import aside
+from adapterzoo.registry import registry
+
+if TYPE_CHECKING:
+    import torch
+
+# What a merge may move the logits by, in their own spread: rounding, by dtype.
+ROUNDING = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.15}
+SAME = 1e-4  # a difference of logits, in their spread, that is none
+USE_ADAPTER = "Use the adapter as it is."
+PROBE = "The quick brown fox jumps over the lazy dog."
+
+
+def merge(adapter: Adapter, to: Path, say: Say) -> None:
+    """Write base and adapter as one plain model folder, in the recipe's dtype and without quantization.
+
+    What was written is loaded again and asked before it gets its name.
+
+    Raises:
+        UserError: the folder is taken, or the method's adapter cannot be merged into this base without changing
+            what it answers.
+    """
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise UserError.at(f"--to {to}", "is there already.", "Give another folder.")
+    method = registry()[adapter.result.method or ""]
+    if not method.merges and method.demands is None:
+        raise UserError.at(f"--method {adapter.result.label}", f"{method.name} has nothing to merge into a model.")
+    if adapter.result.base != "none":
+        say(f"trained on {adapter.result.base}, merged without quantization: its answers may differ a little")
+    written = aside(to)
+    try:
+        found = _write_merged(adapter, written, say)
+        _check_merged(adapter, found, _reloaded(adapter, written))
+        if to.exists():
+            to.rmdir()
+        os.replace(written, to)
+    finally:
+        shutil.rmtree(written, ignore_errors=True)
+
+
+class _Logits(NamedTuple):
+    """What a model makes of the probe, of shape (1, tokens, vocabulary): the base, with the adapter, and merged."""
+
+    base: torch.Tensor
+    trained: torch.Tensor
+    merged: torch.Tensor
+
+
+def _write_merged(adapter: Adapter, to: Path, say: Say) -> _Logits:
+    """Merge and write; on return, no model is held any more."""
+    import torch
+
+    lent, encoder = base_of(adapter, "none", say)
+    with lent.lend() as plain, torch.no_grad():
+        base = _logits(plain, encoder.tokenizer)
+        wrapped = wrapped_by(adapter, plain)
+        trained = _logits(wrapped, encoder.tokenizer)
+        merged: Any = registry()[adapter.result.method or ""].merge(wrapped)
+        found = _Logits(base, trained, _logits(merged, encoder.tokenizer))
+        merged.save_pretrained(str(to))
+        encoder.tokenizer.save_pretrained(str(to))
+    return found
+
+
+def _reloaded(adapter: Adapter, folder: Path) -> torch.Tensor:
+    """Return what the model in a folder makes of the probe.
+
+    Raises:
+        UserError: the folder does not hold one whole model.
+    """
+    import torch
+
+    from adapterzoo.loading import load_weights
+    from adapterzoo.tokens.encode import load_tokenizer
+
+    section = adapter.recipe.model.model_copy(update={"name": str(folder), "revision": None, "padding_token": None})
+    with torch.no_grad():
+        model = load_weights(section, str(folder), "none", adapter.recipe.data.max_length).eval()
+        return _logits(model, load_tokenizer(section, str(folder)))
+
+
+def _logits(model: Any, tokenizer: Any) -> torch.Tensor:
+    import torch
+
+    ids = torch.tensor([tokenizer(PROBE)["input_ids"]], device=next(model.parameters()).device)
+    logits: torch.Tensor = model(ids).logits.float().cpu()
+    return logits
+
+
+def _check_merged(adapter: Adapter, found: _Logits, written: torch.Tensor) -> None:
+    """Raise UserError where the merged model, in memory or as it was written, does not answer like the adapter."""
+
+    def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+        return float((one - other).abs().mean() / found.trained.std())
+
+    limit = ROUNDING[adapter.recipe.model.dtype]
+    if not (moved := apart(found.merged, found.trained)) < limit:
+        what = f"merging moves its answers by {moved:.2g} of their spread."
+        raise UserError.at(f"--method {adapter.result.label}", what, USE_ADAPTER)
+    effect, error = apart(found.base, found.trained), apart(written, found.trained)
+    # What rounding may do must not be all that the adapter does.
+    if not error < limit or (error > SAME and error > effect / 2):
+        what = f"its effect is {effect:.2g} of the answers' spread, and what was merged and written is {error:.2g} off."
+        lost = "The merged weights do not hold the adapter; nothing was written."
+        raise UserError.at(f"--method {adapter.result.label}", f"{what} {lost}", USE_ADAPTER)

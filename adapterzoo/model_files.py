@@ -1,0 +1,79 @@
+"""The files of a model: where they are, whether they are still the same, and what must not lie among them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from adapterzoo.bundled import BUNDLED, model_folder
+from adapterzoo.digests import file_digests, text_digest
+from adapterzoo.errors import UserError
+
+ADAPTER_CONFIG = "adapter_config.json"
+# What transformers reads beside the files that lie directly in a model's folder.
+SUBFOLDERS = ("additional_chat_templates/*.jinja",)
+
+
+def locate(name: str, say: Callable[[str], None] = lambda message: None) -> str:
+    """Return what transformers is given for a model's name: a folder's whole path, or the hub id as it is."""
+    if name in BUNDLED:
+        return str(model_folder(name, say))
+    # A plugin may change the working directory before the weights are loaded.
+    return str(Path(name).absolute()) if Path(name).is_dir() else name
+
+
+def refuse_adapter(location: str, revision: str | None) -> None:
+    """Raise UserError where the model comes with an adapter: transformers would put it on, and no row be the base."""
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        location,
+        ADAPTER_CONFIG,
+        revision=revision,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if found is None:
+        return
+    where = found if Path(location).is_dir() else f"{location}/{ADAPTER_CONFIG}"
+    what = "is an adapter beside the model's weights: transformers would put it on, and the base not be the base."
+    hint = "Merge it into the weights first (PEFT's merge_and_unload), or give model.name a folder without it."
+    raise UserError.at(str(where), what, hint)
+
+
+def fingerprint(location: str, config: Any) -> str | None:
+    """Return which model a name stands for: the commit of a hub id, else a digest of every file in its folder.
+
+    All that transformers reads counts: weights, configurations, tokenizer, templates, code. Files that were not
+    touched since the last time are not read again.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    folder = Path(location)
+    if not folder.is_dir():
+        return getattr(config, "_commit_hash", None)
+    try:
+        digests = file_digests(_files(folder))
+    except OSError as error:
+        raise UserError.at(f"model {location}", f"cannot be read: {error.filename}: {error.strerror}.") from None
+    return text_digest("\0".join(f"{path.relative_to(folder)}={digest}" for path, digest in digests.items()))
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return a model's files: those in its folder, and what of subfolders transformers reads."""
+    shards = {folder / name for index in folder.glob("*.index.json") for name in _shards(index)}
+    templates = {path for pattern in SUBFOLDERS for path in folder.glob(pattern)}
+    hidden = {path for path in folder.iterdir() if path.name.startswith(".")}
+    return sorted(path for path in ({*folder.iterdir()} - hidden) | shards | templates if path.is_file())
+
+
+def _shards(index: Path) -> set[str]:
+    """Return the names of the files that an index of weights lists; none where it is damaged, which loading says."""
+    try:
+        return {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return set()
