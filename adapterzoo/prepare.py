@@ -18,6 +18,7 @@ from adapterzoo.method import Context
 from adapterzoo.plan import Cell, plan
 from adapterzoo.recipe import Recipe
 from adapterzoo.registry import registry
+from adapterzoo.tokens.batches import SealedRow, shuffled_batches
 from adapterzoo.try_out import try_methods
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class Prepared:
     location: str
     """what transformers is given for the model"""
     encoded: Encoded
+    sealed_rows: list[SealedRow]
+    """copies of the training rows, for methods that begin from the data"""
     shots: list[list[int]]
     """the test prompts with examples in front, where the recipe wants them"""
     steps: int
@@ -61,7 +64,7 @@ class Prepared:
             total_steps=self.steps,
             gradient_accumulation=train.gradient_accumulation,
             seed=cell.seed,
-            batches=self.encoded.training_batches(train.batch_size, cell.seed),
+            batches=shuffled_batches(self.sealed_rows, train.batch_size, cell.seed, self.encoded.pad_id),
         )
 
 
@@ -98,6 +101,7 @@ def prepare(
             cells=cells,
             location=location,
             encoded=encoded,
+            sealed_rows=encoded.sealed_rows(),
             shots=shown_prompts(encoder, encoded, recipe.evaluate.shots),
             steps=total_steps(recipe.train, len(encoded.training_rows)),
             trainable={},

@@ -79,6 +79,12 @@ def _layer() -> type[nn.Module]:
     from peft.tuners.lokr.layer import Linear as PeftLinear
     from torch.nn import functional
 
+    def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        # As a matrix: for four dimensions torch takes other kernels where a weight is not trained, and an adapter that
+        # was loaded would round otherwise than the one that was measured.
+        flat: torch.Tensor = functional.linear(x.reshape(-1, x.size(-1)), weight)
+        return flat.unflatten(0, x.shape[:-1])
+
     class Linear(PeftLinear):
         """PEFT's layer by its factors: (W1 ⊗ W2)·x = W1·X·W2ᵀ, with x written as a matrix X."""
 
@@ -91,12 +97,12 @@ def _layer() -> type[nn.Module]:
                 small = self.lokr_w1_a[adapter_name] @ self.lokr_w1_b[adapter_name]
             x = self._cast_input_dtype(input, small.dtype).unflatten(-1, (small.size(1), -1))
             if adapter_name in self.lokr_w2:
-                x = functional.linear(x, self.lokr_w2[adapter_name])
-                x = functional.linear(x.transpose(-1, -2), small).transpose(-1, -2)
+                x = linear(x, self.lokr_w2[adapter_name])
+                x = linear(x.transpose(-1, -2), small).transpose(-1, -2)
             else:
-                x = functional.linear(x, self.lokr_w2_b[adapter_name])
-                x = functional.linear(x.transpose(-1, -2), small).transpose(-1, -2)
-                x = functional.linear(x, self.lokr_w2_a[adapter_name])
+                x = linear(x, self.lokr_w2_b[adapter_name])
+                x = linear(x.transpose(-1, -2), small).transpose(-1, -2)
+                x = linear(x, self.lokr_w2_a[adapter_name])
             update = x.flatten(-2)
             if self.training and self.rank_dropout[adapter_name]:
                 rescale = self.rank_dropout_scale[adapter_name]

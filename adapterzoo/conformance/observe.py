@@ -19,6 +19,7 @@ from adapterzoo.layers import trained
 from adapterzoo.method import Context, Method, put_on
 from adapterzoo.prepare import quiet_libraries
 from adapterzoo.results import plain_findings
+from adapterzoo.tokens.batches import shuffled_batches
 from adapterzoo.try_out import try_method
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class _Trial:
             total_steps=STEPS,
             gradient_accumulation=1,
             seed=0,
-            batches=self.rows.training_batches(len(self.rows.train), 0),
+            batches=shuffled_batches(self.rows.sealed_rows(), len(self.rows.train), 0, self.rows.pad_id),
         )
 
     def all(self) -> Observed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -51,12 +52,18 @@ def seal(row: Tokens) -> SealedRow:
     return array("i", ids).tobytes(), bytes(learned)
 
 
-def sealed_batches(rows: tuple[SealedRow, ...], size: int, pad_id: int) -> Callable[[], Iterator[dict[str, Any]]]:
-    """Return a function that gives rows as batches; see :func:`pad_batch`."""
+def shuffled_batches(
+    rows: Sequence[SealedRow], size: int, seed: int, pad_id: int
+) -> Callable[[], Iterator[dict[str, Any]]]:
+    """Return a function that gives rows once, as batches, in an order that the seed alone decides.
+
+    It is handed to methods, so nothing but these rows can be reached through it: not the test rows.
+    """
+    shuffled = tuple(random.Random(seed).sample(rows, len(rows)))
 
     def batches() -> Iterator[dict[str, Any]]:
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
+        for start in range(0, len(shuffled), size):
+            part = shuffled[start : start + size]
             yield pad_batch([(list(array("i", ids)), [bool(flag) for flag in flags]) for ids, flags in part], pad_id)
 
     return batches

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from adapterzoo.data.row import PARTS, Row
@@ -13,7 +12,7 @@ from adapterzoo.data.split import Splits
 from adapterzoo.errors import UserError
 from adapterzoo.recipe import DataSection, ModelSection
 from adapterzoo.tokens import shorten
-from adapterzoo.tokens.batches import SealedRow, Tokens, pad_batch, seal, sealed_batches
+from adapterzoo.tokens.batches import SealedRow, Tokens, pad_batch, seal
 from adapterzoo.tokens.chat import Chat, Segment
 from adapterzoo.tokens.packing import pack, pack_batch
 from adapterzoo.tokens.padding import add_padding_token, padding_token
@@ -64,17 +63,9 @@ class Encoded:
             return pack_batch(rows, self.pad_id)
         return pad_batch([row.tokens for row in rows], self.pad_id)
 
-    @cached_property
-    def _sealed_rows(self) -> list[SealedRow]:
+    def sealed_rows(self) -> list[SealedRow]:
+        """Return copies of the training rows that can be given to methods."""
         return [seal(example.tokens) for example in self.train]
-
-    def training_batches(self, size: int, seed: int) -> Callable[[], Iterator[dict[str, Any]]]:
-        """Return a function that gives the training rows once, as batches, in an order that the seed alone decides.
-
-        It is handed to methods, so it leads to copies of the training rows and to nothing else: not to the test rows.
-        """
-        rows = tuple(random.Random(seed).sample(self._sealed_rows, len(self.train)))
-        return sealed_batches(rows, size, self.pad_id)
 
 
 class Encoder:
