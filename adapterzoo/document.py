@@ -5,7 +5,8 @@ YAML 1.2 rules, so that ``1e-4`` is a number, ``no`` is a word, and a key given 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,14 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from adapterzoo.errors import Problem, UserError
 
 Location = tuple[str | int, ...]
+# Stands where a value is still to be filled in: `adapterzoo init` writes it for what it cannot know.
+NOT_FILLED_IN = "???"
 # Beside its own errors, the parser lets through those of the types it makes: a date that is none, a broken !!tag.
 NOT_YAML = (YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
+
+
+class Unfilled:
+    """What a check is given in place of ``???``: it is no name to look up, and two are never the same label."""
 
 
 class Document:
@@ -75,6 +82,16 @@ class Document:
             self._lines = {at: line for at, line in self._lines.items() if at[: len(location)] != location}
         if problems:
             raise UserError(*problems)
+
+    def unfilled(self) -> list[Location]:
+        """Return the places of the keys and items that are still to be filled in."""
+        return [at for at, value in _leaves(self.data, ()) if value == NOT_FILLED_IN or isinstance(value, Unfilled)]
+
+    def without_unfilled(self) -> Document:
+        """Return the same document for checks that would take ``???`` for a name, and say that it is unknown."""
+        other = copy(self)
+        other.data = _set_aside(self.data)
+        return other
 
     def overridden(self, location: Location) -> bool:
         """Whether an assignment put the value there."""
@@ -135,6 +152,24 @@ def _plain(value: Any, location: Location, lines: dict[Location, int]) -> Any:
     if value is None:
         return None
     return str(getattr(value, "value", value))
+
+
+def _leaves(value: Any, location: Location) -> Iterator[tuple[Location, Any]]:
+    """Return each value that is neither a mapping nor a list, with its place."""
+    if not isinstance(value, (dict, list)):
+        yield location, value
+        return
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        yield from _leaves(item, (*location, key))
+
+
+def _set_aside(value: Any) -> Any:
+    """Return plain data with an object of its own in place of each ``???``."""
+    if isinstance(value, dict):
+        return {key: _set_aside(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_set_aside(item) for item in value]
+    return Unfilled() if value == NOT_FILLED_IN else value
 
 
 def section(source: Document, name: str) -> dict[str, Any]:

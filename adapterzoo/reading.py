@@ -17,7 +17,7 @@ from adapterzoo.method import Method
 from adapterzoo.recipe import SHIPPED, MethodEntry, Recipe
 from adapterzoo.recipe_problems import method_problems, metric_problems, tune_problems
 from adapterzoo.registry import Registry, registry
-from adapterzoo.schema_problems import Part, problems_of
+from adapterzoo.schema_problems import Part, problems_of, unfilled_problems
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), zoo: Registry | None = None) -> Recipe:
@@ -36,17 +36,18 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), zoo: Registry |
     source.override(overrides)
     _one_length(source)
     zoo = registry() if zoo is None else zoo
-    problems: list[Problem] = []
+    problems = unfilled_problems(source)
     recipe = None
     try:
         recipe = Recipe.model_validate(source.data)
     except ValidationError as error:
         problems += problems_of(error, Part(source, Recipe))
     # From the raw data, so that one mistake elsewhere does not hide those in the methods.
-    problems += method_problems(source, zoo)
-    problems += tune_problems(source, zoo)
-    problems += metric_problems(source)
-    found = _find_files(source, path.parent, problems)
+    filled = source.without_unfilled()
+    problems += method_problems(filled, zoo)
+    problems += tune_problems(filled, zoo)
+    problems += metric_problems(filled)
+    found = _find_files(filled, path.parent, problems)
     if problems or recipe is None:
         raise UserError(*problems)
     _put_paths(recipe, found)

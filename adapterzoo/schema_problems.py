@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from adapterzoo.document import Document, Location
+from adapterzoo.document import NOT_FILLED_IN, Document, Location
 from adapterzoo.errors import Problem, did_you_mean
 
 # What pydantic puts behind a key whose value may be of several types.
@@ -27,10 +27,26 @@ class Part:
     """keys that the part may have beside the schema's"""
 
 
+def unfilled_problems(source: Document) -> list[Problem]:
+    """Return a problem for each key that still holds ``???``."""
+    return [
+        Problem(
+            source.where(location),
+            f"'{'.'.join(map(str, location))}' is not filled in yet.",
+            f"Replace {NOT_FILLED_IN} by "
+            + ("the name of a column of your data." if location[:2] == ("data", "columns") else "a value."),
+        )
+        for location in source.unfilled()
+    ]
+
+
 def problems_of(error: ValidationError, part: Part) -> list[Problem]:
     """A sentence for each key that is wrong: of a value of several possible types pydantic lists every type."""
     by_key: dict[Location, list[ErrorDetails]] = {}
+    unfilled = set(part.source.unfilled())
     for details in error.errors():
+        if _is_unfilled(details, part, unfilled):
+            continue  # said by unfilled_problems
         location = details["loc"]
         if len(location) > 1 and str(location[-1]).startswith(TYPE_TAGS):
             location = location[:-1]
@@ -47,10 +63,21 @@ def problems_of(error: ValidationError, part: Part) -> list[Problem]:
     return problems
 
 
+def _is_unfilled(details: ErrorDetails, part: Part, unfilled: Set[Location]) -> bool:
+    """Return whether pydantic complains of a value that is still to be filled in."""
+    location = (*part.location, *_inner(details))
+    inside = any(location[:end] in unfilled for end in range(len(location) + 1))
+    return inside or details["input"] == NOT_FILLED_IN  # a method's label is its name, where none is given
+
+
+def _inner(details: ErrorDetails) -> Location:
+    """Return where an error is within its part; a check across several keys says itself which of them it means."""
+    return (*details["loc"], *details.get("ctx", {}).get("at", ()))
+
+
 def _problem(details: ErrorDetails, part: Part) -> Problem:
     """A pydantic error as a sentence with the file and line."""
-    # A check across several keys says itself which of them it means.
-    inner = (*details["loc"], *details.get("ctx", {}).get("at", ()))
+    inner = _inner(details)
     where = part.source.where((*part.location, *inner))
     key = ".".join(str(part) for part in inner) or "the recipe"
     kind, context = details["type"], details.get("ctx", {})

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from adapterzoo.errors import UserError
-from adapterzoo.terminal import safe, stderr
+from adapterzoo.terminal import stderr, tell
 
 
 @click.command()
@@ -15,7 +15,7 @@ from adapterzoo.terminal import safe, stderr
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The recipe to write [<data>.yaml].")
 @click.option("--model", help="The base model: a hub id, a folder, or a bundled name.")
 def init(data: str, out: Path | None, model: str | None) -> None:
-    """Look at DATA (a file, a saved dataset or a hub id) and write a commented recipe for it."""
+    """Look at DATA (a file, a saved dataset or a hub id), write a commented recipe for it, and say how sure it is."""
     from adapterzoo.data.sources import find_source
     from adapterzoo.starter import MODEL, starter
 
@@ -29,7 +29,16 @@ def init(data: str, out: Path | None, model: str | None) -> None:
         raise UserError.at(str(path), "is there already.", "Give --out another name.")
     # As the user wrote it where that is found from the recipe's folder too.
     same = find_source(data, path.parent)[0] == names
-    text = starter(names[0], model or MODEL)
-    text = text.replace(names[0], data) if same else text
-    path.write_text(text, encoding="utf-8")
-    stderr().print(safe(f"{path} written. Look at it, then: adapterzoo preview {path}"), soft_wrap=True)
+    made = starter(names[0], model or MODEL, data if same else None)
+    path.write_text(made.recipe, encoding="utf-8")
+    for line in made.lines():
+        tell(stderr(), line)
+    tell(stderr(), _next_step(path, [found.key for found in made.guess.unknown]))
+
+
+def _next_step(path: Path, unknown: list[str]) -> str:
+    """Return what the user should do with the recipe."""
+    if not unknown:
+        return f"{path} written. Look at it, then: adapterzoo preview {path}"
+    keys = " and ".join(filter(None, [", ".join(unknown[:-1]), unknown[-1]]))
+    return f"{path} written. Before it works, fill in {keys} (now ???). Then: adapterzoo preview {path}"

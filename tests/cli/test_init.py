@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from adapterzoo.errors import UserError
 from adapterzoo.reading import load_recipe
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there"}]
@@ -88,3 +89,323 @@ def test_nothing_is_overwritten(adapterzoo: Callable[..., Result], tmp_path: Pat
     assert adapterzoo("init", tmp_path / "none.csv").exit_code == 2
     (tmp_path / "empty.csv").write_text("a,b\n")
     assert "no rows" in adapterzoo("init", tmp_path / "empty.csv", "--out", tmp_path / "x.yaml").stderr
+
+
+LETTER = "The machine stopped after {} washes, and does not start again whatever I press. What can I do now?"
+Init = Callable[[str, str], tuple[Result, Path]]
+
+
+@pytest.fixture
+def init(adapterzoo: Callable[..., Result], tmp_path: Path) -> Init:
+    """``init("data.csv", content)`` gives what was printed, and the recipe's path."""
+
+    def run(name: str, content: str) -> tuple[Result, Path]:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        return adapterzoo("init", tmp_path / name, "--out", tmp_path / "my.yaml"), tmp_path / "my.yaml"
+
+    return run
+
+
+def table(header: str, row: Callable[[int], str], rows: int = 40) -> str:
+    return "\n".join([header, *map(row, range(rows))]) + "\n"
+
+
+def line_of(path: Path, start: str) -> int:
+    return 1 + next(i for i, line in enumerate(path.read_text().splitlines()) if line.strip().startswith(start))
+
+
+def assert_stated(done: Result, path: Path, *statements: str) -> None:
+    """Each is a line at the terminal, and a comment of the recipe."""
+    printed, comments = done.stderr.splitlines(), path.read_text(encoding="utf-8").splitlines()
+    for statement in statements:
+        assert statement in printed
+        assert f"#   {statement}" in comments
+
+
+def test_what_is_certain_is_said_and_nothing_is_left_open(init: Init) -> None:
+    done, path = init("faq.csv", table("question,answer", lambda i: f"why {i}?,because {i}"))
+    assert done.exit_code == 0, done.stderr
+    assert_stated(
+        done,
+        path,
+        "format = qa: certain (the columns' names say so)",
+        "question = 'question': certain (its name says so)",
+        "answer = 'answer': certain (its name says so)",
+        "metrics = [exact_match, loss, perplexity]: likely (the answers are short texts, not labels)",
+    )
+    assert done.stderr.splitlines()[-1] == f"{path} written. Look at it, then: adapterzoo preview {path}"
+    assert "???" not in path.read_text() + done.stderr
+    assert "not used" not in done.stderr
+    assert load_recipe(path).data.columns == {}
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        ("id", "a{}"),
+        ("ticket_id", "a{}"),
+        ("rowIdx", "{}"),
+        ("index", "{}"),
+        ("key", "k{}"),
+        ("number", "{}"),
+        ("row", "0000000{}-0000-4000-8000-000000000000"),
+        ("commit", "{}0ab5c7d9e1f30ab5c7d9e1f3"),
+        ("case", "INC-000{}"),
+    ],
+)
+def test_identifiers_are_neither_question_nor_answer(init: Init, column: str, cell: str) -> None:
+    done, path = init("t.csv", table(f"{column},verb,past", lambda i: f"{cell.format(i)},walk {i},walked {i}", 9))
+    assert load_recipe(path).data.columns == {"question": "verb", "answer": "past"}
+    assert f"not used: '{column}' (" in done.stderr
+    assert "answer = 'past': a guess (it stands behind 'verb'; nothing else tells)" in done.stderr
+
+
+def test_one_column_of_text_beside_identifiers_is_plain_text(init: Init) -> None:
+    done, path = init("t.csv", table("id,story", lambda i: f"{i},{LETTER.format(i).replace(',', '')}"))
+    recipe = load_recipe(path)
+    assert (recipe.data.format, recipe.data.columns) == ("text", {"text": "story"})
+    assert_stated(
+        done, path, "format = text: likely (there is one column of text)", "not used: 'id' (named like an identifier)"
+    )
+    path.unlink()
+    done, path = init("u.csv", table("sum,code", lambda i: f"what is {i} and {i},{2 * i}"))
+    assert "a guess (there is one column of text, but 'code' may be an answer)" in done.stderr
+    path.unlink()
+    done, _ = init("v.csv", table("id,number", lambda i: f"a{i},{i}"))
+    assert done.exit_code == 2
+    assert "has no column of text (its columns: id, number)" in done.stderr
+
+
+@pytest.mark.parametrize("label", ["label", "mood", "sentiments"])
+def test_text_beside_labels_is_a_question_with_an_answer(init: Init, label: str) -> None:
+    done, path = init(
+        "t.csv", table(f"text,url,{label}", lambda i: f"film {i} was,http://x/{i},{('good', 'bad')[i % 2]}")
+    )
+    recipe = load_recipe(path)
+    assert (recipe.data.format, recipe.data.columns) == ("qa", {"question": "text", "answer": label})
+    assert recipe.evaluate.metrics == ["accuracy", "macro_f1", "loss"]
+    assert_stated(
+        done,
+        path,
+        "question = 'text': certain (its name says so)",
+        "not used: 'url' (links)",
+        "metrics = [accuracy, macro_f1, loss]: likely (the answers are labels: 'bad', 'good')",
+    )
+
+
+def test_text_without_an_answer_is_plain_text(init: Init) -> None:
+    done, path = init("t.csv", table("url,title,text", lambda i: f"http://x/{i},Title {i},film {i} was"))
+    assert load_recipe(path).data.format == "text"
+    assert_stated(done, path, "not used: 'url' (links), 'title'", "text = 'text': certain (its name says so)")
+
+
+@pytest.mark.parametrize(
+    ("first", "row", "why"),
+    [
+        ("What is the capital of France?,Paris", "What is {}?,{}", "'What is the capital of France?' is a sentence"),
+        ("the good old film,good", "film {},good", "'good' stands again in its column, 20 times"),
+        ("great film,4.5", "film {},3.{}", "'4.5' is a number"),
+        ("2024-05-01,great film", "2024-06-1{},film {}", "'2024-05-01' is a date"),
+        (",great film", "ant {},film {}", "a cell of it is empty"),
+        ("法国的首都是哪里？,巴黎", "{} 是哪里？,城市 {}", "'法国的首都是哪里？' is a sentence"),
+    ],
+)
+def test_a_first_row_is_not_taken_for_column_names(init: Init, first: str, row: str, why: str) -> None:
+    """A file without a header."""
+    ends = ("good", "bad") if row.endswith("good") else ("good", "good")
+    done, path = init("t.csv", table(first, lambda i: row.replace("good", ends[i % 2]).format(i % 10, i % 10)))
+    assert done.exit_code == 2
+    assert f"t.csv:1: this line looks like a row, not like column names: {why}." in done.stderr
+    assert "Put a line of column names above it, such as question,answer." in done.stderr
+    assert not path.exists()
+
+
+def test_a_file_without_a_header_and_with_tabs(init: Init) -> None:
+    done, _ = init("t.tsv", table("7\thello you\thallo du", lambda i: f"{i}\thello {i}\thallo {i}"))
+    assert done.exit_code == 2
+    assert "t.tsv:1: this line looks like a row, not like column names: '7'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "question,answer", "Frage: was?,Antwort", "#x,yes", "Q,A", "2023 price,2024 price", "verb,past", "0,1", ",text",
+        "prompt (English),reply (English)", "text,label", "FinalQuestion,final_answer", "Wie?,Warum?", "in/en,in/de",
+    ],
+)  # fmt: skip
+def test_ordinary_headers_raise_no_alarm(init: Init, header: str) -> None:
+    done, path = init("t.csv", table(header, lambda i: f"{i},Does the film number {i} please you?"))
+    assert done.exit_code == 0, done.stderr
+    assert "line 1" not in done.stderr
+    load_recipe(path)
+
+
+def test_a_header_in_doubt_is_asked_for(init: Init) -> None:
+    """Surveys have whole questions for column names."""
+    content = table("Who are you?,How satisfied are you with us?", lambda i: f"person {i},{('very', 'not')[i % 2]}")
+    done, path = init("t.csv", content)
+    assert done.exit_code == 0, done.stderr
+    assert "question and answer: not known: fill in data.columns.question and data.columns.answer" in done.stderr
+    assert "'Who are you?' is a sentence: if line 1 is a row, put a line of column names above it" in done.stderr
+    with pytest.raises(UserError) as caught:
+        load_recipe(path)
+    assert f"{path}:{line_of(path, 'answer:')}: 'data.columns.answer' is not filled in yet." in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        lambda i: {"messages": [{"role": "user", "content": LETTER}, {"role": "assistant", "content": "ab"[i % 2]}]},
+        lambda i: {"talk": [{"from": "human", "value": LETTER}, {"from": "gpt", "value": "ab"[i % 2]}]},
+    ],
+)
+def test_the_labels_of_conversations_are_seen(init: Init, cell: Callable[[int], dict[str, Any]]) -> None:
+    done, path = init("t.jsonl", lines([cell(i) for i in range(40)]))
+    assert load_recipe(path).evaluate.metrics == ["accuracy", "macro_f1", "loss"]
+    assert_stated(done, path, "metrics = [accuracy, macro_f1, loss]: likely (the answers are labels: 'a', 'b')")
+
+
+def test_conversations_in_several_columns_are_asked_for(init: Init) -> None:
+    done, path = init("t.jsonl", lines([{"chosen": CHAT, "rejected": CHAT} for _ in range(9)]))
+    assert "messages: not known: fill in data.columns.messages" in done.stderr
+    assert "messages: ???" in path.read_text()
+
+
+def test_two_long_sentences_are_no_labels(init: Init) -> None:
+    answers = ("The customer got a new machine and was content in the end.", "Nothing could be done for this customer.")
+    done, path = init("t.csv", table("question,answer", lambda i: f"{i} washes,{answers[i % 2]}"))
+    assert load_recipe(path).evaluate.metrics[0] == "exact_match"
+    assert "labels:" not in done.stderr
+
+
+def test_labels_decide_where_no_name_does(init: Init) -> None:
+    done, path = init(
+        "t.csv", table("id,letter,team", lambda i: f'{i},"{LETTER.format(i)}",{("sales", "repair")[i % 2]}')
+    )
+    assert load_recipe(path).data.columns == {"question": "letter", "answer": "team"}
+    assert_stated(
+        done,
+        path,
+        "question = 'letter': likely (it is the only other column of text)",
+        "answer = 'team': likely (it holds labels: 'repair', 'sales')",
+        "not used: 'id' (named like an identifier)",
+    )
+
+
+def test_labels_do_not_decide_between_short_texts(init: Init) -> None:
+    """The labels may be the answer, or say what kind of row it is."""
+    done, path = init(
+        "t.csv", table("verb,past,kind", lambda i: f"walk {i},walked {i},{('regular', 'irregular')[i % 2]}")
+    )
+    assert "question and answer: not known: fill in data.columns.question and data.columns.answer" in done.stderr
+    assert "metrics: not known: fill in evaluate.metrics (it depends on the answers)" in done.stderr
+    assert path.read_text().count("???") == 3
+
+
+def test_what_cannot_be_known_is_asked_for_by_an_error(init: Init, adapterzoo: Callable[..., Result]) -> None:
+    done, path = init("t.csv", table("premise,claim,label", lambda i: f"one {i},two {i},{('yes', 'no')[i % 2]}"))
+    assert done.exit_code == 0
+    reason = "(neither names nor values tell; it can be 'premise', 'claim')"
+    assert_stated(done, path, f"question: not known: fill in data.columns.question {reason}")
+    last = f"{path} written. Before it works, fill in data.columns.question (now ???). Then: adapterzoo preview {path}"
+    assert done.stderr.splitlines()[-1] == last
+    assert "# fill in one of: premise, claim" in path.read_text()
+    checked = adapterzoo("check", path)
+    assert checked.exit_code == 2
+    assert checked.stderr.splitlines() == [
+        f"error: {path}:{line_of(path, 'question:')}: 'data.columns.question' is not filled in yet. "
+        "Replace ??? by the name of a column of your data."
+    ]
+    path.write_text(path.read_text().replace("???", "claim"))
+    assert load_recipe(path).data.columns == {"question": "claim", "answer": "label"}
+
+
+def test_three_columns_that_nothing_tells_apart(init: Init) -> None:
+    done, path = init("t.csv", table("first,second,third", lambda i: f"a {i},b {i},c {i}"))
+    assert "question and answer: not known: fill in data.columns.question and data.columns.answer" in done.stderr
+    assert path.read_text().count("# fill in one of: first, second, third") == 2
+    reason = "(all columns that may be the answer hold short answers)"
+    assert_stated(done, path, f"metrics = [exact_match, loss, perplexity]: likely {reason}")
+
+
+def test_an_answer_that_is_no_text_is_not_replaced(init: Init) -> None:
+    """As in SQuAD."""
+    rows = [{"context": f"film {i}", "question": f"why {i}?", "answers": {"text": ["x"]}} for i in range(40)]
+    done, path = init("t.jsonl", lines(rows))
+    assert "answer: not known: fill in data.columns.answer ('answers' is named so, but holds no text" in done.stderr
+    assert "answer: ???" in path.read_text()
+
+
+def test_columns_that_fit_several_formats(init: Init) -> None:
+    rows = [{"prompt": f"p{i}", "completion": f"c{i}", "question": f"q{i}", "answer": LETTER} for i in range(40)]
+    done, path = init("t.jsonl", lines(rows))
+    assert "format: not known: fill in data.format (the columns fit prompt_completion and qa)" in done.stderr
+    with pytest.raises(UserError) as caught:
+        load_recipe(path)
+    assert [str(problem).partition(": ")[2] for problem in caught.value.problems] == [
+        "'data.format' is not filled in yet. Replace ??? by a value.",
+        "'evaluate.metrics' is not filled in yet. Replace ??? by a value.",
+    ]
+
+
+def test_names_with_control_characters(init: Init) -> None:
+    done, path = init("t.csv", table('"q\x1b[31m\u202e","c\x85d",e', lambda i: f"a {i},b {i},{i}", 9))
+    assert "\x1b" not in done.stderr
+    assert load_recipe(path).data.columns == {"question": "q\x1b[31m\u202e", "answer": "c\x85d"}
+
+
+OPEN = """\
+name: open
+model:
+  name: ???
+data:
+  source: ???
+  columns:
+    queston: past
+    answer: ???
+  split: {train: "???", test: 0.1}
+train:
+  batch_size: ???
+evaluate:
+  metrics:
+    - los
+    - ???
+  general_text: ???
+tune:
+  r: {values: [4, "???"]}
+methods:
+  - ???
+  - {name: "???", r: 8}
+  - {name: lora, label: "???"}
+  - {name: lora, label: "???"}
+  - {name: lora, label: big, lora_alpha: "???", rr: 8}
+seedz: [1]
+"""
+
+
+def test_every_open_key_is_reported_once_with_all_other_problems(tmp_path: Path) -> None:
+    path = tmp_path / "open.yaml"
+    path.write_text(OPEN)
+    with pytest.raises(UserError) as caught:
+        load_recipe(path)
+    problems = [str(problem).removeprefix(f"{path}:") for problem in caught.value.problems]
+    is_open = [problem.partition("' is not filled in yet. Replace ???")[0] for problem in problems if "???" in problem]
+    assert is_open == [
+        "3: 'model.name", "5: 'data.source", "8: 'data.columns.answer", "9: 'data.split.train",
+        "11: 'train.batch_size", "15: 'evaluate.metrics.1", "16: 'evaluate.general_text", "18: 'tune.r.values.1",
+        "20: 'methods.0", "21: 'methods.1.name", "22: 'methods.2.label", "23: 'methods.3.label",
+        "24: 'methods.4.lora_alpha",
+    ]  # fmt: skip
+    assert sorted(problem.partition(".")[0] for problem in problems if "???" not in problem) == [
+        "14: unknown metric 'los'",
+        "24: unknown key 'rr'",
+        "25: unknown key 'seedz'",
+        "7: 'data",
+    ]
+
+
+def test_a_key_can_be_filled_in_on_the_command_line(write_recipe: Callable[..., Path]) -> None:
+    path = write_recipe("lora", columns='{question: verb, answer: "???"}')
+    assert load_recipe(path, ["data.columns.answer=past"]).data.columns["answer"] == "past"
+    with pytest.raises(UserError, match=r"--set train.steps=\?\?\?: 'train.steps' is not filled in yet"):
+        load_recipe(path, ["data.columns.answer=past", "train.steps=???"])
