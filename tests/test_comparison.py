@@ -400,3 +400,45 @@ def test_a_price_is_a_number(tmp_path: Path, price: float) -> None:
     write(tmp_path, "a", [True])
     with pytest.raises(UserError, match="is no price of an hour"):
         compare(tmp_path, price=price)
+
+
+def test_base_rows_that_disagree_stand_apart_in_any_order(tmp_path: Path) -> None:
+    write(tmp_path / "x", "base", [True, True, False, False])
+    write(tmp_path / "y", "base", [True, False, False, False])
+    write(tmp_path / "z", "base", [True, True, False, False])
+    for order in (("x", "y"), ("y", "x")):
+        rows = compare(*(tmp_path / name for name in order)).rows
+        found = {row.label: row.metrics["exact_match"] for row in rows}
+        assert found == {"base (x)": 0.5, "base (y)": 0.25}
+    assert [row.label for row in compare(tmp_path / "x", tmp_path / "z").rows] == ["base"]
+
+
+def test_the_order_of_kept_answers_changes_nothing(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    right = {"a": [rng.random() < 0.7 for _ in range(60)], "b": [rng.random() < 0.5 for _ in range(60)]}
+    for label, answers in right.items():
+        for seed in (0, 1):
+            write(tmp_path, label, answers, seed=seed)
+    before = compare(tmp_path).records()
+    for path in tmp_path.rglob("predictions.jsonl"):
+        lines = path.read_text().splitlines(keepends=True)
+        rng.shuffle(lines)
+        path.write_text("".join(lines))
+    assert compare(tmp_path).records() == before
+    # An example that is there twice, or not at all, proves nothing.
+    path = tmp_path / "a" / "seed-0" / "predictions.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    for changed in ([*lines, lines[0]], [line.replace('"index": 3,', '"index": 60,') for line in lines]):
+        path.write_text("".join(changed))
+        (row,) = (row for row in compare(tmp_path).rows if row.label == "a")
+        assert row.unproven == ["seed-0/predictions.jsonl does not show its exact_match, test_loss"]
+        assert row.p_value is None
+
+
+def test_another_version_of_a_metrics_package_sets_rows_apart(tmp_path: Path) -> None:
+    for label, version in (("a", "1.0"), ("b", "2.0")):
+        packages = {**ENVIRONMENT["packages"], "my-metrics": version}
+        write(tmp_path, label, [True, False], environment={**ENVIRONMENT, "packages": packages})
+    blocks = compare(tmp_path).blocks
+    assert len(blocks) == 2
+    assert blocks[1].differs == ["packages.my-metrics: '1.0' there, '2.0' here"]

@@ -57,3 +57,21 @@ def test_only_the_metrics_asked_for_are_measured(write_recipe: Callable[..., Pat
     assert set(metrics) == {"test_loss"}
     assert predictions[0].prediction is None
     assert predictions[0].scores == {}
+
+
+def test_greedy_is_greedy_whatever_the_model_would_rather_do(write_recipe: Callable[..., Path]) -> None:
+    """A model's generation configuration may sample, punish repetition, or forbid what is likeliest."""
+    from adapterzoo.evaluate import generate
+
+    bench = Bench(write_recipe("lora"))
+    loaded = bench.load("none")
+    encoded = bench.prepared.encoded
+    prompts = [example.prompt for example in encoded.test]
+    expected = generate(loaded.model, encoded, prompts, 8, 6)
+    own = loaded.model.generation_config
+    own.update(repetition_penalty=5.0, no_repeat_ngram_size=1, suppress_tokens=[3, 4, 5], min_new_tokens=6)
+    own.update(do_sample=True, temperature=3.0, top_k=3)
+    assert generate(loaded.model, encoded, prompts, 8, 6) == expected
+    assert loaded.model.generation_config is own, "it is saved with the merged model"
+    with bench.wrapped("lora", loaded) as model:
+        assert generate(model, encoded, prompts, 8, 6) == expected

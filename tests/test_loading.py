@@ -6,11 +6,14 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
+from safetensors.torch import load_file, save_file
 
-from adapterzoo.loading import refused
+from adapterzoo.errors import UserError
+from adapterzoo.loading import refused, weight_problems
 from adapterzoo.recipe import ModelSection
 
 
@@ -60,3 +63,105 @@ def test_a_gated_model_is_told_from_a_missing_one() -> None:
     assert "https://huggingface.co/meta-llama/Llama-2-7b-hf" in gated
     missing = str(refused(model, OSError("meta-llama/Llama-2-7b-hf is not a local folder and is not a valid model")))
     assert "gated" not in missing
+
+
+def damage(folder: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
+    """Change a model's weights and its configuration."""
+    weights, config = load_file(folder / "model.safetensors"), json.loads((folder / "config.json").read_text())
+    change(weights, config)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def drop_a_layer(weights: dict[str, Any], config: dict[str, Any]) -> None:
+    for name in [name for name in weights if ".layers.1." in name]:
+        del weights[name]
+
+
+def rename_a_key(weights: dict[str, Any], config: dict[str, Any]) -> None:
+    weights["model.layers.0.mlp.up_project.weight"] = weights.pop("model.layers.0.mlp.up_proj.weight")
+
+
+def cut_a_weight(weights: dict[str, Any], config: dict[str, Any]) -> None:
+    weights["model.norm.weight"] = weights["model.norm.weight"][:32].contiguous()
+
+
+def one_layer_more(weights: dict[str, Any], config: dict[str, Any]) -> None:
+    config["num_hidden_layers"] += 1
+
+
+def one_layer_fewer(weights: dict[str, Any], config: dict[str, Any]) -> None:
+    config["num_hidden_layers"] -= 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (drop_a_layer, "lacks weights of the model, which would be drawn at random: model.layers.1."),
+        (
+            rename_a_key,
+            "lacks weights of the model, which would be drawn at random: model.layers.0.mlp.up_proj.weight.",
+        ),
+        (rename_a_key, "holds weights that the model has no place for: model.layers.0.mlp.up_project.weight."),
+        (cut_a_weight, "of other shapes than the model's: model.norm.weight (32,) where (64,) belongs."),
+        (one_layer_more, "lacks weights of the model, which would be drawn at random: model.layers.2."),
+        (one_layer_fewer, "holds weights that the model has no place for: model.layers.1."),
+    ],
+)
+def test_weights_that_are_not_the_models_are_no_base(
+    change: Any, said: str, tiny_model: Path, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result],
+    tmp_path: Path, no_weights: None,
+) -> None:  # fmt: skip
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    damage(folder, change)
+    done = adapterzoo("run", write_recipe("lora"), "--set", f"model.name={folder}", "--out", tmp_path / "o")
+    assert done.exit_code == 2, done.output
+    assert said in " ".join(done.stderr.split())
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_base_is_looked_at_when_it_is_loaded_too(tiny_model: Path, tmp_path: Path) -> None:
+    """A model of a hub has no folder to look at before."""
+    from adapterzoo import base
+
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    damage(folder, rename_a_key)
+    for quantization in ("none", "nf4"):
+        with pytest.raises(UserError, match="which would be drawn at random: model.layers.0.mlp.up_proj.weight"):
+            base.load(ModelSection(name=str(folder)), str(folder), quantization, 64)
+
+
+def test_a_head_that_a_task_adds_may_be_missing() -> None:
+    keys = {"missing_keys": {"score.weight", "scores.weight"}, "unexpected_keys": set(), "mismatched_keys": set()}
+    (problem,) = weight_problems("m", keys, added=["score"])
+    assert problem.what.endswith("drawn at random: scores.weight.")
+    assert not weight_problems("m", keys, added=["score", "scores"])
+
+
+def test_damaged_weights_are_no_traceback(
+    tiny_model: Path, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[:-100])
+    done = adapterzoo("check", write_recipe("lora"), "--set", f"model.name={folder}")
+    assert done.exit_code == 2, done.output
+    assert "cannot be loaded" in done.stderr
+
+
+def test_an_adapter_beside_the_weights_is_refused(
+    tiny_model: Path, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
+    no_weights: None,
+) -> None:  # fmt: skip
+    """transformers puts it on unasked, and the untouched base is none."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    adapter = get_peft_model(AutoModelForCausalLM.from_pretrained(folder), LoraConfig(r=2, task_type="CAUSAL_LM"))
+    adapter.save_pretrained(folder)
+    done = adapterzoo("check", write_recipe("lora"), "--set", f"model.name={folder}")
+    assert done.exit_code == 2, done.output
+    text = " ".join(done.stderr.split())
+    assert f"{folder / 'adapter_config.json'}: is an adapter beside the model's weights" in text
+    assert "Merge it into the weights first" in text

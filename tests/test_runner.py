@@ -292,3 +292,117 @@ def test_the_same_from_python(write_recipe: Callable[..., Path], tmp_path: Path)
     assert [row.label for row in comparison.rows if row.method] == ["ia3"]
     assert comparison.frame().loc["ia3", "trainable_params"] > 0
     assert str(adapterzoo.compare(tmp_path / "o")) == str(comparison)
+
+
+def test_another_version_of_a_plugin_is_another_method(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Seeds of two versions are no row, and a checkpoint of one is not gone on with by the other."""
+    from adapterzoo import plan, runner
+
+    recipe, sets = write_recipe("lora"), ("--set", "train.save_steps=2", "--set", "evaluate.base=false")
+    version, measure = "1.0", runner.measure
+    monkeypatch.setattr(plan, "version_of", lambda package: f"{package} {version}")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "measure", killed)
+    adapterzoo("run", recipe, *sets, "--out", tmp_path / "o")
+    assert list((tmp_path / "o/lora/seed-0/checkpoints").glob("checkpoint-6"))
+    version = "2.0"
+    steps: list[int] = []
+    monkeypatch.setattr(runner, "measure", measure)
+    monkeypatch.setattr("adapterzoo.progress.PlainReporter.step", lambda self, step, *_: steps.append(step))
+    assert adapterzoo("run", recipe, *sets, "--out", tmp_path / "o").exit_code == 0
+    assert steps == [1, 2, 3, 4, 5, 6]
+    version = "3.0"
+    for more in ((), ("--seed", "1")):
+        refused = adapterzoo("run", recipe, *sets, *more, "--out", tmp_path / "o")
+        assert refused.exit_code == 2
+        text = " ".join(refused.stderr.split())
+        assert "holds 'lora' with other settings (plugin: 'adapterzoo 2.0' there, 'adapterzoo 3.0' here)" in text
+    other = adapterzoo("run", recipe, *sets, "--seed", "1", "--out", tmp_path / "other")
+    assert other.exit_code == 0
+    table = json.loads(adapterzoo("compare", tmp_path / "o", tmp_path / "other", "--format", "json").stdout)
+    assert sorted((row["label"], row["plugin"]) for row in table["rows"]) == [
+        ("lora (o)", "adapterzoo 2.0"), ("lora (other)", "adapterzoo 3.0"),
+    ]  # fmt: skip
+
+
+def test_a_damaged_adapter_is_named_and_trained_again(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    recipe, out = write_recipe("lora, ia3", steps="2"), tmp_path / "o"
+    assert adapterzoo("run", recipe, "--out", out).exit_code == 0
+    folder = out / "lora" / "seed-0" / "adapter"
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name, content in whole.items():
+        damaged = bytearray(content)
+        damaged[len(content) // 2] ^= 1
+        (folder / name).write_bytes(damaged)
+        said = f"seed-0/adapter/{name} is not what the run wrote"
+        assert f"lora: {said}" in " ".join(adapterzoo("compare", out).stdout.split())
+        assert rows(out, adapterzoo)["lora"]["damaged"] == [f"seed-0/adapter/{name}"]
+        (folder / name).write_bytes(content)
+    assert rows(out, adapterzoo)["lora"]["damaged"] == []
+    (folder / "adapter_model.safetensors").unlink()
+    ia3 = (out / "ia3" / "seed-0" / "result.json").read_bytes()
+    again = adapterzoo("run", recipe, "--out", out)
+    assert again.exit_code == 0
+    assert "lora, seed 0: adapter/adapter_model.safetensors is not what was written: trained again" in again.stderr
+    assert (folder / "adapter_model.safetensors").read_bytes() == whole["adapter_model.safetensors"]
+    assert (out / "ia3" / "seed-0" / "result.json").read_bytes() == ia3
+    # Removed as a whole, to save room, an adapter is not trained again.
+    shutil.rmtree(folder)
+    kept = adapterzoo("run", recipe, "--out", out)
+    assert kept.stderr.count("(there already)") == 4
+    assert rows(out, adapterzoo)["lora"]["damaged"] == []
+
+
+@pytest.mark.parametrize("name", ["base", "base-4-shot"])
+def test_no_method_has_the_name_of_the_untouched_base(name: str, strangers: Path) -> None:
+    from strangers import METHOD, plugin
+
+    from adapterzoo.registry import Registry
+
+    zoo = Registry([plugin("mine", strangers, METHOD.replace("NAME", name))])
+    assert name not in zoo
+    assert f"Mine.name is '{name}': that is the label of the untouched base" in zoo.broken[0].reason
+
+
+def test_no_label_is_the_one_of_the_untouched_base(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]
+) -> None:
+    for label in ("base", "Base", "base-4-shot"):
+        done = adapterzoo("check", write_recipe(f"{{name: lora, label: {label}}}"))
+        assert done.exit_code == 2
+        assert f"the label '{label}' is taken: by the untouched base" in done.stderr
+
+
+def test_a_plugin_that_changes_the_working_directory_moves_no_result(
+    write_recipe: Callable[..., Path], adapterzoo_process: Callable[..., Any], adapterzoo: Callable[..., Result],
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from adapterzoo.registry import registry
+
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    shutil.copytree(tiny_model, tmp_path / "here" / "model")
+    monkeypatch.chdir(tmp_path / "here")
+    kind, wrap = type(registry()["oft"]), type(registry()["oft"]).wrap
+
+    def wanders(self: object, model: Any, *rest: Any) -> Any:
+        os.chdir(tmp_path / "there")
+        model.get_input_embeddings().weight.data.add_(1)  # so that the base has to be loaded again, from where it was
+        return wrap(self, model, *rest)
+
+    monkeypatch.setattr(kind, "wrap", wanders)
+    recipe = write_recipe("oft, ia3, lora", steps="1")
+    done = adapterzoo("run", recipe, "--set", "model.name=./model", "--out", "o")
+    assert done.exit_code == 0, done.output
+    assert not list((tmp_path / "there").iterdir())
+    assert {row["status"] for row in rows(tmp_path / "here" / "o", adapterzoo).values()} == {"ok"}
+    assert {"oft", "ia3", "lora"} <= set(rows(tmp_path / "here" / "o", adapterzoo))
+    assert "lora" in done.stdout

@@ -331,3 +331,34 @@ def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
         file.write('{"op_code": 6, "worker\n{}\n')
     with pytest.raises(AdapterzooError, match=r"tuning\.journal is damaged\. Remove it"):
         tune(cell(), tmp_path, False, parabola)
+
+
+def test_a_changed_digit_in_the_journal_chooses_nothing_else(tmp_path: Path) -> None:
+    """The trial is made again, or the journal is named as damaged."""
+    whole = tune(cell(), tmp_path / "whole", False, parabola)
+    journal = (tmp_path / "whole" / JOURNAL).read_text()
+    digits = [at for at, letter in enumerate(journal) if letter.isdigit()]
+    for number, at in enumerate(digits[:: len(digits) // 60]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / JOURNAL).write_text(journal[:at] + str((int(journal[at]) + 5) % 10) + journal[at + 1 :])
+        try:
+            found = tune(cell(), folder, False, parabola)
+        except AdapterzooError as error:
+            assert "is damaged" in str(error)
+            continue
+        assert found["chosen"] == whole["chosen"]
+        assert [trial["score"] for trial in found["trials"]] == [trial["score"] for trial in whole["trials"]]
+
+
+def test_trials_of_another_version_of_a_plugin_are_others(tmp_path: Path) -> None:
+    tried: list[int] = []
+
+    def counting(other: Cell, number: int) -> Score:
+        tried.append(number)
+        return parabola(other, number)
+
+    for version, expected in (("p 1.0", 5), ("p 1.0", 0), ("p 2.0", 5)):
+        tried.clear()
+        tune(cell(plugin=version), tmp_path, False, counting)
+        assert len(tried) == expected

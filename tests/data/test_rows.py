@@ -321,3 +321,16 @@ def test_what_is_no_text_and_no_file(tmp_path: Path) -> None:
     _, problem = find_source("pipe.csv", tmp_path)
     assert problem is not None
     assert "is no ordinary file" in str(problem)
+
+
+def test_a_key_that_a_row_gives_twice_is_named(tmp_path: Path) -> None:
+    lines = '{"question": "a", "answer": "b"}\n{"question": "c", "answer": "d", "answer": "e"}\n'
+    with pytest.raises(UserError, match=r"rows.jsonl:2: the key 'answer' is given twice, with different values"):
+        read(tmp_path, lines, "rows.jsonl")
+    with pytest.raises(UserError, match=r"rows.json: the key 'answer' is given twice"):
+        read(tmp_path, "[\n" + lines.replace("\n", ",\n", 1) + "]", "rows.json")
+    nested = '{"question": "a", "answer": "b", "more": {"x": 1, "x": 2}}\n'
+    with pytest.raises(UserError, match=r"rows.jsonl:1: the key 'x'"):
+        read(tmp_path, nested, "rows.jsonl")
+    same = '{"question": "c", "answer": "d", "answer": "d"}\n'
+    assert read(tmp_path, same, "rows.jsonl")[0] == [Row.pair("c", "d")]

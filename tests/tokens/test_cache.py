@@ -98,3 +98,20 @@ def test_old_ones_are_removed(
     for number in range(cache.KEPT + 3):
         encoded(write_recipe("lora"), f"data.system=S{number}")
     assert len(list((tmp_path / "cache" / "tokens").iterdir())) == cache.KEPT
+
+
+def test_every_flipped_bit_in_the_cache_is_seen(
+    encoded: Callable[..., tuple[Encoded, int, list[str]]], write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    recipe = write_recipe("lora")
+    first, _, _ = encoded(recipe)
+    (path,) = (tmp_path / "cache" / "tokens").glob("*.parquet")
+    whole = path.read_bytes()
+    for at in range(0, len(whole), len(whole) // 21):
+        damaged = bytearray(whole)
+        damaged[at] ^= 4
+        path.write_bytes(damaged)
+        again, made, _ = encoded(recipe)
+        assert made == 40, at
+        assert (again.train, again.test) == (first.train, first.test)
+    assert [found.read_bytes() for found in path.parent.glob("*.parquet")] == [whole], "what was damaged is gone"

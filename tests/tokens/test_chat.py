@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapterzoo.data.row import Row, Turn
+from adapterzoo.data.split import Splits
 from adapterzoo.errors import UserError
 from adapterzoo.recipe import DataSection
 from adapterzoo.tokens.encode import Encoder
@@ -165,3 +166,26 @@ def test_a_template_that_is_empty(tmp_path: Path) -> None:
     (tmp_path / "own.jinja").write_text("\n")
     with pytest.raises(UserError, match=r"own.jinja: is empty"):
         encoder("chatml", chat_template=str(tmp_path / "own.jinja"))
+
+
+def test_a_template_that_drops_the_question_is_refused(tmp_path: Path) -> None:
+    """Every row would be the same prompt, with another answer."""
+    path = tmp_path / "deaf.jinja"
+    path.write_text("{% for m in messages if m.role != 'user' %}<|{{ m.role }}|>{{ m.content }}{% endfor %}")
+    with pytest.raises(UserError, match=r"deaf.jinja: the template leaves out the question"):
+        encoder("chatml", chat_template=str(path))
+
+
+def test_rows_of_which_a_template_drops_a_part_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "short.jinja"
+    path.write_text(
+        "{% for m in messages %}{{ m.role }}: {% if m.role == 'user' %}{{ m.content[:12] }}{% else %}{{ m.content }}"
+        "{% endif %}<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    said: list[str] = []
+    rows = [Row.pair("short", "a", "f.csv:2"), Row.pair("much longer than that", "b", "f.csv:3")]
+    splits = Splits(train=rows, validation=[], test=rows[:1], fingerprint="", format="qa")
+    encoder("chatml", said, chat_template=str(path)).encode_splits(splits)
+    what = "1 of 2 rows of train: the chat template leaves out or changes part of what is asked (first: f.csv:3)"
+    assert f"data: {what}" in said
+    assert not any("rows of test" in line for line in said)
