@@ -35,8 +35,9 @@ def complete(path: Path, seconds: float) -> None:
         path: the checkpoint's folder.
         seconds: that training has taken so far.
     """
-    files = {str(file.relative_to(path)): file_digest(file) for file in sorted(path.rglob("*")) if file.is_file()}
-    write_whole(path / MANIFEST, json.dumps({"seconds": seconds, "files": files}, indent=1))
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    digests = {file.relative_to(path).as_posix(): file_digest(file) for file in files}
+    write_whole(path / MANIFEST, json.dumps({"seconds": seconds, "files": digests}, indent=1))
 
 
 def newest(folder: Path, *, wanted: bool) -> Checkpoint | None:

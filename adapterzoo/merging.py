@@ -38,13 +38,15 @@ def merge(adapter: Adapter, to: Path, say: Say) -> None:
         raise UserError.at(f"--method {adapter.result.label}", f"{method.name} has nothing to merge into a model.")
     if adapter.result.base != "none":
         say(f"trained on {adapter.result.base}, merged without quantization: its answers may differ a little")
-    written = aside(to)
+    written = aside(to.absolute())
     try:
         found = _write_merged(adapter, written, say)
         _check_merged(adapter, found, _reloaded(adapter, written))
-        if to.exists():
-            to.rmdir()
-        os.replace(written, to)
+        if not to.exists():
+            os.replace(written, to)
+        else:  # an empty folder, which may be the one that the user is in
+            for path in written.iterdir():
+                os.replace(path, to / path.name)
     finally:
         shutil.rmtree(written, ignore_errors=True)
 

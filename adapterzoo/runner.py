@@ -57,7 +57,10 @@ def run(
             kept_recipe(prepared.recipe, registry()), recipe_hash, [(cell.label, cell.seed) for cell in prepared.cells]
         )
         reporter.begin(len(prepared.cells), out)
-        return list(runner.all())
+        try:
+            return list(runner.all())
+        finally:
+            store.release()
 
 
 class _Runner:

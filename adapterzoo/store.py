@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from adapterzoo.digests import file_digest, file_digests
 from adapterzoo.errors import UserError
@@ -34,6 +34,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._held: IO[str] | None = None
 
     def check(self, resolved: Mapping[str, Any], data_hash: str, weights: str | None = None) -> str:
         """Whether the folder is free for a recipe, or this recipe's already: returns the recipe's hash.
@@ -85,7 +86,7 @@ class Store:
             raise self._unusable(error) from None
 
     def _lock(self) -> None:
-        """Keep other runs out for as long as this store is there: two would write the same cells.
+        """Keep other runs out until :meth:`release`: two would write the same cells.
 
         Raises:
             UserError: another run is at work.
@@ -102,6 +103,12 @@ class Store:
             raise UserError.at(str(self.folder), "another run is writing there.", cure) from None
         except OSError:  # a file system that knows no locks
             return
+
+    def release(self) -> None:
+        """Let other runs in again."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def _unusable(self, error: OSError) -> UserError:
         return UserError.at(f"--out {self.folder}", f"cannot be written: {error.strerror}.", "Give another folder.")
@@ -192,7 +199,8 @@ def folder_bytes(folder: Path) -> int:
 
 def adapter_files(folder: Path) -> dict[str, str]:
     """Return the digest of each file in an adapter's folder, by its path there."""
-    return {str(path.relative_to(folder)): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
 
 
 def changed_files(cell: Path, result: Result) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +125,13 @@ def test_training_goes_on_from_the_newest_whole_checkpoint(write_recipe: Callabl
             bench.adapter("lora", loaded, folder, on_step=stop_at_five)
         if name:
             (folder / "checkpoints" / "checkpoint-4" / name).unlink()
-        steps: list[int] = []
-        assert_same(bench.adapter("lora", loaded, folder, on_step=lambda step, *_: steps.append(step)), expected)
-        assert steps[0] == first
+        seen: list[int] = []
+        assert_same(bench.adapter("lora", loaded, folder, on_step=partial(_note, seen)), expected)
+        assert seen[0] == first
+
+
+def _note(seen: list[int], step: int, *_: object) -> None:
+    seen.append(step)
 
 
 def test_an_old_checkpoint_goes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

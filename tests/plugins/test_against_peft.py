@@ -12,6 +12,8 @@ from cells import Bench
 from conftest import METHODS
 from safetensors.torch import load_file
 
+from adapterzoo.tokens.batches import shuffled_batches
+
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -194,7 +196,7 @@ def test_the_saved_adapter_loads_in_plain_peft(label: str, write_recipe: Callabl
 def test_lora_from_scratch_is_lora(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
     """From the same weights, which the two draw in another order: the same loss and gradients; and it loads again."""
     bench = Bench(write_recipe("lora, lora-scratch"))
-    batch = next(iter(bench.prepared.encoded.shuffled_batches(4, 0)))
+    batch = next(iter(bench.prepared.context(bench.cells["lora"]).batches()))
     torch.manual_seed(1)
     drawn: list[torch.Tensor] = []
     found = []
@@ -229,7 +231,7 @@ def test_an_adapter_of_another_method_is_refused(write_recipe: Callable[..., Pat
 def test_eva_begins_with_the_directions_of_the_training_rows(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
     """Of each layer's inputs, A spans the main ones: it keeps more of them than a random A does."""
     bench = Bench(write_recipe("eva, lora"))
-    batch = next(iter(bench.prepared.encoded.shuffled_batches(8, 1)))
+    batch = next(shuffled_batches(bench.prepared.sealed_rows, 8, 1, bench.prepared.encoded.pad_id)())
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
     kept = {}
     for label in ("eva", "lora"):

@@ -38,7 +38,7 @@ def put(folder: Path, label: str, right: int | None = None, **more: Any) -> None
     """A finished cell with so many right answers; one without a score where that is None."""
     metrics = {} if right is None else {"exact_match": right / EXAMPLES}
     settings = {"method": label, "seed": 0, "base": "none", "total_params": 136_000_000, "metrics": metrics, **more}
-    answers = [] if right is None else [{"exact_match": i < right} for i in range(EXAMPLES)]
+    answers = [] if right is None else [{"index": i, "exact_match": i < right} for i in range(EXAMPLES)]
     Store(folder).write(Result(label=label, **settings), answers)
 
 
