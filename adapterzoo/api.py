@@ -40,11 +40,11 @@ def run(
     Raises:
         UserError: the recipe, the data, the model or the folder is at fault.
     """
-    here = Path.cwd()  # before any plugin is loaded, which may change it
     from adapterzoo import runner
 
     checked = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
-    folder = here / (out if out is not None else output_folder(checked.name, overrides))
+    # Once, before any method is tried: it may change the working directory.
+    folder = Path(out if out is not None else output_folder(checked.name, overrides)).absolute()
     runner.run(checked, folder, methods, seeds, reporter)
     return compare(folder)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, TypeVar
@@ -100,7 +101,7 @@ def bring(
 
 def _load(manager: pluggy.PluginManager, point: metadata.EntryPoint, package: str, hook: str) -> list[Any]:
     """What one entry point brings; nothing, where it has only the other hooks."""
-    with output_aside():
+    with output_aside(), _working_directory_kept():
         module = point.load()
         if manager.register(module, f"{package}:{point.name}") is None:
             raise PluginError("pluggy refused to register it")
@@ -116,6 +117,20 @@ def _load(manager: pluggy.PluginManager, point: metadata.EntryPoint, package: st
     if not isinstance(found, list):
         raise PluginError(f"{hook} returned {found!r}, not a list of {hook.rpartition('_')[2]}")
     return found
+
+
+@contextmanager
+def _working_directory_kept() -> Iterator[None]:
+    """Have the working directory afterwards that there was: relative paths of the user mean that one."""
+    try:
+        here = os.getcwd()
+    except OSError:  # it was removed
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.chdir(here)
 
 
 def _package(entry_point: metadata.EntryPoint) -> str:

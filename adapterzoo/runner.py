@@ -40,15 +40,15 @@ def run(
 ) -> list[Result]:
     """Train and measure every cell that has no result yet; returns the results of all.
 
-    A cell that fails becomes a result with its reason, and the others go on.
+    A cell that fails becomes a result with its reason, and the others go on. ``out`` is an absolute path: a method may
+    change the working directory.
 
     Raises:
         UserError: the recipe, the data, the model or the folder is at fault; nothing was trained.
     """
     reporter = reporter or Reporter()
     prepared = prepare(recipe, methods, seeds, reporter.say)
-    # A plugin may change the working directory on the way.
-    store = Store(out.absolute())
+    store = Store(out)
     resolved = prepared.recipe.resolved()
     recipe_hash = store.check(resolved, prepared.encoded.fingerprint, prepared.weights)
     with quiet_libraries():

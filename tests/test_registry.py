@@ -159,3 +159,10 @@ def test_the_core_names_no_method() -> None:
     pattern = re.compile(rf"\b({'|'.join(names)})\b", re.IGNORECASE)
     for path in Path(adapterzoo.__file__).parent.rglob("*.py"):
         assert not pattern.search(path.read_text()), (path, pattern.search(path.read_text()))
+
+
+def test_a_plugin_that_changes_the_working_directory_is_brought_back(strangers: Path) -> None:
+    here = Path.cwd()
+    zoo = Registry([plugin("wanders", strangers, "import os; os.chdir('/')\n" + METHOD.replace("NAME", "wanders"))])
+    assert "wanders" in zoo
+    assert Path.cwd() == here

@@ -21,13 +21,13 @@ def run(
 
     Cells that have a result are not trained again: a run that was stopped goes on.
     """
-    here = Path.cwd()  # before any plugin is loaded, which may change it
     from adapterzoo.api import output_folder
     from adapterzoo.progress import reporter
     from adapterzoo.reading import load_recipe
 
     checked = load_recipe(recipe, overrides)
-    folder = here / (out or output_folder(checked.name, overrides))
+    # Once, before any method is tried: it may change the working directory.
+    folder = (out or output_folder(checked.name, overrides)).absolute()
     progress = reporter()
     from adapterzoo import runner
     from adapterzoo.comparison import compare
