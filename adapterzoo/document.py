@@ -25,7 +25,7 @@ NOT_YAML = (YAMLError, ValueError, TypeError, KeyError, AttributeError, Recursio
 
 
 class Unfilled:
-    """What a check is given in place of ``???``: it is no name to look up, and two are never the same label."""
+    """Stands for a ``???`` in what checks are given: it is no name to look up, and two are never the same label."""
 
 
 class Document:

@@ -15,7 +15,7 @@ from adapterzoo.registry import registry
 if TYPE_CHECKING:
     import torch
 
-# What a merge may move the logits by, in their own spread: rounding, by dtype.
+# Rounding may move logits by so much of their own spread, by dtype.
 ROUNDING = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.15}
 SAME = 1e-4  # a difference of logits, in their spread, that is none
 USE_ADAPTER = "Use the adapter as it is."
@@ -52,7 +52,7 @@ def merge(adapter: Adapter, to: Path, say: Say) -> None:
 
 
 class _Logits(NamedTuple):
-    """What a model makes of the probe, of shape (1, tokens, vocabulary): the base, with the adapter, and merged."""
+    """Logits of the probe, each of shape (1, tokens, vocabulary): of the base, with the adapter on it, and merged."""
 
     base: torch.Tensor
     trained: torch.Tensor
@@ -111,7 +111,7 @@ def _check_merged(adapter: Adapter, found: _Logits, written: torch.Tensor) -> No
         what = f"merging moves its answers by {moved:.2g} of their spread."
         raise UserError.at(f"--method {adapter.result.label}", what, USE_ADAPTER)
     effect, error = apart(found.base, found.trained), apart(written, found.trained)
-    # What rounding may do must not be all that the adapter does.
+    # A difference that rounding explains may still be as large as all that the adapter does.
     if not error < limit or (error > SAME and error > effect / 2):
         what = f"its effect is {effect:.2g} of the answers' spread, and what was merged and written is {error:.2g} off."
         lost = "The merged weights do not hold the adapter; nothing was written."

@@ -12,7 +12,7 @@ from adapterzoo.digests import file_digests, text_digest
 from adapterzoo.errors import UserError
 
 ADAPTER_CONFIG = "adapter_config.json"
-# What transformers reads beside the files that lie directly in a model's folder.
+# transformers reads these too, beside the files that lie directly in a model's folder.
 SUBFOLDERS = ("additional_chat_templates/*.jinja",)
 
 

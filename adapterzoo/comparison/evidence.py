@@ -67,7 +67,7 @@ def make(label: str, group: Sequence[Cell]) -> Evidence:
 
 
 def _scores(group: Sequence[Cell]) -> tuple[dict[str, dict[int | None, Column]], list[str]]:
-    """What each test example scored, by metric and seed, and what the files do not show."""
+    """Return the scores of each test example by metric and seed, and the metrics that the files do not show."""
     scores: dict[str, dict[int | None, Column]] = {}
     unproven = []
     for _, folder, result in group:

@@ -11,7 +11,7 @@ from adapterzoo.data.cells import text_of
 from adapterzoo.data.row import BadRowError
 from adapterzoo.formats import FORMATS, Conversation
 
-# What people call the two sides. The names of the first group say it outright, those of the second usually.
+# People call the two sides so. The names of the first group say it outright, those of the second usually.
 QUESTION_NAMES = (
     {"question", "prompt", "instruction", "query", "input", "frage", "pregunta"},
     {"text", "dialogue", "document", "article", "passage", "content", "body", "message", "sentence"},
@@ -44,7 +44,7 @@ class Column:
 
     @cached_property
     def identifier(self) -> str:
-        """Why its cells look like what rows are called by; empty where they do not."""
+        """The reason to take its cells for names of rows; empty where there is none."""
         if _named_identifier(self):
             return "named like an identifier" if self.name.strip() else "without a name"
         different = len(self.texts) > 2 and len(set(self.texts)) == len(self.texts)
