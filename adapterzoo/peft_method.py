@@ -71,7 +71,7 @@ class PeftMethod(Method[OptionsT]):
 
 
 def _check_keys(model: nn.Module, folder: Path) -> None:
-    """Raise AdapterzooError where a file has other keys than the adapter: PEFT leaves weights without a key untrained."""
+    """Raise AdapterzooError where a file and the adapter have other keys: PEFT leaves weights without one untrained."""
     from peft import get_peft_model_state_dict
     from safetensors import safe_open
 
