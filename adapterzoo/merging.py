@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from adapterzoo.adapters import Adapter, Say, base_of, wrapped_by
+from adapterzoo.adapters import Adapter, Say, base_of, question, wrapped_by
+from adapterzoo.comparison.scores import read_lines
 from adapterzoo.errors import UserError
 from adapterzoo.files import aside
 from adapterzoo.registry import registry
+from adapterzoo.store import PREDICTIONS
 
 if TYPE_CHECKING:
     import torch
+
+    from adapterzoo.tokens.encode import Encoder
 
 # Rounding may move logits by so much of their own spread, by dtype.
 ROUNDING = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.15}
 SAME = 1e-4  # a difference of logits, in their spread, that is none
 USE_ADAPTER = "Use the adapter as it is."
 PROBE = "The quick brown fox jumps over the lazy dog."
+QUESTIONS = 4  # of the test split, which an adapter answers otherwise than its base
+POSITIONS = 32  # the last ones of a text: logits of all would take gigabytes where texts are long
 
 
 def merge(adapter: Adapter, to: Path, say: Say) -> None:
@@ -41,7 +48,7 @@ def merge(adapter: Adapter, to: Path, say: Say) -> None:
     written = aside(to.absolute())
     try:
         found = _write_merged(adapter, written, say)
-        _check_merged(adapter, found, _reloaded(adapter, written))
+        _check_merged(adapter, found, _reloaded(adapter, written, found.probes))
         if not to.exists():
             os.replace(written, to)
         else:  # an empty folder, which may be the one that the user is in
@@ -52,8 +59,10 @@ def merge(adapter: Adapter, to: Path, say: Say) -> None:
 
 
 class _Logits(NamedTuple):
-    """Logits of the probe, each of shape (1, tokens, vocabulary): of the base, with the adapter on it, and merged."""
+    """Logits of the same texts, each of shape (tokens, vocabulary): of the base, with the adapter on it, and merged."""
 
+    probes: list[list[int]]
+    """the texts, as token ids"""
     base: torch.Tensor
     trained: torch.Tensor
     merged: torch.Tensor
@@ -65,18 +74,28 @@ def _write_merged(adapter: Adapter, to: Path, say: Say) -> _Logits:
 
     lent, encoder = base_of(adapter, "none", say)
     with lent.lend() as plain, torch.no_grad():
-        base = _logits(plain, encoder.tokenizer)
+        probes = _probes(adapter, encoder)
+        base = _logits(plain, probes)
         wrapped = wrapped_by(adapter, plain)
-        trained = _logits(wrapped, encoder.tokenizer)
+        trained = _logits(wrapped, probes)
         merged: Any = registry()[adapter.result.method or ""].merge(wrapped)
-        found = _Logits(base, trained, _logits(merged, encoder.tokenizer))
+        found = _Logits(probes, base, trained, _logits(merged, probes))
         merged.save_pretrained(str(to))
         encoder.tokenizer.save_pretrained(str(to))
     return found
 
 
-def _reloaded(adapter: Adapter, folder: Path) -> torch.Tensor:
-    """Return what the model in a folder makes of the probe.
+def _probes(adapter: Adapter, encoder: Encoder) -> list[list[int]]:
+    """Return the texts that models are compared by: a sentence, and questions that the adapter was measured with."""
+    found: list[list[int]] = [encoder.tokenizer(PROBE)["input_ids"]]
+    for line in read_lines(adapter.path.parent / PREDICTIONS)[:QUESTIONS]:
+        with suppress(UserError):  # a recipe's template may ask for more than a question
+            found.append(encoder.prompt(question(adapter.recipe.data, str(line.get("prompt")))))
+    return found
+
+
+def _reloaded(adapter: Adapter, folder: Path, probes: list[list[int]]) -> torch.Tensor:
+    """Return what the model in a folder makes of some texts.
 
     Raises:
         UserError: the folder does not hold one whole model.
@@ -84,20 +103,20 @@ def _reloaded(adapter: Adapter, folder: Path) -> torch.Tensor:
     import torch
 
     from adapterzoo.loading import load_weights
-    from adapterzoo.tokens.encode import load_tokenizer
 
     section = adapter.recipe.model.model_copy(update={"name": str(folder), "revision": None, "padding_token": None})
     with torch.no_grad():
         model = load_weights(section, str(folder), "none", adapter.recipe.data.max_length).eval()
-        return _logits(model, load_tokenizer(section, str(folder)))
+        return _logits(model, probes)
 
 
-def _logits(model: Any, tokenizer: Any) -> torch.Tensor:
+def _logits(model: Any, probes: list[list[int]]) -> torch.Tensor:
+    """Return the logits of the last positions of each text, one text after the other."""
     import torch
 
-    ids = torch.tensor([tokenizer(PROBE)["input_ids"]], device=next(model.parameters()).device)
-    logits: torch.Tensor = model(ids).logits.float().cpu()
-    return logits
+    where = next(model.parameters()).device
+    texts = [torch.tensor([ids], device=where) for ids in probes]
+    return torch.cat([model(ids).logits[0, -POSITIONS:].float().cpu() for ids in texts])
 
 
 def _check_merged(adapter: Adapter, found: _Logits, written: torch.Tensor) -> None:
