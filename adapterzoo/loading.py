@@ -141,11 +141,11 @@ def load_weights(
 
     where = device()
     dtype = getattr(torch, model.dtype)
-    attention = model.attention
+    attention: str | None = model.attention
     if attention == "auto":
-        # SDPA's backward is slow on a CPU in bfloat16 at short lengths.
+        # SDPA's backward is slow on a CPU in bfloat16 at short lengths. Else transformers takes it where a model has it.
         short = where == "cpu" and dtype != torch.float32 and max_length <= EAGER_LENGTH
-        attention = "eager" if short else "sdpa"
+        attention = "eager" if short else None
     loaded = _from_pretrained(
         model,
         location,

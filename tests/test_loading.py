@@ -165,3 +165,21 @@ def test_an_adapter_beside_the_weights_is_refused(
     text = " ".join(done.stderr.split())
     assert f"{folder / 'adapter_config.json'}: is an adapter beside the model's weights" in text
     assert "Merge it into the weights first" in text
+
+
+def test_a_model_without_sdpa_is_loaded_with_the_attention_that_it_has(tmp_path: Path) -> None:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    from adapterzoo.loading import load_weights
+
+    BloomForCausalLM(BloomConfig(vocab_size=32, hidden_size=16, n_layer=1, n_head=2)).save_pretrained(tmp_path)
+    model = load_weights(ModelSection(name=str(tmp_path), dtype="float32"), str(tmp_path), "none", 64)
+    assert model.config._attn_implementation == "eager"
+
+
+def test_sdpa_is_taken_where_a_model_has_it(tiny_model: Path) -> None:
+    from adapterzoo.loading import load_weights
+
+    for dtype, length, expected in (("float32", 64, "sdpa"), ("bfloat16", 64, "eager"), ("bfloat16", 4096, "sdpa")):
+        model = load_weights(ModelSection(name=str(tiny_model), dtype=dtype), str(tiny_model), "none", length)
+        assert model.config._attn_implementation == expected
