@@ -143,7 +143,7 @@ def load_weights(
     dtype = getattr(torch, model.dtype)
     attention: str | None = model.attention
     if attention == "auto":
-        # SDPA's backward is slow on a CPU in bfloat16 at short lengths. Else transformers takes it where a model has it.
+        # SDPA's backward is slow on a CPU in bfloat16 at short lengths. Else transformers takes it where there is one.
         short = where == "cpu" and dtype != torch.float32 and max_length <= EAGER_LENGTH
         attention = "eager" if short else None
     loaded = _from_pretrained(
