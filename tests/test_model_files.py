@@ -31,9 +31,18 @@ def flip(path: Path, at: int | None = None) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja"]
+    "name",
+    [
+        "large.safetensors",
+        "model.safetensors",
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "chat_template.jinja",
+    ],
 )
 def test_a_byte_in_any_file_makes_another_model(name: str, model: Path) -> None:
+    (model / "large.safetensors").write_bytes(bytes(2**22))
     before = fingerprint(str(model), None)
     assert fingerprint(str(model), None) == before
     flip(model / name)
