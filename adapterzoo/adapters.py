@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from adapterzoo import document
 from adapterzoo.data.row import BadRowError, EmptyRowError, Row, Turn
 from adapterzoo.errors import AdapterzooError, UserError, did_you_mean
@@ -62,7 +64,10 @@ def find(folder: Path, method: str, seed: int | None = None) -> Adapter:
         raise UserError.at(f"--seed {seed}", f"'{method}' was trained with: {seeds}.")
     if not chosen.ok:
         raise UserError.at(f"--method {method}", f"it failed: {chosen.error}", "Run the recipe again.")
-    recipe = Recipe.model_validate(document.read(folder / RECIPE).data)
+    try:
+        recipe = Recipe.model_validate(document.read(folder / RECIPE).data)
+    except ValidationError:
+        raise UserError.at(str(folder / RECIPE), "is not what the run wrote.", "Run the recipe again.") from None
     return Adapter(folder, recipe, chosen)
 
 

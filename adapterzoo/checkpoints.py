@@ -9,8 +9,9 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from adapterzoo.digests import file_digest
+from adapterzoo.digests import file_digest, text_digest
 from adapterzoo.files import remove_folder, write_whole
 
 MANIFEST = "manifest.json"
@@ -37,7 +38,8 @@ def complete(path: Path, seconds: float) -> None:
     """
     files = [file for file in sorted(path.rglob("*")) if file.is_file()]
     digests = {file.relative_to(path).as_posix(): file_digest(file) for file in files}
-    write_whole(path / MANIFEST, json.dumps({"seconds": seconds, "files": digests}, indent=1))
+    held = {"seconds": seconds, "files": digests}
+    write_whole(path / MANIFEST, json.dumps({**held, "digest": _digest(held)}, indent=1))
 
 
 def newest(folder: Path, *, wanted: bool) -> Checkpoint | None:
@@ -83,8 +85,13 @@ def _whole(path: Path) -> Checkpoint | None:
     """Return a checkpoint of which every file is what it was when it was written; None for any other."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        seconds = float(manifest["seconds"])
-        whole = all(file_digest(path / name) == digest for name, digest in manifest["files"].items())
+        whole = manifest.pop("digest") == _digest(manifest) and all(
+            file_digest(path / name) == digest for name, digest in manifest["files"].items()
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return Checkpoint(path, _step(path), seconds) if whole else None
+    return Checkpoint(path, _step(path), manifest["seconds"]) if whole else None
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    return text_digest(json.dumps(manifest, sort_keys=True))

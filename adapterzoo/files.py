@@ -22,7 +22,9 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder; killed on the way, nothing of it is left under its name."""
+    """Remove a folder, or a file in its place; killed on the way, nothing of it is left under its name."""
+    if folder.is_file():
+        folder.unlink()
     if folder.is_dir():
         shutil.rmtree(aside(folder), ignore_errors=True)
         os.replace(folder, aside(folder))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from adapterzoo.adapters import Adapter, Say, base_of, question, wrapped_by
 from adapterzoo.comparison.scores import read_lines
 from adapterzoo.errors import UserError
-from adapterzoo.files import aside
+from adapterzoo.files import aside, remove_folder
 from adapterzoo.registry import registry
 from adapterzoo.store import PREDICTIONS
 
@@ -46,6 +46,7 @@ def merge(adapter: Adapter, to: Path, say: Say) -> None:
     if adapter.result.base != "none":
         say(f"trained on {adapter.result.base}, merged without quantization: its answers may differ a little")
     written = aside(to.absolute())
+    remove_folder(written)  # of a merge that was killed
     try:
         found = _write_merged(adapter, written, say)
         _check_merged(adapter, found, _reloaded(adapter, written, found.probes))
@@ -71,6 +72,7 @@ class _Logits(NamedTuple):
 def _write_merged(adapter: Adapter, to: Path, say: Say) -> _Logits:
     """Merge and write; on return, no model is held any more."""
     import torch
+    from safetensors import SafetensorError
 
     lent, encoder = base_of(adapter, "none", say)
     with lent.lend() as plain, torch.no_grad():
@@ -80,8 +82,13 @@ def _write_merged(adapter: Adapter, to: Path, say: Say) -> _Logits:
         trained = _logits(wrapped, probes)
         merged: Any = registry()[adapter.result.method or ""].merge(wrapped)
         found = _Logits(probes, base, trained, _logits(merged, probes))
-        merged.save_pretrained(str(to))
-        encoder.tokenizer.save_pretrained(str(to))
+        try:
+            merged.save_pretrained(str(to))
+            encoder.tokenizer.save_pretrained(str(to))
+        except (OSError, SafetensorError) as error:
+            raise UserError.at(
+                f"--to {to.parent}", f"cannot be written: {error}.", "Make room, or give another."
+            ) from None
     return found
 
 

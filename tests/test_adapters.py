@@ -297,3 +297,19 @@ def test_answers_cannot_steer_a_terminal_and_lose_nothing_in_a_pipe(
     assert not {"\x1b", "\x07", "\u202e", "\r"} & set(text)
     assert text.count("\n") == 1
     assert "\ttab\nnext" in text
+
+
+def test_what_a_killed_merge_left_is_not_in_the_next_one(
+    out: Path, adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / ".merged.new").mkdir()
+    (tmp_path / ".merged.new" / "added_tokens.json").write_text('{"<junk>": 999}')
+    assert adapterzoo("merge", out, "-m", "lora", "--to", tmp_path / "merged").exit_code == 0
+    assert not (tmp_path / "merged" / "added_tokens.json").exists()
+
+
+def test_a_recipe_that_is_none_is_named(out: Path, adapterzoo: Callable[..., Result]) -> None:
+    (out / "recipe.yaml").write_text("foo: 1")
+    done = adapterzoo("generate", out, "-m", "lora", "--prompt", "go")
+    assert done.exit_code == 2
+    assert "recipe.yaml: is not what the run wrote" in done.stderr

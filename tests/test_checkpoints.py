@@ -154,3 +154,16 @@ def test_an_old_checkpoint_goes_at_once(tmp_path: Path, monkeypatch: pytest.Monk
     newest = checkpoints.newest(tmp_path, wanted=True)
     assert newest is not None
     assert newest.step == 4
+
+
+@pytest.mark.parametrize("odd", ['"seconds": NaN', '"seconds": -1', '"files": {}', '"files": []', '"seconds": null'])
+def test_a_manifest_that_somebody_changed_proves_nothing(odd: str, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint-2"
+    folder.mkdir()
+    (folder / "optimizer.pt").write_bytes(b"x")
+    checkpoints.complete(folder, seconds=1.0)
+    manifest = json.loads((folder / checkpoints.MANIFEST).read_text())
+    (folder / checkpoints.MANIFEST).write_text(json.dumps({**manifest, **json.loads(f"{{{odd}}}")}))
+    (tmp_path / "checkpoint-3").write_bytes(b"no folder")
+    assert checkpoints.newest(tmp_path, wanted=True) is None
+    assert not list(tmp_path.iterdir())

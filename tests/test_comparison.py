@@ -428,7 +428,8 @@ def test_the_order_of_kept_answers_changes_nothing(tmp_path: Path) -> None:
     # An example that is there twice, or not at all, proves nothing.
     path = tmp_path / "a" / "seed-0" / "predictions.jsonl"
     lines = path.read_text().splitlines(keepends=True)
-    for changed in ([*lines, lines[0]], [line.replace('"index": 3,', '"index": 60,') for line in lines]):
+    infinite = [line.replace('"index": 0,', '"index": Infinity,') for line in lines]
+    for changed in (infinite, [*lines, lines[0]], [line.replace('"index": 3,', '"index": 60,') for line in lines]):
         path.write_text("".join(changed))
         (row,) = (row for row in compare(tmp_path).rows if row.label == "a")
         assert row.unproven == ["seed-0/predictions.jsonl does not show its exact_match, test_loss"]

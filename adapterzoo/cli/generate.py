@@ -25,7 +25,7 @@ def generate(folder: Path, method: str, seed: int | None, prompts: tuple[str, ..
     from adapterzoo.progress import reporter
 
     adapter = adapters.find(folder, method, seed)
-    asked = list(prompts) or [line for line in sys.stdin.read().splitlines() if line.strip()]
+    asked = list(prompts) or [line for line in sys.stdin.read().split("\n") if line.strip()]
     if not asked:
         raise UserError.at("--prompt", "there is nothing to ask.", "Give --prompt TEXT, or lines on stdin.")
     rows = [adapters.question(adapter.recipe.data, prompt) for prompt in asked]

@@ -49,7 +49,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     try:
         with path.open(encoding="utf-8") as file:
             records = sorted((json.loads(line) for line in file), key=lambda record: int(record["index"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return []
     return records if len({record["index"] for record in records}) == len(records) else []
 

@@ -99,9 +99,6 @@ class Chat:
     def _templated(self, turns: Sequence[Turn], place: str) -> list[Segment]:
         """Each answer is found in the whole text behind the text that asks for it: no template need mark it."""
         whole = self._render(turns, ask=False)
-        # Templates may take away spaces around a text, and that is all.
-        if not all(turn.content.strip() in whole for turn in turns):
-            self.left_out.append(place)
         segments: list[Segment] = []
         done = 0
         for number, turn in enumerate(turns):
@@ -124,6 +121,10 @@ class Chat:
             segments.append(Segment(whole[done:begins]))
             segments.append(Segment(whole[begins:end], answer=True, ends=last and not ended))
             done = end
+        # Answers are left aside: they may repeat the question. Templates may take away spaces around a text, no more.
+        asked = "".join(segment.text for segment in segments if not segment.answer)
+        if not all(turn.content.strip() in asked for turn in turns if turn.role != "assistant"):
+            self.left_out.append(place)
         return segments
 
     def _end(self, whole: str, at: int) -> tuple[int, bool]:

@@ -183,7 +183,8 @@ def test_rows_of_which_a_template_drops_a_part_are_counted(tmp_path: Path) -> No
         "{% endif %}<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
     )
     said: list[str] = []
-    rows = [Row.pair("short", "a", "f.csv:2"), Row.pair("much longer than that", "b", "f.csv:3")]
+    answer = "the answer to much longer than that"  # which has the whole question in it
+    rows = [Row.pair("short", "a", "f.csv:2"), Row.pair("much longer than that", answer, "f.csv:3")]
     splits = Splits(train=rows, validation=[], test=rows[:1], fingerprint="", format="qa")
     encoder("chatml", said, chat_template=str(path)).encode_splits(splits)
     what = "1 of 2 rows of train: the chat template leaves out or changes part of what is asked (first: f.csv:3)"
