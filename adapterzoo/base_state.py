@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 2**26
 CONTAINERS = (dict, list, set)
-# A class keeps more than its code in its attributes, caches for instance; only code is put back.
-CODE = (property, classmethod, staticmethod)
 ABSENT = object()
 
 
@@ -37,7 +35,7 @@ class BaseState:
             vars(holder).clear()
             vars(holder).update(_copied(attributes))
         for kind, attributes in self._classes.items():
-            _put_back_code(kind, attributes)
+            _put_back_class(kind, attributes)
         found = [settings for settings, _ in self._settings]
         for settings, values in self._settings:
             vars(settings).clear()
@@ -121,12 +119,15 @@ def _classes(model: nn.Module) -> set[type]:
     return {kind for module in model.modules() for kind in type(module).__mro__ if kind is not object}
 
 
-def _put_back_code(kind: type, attributes: Mapping[str, Any]) -> None:
-    """Give a class the methods that it had: a replaced ``forward`` would serve the next cell too."""
+def _put_back_class(kind: type, attributes: Mapping[str, Any]) -> None:
+    """Give a class the attributes that it had: a replaced ``forward`` would serve the next cell too.
+
+    A flag that says "patched already" goes with the patch, else the next cell would do without it in silence.
+    """
     now = dict(vars(kind))
     for name in {*now, *attributes}:
         value, before = now.get(name, ABSENT), attributes.get(name, ABSENT)
-        if value is before or not any(callable(code) or isinstance(code, CODE) for code in (value, before)):
+        if value is before:
             continue
         if before is ABSENT:
             delattr(kind, name)

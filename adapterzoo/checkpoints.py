@@ -36,9 +36,9 @@ def complete(path: Path, seconds: float) -> None:
         path: the checkpoint's folder.
         seconds: that training has taken so far.
     """
-    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.name != MANIFEST]
     digests = {file.relative_to(path).as_posix(): file_digest(file) for file in files}
-    held = {"seconds": seconds, "files": digests}
+    held = {"step": _step(path), "seconds": seconds, "files": digests}
     write_whole(path / MANIFEST, json.dumps({**held, "digest": _digest(held)}, indent=1))
 
 
@@ -85,9 +85,9 @@ def _whole(path: Path) -> Checkpoint | None:
     """Return a checkpoint of which every file is what it was when it was written; None for any other."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        whole = manifest.pop("digest") == _digest(manifest) and all(
-            file_digest(path / name) == digest for name, digest in manifest["files"].items()
-        )
+        # Under the name of another step, it would be taken for more training than it is.
+        named = manifest.pop("digest") == _digest(manifest) and manifest["step"] == _step(path)
+        whole = named and all(file_digest(path / name) == digest for name, digest in manifest["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return Checkpoint(path, _step(path), manifest["seconds"]) if whole else None

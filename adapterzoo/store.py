@@ -149,7 +149,7 @@ class Store:
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / ADAPTER, ignore_errors=True)
         marker, wanted = folder / CHECKPOINTS / "settings.json", json.dumps(settings, sort_keys=True)
-        if not marker.is_file() or marker.read_text(encoding="utf-8") != wanted:
+        if not marker.is_file() or marker.read_bytes() != wanted.encode():
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
             marker.parent.mkdir(parents=True)
             write_whole(marker, wanted)

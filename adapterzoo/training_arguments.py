@@ -56,6 +56,7 @@ OWN = {
             "disable_tqdm",
             "resume_from_checkpoint",
             "load_best_model_at_end",
+            "ignore_data_skip",
             "save_only_model",
             "push_to_hub",
             "do_train",

@@ -97,8 +97,9 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(name: str, broken: Any, t
     newest = checkpoints.newest(tmp_path, wanted=True)
     assert newest == checkpoints.Checkpoint(tmp_path / "checkpoint-4", 4, 2.0)
     assert not (tmp_path / "checkpoint-2").exists(), "the trainer would take it for the newest"
-    (tmp_path / "checkpoint-4").rename(tmp_path / "checkpoint-2")
-    shutil.copytree(tmp_path / "checkpoint-2", tmp_path / "checkpoint-4")
+    shutil.copytree(tmp_path / "checkpoint-4", tmp_path / "checkpoint-2")
+    checkpoints.complete(tmp_path / "checkpoint-2", seconds=1.0)
+    shutil.copytree(tmp_path / "checkpoint-4", tmp_path / "checkpoint-10")  # which is not of step 10
     broken(tmp_path / "checkpoint-4" / name)
     before = checkpoints.newest(tmp_path, wanted=True)
     assert before is not None
