@@ -162,7 +162,7 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         """Take over a training that was finished, and return its seconds: the trainer would do one step more."""
         self._load_from_checkpoint(str(checkpoint.path))
         self.state = TrainerState.load_from_json(str(checkpoint.path / TRAINER_STATE_NAME))
-        # What a method does when training begins and ends is in no checkpoint.
+        # A checkpoint does not hold the effect of callbacks that act when training begins or ends.
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
         return checkpoint.seconds

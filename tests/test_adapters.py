@@ -168,7 +168,7 @@ def one_bit(adapter: Path, other: Path) -> None:
     ("damage", "digests"),
     [
         *((damage, True) for damage in (without_b, of_another_method, weights_of_another_method, one_bit)),
-        # Of an older adapterzoo: its keys tell.
+        # A result of an older adapterzoo has no digests; the keys of the weights tell.
         *((damage, False) for damage in (without_b, weights_of_another_method)),
     ],
 )
@@ -192,7 +192,7 @@ def test_an_adapter_that_is_not_whole_answers_nothing(
 
 
 def effect_in_hooks(method: Any, model: Any) -> Any:
-    """As a careless author merges: in memory all is well, and the weights are the base's."""
+    """Merge like a careless author: the model in memory is right, and its weights are the base's."""
     before = {name: weight.clone() for name, weight in linear_weights(model.get_base_model())}
     merged = model.merge_and_unload()
     for name, weight in list(linear_weights(merged)):

@@ -32,7 +32,7 @@ Sureness = Literal["certain", "likely", "a guess", "not known"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What a key of the recipe should hold, and how sure that is."""
+    """One guess: the value for a key of the recipe, and how sure that is."""
 
     key: str
     """with its section, like ``data.columns.answer``"""
