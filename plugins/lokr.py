@@ -80,8 +80,8 @@ def _layer() -> type[nn.Module]:
     from torch.nn import functional
 
     def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        # Make it a matrix: with four dimensions torch takes other kernels where a weight is not trained, and an adapter that
-        # was loaded would round otherwise than the one that was measured.
+        # Make it a matrix: with four dimensions torch takes other kernels where a weight is not trained, and a loaded
+        # adapter would round otherwise than the one that was measured.
         flat: torch.Tensor = functional.linear(x.reshape(-1, x.size(-1)), weight)
         return flat.unflatten(0, x.shape[:-1])
 
