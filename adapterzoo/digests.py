@@ -35,6 +35,11 @@ def text_digest(text: str) -> str:
     return str(xxhash.xxh3_128_hexdigest(text.encode()))
 
 
+def records_digest(records: Iterable[Mapping[str, Any]]) -> str:
+    """Return the digest of records, whatever the order of their keys."""
+    return text_digest(json.dumps(list(records), sort_keys=True))
+
+
 def file_digest(path: Path) -> str:
     """Return the digest of a file's whole content.
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import platform
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
+
+from adapterzoo.digests import file_digest, text_digest
 
 PACKAGES = ("adapterzoo", "torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets")
 
@@ -37,10 +42,31 @@ def version_of(package: str) -> str:
 
 
 def _version(name: str) -> str | None:
+    """Return a package's version; of one that is being worked on (``pip install --editable``) with a digest of it."""
     try:
-        return metadata.version(name)
+        package = metadata.distribution(name)
     except metadata.PackageNotFoundError:
         return None
+    if name in PACKAGES or not _editable(package):
+        return package.version
+    return f"{package.version}+{_source_digest(package)[:8]}"
+
+
+def _editable(package: metadata.Distribution) -> bool:
+    try:
+        return bool(json.loads(package.read_text("direct_url.json") or "{}")["dir_info"]["editable"])
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _source_digest(package: metadata.Distribution) -> str:
+    """Return a digest of the modules in which a package's entry points lie, with all that lies beside them."""
+    tops = sorted({point.module.partition(".")[0] for point in package.entry_points})
+    specs = [spec for spec in map(importlib.util.find_spec, tops) if spec is not None]
+    folders = [Path(place) for spec in specs for place in spec.submodule_search_locations or ()]
+    files = [Path(spec.origin) for spec in specs if spec.origin]
+    files += [path for folder in folders for path in folder.rglob("*.py")]
+    return text_digest("\0".join(file_digest(path) for path in sorted({*files}) if path.is_file()))
 
 
 def _processor() -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.bundled import BUNDLED
 from adapterzoo.errors import Problem, UserError, did_you_mean
-from adapterzoo.model_files import refuse_adapter
+from adapterzoo.model_files import refuse_adapter, weight_names
 from adapterzoo.tokens.padding import make_room
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 # Above this length the memory of eager attention, quadratic in it, costs more than SDPA's overhead on a CPU.
 EAGER_LENGTH = 512
 MAX_KEYS_SHOWN = 3  # further keys of a kind are only counted
+# Attention masks that older versions of transformers saved with the weights; they are made anew.
+LEFTOVERS = re.compile(r"\.attn(\.attention)?\.(masked_)?bias$")
 
 
 def load_config(model: ModelSection, location: str) -> Any:
@@ -70,6 +73,8 @@ def _from_pretrained(model: ModelSection, location: str, **settings: Any) -> nn.
             **settings,
         )
     except Exception as error:  # damaged files, and code that comes with a model, may raise anything
+        if missing := _missing_parts(model, location, error):
+            raise UserError(*weight_problems(model.name, {"missing_keys": missing})) from None
         raise refused(model, error) from None
     if problems := weight_problems(model.name, keys):
         raise UserError(*problems)
@@ -84,18 +89,40 @@ def weight_problems(name: str, keys: Mapping[str, Any], added: Sequence[str] = (
 
     Args:
         name: of the model, for the message.
-        keys: ``missing_keys``, ``unexpected_keys`` and ``mismatched_keys`` (each with both shapes).
+        keys: ``missing_keys``, ``unexpected_keys`` and ``mismatched_keys`` (each with both shapes), those there are.
         added: modules that a task adds to the model, a new head for instance: their weights may be missing.
     """
-    missing = [key for key in keys["missing_keys"] if not key.startswith(tuple(f"{module}." for module in added))]
-    shapes = [f"{key} {tuple(there)} where {tuple(wanted)} belongs" for key, there, wanted in keys["mismatched_keys"]]
+    heads = tuple(f"{module}." for module in added)
+    missing = [key for key in keys.get("missing_keys", ()) if not key.startswith(heads)]
+    unexpected = [key for key in keys.get("unexpected_keys", ()) if not LEFTOVERS.search(key)]
+    mismatched = keys.get("mismatched_keys", ())
+    shapes = [f"{key} {tuple(there)} where {tuple(wanted)} belongs" for key, there, wanted in mismatched]
     found = (
         (missing, "lacks weights of the model, which would be drawn at random"),
-        (keys["unexpected_keys"], "holds weights that the model has no place for"),
+        (unexpected, "holds weights that the model has no place for"),
         (shapes, "holds weights of other shapes than the model's"),
     )
     hint = "Its config.json and its weights do not belong together, or a file is damaged: get both anew."
     return [Problem(f"model {name}", f"{what}: {_some(keys)}.", hint) for keys, what in found if keys]
+
+
+def _missing_parts(model: ModelSection, location: str, error: Exception) -> list[str]:
+    """Return the weights that a folder lacks where several are put together into one of the model's.
+
+    transformers fuses the experts of a mixture while it loads them; where one is missing, it names none.
+    """
+    if "conversion of the weights" not in str(error):
+        return []
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+        from transformers.utils import cached_file
+
+        whole: Any = skeleton(model, load_config(model, location))
+        expected = revert_weight_conversion(whole, whole.state_dict()).keys() - {*whole.all_tied_weights_keys}
+        folder = Path(cached_file(location, "config.json", revision=model.revision)).parent
+        return sorted(expected - weight_names(folder))
+    except Exception:  # then the error says what it can: this only names weights
+        return []
 
 
 def _some(keys: Sequence[str]) -> str:

@@ -12,6 +12,8 @@ from adapterzoo.digests import file_digests, text_digest
 from adapterzoo.errors import UserError
 
 ADAPTER_CONFIG = "adapter_config.json"
+# What no code reads: a corrected README makes no other model.
+UNREAD = ("*.md", "LICENSE*", ".*")
 # transformers reads these too, beside the files that lie directly in a model's folder.
 SUBFOLDERS = ("additional_chat_templates/*.jinja",)
 
@@ -47,7 +49,7 @@ def refuse_adapter(location: str, revision: str | None) -> None:
 def fingerprint(location: str, config: Any) -> str | None:
     """Return which model a name stands for: the commit of a hub id, else a digest of every file in its folder.
 
-    All that transformers reads counts: weights, configurations, tokenizer, templates, code. Files that were not
+    All that transformers may read counts: weights, configurations, tokenizer, templates, code. Files that were not
     touched since the last time are not read again.
 
     Raises:
@@ -67,8 +69,19 @@ def _files(folder: Path) -> list[Path]:
     """Return a model's files: those in its folder, and what of subfolders transformers reads."""
     shards = {folder / name for index in folder.glob("*.index.json") for name in _shards(index)}
     templates = {path for pattern in SUBFOLDERS for path in folder.glob(pattern)}
-    hidden = {path for path in folder.iterdir() if path.name.startswith(".")}
-    return sorted(path for path in ({*folder.iterdir()} - hidden) | shards | templates if path.is_file())
+    unread = {path for pattern in UNREAD for path in folder.glob(pattern)}
+    return sorted(path for path in ({*folder.iterdir()} - unread) | shards | templates if path.is_file())
+
+
+def weight_names(folder: Path) -> set[str]:
+    """Return the names of the weights in a folder's safetensors files, without reading the weights."""
+    from safetensors import safe_open
+
+    names: set[str] = set()
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="np") as file:
+            names.update(file.keys())
+    return names
 
 
 def _shards(index: Path) -> set[str]:

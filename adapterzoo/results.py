@@ -73,6 +73,8 @@ class Result:
     adapter_bytes: int = 0
     adapter_files: dict[str, str] = field(default_factory=dict)
     """file of the adapter's folder -> digest of its content; none where that was not kept yet"""
+    record_digests: dict[str, str] = field(default_factory=dict)
+    """file of records, predictions.jsonl for instance -> digest of them; none where that was not kept yet"""
     train_seconds: float | None = None
     evaluate_seconds: float | None = None
     answer_seconds: float | None = None

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from adapterzoo.digests import file_digest, file_digests
+from adapterzoo.digests import file_digest, file_digests, records_digest
 from adapterzoo.errors import UserError
 from adapterzoo.files import aside, write_whole
 from adapterzoo.results import NOTE, RESULT, Result, read_result
@@ -164,10 +164,10 @@ class Store:
         """Put down a cell: its predictions and what became of general text, then, in one go, its result."""
         folder = self.cell(result.label, result.seed)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, records in ((PREDICTIONS, predictions), (GENERAL, general)):
-            lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in records]
-            if lines:
-                write_whole(folder / name, "".join(lines))
+        for name, records in ((PREDICTIONS, list(predictions)), (GENERAL, list(general))):
+            if records:
+                write_whole(folder / name, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in records))
+                result.record_digests[name] = records_digest(records)
         write_whole(folder / RESULT, json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n")
         # Of a failure too: the next try shall not begin with what may have caused it.
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

@@ -402,15 +402,27 @@ def test_a_price_is_a_number(tmp_path: Path, price: float) -> None:
         compare(tmp_path, price=price)
 
 
-def test_base_rows_that_disagree_stand_apart_in_any_order(tmp_path: Path) -> None:
-    write(tmp_path / "x", "base", [True, True, False, False])
-    write(tmp_path / "y", "base", [True, False, False, False])
-    write(tmp_path / "z", "base", [True, True, False, False])
-    for order in (("x", "y"), ("y", "x")):
-        rows = compare(*(tmp_path / name for name in order)).rows
-        found = {row.label: row.metrics["exact_match"] for row in rows}
-        assert found == {"base (x)": 0.5, "base (y)": 0.25}
-    assert [row.label for row in compare(tmp_path / "x", tmp_path / "z").rows] == ["base"]
+def test_folders_whose_base_rows_disagree_stand_apart_in_any_order(tmp_path: Path) -> None:
+    """Their other rows were trained on bases that differ, so neither are they ranked together nor seeds averaged."""
+    for seed, (folder, right) in enumerate((("x", [1, 1, 0, 0]), ("y", [1, 0, 0, 0]), ("z", [1, 1, 0, 0]))):
+        write(tmp_path / folder, "base", [bool(one) for one in right])
+        write(tmp_path / folder, "lora", [True, True, True, False], seed=seed)
+    for order in (("x", "y", "z"), ("y", "z", "x")):
+        found = compare(*(tmp_path / name for name in order))
+        bases = [row.metrics["exact_match"] for row in found.rows if row.label == "base"]
+        assert sorted(bases) == [0.25, 0.5]
+        assert sorted(tuple(sorted(row.seeds)) for row in found.rows if row.label == "lora") == [(0, 2), (1,)]
+        assert len(found.blocks) == 2
+        assert "base: exact_match is " in found.blocks[1].differs[0]
+    assert len(compare(tmp_path / "x", tmp_path / "z").blocks) == 1
+
+
+def test_bases_of_other_machines_may_round_otherwise(tmp_path: Path) -> None:
+    for folder, threads, loss in (("x", 1, 4.0), ("y", 2, 4.01), ("z", 2, 4.4)):
+        environment = {**ENVIRONMENT, "threads": threads}
+        write(tmp_path / folder, "base", [False, False], losses=[loss, loss], environment=environment)
+    assert len(compare(tmp_path / "x", tmp_path / "y").blocks) == 1
+    assert len(compare(tmp_path / "x", tmp_path / "z").blocks) == 2
 
 
 def test_the_order_of_kept_answers_changes_nothing(tmp_path: Path) -> None:
@@ -428,8 +440,15 @@ def test_the_order_of_kept_answers_changes_nothing(tmp_path: Path) -> None:
     # An example that is there twice, or not at all, proves nothing.
     path = tmp_path / "a" / "seed-0" / "predictions.jsonl"
     lines = path.read_text().splitlines(keepends=True)
+    swapped = [line.replace('"index": 3,', '"index": ?,').replace('"index": 4,', '"index": 3,') for line in lines]
+    swapped = [line.replace('"index": ?,', '"index": 4,') for line in swapped]
     infinite = [line.replace('"index": 0,', '"index": Infinity,') for line in lines]
-    for changed in (infinite, [*lines, lines[0]], [line.replace('"index": 3,', '"index": 60,') for line in lines]):
+    for changed in (
+        infinite,
+        swapped,
+        [*lines, lines[0]],
+        [line.replace('"index": 3,', '"index": 60,') for line in lines],
+    ):
         path.write_text("".join(changed))
         (row,) = (row for row in compare(tmp_path).rows if row.label == "a")
         assert row.unproven == ["seed-0/predictions.jsonl does not show its exact_match, test_loss"]

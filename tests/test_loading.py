@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import Result
 from safetensors.torch import load_file, save_file
 
 from adapterzoo.errors import UserError
-from adapterzoo.loading import refused, weight_problems
+from adapterzoo.loading import check_weights, refused, weight_problems
 from adapterzoo.recipe import ModelSection
 
 
@@ -118,6 +119,29 @@ def test_weights_that_are_not_the_models_are_no_base(
     assert done.exit_code == 2, done.output
     assert said in " ".join(done.stderr.split())
     assert not (tmp_path / "o").exists()
+
+
+def test_a_missing_expert_is_named_as_the_folder_names_it(tmp_path: Path) -> None:
+    """transformers puts experts together while it loads them, and says of a missing one only that it cannot."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 8, "num_attention_heads": 2, "num_key_value_heads": 2}
+    config = MixtralConfig(vocab_size=32, num_hidden_layers=2, num_local_experts=4, **sizes)
+    MixtralForCausalLM(config).save_pretrained(tmp_path)
+    lost = "model.layers.1.block_sparse_moe.experts.2.w3.weight"
+    damage(tmp_path, lambda weights, config: weights.pop(lost))
+    with pytest.raises(UserError, match=f"which would be drawn at random: {lost}\\."):
+        check_weights(ModelSection(name=str(tmp_path)), str(tmp_path), config)
+
+
+def test_masks_that_older_versions_saved_are_no_weights(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=32, n_embd=16, n_layer=1, n_head=2)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    masks = {f"transformer.h.0.attn.{name}": torch.zeros(1) for name in ("bias", "masked_bias")}
+    damage(tmp_path, lambda weights, config: weights.update(masks))
+    check_weights(ModelSection(name=str(tmp_path)), str(tmp_path), config)
 
 
 def test_a_base_is_looked_at_when_it_is_loaded_too(tiny_model: Path, tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def test_files_of_subfolders_count_where_transformers_reads_them(model: Path) ->
     (model / "original").mkdir()
     (model / "original" / "consolidated.pth").write_bytes(b"x")
     (model / ".cache").write_text("x")
+    (model / "README.md").write_text("corrected")
     assert fingerprint(str(model), None) == before
     (model / "model.safetensors.index.json").write_text('{"weight_map": {"a": "parts/1.safetensors"}}')
     (model / "parts").mkdir()

@@ -162,8 +162,9 @@ def compare(
     found = [Cell(path, *cell) for path, cells in read.items() for cell in cells]
     joining.check_labels(found)
     where = {id(cell.result): cell for cell in found}
-    groups = comparable.blocks([cell.result for cell in found])
-    evidence = [joining.rows([where[id(result)] for result in group]) for group in groups]
+    alike = comparable.blocks([cell.result for cell in found])
+    groups = [group for results in alike for group in joining.apart([where[id(result)] for result in results])]
+    evidence = [joining.rows(group) for group in groups]
     rows = [one.row for block in evidence for one in block]
     column = _column(sort, rows)
     labels = [row.label for row in rows]
@@ -182,13 +183,16 @@ def compare(
     if sort is not None and all(row.value(column) is None for row in rows):
         cure = "Give --price too." if column == "cost" else ""
         raise UserError.at(f"--sort {sort}", "no row has a value there.", cure)
-    for number, (group, block) in enumerate(zip(groups, evidence, strict=True)):
+    first = groups[0]
+    for group, block in zip(groups, evidence, strict=True):
+        results = [cell.result for cell in group]
+        differs = comparable.what_differs(first[0].result, results[0]) or joining.bases_differ(first, group)
         blocks.append(
             Block(
-                differs=comparable.what_differs(groups[0][0], group[0]) if number else [],
-                costs_differ=comparable.hardware_differs(group),
-                fingerprints=group[0].fingerprints,
-                environment=group[0].environment,
+                differs=differs if group is not first else [],
+                costs_differ=comparable.hardware_differs(results),
+                fingerprints=results[0].fingerprints,
+                environment=results[0].environment,
                 evidence=in_order(block, column),
             )
         )

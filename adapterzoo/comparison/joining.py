@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import product
 from math import isclose
 from pathlib import Path
 
 from adapterzoo.comparison import Cell
+from adapterzoo.comparison.comparable import hardware
 from adapterzoo.comparison.evidence import Evidence, make
+from adapterzoo.comparison.row import LIKELIHOOD
 from adapterzoo.errors import UserError
 from adapterzoo.results import SETTINGS, Result
+
+# By how much, as a share, the likelihoods of one base may differ between machines.
+BASE_TOLERANCE = 0.01
 
 
 def rows(group: Sequence[Cell]) -> list[Evidence]:
@@ -30,6 +36,44 @@ def rows(group: Sequence[Cell]) -> list[Evidence]:
         else:
             made += [make(f"{label} ({names[run]})", cells) for run, cells in by_run.items()]
     return made
+
+
+def apart(group: Sequence[Cell]) -> list[list[Cell]]:
+    """Return the cells of a block in groups whose untouched bases scored alike, in the order of their first folders.
+
+    A folder without a base goes with the first one.
+    """
+    groups: list[list[Cell]] = []
+    for run in dict.fromkeys(cell.run for cell in group):
+        cells = [cell for cell in group if cell.run == run]
+        like = next((found for found in groups if not bases_differ(found, cells)), None)
+        if like is None:
+            groups.append(cells)
+        else:
+            like += cells
+    return groups
+
+
+def bases_differ(group: Sequence[Cell], other: Sequence[Cell]) -> list[str]:
+    """Return by which scores the untouched bases of two groups of cells cannot be one model, a line each.
+
+    On other hardware they round otherwise: there only likelihoods count, up to BASE_TOLERANCE.
+    """
+    found = []
+    for one, two in product(_bases(group), _bases(other)):
+        if one.label != two.label:
+            continue
+        exact = hardware(one) == hardware(two)
+        for name in one.metrics.keys() & two.metrics.keys():
+            if not exact and name not in LIKELIHOOD:
+                continue
+            if not isclose(one.metrics[name], two.metrics[name], rel_tol=1e-6 if exact else BASE_TOLERANCE):
+                found.append(f"{one.label}: {name} is {one.metrics[name]:.4g} there, {two.metrics[name]:.4g} here")
+    return sorted(set(found))
+
+
+def _bases(group: Sequence[Cell]) -> list[Result]:
+    return [cell.result for cell in group if cell.result.method is None and cell.result.ok]
 
 
 def _agree(results: Sequence[Result]) -> bool:

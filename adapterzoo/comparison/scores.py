@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adapterzoo.digests import records_digest
 from adapterzoo.metric_registry import metrics as known_metrics
 from adapterzoo.results import FORGETTING, Result
 from adapterzoo.store import GENERAL, PREDICTIONS
@@ -54,9 +55,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return records if len({record["index"] for record in records}) == len(records) else []
 
 
-def _of_all_examples(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a file; none where an example is missing."""
+def _of_all_examples(path: Path, digest: str | None) -> list[dict[str, Any]]:
+    """Return the records of a file; none where an example is missing, or they are not what the run wrote.
+
+    Args:
+        digest: of what the run wrote; None where it is not known.
+    """
     records = read_lines(path)
+    if digest is not None and records_digest(records) != digest:
+        return []
     return records if [record["index"] for record in records] == list(range(len(records))) else []
 
 
@@ -66,12 +73,11 @@ def cell_scores(folder: Path, result: Result) -> dict[str, Column]:
     Args:
         folder: of the cell.
     """
-    lines, general = _of_all_examples(folder / PREDICTIONS), None
+    files = (PREDICTIONS, GENERAL) if FORGETTING in result.metrics else (PREDICTIONS,)
+    lines = {name: _of_all_examples(folder / name, result.record_digests.get(name)) for name in files}
     found = {}
     for name, value in result.metrics.items():
-        if name == FORGETTING:
-            general = _of_all_examples(folder / GENERAL)
-        column = _column(name, general if name == FORGETTING and general is not None else lines)
+        column = _column(name, lines[GENERAL if name == FORGETTING else PREDICTIONS])
         if column is not None and math.isclose(column.values.mean(), value, rel_tol=1e-6, abs_tol=1e-9):
             found[name] = column
     return found

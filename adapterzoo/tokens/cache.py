@@ -16,7 +16,7 @@ from adapterzoo.digests import file_digest
 from adapterzoo.tokens.encode import Encoded, Encoder, Example
 
 # Raised when the same rows become other tokens than before.
-VERSION = 1
+VERSION = 2
 KEPT = 20
 SETTINGS = ("system", "chat_template", "loss_on", "max_length", "truncate")
 

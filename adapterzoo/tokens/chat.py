@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,10 @@ from adapterzoo.errors import UserError
 from adapterzoo.recipe import DataSection
 
 PROBE = "xanswerx"
+# The day on which every run takes place, for chat templates that write it into their prompts: a row must not become
+# another one overnight. The day that Llama 3's templates take where they are given none.
+DAY = datetime(2024, 7, 26)
+TODAY = re.compile(r"""strftime_now\(\s*(['"])(?P<format>.*?)\1\s*\)""")
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,10 @@ class Chat:
         """where rows are of which the template does not write all that is asked"""
         if self.plain:
             return
+        own = tokenizer.get_chat_template()
+        self._template = TODAY.sub(lambda call: repr(DAY.strftime(call["format"])), own)
+        if self._template != own:
+            say(f"model: its chat template writes the date; it is {DAY.day} {DAY:%B %Y} for every row, today and later")
         # What the template writes between its generation prompt and an answer: the last one, and those before.
         probe = [Turn("user", "xuserx"), Turn("assistant", PROBE)]
         self._headers = {True: self._header(probe, 1), False: self._header([*probe, *probe], 1)}
@@ -142,7 +152,9 @@ class Chat:
     def _render(self, turns: Sequence[Turn], *, ask: bool) -> str:
         messages = [{"role": turn.role, "content": turn.content} for turn in turns]
         try:
-            text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
+            text: str = self.tokenizer.apply_chat_template(
+                messages, chat_template=self._template, tokenize=False, add_generation_prompt=ask
+            )
         except Exception as error:  # jinja's own errors, and whatever else a template runs into
             raise self._unusable(f"refuses the turns ({str(error).splitlines()[0]})") from None
         return text

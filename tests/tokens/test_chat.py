@@ -162,6 +162,15 @@ def test_a_template_without_a_generation_prompt(tmp_path: Path) -> None:
     assert learned(made, conversation(("q", "a"))) == "a<|im_end|>", "and not the a of assistant"
 
 
+def test_a_template_that_writes_the_date_writes_the_same_one_every_day(tmp_path: Path) -> None:
+    """Else prompts out of the cache have another day than those that are made now."""
+    path, said = tmp_path / "dated.jinja", list[str]()
+    path.write_text(f"Today: {{{{ strftime_now('%d %b %Y') }}}}\n{tokenizer('chatml').chat_template}")
+    made = encoder("chatml", said, chat_template=str(path))
+    assert "Today: 26 Jul 2024" in made.chat.segments(conversation(("question", "answer")))[0].text
+    assert said == ["model: its chat template writes the date; it is 26 July 2024 for every row, today and later"]
+
+
 def test_a_template_that_is_empty(tmp_path: Path) -> None:
     (tmp_path / "own.jinja").write_text("\n")
     with pytest.raises(UserError, match=r"own.jinja: is empty"):
