@@ -22,6 +22,7 @@ def run(
     methods: Sequence[str] = (),
     seeds: Sequence[int] = (),
     overrides: Sequence[str] = (),
+    jobs: int | None = None,
     reporter: Reporter | None = None,
 ) -> Comparison:
     """Train and measure every cell of a recipe that has no result yet, and compare all there are.
@@ -32,6 +33,7 @@ def run(
         methods: only these, by label or name.
         seeds: in place of the recipe's.
         overrides: assignments like ``train.steps=10``; only with a path.
+        jobs: cells at a time, in place of the recipe's; 0: one after the other in this process.
         reporter: is told of the progress; by default nobody is.
 
     Returns:
@@ -43,6 +45,8 @@ def run(
     from adapterzoo import runner
 
     checked = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    if jobs is not None:
+        checked = checked.model_copy(update={"jobs": jobs})
     # Once, before any method is tried: it may change the working directory.
     folder = Path(out if out is not None else output_folder(checked.name, overrides)).absolute()
     runner.run(checked, folder, methods, seeds, reporter)

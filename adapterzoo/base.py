@@ -75,6 +75,11 @@ class Base:
         self._model = self._state = None
 
     @property
+    def bytes(self) -> int:
+        """How much memory its parameters take."""
+        return sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
+
+    @property
     def parameters(self) -> int:
         """How many parameters the base has; a 4-bit layer holds two in a byte."""
         stored: int = sum(parameter.numel() for parameter in self.model.parameters())

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from adapterzoo.base import Base
     from adapterzoo.evaluate import Evaluation
     from adapterzoo.prepare import Prepared
-    from adapterzoo.progress import Reporter
+    from adapterzoo.progress import Watch
     from adapterzoo.train import Trained
 
 
@@ -56,7 +56,7 @@ def adapt(prepared: Prepared, cell: Cell, model: nn.Module) -> Adapted:
     return Adapted(method, options, context, wrapped, trainable, added)
 
 
-def train(prepared: Prepared, cell: Cell, adapted: Adapted, folder: Path, reporter: Reporter) -> Trained:
+def train(prepared: Prepared, cell: Cell, adapted: Adapted, folder: Path, watch: Watch) -> Trained:
     """Train an adapter in place.
 
     Args:
@@ -65,7 +65,7 @@ def train(prepared: Prepared, cell: Cell, adapted: Adapted, folder: Path, report
     from adapterzoo import train
 
     method, options, context = adapted.method, adapted.options, adapted.context
-    reporter.phase("training")
+    watch.phase("training")
     return train.train(
         adapted.model,
         prepared.encoded,
@@ -76,11 +76,11 @@ def train(prepared: Prepared, cell: Cell, adapted: Adapted, folder: Path, report
         callbacks=method.callbacks(options, context),
         optimizer=partial(method.optimizer, adapted.model, options),
         resume=method.resumes,
-        on_step=reporter.step,
+        on_step=watch.step,
     )
 
 
-def tuned(prepared: Prepared, cell: Cell, base: Base, folder: Path, reporter: Reporter) -> Tuning:
+def tuned(prepared: Prepared, cell: Cell, base: Base, folder: Path, watch: Watch) -> Tuning:
     """What a cell's ranges came to, setting by setting, on the validation rows; see :func:`adapterzoo.tuning.tune`.
 
     Args:
@@ -93,12 +93,12 @@ def tuned(prepared: Prepared, cell: Cell, base: Base, folder: Path, reporter: Re
     def attempt(other: Cell, number: int) -> Score:
         values = {"learning_rate": other.learning_rate, **other.options}
         settings = ", ".join(f"{name} {values[name]}" for name in cell.ranges)
-        reporter.phase(f"trial {number + 1}: {settings}")
+        watch.phase(f"trial {number + 1}: {settings}")
         shutil.rmtree(checkpoints, ignore_errors=True)
         try:
             with base.lend() as model:
                 adapted = adapt(prepared, other, model)
-                train(prepared, other, adapted, checkpoints, reporter)
+                train(prepared, other, adapted, checkpoints, watch)
                 return _validated(prepared, adapted.model)
         finally:
             shutil.rmtree(checkpoints, ignore_errors=True)

@@ -5,29 +5,87 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from adapterzoo.results import Result
+from adapterzoo.errors import AdapterzooError
+from adapterzoo.results import Result, Tuning
 from adapterzoo.terminal import clean, count, duration, safe, size, stderr
 
 # Seconds between two lines about the same training, in a pipe.
 PLAIN_EVERY = 15.0
+LIVE_EVERY = 0.25  # seconds between two drawings of the same lines
+
+
+class Watch:
+    """Told how one cell goes. Says nothing itself."""
+
+    def phase(self, name: str) -> None:
+        """The cell does something else now."""
+
+    def step(self, step: int, steps: int, loss: float, tokens: int) -> None:
+        """A training step is done; ``tokens`` have been seen so far."""
+
+    def tuned(self, found: Tuning | AdapterzooError) -> None:
+        """Settings were chosen, or could not be."""
+
+
+class Sender(Watch):
+    """Sends what it is told to another process, which calls the same methods of its own."""
+
+    def __init__(self, send: Callable[[Any], None]) -> None:
+        self._send = send
+
+    def phase(self, name: str) -> None:
+        self._send(("phase", name))
+
+    def step(self, step: int, steps: int, loss: float, tokens: int) -> None:
+        self._send(("step", step, steps, loss, tokens))
+
+    def tuned(self, found: Tuning | AdapterzooError) -> None:
+        self._send(("tuned", found))
+
+
+@dataclass
+class Work:
+    """A cell that is being done."""
+
+    name: str
+    """its label, and its seed where that is not 0"""
+    number: int
+    """among the cells of the run, in the order in which they begin"""
+    begun: float = field(default_factory=time.monotonic)
+    phase: str = ""
+    phase_begun: float = field(default_factory=time.monotonic)
+    step: int = 0
+    steps: int = 0
+    loss: float = 0.0
+    tokens: int = 0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Of its training, at its own pace; None while it does not train."""
+        if not self.step:
+            return None
+        return (time.monotonic() - self.phase_begun) / self.step * (self.steps - self.step)
 
 
 class Reporter:
     """Told what a run does. Says nothing itself, but keeps the figures for those that do."""
 
     def __init__(self) -> None:
-        self.cell = 0
         self.cells = 0
-        self.label = ""
-        self._cell_begun = self._run_begun = self._train_begun = time.monotonic()
-        self._spent = 0.0
-        self._measured = 0
+        self.jobs = 1
+        self._begun = 0
+        self._at_work: dict[tuple[str, int], Work] = {}
+        self._spent: list[float] = []
+        """seconds that each cell with a method took"""
 
     def say(self, message: str) -> None:
         """Something worth knowing, apart from progress."""
@@ -36,39 +94,53 @@ class Reporter:
         """A run of so many cells begins, into a folder."""
         self.cells = cells
 
+    def loading(self, quantization: str) -> None:
+        """A base is being loaded."""
+
     def start(self, label: str, seed: int) -> None:
-        """The next cell begins."""
-        self.cell += 1
-        self.label = label if not seed else f"{label} (seed {seed})"
-        self._cell_begun = time.monotonic()
+        """A cell begins."""
+        self._begun += 1
+        self._at_work[label, seed] = Work(label if not seed else f"{label} (seed {seed})", self._begun)
 
-    def phase(self, name: str) -> None:
-        """The cell does something else now."""
-        self._train_begun = time.monotonic()
+    def phase(self, label: str, seed: int, name: str) -> None:
+        """A cell does something else now."""
+        work = self._at_work[label, seed]
+        work.phase, work.phase_begun, work.step = name, time.monotonic(), 0
 
-    def step(self, step: int, steps: int, loss: float, tokens: int) -> None:
-        """A training step is done; ``tokens`` have been seen so far."""
+    def step(self, label: str, seed: int, step: int, steps: int, loss: float, tokens: int) -> None:
+        """A training step of a cell is done; ``tokens`` have been seen so far."""
+        work = self._at_work[label, seed]
+        work.step, work.steps, work.loss, work.tokens = step, steps, loss, tokens
 
     def finish(self, result: Result, kept: bool = False) -> None:
-        """The cell ended; ``kept`` says that its result was there already."""
+        """A cell ended; ``kept`` says that its result was there already."""
+        work = self._at_work.pop((result.label, result.seed))
         if not kept and result.method is not None:
-            self._spent += time.monotonic() - self._cell_begun
-            self._measured += 1
+            self._spent.append(time.monotonic() - work.begun)
 
     def end(self) -> None:
         """All cells are done."""
 
-    def _progress(self, step: int, steps: int, loss: float, tokens: int) -> str:
-        seconds = time.monotonic() - self._train_begun
-        speed = count(tokens / seconds) if seconds > 0 else "-"
-        return f"step {step}/{steps}  loss {loss:.3f}  {speed} tok/s  {duration(self._left(step, steps))} left"
+    def _progress(self, work: Work) -> str:
+        if not work.step:
+            return work.phase
+        seconds = time.monotonic() - work.phase_begun
+        speed = count(work.tokens / seconds) if seconds > 0 else "-"
+        left = duration(self._left())
+        return f"step {work.step}/{work.steps}  loss {work.loss:.3f}  {speed} tok/s  {left} left"
 
-    def _left(self, step: int, steps: int) -> float:
-        """Seconds to the end of the run: this training at its pace, the cells to come at the mean of those done."""
-        pace = (time.monotonic() - self._train_begun) / max(step, 1)
-        here = pace * (steps - step)
-        mean = self._spent / self._measured if self._measured else pace * steps
-        return here + mean * (self.cells - self.cell)
+    def _left(self) -> float:
+        """Seconds to the end of the run: trainings at their pace, the cells to come at the mean of those done."""
+        paces = [
+            (time.monotonic() - work.phase_begun) / work.step * work.steps
+            for work in self._at_work.values()
+            if work.step
+        ]
+        known = self._spent or paces
+        mean = sum(known) / len(known)
+        here = [mean if work.seconds_left is None else work.seconds_left for work in self._at_work.values()]
+        together = (sum(here) + mean * (self.cells - self._begun)) / self.jobs
+        return max(together, *here)
 
 
 class PlainReporter(Reporter):
@@ -77,7 +149,7 @@ class PlainReporter(Reporter):
     def __init__(self, console: Console) -> None:
         super().__init__()
         self.console = console
-        self._last = 0.0
+        self._shown: dict[tuple[str, int], float] = {}
 
     def say(self, message: str) -> None:
         self._line(message)
@@ -86,68 +158,94 @@ class PlainReporter(Reporter):
         super().begin(cells, folder)
         self._line(f"{cells} cells, results in {_short(folder)}")
 
-    def phase(self, name: str) -> None:
-        super().phase(name)
-        self._last = time.monotonic()
-        self._line(f"[{self.cell}/{self.cells}] {self.label}: {name}")
+    def loading(self, quantization: str) -> None:
+        self._line(f"loading the base model ({quantization})")
 
-    def step(self, step: int, steps: int, loss: float, tokens: int) -> None:
-        if step == steps or time.monotonic() - self._last >= PLAIN_EVERY:
-            self._last = time.monotonic()
-            self._line(f"[{self.cell}/{self.cells}] {self.label}: {self._progress(step, steps, loss, tokens)}")
+    def phase(self, label: str, seed: int, name: str) -> None:
+        super().phase(label, seed, name)
+        self._tell(label, seed)
+
+    def step(self, label: str, seed: int, step: int, steps: int, loss: float, tokens: int) -> None:
+        super().step(label, seed, step, steps, loss, tokens)
+        if step == steps or time.monotonic() - self._shown[label, seed] >= PLAIN_EVERY:
+            self._tell(label, seed)
 
     def finish(self, result: Result, kept: bool = False) -> None:
+        self._line(_finished(self._at_work[result.label, result.seed], self.cells, result, kept))
         super().finish(result, kept)
-        self._line(f"[{self.cell}/{self.cells}] {outcome(result, self.label, kept)}")
+
+    def _tell(self, label: str, seed: int) -> None:
+        work = self._at_work[label, seed]
+        self._shown[label, seed] = time.monotonic()
+        self._line(f"[{work.number}/{self.cells}] {work.name}: {self._progress(work)}")
 
     def _line(self, text: str) -> None:
         self.console.print(Text(clean(text)), soft_wrap=True)
 
 
-class LiveReporter(PlainReporter):
-    """A live line for the cell at work; a finished cell leaves its line above it."""
+class LiveReporter(Reporter):
+    """A live line for each cell at work; a finished cell leaves its line above them."""
 
     def __init__(self, console: Console) -> None:
-        super().__init__(console)
+        super().__init__()
+        self.console = console
         self._live: Live | None = None
+        self._drawn = 0.0
+
+    def say(self, message: str) -> None:
+        self.console.print(safe(message), soft_wrap=True)
 
     def begin(self, cells: int, folder: Path) -> None:
         super().begin(cells, folder)
-        self._live = Live(console=self.console, refresh_per_second=4, transient=True)
+        self.say(f"{cells} cells, results in {_short(folder)}")
+        # Without a thread that draws: a process that is forked while that one holds a lock would wait for ever.
+        self._live = Live(console=self.console, auto_refresh=False, transient=True)
         self._live.start()
 
-    def phase(self, name: str) -> None:
-        Reporter.phase(self, name)
-        self._show(0.0, name)
+    def loading(self, quantization: str) -> None:
+        self._draw(Text(f"loading the base model ({quantization})", "bold"))
 
-    def step(self, step: int, steps: int, loss: float, tokens: int) -> None:
-        self._show(step / steps, self._progress(step, steps, loss, tokens))
+    def phase(self, label: str, seed: int, name: str) -> None:
+        super().phase(label, seed, name)
+        self._draw()
+
+    def step(self, label: str, seed: int, step: int, steps: int, loss: float, tokens: int) -> None:
+        super().step(label, seed, step, steps, loss, tokens)
+        if time.monotonic() - self._drawn >= LIVE_EVERY:
+            self._draw()
 
     def finish(self, result: Result, kept: bool = False) -> None:
-        Reporter.finish(self, result, kept)
-        style = "" if result.ok else "red"
-        self.console.print(
-            safe(f"[{self.cell}/{self.cells}] {outcome(result, self.label, kept)}", style), soft_wrap=True
-        )
+        line = _finished(self._at_work[result.label, result.seed], self.cells, result, kept)
+        super().finish(result, kept)
+        self.console.print(safe(line, "" if result.ok else "red"), soft_wrap=True)
+        self._draw()
 
     def end(self) -> None:
         if self._live is not None:
             self._live.stop()
             self._live = None
 
-    def _show(self, share: float, text: str) -> None:
-        if self._live is None:
-            return
-        head = f"[{self.cell}/{self.cells}] {clean(self.label)} "
+    def _draw(self, *more: Text) -> None:
+        self._drawn = time.monotonic()
+        if self._live is not None:
+            lines = [*(self._drawing(work) for work in self._at_work.values()), *more]
+            self._live.update(Text("\n").join(lines), refresh=True)
+
+    def _drawing(self, work: Work) -> Text:
+        head, text = f"[{work.number}/{self.cells}] {clean(work.name)} ", self._progress(work)
         room = self.console.width - len(head) - len(text) - 2
         bar = Text()
-        if share and room >= 8:
+        if work.step and room >= 8:
             width = min(room, 24)
-            done = round(width * share)
+            done = round(width * work.step / work.steps)
             bar.append("━" * done, "green").append("━" * (width - done), "bright_black").append(" ")
         line = Text(head, "bold").append_text(bar).append(clean(text), "none")
         line.truncate(self.console.width, overflow="ellipsis")
-        self._live.update(line)
+        return line
+
+
+def _finished(work: Work, cells: int, result: Result, kept: bool) -> str:
+    return f"[{work.number}/{cells}] {outcome(result, work.name, kept)}"
 
 
 def outcome(result: Result, label: str, kept: bool = False) -> str:

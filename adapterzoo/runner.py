@@ -1,34 +1,32 @@
-"""Runs a recipe: each base loaded once, each cell trained and measured on it, each result written as it ends."""
+"""Runs a recipe: every cell trained and measured, each result written as it ends."""
 
 from __future__ import annotations
 
 import gc
-import time
-import traceback
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from adapterzoo.cell import adapt, measure, train, tuned
-from adapterzoo.errors import AdapterzooError, PluginError, Problem, UserError
-from adapterzoo.memory import free_memory
-from adapterzoo.metric_registry import lower_is_better, metric_packages
+from adapterzoo import processes, sharing
+from adapterzoo.errors import AdapterzooError, Problem, UserError
 from adapterzoo.plan import Cell
-from adapterzoo.prepare import Prepared, prepare, quiet_libraries
-from adapterzoo.progress import Reporter
+from adapterzoo.prepare import prepare, quiet_libraries
+from adapterzoo.processes import Process
+from adapterzoo.progress import Reporter, Sender, Watch
 from adapterzoo.reading import kept_recipe
 from adapterzoo.recipe import Recipe
 from adapterzoo.registry import registry
-from adapterzoo.results import FORGETTING, SETTINGS, Result, Tuning, plain_findings
-from adapterzoo.store import ADAPTER, CHECKPOINTS, TRACEBACK, Store, adapter_files, changed_files, folder_bytes
+from adapterzoo.results import RESULT, SETTINGS, Result, Tuning, read_result
+from adapterzoo.sharing import Sharing
+from adapterzoo.store import Store, changed_files
 from adapterzoo.tuning import chosen
+from adapterzoo.worker import Worker, reason
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from adapterzoo.base import Base
-    from adapterzoo.evaluate import Likelihood, Prediction
+    from adapterzoo.evaluate import Likelihood
 
 
 def run(
@@ -46,43 +44,75 @@ def run(
     Raises:
         UserError: the recipe, the data, the model or the folder is at fault; nothing was trained.
     """
+    # A process that has used several threads cannot be forked into ones that do.
+    fresh = "torch" not in sys.modules or processes.threads() == 1
     reporter = reporter or Reporter()
+    apart = recipe.jobs != 0 and processes.available()
+    before = processes.threads()
+    if apart:
+        processes.set_threads(1)
+    try:
+        return _run(recipe, out, methods, seeds, reporter, fresh if apart else None)
+    finally:
+        processes.set_threads(before)
+
+
+def _run(
+    recipe: Recipe, out: Path, methods: Sequence[str], seeds: Sequence[int], reporter: Reporter, fresh: bool | None
+) -> list[Result]:
+    """Do a run; ``fresh`` is None where its cells are to be done in this process."""
     prepared = prepare(recipe, methods, seeds, reporter.say)
     store = Store(out)
     resolved = prepared.recipe.resolved()
     recipe_hash = store.check(resolved, prepared.encoded.fingerprint, prepared.weights)
     with quiet_libraries():
-        runner = _Runner(prepared, store, recipe_hash, reporter)
-        store.begin(
-            kept_recipe(prepared.recipe, registry()), recipe_hash, [(cell.label, cell.seed) for cell in prepared.cells]
-        )
-        reporter.begin(len(prepared.cells), out)
+        worker = Worker(prepared, store, recipe_hash)
+        runner = _Here(worker, reporter) if fresh is None else _InProcesses(worker, reporter, fresh)
+        cells = [(cell.label, cell.seed) for cell in prepared.cells]
+        store.begin(kept_recipe(prepared.recipe, registry()), recipe_hash, cells)
+        reporter.begin(len(cells), out)
         try:
-            return list(runner.all())
+            return runner.all()
         finally:
             store.release()
 
 
 class _Runner:
-    """One run of a recipe into one folder."""
+    """One run of a recipe into one folder: what cells share, and in which order they are done."""
 
-    def __init__(self, prepared: Prepared, store: Store, recipe_hash: str, reporter: Reporter) -> None:
-        from adapterzoo.environment import environment
-
-        self.prepared = prepared
-        self.recipe = prepared.recipe  # with what the data made of it
-        self.store = store
+    def __init__(self, worker: Worker, reporter: Reporter) -> None:
+        self.worker = worker
+        self.prepared = worker.prepared
+        self.recipe = worker.prepared.recipe  # with what the data made of it
+        self.store = worker.store
         self.reporter = reporter
-        self.kept = self._whole(_finished(prepared.cells, store))
+        self.kept = self._whole(_finished(self.prepared.cells, self.store))
+        self.todo = [cell for cell in self.prepared.cells if (cell.label, cell.seed) not in self.kept]
+        self.done: dict[tuple[str, int], Result] = {}
+        self.loaded = False
+        """whether a base was loaded, or tried to be"""
+        self.bases: dict[str, Base | Exception] = {}
+        """what is loaded, or why it cannot be, by quantization"""
         self.general: dict[str, list[Likelihood]] = {}
-        """what each base makes of the general text, by its quantization"""
-        self.tunings: dict[str, Tuning | AdapterzooError] = {}
-        """what was chosen, or why nothing was, by label"""
-        self.common: dict[str, Any] = {
-            "fingerprints": {"recipe": recipe_hash, **prepared.fingerprints},
-            "recipe": store.identity,
-            "environment": environment(metric_packages(self.recipe.evaluate.metrics)),
+        """how likely the general text is to each base, by its quantization"""
+        self.tunings: dict[str, Tuning | AdapterzooError] = {
+            label: result.tuning for (label, _), result in self.kept.items() if result.tuning
         }
+        """what was chosen, or why nothing was, by label: all seeds of a label have the same"""
+
+    def all(self) -> list[Result]:
+        """Do what has no result yet; returns the results of all, in the order of the plan."""
+        for cell in self.prepared.cells:
+            if (result := self.kept.get((cell.label, cell.seed))) is not None:
+                self.reporter.start(cell.label, cell.seed)
+                self._finish(result, kept=True)
+        if self.todo:
+            self.do()
+        return [self.done[cell.label, cell.seed] for cell in self.prepared.cells]
+
+    def do(self) -> None:
+        """Do the cells that are to be done."""
+        raise NotImplementedError
 
     def _whole(self, finished: dict[tuple[str, int], Result]) -> dict[tuple[str, int], Result]:
         """Return the results whose adapters are what was written; the other cells are trained again."""
@@ -94,145 +124,227 @@ class _Runner:
                 kept[label, seed] = result
         return kept
 
-    def all(self) -> Iterator[Result]:
-        measured = False
-        for quantization, group in groupby(self.prepared.cells, lambda cell: cell.base):
-            base: Base | Exception | None = None
-            for cell in group:
-                self.reporter.start(cell.label, cell.seed)
-                result = self.kept.get((cell.label, cell.seed))
-                if result is None:
-                    base = base or self._load(quantization, keep_going=measured)
-                    result = self._cell(cell, base)
-                    measured = True
-                    self.reporter.finish(result)
-                else:
-                    self.reporter.finish(result, kept=True)
-                yield result
-            del base
-            gc.collect()
-
-    def _load(self, quantization: str, keep_going: bool) -> Base | Exception:
-        """A base; where others were used before, what keeps it from loading is the failure of its own cells."""
+    def _load(self, quantization: str) -> Base | Exception:
+        """Return a base; where others were used before, what keeps it from loading is the failure of its own cells."""
         from adapterzoo import base
 
-        self.reporter.phase(f"loading the base ({quantization})")
+        self.reporter.loading(quantization)
+        first, self.loaded = not self.loaded, True
         try:
-            loaded = base.load(
+            self.bases[quantization] = base.load(
                 self.recipe.model,
                 self.prepared.location,
                 quantization,
                 self.recipe.data.max_length,
                 self.prepared.vocabulary,
             )
-            if self.prepared.general is not None:
-                with loaded.lend() as model:
-                    self.general[quantization] = self.prepared.general.measure(model)
-            return loaded
         except Exception as error:
-            if not keep_going:
+            if first:
                 raise
-            return error
+            self.bases[quantization] = error
+        return self.bases[quantization]
 
-    def _cell(self, cell: Cell, base: Base | Exception) -> Result:
-        """Do a cell and write it down, whatever comes of it."""
-        from adapterzoo.memory import PeakMemory
+    def _measure_general(self, base: Base) -> list[Likelihood]:
+        """Return how likely each paragraph of the general text is to a base."""
+        assert self.prepared.general is not None
+        with base.lend() as model:
+            return self.prepared.general.measure(model)
 
-        result = Result(
-            label=cell.label,
-            method=cell.method,
-            seed=cell.seed,
-            base=cell.base,
-            plugin=cell.plugin,
-            options=cell.options,
-            learning_rate=cell.learning_rate,
-            steps=self.prepared.steps if cell.method else None,
-            budget=cell.budget,
-            lower_is_better=lower_is_better(self.recipe.evaluate.metrics),
-            **self.common,
-        )
-        folder = self.store.cell(cell.label, cell.seed)
-        predictions: list[Prediction] = []
-        paragraphs: list[dict[str, float]] = []
+    def _finish(self, result: Result, kept: bool = False) -> None:
+        self.done[result.label, result.seed] = result
+        self.reporter.finish(result, kept)
+
+
+class _Here(_Runner):
+    """Cell after cell in this process, each base loaded once."""
+
+    def do(self) -> None:
+        kept = self.store.threads()
+        self.worker.threads = sharing.known_threads(self.recipe.threads, "auto", kept) or sharing.cores()
+        processes.set_threads(self.worker.threads)
+        for cell in self.todo:
+            base = self.bases.get(cell.base)
+            if base is None:
+                self.bases = {name: held for name, held in self.bases.items() if isinstance(held, Exception)}
+                gc.collect()
+                base = self._load(cell.base)
+            self.reporter.start(cell.label, cell.seed)
+            self._finish(self._one(cell, base))
+
+    def _one(self, cell: Cell, base: Base | Exception) -> Result:
         try:
             if isinstance(base, Exception):
                 raise base
-            cell = self._tuned(cell, base, result)
-            self.store.clear(cell.label, cell.seed, self._depends_on(cell))
-            result.total_params = base.parameters
-            with base.lend() as model:
-                with PeakMemory() as peak:
-                    trained = self._train(cell, model, result, folder) if cell.method else model
-                    predictions = self._measure(cell, trained, result)
-                result.peak_memory_bytes = peak.bytes
-                paragraphs = self._forgotten(cell, trained, result)
-                del trained
-        except (Exception, SystemExit) as error:  # whatever a method does wrong is its own row's failure
-            result.status, result.error, result.metrics = "failed", _reason(error), {}
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
-        self.store.write(result, (prediction.record() for prediction in predictions), paragraphs)
-        free_memory()
-        return result
+            if self.prepared.general is not None and cell.base not in self.general:
+                self.general[cell.base] = self._measure_general(base)
+        except Exception as error:
+            return self.worker.fail(self.worker.begin(cell), reason(error), "")
+        watch = _Told(self, cell)
+        return self.worker.do(
+            cell, base, watch, tuning=self.tunings.get(cell.label), general=self.general.get(cell.base)
+        )
 
-    def _depends_on(self, cell: Cell) -> dict[str, Any]:
-        """Return what a cell's training depends on beside the recipe: a checkpoint of anything else is no use."""
-        settings = {name: getattr(cell, name) for name in SETTINGS}
-        return {**settings, "packages": self.common["environment"]["packages"]}
 
-    def _tuned(self, cell: Cell, base: Base, result: Result) -> Cell:
-        """The cell with the settings that the validation rows chose, where the recipe has some tried."""
-        if not cell.ranges:
-            return cell
-        # All seeds of a label have the settings that were chosen once.
-        if cell.label not in self.tunings:
-            done = [kept.tuning for (label, _), kept in self.kept.items() if label == cell.label and kept.tuning]
-            try:
-                folder = self.store.label(cell.label)
-                self.tunings[cell.label] = done[0] if done else tuned(self.prepared, cell, base, folder, self.reporter)
-            except AdapterzooError as error:
-                self.tunings[cell.label] = error
-        found = self.tunings[cell.label]
-        if isinstance(found, Exception):
-            raise found
-        result.tuning = found
-        cell = chosen(cell, found["chosen"])
-        result.options, result.learning_rate = cell.options, cell.learning_rate
-        return cell
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What one process does: a cell, or how likely the general text is to a base."""
 
-    def _train(self, cell: Cell, model: nn.Module, result: Result, folder: Path) -> nn.Module:
-        """Train and save; returns the wrapped model."""
-        adapted = adapt(self.prepared, cell, model)
-        result.trainable_params = adapted.trainable
-        result.total_params += adapted.added
-        trained = train(self.prepared, cell, adapted, folder / CHECKPOINTS, self.reporter)
-        result.train_seconds = trained.seconds
-        result.tokens_per_second = trained.tokens / trained.seconds
-        result.history = trained.history
-        result.findings = plain_findings(adapted.method.findings(adapted.model))
-        adapted.method.save(adapted.model, folder / ADAPTER)
-        if not any((folder / ADAPTER).glob("*.safetensors")):
-            raise PluginError(f"save() of {adapted.method.name} wrote no safetensors into its folder")
-        self.prepared.encoded.tokenizer.save_pretrained(str(folder / ADAPTER))
-        result.adapter_bytes = folder_bytes(folder / ADAPTER)
-        result.adapter_files = adapter_files(folder / ADAPTER)
-        return adapted.model
+    base: str
+    """its quantization"""
+    cell: Cell | None = None
 
-    def _measure(self, cell: Cell, model: nn.Module, result: Result) -> list[Prediction]:
-        self.reporter.phase("measuring" if cell.method else "measuring the untouched base")
-        begun = time.perf_counter()
-        result.metrics, predictions, result.answer_seconds = measure(self.prepared, cell, model)
-        result.evaluate_seconds = time.perf_counter() - begun
-        return predictions
 
-    def _forgotten(self, cell: Cell, model: nn.Module, result: Result) -> list[dict[str, float]]:
-        """What became of general text, a line each paragraph."""
-        general = self.prepared.general
-        if general is None or cell.method is None:
-            return []
-        change, paragraphs = general.change(self.general[cell.base], general.measure(model))
-        result.metrics[FORGETTING] = change
-        return paragraphs
+class _InProcesses(_Runner):
+    """Cells side by side, each in a process of its own, forked from this one.
+
+    This one holds the bases, and computes nothing on them. What a cell breaks or changes is gone with its process, and
+    a process that is killed is its own row's failure.
+    """
+
+    def __init__(self, worker: Worker, reporter: Reporter, fresh: bool) -> None:
+        super().__init__(worker, reporter)
+        self.fresh = fresh
+        self.running: dict[Process, _Task] = {}
+
+    def do(self) -> None:
+        self.waiting = self._tasks()
+        self._load(self.waiting[0].base)
+        share = self._share()
+        self.reporter.jobs = share.jobs
+        try:
+            while self.waiting or self.running:
+                while len(self.running) < share.jobs and (task := self._next()) is not None:
+                    self._begin(task, share.threads)
+                processes.wait_for_any(list(self.running))
+                for process in list(self.running):
+                    self._hear(process)
+        finally:
+            for process in self.running:
+                process.kill()
+
+    def _tasks(self) -> list[_Task]:
+        """Return what there is to do. Bases that methods demand first: they are quantized, and take the longest."""
+        own = self.recipe.model.quantization
+        tasks = []
+        for quantization in sorted({cell.base for cell in self.todo}, key=lambda name: (name == own, name)):
+            cells = [cell for cell in self.todo if cell.base == quantization]
+            if self.prepared.general is not None and any(cell.method for cell in cells):
+                tasks.append(_Task(quantization))
+            tasks += [_Task(quantization, cell) for cell in cells]
+        return tasks
+
+    def _share(self) -> Sharing:
+        """Return how the machine is shared out, the same for all runs into this folder."""
+        jobs, wanted = self.recipe.jobs, self.recipe.threads
+        if not self.fresh:
+            if wanted not in ("auto", 1):
+                cure = "Set OMP_NUM_THREADS=1 before torch is imported, leave threads at auto, or set jobs: 0."
+                raise UserError.at("threads", f"{wanted} threads: this process has used torch with several.", cure)
+            wanted = 1
+        threads = sharing.known_threads(wanted, jobs, self.store.threads())
+        if threads is not None:
+            share = sharing.shared(threads, jobs, len(self.todo))
+        else:
+            base = self.bases[self.waiting[0].base]
+            cells = [cell for cell in self.todo if cell.base == self.waiting[0].base]
+            share = sharing.probe(self.prepared, cells, base, jobs, len(self.todo), self.reporter.say)
+        self.store.keep_threads(share.threads)
+        self.worker.threads = share.threads
+        return share
+
+    def _next(self) -> _Task | None:
+        """Return the next task that can begin now, if there is one."""
+        for task in self.waiting:
+            if self._ready(task):
+                self.waiting.remove(task)
+                return task
+        return None
+
+    def _ready(self, task: _Task) -> bool:
+        cell = task.cell
+        if task.base not in self.bases and self.running and not self._room_for_another():
+            return False
+        if cell is None or cell.method is None:
+            return True
+        if self.prepared.general is not None and task.base not in self.general:
+            return isinstance(self.bases.get(task.base), Exception)
+        # Settings are chosen by the first seed of a label.
+        busy = {other.cell.label for other in self.running.values() if other.cell and other.cell.ranges}
+        return not (cell.ranges and cell.label in busy and cell.label not in self.tunings)
+
+    def _room_for_another(self) -> bool:
+        """Whether a second base can be loaded beside the ones that are."""
+        from adapterzoo.memory import available
+
+        held = [base.bytes for base in self.bases.values() if not isinstance(base, Exception)]
+        return available() > 2 * max(held, default=0)
+
+    def _begin(self, task: _Task, threads: int) -> None:
+        base = self.bases.get(task.base) or self._load(task.base)
+        cell = task.cell
+        if cell is not None:
+            self.reporter.start(cell.label, cell.seed)
+        if isinstance(base, Exception):
+            if cell is not None:
+                self._finish(self.worker.fail(self.worker.begin(cell), reason(base), ""))
+        else:
+            self.running[Process(lambda send: self._work(task, base, send), threads)] = task
+        if not any(other.base == task.base for other in self.waiting):
+            del self.bases[task.base]  # the processes have their own
+            gc.collect()
+
+    def _work(self, task: _Task, base: Base, send: processes.Send) -> None:
+        """In the new process: do a task."""
+        if task.cell is None:
+            send(("general", self._measure_general(base)))
+            return
+        tuning, general = self.tunings.get(task.cell.label), self.general.get(task.base)
+        self.worker.do(task.cell, base, Sender(send), tuning=tuning, general=general)
+
+    def _hear(self, process: Process) -> None:
+        """Take in what a process says, and what came of it where it has ended."""
+        ended = not process.alive
+        task = self.running[process]
+        for name, *values in process.messages():
+            if task.cell is None:
+                self.general[task.base] = values[0]
+            else:
+                getattr(_Told(self, task.cell), name)(*values)
+        if ended:
+            del self.running[process]
+            self._ended(task, process)
+
+    def _ended(self, task: _Task, process: Process) -> None:
+        why = process.failure()
+        if task.cell is None:
+            if task.base not in self.general:
+                self.bases[task.base] = AdapterzooError(f"the general text could not be measured: {why}")
+            return
+        path = self.store.cell(task.cell.label, task.cell.seed) / RESULT
+        if why is None and not path.is_file():
+            why = "its process ended before the cell did"
+        if why is not None:
+            failed = self.worker.begin(task.cell)
+            result = self.worker.fail(failed, why, process.output(), keep_checkpoints=True)
+        else:
+            result = read_result(path)
+        self._finish(result)
+
+
+class _Told(Watch):
+    """Passes on how a cell goes to the run's reporter, and what was chosen for its label to its other seeds."""
+
+    def __init__(self, runner: _Runner, cell: Cell) -> None:
+        self._runner, self._cell = runner, (cell.label, cell.seed)
+
+    def phase(self, name: str) -> None:
+        self._runner.reporter.phase(*self._cell, name)
+
+    def step(self, step: int, steps: int, loss: float, tokens: int) -> None:
+        self._runner.reporter.step(*self._cell, step, steps, loss, tokens)
+
+    def tuned(self, found: Tuning | AdapterzooError) -> None:
+        self._runner.tunings[self._cell[0]] = found
 
 
 def _finished(cells: Sequence[Cell], store: Store) -> dict[tuple[str, int], Result]:
@@ -259,11 +371,3 @@ def _finished(cells: Sequence[Cell], store: Store) -> dict[tuple[str, int], Resu
     if problems:
         raise UserError(*problems)
     return kept
-
-
-def _reason(error: BaseException) -> str:
-    """Why a cell failed, in one line."""
-    text: str = " ".join(str(error).split()) or "no reason given"
-    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "not enough memory" in text.lower():
-        return f"out of memory: {text}"[:300]
-    return (text if isinstance(error, AdapterzooError) else f"{type(error).__name__}: {text}")[:300]

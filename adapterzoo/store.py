@@ -26,7 +26,7 @@ TRACEBACK = "traceback.txt"
 RECIPE = "recipe.yaml"
 LOCK = ".lock"
 # What may grow from one run of a recipe to the next: more methods, more seeds.
-GROWING = ("methods", "seeds", "name")
+GROWING = ("methods", "seeds", "name", "jobs", "threads")
 
 
 class Store:
@@ -79,7 +79,7 @@ class Store:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock()
-            note = {"recipe_hash": recipe_hash, "identity": self.identity, "cells": cells}
+            note = {"recipe_hash": recipe_hash, "identity": self.identity, "cells": cells, "threads": self.threads()}
             write_whole(self.folder / NOTE, json.dumps(note, indent=1))
             write_whole(self.folder / RECIPE, _yaml(resolved))
         except OSError as error:
@@ -116,12 +116,26 @@ class Store:
     def weights(self) -> str | None:
         """Which weights of the model its results were made on; None where that is not known."""
         try:
-            known: str | None = json.loads((self.folder / NOTE).read_text(encoding="utf-8"))["identity"]["model"][
-                "weights"
-            ]
+            known: str | None = self._note()["identity"]["model"]["weights"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return known
+
+    def threads(self) -> int | None:
+        """Return the number of threads that its cells have, chosen once for all of them; None before that."""
+        try:
+            known = self._note()["threads"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return known if isinstance(known, int) and known > 0 else None
+
+    def keep_threads(self, number: int) -> None:
+        """Keep the number of threads for the cells of later runs: another one rounds otherwise."""
+        write_whole(self.folder / NOTE, json.dumps({**self._note(), "threads": number}, indent=1))
+
+    def _note(self) -> dict[str, Any]:
+        note: dict[str, Any] = json.loads((self.folder / NOTE).read_text(encoding="utf-8"))
+        return note
 
     def label(self, label: str) -> Path:
         """The folder of all cells of a label."""
@@ -160,6 +174,8 @@ class Store:
         result: Result,
         predictions: Iterable[Mapping[str, Any]] = (),
         general: Iterable[Mapping[str, Any]] = (),
+        *,
+        keep_checkpoints: bool = False,
     ) -> None:
         """Put down a cell: its predictions and what became of general text, then, in one go, its result."""
         folder = self.cell(result.label, result.seed)
@@ -169,8 +185,8 @@ class Store:
                 write_whole(folder / name, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in records))
                 result.record_digests[name] = records_digest(records)
         write_whole(folder / RESULT, json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n")
-        # Of a failure too: the next try shall not begin with what may have caused it.
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        if not keep_checkpoints:
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def recipe_identity(resolved: Mapping[str, Any], data_hash: str, weights: str | None) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -38,22 +40,22 @@ def test_a_training_that_was_killed_while_it_was_measured_is_finished(
     schedule: tuple[str, ...], write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    from adapterzoo import runner
+    from adapterzoo import worker
 
     # Training ends in the middle of an epoch: at the end of one the trainer finds no row for a step too many.
     settings = ("train.steps=8", "train.save_steps=4", "train.warmup=0", "evaluate.base=false", *schedule)
     sets = [part for setting in settings for part in ("--set", setting)]
-    recipe, measure = write_recipe("lora"), runner.measure
+    recipe, measure = write_recipe("lora"), worker.measure
     assert adapterzoo("run", recipe, *sets, "--out", tmp_path / "whole").exit_code == 0
 
     def killed(*_: object) -> None:
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGKILL)
 
     for _ in range(2):
-        monkeypatch.setattr(runner, "measure", killed)
+        monkeypatch.setattr(worker, "measure", killed)
         assert adapterzoo("run", recipe, *sets, "--out", tmp_path / "killed").exit_code != 0
         assert [path.name for path in (tmp_path / "killed/lora/seed-0/checkpoints").glob("c*")] == ["checkpoint-8"]
-    monkeypatch.setattr(runner, "measure", measure)
+    monkeypatch.setattr(worker, "measure", measure)
     done = adapterzoo("run", recipe, *sets, "--out", tmp_path / "killed")
     assert done.exit_code == 0, done.output
     assert_same(adapter(tmp_path / "killed", "lora"), adapter(tmp_path / "whole", "lora"))

@@ -299,22 +299,22 @@ def test_another_version_of_a_plugin_is_another_method(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Seeds of two versions are no row, and a checkpoint of one is not gone on with by the other."""
-    from adapterzoo import plan, runner
+    from adapterzoo import plan, worker
 
     recipe, sets = write_recipe("lora"), ("--set", "train.save_steps=2", "--set", "evaluate.base=false")
-    version, measure = "1.0", runner.measure
+    version, measure = "1.0", worker.measure
     monkeypatch.setattr(plan, "version_of", lambda package: f"{package} {version}")
 
     def killed(*_: object) -> None:
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(runner, "measure", killed)
+    monkeypatch.setattr(worker, "measure", killed)
     adapterzoo("run", recipe, *sets, "--out", tmp_path / "o")
     assert list((tmp_path / "o/lora/seed-0/checkpoints").glob("checkpoint-6"))
     version = "2.0"
     steps: list[int] = []
-    monkeypatch.setattr(runner, "measure", measure)
-    monkeypatch.setattr("adapterzoo.progress.PlainReporter.step", lambda self, step, *_: steps.append(step))
+    monkeypatch.setattr(worker, "measure", measure)
+    monkeypatch.setattr("adapterzoo.progress.PlainReporter.step", lambda self, label, seed, step, *_: steps.append(step))
     assert adapterzoo("run", recipe, *sets, "--out", tmp_path / "o").exit_code == 0
     assert steps == [1, 2, 3, 4, 5, 6]
     version = "3.0"

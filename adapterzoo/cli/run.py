@@ -14,8 +14,16 @@ from adapterzoo.terminal import output_aside, stdout
 @click.command()
 @recipe_options
 @out_option
+@click.option(
+    "--jobs", type=click.IntRange(min=0), help="Cells at a time [the recipe's]; 0: none in a process of its own."
+)
 def run(
-    recipe: Path, methods: tuple[str, ...], seeds: tuple[int, ...], overrides: tuple[str, ...], out: Path | None
+    recipe: Path,
+    methods: tuple[str, ...],
+    seeds: tuple[int, ...],
+    overrides: tuple[str, ...],
+    out: Path | None,
+    jobs: int | None,
 ) -> None:
     """Train and evaluate every cell of RECIPE, and print the comparison.
 
@@ -25,7 +33,7 @@ def run(
     from adapterzoo.progress import reporter
     from adapterzoo.reading import load_recipe
 
-    checked = load_recipe(recipe, overrides)
+    checked = load_recipe(recipe, overrides if jobs is None else (*overrides, f"jobs={jobs}"))
     # Once, before any method is tried: it may change the working directory.
     folder = (out or output_folder(checked.name, overrides)).absolute()
     progress = reporter()

@@ -10,7 +10,16 @@ from pydantic_core import PydanticCustomError
 from adapterzoo.recipe.data import DataSection, Split
 from adapterzoo.recipe.train import TrainSection
 from adapterzoo.recipe.tune import Range
-from adapterzoo.recipe.values import RESERVED_LABEL, SAFE_NAME, Count, LearningRate, Name, NewTokens, Section
+from adapterzoo.recipe.values import (
+    RESERVED_LABEL,
+    SAFE_NAME,
+    Count,
+    CountOrAuto,
+    LearningRate,
+    Name,
+    PositiveOrAuto,
+    Section,
+)
 
 __all__ = [
     "RESERVED_LABEL",
@@ -60,7 +69,7 @@ class EvaluateSection(Section):
         description="by name, the first decides the order of the table; plain text has no answers to compare",
     )
     batch_size: int = Field(32, ge=1, description="rows measured at once; fewer where many tokens are in the loss")
-    max_new_tokens: NewTokens = Field("auto", description="auto = the longest answer of the test split")
+    max_new_tokens: PositiveOrAuto = Field("auto", description="auto = the longest answer of the test split")
     base: bool = Field(True, description="measure the untouched base model too")
     shots: int = Field(4, ge=0, description="and once more with this many examples in the prompt; 0 = not")
     general_text: str | None = Field(
@@ -119,6 +128,15 @@ class Recipe(Section):
     )
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(
         default_factory=lambda: [0], min_length=1, description="each method is trained with each"
+    )
+
+    jobs: CountOrAuto = Field(
+        "auto",
+        description="cells at a time, each in a process of its own; auto = as many as processor and memory are good "
+        "for; 0 = one after the other in this process, for debuggers",
+    )
+    threads: PositiveOrAuto = Field(
+        "auto", description="threads of each cell; auto = as many as give the most cells an hour, by a short probe"
     )
 
     @model_validator(mode="after")

@@ -50,9 +50,13 @@ StepsOrShare = Annotated[
 ]
 
 
-NewTokens = Annotated[
+PositiveOrAuto = Annotated[
     int | Literal["auto"],
     checked(lambda value: value == "auto" or (type(value) is int and value > 0), "a positive number, or auto"),
+]
+CountOrAuto = Annotated[
+    int | Literal["auto"],
+    checked(lambda value: value == "auto" or (type(value) is int and value >= 0), "0 or a positive number, or auto"),
 ]
 
 

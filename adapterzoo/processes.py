@@ -1,0 +1,121 @@
+"""Processes of their own for cells: whatever one breaks, changes or runs out of is gone with its process."""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+Send = Callable[[Any], None]
+TICK_SECONDS = 0.25
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
+MAX_OUTPUT_BYTES = 20_000  # of what a process printed last
+
+
+def available() -> bool:
+    """Whether this process can be forked: not where CUDA or macOS's libraries would break in the child."""
+    import torch
+
+    return sys.platform == "linux" and not torch.cuda.is_available()
+
+
+class Process:
+    """A forked process that does one piece of work, and says how it goes.
+
+    It begins with all that its parent has in memory, at no cost; what it changes there is its own.
+    """
+
+    def __init__(self, work: Callable[[Send], None], threads: int) -> None:
+        """Begin.
+
+        Args:
+            work: is called in the new process, with a function that sends messages (anything that can be pickled).
+            threads: that each parallel operation gets.
+        """
+        context = multiprocessing.get_context("fork")
+        self._messages, theirs = context.Pipe(duplex=False)
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # read after the process has ended
+        self._process = context.Process(target=_main, args=(work, theirs, self._output.fileno(), threads))
+        self._process.start()
+        theirs.close()
+
+    def messages(self) -> Iterator[Any]:
+        """Yield what it has sent since the last time."""
+        try:
+            while self._messages.poll():
+                yield self._messages.recv()
+        except EOFError:  # it has ended
+            return
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is still at work."""
+        return self._process.is_alive()
+
+    def failure(self) -> str | None:
+        """Return why a process that has ended came to no good end; None where it did."""
+        code = self._process.exitcode or 0
+        if code < 0:
+            name = signal.Signals(-code).name
+            cause = " (out of memory, or killed by hand)" if -code == signal.SIGKILL else ""
+            return f"its process was ended by {name}{cause}"
+        return f"its process ended with exit code {code}" if code else None
+
+    def output(self) -> str:
+        """Return what it printed last."""
+        self._output.seek(0, os.SEEK_END)
+        self._output.seek(max(0, self._output.tell() - MAX_OUTPUT_BYTES))
+        return self._output.read().decode(errors="replace")
+
+    def kill(self) -> None:
+        """End it at once, and the processes that it has started."""
+        try:
+            os.killpg(self._process.pid or 0, signal.SIGKILL)
+        except ProcessLookupError:  # it has ended, or has no group of its own yet
+            self._process.kill()
+        self._process.join()
+
+
+def wait_for_any(processes: Sequence[Process]) -> None:
+    """Return when a process has sent something or has ended, at the latest after TICK_SECONDS."""
+    wait([found for one in processes for found in (one._messages, one._process.sentinel)], TICK_SECONDS)
+
+
+def threads() -> int:
+    """Return how many threads each parallel operation has in this process."""
+    import torch
+
+    count: int = torch.get_num_threads()
+    return count
+
+
+def set_threads(number: int) -> None:
+    """Have each parallel operation done by so many threads."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(number)
+    threadpool_limits(number)  # of the libraries that bring a pool of their own, bitsandbytes' for instance
+
+
+def _main(work: Callable[[Send], None], messages: Connection, output: int, threads: int) -> None:
+    os.setpgid(0, 0)  # so that what it starts ends with it, and Ctrl-C is its parent's to handle
+    _end_with_parent()
+    for descriptor in (1, 2):
+        os.dup2(output, descriptor)
+    sys.stdout = sys.stderr = os.fdopen(os.dup(output), "w", buffering=1, encoding="utf-8", errors="replace")
+    faulthandler.enable(sys.stderr)
+    set_threads(threads)
+    work(messages.send)
+
+
+def _end_with_parent() -> None:
+    """Have Linux end this process when its parent does, even where that one was killed."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,142 @@
+"""How the machine is shared out among cells: how many at a time, and how many threads each."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapterzoo.cell import adapt
+from adapterzoo.memory import PeakMemory, available
+from adapterzoo.plan import Cell
+from adapterzoo.prepare import Prepared
+from adapterzoo.processes import Process, Send, wait_for_any
+
+PROBE_STEPS = 2  # of which the last one is timed: the first does what is done once
+# Below as many training steps in all, a probe costs more than it saves.
+MIN_STEPS_TO_PROBE = 200
+# Of the memory that is free, how much is given to cells: their peaks are of a probe, and other methods need more.
+SHARE_OF_MEMORY = 0.7
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """So many cells at a time, each with so many threads."""
+
+    jobs: int
+    threads: int
+
+    def __str__(self) -> str:
+        return f"{self.jobs} x {self.threads} thread{'s' if self.threads > 1 else ''}"
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def known_threads(wanted: Any, jobs: Any, kept: int | None) -> int | None:
+    """Return how many threads a cell gets where that can be said without a probe, else None.
+
+    Args:
+        wanted: the recipe's ``threads``.
+        jobs: the recipe's ``jobs``.
+        kept: what the cells had that are there already.
+    """
+    if wanted != "auto":
+        return int(wanted)
+    if kept is not None:
+        return kept
+    if (given := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and int(given):
+        return int(given)
+    if jobs != "auto":
+        return max(1, cores() // max(1, int(jobs)))
+    return 1 if cores() == 1 else None
+
+
+def probe(
+    prepared: Prepared, cells: Sequence[Cell], base: Any, jobs: Any, total: int, say: Callable[[str], None]
+) -> Sharing:
+    """Return the way of sharing by which the most cells are done in an hour, by a step or two of the first method.
+
+    Args:
+        cells: that are to be done on the base.
+        base: a model that was loaded.
+        jobs: the recipe's.
+        total: how many cells are to be done on any base.
+        say: is told what came of it.
+    """
+    cell = next((cell for cell in cells if cell.method), None)
+    if cell is None or prepared.steps * total < MIN_STEPS_TO_PROBE:
+        return shared(1, jobs, total)
+    tried: list[tuple[float, Sharing]] = []
+    threads = cores()
+    while threads >= 1:
+        sharing = shared(threads, jobs, total)
+        rate, memory = _try(prepared, cell, base, sharing)
+        if jobs == "auto" and memory * sharing.jobs > (room := available() * SHARE_OF_MEMORY):
+            sharing = Sharing(max(1, int(room // memory)), threads)
+            rate = rate * sharing.jobs / shared(threads, jobs, total).jobs
+        tried.append((rate, sharing))
+        if rate < max(rate for rate, _ in tried):  # more, smaller shares only get slower from here on
+            break
+        threads //= 2
+    best = max(tried, key=lambda one: one[0])[1]
+    found = ", ".join(f"{sharing}: {rate:.0f}" for rate, sharing in tried)
+    say(f"{best} at a time (a probe of '{cell.label}', trainings an hour: {found})")
+    return best
+
+
+def shared(threads: int, jobs: Any, cells: int) -> Sharing:
+    """Return the sharing by which every core is at work, or the recipe's number of jobs.
+
+    Args:
+        threads: of each cell.
+        jobs: the recipe's.
+        cells: that are to be done.
+    """
+    wanted = cores() // threads if jobs == "auto" else int(jobs)
+    return Sharing(max(1, min(cells, wanted)), threads)
+
+
+def _try(prepared: Prepared, cell: Cell, base: Any, sharing: Sharing) -> tuple[float, int]:
+    """Return how many trainings of a cell end in an hour, 0 where none does; and the bytes that each has of its own."""
+    begun = [Process(lambda send: _steps(prepared, cell, base, send), sharing.threads) for _ in range(sharing.jobs)]
+    running = list(begun)
+    while running:
+        wait_for_any(running)
+        running = [process for process in running if process.alive]
+    answers = [answer for process in begun for answer in process.messages()]
+    if len(answers) < len(begun):
+        return 0.0, 0
+    seconds = max(seconds for seconds, _ in answers) * prepared.steps
+    return 3600 / seconds * sharing.jobs, max(memory for _, memory in answers)
+
+
+def _steps(prepared: Prepared, cell: Cell, base: Any, send: Send) -> None:
+    """Train some steps; send how many seconds the last one took, and the bytes that were added to its parent's."""
+    import psutil
+
+    from adapterzoo.train import train
+
+    times: list[float] = []
+    settings = prepared.recipe.train.model_copy(
+        update={"steps": PROBE_STEPS, "epochs": None, "save_steps": 0, "eval_steps": 0, "loggers": []}
+    )
+    before = psutil.Process().memory_info().rss
+    with base.lend() as model, tempfile.TemporaryDirectory() as folder, PeakMemory() as peak:
+        adapted = adapt(prepared, cell, model)
+        train(
+            adapted.model,
+            prepared.encoded,
+            settings,
+            learning_rate=cell.learning_rate or 0.0,
+            seed=cell.seed,
+            folder=Path(folder),
+            on_step=lambda *_: times.append(time.perf_counter()),
+        )
+    send((times[-1] - times[-2], max(peak.bytes - before, 1)))
