@@ -314,7 +314,7 @@ def test_another_version_of_a_plugin_is_another_method(
     version = "2.0"
     steps: list[int] = []
     monkeypatch.setattr(worker, "measure", measure)
-    monkeypatch.setattr("adapterzoo.progress.PlainReporter.step", lambda self, label, seed, step, *_: steps.append(step))
+    monkeypatch.setattr("adapterzoo.progress.PlainReporter.step", lambda self, label, seed, *at: steps.append(at[0]))
     assert adapterzoo("run", recipe, *sets, "--out", tmp_path / "o").exit_code == 0
     assert steps == [1, 2, 3, 4, 5, 6]
     version = "3.0"
