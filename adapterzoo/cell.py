@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from adapterzoo.evaluate import Evaluation
     from adapterzoo.prepare import Prepared
     from adapterzoo.progress import Watch
+    from adapterzoo.tokens.shared_prefix import SharedPrefix
     from adapterzoo.train import Trained
 
 
@@ -38,9 +39,11 @@ class Adapted:
     """how many parameters were trained"""
     added: int
     """how many parameters it has more than the base"""
+    sharing: SharedPrefix | None
+    """what makes batches of rows that begin alike; None where every row is to be padded"""
 
 
-def adapt(prepared: Prepared, cell: Cell, model: nn.Module) -> Adapted:
+def adapt(prepared: Prepared, cell: Cell, model: nn.Module, watch: Watch) -> Adapted:
     """Put a cell's method on a model."""
     from transformers import set_seed
 
@@ -53,7 +56,39 @@ def adapt(prepared: Prepared, cell: Cell, model: nn.Module) -> Adapted:
     parameters = list(wrapped.parameters())
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
     added = sum(p.numel() for p in parameters) - before
-    return Adapted(method, options, context, wrapped, trainable, added)
+    sharing = shared_prefix(prepared, cell, wrapped, watch, token_wise=method.token_wise)
+    return Adapted(method, options, context, wrapped, trainable, added, sharing)
+
+
+def shared_prefix(
+    prepared: Prepared, cell: Cell, model: nn.Module, watch: Watch, *, token_wise: bool = True
+) -> SharedPrefix | None:
+    """Return what makes batches of a cell's rows where they begin alike, and say why not where it would pay.
+
+    Args:
+        prepared: the run.
+        cell: that the model is of.
+        model: with its adapter, if it has one.
+        watch: is told.
+        token_wise: whether the method treats each token by itself.
+    """
+    import torch
+
+    from adapterzoo.tokens.shared_prefix import SharedPrefix, why_not
+
+    encoded, train = prepared.encoded, prepared.recipe.train
+    rows = [example.tokens for example in encoded.train[: train.batch_size]]
+    sharing = SharedPrefix.of(model)
+    if train.share_prefix == "never" or encoded.packs or not sharing.pays(rows):
+        return None
+    reason = "the method does not treat each token by itself"
+    if token_wise:
+        with torch.random.fork_rng():
+            reason = why_not(model, rows, encoded.pad_id, cell.base) or ""
+    if reason:
+        watch.say(f"{cell.label}: what rows have in common is computed for each of them: {reason}")
+        return None
+    return sharing
 
 
 def train(prepared: Prepared, cell: Cell, adapted: Adapted, folder: Path, watch: Watch) -> Trained:
@@ -63,8 +98,13 @@ def train(prepared: Prepared, cell: Cell, adapted: Adapted, folder: Path, watch:
         folder: for checkpoints.
     """
     from adapterzoo import train
+    from adapterzoo.tokens.shared_prefix import drops_out
 
     method, options, context = adapted.method, adapted.options, adapted.context
+    sharing = adapted.sharing
+    if sharing is not None and drops_out(adapted.model):
+        watch.say(f"{cell.label}: in training, what rows have in common is computed for each of them: it uses dropout")
+        sharing = None
     watch.phase("training")
     return train.train(
         adapted.model,
@@ -76,6 +116,7 @@ def train(prepared: Prepared, cell: Cell, adapted: Adapted, folder: Path, watch:
         callbacks=method.callbacks(options, context),
         optimizer=partial(method.optimizer, adapted.model, options),
         resume=method.resumes,
+        sharing=sharing,
         on_step=watch.step,
     )
 
@@ -97,9 +138,9 @@ def tuned(prepared: Prepared, cell: Cell, base: Base, folder: Path, watch: Watch
         shutil.rmtree(checkpoints, ignore_errors=True)
         try:
             with base.lend() as model:
-                adapted = adapt(prepared, other, model)
+                adapted = adapt(prepared, other, model, watch)
                 train(prepared, other, adapted, checkpoints, watch)
-                return _validated(prepared, adapted.model)
+                return _validated(prepared, adapted)
         finally:
             shutil.rmtree(checkpoints, ignore_errors=True)
             free_memory()
@@ -107,22 +148,22 @@ def tuned(prepared: Prepared, cell: Cell, base: Base, folder: Path, watch: Watch
     return tune(first, folder, lower_is_better_by(prepared.recipe.evaluate.metrics[0]), attempt)
 
 
-def _validated(prepared: Prepared, model: nn.Module) -> Score:
+def _validated(prepared: Prepared, adapted: Adapted) -> Score:
     """What a model comes to on the validation rows, by the metric that decides."""
     from adapterzoo.evaluate import evaluate
 
     first = prepared.recipe.evaluate.metrics[0]
     settings = prepared.recipe.evaluate.model_copy(update={"metrics": list(dict.fromkeys((first, "loss")))})
-    metrics = evaluate(model, prepared.encoded, settings, part="validation").metrics
+    metrics = evaluate(adapted.model, prepared.encoded, settings, part="validation", sharing=adapted.sharing).metrics
     name = next(iter(metrics))
     return Score(name, metrics[name], metrics["test_loss"])
 
 
-def measure(prepared: Prepared, cell: Cell, model: nn.Module) -> Evaluation:
+def measure(prepared: Prepared, cell: Cell, model: nn.Module, sharing: SharedPrefix | None) -> Evaluation:
     """Measure a model on the test split, as the cell's row is."""
     from adapterzoo.evaluate import evaluate
 
     prompts = prepared.shots if cell.shots else None
     # With examples in front only the last answer can be compared with what the other rows are measured on.
     likely = prompts is None or prepared.recipe.data.loss_on == "completion"
-    return evaluate(model, prepared.encoded, prepared.recipe.evaluate, prompts, likely=likely)
+    return evaluate(model, prepared.encoded, prepared.recipe.evaluate, prompts, likely=likely, sharing=sharing)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from adapterzoo.errors import NotFiniteError
 from adapterzoo.metric import RESERVED, overall, per_example
 from adapterzoo.metric_registry import metrics as known_metrics
-from adapterzoo.tokens.batches import IGNORED, Tokens, asked, pad_batch
+from adapterzoo.tokens.batches import Tokens, asked, pad_batch
 from adapterzoo.tokens.encode import Encoded, Example
+from adapterzoo.tokens.shared_prefix import SharedPrefix, for_model, learned_logits
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +75,7 @@ def evaluate(
     *,
     part: str = "test",
     likely: bool = True,
+    sharing: SharedPrefix | None = None,
 ) -> Evaluation:
     """Measure a model on the test split.
 
@@ -83,6 +85,7 @@ def evaluate(
         settings: which metrics, and the batch size.
         prompts: other prompts for the same examples, in the same order (examples shown first, say).
         part: ``validation`` for what is only chosen by.
+        sharing: what makes batches of rows that begin alike; None where every row is to be padded.
         likely: whether likelihoods are to be measured: of other prompts, only answers can be compared.
 
     Raises:
@@ -94,7 +97,9 @@ def evaluate(
         rows, prompts = [example.tokens for example in examples], [example.prompt for example in examples]
     else:
         rows = [asked(prompt, example.completion) for prompt, example in zip(prompts, examples, strict=True)]
-    found = likelihoods(model, rows, encoded.pad_id, settings.batch_size) if likely else [None] * len(rows)
+    found: Sequence[Likelihood | None] = [None] * len(rows)
+    if likely:
+        found = likelihoods(model, rows, encoded.pad_id, settings.batch_size, sharing)
     # First, so that weights that blew up are called that, whatever they would answer.
     measured = _likelihood_metrics([one for one in found if one is not None], settings)
     answers: Sequence[str | None] = [None] * len(examples)
@@ -147,28 +152,39 @@ def _answer_metrics(
     return together, each
 
 
-def likelihoods(model: nn.Module, rows: Sequence[Tokens], pad_id: int, batch_size: int) -> list[Likelihood]:
-    """How likely the learned tokens of each row are."""
+def likelihoods(
+    model: nn.Module, rows: Sequence[Tokens], pad_id: int, batch_size: int, sharing: SharedPrefix | None = None
+) -> list[Likelihood]:
+    """Return how likely the learned tokens of each row are.
+
+    Args:
+        model: in whatever state; left in evaluation mode.
+        rows: each with one learned token or more.
+        pad_id: what pads rows.
+        batch_size: rows at a time, at most.
+        sharing: what makes batches of rows that begin alike; None where every row is to be padded.
+    """
     import torch
     from torch.nn import functional
 
     found: list[Likelihood] = [Likelihood(0.0, 0, 0)] * len(rows)
     spans = [len(learned) - learned.index(True) + 1 for _, learned in rows]
+    counts = [sum(learned) for _, learned in rows]
     model.eval()
     # Not inference_mode: what a layer caches during it can never be used in training again.
     with torch.no_grad():
         for indices in _batches([len(ids) for ids, _ in rows], batch_size, spans):
-            batch = to_device(pad_batch([rows[i] for i in indices], pad_id), model)
-            labels = batch.pop("labels")
+            group = [rows[i] for i in indices]
+            made = pad_batch(group, pad_id) if sharing is None else sharing.batch(group, pad_id)
+            batch = to_device(made, model)
+            inputs = {name: value for name, value in batch.items() if name not in ("labels", "shift_labels")}
             # The model's own loss may have a method's regulariser in it.
-            logits = model(**batch).logits[:, :-1].float()
-            targets = labels[:, 1:]
-            nll = functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
-            losses = nll.double().sum(dim=1).tolist()
-            tokens = (targets != IGNORED).sum(dim=1).tolist()
-            right = (logits.argmax(dim=2) == targets).sum(dim=1).tolist()
-            for i, *values in zip(indices, losses, tokens, right, strict=True):
-                found[i] = Likelihood(*values)
+            logits, targets = learned_logits(model(**for_model(inputs, model)).logits, batch)
+            losses = functional.cross_entropy(logits.float(), targets, reduction="none").double()
+            right = logits.argmax(dim=1) == targets
+            each = [counts[i] for i in indices]
+            for i, loss, hits in zip(indices, losses.split(each), right.split(each), strict=True):
+                found[i] = Likelihood(loss.sum().item(), counts[i], int(hits.sum()))
     return found
 
 

@@ -145,6 +145,9 @@ class Method(Generic[OptionsT]):
     """whether it changes weights of the base; they are loaded again for the next cell"""
     reads_data: ClassVar[bool] = False
     """whether it looks at training rows before training"""
+    token_wise: ClassVar[bool] = False
+    """whether it treats each token by itself: draws no random numbers, looks at no other token, and puts no prompt in
+    front. Then the tokens that all rows of a batch begin with go through the model once, not once a row"""
 
     def problems(self, skeleton: nn.Module, options: OptionsT, context: Context) -> list[Problem]:
         """What cannot work with these options on this architecture.

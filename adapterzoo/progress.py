@@ -32,6 +32,9 @@ class Watch:
     def step(self, step: int, steps: int, loss: float, tokens: int) -> None:
         """A training step is done; ``tokens`` have been seen so far."""
 
+    def say(self, message: str) -> None:
+        """Something worth knowing, apart from progress."""
+
     def tuned(self, found: Tuning | AdapterzooError) -> None:
         """Settings were chosen, or could not be."""
 
@@ -47,6 +50,9 @@ class Sender(Watch):
 
     def step(self, step: int, steps: int, loss: float, tokens: int) -> None:
         self._send(("step", step, steps, loss, tokens))
+
+    def say(self, message: str) -> None:
+        self._send(("say", message))
 
     def tuned(self, found: Tuning | AdapterzooError) -> None:
         self._send(("tuned", found))

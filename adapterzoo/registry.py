@@ -36,6 +36,7 @@ ATTRIBUTES: dict[str, type | tuple[type, ...]] = {
     "starts_at_base": bool,
     "changes_base": bool,
     "reads_data": bool,
+    "token_wise": bool,
 }
 
 

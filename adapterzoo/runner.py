@@ -343,6 +343,9 @@ class _Told(Watch):
     def step(self, step: int, steps: int, loss: float, tokens: int) -> None:
         self._runner.reporter.step(*self._cell, step, steps, loss, tokens)
 
+    def say(self, message: str) -> None:
+        self._runner.reporter.say(message)
+
     def tuned(self, found: Tuning | AdapterzooError) -> None:
         self._runner.tunings[self._cell[0]] = found
 

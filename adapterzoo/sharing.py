@@ -15,6 +15,7 @@ from adapterzoo.memory import PeakMemory, available
 from adapterzoo.plan import Cell
 from adapterzoo.prepare import Prepared
 from adapterzoo.processes import Process, Send, wait_for_any
+from adapterzoo.progress import Watch
 
 PROBE_STEPS = 2  # of which the last one is timed: the first does what is done once
 # Below as many training steps in all, a probe costs more than it saves.
@@ -121,6 +122,7 @@ def _steps(prepared: Prepared, cell: Cell, base: Any, send: Send) -> None:
     """Train some steps; send how many seconds the last one took, and the bytes that were added to its parent's."""
     import psutil
 
+    from adapterzoo.tokens.shared_prefix import drops_out
     from adapterzoo.train import train
 
     times: list[float] = []
@@ -129,7 +131,7 @@ def _steps(prepared: Prepared, cell: Cell, base: Any, send: Send) -> None:
     )
     before = psutil.Process().memory_info().rss
     with base.lend() as model, tempfile.TemporaryDirectory() as folder, PeakMemory() as peak:
-        adapted = adapt(prepared, cell, model)
+        adapted = adapt(prepared, cell, model, Watch())
         train(
             adapted.model,
             prepared.encoded,
@@ -137,6 +139,7 @@ def _steps(prepared: Prepared, cell: Cell, base: Any, send: Send) -> None:
             learning_rate=cell.learning_rate or 0.0,
             seed=cell.seed,
             folder=Path(folder),
+            sharing=None if drops_out(adapted.model) else adapted.sharing,
             on_step=lambda *_: times.append(time.perf_counter()),
         )
     send((times[-1] - times[-2], max(peak.bytes - before, 1)))

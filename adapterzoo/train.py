@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from adapterzoo.layers import trained
 from adapterzoo.recipe import TrainSection
 from adapterzoo.tokens.encode import Encoded
 from adapterzoo.tokens.packing import check_separate
+from adapterzoo.tokens.shared_prefix import SharedPrefix, for_model
 from adapterzoo.training_arguments import total_steps
 
 STATE = "adapter_state.safetensors"
@@ -55,6 +57,7 @@ def train(
     callbacks: Sequence[TrainerCallback] = (),
     optimizer: MakeOptimizer = lambda kind, settings: None,
     resume: bool = True,
+    sharing: SharedPrefix | None = None,
     on_step: OnStep = lambda step, steps, loss, tokens: None,
 ) -> Trained:
     """Train a wrapped model in place.
@@ -62,6 +65,7 @@ def train(
     The order of the rows is a matter of the seed alone: row k of it is the same for every method.
 
     Args:
+        sharing: what makes batches of rows that begin alike; None where every row is to be padded.
         folder: where checkpoints go, and where training goes on from if there are any and ``resume`` is set.
 
     Raises:
@@ -81,10 +85,10 @@ def train(
         args=arguments,
         train_dataset=encoded.training_rows,
         eval_dataset=encoded.validation,
-        data_collator=encoded.collate,
+        data_collator=partial(encoded.collate, sharing=sharing),
         callbacks=[*callbacks, _Watch(on_step, before, settings.save_limit)],
     )
-    trainer.pad_id, trainer.own_optimizer = encoded.pad_id, optimizer
+    trainer.pad_id, trainer.sharing, trainer.own_optimizer = encoded.pad_id, sharing, optimizer
     # They print every log line, which is the progress display's business.
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)
@@ -108,6 +112,7 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
     """The Trainer, whose evaluation is adapterzoo's: the loss on completions, and nothing a method adds to it."""
 
     pad_id: int
+    sharing: SharedPrefix | None
     own_optimizer: MakeOptimizer
     control: Any
 
@@ -121,7 +126,9 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The model's own loss."""
-        if "use_cache" in inputs:  # packed rows, whose mask is there to count tokens by
+        if "visible" in inputs:
+            inputs = for_model(inputs, model)
+        elif "use_cache" in inputs:  # packed rows, whose mask is there to count tokens by
             inputs = {name: value for name, value in inputs.items() if name != "attention_mask"}
         return super().compute_loss(model, inputs, *args, **kwargs)
 
@@ -170,7 +177,7 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """The mean loss of a completion's token on the validation rows."""
         rows = [example.tokens for example in self.eval_dataset]
-        found = likelihoods(self.model, rows, self.pad_id, self.args.eval_batch_size)
+        found = likelihoods(self.model, rows, self.pad_id, self.args.eval_batch_size, self.sharing)
         metrics = {f"{metric_key_prefix}_loss": sum(one.loss for one in found) / sum(one.tokens for one in found)}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

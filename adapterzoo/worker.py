@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.cell import adapt, measure, train, tuned
+from adapterzoo.cell import adapt, measure, shared_prefix, train, tuned
 from adapterzoo.errors import AdapterzooError, PluginError
 from adapterzoo.memory import free_memory
 from adapterzoo.metric_registry import lower_is_better, metric_packages
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from adapterzoo.base import Base
     from adapterzoo.evaluate import Likelihood, Prediction
+    from adapterzoo.tokens.shared_prefix import SharedPrefix
 
 
 class Worker:
@@ -71,8 +72,11 @@ class Worker:
             result.total_params = base.parameters
             with base.lend() as model:
                 with PeakMemory() as peak:
-                    trained = self._train(cell, model, result, folder, watch) if cell.method else model
-                    predictions = self._measure(cell, trained, result, watch)
+                    if cell.method:
+                        trained, sharing = self._train(cell, model, result, folder, watch)
+                    else:
+                        trained, sharing = model, shared_prefix(self.prepared, cell, model, watch)
+                    predictions = self._measure(cell, trained, sharing, result, watch)
                 result.peak_memory_bytes = peak.bytes
                 paragraphs = self._forgotten(cell, trained, result, general)
                 del trained
@@ -140,9 +144,11 @@ class Worker:
         result.options, result.learning_rate = cell.options, cell.learning_rate
         return cell
 
-    def _train(self, cell: Cell, model: nn.Module, result: Result, folder: Path, watch: Watch) -> nn.Module:
-        """Train and save; returns the wrapped model."""
-        adapted = adapt(self.prepared, cell, model)
+    def _train(
+        self, cell: Cell, model: nn.Module, result: Result, folder: Path, watch: Watch
+    ) -> tuple[nn.Module, SharedPrefix | None]:
+        """Train and save; returns the wrapped model, and what makes batches of rows that begin alike."""
+        adapted = adapt(self.prepared, cell, model, watch)
         result.trainable_params = adapted.trainable
         result.total_params += adapted.added
         trained = train(self.prepared, cell, adapted, folder / CHECKPOINTS, watch)
@@ -156,12 +162,14 @@ class Worker:
         self.prepared.encoded.tokenizer.save_pretrained(str(folder / ADAPTER))
         result.adapter_bytes = folder_bytes(folder / ADAPTER)
         result.adapter_files = adapter_files(folder / ADAPTER)
-        return adapted.model
+        return adapted.model, adapted.sharing
 
-    def _measure(self, cell: Cell, model: nn.Module, result: Result, watch: Watch) -> list[Prediction]:
+    def _measure(
+        self, cell: Cell, model: nn.Module, sharing: SharedPrefix | None, result: Result, watch: Watch
+    ) -> list[Prediction]:
         watch.phase("measuring" if cell.method else "measuring the untouched base")
         begun = time.perf_counter()
-        result.metrics, predictions, result.answer_seconds = measure(self.prepared, cell, model)
+        result.metrics, predictions, result.answer_seconds = measure(self.prepared, cell, model, sharing)
         result.evaluate_seconds = time.perf_counter() - begun
         return predictions
 

@@ -33,7 +33,12 @@ PLUMBING = {
     "save_projection", "token_dim", "tokenizer_kwargs", "tokenizer_name_or_path",
 }  # fmt: skip
 # Found out by trial, in this order: what a method that claims everything fails, it does not claim.
-DECLARABLE = {"starts at base": "starts_at_base", "resumes": "resumes", "base untouched": "changes_base"}
+DECLARABLE = {
+    "starts at base": "starts_at_base",
+    "resumes": "resumes",
+    "base untouched": "changes_base",
+    "shares a prefix": "token_wise",
+}
 DEFAULTS: dict[str, Any] = {"starts_at_base": True, "resumes": True, "changes_base": False}
 
 

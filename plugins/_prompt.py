@@ -24,6 +24,7 @@ class PromptMethod(PeftMethod[OptionsT]):
 
     group = "prompt"
     starts_at_base = False
+    token_wise = False
     merges = ()
     size_option = "num_virtual_tokens"
 

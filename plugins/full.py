@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 class Full(Method[Options]):
     """All weights, in float32, under the base's own precision."""
 
+    token_wise = True
     name = "full"
     summary = "trains every weight of the model"
     paper = "https://arxiv.org/abs/1810.04805"

@@ -104,7 +104,7 @@ class DerivedPrompt(Derived, PromptMethod[Options]):
 
 ABOUT = (
     "summary", "paper", "group", "learning_rate", "learning_rate_source", "bases", "merges", "resumes",
-    "starts_at_base", "changes_base", "size_option", "unavailable",
+    "starts_at_base", "changes_base", "size_option", "token_wise", "unavailable",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from adapterzoo.tokens.encode import Encoded
 
 NEW_TOKENS = 4
+SHARED_TOKENS = 8
 
 
 def logits(model: nn.Module, encoded: Encoded, at_once: bool = True) -> torch.Tensor:
@@ -71,6 +72,34 @@ def behind(model: Any, encoded: Encoded) -> float:
         chosen = said.gather(1, torch.tensor(answer)[:, None])[:, 0]
         gaps.append((said.max(dim=1).values - chosen).max().item())
     return max(gaps)
+
+
+def joined_gap(model: Any, encoded: Encoded) -> float:
+    """Return how far loss and gradients of rows with a shared prefix are from those of padded rows, as a share."""
+    import torch
+
+    from adapterzoo.tokens.batches import pad_batch
+    from adapterzoo.tokens.shared_prefix import for_model, joined_batch
+
+    begins = list(range(3, 3 + SHARED_TOKENS))
+    rows = [([*begins, *ids], [False] * SHARED_TOKENS + learned) for ids, learned in (e.tokens for e in encoded.train)]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    found = []
+    model.train()
+    for batch in (pad_batch(rows, encoded.pad_id), joined_batch(rows)):
+        loss = model(**for_model(batch, model)).loss
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        found.append([loss.detach().reshape(1), *(g.reshape(-1) for g in gradients if g is not None)])
+    return max(
+        _share(torch.cat(one[part]), torch.cat(two[part]))
+        for part in (slice(1), slice(1, None))
+        for one, two in [found]
+    )
+
+
+def _share(before: torch.Tensor, after: torch.Tensor) -> float:
+    size = before.norm().item()
+    return (after - before).norm().item() / size if size else 0.0
 
 
 def _forward(model: Any, rows: Sequence[Tokens], pad_id: int) -> list[torch.Tensor]:

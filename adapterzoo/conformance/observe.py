@@ -11,7 +11,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.conformance.measure import behind, greedy, logits, loss
+from adapterzoo.conformance.measure import behind, greedy, joined_gap, logits, loss
 from adapterzoo.conformance.models import rows, tiny_base, tiny_skeleton
 from adapterzoo.conformance.watch import Gradients, keep_one, watched
 from adapterzoo.errors import Problem
@@ -48,6 +48,9 @@ class Observed:
     ``plain trained``, over weights not quantized"""
     behind: float | None = None
     """how far, in logits, a greedily generated token was behind the likeliest one of a plain forward pass, at most"""
+    joined_gap: float | None = None
+    """how far losses and gradients of rows in one sequence, with a shared prefix, are from those of padded rows, as a
+    share of these"""
     losses: list[float] = field(default_factory=list)
     """on the rows that it trains on, as they are evaluated: before and after"""
     steps: int = 0
@@ -184,6 +187,9 @@ class _Trial:
             seen.logits["alone"] = logits(wrapped, self.rows, at_once=False)
         with seen.stage("generate"):
             seen.behind = behind(wrapped, self.rows)
+        if self.method.token_wise and seen.base != "int8":
+            with seen.stage("joined"):
+                seen.joined_gap = joined_gap(wrapped, self.rows)
         with seen.stage("findings"):
             plain_findings(self.method.findings(wrapped))
         with seen.stage("save"):

@@ -21,6 +21,8 @@ MERGE_TOLERANCE = {"none": 1e-3, "int8": 0.15, "nf4": 0.15}
 QUANTIZATION = 3
 # By how much the loss on four rows has to fall in twelve steps at the method's own rate, as a share of itself.
 LEARNED = 0.001
+# By how much losses and gradients may differ, as a share: the order of sums is another.
+SHARED_PREFIX = 1e-5
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 Judge = Callable[[Method[Any], Observed], str | None]
@@ -128,6 +130,22 @@ def rows_alone(method: Method[Any], seen: Observed) -> str | None:
     allowed = tolerance(seen) + 4 * distance(seen, "base", "base alone")
     cure = "see how forward() treats attention_mask and position_ids: padding is on the left"
     return differ(seen, "alone", "trained", allowed, "of a row with and without others beside it", cure)
+
+
+def shares_a_prefix(method: Method[Any], seen: Observed) -> str | None:
+    """In one sequence with a shared prefix, rows have the loss and the gradients that they have with padding."""
+    if not method.token_wise or seen.base == "int8":
+        return NOT_ASKED
+    if "joined" in seen.errors:
+        return (
+            f"it raised {said(seen.errors['joined'])}; where it does not take each token by itself, token_wise = False"
+        )
+    if seen.joined_gap is None or seen.joined_gap <= SHARED_PREFIX:
+        return None
+    return (
+        f"losses or gradients differ by {seen.joined_gap:.2g} of themselves (allowed: {SHARED_PREFIX:g}); see whether "
+        "forward() draws random numbers or looks at other tokens, or declare token_wise = False"
+    )
 
 
 def generates(method: Method[Any], seen: Observed) -> str | None:
@@ -244,6 +262,7 @@ PROPERTIES: dict[str, Judge] = {
         gradients,
         base_untouched,
         rows_alone,
+        shares_a_prefix,
         generates,
         saves,
         merges,

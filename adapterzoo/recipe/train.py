@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -32,6 +32,9 @@ class TrainSection(Section):
     save_steps: StepsOrShare = Field(0, description="checkpoint every so often, to go on from; 0 = never")
     save_limit: int = Field(1, ge=1, description="how many checkpoints are kept; none after a cell is finished")
     group_by_length: bool = Field(False, description="batches of like length: less padding, rows in another order")
+    share_prefix: Literal["auto", "never"] = Field(
+        "auto", description="tokens that all rows of a batch begin with are computed once, where that changes nothing"
+    )
     loggers: list[str] = Field(default_factory=list, description="tensorboard, wandb, ... (transformers' report_to)")
     arguments: dict[str, Any] = Field(
         default_factory=dict, description="any other of transformers' TrainingArguments, as they are named there"

@@ -16,6 +16,7 @@ from adapterzoo.tokens.batches import SealedRow, Tokens, pad_batch, seal
 from adapterzoo.tokens.chat import Chat, Segment
 from adapterzoo.tokens.packing import pack, pack_batch
 from adapterzoo.tokens.padding import add_padding_token, padding_token
+from adapterzoo.tokens.shared_prefix import SharedPrefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +58,12 @@ class Encoded:
         """What one row of a training batch is made of: an example, or a pack of them."""
         return self.packs or self.train
 
-    def collate(self, rows: Sequence[Any]) -> dict[str, Any]:
-        """A batch of such rows."""
+    def collate(self, rows: Sequence[Any], sharing: SharedPrefix | None = None) -> dict[str, Any]:
+        """Return a batch of such rows; with ``sharing`` in one sequence where that costs less."""
         if self.packs:
             return pack_batch(rows, self.pad_id)
-        return pad_batch([row.tokens for row in rows], self.pad_id)
+        tokens = [row.tokens for row in rows]
+        return pad_batch(tokens, self.pad_id) if sharing is None else sharing.batch(tokens, self.pad_id)
 
     def sealed_rows(self) -> list[SealedRow]:
         """Return copies of the training rows that can be given to methods."""
