@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adapterzoo.errors import NotFiniteError
+from adapterzoo.generation import decoded, greedy
 from adapterzoo.metric import RESERVED, overall, per_example
 from adapterzoo.metric_registry import metrics as known_metrics
-from adapterzoo.tokens.batches import Tokens, asked, pad_batch
+from adapterzoo.tokens.batches import Tokens, asked, in_batches, pad_batch, to_device
 from adapterzoo.tokens.encode import Encoded, Example
 from adapterzoo.tokens.shared_prefix import SharedPrefix, for_model, learned_logits
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from adapterzoo.recipe import EvaluateSection
 
-# Of one batch, for which the output head is computed: 800 MB of logits with 50 thousand tokens in the vocabulary.
-POSITIONS = 4096
+POSITIONS_AT_ONCE = 64  # whose losses are computed together
 
 
 class Likelihood(NamedTuple):
@@ -32,8 +30,10 @@ class Likelihood(NamedTuple):
     loss: float
     """summed over them, in nats"""
     tokens: int
+    likeliest: tuple[int, ...]
+    """in the place of each of them, the token that the model finds likeliest"""
     right: int
-    """how many of them the model finds likelier than any other"""
+    """how many of them these are"""
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,14 @@ class Prediction:
 
     def record(self) -> dict[str, Any]:
         """As a line of ``predictions.jsonl``."""
-        loss, tokens, right = self.likelihood or (None, None, None)
         asked = {"index": self.index, "prompt": self.prompt, "reference": self.reference, "prediction": self.prediction}
-        return {**asked, "loss": loss, "tokens": tokens, "right_tokens": right, **self.scores}
+        found = self.likelihood
+        likely = {
+            "loss": found and found.loss,
+            "tokens": found and found.tokens,
+            "right_tokens": found and found.right,
+        }
+        return {**asked, **likely, **self.scores}
 
 
 class Evaluation(NamedTuple):
@@ -105,17 +110,65 @@ def evaluate(
     answers: Sequence[str | None] = [None] * len(examples)
     seconds = None
     if set(settings.metrics) - RESERVED:
-        longest = max(len(example.completion) for example in examples)
-        limit = longest if settings.max_new_tokens == "auto" else settings.max_new_tokens
-        begun = time.perf_counter()
-        answers = generate(model, encoded, prompts, settings.batch_size, limit)
-        seconds = (time.perf_counter() - begun) / len(examples)
+        answers, seconds = _answers(model, encoded, settings, examples, prompts, found, sharing)
     compared, scores = _answer_metrics(examples, answers, settings)
     predictions = [
         Prediction(index, example.row.prompt, example.row.completion, answers[index], found[index], scores[index])
         for index, example in enumerate(examples)
     ]
     return Evaluation({**compared, **measured}, predictions, seconds)
+
+
+def _answers(
+    model: nn.Module,
+    encoded: Encoded,
+    settings: EvaluateSection,
+    examples: Sequence[Example],
+    prompts: Sequence[list[int]],
+    found: Sequence[Likelihood | None],
+    sharing: SharedPrefix | None,
+) -> tuple[list[str], float]:
+    """Return the greedy answer to each prompt, and the seconds that one took.
+
+    How likely the right answer is was computed with the token that is likeliest in the place of each of its tokens: as
+    far as they agree, that is the greedy answer already, and only what comes after is generated. The answers of the
+    first batch are generated from their first token on, to be timed.
+    """
+    longest = max(len(example.completion) for example in examples)
+    limit = longest if settings.max_new_tokens == "auto" else settings.max_new_tokens
+    timed = range(min(settings.batch_size, len(examples)))
+    known = [
+        [] if i in timed else agreed(example, likelihood)[:limit]
+        for i, (example, likelihood) in enumerate(zip(examples, found, strict=True))
+    ]
+    going_on = [
+        i
+        for i, begun in enumerate(known)
+        if i not in timed and len(begun) < limit and not set(begun) & set(encoded.end_ids)
+    ]
+    before = time.perf_counter()
+    whole = greedy(model, encoded, [prompts[i] for i in timed], settings.batch_size, limit, sharing)
+    seconds = (time.perf_counter() - before) / len(timed)
+    rest = greedy(model, encoded, [prompts[i] + known[i] for i in going_on], settings.batch_size, limit, sharing)
+    new = dict(zip([*timed, *going_on], [*whole, *rest], strict=True))
+    answers = [[*begun, *new.get(i, [])][:limit] for i, begun in enumerate(known)]
+    return [decoded(ids, encoded) for ids in answers], seconds
+
+
+def agreed(example: Example, likelihood: Likelihood | None) -> list[int]:
+    """Return how the greedy answer begins: as the right one does while the model agrees, and the next token.
+
+    Args:
+        example: that was asked.
+        likelihood: of its answer after the same prompt; None where that was not measured.
+    """
+    answer = example.completion
+    # Where more than the answer is learned, its tokens are the last ones.
+    if likelihood is None or likelihood.tokens < len(answer):
+        return []
+    likeliest = likelihood.likeliest[-len(answer) :]
+    same = next((at for at, pair in enumerate(zip(answer, likeliest, strict=True)) if pair[0] != pair[1]), len(answer))
+    return [*answer[:same], *likeliest[same : same + 1]]
 
 
 def _likelihood_metrics(found: Sequence[Likelihood], settings: EvaluateSection) -> dict[str, float]:
@@ -167,97 +220,25 @@ def likelihoods(
     import torch
     from torch.nn import functional
 
-    found: list[Likelihood] = [Likelihood(0.0, 0, 0)] * len(rows)
+    found: list[Likelihood] = [Likelihood(0.0, 0, (), 0)] * len(rows)
     spans = [len(learned) - learned.index(True) + 1 for _, learned in rows]
     counts = [sum(learned) for _, learned in rows]
     model.eval()
     # Not inference_mode: what a layer caches during it can never be used in training again.
     with torch.no_grad():
-        for indices in _batches([len(ids) for ids, _ in rows], batch_size, spans):
+        for indices in in_batches([len(ids) for ids, _ in rows], batch_size, spans):
             group = [rows[i] for i in indices]
             made = pad_batch(group, pad_id) if sharing is None else sharing.batch(group, pad_id)
             batch = to_device(made, model)
             inputs = {name: value for name, value in batch.items() if name not in ("labels", "shift_labels")}
             # The model's own loss may have a method's regulariser in it.
             logits, targets = learned_logits(model(**for_model(inputs, model)).logits, batch)
-            losses = functional.cross_entropy(logits.float(), targets, reduction="none").double()
-            right = logits.argmax(dim=1) == targets
+            # In parts that stay in the processor's cache: a vocabulary is wide.
+            parts = list(zip(logits.split(POSITIONS_AT_ONCE), targets.split(POSITIONS_AT_ONCE), strict=True))
+            losses = torch.cat([functional.cross_entropy(one.float(), token, reduction="none") for one, token in parts])
+            likeliest = torch.cat([one.argmax(dim=1) for one, _ in parts])
             each = [counts[i] for i in indices]
-            for i, loss, hits in zip(indices, losses.split(each), right.split(each), strict=True):
-                found[i] = Likelihood(loss.sum().item(), counts[i], int(hits.sum()))
+            by_row = zip(losses.double().split(each), likeliest.split(each), targets.split(each), strict=True)
+            for i, (loss, best, wanted) in zip(indices, by_row, strict=True):
+                found[i] = Likelihood(loss.sum().item(), counts[i], tuple(best.tolist()), int((best == wanted).sum()))
     return found
-
-
-def generate(
-    model: nn.Module, encoded: Encoded, prompts: Sequence[list[int]], batch_size: int, max_new_tokens: int
-) -> list[str]:
-    """Return the greedy answer to each prompt, up to the end token."""
-    import torch
-    from transformers import GenerationConfig
-
-    settings = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        use_cache=True,
-        eos_token_id=encoded.end_ids,
-        pad_token_id=encoded.pad_id,
-    )
-    answers = [""] * len(prompts)
-    model.eval()
-    with torch.no_grad(), _no_generation_defaults(model):
-        for indices in _batches([len(prompt) for prompt in prompts], batch_size):
-            batch = pad_batch([asked(prompts[i]) for i in indices], encoded.pad_id)
-            inputs = to_device({name: batch[name] for name in ("input_ids", "attention_mask")}, model)
-            output = model.generate(**inputs, generation_config=settings)
-            for i, ids in zip(indices, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
-                end = next((at for at, token in enumerate(ids) if token in encoded.end_ids), len(ids))
-                answers[i] = encoded.tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
-    return answers
-
-
-@contextmanager
-def _no_generation_defaults(model: nn.Module) -> Iterator[None]:
-    """Keep the model's own generation configuration out of its answers.
-
-    It may sample or punish repetition, and transformers fills in from it whatever a configuration of ours leaves open.
-    """
-    from transformers import GenerationConfig
-
-    own = [(module, vars(module)["generation_config"]) for module in model.modules() if _has_defaults(module)]
-    for module, _ in own:
-        module.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        for module, configuration in own:
-            module.generation_config = configuration
-
-
-def _has_defaults(module: nn.Module) -> bool:
-    return vars(module).get("generation_config") is not None
-
-
-def to_device(batch: dict[str, Any], model: nn.Module) -> dict[str, Any]:
-    """The batch where the model's first parameter is."""
-    where: torch.device = next(model.parameters()).device
-    return {name: value.to(where) if hasattr(value, "to") else value for name, value in batch.items()}
-
-
-def _batches(lengths: Sequence[int], size: int, spans: Sequence[int] | None = None) -> list[list[int]]:
-    """Indices in batches of like length: little padding, and the same batches for every model.
-
-    Args:
-        spans: for how many positions each row needs the output head; a batch is smaller where they are many.
-    """
-    batches: list[list[int]] = []
-    widest = 0
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        span = spans[index] if spans else 1
-        full = not batches or len(batches[-1]) == size or max(widest, span) * (len(batches[-1]) + 1) > POSITIONS
-        if full:
-            batches.append([])
-            widest = 0
-        batches[-1].append(index)
-        widest = max(widest, span)
-    return batches

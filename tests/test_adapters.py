@@ -283,10 +283,10 @@ def test_answers_cannot_steer_a_terminal_and_lose_nothing_in_a_pipe(
 ) -> None:
     import sys
 
-    from adapterzoo import evaluate
+    from adapterzoo import generation
     from adapterzoo.cli import generate as command
 
-    monkeypatch.setattr(evaluate, "generate", lambda *_: [ESCAPES])
+    monkeypatch.setattr(generation, "generate", lambda *_: [ESCAPES])
     piped = adapterzoo("generate", out, "-m", "lora", "--prompt", "go")
     assert piped.stdout_bytes == f"{ESCAPES}\n".encode()
     shown: list[str] = []

@@ -28,7 +28,7 @@ def test_a_model_that_learned_answers_and_stops(write_recipe: Callable[..., Path
 
 
 def test_answers_do_not_depend_on_the_batch(write_recipe: Callable[..., Path]) -> None:
-    from adapterzoo.evaluate import generate
+    from adapterzoo.generation import generate
 
     bench = Bench(write_recipe("lora"))
     model = bench.load("none").model
@@ -61,7 +61,7 @@ def test_only_the_metrics_asked_for_are_measured(write_recipe: Callable[..., Pat
 
 def test_greedy_is_greedy_whatever_the_model_would_rather_do(write_recipe: Callable[..., Path]) -> None:
     """A model's generation configuration may sample, punish repetition, or forbid what is likeliest."""
-    from adapterzoo.evaluate import generate
+    from adapterzoo.generation import generate
 
     bench = Bench(write_recipe("lora"))
     loaded = bench.load("none")
@@ -75,3 +75,29 @@ def test_greedy_is_greedy_whatever_the_model_would_rather_do(write_recipe: Calla
     assert loaded.model.generation_config is own, "it is saved with the merged model"
     with bench.wrapped("lora", loaded) as model:
         assert generate(model, encoded, prompts, 8, 6) == expected
+
+
+@pytest.mark.parametrize("loss_on", ["completion", "all"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_answers_that_begin_as_the_right_one_are_those_of_generate(
+    loss_on: str, shared: bool, write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    """What the model agrees with is not generated again, and the answers stay what they are."""
+    from adapterzoo.evaluate import evaluate
+    from adapterzoo.generation import generate
+    from adapterzoo.tokens.shared_prefix import SharedPrefix
+
+    sets = ("train.steps=60", "train.learning_rate=5e-3", f"data.loss_on={loss_on}", "evaluate.batch_size=2")
+    bench = Bench(write_recipe("lora"), *sets)
+    encoded = bench.prepared.encoded
+    with bench.wrapped("lora", bench.load("none")) as model:
+        bench.train("lora", model, tmp_path)
+        sharing = SharedPrefix.of(model) if shared else None
+        for limit in ("auto", 3):
+            settings = bench.recipe.evaluate.model_copy(update={"max_new_tokens": limit})
+            found = evaluate(model, encoded, settings, part="train", sharing=sharing)
+            longest = max(len(example.completion) for example in encoded.train) if limit == "auto" else limit
+            expected = generate(model, encoded, [example.prompt for example in encoded.train], 8, longest)
+            assert [prediction.prediction for prediction in found.predictions] == expected
+    right = [prediction.scores["exact_match"] for prediction in found.predictions]
+    assert limit == 3 or 0 < sum(right) < len(right)

@@ -29,7 +29,7 @@ def generate(folder: Path, method: str, seed: int | None, prompts: tuple[str, ..
     if not asked:
         raise UserError.at("--prompt", "there is nothing to ask.", "Give --prompt TEXT, or lines on stdin.")
     rows = [adapters.question(adapter.recipe.data, prompt) for prompt in asked]
-    from adapterzoo.evaluate import generate as answer
+    from adapterzoo.generation import generate as answer
     from adapterzoo.prepare import quiet_libraries
 
     with output_aside(), quiet_libraries(), adapters.loaded(adapter, adapter.result.base, reporter().say) as ready:

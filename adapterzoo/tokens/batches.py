@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 IGNORED = -100
+# Of one batch, for which the output head is computed: 800 MB of logits with 50 thousand tokens in the vocabulary.
+POSITIONS = 4096
 Tokens = tuple[list[int], list[bool]]
 """a row's token ids, and for each whether it is in the loss"""
 SealedRow = tuple[bytes, bytes]
@@ -76,3 +79,28 @@ def asked(prompt: list[int], completion: Sequence[int] = ()) -> Tokens:
 
 def _first(learned: Sequence[bool]) -> int:
     return learned.index(True) if True in learned else len(learned)
+
+
+def to_device(batch: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Return the batch on the device of the model's first parameter."""
+    where: torch.device = next(model.parameters()).device
+    return {name: value.to(where) if hasattr(value, "to") else value for name, value in batch.items()}
+
+
+def in_batches(lengths: Sequence[int], size: int, spans: Sequence[int] | None = None) -> list[list[int]]:
+    """Return indices in batches of like length: little padding, and the same batches for every model.
+
+    Args:
+        spans: for how many positions each row needs the output head; a batch is smaller where they are many.
+    """
+    batches: list[list[int]] = []
+    widest = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        span = spans[index] if spans else 1
+        full = not batches or len(batches[-1]) == size or max(widest, span) * (len(batches[-1]) + 1) > POSITIONS
+        if full:
+            batches.append([])
+            widest = 0
+        batches[-1].append(index)
+        widest = max(widest, span)
+    return batches

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import AdapterzooError
-from adapterzoo.tokens.batches import IGNORED, Tokens
+from adapterzoo.tokens.batches import IGNORED, Tokens, to_device
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,8 +62,6 @@ def check_separate(model: nn.Module, packs: Sequence[Sequence[Tokens]], pad_id: 
         AdapterzooError: it does not.
     """
     import torch
-
-    from adapterzoo.evaluate import to_device
 
     first, second = packs[0][0], packs[-1][-1]
     other = ([*reversed(first[0])], first[1])

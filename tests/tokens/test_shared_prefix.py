@@ -1,0 +1,154 @@
+"""Rows in one sequence with a shared prefix: the same losses and gradients as with padding, and when it is not done."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cells import Bench, assert_same
+from click.testing import Result
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from adapterzoo.tokens.batches import Tokens, pad_batch
+from adapterzoo.tokens.shared_prefix import (
+    SharedPrefix,
+    common_prefix,
+    drops_out,
+    for_model,
+    joined_batch,
+    learned_logits,
+    why_not,
+)
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 64, "initializer_range": 0.2, "bos_token_id": 1,
+    "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+
+
+def made(family: str, **more: Any) -> Any:
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **{**SIZES, **more})).eval()
+
+
+def rows(prefix: int, lengths: tuple[int, ...] = (5, 9, 4, 7), answer: int = 2) -> list[Tokens]:
+    draw = random.Random(prefix)
+    begins = [draw.randrange(3, 64) for _ in range(prefix)]
+    ids = [[*begins, *(draw.randrange(3, 64) for _ in range(length))] for length in lengths]
+    return [(row, [False] * (len(row) - answer) + [True] * answer) for row in ids]
+
+
+def test_the_prefix_ends_before_what_predicts_the_first_learned_token() -> None:
+    assert common_prefix([([5, 6, 7, 8], [False, False, True, True])] * 2) == 1
+    assert common_prefix([([5, 6, 7, 8], [False, True, True, True])] * 2) == 0
+    assert common_prefix([([5, 6, 7], [False] * 3), ([5, 7, 7], [False] * 3)]) == 1
+    assert common_prefix([([5], [False])]) == 0
+
+
+def test_each_token_sees_the_prefix_and_its_own_row() -> None:
+    batch = joined_batch([([5, 6, 7, 8], [False, False, False, True]), ([5, 6, 9, 3, 4], [False] * 4 + [True])])
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9, 3, 4]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 2, 3, 4]]
+    assert batch["visible"][0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0],
+        [1, 1, 0, 0, 1, 0, 0],
+        [1, 1, 0, 0, 1, 1, 0],
+        [1, 1, 0, 0, 1, 1, 1],
+    ]
+    assert batch["logits_to_keep"].tolist() == [2, 5]
+    assert batch["labels"].tolist() == [[8, 4]]
+    assert batch["attention_mask"].sum() == 9, "real tokens of all rows"
+
+
+@pytest.mark.parametrize(
+    "family", ["llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "phi3", "gpt_neox", "gpt2"]
+)
+@pytest.mark.parametrize("prefix", [0, 12])
+@pytest.mark.parametrize("answer", [1, 3])
+def test_losses_and_gradients_are_those_of_padded_rows(family: str, prefix: int, answer: int) -> None:
+    model = made(family, attention_dropout=0.0, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0)
+    batches = pad_batch(rows(prefix, answer=answer), 0), joined_batch(rows(prefix, answer=answer))
+    assert why_not(model, rows(prefix, answer=answer), 0, "none") is None
+    found = []
+    for batch in batches:
+        model.zero_grad()
+        answered = model(**for_model(batch, model))
+        answered.loss.backward()
+        gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        found.append((answered.loss.item(), gradients, learned_logits(answered.logits, batch)[1].tolist()))
+    (loss, gradients, targets), (other_loss, other, other_targets) = found
+    assert other_targets == targets
+    assert other_loss == pytest.approx(loss, rel=1e-5)
+    assert (other - gradients).norm() <= 1e-5 * gradients.norm()
+
+
+def test_models_whose_rows_cannot_be_joined_are_told() -> None:
+    assert "batch" in str(why_not(made("llama"), rows(8), 0, "int8"))
+    mixture = made("mixtral", num_local_experts=2, output_router_logits=True)
+    assert "router" in str(why_not(mixture, rows(8), 0, "none"))
+    assert why_not(made("bloom", n_head=4, n_layer=2), rows(8), 0, "none"), "positions come from its 2-D mask"
+    assert why_not(made("mamba", state_size=4), rows(8), 0, "none"), "a recurrent layer sees the row before"
+
+
+def test_a_window_that_is_shorter_than_rows_is_no_place_for_a_mask_of_ours() -> None:
+    assert why_not(made("mistral", sliding_window=4), rows(8), 0, "none")
+
+
+def test_dropout_is_seen() -> None:
+    assert drops_out(made("gpt2", resid_pdrop=0.1))
+    assert drops_out(made("llama", attention_dropout=0.1))
+    assert not drops_out(made("llama"))
+
+
+def test_one_sequence_is_made_where_it_costs_less() -> None:
+    sharing = SharedPrefix.of(made("llama"))
+    assert sharing.pays(rows(30))
+    assert not sharing.pays([(ids * 40, learned * 40) for ids, learned in rows(0, (8, 8, 8, 8))]), "quadratic attention"
+
+
+def test_a_row_is_trained_and_measured_as_if_it_were_computed_whole(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    """Over a base in float32, all that a run gives is the same but for rounding."""
+    from adapterzoo.comparison import compare
+
+    # A long beginning: on so tiny a model a short one does not pay.
+    recipe = write_recipe("lora, ia3, p-tuning, pvera", max_length="256")
+    system = "data.system=Give the past tense of the English verb that comes next, and say no more than that."
+    for how in ("auto", "never"):
+        done = adapterzoo("run", recipe, "--set", f"train.share_prefix={how}", "--set", system, "--out", tmp_path / how)
+        assert done.exit_code == 0, done.output
+        said = [line for line in done.stderr.splitlines() if "computed for each of them" in line]
+        assert [line.partition(":")[0] for line in said] == (["p-tuning", "pvera"] if how == "auto" else [])
+    auto, never = ({row.label: row for row in compare(tmp_path / how).rows} for how in ("auto", "never"))
+    for label, row in never.items():
+        for name, value in row.metrics.items():
+            assert auto[label].metrics[name] == pytest.approx(value, rel=1e-4), (label, name)
+    for label in ("lora", "ia3"):
+        found, expected = (
+            load_file(tmp_path / how / label / "seed-0" / "adapter" / "adapter_model.safetensors")
+            for how in ("auto", "never")
+        )
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-5)
+        assert auto[label].tokens_per_second is not None
+
+
+def test_trainings_go_on_from_a_checkpoint_with_a_shared_prefix(
+    write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    bench = Bench(write_recipe("lora"), "train.save_steps=2")
+    loaded = bench.load("none")
+    sharing = SharedPrefix.of(loaded.model)
+    first = bench.adapter("lora", loaded, tmp_path / "a", sharing=sharing)
+    again = bench.adapter("lora", loaded, tmp_path / "a", sharing=sharing)
+    assert_same(first, again)
