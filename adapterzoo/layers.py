@@ -23,8 +23,6 @@ LinearOptionsT = TypeVar("LinearOptionsT", bound=LinearOptions)
 class LayerMethod(Method[LinearOptionsT]):
     """A method that puts a layer of its own around each targeted linear layer; the layer is all it has to give."""
 
-    token_wise = True
-
     @abstractmethod
     def layer(self, linear: nn.Module, options: LinearOptionsT) -> nn.Module:
         """The layer around ``linear``: a module that keeps it as ``base`` and holds the trained parameters.

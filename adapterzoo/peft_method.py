@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 class PeftMethod(Method[OptionsT]):
     """A method whose layers are PEFT's: it only has to give the ``PeftConfig``."""
 
-    token_wise = True
-
     def peft_config(self, model: nn.Module, options: OptionsT, context: Context) -> PeftConfig:
         """The PEFT configuration of these options."""
         raise NotImplementedError

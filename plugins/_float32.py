@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class Float32Method(PeftMethod[OptionsT]):
     """A PEFT method that trains in float32 over any base."""
 
+    token_wise = True
+
     def trained_modules(self, model: nn.Module) -> Iterator[nn.Module]:
         """The modules whose own parameters are trained, in a wrapped model."""
         raise NotImplementedError

@@ -24,7 +24,6 @@ class PromptMethod(PeftMethod[OptionsT]):
 
     group = "prompt"
     starts_at_base = False
-    token_wise = False
     merges = ()
     size_option = "num_virtual_tokens"
 

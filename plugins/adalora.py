@@ -47,6 +47,7 @@ class Adalora(PeftMethod[AdaloraOptions]):
     learning_rate_source = "the paper, table 10 (SQuAD); its tables also give the other defaults"
     size_option = "init_r"
     resumes = False  # the running importance of every weight is in no checkpoint
+    token_wise = True
 
     def resized(self, options: AdaloraOptions, size: int) -> dict[str, Any]:
         """See :meth:`Method.resized`: as large a share of the rank is cut as before."""

@@ -33,6 +33,7 @@ class Boft(PeftMethod[BoftOptions]):
     learning_rate_source = "as oft's, which trains rotations too; in PEFT's method comparison nobody tuned it"
     merges = ("none", "int8")
     size_option = "boft_block_size"
+    token_wise = True
 
     def peft_config(self, model: nn.Module, options: BoftOptions, context: Context) -> PeftConfig:
         """See :meth:`PeftMethod.peft_config`."""

@@ -37,6 +37,7 @@ class Loha(PeftMethod[LohaOptions]):
     learning_rate = 5e-4
     learning_rate_source = "LyCORIS (arXiv 2309.14859, appendix D.2), on images; no tuned rate for text is published"
     size_option = "r"
+    token_wise = True
 
     @contextmanager
     def layers(self) -> Iterator[None]:

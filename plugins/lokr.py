@@ -41,6 +41,7 @@ class Lokr(PeftMethod[LokrOptions]):
     learning_rate = 3e-3
     learning_rate_source = "PEFT's method comparison (lokr/llama-3.2-3B-rank32-factor4-lr0.003), with its r and alpha"
     size_option = "r"
+    token_wise = True
 
     @contextmanager
     def layers(self) -> Iterator[None]:

@@ -38,6 +38,7 @@ class Lora(PeftMethod[LoraOptions]):
     size_option = "r"
     variant: ClassVar[dict[str, Any]] = {}
     """what of ``LoraConfig`` makes a variant of LoRA, which differs from it in nothing else"""
+    token_wise = True
 
     def peft_config(self, model: nn.Module, options: LoraOptions, context: Context) -> PeftConfig:
         """See :meth:`PeftMethod.peft_config`."""

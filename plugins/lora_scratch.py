@@ -32,6 +32,7 @@ class LoraScratch(LayerMethod[LoraScratchOptions]):
     learning_rate = 3e-4
     learning_rate_source = "as lora's: the two train the same weights"
     size_option = "r"
+    token_wise = True
 
     def layer(self, linear: nn.Module, options: LoraScratchOptions) -> nn.Module:
         """See :meth:`LayerMethod.layer`."""

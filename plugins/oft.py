@@ -36,6 +36,7 @@ class Oft(PeftMethod[OftOptions]):
     learning_rate = 8e-4
     learning_rate_source = "the OFTv2 paper (arXiv 2506.19847), Llama 2 on GSM8K, block size 32"
     size_option = "oft_block_size"
+    token_wise = True
 
     def problems(self, skeleton: nn.Module, options: OftOptions, context: Context) -> list[Problem]:
         """PEFT takes another block size for a layer that cannot be cut so, and says nothing."""

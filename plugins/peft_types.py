@@ -39,6 +39,7 @@ class Derived(PeftMethod[Options]):
     """A method of which everything is known from the catalog and the notes."""
 
     fallback = True
+    token_wise = True
 
     def __init__(self, name: str, facts: dict[str, Any]) -> None:
         self.name = name  # type: ignore[misc]  # of the class for all others; here one class has many methods
@@ -100,6 +101,8 @@ class Derived(PeftMethod[Options]):
 
 class DerivedPrompt(Derived, PromptMethod[Options]):
     """One that learns a prompt."""
+
+    token_wise = False
 
 
 ABOUT = (

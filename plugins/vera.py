@@ -33,6 +33,7 @@ class Vera(PeftMethod[VeraOptions]):
     learning_rate = 1e-3
     learning_rate_source = "PEFT's method comparison (vera/llama-3.2-3B-default), with its r"
     size_option = "r"
+    token_wise = True
 
     def peft_config(self, model: nn.Module, options: VeraOptions, context: Context) -> PeftConfig:
         """See :meth:`PeftMethod.peft_config`."""

@@ -48,6 +48,7 @@ class Sound(LayerMethod[Options]):
     learning_rate, learning_rate_source = 1e-3, "-"
     size_option = "r"
     kind: type[nn.Module] = Layer
+    token_wise = True
 
     def layer(self, linear: nn.Module, options: Options) -> nn.Module:
         return self.kind(linear, options)
@@ -99,6 +100,11 @@ def moves_the_base(self: Any, x: torch.Tensor) -> torch.Tensor:
 
 def looks_at_the_whole_batch(self: Any, x: torch.Tensor) -> torch.Tensor:
     return Layer.add(self, x - x.mean(dim=(0, 1)))
+
+
+def adds_noise(self: Any, x: torch.Tensor) -> torch.Tensor:
+    added = Layer.add(self, x)
+    return added + 1e-3 * torch.randn_like(added) if self.training else added
 
 
 def forgets_the_cache(self: Any, x: torch.Tensor) -> torch.Tensor:
@@ -172,6 +178,7 @@ BROKEN = {
     "gradients": [method(**layer(__init__=has_a_spare_parameter))],
     "base untouched": [method(**layer(forward=moves_the_base))],
     "rows alone": [method(**layer(add=looks_at_the_whole_batch))],
+    "shares a prefix": [method(**layer(add=adds_noise))],
     "generates": [method(**layer(add=forgets_the_cache))],
     "saves": [method(save=saves_half), method(save=saves_a_pickle), method(load=lambda self, model, folder: model)],
     "merges": [
@@ -187,10 +194,10 @@ BROKEN = {
 ALSO = {
     "starts at base": {"same when quantized"},
     "same when quantized": {"starts at base"},
-    "base untouched": {"repeats", "resumes", "saves", "merges"},
-    "rows alone": {"generates", "merges"},
+    "base untouched": {"shares a prefix", "repeats", "resumes", "saves", "merges"},
+    "rows alone": {"shares a prefix", "generates", "merges"},
     "generates": {"rows alone", "merges"},
-    "resumes": {"saves", "merges"},
+    "resumes": {"shares a prefix", "saves", "merges"},
     "repeats": {"resumes", "saves"},
 }
 
@@ -226,6 +233,7 @@ def test_a_broken_method_is_found_out(name: str, broken: Sound) -> None:
         ({"starts_at_base": False, **layer(__init__=begins_elsewhere)}, "starts at base"),
         ({"changes_base": True, **layer(forward=moves_the_base)}, "base untouched"),
         ({"merges": (), **layer(update=merges_twice)}, "merges"),
+        ({"token_wise": False, **layer(add=adds_noise)}, "shares a prefix"),
         ({"resumes": False, **layer(add=counts_in_python)}, "resumes"),
         ({"size_option": None, **layer(__init__=of_one_size)}, "size changes"),
     ],
