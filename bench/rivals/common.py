@@ -1,0 +1,110 @@
+"""What every rival's script does alike: the same rows, the same adapters, the same measurement before and after."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+EVALUATION_BATCH = 32
+
+
+def arguments() -> argparse.Namespace:
+    """Return what a script is called with."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("method")
+    parser.add_argument("job", type=Path, help="the JSON file that bench.py wrote: model, rows, steps, rates")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tuned", action="store_true")
+    found = parser.parse_args()
+    found.job = json.loads(found.job.read_text(encoding="utf-8"))
+    return found
+
+
+def load(job: dict[str, Any], method: str) -> tuple[Any, Any]:
+    """Return the model, over 4 bits for qlora, and its tokenizer."""
+    settings: dict[str, Any] = {"dtype": torch.bfloat16}
+    if method == "qlora":
+        settings["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    model = AutoModelForCausalLM.from_pretrained(job["model"], **settings)
+    for module in model.modules():  # else the baseline's evaluation repacks the weights, and training goes wrong
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model, AutoTokenizer.from_pretrained(job["model"])
+
+
+def peft_config(method: str, steps: int) -> Any:
+    """Return the adapter's configuration, with adapterzoo's defaults."""
+    import peft
+
+    every = {"task_type": "CAUSAL_LM", "target_modules": "all-linear"}
+    if method in ("lora", "qlora"):
+        return peft.LoraConfig(r=8, lora_alpha=32, **every)
+    if method == "ia3":
+        names = {"target_modules": ["k_proj", "v_proj", "down_proj"], "feedforward_modules": ["down_proj"]}
+        return peft.IA3Config(task_type="CAUSAL_LM", **names)
+    if method == "loha":
+        return peft.LoHaConfig(r=4, alpha=16, **every)
+    if method == "lokr":
+        return peft.LoKrConfig(r=32, alpha=64, decompose_factor=4, **every)
+    if method == "adalora":
+        return peft.AdaLoraConfig(init_r=12, target_r=8, lora_alpha=32, total_step=steps, **every)
+    return peft.OFTConfig(oft_block_size=32, use_cayley_neumann=True, **every)
+
+
+def messages(row: dict[str, Any]) -> list[dict[str, str]]:
+    """Return what is asked, as a chat."""
+    system = [{"role": "system", "content": row["system"]}] if row["system"] else []
+    return [*system, {"role": "user", "content": row["question"]}]
+
+
+def encode(tokenizer: Any, row: dict[str, Any]) -> tuple[list[int], list[int]]:
+    """Return the tokens of prompt and answer."""
+    prompt = tokenizer.apply_chat_template(messages(row), tokenize=False, add_generation_prompt=True)
+    answer = [*tokenizer(row["answer"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    return tokenizer(prompt, add_special_tokens=False)["input_ids"], answer
+
+
+def padded(rows: list[list[int]], fill: int) -> torch.Tensor:
+    """Return rows padded on the left."""
+    width = max(map(len, rows))
+    return torch.tensor([[fill] * (width - len(row)) + row for row in rows])
+
+
+@torch.no_grad()
+def evaluate(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the loss of an answer's token and the share of answers exactly right, with greedy answers."""
+    model.eval()
+    encoded = sorted((encode(tokenizer, row) for row in rows), key=lambda pair: len(pair[0]))
+    longest = max(len(answer) for _, answer in encoded)
+    loss, tokens, right = 0.0, 0, 0
+    for start in range(0, len(encoded), EVALUATION_BATCH):
+        group = encoded[start : start + EVALUATION_BATCH]
+        ids = padded([prompt + answer for prompt, answer in group], 0)
+        labels = padded([[-100] * len(prompt) + answer for prompt, answer in group], -100)
+        mask = padded([[1] * (len(prompt) + len(answer)) for prompt, answer in group], 0)
+        kept = max(len(answer) for _, answer in group) + 1
+        logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=kept).logits[:, :-1].float()
+        targets = labels[:, -kept:][:, 1:]
+        loss += torch.nn.functional.cross_entropy(
+            logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), reduction="sum"
+        ).item()
+        tokens += int((targets != -100).sum())
+        prompts = padded([prompt for prompt, _ in group], 0)
+        asked = padded([[1] * len(prompt) for prompt, _ in group], 0)
+        answers = model.generate(
+            input_ids=prompts, attention_mask=asked, max_new_tokens=longest, do_sample=False,
+            pad_token_id=tokenizer.eos_token_id,
+        )  # fmt: skip
+        for given, (_, answer) in zip(answers[:, prompts.shape[1] :].tolist(), group, strict=True):
+            right += given[: len(answer)] == answer
+    return {"loss": loss / tokens, "exact_match": right / len(encoded)}
