@@ -15,6 +15,7 @@ from adapterzoo.errors import PluginError, UserError
 
 SCHEMA = 2
 RESULT = "result.json"
+TIMES = "times"  # of the last run into a folder, in its note
 NOTE = ".adapterzoo.json"
 FORGETTING = "forgetting"
 # What makes a cell another one under the same label and seed.
@@ -77,6 +78,9 @@ class Result:
     """file of records, predictions.jsonl for instance -> digest of them; none where that was not kept yet"""
     train_seconds: float | None = None
     evaluate_seconds: float | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    """what was done -> how long that took in the run that finished the cell: tuning, wrapping, training, saving,
+    measuring, general text"""
     answer_seconds: float | None = None
     """that an answer to a test question took, on average"""
     tokens_per_second: float | None = None
@@ -133,6 +137,15 @@ def read_results(folder: Path) -> list[tuple[Path, Result]]:
         raise UserError.at(str(folder), f"{what}.", "Give the --out folder of a run.")
     cells = [(path.parent, read_result(path)) for path in found]
     return sorted(cells, key=lambda cell: (cell[1].label, cell[1].seed))
+
+
+def run_times(folder: Path) -> dict[str, float]:
+    """Return where the time of the last run into an output folder went, in seconds; nothing where it is not known."""
+    try:
+        times = json.loads((folder / NOTE).read_text(encoding="utf-8"))[TIMES]
+        return {str(name): float(seconds) for name, seconds in times.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def unfinished(folder: Path, results: Iterable[Result]) -> dict[str, list[int]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,9 @@ from adapterzoo.recipe import Recipe
 from adapterzoo.registry import registry
 from adapterzoo.results import RESULT, SETTINGS, Result, Tuning, read_result
 from adapterzoo.sharing import Sharing
+from adapterzoo.stopwatch import Stopwatch
 from adapterzoo.store import Store, changed_files
+from adapterzoo.terminal import duration
 from adapterzoo.tuning import chosen
 from adapterzoo.worker import Worker, reason
 
@@ -61,27 +64,44 @@ def _run(
     recipe: Recipe, out: Path, methods: Sequence[str], seeds: Sequence[int], reporter: Reporter, fresh: bool | None
 ) -> list[Result]:
     """Do a run; ``fresh`` is None where its cells are to be done in this process."""
-    prepared = prepare(recipe, methods, seeds, reporter.say)
+    clock = Stopwatch()
+    with clock("preparing"):
+        prepared = prepare(recipe, methods, seeds, reporter.say)
     store = Store(out)
     resolved = prepared.recipe.resolved()
     recipe_hash = store.check(resolved, prepared.encoded.fingerprint, prepared.weights)
     with quiet_libraries():
         worker = Worker(prepared, store, recipe_hash)
-        runner = _Here(worker, reporter) if fresh is None else _InProcesses(worker, reporter, fresh)
+        runner = _Here(worker, reporter, clock) if fresh is None else _InProcesses(worker, reporter, clock, fresh)
         cells = [(cell.label, cell.seed) for cell in prepared.cells]
         store.begin(kept_recipe(prepared.recipe, registry()), recipe_hash, cells)
         reporter.begin(len(cells), out)
         try:
-            return runner.all()
+            results = runner.all()
+            if runner.todo:
+                times = runner.times()
+                store.keep_times(times)
+                reporter.say(told(times))
+            return results
         finally:
             store.release()
+
+
+def told(times: Mapping[str, float]) -> str:
+    """Return where the time of a run went, in a line."""
+    parts = sorted(times.items(), key=lambda item: -item[1])
+    whole = sum(times.values())
+    shares = ", ".join(f"{name} {seconds / whole:.0%}" for name, seconds in parts if seconds >= whole / 100)
+    return f"time of all processes: {duration(whole)}: {shares}"
 
 
 class _Runner:
     """One run of a recipe into one folder: what cells share, and in which order they are done."""
 
-    def __init__(self, worker: Worker, reporter: Reporter) -> None:
+    def __init__(self, worker: Worker, reporter: Reporter, clock: Stopwatch) -> None:
         self.worker = worker
+        self.clock = clock
+        self.jobs = 1
         self.prepared = worker.prepared
         self.recipe = worker.prepared.recipe  # with what the data made of it
         self.store = worker.store
@@ -107,12 +127,24 @@ class _Runner:
                 self.reporter.start(cell.label, cell.seed)
                 self._finish(result, kept=True)
         if self.todo:
-            self.do()
+            with self.clock("cells"):
+                self.do()
         return [self.done[cell.label, cell.seed] for cell in self.prepared.cells]
 
     def do(self) -> None:
         """Do the cells that are to be done."""
         raise NotImplementedError
+
+    def times(self) -> dict[str, float]:
+        """Return what the seconds of all processes were spent on; while one prepares, the others wait."""
+        times = dict(self.clock.seconds)
+        there = times.pop("cells") * self.jobs
+        for cell in self.todo:
+            for name, seconds in self.done[cell.label, cell.seed].seconds.items():
+                times[name] = times.get(name, 0.0) + seconds
+        at_work = sum(seconds for name, seconds in times.items() if name != "preparing")
+        times["waiting"] = max(0.0, there - at_work) + times["preparing"] * (self.jobs - 1)
+        return {name: round(seconds, 2) for name, seconds in times.items()}
 
     def _whole(self, finished: dict[tuple[str, int], Result]) -> dict[tuple[str, int], Result]:
         """Return the results whose adapters are what was written; the other cells are trained again."""
@@ -131,13 +163,14 @@ class _Runner:
         self.reporter.loading(quantization)
         first, self.loaded = not self.loaded, True
         try:
-            self.bases[quantization] = base.load(
-                self.recipe.model,
-                self.prepared.location,
-                quantization,
-                self.recipe.data.max_length,
-                self.prepared.vocabulary,
-            )
+            with self.clock("loading"):
+                self.bases[quantization] = base.load(
+                    self.recipe.model,
+                    self.prepared.location,
+                    quantization,
+                    self.recipe.data.max_length,
+                    self.prepared.vocabulary,
+                )
         except Exception as error:
             if first:
                 raise
@@ -176,7 +209,8 @@ class _Here(_Runner):
             if isinstance(base, Exception):
                 raise base
             if self.prepared.general is not None and cell.base not in self.general:
-                self.general[cell.base] = self._measure_general(base)
+                with self.clock("general text"):
+                    self.general[cell.base] = self._measure_general(base)
         except Exception as error:
             return self.worker.fail(self.worker.begin(cell), reason(error), "")
         watch = _Told(self, cell)
@@ -201,8 +235,8 @@ class _InProcesses(_Runner):
     a process that is killed is its own row's failure.
     """
 
-    def __init__(self, worker: Worker, reporter: Reporter, fresh: bool) -> None:
-        super().__init__(worker, reporter)
+    def __init__(self, worker: Worker, reporter: Reporter, clock: Stopwatch, fresh: bool) -> None:
+        super().__init__(worker, reporter, clock)
         self.fresh = fresh
         self.running: dict[Process, _Task] = {}
 
@@ -210,7 +244,7 @@ class _InProcesses(_Runner):
         self.waiting = self._tasks()
         self._load(self.waiting[0].base)
         share = self._share()
-        self.reporter.jobs = share.jobs
+        self.jobs = self.reporter.jobs = share.jobs
         try:
             while self.waiting or self.running:
                 while len(self.running) < share.jobs and (task := self._next()) is not None:
@@ -247,7 +281,8 @@ class _InProcesses(_Runner):
         else:
             base = self.bases[self.waiting[0].base]
             cells = [cell for cell in self.todo if cell.base == self.waiting[0].base]
-            share = sharing.probe(self.prepared, cells, base, jobs, len(self.todo), self.reporter.say)
+            with self.clock("probing"):
+                share = sharing.probe(self.prepared, cells, base, jobs, len(self.todo), self.reporter.say)
         self.store.keep_threads(share.threads)
         self.worker.threads = share.threads
         return share
@@ -296,7 +331,8 @@ class _InProcesses(_Runner):
     def _work(self, task: _Task, base: Base, send: processes.Send) -> None:
         """In the new process: do a task."""
         if task.cell is None:
-            send(("general", self._measure_general(base)))
+            begun = time.monotonic()
+            send(("general", self._measure_general(base), time.monotonic() - begun))
             return
         tuning, general = self.tunings.get(task.cell.label), self.general.get(task.base)
         self.worker.do(task.cell, base, Sender(send), tuning=tuning, general=general)
@@ -307,7 +343,8 @@ class _InProcesses(_Runner):
         task = self.running[process]
         for name, *values in process.messages():
             if task.cell is None:
-                self.general[task.base] = values[0]
+                self.general[task.base], seconds = values
+                self.clock.add("general text", seconds)
             else:
                 getattr(_Told(self, task.cell), name)(*values)
         if ended:

@@ -16,7 +16,7 @@ from typing import IO, Any
 from adapterzoo.digests import file_digest, file_digests, records_digest
 from adapterzoo.errors import UserError
 from adapterzoo.files import aside, write_whole
-from adapterzoo.results import NOTE, RESULT, Result, read_result
+from adapterzoo.results import NOTE, RESULT, TIMES, Result, read_result
 
 PREDICTIONS = "predictions.jsonl"
 GENERAL = "general.jsonl"
@@ -132,6 +132,10 @@ class Store:
     def keep_threads(self, number: int) -> None:
         """Keep the number of threads for the cells of later runs: another one rounds otherwise."""
         write_whole(self.folder / NOTE, json.dumps({**self._note(), "threads": number}, indent=1))
+
+    def keep_times(self, times: Mapping[str, float]) -> None:
+        """Keep where the time of this run went, in seconds."""
+        write_whole(self.folder / NOTE, json.dumps({**self._note(), TIMES: dict(times)}, indent=1))
 
     def _note(self) -> dict[str, Any]:
         note: dict[str, Any] = json.loads((self.folder / NOTE).read_text(encoding="utf-8"))

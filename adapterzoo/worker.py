@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.cell import adapt, measure, shared_prefix, train, tuned
+from adapterzoo.cell import Adapted, adapt, measure, shared_prefix, train, tuned
 from adapterzoo.errors import AdapterzooError, PluginError
 from adapterzoo.memory import free_memory
 from adapterzoo.metric_registry import lower_is_better, metric_packages
@@ -16,6 +16,7 @@ from adapterzoo.plan import Cell
 from adapterzoo.prepare import Prepared
 from adapterzoo.progress import Watch
 from adapterzoo.results import FORGETTING, SETTINGS, Result, Tuning, plain_findings
+from adapterzoo.stopwatch import Stopwatch
 from adapterzoo.store import ADAPTER, CHECKPOINTS, TRACEBACK, Store, adapter_files, folder_bytes
 from adapterzoo.tuning import chosen
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from adapterzoo.base import Base
     from adapterzoo.evaluate import Likelihood, Prediction
     from adapterzoo.tokens.shared_prefix import SharedPrefix
+
+SHORTEST = 0.01  # seconds that are worth a line
 
 
 class Worker:
@@ -64,24 +67,29 @@ class Worker:
         from adapterzoo.memory import PeakMemory
 
         result = self.begin(cell)
+        clock = Stopwatch()
         predictions: list[Prediction] = []
         paragraphs: list[dict[str, float]] = []
         try:
-            cell = self._tuned(cell, base, result, watch, tuning)
+            with clock("tuning"):
+                cell = self._tuned(cell, base, result, watch, tuning)
             folder = self.store.clear(cell.label, cell.seed, self._depends_on(cell))
             result.total_params = base.parameters
             with base.lend() as model:
                 with PeakMemory() as peak:
                     if cell.method:
-                        trained, sharing = self._train(cell, model, result, folder, watch)
+                        trained, sharing = self._train(cell, model, result, folder, watch, clock)
                     else:
                         trained, sharing = model, shared_prefix(self.prepared, cell, model, watch)
-                    predictions = self._measure(cell, trained, sharing, result, watch)
+                    with clock("measuring"):
+                        predictions = self._measure(cell, trained, sharing, result, watch)
                 result.peak_memory_bytes = peak.bytes
-                paragraphs = self._forgotten(cell, trained, result, general)
+                with clock("general text"):
+                    paragraphs = self._forgotten(cell, trained, result, general)
                 del trained
         except (Exception, SystemExit) as error:  # whatever a method does wrong is its own row's failure
             return self.fail(result, reason(error), traceback.format_exc())
+        result.seconds = {name: seconds for name, seconds in clock.seconds.items() if seconds >= SHORTEST}
         self.store.write(result, (prediction.record() for prediction in predictions), paragraphs)
         free_memory()
         return result
@@ -145,24 +153,30 @@ class Worker:
         return cell
 
     def _train(
-        self, cell: Cell, model: nn.Module, result: Result, folder: Path, watch: Watch
+        self, cell: Cell, model: nn.Module, result: Result, folder: Path, watch: Watch, clock: Stopwatch
     ) -> tuple[nn.Module, SharedPrefix | None]:
         """Train and save; returns the wrapped model, and what makes batches of rows that begin alike."""
-        adapted = adapt(self.prepared, cell, model, watch)
+        with clock("wrapping"):
+            adapted = adapt(self.prepared, cell, model, watch)
         result.trainable_params = adapted.trainable
         result.total_params += adapted.added
-        trained = train(self.prepared, cell, adapted, folder / CHECKPOINTS, watch)
+        with clock("training"):
+            trained = train(self.prepared, cell, adapted, folder / CHECKPOINTS, watch)
         result.train_seconds = trained.seconds
         result.tokens_per_second = trained.tokens / trained.seconds
         result.history = trained.history
         result.findings = plain_findings(adapted.method.findings(adapted.model))
+        with clock("saving"):
+            self._save(adapted, result, folder)
+        return adapted.model, adapted.sharing
+
+    def _save(self, adapted: Adapted, result: Result, folder: Path) -> None:
         adapted.method.save(adapted.model, folder / ADAPTER)
         if not any((folder / ADAPTER).glob("*.safetensors")):
             raise PluginError(f"save() of {adapted.method.name} wrote no safetensors into its folder")
         self.prepared.encoded.tokenizer.save_pretrained(str(folder / ADAPTER))
         result.adapter_bytes = folder_bytes(folder / ADAPTER)
         result.adapter_files = adapter_files(folder / ADAPTER)
-        return adapted.model, adapted.sharing
 
     def _measure(
         self, cell: Cell, model: nn.Module, sharing: SharedPrefix | None, result: Result, watch: Watch

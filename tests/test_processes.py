@@ -191,3 +191,23 @@ def test_a_killed_process_is_one_failed_row_and_goes_on_from_its_checkpoint(
     for label in ("lora", "ia3"):
         name = f"{label}/seed-0/adapter/adapter_model.safetensors"
         assert_same(load_file(out / name), load_file(tmp_path / "whole" / name))
+
+
+def test_where_the_time_went_is_told_and_kept(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    for jobs in (0, 2):
+        out = tmp_path / str(jobs)
+        done = adapterzoo("run", write_recipe("lora, ia3"), "--jobs", jobs, "--out", out)
+        (line,) = (line for line in done.stderr.splitlines() if line.startswith("time of all processes: "))
+        assert "training" in line
+        table = json.loads(adapterzoo("compare", out, "--format", "json").stdout)
+        (times,) = table["times"].values()
+        assert {"preparing", "loading", "wrapping", "training", "saving", "measuring", "waiting"} <= set(times)
+        lora = next(row for row in table["rows"] if row["label"] == "lora")
+        assert lora["seconds"]["training"] == pytest.approx(lora["train_seconds"], rel=0.5)
+        assert sum(row["seconds"].get("measuring", 0.0) for row in table["rows"]) == pytest.approx(
+            times["measuring"], abs=0.1
+        )
+    again = adapterzoo("run", write_recipe("lora, ia3"), "--jobs", 2, "--out", out)
+    assert "time of all processes" not in again.stderr, "nothing was done"

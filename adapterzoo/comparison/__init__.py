@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from adapterzoo.comparison import comparable
 from adapterzoo.comparison.row import HIGHER, Row, better, metric_columns
 from adapterzoo.errors import UserError, did_you_mean
-from adapterzoo.results import Result, read_results, unfinished
+from adapterzoo.results import Result, read_results, run_times, unfinished
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -22,7 +22,7 @@ SCHEMA = 2
 # Fields of a row that are no column.
 NO_COLUMNS = frozenset({
     "metrics", "intervals", "options", "adjusted", "lower_is_better", "fingerprints", "environment", "history", "ties",
-    "tuning", "difference_interval", "block", "rank_metric", "unproven", "damaged",
+    "tuning", "difference_interval", "block", "rank_metric", "unproven", "damaged", "seconds",
 })  # fmt: skip
 
 
@@ -76,12 +76,15 @@ class Comparison:
         blocks: Sequence[Block],
         against: str | None = None,
         unfinished: Mapping[str, Mapping[str, Sequence[int]]] | None = None,
+        times: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
         self.blocks = list(blocks)
         self.against = against
         """the label that the others are compared with; None stands for the best"""
         self.unfinished = dict(unfinished or {})
         """folder -> label -> seeds that its last run was to do, and that have no result"""
+        self.times = dict(times or {})
+        """folder -> what the seconds of all processes of its last run were spent on"""
 
     @property
     def rows(self) -> list[Row]:
@@ -109,6 +112,7 @@ class Comparison:
             "rank_metric": next((row.rank_metric for row in self.rows if row.rank_metric), None),
             "against": self.against,
             "unfinished": self.unfinished,
+            "times": self.times,
             "rows": [row.record() for row in self.rows],
             "blocks": [{name: getattr(block, name) for name in Facts.__dataclass_fields__} for block in self.blocks],
             "fingerprints": self.blocks[0].fingerprints,
@@ -197,7 +201,8 @@ def compare(
             )
         )
     missing = {str(path): unfinished(path, (result for _, result in cells)) for path, cells in read.items()}
-    return Comparison(blocks, against, {folder: labels for folder, labels in missing.items() if labels})
+    times = {str(path): run_times(path) for path in read}
+    return Comparison(blocks, against, {folder: labels for folder, labels in missing.items() if labels}, times)
 
 
 def in_order(block: Iterable[Evidence], column: str) -> list[Evidence]:

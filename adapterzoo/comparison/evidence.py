@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -106,6 +106,7 @@ def _row(label: str, results: Sequence[Result], unproven: list[str]) -> Row:
         damaged=[],
         examples=None,
         tune_seconds=tune_seconds,
+        seconds=_mean_seconds([result.seconds for result in done]),
         total_seconds=seconds + (tune_seconds or 0.0),
         adjusted=_texts(first.findings.get("adjusted")),
         environment={name: first.environment.get(name) for name in ("packages", "device")} | hardware(first),
@@ -120,6 +121,11 @@ def _tune_seconds(tunings: Sequence[Tuning]) -> float | None:
         trials for i, one in enumerate(tunings) if (trials := one["trials"]) not in [t["trials"] for t in tunings[:i]]
     ]
     return sum(trial["seconds"] for one in trials for trial in one) if trials else None
+
+
+def _mean_seconds(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for seconds in found for name in seconds)
+    return {name: fmean(seconds.get(name, 0.0) for seconds in found) for name in names}
 
 
 def _texts(found: Any) -> dict[str, str]:

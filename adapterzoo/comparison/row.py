@@ -58,6 +58,8 @@ class Row:
     adapter_bytes: int
     train_seconds: float | None
     evaluate_seconds: float | None
+    seconds: dict[str, float]
+    """what was done -> how long that took, mean over the seeds"""
     answer_seconds: float | None
     """that one answer took"""
     tune_seconds: float | None

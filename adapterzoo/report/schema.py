@@ -16,6 +16,11 @@ def schema() -> dict[str, Any]:
         "schema": {"const": SCHEMA, "description": "raised when a field changes its meaning or goes"},
         "rank_metric": {"type": ["string", "null"], "description": "the metric that differences and ties are of"},
         "against": {"type": ["string", "null"], "description": "the row that others are compared with; null: the best"},
+        "times": {
+            "type": "object",
+            "description": "folder -> what the seconds of all processes of its last run were spent on",
+            "additionalProperties": {"type": "object", "additionalProperties": {"type": "number"}},
+        },
         "unfinished": {
             "type": "object",
             "description": "folder -> label -> seeds that its last run was to do, and that have no result",
