@@ -51,9 +51,8 @@ def write_job(recipe: Path, overrides: Sequence[str], path: Path) -> None:
     steps = checked.train.steps or 0
 
     def plain(rows: Sequence[Any]) -> list[dict[str, str]]:
-        return [
-            {"system": checked.data.system or "", "question": row.prompt, "answer": row.completion.strip()} for row in rows
-        ]
+        system = checked.data.system or ""
+        return [{"system": system, "question": row.prompt, "answer": row.completion.strip()} for row in rows]
 
     job = {
         "model": model_files.locate(checked.model.name),
@@ -119,7 +118,7 @@ def contenders(recipe: Path, overrides: Sequence[str], job: Path) -> dict[str, C
     sets = [part for override in overrides for part in ("--set", override)]
     methods = [part for method in METHODS for part in ("-m", method)]
     # The scripts measure neither examples in the prompt nor general text.
-    alike = ["--set", "evaluate.shots=0", "--set", "evaluate.metrics=[exact_match, loss]"]
+    alike = ["--set", "evaluate.shots=0", "--set", "evaluate.general_text=null"]
 
     def zoo(*options: str) -> Callable[[Path], None]:
         def work(out: Path) -> None:
@@ -146,7 +145,8 @@ def table(rounds: Sequence[Round]) -> str:
     """Return the rounds as a markdown table: medians, and ratios to adapterzoo with their spread."""
     names = list(dict.fromkeys(one.contender for one in rounds))
     times = {name: [one.seconds for one in rounds if one.contender == name] for name in names}
-    lines = ["| contender | seconds | CPU seconds | largest process | times adapterzoo's |", "| --- | --- | --- | --- | --- |"]
+    titles = ("contender", "seconds", "CPU seconds", "largest process", "times adapterzoo's")
+    lines = [f"| {' | '.join(titles)} |", "| --- " * len(titles) + "|"]
     for name in names:
         mine = [one for one in rounds if one.contender == name]
         ratios = [other / own for other, own in zip(times[name], times[names[0]], strict=False)]
@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("rows", choices=sorted(RECIPES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", action="append", default=[], help="begins like the name of a contender (repeatable)")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], help="of the recipe, like train.steps=20")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], help="like train.steps=20")
     parser.add_argument("--out", type=Path, default=Path("bench-out"))
     given = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"

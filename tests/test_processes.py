@@ -205,7 +205,7 @@ def test_where_the_time_went_is_told_and_kept(
         (times,) = table["times"].values()
         assert {"preparing", "loading", "wrapping", "training", "saving", "measuring", "waiting"} <= set(times)
         lora = next(row for row in table["rows"] if row["label"] == "lora")
-        assert lora["seconds"]["training"] == pytest.approx(lora["train_seconds"], rel=0.5)
+        assert lora["seconds"]["training"] >= lora["train_seconds"] * 0.99
         assert sum(row["seconds"].get("measuring", 0.0) for row in table["rows"]) == pytest.approx(
             times["measuring"], abs=0.1
         )
