@@ -92,9 +92,9 @@ def finish(process: subprocess.Popen[bytes], log: Path) -> None:
         sys.exit(f"{' '.join(map(str, process.args))} failed; see {log}")  # type: ignore[arg-type]
 
 
-def one_by_one(script: str, options: Sequence[str], job: Path, out: Path, at_once: int) -> None:
+def one_by_one(script: str, methods: Sequence[str], options: Sequence[str], job: Path, out: Path, at_once: int) -> None:
     """Run a script for each method, so many at a time; two or more each pinned to a core of its own."""
-    waiting, running = list(METHODS), dict[int, tuple[subprocess.Popen[bytes], Path]]()
+    waiting, running = list(methods), dict[int, tuple[subprocess.Popen[bytes], Path]]()
     while waiting or running:
         for core in range(at_once):
             if core not in running and waiting:
@@ -113,23 +113,25 @@ def one_by_one(script: str, options: Sequence[str], job: Path, out: Path, at_onc
         time.sleep(0.1)
 
 
-def contenders(recipe: Path, overrides: Sequence[str], job: Path) -> dict[str, Callable[[Path], None]]:
+def contenders(
+    recipe: Path, methods: Sequence[str], overrides: Sequence[str], job: Path
+) -> dict[str, Callable[[Path], None]]:
     """Return how each contender does all methods, into a folder; adapterzoo comes first."""
     sets = [part for override in overrides for part in ("--set", override)]
-    methods = [part for method in METHODS for part in ("-m", method)]
+    chosen = [part for method in methods for part in ("-m", method)]
     # The scripts measure neither examples in the prompt nor general text.
     alike = ["--set", "evaluate.shots=0", "--set", "evaluate.general_text=null"]
 
     def zoo(*options: str) -> Callable[[Path], None]:
         def work(out: Path) -> None:
-            command = [sys.executable, "-m", "adapterzoo", "run", str(recipe), *methods, *sets, *alike, *options]
+            command = [sys.executable, "-m", "adapterzoo", "run", str(recipe), *chosen, *sets, *alike, *options]
             out.mkdir(parents=True)
             finish(run([*command, "--out", str(out / "run")], out / "log.txt"), out / "log.txt")
 
         return work
 
     def script(name: str, *options: str, at_once: int = 1) -> Callable[[Path], None]:
-        return lambda out: one_by_one(name, options, job, out, at_once)
+        return lambda out: one_by_one(name, methods, options, job, out, at_once)
 
     return {
         "adapterzoo": zoo(),
@@ -163,6 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", choices=sorted(RECIPES))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("-m", "--method", dest="methods", action="append", default=[], help="only this (repeatable)")
     parser.add_argument("--only", action="append", default=[], help="begins like the name of a contender (repeatable)")
     parser.add_argument("--set", dest="overrides", action="append", default=[], help="like train.steps=20")
     parser.add_argument("--out", type=Path, default=Path("bench-out"))
@@ -171,7 +174,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     job = given.out / f"{given.rows}.json"
     write_job(RECIPES[given.rows], given.overrides, job)
-    every = contenders(RECIPES[given.rows], given.overrides, job)
+    every = contenders(RECIPES[given.rows], given.methods or METHODS, given.overrides, job)
     chosen = {name: work for name, work in every.items() if not given.only or name.startswith(tuple(given.only))}
     rounds: list[Round] = []
     for number in range(given.rounds):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import torch
 from common import arguments, evaluate, load, messages, peft_config
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
@@ -26,6 +27,7 @@ trainer = SFTTrainer(
         warmup_steps=job["warmup"],
         max_length=job["max_length"],
         bf16=True,
+        use_cpu=not torch.cuda.is_available(),
         report_to="none",
         save_strategy="no",
         seed=0,
