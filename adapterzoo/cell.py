@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from adapterzoo.evaluate import Evaluation
     from adapterzoo.prepare import Prepared
     from adapterzoo.progress import Watch
+    from adapterzoo.tokens.batches import Tokens
     from adapterzoo.tokens.shared_prefix import SharedPrefix
     from adapterzoo.train import Trained
 
@@ -76,19 +77,36 @@ def shared_prefix(
 
     from adapterzoo.tokens.shared_prefix import SharedPrefix, why_not
 
-    encoded, train = prepared.encoded, prepared.recipe.train
-    rows = [example.tokens for example in encoded.train[: train.batch_size]]
-    sharing = SharedPrefix.of(model)
-    if train.share_prefix == "never" or encoded.packs or not sharing.pays(rows):
+    train = prepared.recipe.train
+    if train.share_prefix == "never":
         return None
-    reason = "the method does not treat each token by itself"
+    sharing, rows = SharedPrefix.of(model), _tried_rows(prepared)
+    reason: str | None = "the method does not treat each token by itself"
     if token_wise:
         with torch.random.fork_rng():
-            reason = why_not(model, rows, encoded.pad_id, cell.base) or ""
-    if reason:
+            reason = why_not(model, rows, prepared.encoded.pad_id, cell.base, _longest(prepared))
+    if reason is None:
+        return sharing
+    if sharing.pays(rows):
         watch.say(f"{cell.label}: what rows have in common is computed for each of them: {reason}")
-        return None
-    return sharing
+    return None
+
+
+def _tried_rows(prepared: Prepared) -> list[Tokens]:
+    """Return a batch of training rows, with the longest ones of training and test."""
+    encoded = prepared.encoded
+    rows = [example.tokens for example in encoded.train[: prepared.recipe.train.batch_size]]
+    longest = [max((e.tokens for e in part), key=lambda row: len(row[0])) for part in (encoded.train, encoded.test)]
+    return [*longest, *rows[: max(1, len(rows) - len(longest))]]
+
+
+def _longest(prepared: Prepared) -> int:
+    """Return how many tokens a prompt with its answer comes to at most."""
+    encoded, wanted = prepared.encoded, prepared.recipe.evaluate.max_new_tokens
+    examples = [*encoded.train, *encoded.validation, *encoded.test]
+    answer = max(len(example.completion) for example in examples)
+    prompt = max(map(len, [*(example.prompt for example in examples), *prepared.shots]))
+    return prompt + max(answer, 0 if wanted == "auto" else wanted)
 
 
 def train(prepared: Prepared, cell: Cell, adapted: Adapted, folder: Path, watch: Watch) -> Trained:
@@ -98,12 +116,12 @@ def train(prepared: Prepared, cell: Cell, adapted: Adapted, folder: Path, watch:
         folder: for checkpoints.
     """
     from adapterzoo import train
-    from adapterzoo.tokens.shared_prefix import drops_out
+    from adapterzoo.tokens.shared_prefix import why_not_trained
 
     method, options, context = adapted.method, adapted.options, adapted.context
     sharing = adapted.sharing
-    if sharing is not None and drops_out(adapted.model):
-        watch.say(f"{cell.label}: in training, what rows have in common is computed for each of them: it uses dropout")
+    if sharing is not None and (reason := why_not_trained(adapted.model, prepared.recipe.train.arguments)):
+        watch.say(f"{cell.label}: in training, what rows have in common is computed for each of them: {reason}")
         sharing = None
     watch.phase("training")
     return train.train(

@@ -19,7 +19,8 @@ def generate(
     model: nn.Module, encoded: Encoded, prompts: Sequence[list[int]], batch_size: int, max_new_tokens: int
 ) -> list[str]:
     """Return the greedy answer to each prompt as text; see :func:`greedy`."""
-    return [decoded(ids, encoded) for ids in greedy(model, encoded, prompts, batch_size, max_new_tokens)]
+    limits = [max_new_tokens] * len(prompts)
+    return [decoded(ids, encoded) for ids in greedy(model, encoded, prompts, batch_size, limits)]
 
 
 def decoded(ids: Sequence[int], encoded: Encoded) -> str:
@@ -33,7 +34,7 @@ def greedy(
     encoded: Encoded,
     prompts: Sequence[list[int]],
     batch_size: int,
-    max_new_tokens: int,
+    limits: Sequence[int],
     sharing: SharedPrefix | None = None,
 ) -> list[list[int]]:
     """Return the token ids of the greedy answer to each prompt; what follows an end token means nothing.
@@ -43,7 +44,7 @@ def greedy(
         encoded: whose tokenizer the prompts are of.
         prompts: token ids.
         batch_size: prompts at a time, at most.
-        max_new_tokens: of an answer.
+        limits: how many tokens each answer may have.
         sharing: given where tokens that all prompts begin with may go through the model once.
     """
     import torch
@@ -53,22 +54,24 @@ def greedy(
     with torch.no_grad(), _no_generation_defaults(model):
         beginning = None if sharing is None or not prompts else _Beginning(model, prompts)
         for indices in in_batches([len(prompt) for prompt in prompts], batch_size):
-            group = [prompts[i] for i in indices]
+            group, allowed = [prompts[i] for i in indices], [limits[i] for i in indices]
             if beginning is None:
-                found = _by_transformers(model, encoded, group, max_new_tokens)
+                found = _by_transformers(model, encoded, group, allowed)
             else:
-                found = beginning.answers(group, encoded, max_new_tokens)
+                found = beginning.answers(group, encoded, allowed)
             for i, ids in zip(indices, found, strict=True):
                 answers[i] = ids
     return answers
 
 
-def _by_transformers(model: Any, encoded: Encoded, prompts: Sequence[list[int]], limit: int) -> list[list[int]]:
+def _by_transformers(
+    model: Any, encoded: Encoded, prompts: Sequence[list[int]], limits: Sequence[int]
+) -> list[list[int]]:
     """Return the answers of one padded batch, by the model's own ``generate``."""
     from transformers import GenerationConfig
 
     settings = GenerationConfig(
-        max_new_tokens=limit,
+        max_new_tokens=max(limits),
         do_sample=False,
         num_beams=1,
         use_cache=True,
@@ -78,8 +81,8 @@ def _by_transformers(model: Any, encoded: Encoded, prompts: Sequence[list[int]],
     batch = pad_batch([asked(prompt) for prompt in prompts], encoded.pad_id)
     inputs = to_device({name: batch[name] for name in ("input_ids", "attention_mask")}, model)
     output = model.generate(**inputs, generation_config=settings)
-    answers: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()
-    return answers
+    answers = output[:, inputs["input_ids"].shape[1] :].tolist()
+    return [answer[:limit] for answer, limit in zip(answers, limits, strict=True)]
 
 
 class _Beginning:
@@ -96,8 +99,8 @@ class _Beginning:
             ids = to_device({"input_ids": torch.tensor([prompts[0][: self.length]])}, model)
             model(**ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
 
-    def answers(self, prompts: Sequence[list[int]], encoded: Encoded, limit: int) -> list[list[int]]:
-        """Return the greedy answers of one batch; a row that has ended leaves it."""
+    def answers(self, prompts: Sequence[list[int]], encoded: Encoded, limits: Sequence[int]) -> list[list[int]]:
+        """Return the greedy answers of one batch; a row that has ended, or has all its tokens, leaves it."""
         import torch
 
         found: list[list[int]] = [[] for _ in prompts]
@@ -109,7 +112,7 @@ class _Beginning:
         cache = copy.deepcopy(self.cache)
         if self.length:
             cache.batch_repeat_interleave(len(rows))
-        for _ in range(limit):
+        while True:
             logits = self.model(
                 input_ids=ids,
                 attention_mask=seen,
@@ -121,9 +124,13 @@ class _Beginning:
             chosen = logits.argmax(dim=1)
             for row, token in zip(rows, chosen.tolist(), strict=True):
                 found[row].append(token)
-            going_on = [at for at, row in enumerate(rows) if found[row][-1] not in encoded.end_ids]
+            going_on = [
+                at
+                for at, row in enumerate(rows)
+                if len(found[row]) < limits[row] and found[row][-1] not in encoded.end_ids
+            ]
             if not going_on:
-                break
+                return found
             if len(going_on) < len(rows):
                 kept = torch.tensor(going_on, device=ids.device)
                 cache.batch_select_indices(kept)
@@ -131,7 +138,6 @@ class _Beginning:
                 rows = [rows[at] for at in going_on]
             ids, positions = chosen[:, None], positions[:, -1:] + 1
             seen = torch.cat([seen, seen.new_ones(len(rows), 1)], dim=1)
-        return found
 
 
 @contextmanager

@@ -51,7 +51,7 @@ class Process:
         try:
             while self._messages.poll():
                 yield self._messages.recv()
-        except EOFError:  # it has ended
+        except (EOFError, OSError):  # it has ended, in the middle of a message perhaps
             return
 
     @property
@@ -63,7 +63,7 @@ class Process:
         """Return why a process that has ended came to no good end; None where it did."""
         code = self._process.exitcode or 0
         if code < 0:
-            name = signal.Signals(-code).name
+            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
             cause = " (out of memory, or killed by hand)" if -code == signal.SIGKILL else ""
             return f"its process was ended by {name}{cause}"
         return f"its process ended with exit code {code}" if code else None
@@ -114,6 +114,8 @@ def _main(work: Callable[[Send], None], messages: Connection, output: int, threa
     faulthandler.enable(sys.stderr)
     set_threads(threads)
     work(messages.send)
+    sys.stdout.flush()
+    os._exit(0)  # not waiting for threads that a plugin or a logger has left
 
 
 def _end_with_parent() -> None:

@@ -81,6 +81,8 @@ class Result:
     seconds: dict[str, float] = field(default_factory=dict)
     """what was done -> how long that took in the run that finished the cell: tuning, wrapping, training, saving,
     measuring, general text"""
+    shared_prefix: bool | None = None
+    """whether what rows begin with could go through the model once; None where that is not known"""
     answer_seconds: float | None = None
     """that an answer to a test question took, on average"""
     tokens_per_second: float | None = None

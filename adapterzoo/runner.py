@@ -113,8 +113,8 @@ class _Runner:
         """whether a base was loaded, or tried to be"""
         self.bases: dict[str, Base | Exception] = {}
         """what is loaded, or why it cannot be, by quantization"""
-        self.general: dict[str, list[Likelihood]] = {}
-        """how likely the general text is to each base, by its quantization"""
+        self.general: dict[str, list[Likelihood] | AdapterzooError] = {}
+        """how likely the general text is to each base, or why that is not known, by its quantization"""
         self.tunings: dict[str, Tuning | AdapterzooError] = {
             label: result.tuning for (label, _), result in self.kept.items() if result.tuning
         }
@@ -195,6 +195,7 @@ class _Here(_Runner):
         kept = self.store.threads()
         self.worker.threads = sharing.known_threads(self.recipe.threads, "auto", kept) or sharing.cores()
         processes.set_threads(self.worker.threads)
+        self.store.keep_threads(self.worker.threads)
         for cell in self.todo:
             base = self.bases.get(cell.base)
             if base is None:
@@ -212,11 +213,9 @@ class _Here(_Runner):
                 with self.clock("general text"):
                     self.general[cell.base] = self._measure_general(base)
         except Exception as error:
-            return self.worker.fail(self.worker.begin(cell), reason(error), "")
-        watch = _Told(self, cell)
-        return self.worker.do(
-            cell, base, watch, tuning=self.tunings.get(cell.label), general=self.general.get(cell.base)
-        )
+            return self.worker.fail(self.worker.begin(cell), reason(error), "", keep_checkpoints=True)
+        tuning, general = self.tunings.get(cell.label), self.general.get(cell.base)
+        return self.worker.do(cell, base, _Told(self, cell), tuning=tuning, general=general)
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,6 +237,8 @@ class _InProcesses(_Runner):
     def __init__(self, worker: Worker, reporter: Reporter, clock: Stopwatch, fresh: bool) -> None:
         super().__init__(worker, reporter, clock)
         self.fresh = fresh
+        self.bytes: dict[str, int] = {}
+        """of each base that was loaded, by its quantization"""
         self.running: dict[Process, _Task] = {}
 
     def do(self) -> None:
@@ -284,7 +285,7 @@ class _InProcesses(_Runner):
             with self.clock("probing"):
                 share = sharing.probe(self.prepared, cells, base, jobs, len(self.todo), self.reporter.say)
         self.store.keep_threads(share.threads)
-        self.worker.threads = share.threads
+        self.worker.threads, self.worker.jobs = share.threads, share.jobs
         return share
 
     def _next(self) -> _Task | None:
@@ -308,11 +309,10 @@ class _InProcesses(_Runner):
         return not (cell.ranges and cell.label in busy and cell.label not in self.tunings)
 
     def _room_for_another(self) -> bool:
-        """Whether a second base can be loaded beside the ones that are."""
+        """Whether a second base can be loaded beside those that are at work."""
         from adapterzoo.memory import available
 
-        held = [base.bytes for base in self.bases.values() if not isinstance(base, Exception)]
-        return available() > 2 * max(held, default=0)
+        return available() > 2 * max(self.bytes.values(), default=0)
 
     def _begin(self, task: _Task, threads: int) -> None:
         base = self.bases.get(task.base) or self._load(task.base)
@@ -321,8 +321,11 @@ class _InProcesses(_Runner):
             self.reporter.start(cell.label, cell.seed)
         if isinstance(base, Exception):
             if cell is not None:
-                self._finish(self.worker.fail(self.worker.begin(cell), reason(base), ""))
+                self._finish(self.worker.fail(self.worker.begin(cell), reason(base), "", keep_checkpoints=True))
         else:
+            self.bytes[task.base] = base.bytes
+            if cell is not None:  # what is there afterwards is of this process
+                (self.store.cell(cell.label, cell.seed) / RESULT).unlink(missing_ok=True)
             self.running[Process(lambda send: self._work(task, base, send), threads)] = task
         if not any(other.base == task.base for other in self.waiting):
             del self.bases[task.base]  # the processes have their own
@@ -355,16 +358,17 @@ class _InProcesses(_Runner):
         why = process.failure()
         if task.cell is None:
             if task.base not in self.general:
-                self.bases[task.base] = AdapterzooError(f"the general text could not be measured: {why}")
+                what = f"the general text could not be measured: {why or 'its process sent nothing'}"
+                self.general[task.base] = AdapterzooError(what)
+                self.reporter.say(f"{what}\n{process.output()}")
             return
         path = self.store.cell(task.cell.label, task.cell.seed) / RESULT
-        if why is None and not path.is_file():
-            why = "its process ended before the cell did"
-        if why is not None:
+        if path.is_file():
+            result = read_result(path)
+        else:
+            why = why or "its process ended before the cell did"
             failed = self.worker.begin(task.cell)
             result = self.worker.fail(failed, why, process.output(), keep_checkpoints=True)
-        else:
-            result = read_result(path)
         self._finish(result)
 
 

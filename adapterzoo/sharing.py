@@ -75,17 +75,19 @@ def probe(
     if cell is None or prepared.steps * total < MIN_STEPS_TO_PROBE:
         return shared(1, jobs, total)
     tried: list[tuple[float, Sharing]] = []
-    threads = cores()
+    threads, memory, room = cores(), 0, available() * SHARE_OF_MEMORY
     while threads >= 1:
         sharing = shared(threads, jobs, total)
-        rate, memory = _try(prepared, cell, base, sharing)
-        if jobs == "auto" and memory * sharing.jobs > (room := available() * SHARE_OF_MEMORY):
+        if jobs == "auto" and memory * sharing.jobs > room:
             sharing = Sharing(max(1, int(room // memory)), threads)
-            rate = rate * sharing.jobs / shared(threads, jobs, total).jobs
+        rate, memory = _try(prepared, cell, base, sharing)
         tried.append((rate, sharing))
         if rate < max(rate for rate, _ in tried):  # more, smaller shares only get slower from here on
             break
         threads //= 2
+    if not any(rate for rate, _ in tried):
+        say(f"one thread each: no probe of '{cell.label}' came to its end")
+        return shared(1, jobs, total)
     best = max(tried, key=lambda one: one[0])[1]
     found = ", ".join(f"{sharing}: {rate:.0f}" for rate, sharing in tried)
     say(f"{best} at a time (a probe of '{cell.label}', trainings an hour: {found})")
@@ -122,7 +124,7 @@ def _steps(prepared: Prepared, cell: Cell, base: Any, send: Send) -> None:
     """Train some steps; send how many seconds the last one took, and the bytes that were added to its parent's."""
     import psutil
 
-    from adapterzoo.tokens.shared_prefix import drops_out
+    from adapterzoo.tokens.shared_prefix import why_not_trained
     from adapterzoo.train import train
 
     times: list[float] = []
@@ -139,7 +141,7 @@ def _steps(prepared: Prepared, cell: Cell, base: Any, send: Send) -> None:
             learning_rate=cell.learning_rate or 0.0,
             seed=cell.seed,
             folder=Path(folder),
-            sharing=None if drops_out(adapted.model) else adapted.sharing,
+            sharing=None if why_not_trained(adapted.model, settings.arguments) else adapted.sharing,
             on_step=lambda *_: times.append(time.perf_counter()),
         )
     send((times[-1] - times[-2], max(peak.bytes - before, 1)))

@@ -40,6 +40,8 @@ class Worker:
         self.store = store
         self.threads = 1
         """that each cell has"""
+        self.jobs = 1
+        """cells at a time"""
         self._common: dict[str, Any] = {
             "fingerprints": {"recipe": recipe_hash, **prepared.fingerprints},
             "recipe": store.identity,
@@ -53,7 +55,7 @@ class Worker:
         watch: Watch,
         *,
         tuning: Tuning | AdapterzooError | None = None,
-        general: Sequence[Likelihood] | None = None,
+        general: Sequence[Likelihood] | AdapterzooError | None = None,
     ) -> Result:
         """Do a cell and write it down.
 
@@ -62,7 +64,7 @@ class Worker:
             base: the model with the cell's quantization; lent, and given back as it was.
             watch: is told how it goes.
             tuning: what was chosen for the cell's label, or why nothing was; None where that is to be found out.
-            general: how likely general text is to the base, where the recipe wants that.
+            general: how likely general text is to the base, where the recipe wants that, or why it is not known.
         """
         from adapterzoo.memory import PeakMemory
 
@@ -71,6 +73,8 @@ class Worker:
         predictions: list[Prediction] = []
         paragraphs: list[dict[str, float]] = []
         try:
+            if cell.method and isinstance(general, AdapterzooError):
+                raise general
             with clock("tuning"):
                 cell = self._tuned(cell, base, result, watch, tuning)
             folder = self.store.clear(cell.label, cell.seed, self._depends_on(cell))
@@ -81,6 +85,7 @@ class Worker:
                         trained, sharing = self._train(cell, model, result, folder, watch, clock)
                     else:
                         trained, sharing = model, shared_prefix(self.prepared, cell, model, watch)
+                    result.shared_prefix = sharing is not None
                     with clock("measuring"):
                         predictions = self._measure(cell, trained, sharing, result, watch)
                 result.peak_memory_bytes = peak.bytes
@@ -96,7 +101,7 @@ class Worker:
 
     def begin(self, cell: Cell) -> Result:
         """Return the result of a cell of which nothing was done yet."""
-        environment = {**self._common["environment"], "threads": self.threads}
+        environment = {**self._common["environment"], "threads": self.threads, "jobs": self.jobs}
         return Result(
             label=cell.label,
             method=cell.method,
@@ -188,11 +193,11 @@ class Worker:
         return predictions
 
     def _forgotten(
-        self, cell: Cell, model: nn.Module, result: Result, before: Sequence[Likelihood] | None
+        self, cell: Cell, model: nn.Module, result: Result, before: Sequence[Likelihood] | AdapterzooError | None
     ) -> list[dict[str, float]]:
         """Return what became of general text, a line each paragraph."""
         general = self.prepared.general
-        if general is None or before is None or cell.method is None:
+        if general is None or before is None or isinstance(before, AdapterzooError) or cell.method is None:
             return []
         change, paragraphs = general.change(before, general.measure(model))
         result.metrics[FORGETTING] = change

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cells import Bench
@@ -101,3 +102,30 @@ def test_answers_that_begin_as_the_right_one_are_those_of_generate(
             assert [prediction.prediction for prediction in found.predictions] == expected
     right = [prediction.scores["exact_match"] for prediction in found.predictions]
     assert limit == 3 or 0 < sum(right) < len(right)
+
+
+def test_a_model_that_reads_the_right_answer_is_not_believed(write_recipe: Callable[..., Path]) -> None:
+    """One that looks at the next token agrees with every answer, and generates none of them."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from adapterzoo.evaluate import evaluate
+    from adapterzoo.tokens.shared_prefix import SharedPrefix
+
+    bench = Bench(write_recipe("lora"), "evaluate.batch_size=4")
+    loaded = bench.load("none")
+    with loaded.lend() as model:
+        answer = model.forward
+
+        def peeks(input_ids: Any, logits_to_keep: Any = 0, **arguments: Any) -> Any:
+            made = answer(input_ids=input_ids, logits_to_keep=0, **arguments)
+            logits = made.logits.clone()
+            following = torch.nn.functional.one_hot(input_ids[:, 1:], logits.shape[-1])
+            logits[:, :-1] += 100.0 * following
+            part = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            return SimpleNamespace(logits=logits[:, part], past_key_values=made.past_key_values)
+
+        model.forward = peeks
+        found = evaluate(model, bench.prepared.encoded, bench.recipe.evaluate, part="train", sharing=SharedPrefix(10.0))
+    assert found.metrics["exact_match"] == 0.0

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,19 @@ def test_how_many_run_at_a_time_changes_no_bit(
         assert found.keys() == first.keys()
         for name, tensors in found.items():
             assert_same(tensors, first[name])
+
+
+def leaves_a_thread(*_: object) -> list[Any]:
+    threading.Thread(target=time.sleep, args=(3600,)).start()
+    return []
+
+
+def test_a_thread_that_a_method_leaves_does_not_keep_the_run(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(type(registry()["ia3"]), "callbacks", leaves_a_thread)
+    assert adapterzoo("run", write_recipe("ia3"), *QUIET, "--out", tmp_path / "o").exit_code == 0
 
 
 def crashes(*_: object) -> None:

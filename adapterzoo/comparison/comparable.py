@@ -20,7 +20,7 @@ APART = ("budget", "tune")
 # Packages that change no number either: what the data holds is compared itself.
 READERS = ("datasets",)
 # What changes what a row costs, and no score.
-HARDWARE = ("processor", "cores", "threads", "platform")
+HARDWARE = ("processor", "cores", "threads", "jobs", "platform")
 
 
 def made_of(result: Result) -> dict[str, Any]:

@@ -7,7 +7,7 @@ that it would see in a padded batch: chat template and system prompt, often most
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 ATTENTION_COST = 4.0
 # How far logits may be from a padded batch's, as a share of their spread: only rounding is another.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.02}
+# Of a configuration: how far back a layer sees, and what drops out in attention.
+WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
+DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
+LENGTH_DEPENDENT_ROPES = {"longrope", "dynamic"}
+# Of the trainer's arguments, those by which a row's loss is no longer that of its own tokens alone.
+ON_WHOLE_ROWS = ("label_smoothing_factor", "neftune_noise_alpha")
 
 
 @dataclass(frozen=True)
@@ -108,52 +114,82 @@ def for_model(batch: dict[str, Any], model: Any) -> dict[str, Any]:
     return {**arguments, "attention_mask": hidden, "use_cache": False}
 
 
-def why_not(model: nn.Module, rows: Sequence[Tokens], pad_id: int, quantization: str) -> str | None:
+def why_not(
+    model: nn.Module, rows: Sequence[Tokens], pad_id: int, quantization: str, longest: int | None = None
+) -> str | None:
     """Return why a model cannot have its rows joined; None where its answers are the same, but for rounding.
 
     Args:
         model: in whatever state.
-        rows: some that it is to be trained or measured on.
+        rows: some that it is to be trained or measured on, the longest among them.
         pad_id: of the tokenizer.
         quantization: of the base.
+        longest: how many tokens a row with its answer comes to at most; by default the longest of the rows.
     """
     import torch
 
     if quantization == "int8":
         return "an int8 layer chooses by the whole batch which columns it rounds"
-    config: Any = model.config
-    if getattr(config.get_text_config(), "output_router_logits", False):
-        return "its router's loss is one of the whole batch"
+    longest = longest or max(len(ids) for ids, _ in rows)
+    if reason := _why_not_by_its_configuration(model, longest):
+        return reason
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            padded = _learned_logits(model, pad_batch(rows, pad_id))
-            joined = _learned_logits(model, joined_batch(rows))
+            loss, padded = _answered(model, pad_batch(rows, pad_id))
+            joined_loss, joined = _answered(model, joined_batch(rows))
             whole, continued = _last_logits(model, rows[0][0])
     except Exception:  # an architecture that takes no such mask, or another cache, may raise anything
         return "its architecture takes no mask of its own for each position, or no cache that is filled beforehand"
     finally:
         model.train(training)
     dtype = str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
-    gap = max(
-        ((one - other).abs().mean() / other.std()).item() for one, other in ((joined, padded), (continued, whole))
-    )
+    pairs = ((joined, padded), (continued, whole))
+    gap = max(((one - other).abs().mean() / other.std()).item() for one, other in pairs)
+    gap = max(gap, abs(joined_loss - loss) / max(loss, 1.0))
     if not gap <= TOLERANCE.get(dtype, 0.0):
         return f"its logits would differ by {gap:.2g} of their spread"
     return None
 
 
-def drops_out(model: nn.Module) -> bool:
-    """Whether a model draws random numbers while it is trained, which fall otherwise on joined rows."""
+def _why_not_by_its_configuration(model: Any, longest: int) -> str | None:
+    """Return what in a model's configuration goes by the place in a sequence, or by the whole batch."""
+    config = model.config.get_text_config()
+    if getattr(config, "output_router_logits", False):
+        return "its router's loss is one of the whole batch"
+    for name in WINDOWS:
+        window = getattr(config, name, None)
+        # A window counts places in the sequence, and in one of joined rows other rows are between.
+        if isinstance(window, int) and (window < longest or name == "window_size"):
+            return f"a layer sees the last {window} tokens, and rows have up to {longest}"
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = {str(one) for part in (rope, *_parts(rope)) for one in (part.get("rope_type"), part.get("type"))}
+    if kinds & LENGTH_DEPENDENT_ROPES:
+        return "its positions depend on how long the sequence is"
+    return None
+
+
+def _parts(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    return [value for value in settings.values() if isinstance(value, dict)]
+
+
+def why_not_trained(model: nn.Module, arguments: Mapping[str, Any]) -> str | None:
+    """Return why rows cannot be joined in training though they can in measuring; None where they can.
+
+    Args:
+        model: with its adapter.
+        arguments: more arguments of the trainer.
+    """
     from torch.nn.modules.dropout import _DropoutNd
 
     config: Any = model.config
     text = config.get_text_config()
-    of_attention = any(
-        getattr(text, name, 0.0) for name in ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
-    )
-    return bool(of_attention) or any(isinstance(module, _DropoutNd) and module.p > 0 for module in model.modules())
+    dropout = any(getattr(text, name, 0.0) for name in DROPOUTS)
+    if dropout or any(isinstance(module, _DropoutNd) and module.p > 0 for module in model.modules()):
+        return "it uses dropout, whose random numbers would fall otherwise"
+    changed = [name for name in ON_WHOLE_ROWS if arguments.get(name)]
+    return f"{changed[0]} is made for padded rows" if changed else None
 
 
 def learned_logits(logits: torch.Tensor, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -181,8 +217,9 @@ def _last_logits(model: Any, ids: Sequence[int]) -> tuple[torch.Tensor, torch.Te
     return model(input_ids=row, use_cache=False).logits[0, -1].float(), continued[0, -1].float()
 
 
-def _learned_logits(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+def _answered(model: Any, batch: dict[str, Any]) -> tuple[float, torch.Tensor]:
+    """Return a batch's loss and the logits that predict its learned tokens."""
     where = next(model.parameters()).device
     batch = {name: value.to(where) if hasattr(value, "to") else value for name, value in batch.items()}
-    answered = model(**{name: value for name, value in for_model(batch, model).items() if not name.endswith("labels")})
-    return learned_logits(answered.logits, batch)[0].float()
+    answered = model(**for_model(batch, model))
+    return answered.loss.item(), learned_logits(answered.logits, batch)[0].float()

@@ -18,11 +18,11 @@ from adapterzoo.tokens.batches import Tokens, pad_batch
 from adapterzoo.tokens.shared_prefix import (
     SharedPrefix,
     common_prefix,
-    drops_out,
     for_model,
     joined_batch,
     learned_logits,
     why_not,
+    why_not_trained,
 )
 
 SIZES: dict[str, Any] = {
@@ -99,14 +99,32 @@ def test_models_whose_rows_cannot_be_joined_are_told() -> None:
     assert why_not(made("mamba", state_size=4), rows(8), 0, "none"), "a recurrent layer sees the row before"
 
 
-def test_a_window_that_is_shorter_than_rows_is_no_place_for_a_mask_of_ours() -> None:
-    assert why_not(made("mistral", sliding_window=4), rows(8), 0, "none")
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("mistral", {"sliding_window": 14}),
+        ("gemma2", {"sliding_window": 14}),
+        ("gpt_neo", {"attention_types": [[["local", "global"], 1]], "num_layers": 2, "window_size": 60}),
+        ("phi3", {"rope_parameters": {
+            "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4,
+            "original_max_position_embeddings": 32,
+        }}),
+    ],
+)  # fmt: skip
+def test_what_goes_by_the_place_in_a_sequence_is_refused(family: str, settings: dict[str, Any]) -> None:
+    """Also where it makes no difference to the rows that are tried: longer ones may come."""
+    short = rows(2, (4, 5, 6, 5))
+    assert why_not(made("mistral", sliding_window=64), short, 0, "none", longest=60) is None
+    assert "its architecture" not in str(why_not(made(family, **settings), short, 0, "none", longest=60))
+    assert why_not(made(family, **settings), short, 0, "none", longest=60)
 
 
-def test_dropout_is_seen() -> None:
-    assert drops_out(made("gpt2", resid_pdrop=0.1))
-    assert drops_out(made("llama", attention_dropout=0.1))
-    assert not drops_out(made("llama"))
+def test_what_changes_the_loss_of_padded_rows_alone_is_not_trained_with_joined_ones() -> None:
+    assert "dropout" in str(why_not_trained(made("gpt2", resid_pdrop=0.1), {}))
+    assert "dropout" in str(why_not_trained(made("llama", attention_dropout=0.1), {}))
+    for name in ("label_smoothing_factor", "neftune_noise_alpha"):
+        assert name in str(why_not_trained(made("llama"), {name: 0.1}))
+        assert why_not_trained(made("llama"), {name: 0.0}) is None
 
 
 def test_one_sequence_is_made_where_it_costs_less() -> None:
@@ -141,6 +159,19 @@ def test_a_row_is_trained_and_measured_as_if_it_were_computed_whole(
         for name, tensor in expected.items():
             torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-5)
         assert auto[label].tokens_per_second is not None
+
+
+def test_label_smoothing_is_that_of_padded_rows(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    recipe = write_recipe("lora", max_length="256")
+    sets = ["data.system=Give the past tense of the English verb that comes next, and say no more than that."]
+    sets += ["train.arguments={label_smoothing_factor: 0.2}", "evaluate.base=false"]
+    for how in ("auto", "never"):
+        options = [part for one in (*sets, f"train.share_prefix={how}") for part in ("--set", one)]
+        assert adapterzoo("run", recipe, *options, "--out", tmp_path / how).exit_code == 0
+    name = "lora/seed-0/adapter/adapter_model.safetensors"
+    assert_same(load_file(tmp_path / "auto" / name), load_file(tmp_path / "never" / name))
 
 
 def test_trainings_go_on_from_a_checkpoint_with_a_shared_prefix(
