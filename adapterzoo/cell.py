@@ -40,7 +40,7 @@ class Adapted:
     """how many parameters were trained"""
     added: int
     """how many parameters it has more than the base"""
-    sharing: SharedPrefix | None
+    prefix: SharedPrefix | None
     """what makes batches of rows that begin alike; None where every row is to be padded"""
 
 
@@ -57,8 +57,8 @@ def adapt(prepared: Prepared, cell: Cell, model: nn.Module, watch: Watch) -> Ada
     parameters = list(wrapped.parameters())
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
     added = sum(p.numel() for p in parameters) - before
-    sharing = shared_prefix(prepared, cell, wrapped, watch, token_wise=method.token_wise)
-    return Adapted(method, options, context, wrapped, trainable, added, sharing)
+    prefix = shared_prefix(prepared, cell, wrapped, watch, token_wise=method.token_wise)
+    return Adapted(method, options, context, wrapped, trainable, added, prefix)
 
 
 def shared_prefix(
@@ -80,14 +80,14 @@ def shared_prefix(
     train = prepared.recipe.train
     if train.share_prefix == "never":
         return None
-    sharing, rows = SharedPrefix.of(model), _tried_rows(prepared)
+    prefix, rows = SharedPrefix.of(model), _tried_rows(prepared)
     reason: str | None = "the method does not treat each token by itself"
     if token_wise:
         with torch.random.fork_rng():
             reason = why_not(model, rows, prepared.encoded.pad_id, cell.base, _longest(prepared))
     if reason is None:
-        return sharing
-    if sharing.pays(rows):
+        return prefix
+    if prefix.pays(rows):
         watch.say(f"{cell.label}: what rows have in common is computed for each of them: {reason}")
     return None
 
@@ -119,10 +119,10 @@ def train(prepared: Prepared, cell: Cell, adapted: Adapted, folder: Path, watch:
     from adapterzoo.tokens.shared_prefix import why_not_trained
 
     method, options, context = adapted.method, adapted.options, adapted.context
-    sharing = adapted.sharing
-    if sharing is not None and (reason := why_not_trained(adapted.model, prepared.recipe.train.arguments)):
+    prefix = adapted.prefix
+    if prefix is not None and (reason := why_not_trained(adapted.model, prepared.recipe.train.arguments)):
         watch.say(f"{cell.label}: in training, what rows have in common is computed for each of them: {reason}")
-        sharing = None
+        prefix = None
     watch.phase("training")
     return train.train(
         adapted.model,
@@ -134,7 +134,7 @@ def train(prepared: Prepared, cell: Cell, adapted: Adapted, folder: Path, watch:
         callbacks=method.callbacks(options, context),
         optimizer=partial(method.optimizer, adapted.model, options),
         resume=method.resumes,
-        sharing=sharing,
+        prefix=prefix,
         on_step=watch.step,
     )
 
@@ -172,16 +172,16 @@ def _validated(prepared: Prepared, adapted: Adapted) -> Score:
 
     first = prepared.recipe.evaluate.metrics[0]
     settings = prepared.recipe.evaluate.model_copy(update={"metrics": list(dict.fromkeys((first, "loss")))})
-    metrics = evaluate(adapted.model, prepared.encoded, settings, part="validation", sharing=adapted.sharing).metrics
+    metrics = evaluate(adapted.model, prepared.encoded, settings, part="validation", prefix=adapted.prefix).metrics
     name = next(iter(metrics))
     return Score(name, metrics[name], metrics["test_loss"])
 
 
-def measure(prepared: Prepared, cell: Cell, model: nn.Module, sharing: SharedPrefix | None) -> Evaluation:
+def measure(prepared: Prepared, cell: Cell, model: nn.Module, prefix: SharedPrefix | None) -> Evaluation:
     """Measure a model on the test split, as the cell's row is."""
     from adapterzoo.evaluate import evaluate
 
     prompts = prepared.shots if cell.shots else None
     # With examples in front only the last answer can be compared with what the other rows are measured on.
     likely = prompts is None or prepared.recipe.data.loss_on == "completion"
-    return evaluate(model, prepared.encoded, prepared.recipe.evaluate, prompts, likely=likely, sharing=sharing)
+    return evaluate(model, prepared.encoded, prepared.recipe.evaluate, prompts, likely=likely, prefix=prefix)

@@ -81,7 +81,7 @@ def evaluate(
     *,
     part: str = "test",
     likely: bool = True,
-    sharing: SharedPrefix | None = None,
+    prefix: SharedPrefix | None = None,
 ) -> Evaluation:
     """Measure a model on the test split.
 
@@ -91,7 +91,7 @@ def evaluate(
         settings: which metrics, and the batch size.
         prompts: other prompts for the same examples, in the same order (examples shown first, say).
         part: ``validation`` for what is only chosen by.
-        sharing: what makes batches of rows that begin alike; None where every row is to be padded.
+        prefix: what makes batches of rows that begin alike; None where every row is to be padded.
         likely: whether likelihoods are to be measured: of other prompts, only answers can be compared.
 
     Raises:
@@ -105,13 +105,13 @@ def evaluate(
         rows = [asked(prompt, example.completion) for prompt, example in zip(prompts, examples, strict=True)]
     found: Sequence[Likelihood | None] = [None] * len(rows)
     if likely:
-        found = likelihoods(model, rows, encoded.pad_id, settings.batch_size, sharing)
+        found = likelihoods(model, rows, encoded.pad_id, settings.batch_size, prefix)
     # First, so that weights that blew up are called that, whatever they would answer.
     measured = _likelihood_metrics([one for one in found if one is not None], settings)
     answers: Sequence[str | None] = [None] * len(examples)
     seconds = None
     if set(settings.metrics) - RESERVED:
-        answers, seconds = _answers(model, encoded, settings, examples, prompts, found, sharing)
+        answers, seconds = _answers(model, encoded, settings, examples, prompts, found, prefix)
     compared, scores = _answer_metrics(examples, answers, settings)
     predictions = [
         Prediction(index, example.row.prompt, example.row.completion, answers[index], found[index], scores[index])
@@ -127,7 +127,7 @@ def _answers(
     examples: Sequence[Example],
     prompts: Sequence[list[int]],
     found: Sequence[Likelihood | None],
-    sharing: SharedPrefix | None,
+    prefix: SharedPrefix | None,
 ) -> tuple[list[str], float]:
     """Return the greedy answer to each prompt, and the seconds that one took.
 
@@ -139,10 +139,10 @@ def _answers(
     limit = longest if settings.max_new_tokens == "auto" else settings.max_new_tokens
     timed = range(min(settings.batch_size, len(examples)))
     before = time.perf_counter()
-    answers = greedy(model, encoded, [prompts[i] for i in timed], settings.batch_size, [limit] * len(timed), sharing)
+    answers = greedy(model, encoded, [prompts[i] for i in timed], settings.batch_size, [limit] * len(timed), prefix)
     seconds = (time.perf_counter() - before) / len(timed)
     known: list[list[int]] = [[] for _ in examples]
-    if sharing is not None:
+    if prefix is not None:
         known = [agreed(*pair)[:limit] for pair in zip(examples, found, strict=True)]
         # Rounding may decide between two tokens that are as good as equal; anything else is no greedy answer.
         denied = sum(answers[i][: len(known[i])] != known[i] for i in timed)
@@ -152,7 +152,7 @@ def _answers(
     open_ended = [i for i in rest if len(known[i]) < limit and not set(known[i]) & set(encoded.end_ids)]
     asked = [prompts[i] + known[i] for i in open_ended]
     limits = [limit - len(known[i]) for i in open_ended]
-    new = dict(zip(open_ended, greedy(model, encoded, asked, settings.batch_size, limits, sharing), strict=True))
+    new = dict(zip(open_ended, greedy(model, encoded, asked, settings.batch_size, limits, prefix), strict=True))
     answers += [[*known[i], *new.get(i, [])] for i in rest]
     return [decoded(ids, encoded) for ids in answers], seconds
 
@@ -208,7 +208,7 @@ def _answer_metrics(
 
 
 def likelihoods(
-    model: nn.Module, rows: Sequence[Tokens], pad_id: int, batch_size: int, sharing: SharedPrefix | None = None
+    model: nn.Module, rows: Sequence[Tokens], pad_id: int, batch_size: int, prefix: SharedPrefix | None = None
 ) -> list[Likelihood]:
     """Return how likely the learned tokens of each row are.
 
@@ -217,7 +217,7 @@ def likelihoods(
         rows: each with one learned token or more.
         pad_id: what pads rows.
         batch_size: rows at a time, at most.
-        sharing: what makes batches of rows that begin alike; None where every row is to be padded.
+        prefix: what makes batches of rows that begin alike; None where every row is to be padded.
     """
     import torch
     from torch.nn import functional
@@ -230,7 +230,7 @@ def likelihoods(
     with torch.no_grad():
         for indices in in_batches([len(ids) for ids, _ in rows], batch_size, spans):
             group = [rows[i] for i in indices]
-            made = pad_batch(group, pad_id) if sharing is None else sharing.batch(group, pad_id)
+            made = pad_batch(group, pad_id) if prefix is None else prefix.batch(group, pad_id)
             batch = to_device(made, model)
             inputs = {name: value for name, value in batch.items() if name not in ("labels", "shift_labels")}
             # The model's own loss may have a method's regulariser in it.

@@ -35,7 +35,7 @@ def greedy(
     prompts: Sequence[list[int]],
     batch_size: int,
     limits: Sequence[int],
-    sharing: SharedPrefix | None = None,
+    prefix: SharedPrefix | None = None,
 ) -> list[list[int]]:
     """Return the token ids of the greedy answer to each prompt; what follows an end token means nothing.
 
@@ -45,14 +45,14 @@ def greedy(
         prompts: token ids.
         batch_size: prompts at a time, at most.
         limits: how many tokens each answer may have.
-        sharing: given where tokens that all prompts begin with may go through the model once.
+        prefix: given where tokens that all prompts begin with may go through the model once.
     """
     import torch
 
     answers: list[list[int]] = [[]] * len(prompts)
     model.eval()
     with torch.no_grad(), _no_generation_defaults(model):
-        beginning = None if sharing is None or not prompts else _Beginning(model, prompts)
+        beginning = None if prefix is None or not prompts else _Beginning(model, prompts)
         for indices in in_batches([len(prompt) for prompt in prompts], batch_size):
             group, allowed = [prompts[i] for i in indices], [limits[i] for i in indices]
             if beginning is None:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapterzoo import processes, sharing
+from adapterzoo import parallel, processes
 from adapterzoo.errors import AdapterzooError, Problem, UserError
+from adapterzoo.parallel import Parallel
 from adapterzoo.plan import Cell
 from adapterzoo.prepare import prepare, quiet_libraries
 from adapterzoo.processes import Process
@@ -20,7 +21,6 @@ from adapterzoo.reading import kept_recipe
 from adapterzoo.recipe import Recipe
 from adapterzoo.registry import registry
 from adapterzoo.results import RESULT, SETTINGS, Result, Tuning, read_result
-from adapterzoo.sharing import Sharing
 from adapterzoo.stopwatch import Stopwatch
 from adapterzoo.store import Store, changed_files
 from adapterzoo.terminal import duration
@@ -193,7 +193,7 @@ class _Here(_Runner):
 
     def do(self) -> None:
         kept = self.store.threads()
-        self.worker.threads = sharing.known_threads(self.recipe.threads, "auto", kept) or sharing.cores()
+        self.worker.threads = parallel.known_threads(self.recipe.threads, "auto", kept) or parallel.cores()
         processes.set_threads(self.worker.threads)
         self.store.keep_threads(self.worker.threads)
         for cell in self.todo:
@@ -244,12 +244,12 @@ class _InProcesses(_Runner):
     def do(self) -> None:
         self.waiting = self._tasks()
         self._load(self.waiting[0].base)
-        share = self._share()
-        self.jobs = self.reporter.jobs = share.jobs
+        how = self._choose()
+        self.jobs = self.reporter.jobs = how.jobs
         try:
             while self.waiting or self.running:
-                while len(self.running) < share.jobs and (task := self._next()) is not None:
-                    self._begin(task, share.threads)
+                while len(self.running) < how.jobs and (task := self._next()) is not None:
+                    self._begin(task, how.threads)
                 processes.wait_for_any(list(self.running))
                 for process in list(self.running):
                     self._hear(process)
@@ -268,7 +268,7 @@ class _InProcesses(_Runner):
             tasks += [_Task(quantization, cell) for cell in cells]
         return tasks
 
-    def _share(self) -> Sharing:
+    def _choose(self) -> Parallel:
         """Return how the machine is shared out, the same for all runs into this folder."""
         jobs, wanted = self.recipe.jobs, self.recipe.threads
         if not self.fresh:
@@ -276,17 +276,17 @@ class _InProcesses(_Runner):
                 cure = "Set OMP_NUM_THREADS=1 before torch is imported, leave threads at auto, or set jobs: 0."
                 raise UserError.at("threads", f"{wanted} threads: this process has used torch with several.", cure)
             wanted = 1
-        threads = sharing.known_threads(wanted, jobs, self.store.threads())
+        threads = parallel.known_threads(wanted, jobs, self.store.threads())
         if threads is not None:
-            share = sharing.shared(threads, jobs, len(self.todo))
+            how = parallel.for_threads(threads, jobs, len(self.todo))
         else:
             base = self.bases[self.waiting[0].base]
             cells = [cell for cell in self.todo if cell.base == self.waiting[0].base]
             with self.clock("probing"):
-                share = sharing.probe(self.prepared, cells, base, jobs, len(self.todo), self.reporter.say)
-        self.store.keep_threads(share.threads)
-        self.worker.threads, self.worker.jobs = share.threads, share.jobs
-        return share
+                how = parallel.probe(self.prepared, cells, base, jobs, len(self.todo), self.reporter.say)
+        self.store.keep_threads(how.threads)
+        self.worker.threads, self.worker.jobs = how.threads, how.jobs
+        return how
 
     def _next(self) -> _Task | None:
         """Return the next task that can begin now, if there is one."""

@@ -57,7 +57,7 @@ def train(
     callbacks: Sequence[TrainerCallback] = (),
     optimizer: MakeOptimizer = lambda kind, settings: None,
     resume: bool = True,
-    sharing: SharedPrefix | None = None,
+    prefix: SharedPrefix | None = None,
     on_step: OnStep = lambda step, steps, loss, tokens: None,
 ) -> Trained:
     """Train a wrapped model in place.
@@ -65,7 +65,7 @@ def train(
     The order of the rows is a matter of the seed alone: row k of it is the same for every method.
 
     Args:
-        sharing: what makes batches of rows that begin alike; None where every row is to be padded.
+        prefix: what makes batches of rows that begin alike; None where every row is to be padded.
         folder: where checkpoints go, and where training goes on from if there are any and ``resume`` is set.
 
     Raises:
@@ -85,10 +85,10 @@ def train(
         args=arguments,
         train_dataset=encoded.training_rows,
         eval_dataset=encoded.validation,
-        data_collator=partial(encoded.collate, sharing=sharing),
+        data_collator=partial(encoded.collate, prefix=prefix),
         callbacks=[*callbacks, _Watch(on_step, before, settings.save_limit)],
     )
-    trainer.pad_id, trainer.sharing, trainer.own_optimizer = encoded.pad_id, sharing, optimizer
+    trainer.pad_id, trainer.prefix, trainer.own_optimizer = encoded.pad_id, prefix, optimizer
     # They print every log line, which is the progress display's business.
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)
@@ -112,7 +112,7 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
     """The Trainer, whose evaluation is adapterzoo's: the loss on completions, and nothing a method adds to it."""
 
     pad_id: int
-    sharing: SharedPrefix | None
+    prefix: SharedPrefix | None
     own_optimizer: MakeOptimizer
     control: Any
 
@@ -177,7 +177,7 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """The mean loss of a completion's token on the validation rows."""
         rows = [example.tokens for example in self.eval_dataset]
-        found = likelihoods(self.model, rows, self.pad_id, self.args.eval_batch_size, self.sharing)
+        found = likelihoods(self.model, rows, self.pad_id, self.args.eval_batch_size, self.prefix)
         metrics = {f"{metric_key_prefix}_loss": sum(one.loss for one in found) / sum(one.tokens for one in found)}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

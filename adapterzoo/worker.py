@@ -82,12 +82,12 @@ class Worker:
             with base.lend() as model:
                 with PeakMemory() as peak:
                     if cell.method:
-                        trained, sharing = self._train(cell, model, result, folder, watch, clock)
+                        trained, prefix = self._train(cell, model, result, folder, watch, clock)
                     else:
-                        trained, sharing = model, shared_prefix(self.prepared, cell, model, watch)
-                    result.shared_prefix = sharing is not None
+                        trained, prefix = model, shared_prefix(self.prepared, cell, model, watch)
+                    result.shared_prefix = prefix is not None
                     with clock("measuring"):
-                        predictions = self._measure(cell, trained, sharing, result, watch)
+                        predictions = self._measure(cell, trained, prefix, result, watch)
                 result.peak_memory_bytes = peak.bytes
                 with clock("general text"):
                     paragraphs = self._forgotten(cell, trained, result, general)
@@ -173,7 +173,7 @@ class Worker:
         result.findings = plain_findings(adapted.method.findings(adapted.model))
         with clock("saving"):
             self._save(adapted, result, folder)
-        return adapted.model, adapted.sharing
+        return adapted.model, adapted.prefix
 
     def _save(self, adapted: Adapted, result: Result, folder: Path) -> None:
         adapted.method.save(adapted.model, folder / ADAPTER)
@@ -184,11 +184,11 @@ class Worker:
         result.adapter_files = adapter_files(folder / ADAPTER)
 
     def _measure(
-        self, cell: Cell, model: nn.Module, sharing: SharedPrefix | None, result: Result, watch: Watch
+        self, cell: Cell, model: nn.Module, prefix: SharedPrefix | None, result: Result, watch: Watch
     ) -> list[Prediction]:
         watch.phase("measuring" if cell.method else "measuring the untouched base")
         begun = time.perf_counter()
-        result.metrics, predictions, result.answer_seconds = measure(self.prepared, cell, model, sharing)
+        result.metrics, predictions, result.answer_seconds = measure(self.prepared, cell, model, prefix)
         result.evaluate_seconds = time.perf_counter() - begun
         return predictions
 

@@ -93,10 +93,10 @@ def test_answers_that_begin_as_the_right_one_are_those_of_generate(
     encoded = bench.prepared.encoded
     with bench.wrapped("lora", bench.load("none")) as model:
         bench.train("lora", model, tmp_path)
-        sharing = SharedPrefix.of(model) if shared else None
+        prefix = SharedPrefix.of(model) if shared else None
         for limit in ("auto", 3):
             settings = bench.recipe.evaluate.model_copy(update={"max_new_tokens": limit})
-            found = evaluate(model, encoded, settings, part="train", sharing=sharing)
+            found = evaluate(model, encoded, settings, part="train", prefix=prefix)
             longest = max(len(example.completion) for example in encoded.train) if limit == "auto" else limit
             expected = generate(model, encoded, [example.prompt for example in encoded.train], 8, longest)
             assert [prediction.prediction for prediction in found.predictions] == expected
@@ -127,5 +127,5 @@ def test_a_model_that_reads_the_right_answer_is_not_believed(write_recipe: Calla
             return SimpleNamespace(logits=logits[:, part], past_key_values=made.past_key_values)
 
         model.forward = peeks
-        found = evaluate(model, bench.prepared.encoded, bench.recipe.evaluate, part="train", sharing=SharedPrefix(10.0))
+        found = evaluate(model, bench.prepared.encoded, bench.recipe.evaluate, part="train", prefix=SharedPrefix(10.0))
     assert found.metrics["exact_match"] == 0.0

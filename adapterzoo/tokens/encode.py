@@ -58,12 +58,12 @@ class Encoded:
         """What one row of a training batch is made of: an example, or a pack of them."""
         return self.packs or self.train
 
-    def collate(self, rows: Sequence[Any], sharing: SharedPrefix | None = None) -> dict[str, Any]:
-        """Return a batch of such rows; with ``sharing`` in one sequence where that costs less."""
+    def collate(self, rows: Sequence[Any], prefix: SharedPrefix | None = None) -> dict[str, Any]:
+        """Return a batch of such rows; with ``prefix`` in one sequence where that costs less."""
         if self.packs:
             return pack_batch(rows, self.pad_id)
         tokens = [row.tokens for row in rows]
-        return pad_batch(tokens, self.pad_id) if sharing is None else sharing.batch(tokens, self.pad_id)
+        return pad_batch(tokens, self.pad_id) if prefix is None else prefix.batch(tokens, self.pad_id)
 
     def sealed_rows(self) -> list[SealedRow]:
         """Return copies of the training rows that can be given to methods."""

@@ -128,9 +128,9 @@ def test_what_changes_the_loss_of_padded_rows_alone_is_not_trained_with_joined_o
 
 
 def test_one_sequence_is_made_where_it_costs_less() -> None:
-    sharing = SharedPrefix.of(made("llama"))
-    assert sharing.pays(rows(30))
-    assert not sharing.pays([(ids * 40, learned * 40) for ids, learned in rows(0, (8, 8, 8, 8))]), "quadratic attention"
+    prefix = SharedPrefix.of(made("llama"))
+    assert prefix.pays(rows(30))
+    assert not prefix.pays([(ids * 40, learned * 40) for ids, learned in rows(0, (8, 8, 8, 8))]), "quadratic attention"
 
 
 def test_a_row_is_trained_and_measured_as_if_it_were_computed_whole(
@@ -179,7 +179,7 @@ def test_trainings_go_on_from_a_checkpoint_with_a_shared_prefix(
 ) -> None:
     bench = Bench(write_recipe("lora"), "train.save_steps=2")
     loaded = bench.load("none")
-    sharing = SharedPrefix.of(loaded.model)
-    first = bench.adapter("lora", loaded, tmp_path / "a", sharing=sharing)
-    again = bench.adapter("lora", loaded, tmp_path / "a", sharing=sharing)
+    prefix = SharedPrefix.of(loaded.model)
+    first = bench.adapter("lora", loaded, tmp_path / "a", prefix=prefix)
+    again = bench.adapter("lora", loaded, tmp_path / "a", prefix=prefix)
     assert_same(first, again)

@@ -25,7 +25,7 @@ SHARE_OF_MEMORY = 0.7
 
 
 @dataclass(frozen=True)
-class Sharing:
+class Parallel:
     """So many cells at a time, each with so many threads."""
 
     jobs: int
@@ -61,8 +61,8 @@ def known_threads(wanted: Any, jobs: Any, kept: int | None) -> int | None:
 
 def probe(
     prepared: Prepared, cells: Sequence[Cell], base: Any, jobs: Any, total: int, say: Callable[[str], None]
-) -> Sharing:
-    """Return the way of sharing by which the most cells are done in an hour, by a step or two of the first method.
+) -> Parallel:
+    """Return the way of parallel by which the most cells are done in an hour, by a step or two of the first method.
 
     Args:
         cells: that are to be done on the base.
@@ -73,29 +73,29 @@ def probe(
     """
     cell = next((cell for cell in cells if cell.method), None)
     if cell is None or prepared.steps * total < MIN_STEPS_TO_PROBE:
-        return shared(1, jobs, total)
-    tried: list[tuple[float, Sharing]] = []
+        return for_threads(1, jobs, total)
+    tried: list[tuple[float, Parallel]] = []
     threads, memory, room = cores(), 0, available() * SHARE_OF_MEMORY
     while threads >= 1:
-        sharing = shared(threads, jobs, total)
-        if jobs == "auto" and memory * sharing.jobs > room:
-            sharing = Sharing(max(1, int(room // memory)), threads)
-        rate, memory = _try(prepared, cell, base, sharing)
-        tried.append((rate, sharing))
+        parallel = for_threads(threads, jobs, total)
+        if jobs == "auto" and memory * parallel.jobs > room:
+            parallel = Parallel(max(1, int(room // memory)), threads)
+        rate, memory = _try(prepared, cell, base, parallel)
+        tried.append((rate, parallel))
         if rate < max(rate for rate, _ in tried):  # more, smaller shares only get slower from here on
             break
         threads //= 2
     if not any(rate for rate, _ in tried):
         say(f"one thread each: no probe of '{cell.label}' came to its end")
-        return shared(1, jobs, total)
+        return for_threads(1, jobs, total)
     best = max(tried, key=lambda one: one[0])[1]
-    found = ", ".join(f"{sharing}: {rate:.0f}" for rate, sharing in tried)
+    found = ", ".join(f"{parallel}: {rate:.0f}" for rate, parallel in tried)
     say(f"{best} at a time (a probe of '{cell.label}', trainings an hour: {found})")
     return best
 
 
-def shared(threads: int, jobs: Any, cells: int) -> Sharing:
-    """Return the sharing by which every core is at work, or the recipe's number of jobs.
+def for_threads(threads: int, jobs: Any, cells: int) -> Parallel:
+    """Return the parallel by which every core is at work, or the recipe's number of jobs.
 
     Args:
         threads: of each cell.
@@ -103,12 +103,12 @@ def shared(threads: int, jobs: Any, cells: int) -> Sharing:
         cells: that are to be done.
     """
     wanted = cores() // threads if jobs == "auto" else int(jobs)
-    return Sharing(max(1, min(cells, wanted)), threads)
+    return Parallel(max(1, min(cells, wanted)), threads)
 
 
-def _try(prepared: Prepared, cell: Cell, base: Any, sharing: Sharing) -> tuple[float, int]:
+def _try(prepared: Prepared, cell: Cell, base: Any, parallel: Parallel) -> tuple[float, int]:
     """Return how many trainings of a cell end in an hour, 0 where none does; and the bytes that each has of its own."""
-    begun = [Process(lambda send: _steps(prepared, cell, base, send), sharing.threads) for _ in range(sharing.jobs)]
+    begun = [Process(lambda send: _steps(prepared, cell, base, send), parallel.threads) for _ in range(parallel.jobs)]
     running = list(begun)
     while running:
         wait_for_any(running)
@@ -117,7 +117,7 @@ def _try(prepared: Prepared, cell: Cell, base: Any, sharing: Sharing) -> tuple[f
     if len(answers) < len(begun):
         return 0.0, 0
     seconds = max(seconds for seconds, _ in answers) * prepared.steps
-    return 3600 / seconds * sharing.jobs, max(memory for _, memory in answers)
+    return 3600 / seconds * parallel.jobs, max(memory for _, memory in answers)
 
 
 def _steps(prepared: Prepared, cell: Cell, base: Any, send: Send) -> None:
@@ -141,7 +141,7 @@ def _steps(prepared: Prepared, cell: Cell, base: Any, send: Send) -> None:
             learning_rate=cell.learning_rate or 0.0,
             seed=cell.seed,
             folder=Path(folder),
-            sharing=None if why_not_trained(adapted.model, settings.arguments) else adapted.sharing,
+            prefix=None if why_not_trained(adapted.model, settings.arguments) else adapted.prefix,
             on_step=lambda *_: times.append(time.perf_counter()),
         )
     send((times[-1] - times[-2], max(peak.bytes - before, 1)))
