@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-real lint docs lock clean
+.PHONY: demo test test-real bench lint docs lock clean
 
 demo: $(READY)
 	$(BIN)/adapterzoo run recipes/quickstart.yaml
@@ -16,6 +16,11 @@ test: $(READY)
 # Trains the real model; minutes.
 test-real: $(READY)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m real --numprocesses auto
+
+# Against the scripts that people write: hours. One method and round: bench/bench.py --help.
+bench: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock trl==1.16.0
+	$(BIN)/python bench/bench.py quickstart
 
 lint: $(READY)
 	$(BIN)/ruff check .
