@@ -36,6 +36,10 @@ class UserError(AdapterzooError):
         return cls(Problem(where, what, cure))
 
 
+class ProcessEndedError(AdapterzooError):
+    """A process ended before it had done its work: it crashed, or was killed."""
+
+
 class NotFiniteError(AdapterzooError):
     """A loss became NaN or infinite: the cell has failed, whatever the trainer would log for it."""
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from adapterzoo.errors import ProcessEndedError
+
 Send = Callable[[Any], None]
 TICK_SECONDS = 0.25
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
@@ -81,6 +83,36 @@ class Process:
         except ProcessLookupError:  # it has ended, or has no group of its own yet
             self._process.kill()
         self._process.join()
+
+
+def apart(work: Callable[[], Any]) -> Any:
+    """Return what a function gives, called in a process of its own, where that can be had; what it changes is gone.
+
+    Raises:
+        Exception: what it raised.
+        ProcessEndedError: its process ended without an answer.
+    """
+    if not available():
+        return work()
+
+    def answer(send: Send) -> None:
+        try:
+            send((work(), None))
+        except Exception as error:
+            send((None, error))
+
+    process = Process(answer, threads())
+    answers: list[Any] = []
+    while process.alive:
+        wait_for_any([process])
+        answers += process.messages()
+    answers += process.messages()
+    if not answers:
+        raise ProcessEndedError(process.failure() or "its process sent nothing")
+    found, error = answers[0]
+    if error is not None:
+        raise error
+    return found
 
 
 def wait_for_any(processes: Sequence[Process]) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
 from adapterzoo.budget import divisors, solve
-from adapterzoo.errors import PluginError, Problem, UserError
+from adapterzoo.errors import PluginError, Problem, ProcessEndedError, UserError
 from adapterzoo.layers import features, linear_layers
 from adapterzoo.method import Context, Method, Options, find_problems, put_on
 from adapterzoo.plan import Cell
+from adapterzoo.processes import apart
 from adapterzoo.registry import Registry
 from adapterzoo.tuning import LEARNING_RATE, points
 
@@ -46,30 +47,50 @@ def try_methods(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> Prepa
     untouched = Base(skeleton, "none", lambda: skeleton)
     sized: dict[str, dict[str, Any]] = {}
     for cell in {cell.label: cell for cell in prepared.cells if cell.method}.values():
-        # Without data: what a method would learn from it takes weights.
-        method, context = zoo[cell.method or ""], replace(prepared.context(cell), batches=tuple)
-        if prepared.encoded.packs and method.group == "prompt":
-            what = "puts something in front of every row, and packed rows have only one front."
-            problems.append(
-                Problem(f"{cell.label}: data.packing", f"{method.name} {what}", "Leave it out, or do not pack.")
-            )
-        options = method.options(**cell.options)
         try:
-            if cell.budget is not None:
-                count_of = partial(_trained, method, untouched, context)
-                options = solve(method, options, cell.budget, count_of, divisors(_widths(skeleton)))
-                sized[cell.label] = options.model_dump(mode="json")
-            found, count = try_method(method, untouched, options, context)
-            found += _untunable(cell, options, count, partial(try_method, method, untouched, context=context))
+            # In a process of its own: what a method changes in its libraries must not be there for any row.
+            tried = apart(partial(_try_cell, prepared, cell, untouched, zoo[cell.method or ""]))
+        except ProcessEndedError:  # a method that ends its process: its cell will tell
+            continue
         except PluginError as error:
-            found, count = [Problem(zoo.package(method.name), f"its plugin is at fault: {error}.")], None
-        problems += [Problem(f"{cell.label}: {problem.where}", problem.what, problem.cure) for problem in found]
-        if count is not None:
-            prepared.trainable[cell.label] = count
+            tried = _Tried([Problem(zoo.package(cell.method or ""), f"its plugin is at fault: {error}.")])
+        problems += [Problem(f"{cell.label}: {one.where}", one.what, one.cure) for one in tried.problems]
+        if tried.trainable is not None:
+            prepared.trainable[cell.label] = tried.trainable
+        if tried.options is not None:
+            sized[cell.label] = tried.options
     if problems:
         raise UserError(*problems)
     cells = [replace(cell, options=sized.get(cell.label, cell.options)) for cell in prepared.cells]
     return replace(prepared, cells=cells)
+
+
+class _Tried(NamedTuple):
+    """What came of trying a cell's method."""
+
+    problems: list[Problem]
+    trainable: int | None = None
+    """how many parameters it would train; None where there are problems, or only real weights can tell"""
+    options: dict[str, Any] | None = None
+    """those that the budget asks for"""
+
+
+def _try_cell(prepared: Prepared, cell: Cell, untouched: Base, method: Method[Any]) -> _Tried:
+    """Try a cell's method with its options, sized to the budget, and with every setting that it is to be tuned by."""
+    # Without data: what a method would learn from it takes weights.
+    context = replace(prepared.context(cell), batches=tuple)
+    problems = []
+    if prepared.encoded.packs and method.group == "prompt":
+        what = "puts something in front of every row, and packed rows have only one front."
+        problems.append(Problem("data.packing", f"{method.name} {what}", "Leave it out, or do not pack."))
+    options, sized = method.options(**cell.options), None
+    if cell.budget is not None:
+        count_of = partial(_trained, method, untouched, context)
+        options = solve(method, options, cell.budget, count_of, divisors(_widths(untouched.model)))
+        sized = options.model_dump(mode="json")
+    found, count = try_method(method, untouched, options, context)
+    found += _untunable(cell, options, count, partial(try_method, method, untouched, context=context))
+    return _Tried([*problems, *found], count, sized)
 
 
 def _widths(skeleton: nn.Module) -> list[int]:

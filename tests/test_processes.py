@@ -56,6 +56,16 @@ def test_how_many_run_at_a_time_changes_no_bit(
             assert_same(tensors, first[name])
 
 
+def test_a_method_that_crashes_while_it_is_only_tried_is_a_failed_row(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(type(registry()["ia3"]), "wrap", crashes)
+    assert adapterzoo("check", write_recipe("lora, ia3")).exit_code == 0
+    assert adapterzoo("run", write_recipe("lora, ia3"), *QUIET, "--out", tmp_path / "o").exit_code == 1
+    assert {name: row["status"] for name, row in rows(tmp_path / "o").items()} == {"lora/0": "ok", "ia3/0": "failed"}
+
+
 def leaves_a_thread(*_: object) -> list[Any]:
     threading.Thread(target=time.sleep, args=(3600,)).start()
     return []
@@ -121,8 +131,7 @@ def test_what_a_method_changes_in_its_libraries_is_not_there_for_the_next_row(
     wrap = kind.wrap
 
     def patches(method: Any, model: Any, *others: Any) -> Any:
-        if next(model.parameters()).is_meta:  # tried on the architecture, in the run's own process
-            return wrap(method, model, *others)
+        # First of all where it is tried on the architecture without weights.
         functional.silu = torch.tanh
         torch.nn.modules.module.register_module_forward_hook(lambda module, inputs, output: None)
         torch.set_default_dtype(torch.float64)
