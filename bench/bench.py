@@ -25,7 +25,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 METHODS = ("lora", "qlora", "ia3", "loha", "lokr", "adalora", "oft")
-RECIPES = {"quickstart": HERE.parent / "recipes" / "quickstart.yaml", "long": HERE / "long.yaml"}
+RECIPES = {"quickstart": HERE.parent / "recipes" / "quickstart.yaml"}
 
 
 @dataclass
