@@ -76,7 +76,7 @@ class Base:
 
     @property
     def bytes(self) -> int:
-        """How much memory its parameters take."""
+        """Return the size of all parameters in bytes."""
         return sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
 
     @property

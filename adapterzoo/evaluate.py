@@ -165,7 +165,7 @@ def agreed(example: Example, likelihood: Likelihood | None) -> list[int]:
         likelihood: of its answer after the same prompt; None where that was not measured.
     """
     answer = example.completion
-    # Where more than the answer is learned, its tokens are the last ones.
+    # The answer's tokens are the last of a row, so they are also the last of the learned tokens.
     if likelihood is None or likelihood.tokens < len(answer):
         return []
     likeliest = likelihood.likeliest[-len(answer) :]

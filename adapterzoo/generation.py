@@ -86,7 +86,7 @@ def _by_transformers(
 
 
 class _Beginning:
-    """What all prompts begin with, as the keys and values that it leaves behind in every layer."""
+    """The cached keys and values of the tokens that all prompts begin with."""
 
     def __init__(self, model: Any, prompts: Sequence[list[int]]) -> None:
         import torch

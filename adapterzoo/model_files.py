@@ -12,7 +12,7 @@ from adapterzoo.digests import file_digests, text_digest
 from adapterzoo.errors import UserError
 
 ADAPTER_CONFIG = "adapter_config.json"
-# What no code reads: a corrected README makes no other model.
+# No code reads these files, so a change in them does not change the model.
 UNREAD = ("*.md", "LICENSE*", ".*")
 # transformers reads these too, beside the files that lie directly in a model's folder.
 SUBFOLDERS = ("additional_chat_templates/*.jinja",)

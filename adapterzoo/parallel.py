@@ -1,4 +1,4 @@
-"""How the machine is shared out among cells: how many at a time, and how many threads each."""
+"""Choose how many cells run at the same time, and how many threads each of them gets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from adapterzoo.progress import Watch
 PROBE_STEPS = 2  # of which the last one is timed: the first does what is done once
 # Below as many training steps in all, a probe costs more than it saves.
 MIN_STEPS_TO_PROBE = 200
-# Of the memory that is free, how much is given to cells: their peaks are of a probe, and other methods need more.
+# Leave the rest of the free memory unused, because other methods may need more than the one that was probed.
 SHARE_OF_MEMORY = 0.7
 
 
@@ -62,7 +62,7 @@ def known_threads(wanted: Any, jobs: Any, kept: int | None) -> int | None:
 def probe(
     prepared: Prepared, cells: Sequence[Cell], base: Any, jobs: Any, total: int, say: Callable[[str], None]
 ) -> Parallel:
-    """Return the way of parallel by which the most cells are done in an hour, by a step or two of the first method.
+    """Return the number of jobs and threads that finish the most cells an hour, timed on two steps of the first method.
 
     Args:
         cells: that are to be done on the base.
@@ -77,11 +77,11 @@ def probe(
     tried: list[tuple[float, Parallel]] = []
     threads, memory, room = cores(), 0, available() * SHARE_OF_MEMORY
     while threads >= 1:
-        parallel = for_threads(threads, jobs, total)
-        if jobs == "auto" and memory * parallel.jobs > room:
-            parallel = Parallel(max(1, int(room // memory)), threads)
-        rate, memory = _try(prepared, cell, base, parallel)
-        tried.append((rate, parallel))
+        way = for_threads(threads, jobs, total)
+        if jobs == "auto" and memory * way.jobs > room:
+            way = Parallel(max(1, int(room // memory)), threads)
+        rate, memory = _try(prepared, cell, base, way)
+        tried.append((rate, way))
         if rate < max(rate for rate, _ in tried):  # more, smaller shares only get slower from here on
             break
         threads //= 2
@@ -89,13 +89,13 @@ def probe(
         say(f"one thread each: no probe of '{cell.label}' came to its end")
         return for_threads(1, jobs, total)
     best = max(tried, key=lambda one: one[0])[1]
-    found = ", ".join(f"{parallel}: {rate:.0f}" for rate, parallel in tried)
+    found = ", ".join(f"{way}: {rate:.0f}" for rate, way in tried)
     say(f"{best} at a time (a probe of '{cell.label}', trainings an hour: {found})")
     return best
 
 
 def for_threads(threads: int, jobs: Any, cells: int) -> Parallel:
-    """Return the parallel by which every core is at work, or the recipe's number of jobs.
+    """Return as many jobs as keep every core busy, or the recipe's number of them.
 
     Args:
         threads: of each cell.
@@ -106,9 +106,9 @@ def for_threads(threads: int, jobs: Any, cells: int) -> Parallel:
     return Parallel(max(1, min(cells, wanted)), threads)
 
 
-def _try(prepared: Prepared, cell: Cell, base: Any, parallel: Parallel) -> tuple[float, int]:
+def _try(prepared: Prepared, cell: Cell, base: Any, way: Parallel) -> tuple[float, int]:
     """Return how many trainings of a cell end in an hour, 0 where none does; and the bytes that each has of its own."""
-    begun = [Process(lambda send: _steps(prepared, cell, base, send), parallel.threads) for _ in range(parallel.jobs)]
+    begun = [Process(lambda send: _steps(prepared, cell, base, send), way.threads) for _ in range(way.jobs)]
     running = list(begun)
     while running:
         wait_for_any(running)
@@ -117,7 +117,7 @@ def _try(prepared: Prepared, cell: Cell, base: Any, parallel: Parallel) -> tuple
     if len(answers) < len(begun):
         return 0.0, 0
     seconds = max(seconds for seconds, _ in answers) * prepared.steps
-    return 3600 / seconds * parallel.jobs, max(memory for _, memory in answers)
+    return 3600 / seconds * way.jobs, max(memory for _, memory in answers)
 
 
 def _steps(prepared: Prepared, cell: Cell, base: Any, send: Send) -> None:

@@ -73,11 +73,13 @@ def prepare(
     methods: Sequence[str] = (),
     seeds: Sequence[int] = (),
     say: Callable[[str], None] = lambda message: None,
+    before_torch: Callable[[], None] = lambda: None,
 ) -> Prepared:
     """Plan the cells, read and tokenize the data, and try every method on the architecture.
 
     Args:
         say: is told what was dropped, cut or chosen on the way.
+        before_torch: is called when the data is read, before torch computes anything.
 
     Raises:
         UserError: all that is wrong with the methods, the data or the model.
@@ -85,6 +87,7 @@ def prepare(
     zoo = registry()
     recipe, splits = read_data(recipe, say)
     cells = plan(recipe, methods, seeds, zoo)
+    before_torch()
     with quiet_libraries():
         from adapterzoo import loading, model_files
         from adapterzoo.training_arguments import total_steps

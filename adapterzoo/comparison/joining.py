@@ -14,7 +14,7 @@ from adapterzoo.comparison.row import LIKELIHOOD
 from adapterzoo.errors import UserError
 from adapterzoo.results import SETTINGS, Result
 
-# By how much, as a share, the likelihoods of one base may differ between machines.
+# Machines round differently: accept a relative difference of 1 % between likelihoods of the same base model.
 BASE_TOLERANCE = 0.01
 
 

@@ -21,7 +21,7 @@ MERGE_TOLERANCE = {"none": 1e-3, "int8": 0.15, "nf4": 0.15}
 QUANTIZATION = 3
 # By how much the loss on four rows has to fall in twelve steps at the method's own rate, as a share of itself.
 LEARNED = 0.001
-# By how much losses and gradients may differ, as a share: the order of sums is another.
+# Accept this relative difference of losses and gradients, because sums are added up in another order.
 SHARED_PREFIX = 1e-5
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 

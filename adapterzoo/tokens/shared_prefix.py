@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.tokens.batches import IGNORED, Tokens, pad_batch
+from adapterzoo.tokens.batches import IGNORED, Tokens, pad_batch, to_device
 
 if TYPE_CHECKING:
     import torch
@@ -219,7 +219,6 @@ def _last_logits(model: Any, ids: Sequence[int]) -> tuple[torch.Tensor, torch.Te
 
 def _answered(model: Any, batch: dict[str, Any]) -> tuple[float, torch.Tensor]:
     """Return a batch's loss and the logits that predict its learned tokens."""
-    where = next(model.parameters()).device
-    batch = {name: value.to(where) if hasattr(value, "to") else value for name, value in batch.items()}
+    batch = to_device(batch, model)
     answered = model(**for_model(batch, model))
     return answered.loss.item(), learned_logits(answered.logits, batch)[0].float()
