@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from adapterzoo.recipe import EvaluateSection
 
 POSITIONS_AT_ONCE = 64  # whose losses are computed together
+# Of a batch on a CPU: in its caches, what a layer gives is computed with at the speed of arithmetic.
+CPU_POSITIONS = 512
 MAX_DENIED = 0.1  # of answers that generation does not begin as the likeliest tokens did, as a share
 
 
@@ -228,7 +230,8 @@ def likelihoods(
     model.eval()
     # Not inference_mode: what a layer caches during it can never be used in training again.
     with torch.no_grad():
-        for indices in in_batches([len(ids) for ids, _ in rows], batch_size, spans):
+        positions = CPU_POSITIONS if next(model.parameters()).device.type == "cpu" else math.inf
+        for indices in in_batches([len(ids) for ids, _ in rows], batch_size, spans, positions):
             group = [rows[i] for i in indices]
             made = pad_batch(group, pad_id) if prefix is None else prefix.batch(group, pad_id)
             batch = to_device(made, model)

@@ -6,11 +6,15 @@ import ctypes
 import gc
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
+# Parameters of glibc's mallopt: its largest threshold for a mapping of its own, and never to trim the heap.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEEP = {M_MMAP_THRESHOLD: 32 * 1024**2, M_TRIM_THRESHOLD: 2**31 - 1}
 
 
 def available() -> int:
@@ -30,6 +34,19 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed for the next tensors of this process.
+
+    It would give large ones back to the system at once, and clearing new pages for every tensor of a step takes as
+    long as the arithmetic on them.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            libc = ctypes.CDLL("libc.so.6")
+            for name, value in KEEP.items():
+                libc.mallopt(name, value)
 
 
 class PeakMemory:
@@ -100,7 +117,5 @@ class _Sampler(threading.Thread):
 def _trim() -> None:
     """Hand back what earlier cells freed and the allocator kept, which would count as this cell's."""
     if sys.platform == "linux":
-        try:
+        with suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL("libc.so.6").malloc_trim(0)
-        except (OSError, AttributeError):  # another C library
-            return

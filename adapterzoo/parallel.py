@@ -14,7 +14,7 @@ from adapterzoo.cell import adapt
 from adapterzoo.memory import PeakMemory, available
 from adapterzoo.plan import Cell
 from adapterzoo.prepare import Prepared
-from adapterzoo.processes import Process, Send, wait_for_any
+from adapterzoo.processes import Process, Send, cores, wait_for_any
 from adapterzoo.progress import Watch
 
 PROBE_STEPS = 2  # of which the last one is timed: the first does what is done once
@@ -33,11 +33,6 @@ class Parallel:
 
     def __str__(self) -> str:
         return f"{self.jobs} x {self.threads} thread{'s' if self.threads > 1 else ''}"
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def known_threads(wanted: Any, jobs: Any, kept: int | None) -> int | None:

@@ -63,11 +63,14 @@ class InProcesses(Schedule):
                 process.kill()
 
     def _tasks(self) -> list[_Task]:
-        """Return what there is to do. Bases that methods demand first: they are quantized, and take the longest."""
+        """Return what there is to do, the longest first, so that no process is left alone with it at the end.
+
+        Quantized bases that methods demand come first, and the untouched base, which is only measured, last.
+        """
         own = self.recipe.model.quantization
         tasks = []
         for quantization in sorted({cell.base for cell in self.todo}, key=lambda name: (name == own, name)):
-            cells = [cell for cell in self.todo if cell.base == quantization]
+            cells = sorted((c for c in self.todo if c.base == quantization), key=lambda cell: cell.method is None)
             if self.prepared.general is not None and any(cell.method for cell in cells):
                 tasks.append(_Task(quantization))
             tasks += [_Task(quantization, cell) for cell in cells]

@@ -10,10 +10,12 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from adapterzoo.errors import ProcessEndedError
+from adapterzoo.memory import keep_freed_memory
 
 Send = Callable[[Any], None]
 TICK_SECONDS = 0.25
@@ -85,34 +87,56 @@ class Process:
         self._process.join()
 
 
-def apart(work: Callable[[], Any]) -> Any:
-    """Return what a function gives, called in a process of its own, where that can be had; what it changes is gone.
+def apart(works: Sequence[Callable[[], Any]], at_once: int) -> list[Any]:
+    """Call each function in a process of its own, where that can be had: what one changes is there for no other.
 
-    Raises:
-        Exception: what it raised.
-        ProcessEndedError: its process ended without an answer.
+    Args:
+        works: functions whose answers can be pickled.
+        at_once: how many of them run at the same time.
+
+    Returns:
+        Their answers, in their order. In the place of a function that raised an exception stands that exception, and
+        in the place of one whose process ended without an answer, a ProcessEndedError.
     """
     if not available():
+        return [_answer(work) for work in works]
+    answers: list[Any] = [None] * len(works)
+    waiting, running = list(range(len(works))), dict[Process, int]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                number = waiting.pop(0)
+                running[Process(partial(_send_answer, works[number]), threads())] = number
+                answers[number] = ProcessEndedError("its process sent nothing")
+            wait_for_any(list(running))
+            for process, number in list(running.items()):
+                ended = not process.alive
+                for answer in process.messages():
+                    answers[number] = answer
+                if ended:
+                    del running[process]
+                    if isinstance(answers[number], ProcessEndedError) and (why := process.failure()):
+                        answers[number] = ProcessEndedError(why)
+    finally:
+        for process in running:
+            process.kill()
+    return answers
+
+
+def _answer(work: Callable[[], Any]) -> Any:
+    try:
         return work()
+    except Exception as error:
+        return error
 
-    def answer(send: Send) -> None:
-        try:
-            send((work(), None))
-        except Exception as error:
-            send((None, error))
 
-    process = Process(answer, threads())
-    answers: list[Any] = []
-    while process.alive:
-        wait_for_any([process])
-        answers += process.messages()
-    answers += process.messages()
-    if not answers:
-        raise ProcessEndedError(process.failure() or "its process sent nothing")
-    found, error = answers[0]
-    if error is not None:
-        raise error
-    return found
+def _send_answer(work: Callable[[], Any], send: Send) -> None:
+    send(_answer(work))
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def wait_for_any(processes: Sequence[Process]) -> None:
@@ -145,6 +169,7 @@ def _main(work: Callable[[Send], None], messages: Connection, output: int, threa
     sys.stdout = sys.stderr = os.fdopen(os.dup(output), "w", buffering=1, encoding="utf-8", errors="replace")
     faulthandler.enable(sys.stderr)
     set_threads(threads)
+    keep_freed_memory()
     work(messages.send)
     sys.stdout.flush()
     os._exit(0)  # not waiting for threads that a plugin or a logger has left

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from adapterzoo import parallel, processes
 from adapterzoo.errors import AdapterzooError, Problem, UserError
+from adapterzoo.memory import keep_freed_memory
 from adapterzoo.plan import Cell
 from adapterzoo.progress import Reporter, Watch
 from adapterzoo.results import SETTINGS, Result, Tuning
@@ -120,8 +121,9 @@ class InThisProcess(Schedule):
     def do(self) -> None:
         """Do the cells one after the other."""
         kept = self.store.threads()
-        self.worker.threads = parallel.known_threads(self.recipe.threads, "auto", kept) or parallel.cores()
+        self.worker.threads = parallel.known_threads(self.recipe.threads, "auto", kept) or processes.cores()
         processes.set_threads(self.worker.threads)
+        keep_freed_memory()
         self.store.keep_threads(self.worker.threads)
         for cell in self.todo:
             base = self.bases.get(cell.base)

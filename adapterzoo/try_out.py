@@ -14,7 +14,7 @@ from adapterzoo.errors import PluginError, Problem, ProcessEndedError, UserError
 from adapterzoo.layers import features, linear_layers
 from adapterzoo.method import Context, Method, Options, find_problems, put_on
 from adapterzoo.plan import Cell
-from adapterzoo.processes import apart
+from adapterzoo.processes import apart, cores
 from adapterzoo.registry import Registry
 from adapterzoo.tuning import LEARNING_RATE, points
 
@@ -46,14 +46,16 @@ def try_methods(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> Prepa
         raise UserError(*problems)
     untouched = Base(skeleton, "none", lambda: skeleton)
     sized: dict[str, dict[str, Any]] = {}
-    for cell in {cell.label: cell for cell in prepared.cells if cell.method}.values():
-        try:
-            # In a process of its own: what a method changes in its libraries must not be there for any row.
-            tried = apart(partial(_try_cell, prepared, cell, untouched, zoo[cell.method or ""]))
-        except ProcessEndedError:  # a method that ends its process: its cell will tell
+    cells = list({cell.label: cell for cell in prepared.cells if cell.method}.values())
+    # In processes of their own: what a method changes in its libraries must not be there for any row.
+    works = [partial(_try_cell, prepared, cell, untouched, zoo[cell.method or ""]) for cell in cells]
+    for cell, tried in zip(cells, apart(works, cores()), strict=True):
+        if isinstance(tried, ProcessEndedError):  # a method that ends its process: its cell will tell
             continue
-        except PluginError as error:
-            tried = _Tried([Problem(zoo.package(cell.method or ""), f"its plugin is at fault: {error}.")])
+        if isinstance(tried, PluginError):
+            tried = _Tried([Problem(zoo.package(cell.method or ""), f"its plugin is at fault: {tried}.")])
+        if isinstance(tried, Exception):
+            raise tried
         problems += [Problem(f"{cell.label}: {one.where}", one.what, one.cure) for one in tried.problems]
         if tried.trainable is not None:
             prepared.trainable[cell.label] = tried.trainable
@@ -61,8 +63,8 @@ def try_methods(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> Prepa
             sized[cell.label] = tried.options
     if problems:
         raise UserError(*problems)
-    cells = [replace(cell, options=sized.get(cell.label, cell.options)) for cell in prepared.cells]
-    return replace(prepared, cells=cells)
+    planned = [replace(cell, options=sized.get(cell.label, cell.options)) for cell in prepared.cells]
+    return replace(prepared, cells=planned)
 
 
 class _Tried(NamedTuple):

@@ -56,6 +56,8 @@ def space(cell: Cell) -> dict[str, Any]:
 
 def points(cell: Cell) -> list[dict[str, Any]]:
     """The settings to try, the cell's own first where the ranges hold them."""
+    if not cell.ranges:
+        return []
     from scipy.stats import qmc
 
     own = {name: cell.learning_rate if name == LEARNING_RATE else cell.options.get(name) for name in cell.ranges}

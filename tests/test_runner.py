@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -283,6 +284,34 @@ def test_peak_memory_is_of_the_cell_not_of_the_process() -> None:
     small, large, small_again = peak(1), peak(600), peak(1)
     assert large - small > 400 * 2**20
     assert abs(small_again - small) < 100 * 2**20
+
+
+FAULTS = """
+import resource, torch
+from adapterzoo.memory import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        [torch.ones(2**20) for _ in range(10)]  # 40 MB, freed at once
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def warm():
+    faults()
+    return faults()
+
+torch.set_num_threads(1)
+print(warm(), keep_freed_memory() or warm())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
+def test_freed_memory_is_kept_for_the_next_tensor() -> None:
+    """Fresh processes: what an allocator has learned of earlier tensors must not matter."""
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert before > 20 * 5000, "otherwise there would be nothing to save"
+    assert after < 20
 
 
 def test_the_same_from_python(write_recipe: Callable[..., Path], tmp_path: Path) -> None:

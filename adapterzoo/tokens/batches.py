@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -87,18 +88,25 @@ def to_device(batch: dict[str, Any], model: nn.Module) -> dict[str, Any]:
     return {name: value.to(where) if hasattr(value, "to") else value for name, value in batch.items()}
 
 
-def in_batches(lengths: Sequence[int], size: int, spans: Sequence[int] | None = None) -> list[list[int]]:
+def in_batches(
+    lengths: Sequence[int], size: int, spans: Sequence[int] | None = None, positions: float = math.inf
+) -> list[list[int]]:
     """Return indices in batches of like length: little padding, and the same batches for every model.
 
     Args:
+        lengths: tokens of each row.
+        size: rows of a batch, at most.
         spans: for how many positions each row needs the output head; a batch is smaller where they are many.
+        positions: of a padded batch, at most; a longer row is alone.
     """
     batches: list[list[int]] = []
     widest = 0
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         span = spans[index] if spans else 1
-        full = not batches or len(batches[-1]) == size or max(widest, span) * (len(batches[-1]) + 1) > POSITIONS
-        if full:
+        batch = batches[-1] if batches else []
+        rows = len(batch) + 1
+        heads, width = max(widest, span) * rows, lengths[batch[0]] if batch else 0
+        if not batch or rows > size or heads > POSITIONS or width * rows > positions:
             batches.append([])
             widest = 0
         batches[-1].append(index)
