@@ -36,8 +36,8 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep what is freed for the next tensors of this process.
+def keep_freed_memory() -> bool:
+    """Have glibc keep what is freed for the next tensors of this process; returns whether it does.
 
     It would give large ones back to the system at once, and clearing new pages for every tensor of a step takes as
     long as the arithmetic on them.
@@ -45,8 +45,8 @@ def keep_freed_memory() -> None:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library
             libc = ctypes.CDLL("libc.so.6")
-            for name, value in KEEP.items():
-                libc.mallopt(name, value)
+            return all([libc.mallopt(name, value) for name, value in KEEP.items()])
+    return False
 
 
 class PeakMemory:

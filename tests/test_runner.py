@@ -296,22 +296,17 @@ def faults():
         [torch.ones(2**20) for _ in range(10)]  # 40 MB, freed at once
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-def warm():
-    faults()
-    return faults()
-
 torch.set_num_threads(1)
-print(warm(), keep_freed_memory() or warm())
+print(int(keep_freed_memory()), faults(), faults())
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
 def test_freed_memory_is_kept_for_the_next_tensor() -> None:
-    """Fresh processes: what an allocator has learned of earlier tensors must not matter."""
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
-    before, after = map(int, done.stdout.split())
-    assert before > 20 * 5000, "otherwise there would be nothing to save"
-    assert after < 20
+    kept, _, faults = map(int, done.stdout.split())
+    assert kept
+    assert faults < 100, "each time anew it would be 200,000"
 
 
 def test_the_same_from_python(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
