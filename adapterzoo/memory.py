@@ -45,7 +45,7 @@ def keep_freed_memory() -> bool:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library
             libc = ctypes.CDLL("libc.so.6")
-            return all([libc.mallopt(name, value) for name, value in KEEP.items()])
+            return all(libc.mallopt(name, value) for name, value in KEEP.items())
     return False
 
 
