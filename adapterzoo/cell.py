@@ -88,7 +88,7 @@ def shared_prefix(
     if reason is None:
         return prefix
     if prefix.pays(rows):
-        watch.say(f"{cell.label}: what rows have in common is computed for each of them: {reason}")
+        watch.say(f"{cell.label}: rows are padded, and their common prefix computed for each of them: {reason}")
     return None
 
 
@@ -121,7 +121,9 @@ def train(prepared: Prepared, cell: Cell, adapted: Adapted, folder: Path, watch:
     method, options, context = adapted.method, adapted.options, adapted.context
     prefix = adapted.prefix
     if prefix is not None and (reason := why_not_trained(adapted.model, prepared.recipe.train.arguments)):
-        watch.say(f"{cell.label}: in training, what rows have in common is computed for each of them: {reason}")
+        watch.say(
+            f"{cell.label}: in training, rows are padded, and their common prefix computed for each of them: {reason}"
+        )
         prefix = None
     watch.phase("training")
     return train.train(

@@ -12,6 +12,7 @@ from adapterzoo.bundled import BUNDLED
 from adapterzoo.errors import Problem, UserError, did_you_mean
 from adapterzoo.model_files import refuse_adapter, weight_names
 from adapterzoo.tokens.padding import make_room
+from adapterzoo.tokens.row_attention import add_row_attention
 
 if TYPE_CHECKING:
     import torch
@@ -186,6 +187,7 @@ def load_weights(
     if head is not None:
         head.register_forward_pre_hook(_contiguous)
     make_room(loaded, vocabulary)
+    add_row_attention(loaded)
     return loaded
 
 

@@ -86,6 +86,8 @@ class Result:
     answer_seconds: float | None = None
     """that an answer to a test question took, on average"""
     tokens_per_second: float | None = None
+    positions_per_token: float | None = None
+    """positions that training computed for each real token: above 1 with padding, below 1 with a shared prefix"""
     peak_memory_bytes: int | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     """loss by step"""

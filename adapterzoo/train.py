@@ -25,6 +25,7 @@ from adapterzoo.layers import trained
 from adapterzoo.recipe import TrainSection
 from adapterzoo.tokens.encode import Encoded
 from adapterzoo.tokens.packing import check_separate
+from adapterzoo.tokens.row_attention import ROW_LENGTHS
 from adapterzoo.tokens.shared_prefix import SharedPrefix, for_model
 from adapterzoo.training_arguments import total_steps
 
@@ -44,6 +45,8 @@ class Trained:
     tokens: int
     """real tokens that went through the model, padding left out"""
     history: list[dict[str, float]]
+    positions_per_token: float | None
+    """positions that were computed for each real token; None where a checkpoint held the finished training"""
 
 
 def train(
@@ -105,6 +108,7 @@ def train(
         seconds=seconds,
         tokens=int(trainer.state.num_input_tokens_seen),
         history=[_plain(entry) for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry],
+        positions_per_token=trainer.positions / float(trainer.tokens) if trainer.positions else None,
     )
 
 
@@ -115,6 +119,10 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
     prefix: SharedPrefix | None
     own_optimizer: MakeOptimizer
     control: Any
+    positions = 0
+    """that went through the model, padding too"""
+    tokens: Any = 0
+    """real ones that these stand for; a tensor, so that no step waits for its number"""
 
     def __init__(self, model: Any, **settings: Any) -> None:
         # transformers takes any adapter but PEFT's for none at all, and refuses to train a quantized base.
@@ -126,7 +134,9 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The model's own loss."""
-        if "visible" in inputs:
+        self.positions += inputs["input_ids"].numel()
+        self.tokens = self.tokens + inputs["attention_mask"].sum()
+        if ROW_LENGTHS in inputs:
             inputs = for_model(inputs, model)
         elif "use_cache" in inputs:  # packed rows, whose mask is there to count tokens by
             inputs = {name: value for name, value in inputs.items() if name != "attention_mask"}

@@ -169,6 +169,7 @@ class Worker:
             trained = train(self.prepared, cell, adapted, folder / CHECKPOINTS, watch)
         result.train_seconds = trained.seconds
         result.tokens_per_second = trained.tokens / trained.seconds
+        result.positions_per_token = trained.positions_per_token
         result.history = trained.history
         result.findings = plain_findings(adapted.method.findings(adapted.model))
         with clock("saving"):

@@ -79,6 +79,7 @@ def joined_gap(model: Any, encoded: Encoded) -> float:
     import torch
 
     from adapterzoo.tokens.batches import pad_batch
+    from adapterzoo.tokens.row_attention import has_row_attention
     from adapterzoo.tokens.shared_prefix import for_model, joined_batch
 
     begins = list(range(3, 3 + SHARED_TOKENS))
@@ -86,14 +87,15 @@ def joined_gap(model: Any, encoded: Encoded) -> float:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     found = []
     model.train()
-    for batch in (pad_batch(rows, encoded.pad_id), joined_batch(rows)):
+    ways = (False, True) if has_row_attention(model) else (False,)
+    for batch in (pad_batch(rows, encoded.pad_id), *(joined_batch(rows, by_row=by_row) for by_row in ways)):
         loss = model(**for_model(batch, model)).loss
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         found.append([loss.detach().reshape(1), *(g.reshape(-1) for g in gradients if g is not None)])
     return max(
-        _share(torch.cat(one[part]), torch.cat(two[part]))
+        _share(torch.cat(found[0][part]), torch.cat(joined[part]))
         for part in (slice(1), slice(1, None))
-        for one, two in [found]
+        for joined in found[1:]
     )
 
 

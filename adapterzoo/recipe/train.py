@@ -33,7 +33,8 @@ class TrainSection(Section):
     save_limit: int = Field(1, ge=1, description="how many checkpoints are kept; none after a cell is finished")
     group_by_length: bool = Field(False, description="batches of like length: less padding, rows in another order")
     share_prefix: Literal["auto", "never"] = Field(
-        "auto", description="tokens that all rows of a batch begin with are computed once, where that changes nothing"
+        "auto",
+        description="auto = where that changes nothing, rows are joined: no padding, and what all begin with only once",
     )
     loggers: list[str] = Field(default_factory=list, description="tensorboard, wandb, ... (transformers' report_to)")
     arguments: dict[str, Any] = Field(

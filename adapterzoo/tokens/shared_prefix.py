@@ -1,17 +1,20 @@
-"""Rows that begin alike as one sequence: the common prefix goes through the model once, and there is no padding.
+"""Rows joined in one sequence: what all begin with goes through the model once, and there is no padding.
 
-The sequence is the prefix and then each row's own tokens, with positions that go on after the prefix in each row. A
-mask lets a row's tokens see the prefix and, causally, their own row. So each token is computed from the very tokens
-that it would see in a padded batch: chat template and system prompt, often most of a row, are just not repeated.
+The sequence is the common prefix, if there is one, and then each row's own tokens, with positions that go on after the
+prefix in each row. A row's tokens see the prefix and, causally, their own row: by a mask over the whole sequence, which
+short rows are fastest with, or row by row (row_attention.py). So each token is computed from the very tokens that it
+would see in a padded batch: chat template and system prompt, often most of a row, are just not repeated.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.tokens.batches import IGNORED, Tokens, pad_batch, to_device
+from adapterzoo.tokens.row_attention import ROW_LENGTHS, has_row_attention, in_one_kernel
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
 # How much longer a CPU takes for an operation of attention than for one of a matrix product.
 ATTENTION_COST = 4.0
+# What a CPU could multiply and add in the time that a layer takes to begin with another row.
+ROW_OPERATIONS = 1.5e7
 # How far logits may be from a padded batch's, as a share of their spread: only rounding is another.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.02}
 # Of a configuration: how far back a layer sees, and what drops out in attention.
@@ -31,10 +36,15 @@ ON_WHOLE_ROWS = ("label_smoothing_factor", "neftune_noise_alpha")
 
 @dataclass(frozen=True)
 class SharedPrefix:
-    """Makes batches in whichever form costs less: padded rows, or one sequence with a shared prefix."""
+    """Makes batches in whichever form costs least: padded rows, or joined ones, by a mask or row by row.
+
+    Costs are in units of what a position costs in all layers but attention.
+    """
 
     pair_cost: float
-    """of a pair of positions in attention, in units of a position in all other layers"""
+    """of a pair of positions in attention"""
+    row_cost: float | None = None
+    """of each row that attention is computed of by itself; None where the model cannot do that"""
 
     @classmethod
     def of(cls, model: nn.Module) -> SharedPrefix:
@@ -43,19 +53,33 @@ class SharedPrefix:
         text = config.get_text_config()
         embedded = model.get_input_embeddings().weight.numel()
         linear = max(sum(parameter.numel() for parameter in model.parameters()) - embedded, 1)
-        return cls(ATTENTION_COST * 2 * text.hidden_size * text.num_hidden_layers / linear)
+        row_cost = ROW_OPERATIONS * text.num_hidden_layers / linear if has_row_attention(model) else None
+        pair_cost = ATTENTION_COST * 2 * text.hidden_size * text.num_hidden_layers / linear
+        return cls(pair_cost, 0.0 if in_one_kernel(model) else row_cost)
 
     def pays(self, rows: Sequence[Tokens]) -> bool:
-        """Whether one sequence costs less than padded rows."""
-        lengths = [len(ids) for ids, _ in rows]
-        width, prefix = max(lengths), common_prefix(rows)
-        together = prefix + sum(length - prefix for length in lengths)
-        padded = len(rows) * (width + self.pair_cost * width**2)
-        return together + self.pair_cost * together**2 < padded
+        """Return whether joined rows cost less than padded ones."""
+        return min(self._joined_costs(rows)) < self._padded_cost(rows)
 
     def batch(self, rows: Sequence[Tokens], pad_id: int) -> dict[str, Any]:
-        """Return rows in the form that costs less; :func:`for_model` makes a model's arguments of it."""
-        return joined_batch(rows) if self.pays(rows) else pad_batch(rows, pad_id)
+        """Return rows in the form that costs least; :func:`for_model` makes a model's arguments of it."""
+        masked, by_row = self._joined_costs(rows)
+        return joined_batch(rows, by_row=by_row < masked) if self.pays(rows) else pad_batch(rows, pad_id)
+
+    def _padded_cost(self, rows: Sequence[Tokens]) -> float:
+        width = max(len(ids) for ids, _ in rows)
+        return len(rows) * (width + self.pair_cost * width**2)
+
+    def _joined_costs(self, rows: Sequence[Tokens]) -> tuple[float, float]:
+        """Return what they cost with a mask, and row by row."""
+        prefix = common_prefix(rows)
+        own = [len(ids) - prefix for ids, _ in rows]
+        positions = prefix + sum(own)
+        masked = positions + self.pair_cost * positions**2
+        if self.row_cost is None:
+            return masked, math.inf
+        pairs = prefix**2 + sum(length * (prefix + length) for length in own)
+        return masked, positions + self.pair_cost * pairs + self.row_cost * len(rows)
 
 
 def common_prefix(rows: Sequence[Tokens]) -> int:
@@ -68,12 +92,13 @@ def common_prefix(rows: Sequence[Tokens]) -> int:
     return max(limit, 0)
 
 
-def joined_batch(rows: Sequence[Tokens]) -> dict[str, Any]:
+def joined_batch(rows: Sequence[Tokens], *, by_row: bool = False) -> dict[str, Any]:
     """Return rows as one sequence of tensors, each of shape (1, positions) where nothing else is said.
 
     ``labels`` and ``shift_labels``, of shape (1, learned tokens), are the learned tokens, row by row, and
-    ``logits_to_keep``, of shape (learned tokens,), the positions that predict them. ``visible``, of shape (1, 1,
-    positions, positions), says which positions each one sees; ``attention_mask``, of shape (1, real tokens of all
+    ``logits_to_keep``, of shape (learned tokens,), the positions that predict them. ``row_lengths``, whole numbers, are
+    those of the prefix and of what each row has after it. ``visible``, of shape (1, 1, positions, positions), says
+    which positions each one sees; it is left out with ``by_row``. ``attention_mask``, of shape (1, real tokens of all
     rows), is there to count tokens by, and must not reach the model.
     """
     import torch
@@ -88,29 +113,37 @@ def joined_batch(rows: Sequence[Tokens]) -> dict[str, Any]:
         ids += row[prefix:]
         positions += range(prefix, len(row))
         owner += [number] * (len(row) - prefix)
-    owners, labels = torch.tensor(owner), torch.tensor([targets])
-    own = (owners[:, None] == owners[None, :]) | (owners[None, :] == 0)
-    return {
+    labels = torch.tensor([targets])
+    batch = {
         "input_ids": torch.tensor([ids]),
         "position_ids": torch.tensor([positions]),
-        "visible": own.tril()[None, None],
+        ROW_LENGTHS: (prefix, *(len(row) - prefix for row, _ in rows)),
         "attention_mask": torch.ones(1, sum(len(row) for row, _ in rows), dtype=torch.long),
         "labels": labels,
         "shift_labels": labels,
         "logits_to_keep": torch.tensor(predicting),
     }
+    if not by_row:
+        owners = torch.tensor(owner)
+        own = (owners[:, None] == owners[None, :]) | (owners[None, :] == 0)
+        batch["visible"] = own.tril()[None, None]
+    return batch
 
 
 def for_model(batch: dict[str, Any], model: Any) -> dict[str, Any]:
-    """Return what a model is called with: of joined rows with a mask in its own precision."""
+    """Return what a model is called with: of joined rows with a mask in its own precision, or with their lengths."""
     import torch
 
-    if "visible" not in batch:
+    if ROW_LENGTHS not in batch:
         return batch
+    if "visible" not in batch:
+        # In four dimensions: transformers makes no mask of its own then, and attention does not look at it.
+        no_mask = torch.empty(1, 1, 0, 0, device=batch["input_ids"].device)
+        return {**batch, "attention_mask": no_mask, "use_cache": False}
     dtype: torch.dtype = model.get_input_embeddings().weight.dtype
     hidden = torch.zeros(batch["visible"].shape, dtype=dtype, device=batch["visible"].device)
     hidden.masked_fill_(~batch["visible"], torch.finfo(dtype).min)
-    arguments = {name: value for name, value in batch.items() if name != "visible"}
+    arguments = {name: value for name, value in batch.items() if name not in ("visible", ROW_LENGTHS)}
     return {**arguments, "attention_mask": hidden, "use_cache": False}
 
 
@@ -135,21 +168,20 @@ def why_not(
         return reason
     training = model.training
     model.eval()
+    # A mask over all of them may not fit, and would not be chosen: two are enough to see whether one can be had.
+    few = sorted(rows, key=lambda row: len(row[0]))[:2]
+    trials = [(rows, True), (few, False)] if has_row_attention(model) else [(rows, False)]
     try:
         with torch.no_grad():
-            loss, padded = _answered(model, pad_batch(rows, pad_id))
-            joined_loss, joined = _answered(model, joined_batch(rows))
-            whole, continued = _last_logits(model, rows[0][0])
+            gaps = [_joined_gap(model, some, pad_id, by_row) for some, by_row in trials]
+            gaps.append(_gap(*_last_logits(model, rows[0][0])))
     except Exception:  # an architecture that takes no such mask, or another cache, may raise anything
         return "its architecture takes no mask of its own for each position, or no cache that is filled beforehand"
     finally:
         model.train(training)
     dtype = str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
-    pairs = ((joined, padded), (continued, whole))
-    gap = max(((one - other).abs().mean() / other.std()).item() for one, other in pairs)
-    gap = max(gap, abs(joined_loss - loss) / max(loss, 1.0))
-    if not gap <= TOLERANCE.get(dtype, 0.0):
-        return f"its logits would differ by {gap:.2g} of their spread"
+    if wrong := [gap for gap in gaps if not gap <= TOLERANCE.get(dtype, 0.0)]:
+        return f"its logits would differ by {max(wrong):.2g} of their spread"
     return None
 
 
@@ -194,7 +226,7 @@ def why_not_trained(model: nn.Module, arguments: Mapping[str, Any]) -> str | Non
 
 def learned_logits(logits: torch.Tensor, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the logits that predict learned tokens, (learned tokens, vocabulary), and these tokens, row by row."""
-    if "visible" in batch:
+    if ROW_LENGTHS in batch:
         return logits[0], batch["labels"][0]
     targets = batch["labels"][:, 1:]
     wanted = targets != IGNORED
@@ -215,6 +247,18 @@ def _last_logits(model: Any, ids: Sequence[int]) -> tuple[torch.Tensor, torch.Te
     }
     continued = model(input_ids=row[:, half:], past_key_values=cache, use_cache=True, **rest).logits
     return model(input_ids=row, use_cache=False).logits[0, -1].float(), continued[0, -1].float()
+
+
+def _joined_gap(model: Any, rows: Sequence[Tokens], pad_id: int, by_row: bool) -> float:
+    """Return how far loss and logits of joined rows are from those of padded ones."""
+    loss, padded = _answered(model, pad_batch(rows, pad_id))
+    joined_loss, joined = _answered(model, joined_batch(rows, by_row=by_row))
+    return max(_gap(padded, joined), abs(joined_loss - loss) / max(loss, 1.0))
+
+
+def _gap(right: torch.Tensor, other: torch.Tensor) -> float:
+    """Return how far logits are from the right ones, as a share of these ones' spread."""
+    return float((other - right).abs().mean() / right.std())
 
 
 def _answered(model: Any, batch: dict[str, Any]) -> tuple[float, torch.Tensor]:

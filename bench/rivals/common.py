@@ -67,11 +67,32 @@ def messages(row: dict[str, Any]) -> list[dict[str, str]]:
     return [*system, {"role": "user", "content": row["question"]}]
 
 
-def encode(tokenizer: Any, row: dict[str, Any]) -> tuple[list[int], list[int]]:
+def encode(job: dict[str, Any], tokenizer: Any, row: dict[str, Any]) -> tuple[list[int], list[int]]:
     """Return the tokens of prompt and answer."""
-    prompt = tokenizer.apply_chat_template(messages(row), tokenize=False, add_generation_prompt=True)
+    prompt = f"{row['question']}\n"
+    if not job["plain"]:
+        prompt = tokenizer.apply_chat_template(messages(row), tokenize=False, add_generation_prompt=True)
     answer = [*tokenizer(row["answer"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     return tokenizer(prompt, add_special_tokens=False)["input_ids"], answer
+
+
+class Count:
+    """Counts the positions of batches, and the real tokens among them."""
+
+    def __init__(self) -> None:
+        self.positions = self.tokens = 0
+
+    def __call__(self, mask: torch.Tensor) -> None:
+        """Count a batch by its attention mask."""
+        self.positions += mask.numel()
+        self.tokens += int(mask.sum())
+
+
+def write_result(out: Path, before: dict[str, float], after: dict[str, float], seconds: float, count: Count) -> None:
+    """Write what bench.py reads: the scores, and how long training took for how many positions and tokens."""
+    trained = {"train_seconds": seconds, "positions": count.positions, "tokens": count.tokens}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "result.json").write_text(json.dumps({"before": before, "after": after, **trained}), encoding="utf-8")
 
 
 def padded(rows: list[list[int]], fill: int) -> torch.Tensor:
@@ -81,10 +102,10 @@ def padded(rows: list[list[int]], fill: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def evaluate(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> dict[str, float]:
+def evaluate(job: dict[str, Any], model: Any, tokenizer: Any) -> dict[str, float]:
     """Return the loss of an answer's token and the share of answers exactly right, with greedy answers."""
     model.eval()
-    encoded = sorted((encode(tokenizer, row) for row in rows), key=lambda pair: len(pair[0]))
+    encoded = sorted((encode(job, tokenizer, row) for row in job["test"]), key=lambda pair: len(pair[0]))
     longest = max(len(answer) for _, answer in encoded)
     loss, tokens, right = 0.0, 0, 0
     for start in range(0, len(encoded), EVALUATION_BATCH):

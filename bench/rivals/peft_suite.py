@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import random
+import time
 
 import torch
-from common import arguments, encode, evaluate, load, padded, peft_config
+from common import Count, arguments, encode, evaluate, load, padded, peft_config, write_result
 from peft import get_peft_model
 from transformers import get_linear_schedule_with_warmup
 
@@ -16,12 +16,12 @@ given = arguments()
 job, method = given.job, given.method
 torch.manual_seed(0)
 model, tokenizer = load(job, method)
-before = evaluate(model, tokenizer, job["test"])
+before = evaluate(job, model, tokenizer)
 model = get_peft_model(model, peft_config(method, job["steps"]))
 optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=job["rates"][method])
 schedule = get_linear_schedule_with_warmup(optimizer, job["warmup"], job["steps"])
-rows = [encode(tokenizer, row) for row in job["train"]]
-draw, size, step = random.Random(0), job["batch_size"], 0
+rows = [encode(job, tokenizer, row) for row in job["train"]]
+draw, size, step, count, begun = random.Random(0), job["batch_size"], 0, Count(), time.monotonic()
 while step < job["steps"]:
     draw.shuffle(rows)
     for start in range(0, len(rows) - size * BUCKET + 1, size * BUCKET):
@@ -31,10 +31,12 @@ while step < job["steps"]:
                 break
             group = bucket[first : first + size]
             model.train()
+            mask = padded([[1] * (len(prompt) + len(answer)) for prompt, answer in group], 0)
+            count(mask)
             loss = model(
                 input_ids=padded([prompt + answer for prompt, answer in group], 0),
                 labels=padded([[-100] * len(prompt) + answer for prompt, answer in group], -100),
-                attention_mask=padded([[1] * (len(prompt) + len(answer)) for prompt, answer in group], 0),
+                attention_mask=mask,
             ).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -44,7 +46,7 @@ while step < job["steps"]:
                 model.base_model.update_and_allocate(step)
             optimizer.zero_grad()
             step += 1
-after = evaluate(model, tokenizer, job["test"])
+seconds = time.monotonic() - begun
+after = evaluate(job, model, tokenizer)
 model.save_pretrained(given.out / "adapter")
-given.out.mkdir(parents=True, exist_ok=True)
-(given.out / "result.json").write_text(json.dumps({"before": before, "after": after}), encoding="utf-8")
+write_result(given.out, before, after, seconds, count)

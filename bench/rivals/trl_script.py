@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import json
+import time
+from typing import Any
 
 import torch
-from common import arguments, evaluate, load, messages, peft_config
+from common import Count, arguments, evaluate, load, messages, peft_config, write_result
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 given = arguments()
 job, method = given.job, given.method
 model, tokenizer = load(job, method)
-before = evaluate(model, tokenizer, job["test"])
+before = evaluate(job, model, tokenizer)
+
+
+def example(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row as TRL takes it."""
+    if job["plain"]:
+        return {"prompt": f"{row['question']}\n", "completion": row["answer"]}
+    return {"prompt": messages(row), "completion": [{"role": "assistant", "content": row["answer"]}]}
+
+
 # Tuned: no checkpointing, which costs a third more work, and batches of like length.
 tuned = {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"} if given.tuned else {}
 trainer = SFTTrainer(
@@ -33,15 +43,23 @@ trainer = SFTTrainer(
         seed=0,
         **tuned,
     ),
-    train_dataset=Dataset.from_list(
-        [
-            {"prompt": messages(row), "completion": [{"role": "assistant", "content": row["answer"]}]}
-            for row in job["train"]
-        ]
-    ),
+    train_dataset=Dataset.from_list([example(row) for row in job["train"]]),
     peft_config=peft_config(method, job["steps"]),
 )
+count, collate = Count(), trainer.data_collator
+
+
+def counted(rows: list[Any]) -> dict[str, Any]:
+    """Return TRL's batch, counted."""
+    batch: dict[str, Any] = collate(rows)
+    count(batch["attention_mask"])
+    return batch
+
+
+trainer.data_collator = counted
+begun = time.monotonic()
 trainer.train()
-after = evaluate(trainer.model, tokenizer, job["test"])
+seconds = time.monotonic() - begun
+after = evaluate(job, trainer.model, tokenizer)
 trainer.save_model(str(given.out / "adapter"))
-(given.out / "result.json").write_text(json.dumps({"before": before, "after": after}), encoding="utf-8")
+write_result(given.out, before, after, seconds, count)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from adapterzoo.tokens.batches import Tokens, pad_batch
+from adapterzoo.tokens.row_attention import ROW_LENGTHS, add_row_attention, has_row_attention
 from adapterzoo.tokens.shared_prefix import (
     SharedPrefix,
     common_prefix,
@@ -32,9 +33,12 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def made(family: str, **more: Any) -> Any:
+def made(family: str, attention: str | None = None, **more: Any) -> Any:
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **{**SIZES, **more})).eval()
+    config = AutoConfig.for_model(family, **{**SIZES, **more})
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+    add_row_attention(model)
+    return model
 
 
 def rows(prefix: int, lengths: tuple[int, ...] = (5, 9, 4, 7), answer: int = 2) -> list[Tokens]:
@@ -72,23 +76,31 @@ def test_each_token_sees_the_prefix_and_its_own_row() -> None:
 @pytest.mark.parametrize(
     "family", ["llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "phi3", "gpt_neox", "gpt2"]
 )
+@pytest.mark.parametrize("attention", ["eager", None])
 @pytest.mark.parametrize("prefix", [0, 12])
 @pytest.mark.parametrize("answer", [1, 3])
-def test_losses_and_gradients_are_those_of_padded_rows(family: str, prefix: int, answer: int) -> None:
-    model = made(family, attention_dropout=0.0, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0)
-    batches = pad_batch(rows(prefix, answer=answer), 0), joined_batch(rows(prefix, answer=answer))
-    assert why_not(model, rows(prefix, answer=answer), 0, "none") is None
-    found = []
-    for batch in batches:
-        model.zero_grad()
-        answered = model(**for_model(batch, model))
-        answered.loss.backward()
-        gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-        found.append((answered.loss.item(), gradients, learned_logits(answered.logits, batch)[1].tolist()))
-    (loss, gradients, targets), (other_loss, other, other_targets) = found
-    assert other_targets == targets
-    assert other_loss == pytest.approx(loss, rel=1e-5)
-    assert (other - gradients).norm() <= 1e-5 * gradients.norm()
+def test_losses_and_gradients_are_those_of_padded_rows(
+    family: str, attention: str | None, prefix: int, answer: int
+) -> None:
+    """In one sequence with a mask, and row by row."""
+    model = made(family, attention, attention_dropout=0.0, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0)
+    some = rows(prefix, answer=answer)
+    assert has_row_attention(model)
+    assert why_not(model, some, 0, "none") is None
+    expected = _loss_and_gradients(model, pad_batch(some, 0))
+    for by_row in (False, True):
+        loss, gradients, targets = _loss_and_gradients(model, joined_batch(some, by_row=by_row))
+        assert targets == expected[2]
+        assert loss == pytest.approx(expected[0], rel=1e-5)
+        assert (gradients - expected[1]).norm() <= 1e-5 * expected[1].norm()
+
+
+def _loss_and_gradients(model: Any, batch: dict[str, Any]) -> tuple[float, torch.Tensor, list[int]]:
+    model.zero_grad()
+    answered = model(**for_model(batch, model))
+    answered.loss.backward()
+    gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    return answered.loss.item(), gradients, learned_logits(answered.logits, batch)[1].tolist()
 
 
 def test_models_whose_rows_cannot_be_joined_are_told() -> None:
@@ -127,10 +139,33 @@ def test_what_changes_the_loss_of_padded_rows_alone_is_not_trained_with_joined_o
         assert why_not_trained(made("llama"), {name: 0.0}) is None
 
 
-def test_one_sequence_is_made_where_it_costs_less() -> None:
-    prefix = SharedPrefix.of(made("llama"))
-    assert prefix.pays(rows(30))
-    assert not prefix.pays([(ids * 40, learned * 40) for ids, learned in rows(0, (8, 8, 8, 8))]), "quadratic attention"
+def test_rows_are_given_in_the_form_that_costs_least() -> None:
+    prefix = SharedPrefix(pair_cost=0.001, row_cost=4.0)
+    uneven = [(ids * 40, learned * 40) for ids, learned in rows(0, (2, 8, 3, 5))]
+
+    def form(some: list[Tokens], how: SharedPrefix = prefix) -> str:
+        batch = how.batch(some, 0)
+        return "padded" if ROW_LENGTHS not in batch else "mask" if "visible" in batch else "by row"
+
+    assert form(rows(30)) == "mask"
+    assert form(uneven) == "by row"
+    assert form(rows(0, (8, 8, 8, 8))) == "padded", "alike in length, and nothing in common"
+    assert form(uneven, SharedPrefix(pair_cost=0.01)) == "padded", "quadratic attention"
+
+
+def test_a_long_uneven_batch_has_no_padding_and_no_large_mask() -> None:
+    uneven = rows(3, (200, 20, 90, 40))
+    batch = SharedPrefix(pair_cost=0.001, row_cost=4.0).batch(uneven, 0)
+    assert batch["input_ids"].shape == (1, 3 + 350)
+    assert batch[ROW_LENGTHS] == (3, 200, 20, 90, 40)
+    assert max(tensor.numel() for tensor in batch.values() if isinstance(tensor, torch.Tensor)) < 400
+
+
+def test_models_without_row_attention_still_have_their_rows_joined() -> None:
+    """Attention of their own that is not in transformers' registry."""
+    model = made("falcon", num_kv_heads=2, new_decoder_architecture=True)
+    assert not has_row_attention(model)
+    assert SharedPrefix.of(model).row_cost is None
 
 
 def test_a_row_is_trained_and_measured_as_if_it_were_computed_whole(
