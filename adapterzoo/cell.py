@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ from adapterzoo.memory import free_memory
 from adapterzoo.method import Context, Method, put_on
 from adapterzoo.metric_registry import lower_is_better_by
 from adapterzoo.plan import Cell
+from adapterzoo.progress import Watch
 from adapterzoo.registry import registry
 from adapterzoo.results import Tuning
 from adapterzoo.tuning import Score, tune
@@ -22,10 +25,12 @@ if TYPE_CHECKING:
     from adapterzoo.base import Base
     from adapterzoo.evaluate import Evaluation
     from adapterzoo.prepare import Prepared
-    from adapterzoo.progress import Watch
     from adapterzoo.tokens.batches import Tokens
     from adapterzoo.tokens.shared_prefix import SharedPrefix
     from adapterzoo.train import Trained
+
+
+PROBE_STEPS = 2  # of which the last one is timed: the first does what is done once
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,25 @@ def train(prepared: Prepared, cell: Cell, adapted: Adapted, folder: Path, watch:
         prefix=prefix,
         on_step=watch.step,
     )
+
+
+def step_seconds(prepared: Prepared, cell: Cell, adapted: Adapted) -> float:
+    """Train PROBE_STEPS steps; return how many seconds a step with the mean number of tokens takes."""
+    steps: list[tuple[float, int]] = []
+
+    class Times(Watch):
+        def step(self, step: int, steps_in_all: int, loss: float, tokens: int) -> None:
+            steps.append((time.perf_counter(), tokens))
+
+    few: dict[str, Any] = {"steps": PROBE_STEPS, "epochs": None, "save_steps": 0, "eval_steps": 0, "loggers": []}
+    settings = prepared.recipe.train.model_copy(update=few)
+    short = replace(prepared, recipe=prepared.recipe.model_copy(update={"train": settings}), steps=PROBE_STEPS)
+    with tempfile.TemporaryDirectory() as folder:
+        train(short, cell, adapted, Path(folder), Times())
+    (begun, before), (ended, after) = steps[-2:]
+    encoded, rows = prepared.encoded, settings.batch_size * settings.gradient_accumulation
+    mean = rows * sum(len(example.learned) for example in encoded.train) / len(encoded.training_rows)
+    return (ended - begun) * mean / (after - before)
 
 
 def tuned(prepared: Prepared, cell: Cell, base: Base, folder: Path, watch: Watch) -> Tuning:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import os
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from adapterzoo.cell import adapt
+from adapterzoo.cell import adapt, step_seconds
 from adapterzoo.memory import PeakMemory, available
 from adapterzoo.plan import Cell
 from adapterzoo.prepare import Prepared
 from adapterzoo.processes import Process, Send, cores, wait_for_any
 from adapterzoo.progress import Watch
 
-PROBE_STEPS = 2  # of which the last one is timed: the first does what is done once
 # Below as many training steps in all, a probe costs more than it saves.
 MIN_STEPS_TO_PROBE = 200
 # Leave the rest of the free memory unused, because other methods may need more than the one that was probed.
@@ -116,27 +112,10 @@ def _try(prepared: Prepared, cell: Cell, base: Any, way: Parallel) -> tuple[floa
 
 
 def _steps(prepared: Prepared, cell: Cell, base: Any, send: Send) -> None:
-    """Train some steps; send how many seconds the last one took, and the bytes that were added to its parent's."""
+    """Train some steps; send how many seconds one takes, and the bytes that were added to its parent's."""
     import psutil
 
-    from adapterzoo.tokens.shared_prefix import why_not_trained
-    from adapterzoo.train import train
-
-    times: list[float] = []
-    settings = prepared.recipe.train.model_copy(
-        update={"steps": PROBE_STEPS, "epochs": None, "save_steps": 0, "eval_steps": 0, "loggers": []}
-    )
     before = psutil.Process().memory_info().rss
-    with base.lend() as model, tempfile.TemporaryDirectory() as folder, PeakMemory() as peak:
-        adapted = adapt(prepared, cell, model, Watch())
-        train(
-            adapted.model,
-            prepared.encoded,
-            settings,
-            learning_rate=cell.learning_rate or 0.0,
-            seed=cell.seed,
-            folder=Path(folder),
-            prefix=None if why_not_trained(adapted.model, settings.arguments) else adapted.prefix,
-            on_step=lambda *_: times.append(time.perf_counter()),
-        )
-    send((times[-1] - times[-2], max(peak.bytes - before, 1)))
+    with base.lend() as model, PeakMemory() as peak:
+        seconds = step_seconds(prepared, cell, adapt(prepared, cell, model, Watch()))
+    send((seconds, max(peak.bytes - before, 1)))

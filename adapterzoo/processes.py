@@ -87,12 +87,13 @@ class Process:
         self._process.join()
 
 
-def apart(works: Sequence[Callable[[], Any]], at_once: int) -> list[Any]:
+def apart(works: Sequence[Callable[[], Any]], at_once: int, each: int | None = None) -> list[Any]:
     """Call each function in a process of its own, where that can be had: what one changes is there for no other.
 
     Args:
         works: functions whose answers can be pickled.
         at_once: how many of them run at the same time.
+        each: how many threads each of them has; by default as many as this process.
 
     Returns:
         Their answers, in their order. In the place of a function that raised an exception stands that exception, and
@@ -106,7 +107,7 @@ def apart(works: Sequence[Callable[[], Any]], at_once: int) -> list[Any]:
         while waiting or running:
             while waiting and len(running) < at_once:
                 number = waiting.pop(0)
-                running[Process(partial(_send_answer, works[number]), threads())] = number
+                running[Process(partial(_send_answer, works[number]), each or threads())] = number
                 answers[number] = ProcessEndedError("its process sent nothing")
             wait_for_any(list(running))
             for process, number in list(running.items()):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +14,11 @@ from rich.table import Table
 from adapterzoo.cli.arguments import recipe_options
 from adapterzoo.errors import UserError
 from adapterzoo.metric_registry import right_or_wrong
-from adapterzoo.terminal import count, safe, size, stdout, tell
+from adapterzoo.processes import set_threads
+from adapterzoo.terminal import count, duration, safe, size, stdout, tell
 
 if TYPE_CHECKING:
+    from adapterzoo.forecast import Expected, Forecast
     from adapterzoo.plan import Cell
     from adapterzoo.prepare import Prepared
 
@@ -31,12 +35,14 @@ TRAINED_BYTES = 16
     type=click.FloatRange(min=0, min_open=True),
     help="Say how many test examples would show it, like 0.02 of exact match.",
 )
+@click.option("--probe", is_flag=True, help="Time two steps of each method; say what each cell and the run will take.")
 def check(
     recipe: Path,
     methods: tuple[str, ...],
     seeds: tuple[int, ...],
     overrides: tuple[str, ...],
     difference: float | None,
+    probe: bool,
 ) -> None:
     """Find every problem of RECIPE without training, and print the plan, and what its comparison can show."""
     from adapterzoo.progress import reporter
@@ -48,7 +54,9 @@ def check(
     from adapterzoo.prepare import prepare
     from adapterzoo.tokens.show import lengths
 
-    prepared = prepare(checked, methods, seeds, reporter().say)
+    begun, say = time.monotonic(), reporter().say
+    # Only a process that has computed with one thread can be forked into ones that have several.
+    prepared = prepare(checked, methods, seeds, say, partial(set_threads, 1) if probe else lambda: None)
     if difference is not None and difference >= 1 and right_or_wrong(prepared.recipe.evaluate.metrics[0]):
         raise UserError.at(
             f"--difference {difference:g}", "shares of answers never differ so much.", "Give one below 1."
@@ -62,9 +70,17 @@ def check(
     tell(console, f"training: {prepared.steps} steps of {batch} rows")
     for line in _seeds(prepared):
         tell(console, line)
-    console.print(_plan(prepared))
-    cells = [cell for cell in prepared.cells if cell.method]
-    tell(console, f"{len(cells)} cells. memory: weights and optimizer; activations come on top.", "dim")
+    if probe:
+        from adapterzoo.forecast import forecast
+
+        found = forecast(prepared, time.monotonic() - begun, say)
+        console.print(_plan(prepared, found))
+        for line in _expected(found):
+            tell(console, line)
+    else:
+        console.print(_plan(prepared))
+        cells = [cell for cell in prepared.cells if cell.method]
+        tell(console, f"{len(cells)} cells. memory: weights and optimizer; activations come on top.", "dim")
     for line in (*_tuning(prepared), *_sizes(prepared), *_power(prepared, difference)):
         tell(console, line)
 
@@ -78,29 +94,53 @@ def _seeds(prepared: Prepared) -> Iterator[str]:
         yield f"seeds {named}: each begins with other adapters and orders the rows anew, the same for every method"
 
 
-def _plan(prepared: Prepared) -> Table:
+def _plan(prepared: Prepared, found: Forecast | None = None) -> Table:
+    """Return the cells with what they train; with what they will take, the untouched base too."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    cells = [cell for cell in prepared.cells if cell.method]
-    labelled = any(cell.label != cell.method for cell in cells)
+    cells = [cell for cell in prepared.cells if cell.method or found]
+    labelled = any(cell.method and cell.label != cell.method for cell in cells)
     sized = any(cell.budget for cell in cells)
     titles = ["cell", *(["method"] if labelled else []), "seed", "base", "lr", *(["size"] if sized else [])]
-    for title in (*titles, "parameters", "memory"):
+    for title in (*titles, "parameters", *(["time", "memory"] if found else ["memory"])):
         left = title in ("cell", "method", "base", "size")
         table.add_column(title, no_wrap=True, justify="left" if left else "right")
     for cell in cells:
         trained = prepared.trainable.get(cell.label, 0)
         values = (
             cell.label,
-            *([cell.method] if labelled else []),
+            *([cell.method or "-"] if labelled else []),
             cell.seed,
             cell.base,
-            f"{cell.learning_rate:g}",
+            "-" if cell.learning_rate is None else f"{cell.learning_rate:g}",
             *([_size(cell)] if sized else []),
-            (count(trained) if trained else "?") + ("!" if _misses(cell, trained) else ""),
-            size(_memory(prepared, cell, trained)),
+            _trained(cell, trained),
+            *(_takes(found.cells[cell.label]) if found else [size(_memory(prepared, cell, trained))]),
         )
         table.add_row(*(safe(value) for value in values))
     return table
+
+
+def _trained(cell: Cell, parameters: int) -> str:
+    """How many parameters a cell trains, marked where that is not the size that was asked for."""
+    if cell.method is None:
+        return "0"
+    return (count(parameters) if parameters else "?") + ("!" if _misses(cell, parameters) else "")
+
+
+def _takes(expected: Expected | str) -> tuple[str, str]:
+    """The time and the memory that a cell will take."""
+    if isinstance(expected, str):
+        return "failed", "-"
+    return duration(expected.seconds), size(expected.peak_bytes)
+
+
+def _expected(found: Forecast) -> Iterator[str]:
+    """What the whole run will take, and why it is not known of some cells."""
+    together = f"{size(found.peak_bytes)} together at most"
+    yield f"expected: {duration(found.seconds)} for the whole run, {found.how} at a time, {together}"
+    for label, expected in found.cells.items():
+        if isinstance(expected, str):
+            yield f"! {label} failed when it was tried: {expected}"
 
 
 def _memory(prepared: Prepared, cell: Cell, trained: int) -> float:
