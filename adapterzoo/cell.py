@@ -14,10 +14,10 @@ from adapterzoo.memory import free_memory
 from adapterzoo.method import Context, Method, put_on
 from adapterzoo.metric_registry import lower_is_better_by
 from adapterzoo.plan import Cell
-from adapterzoo.progress import Watch
 from adapterzoo.registry import registry
 from adapterzoo.results import Tuning
 from adapterzoo.tuning import Score, tune
+from adapterzoo.watch import Watch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from adapterzoo.train import Trained
 
 
+TRIED_ROWS = 4  # the longest ones among them: enough to see whether rows can be joined
 PROBE_STEPS = 2  # of which the last one is timed: the first does what is done once
 
 
@@ -89,7 +90,7 @@ def shared_prefix(
     reason: str | None = "the method does not treat each token by itself"
     if token_wise:
         with torch.random.fork_rng():
-            reason = why_not(model, rows, prepared.encoded.pad_id, cell.base, _longest(prepared))
+            reason = why_not(model, rows[:TRIED_ROWS], prepared.encoded.pad_id, cell.base, _longest(prepared))
     if reason is None:
         return prefix
     if prefix.pays(rows):

@@ -21,8 +21,8 @@ from adapterzoo.parallel import Parallel
 from adapterzoo.plan import Cell
 from adapterzoo.prepare import Prepared, quiet_libraries
 from adapterzoo.processes import apart, cores
-from adapterzoo.progress import Watch
 from adapterzoo.stopwatch import Stopwatch
+from adapterzoo.watch import Watch
 from adapterzoo.worker import reason
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from adapterzoo.memory import PeakMemory, available
 from adapterzoo.plan import Cell
 from adapterzoo.prepare import Prepared
 from adapterzoo.processes import Process, Send, cores, wait_for_any
-from adapterzoo.progress import Watch
+from adapterzoo.watch import Watch
 
 # Below as many training steps in all, a probe costs more than it saves.
 MIN_STEPS_TO_PROBE = 200

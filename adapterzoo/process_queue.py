@@ -12,10 +12,11 @@ from adapterzoo.errors import AdapterzooError, UserError
 from adapterzoo.parallel import Parallel
 from adapterzoo.plan import Cell
 from adapterzoo.processes import Process
-from adapterzoo.progress import Reporter, Sender
+from adapterzoo.progress import Reporter
 from adapterzoo.results import RESULT, read_result
 from adapterzoo.schedule import CellWatch, Schedule
 from adapterzoo.stopwatch import Stopwatch
+from adapterzoo.watch import Sender
 from adapterzoo.worker import Worker, reason
 
 if TYPE_CHECKING:

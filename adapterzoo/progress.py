@@ -5,57 +5,19 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from adapterzoo.errors import AdapterzooError
-from adapterzoo.results import Result, Tuning
+from adapterzoo.results import Result
 from adapterzoo.terminal import clean, count, duration, safe, size, stderr
 
 # Seconds between two lines about the same training, in a pipe.
 PLAIN_EVERY = 15.0
 LIVE_EVERY = 0.25  # seconds between two drawings of the same lines
-
-
-class Watch:
-    """Told how one cell goes. Says nothing itself."""
-
-    def phase(self, name: str) -> None:
-        """The cell does something else now."""
-
-    def step(self, step: int, steps: int, loss: float, tokens: int) -> None:
-        """A training step is done; ``tokens`` have been seen so far."""
-
-    def say(self, message: str) -> None:
-        """Something worth knowing, apart from progress."""
-
-    def tuned(self, found: Tuning | AdapterzooError) -> None:
-        """Settings were chosen, or could not be."""
-
-
-class Sender(Watch):
-    """Sends what it is told to another process, which calls the same methods of its own."""
-
-    def __init__(self, send: Callable[[Any], None]) -> None:
-        self._send = send
-
-    def phase(self, name: str) -> None:
-        self._send(("phase", name))
-
-    def step(self, step: int, steps: int, loss: float, tokens: int) -> None:
-        self._send(("step", step, steps, loss, tokens))
-
-    def say(self, message: str) -> None:
-        self._send(("say", message))
-
-    def tuned(self, found: Tuning | AdapterzooError) -> None:
-        self._send(("tuned", found))
 
 
 @dataclass

@@ -10,11 +10,12 @@ from adapterzoo import parallel, processes
 from adapterzoo.errors import AdapterzooError, Problem, UserError
 from adapterzoo.memory import keep_freed_memory
 from adapterzoo.plan import Cell
-from adapterzoo.progress import Reporter, Watch
+from adapterzoo.progress import Reporter
 from adapterzoo.results import SETTINGS, Result, Tuning
 from adapterzoo.stopwatch import Stopwatch
 from adapterzoo.store import Store, changed_files
 from adapterzoo.tuning import chosen
+from adapterzoo.watch import Watch
 from adapterzoo.worker import Worker, reason
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from adapterzoo.memory import free_memory
 from adapterzoo.metric_registry import lower_is_better, metric_packages
 from adapterzoo.plan import Cell
 from adapterzoo.prepare import Prepared
-from adapterzoo.progress import Watch
 from adapterzoo.results import FORGETTING, SETTINGS, Result, Tuning, plain_findings
 from adapterzoo.stopwatch import Stopwatch
 from adapterzoo.store import ADAPTER, CHECKPOINTS, TRACEBACK, Store, adapter_files, folder_bytes
 from adapterzoo.tuning import chosen
+from adapterzoo.watch import Watch
 
 if TYPE_CHECKING:
     from torch import nn

@@ -141,6 +141,7 @@ def write_job(recipe: Path, overrides: Sequence[str], path: Path) -> int:
         "model": location,
         "steps": steps,
         "warmup": in_steps(checked.train.warmup, steps),
+        "quantization": checked.model.quantization,
         "plain": checked.data.chat_template == "plain",
         "batch_size": checked.train.batch_size,
         "max_length": checked.data.max_length,

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 EVALUATION_BATCH = 32
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def arguments() -> argparse.Namespace:
@@ -27,8 +28,8 @@ def arguments() -> argparse.Namespace:
 
 def load(job: dict[str, Any], method: str) -> tuple[Any, Any]:
     """Return the model, over 4 bits for qlora, and its tokenizer."""
-    settings: dict[str, Any] = {"dtype": torch.bfloat16}
-    if method == "qlora":
+    settings: dict[str, Any] = {"dtype": torch.bfloat16, "device_map": {"": DEVICE}}
+    if method == "qlora" or job["quantization"] == "nf4":
         settings["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -98,7 +99,7 @@ def write_result(out: Path, before: dict[str, float], after: dict[str, float], s
 def padded(rows: list[list[int]], fill: int) -> torch.Tensor:
     """Return rows padded on the left."""
     width = max(map(len, rows))
-    return torch.tensor([[fill] * (width - len(row)) + row for row in rows])
+    return torch.tensor([[fill] * (width - len(row)) + row for row in rows], device=DEVICE)
 
 
 @torch.no_grad()

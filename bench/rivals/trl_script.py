@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import torch
-from common import Count, arguments, evaluate, load, messages, peft_config, write_result
+from common import DEVICE, Count, arguments, evaluate, load, messages, peft_config, write_result
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
@@ -37,7 +36,7 @@ trainer = SFTTrainer(
         warmup_steps=job["warmup"],
         max_length=job["max_length"],
         bf16=True,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=DEVICE == "cpu",
         report_to="none",
         save_strategy="no",
         seed=0,

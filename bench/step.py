@@ -1,0 +1,78 @@
+"""Measures adapterzoo's training step against the leanest loop by hand that does the same, LoRA on the quickstart.
+
+    OMP_NUM_THREADS=1 python bench/step.py
+
+The loop has the same joined rows, the same loss on answers alone, the same clipping and optimizer, and nothing else: no
+trainer, no logs, no callbacks. Both are run alternately on one loaded model, and what is reported is the ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+
+
+def by_hand(model: Any, batches: list[dict[str, Any]], rate: float) -> None:
+    """Train one step on each batch."""
+    import torch
+
+    from adapterzoo.tokens.shared_prefix import for_model
+
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
+    model.train()
+    for batch in batches:
+        model(**for_model(batch, model)).loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def main() -> None:
+    """Print the seconds of a step, and the ratio with its spread."""
+    from adapterzoo import base, load_recipe, processes
+    from adapterzoo.cell import adapt, train
+    from adapterzoo.memory import keep_freed_memory
+    from adapterzoo.prepare import prepare
+    from adapterzoo.watch import Watch
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", default="lora")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    processes.set_threads(1)
+    keep_freed_memory()
+    recipe = load_recipe(HERE.parent / "recipes" / "quickstart.yaml", (f"train.steps={given.steps}",))
+    prepared = prepare(recipe, (given.method,))
+    (cell,) = (cell for cell in prepared.cells if cell.method)
+    loaded = base.load(recipe.model, prepared.location, cell.base, recipe.data.max_length, prepared.vocabulary)
+    examples, size = prepared.encoded.train, recipe.train.batch_size
+    ratios = []
+    for _ in range(given.rounds):
+        taken = {}
+        for name in ("adapterzoo", "by hand"):
+            with loaded.lend() as model, tempfile.TemporaryDirectory() as folder:
+                adapted = adapt(prepared, cell, model, Watch())
+                groups = [examples[at * size : (at + 1) * size] for at in range(given.steps)]
+                batches = [prepared.encoded.collate(group, adapted.prefix) for group in groups]
+                by_hand(adapted.model, batches[:1], 0.0)  # what is done once
+                begun = time.perf_counter()
+                if name == "by hand":
+                    by_hand(adapted.model, batches, 1e-4)
+                else:
+                    train(prepared, cell, adapted, Path(folder), Watch())
+                taken[name] = (time.perf_counter() - begun) / given.steps
+        ratios.append(taken["adapterzoo"] / taken["by hand"])
+        print(", ".join(f"{name}: {seconds:.3f} s a step" for name, seconds in taken.items()), flush=True)
+    print(f"{given.method}: {median(ratios):.3f} times ({min(ratios):.3f} to {max(ratios):.3f})")
+
+
+if __name__ == "__main__":
+    main()
