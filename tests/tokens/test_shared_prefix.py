@@ -14,6 +14,7 @@ from click.testing import Result
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from adapterzoo.results import RESULT, read_result
 from adapterzoo.tokens.batches import Tokens, pad_batch
 from adapterzoo.tokens.row_attention import ROW_LENGTHS, add_row_attention, has_row_attention
 from adapterzoo.tokens.shared_prefix import (
@@ -186,6 +187,12 @@ def test_a_row_is_trained_and_measured_as_if_it_were_computed_whole(
     for label, row in never.items():
         for name, value in row.metrics.items():
             assert auto[label].metrics[name] == pytest.approx(value, rel=1e-4), (label, name)
+    ratio = {
+        how: read_result(tmp_path / how / "lora" / "seed-0" / RESULT).positions_per_token or 0.0
+        for how in ("auto", "never")
+    }
+    assert 0 < ratio["auto"] < 0.8, "the common prefix once for eight rows"
+    assert 1 < ratio["never"] < 1.5, "padding"
     for label in ("lora", "ia3"):
         found, expected = (
             load_file(tmp_path / how / label / "seed-0" / "adapter" / "adapter_model.safetensors")
@@ -194,6 +201,22 @@ def test_a_row_is_trained_and_measured_as_if_it_were_computed_whole(
         for name, tensor in expected.items():
             torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-5)
         assert auto[label].tokens_per_second is not None
+
+
+@pytest.mark.parametrize("checkpointing", ["false", "true"])
+def test_training_row_by_row_gives_the_adapter_of_padded_rows(
+    write_recipe: Callable[..., Path], tmp_path: Path, checkpointing: str
+) -> None:
+    bench = Bench(write_recipe("lora"), f"train.gradient_checkpointing={checkpointing}")
+    loaded = bench.load("none")
+    no_mask = SharedPrefix(pair_cost=1e-9, row_cost=-1.0)  # row by row costs least
+    tokens = [example.tokens for example in bench.prepared.encoded.train[:8]]
+    assert "visible" not in no_mask.batch(tokens, 0)
+    assert ROW_LENGTHS in no_mask.batch(tokens, 0)
+    found = bench.adapter("lora", loaded, tmp_path / "joined", prefix=no_mask)
+    expected = bench.adapter("lora", loaded, tmp_path / "padded")
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-5)
 
 
 def test_label_smoothing_is_that_of_padded_rows(
