@@ -30,7 +30,7 @@ lint: $(READY)
 # The table of methods in the README, the examples in docs/data.md, the keys in docs/recipe.md, the schema of comparisons.
 docs: $(READY)
 	$(BIN)/python tests/test_docs.py
-	$(BIN)/python tests/test_docs_data.py
+	PYTHONPATH=tests/support $(BIN)/python tests/test_docs_data.py
 
 # The exact versions that demo and test run with. Raise one in pyproject.toml, then `make lock`.
 lock: $(READY)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from adapterzoo.api import run
-from adapterzoo.comparison import Comparison, compare
+from adapterzoo.api import compare, run
+from adapterzoo.comparison import Comparison
 from adapterzoo.errors import AdapterzooError, NotFiniteError, PluginError, Problem, UserError
 from adapterzoo.hookspecs import hookimpl
-from adapterzoo.layers import LayerMethod, features, linear_layers, targeted
-from adapterzoo.method import Context, LinearOptions, Method, Options
-from adapterzoo.metric import Metric
-from adapterzoo.peft_method import PeftMethod
-from adapterzoo.reading import load_recipe
-from adapterzoo.recipe import Recipe
+from adapterzoo.methods.contract import Context, LinearOptions, Method, Options
+from adapterzoo.methods.layers import LayerMethod, features, linear_layers, targeted
+from adapterzoo.methods.peft import PeftMethod
+from adapterzoo.metrics.contract import Metric
+from adapterzoo.recipe.reading import load_recipe
+from adapterzoo.recipe.schema import Recipe
 
 __all__ = [
     "AdapterzooError",

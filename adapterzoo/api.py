@@ -7,12 +7,43 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapterzoo.comparison import Comparison, compare
-from adapterzoo.reading import load_recipe
-from adapterzoo.recipe import Recipe
+from adapterzoo import comparison
+from adapterzoo.comparison import Comparison
+from adapterzoo.recipe.reading import load_recipe
+from adapterzoo.recipe.schema import Recipe
 
 if TYPE_CHECKING:
-    from adapterzoo.progress import Reporter
+    from adapterzoo.running.progress import Reporter
+
+
+class PrintedComparison(Comparison):
+    """A comparison that shows itself as a table, in a terminal and in a notebook."""
+
+    def __str__(self) -> str:
+        from adapterzoo.report.terminal import plain
+
+        return plain(self)
+
+    def _repr_html_(self) -> str:
+        return str(self.frame().to_html())
+
+
+def compare(
+    *folders: str | Path, sort: str | None = None, against: str | None = None, price: float | None = None
+) -> PrintedComparison:
+    """Compare everything that is on disk in one or several output folders.
+
+    Args:
+        folders: those of runs. What cannot be compared with the first one's rows stands in blocks of its own.
+        sort: a column to order by, best first; by default the first metric there is.
+        against: the label of a row that all others are compared with, in place of the best.
+        price: of an hour of the machine, in whatever currency.
+
+    Raises:
+        UserError: a folder holds no results, results cannot be read, or there is no such column or label.
+    """
+    found = comparison.compare(*folders, sort=sort, against=against, price=price)
+    return PrintedComparison(found.blocks, found.against, found.unfinished, found.times)
 
 
 def run(
@@ -24,7 +55,7 @@ def run(
     overrides: Sequence[str] = (),
     jobs: int | None = None,
     reporter: Reporter | None = None,
-) -> Comparison:
+) -> PrintedComparison:
     """Train and measure every cell of a recipe that has no result yet, and compare all there are.
 
     Args:
@@ -42,7 +73,7 @@ def run(
     Raises:
         UserError: the recipe, the data, the model or the folder is at fault.
     """
-    from adapterzoo import runner
+    from adapterzoo.running import runner
 
     checked = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     if jobs is not None:

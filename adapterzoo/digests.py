@@ -17,7 +17,7 @@ from typing import Any
 
 import xxhash
 
-from adapterzoo.bundled import cache_folder
+from adapterzoo.files import cache_folder
 
 CACHE = "digests.json"
 MAX_CACHED_FILES = 10_000

@@ -6,6 +6,15 @@ import os
 import shutil
 from pathlib import Path
 
+import platformdirs
+
+CACHE_VARIABLE = "ADAPTERZOO_CACHE"
+
+
+def cache_folder() -> Path:
+    """Return where converted models, tokens and digests are kept: ``$ADAPTERZOO_CACHE``, else the user's cache."""
+    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("adapterzoo", appauthor=False))
+
 
 def aside(path: Path) -> Path:
     """Return where a file or folder is written before it takes its name, or lies while it is removed."""

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import pluggy
-
-if TYPE_CHECKING:
-    from adapterzoo.method import Method
-    from adapterzoo.metric import Metric
 
 PROJECT = "adapterzoo"
 
@@ -17,13 +11,13 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
-def adapterzoo_methods() -> list[Method[Any]]:  # type: ignore[empty-body]  # a specification has no body
-    """The adapter methods that this plugin brings."""
+def adapterzoo_methods() -> list[object]:  # type: ignore[empty-body]  # a specification has no body
+    """Return the adapter methods that this plugin brings, each an :class:`adapterzoo.Method`."""
 
 
 @hookspec
-def adapterzoo_metrics() -> list[Metric]:  # type: ignore[empty-body]
-    """The metrics that this plugin brings."""
+def adapterzoo_metrics() -> list[object]:  # type: ignore[empty-body]
+    """Return the metrics that this plugin brings, each an :class:`adapterzoo.Metric`."""
 
 
 HOOKS = tuple(name for name in dir() if name.startswith("adapterzoo_"))

@@ -121,11 +121,13 @@ def write_job(recipe: Path, overrides: Sequence[str], path: Path) -> int:
     Returns:
         How many parameters the model's linear layers have.
     """
-    from adapterzoo import load_recipe, loading, model_files
+    from adapterzoo import load_recipe
     from adapterzoo.data.split import load_splits
-    from adapterzoo.layers import linear_layers
-    from adapterzoo.registry import registry
-    from adapterzoo.training_arguments import in_steps
+    from adapterzoo.methods.layers import linear_layers
+    from adapterzoo.methods.registry import registry
+    from adapterzoo.model import files as model_files
+    from adapterzoo.model import loading
+    from adapterzoo.training.arguments import in_steps
 
     checked = load_recipe(recipe, tuple(overrides))
     splits = load_splits(checked.data, lambda message: None)

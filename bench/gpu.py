@@ -24,7 +24,7 @@ def make_model(folder: Path) -> None:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from adapterzoo import model_files
+    from adapterzoo.model import files as model_files
 
     tokenizer = AutoTokenizer.from_pretrained(model_files.locate("smollm2-135m"))
     config = LlamaConfig(

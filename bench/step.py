@@ -36,11 +36,13 @@ def by_hand(model: Any, batches: list[dict[str, Any]], rate: float) -> None:
 
 def main() -> None:
     """Print the seconds of a step, and the ratio with its spread."""
-    from adapterzoo import base, load_recipe, processes
-    from adapterzoo.cell import adapt, train
-    from adapterzoo.memory import keep_freed_memory
-    from adapterzoo.prepare import prepare
-    from adapterzoo.watch import Watch
+    from adapterzoo import load_recipe
+    from adapterzoo.machine import processes
+    from adapterzoo.machine.memory import keep_freed_memory
+    from adapterzoo.model import base
+    from adapterzoo.prepare.prepared import prepare
+    from adapterzoo.running.cell import adapt, train
+    from adapterzoo.running.watch import Watch
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", default="lora")

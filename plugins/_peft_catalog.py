@@ -21,8 +21,8 @@ from typing import Any
 from adapterzoo_plugins.peft_types import catalog, derive
 
 from adapterzoo.conformance import ARCHITECTURES, Case, Report
-from adapterzoo.method import BASES
-from adapterzoo.registry import registry
+from adapterzoo.methods.contract import BASES
+from adapterzoo.methods.registry import registry
 
 CATALOG = Path(__file__).with_name("_peft_catalog.json")
 # Fields that are no choice of the user's: bookkeeping, other trainers' machinery, exceptions layer by layer.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo import AdapterzooError, Context, PeftMethod
-from adapterzoo.method import OptionsT
+from adapterzoo.methods.contract import OptionsT
 
 if TYPE_CHECKING:
     from torch import nn

@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-
-METHODS = ("lora", "qlora", "ia3", "loha", "lokr", "adalora", "oft")
+from tiny import METHODS, RECIPE
 
 # As in the bundled model, the tokenizer's padding token is its end token.
 TEMPLATE = (
@@ -87,27 +86,6 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-RECIPE = """\
-name: tiny
-model:
-  name: {model}
-  dtype: float32
-data:
-  source: {data}
-  columns: {{question: verb, answer: past}}
-  split: {{train: 0.6, validation: 0.2, test: 0.2}}
-  max_length: 64
-train:
-  steps: 6
-  batch_size: 4
-evaluate:
-  batch_size: 8
-  max_new_tokens: 4
-  shots: 2
-methods: [{methods}]
-"""
-
-
 @pytest.fixture
 def write_recipe(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> Callable[..., Path]:
     """Writes a recipe on the tiny model and data: ``write_recipe("lora, ia3", "extra: lines")``."""
@@ -164,6 +142,6 @@ def strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 @pytest.fixture
 def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading weights is a failure of the test."""
-    from adapterzoo import base
+    from adapterzoo.model import base
 
     monkeypatch.setattr(base, "load", lambda *_: pytest.fail("weights were loaded"))

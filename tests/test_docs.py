@@ -11,8 +11,8 @@ from adapterzoo.cli import main
 from adapterzoo.cli.methods import markdown
 from adapterzoo.conformance import PROPERTIES
 from adapterzoo.entry_points import BUILT_IN
-from adapterzoo.reading import load_recipe
-from adapterzoo.registry import Registry
+from adapterzoo.methods.registry import Registry
+from adapterzoo.recipe.reading import load_recipe
 
 README = Path("README.md").read_text(encoding="utf-8")
 TABLE = re.compile(r"(<!-- adapterzoo methods --markdown -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -30,15 +30,11 @@ def methods_table() -> str:
     return found.group(2)
 
 
-def test_the_readme_names_every_module_and_every_command() -> None:
-    for path in Path("adapterzoo").glob("*.py"):
-        if not path.name.startswith("__") and path.name not in (
-            "errors.py",
-            "hookspecs.py",
-            "environment.py",
-            "memory.py",
-            "terminal.py",
-        ):
+def test_the_readme_names_every_folder_and_every_command() -> None:
+    for path in Path("adapterzoo").iterdir():
+        if path.is_dir() and not path.name.startswith("__"):
+            assert f"  {path.name}/ " in README, path
+        elif path.suffix == ".py" and not path.name.startswith("__"):
             assert path.name in README, path
     for name in main.commands:
         assert f"adapterzoo {name}" in README, name

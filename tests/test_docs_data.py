@@ -14,7 +14,7 @@ from shapes import EXAMPLES
 
 from adapterzoo.data.rows import read_rows
 from adapterzoo.formats import FORMATS
-from adapterzoo.recipe import DataSection, Recipe
+from adapterzoo.recipe.schema import DataSection, Recipe
 from adapterzoo.report.schema import schema
 from adapterzoo.tokens.encode import Encoder
 from adapterzoo.tokens.show import marked

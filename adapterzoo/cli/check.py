@@ -13,14 +13,14 @@ from rich.table import Table
 
 from adapterzoo.cli.arguments import recipe_options
 from adapterzoo.errors import UserError
-from adapterzoo.metric_registry import right_or_wrong
-from adapterzoo.processes import set_threads
+from adapterzoo.machine.processes import set_threads
+from adapterzoo.metrics.registry import right_or_wrong
 from adapterzoo.terminal import count, duration, safe, size, stdout, tell
 
 if TYPE_CHECKING:
-    from adapterzoo.forecast import Expected, Forecast
-    from adapterzoo.plan import Cell
-    from adapterzoo.prepare import Prepared
+    from adapterzoo.prepare.plan import Cell
+    from adapterzoo.prepare.prepared import Prepared
+    from adapterzoo.running.forecast import Expected, Forecast
 
 # Bytes of a parameter, by dtype and, for linear layers, by quantization with its constants.
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.01, "nf4": 0.52}
@@ -45,13 +45,13 @@ def check(
     probe: bool,
 ) -> None:
     """Find every problem of RECIPE without training, and print the plan, and what its comparison can show."""
-    from adapterzoo.progress import reporter
-    from adapterzoo.reading import load_recipe
+    from adapterzoo.recipe.reading import load_recipe
+    from adapterzoo.running.progress import reporter
 
     if difference is not None and not difference < float("inf"):
         raise UserError.at(f"--difference {difference:g}", "is no difference.", "Give a number above 0.")
     checked = load_recipe(recipe, overrides)
-    from adapterzoo.prepare import prepare
+    from adapterzoo.prepare.prepared import prepare
     from adapterzoo.tokens.show import lengths
 
     begun, say = time.monotonic(), reporter().say
@@ -71,7 +71,7 @@ def check(
     for line in _seeds(prepared):
         tell(console, line)
     if probe:
-        from adapterzoo.forecast import forecast
+        from adapterzoo.running.forecast import forecast
 
         found = forecast(prepared, time.monotonic() - begun, say)
         console.print(_plan(prepared, found))
@@ -152,21 +152,21 @@ def _memory(prepared: Prepared, cell: Cell, trained: int) -> float:
 
 def _size(cell: Cell) -> str:
     """The option that was solved for."""
-    from adapterzoo.registry import registry
+    from adapterzoo.methods.registry import registry
 
     option = registry()[cell.method or ""].size_option
     return f"{option} {cell.options[option]}" if option else "-"
 
 
 def _misses(cell: Cell, trained: int) -> bool:
-    from adapterzoo.budget import misses
+    from adapterzoo.prepare.budget import misses
 
     return bool(trained) and misses(trained, cell.budget)
 
 
 def _tuning(prepared: Prepared) -> Iterator[str]:
     """What is tried before, and by what it is judged."""
-    from adapterzoo.tuning import points
+    from adapterzoo.prepare.settings import points
 
     once = {cell.label: cell for cell in prepared.cells if cell.ranges}
     if not once:
@@ -185,7 +185,7 @@ def _tuning(prepared: Prepared) -> Iterator[str]:
 
 def _sizes(prepared: Prepared) -> Iterator[str]:
     """What cannot have the size that is asked for, and what does not fit."""
-    from adapterzoo.memory import available
+    from adapterzoo.machine.memory import available
 
     once = {cell.label: cell for cell in prepared.cells if cell.method}.values()
     missed = [cell.label for cell in once if _misses(cell, prepared.trainable.get(cell.label, 0))]
@@ -204,7 +204,7 @@ def _sizes(prepared: Prepared) -> Iterator[str]:
 
 def _power(prepared: Prepared, difference: float | None) -> Iterator[str]:
     """What so many test examples and seeds can show."""
-    from adapterzoo import power
+    from adapterzoo.comparison import power
 
     labels = list(dict.fromkeys(cell.label for cell in prepared.cells))
     seeds = len({cell.seed for cell in prepared.cells if cell.method}) or 1
@@ -234,7 +234,7 @@ def _power(prepared: Prepared, difference: float | None) -> Iterator[str]:
 
 def _needed(difference: float, seeds: int, rows: int, comparisons: int, shares: bool) -> str:
     """The test examples that show a difference, and the seeds where these are too few."""
-    from adapterzoo.power import examples_needed
+    from adapterzoo.comparison.power import examples_needed
 
     for many in range(seeds, 1000):
         if (examples := examples_needed(difference, many, rows, comparisons, shares=shares)) is not None:

@@ -21,16 +21,16 @@ BATCH = 8
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=256, show_default=True)
 def generate(folder: Path, method: str, seed: int | None, prompts: tuple[str, ...], max_new_tokens: int) -> None:
     """Answer with the adapter METHOD in DIR, on the base it was trained on, as it was trained to be asked."""
-    from adapterzoo import adapters
-    from adapterzoo.progress import reporter
+    from adapterzoo.adapters import loading as adapters
+    from adapterzoo.running.progress import reporter
 
     adapter = adapters.find(folder, method, seed)
     asked = list(prompts) or [line for line in sys.stdin.read().split("\n") if line.strip()]
     if not asked:
         raise UserError.at("--prompt", "there is nothing to ask.", "Give --prompt TEXT, or lines on stdin.")
     rows = [adapters.question(adapter.recipe.data, prompt) for prompt in asked]
-    from adapterzoo.generation import generate as answer
-    from adapterzoo.prepare import quiet_libraries
+    from adapterzoo.evaluation.generation import generate as answer
+    from adapterzoo.prepare.prepared import quiet_libraries
 
     with output_aside(), quiet_libraries(), adapters.loaded(adapter, adapter.result.base, reporter().say) as ready:
         model, encoder = ready

@@ -16,7 +16,7 @@ from adapterzoo.terminal import stderr, tell
 @click.option("--model", help="The base model: a hub id, a folder, or a bundled name.")
 def init(data: str, out: Path | None, model: str | None) -> None:
     """Look at DATA (a file, a saved dataset or a hub id), write a commented recipe for it, and say how sure it is."""
-    from adapterzoo.data.sources import find_source
+    from adapterzoo.recipe.files import find_source
     from adapterzoo.starter import MODEL, starter
 
     names, problem = find_source(data, Path.cwd())

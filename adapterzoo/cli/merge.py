@@ -16,11 +16,12 @@ from adapterzoo.terminal import output_aside, safe, stderr
 @click.option("--to", required=True, metavar="OUT", type=click.Path(path_type=Path), help="The folder to write.")
 def merge(folder: Path, method: str, seed: int | None, to: Path) -> None:
     """Merge the adapter METHOD in DIR into its base: OUT is a plain model folder that transformers loads."""
-    from adapterzoo import adapters, merging
-    from adapterzoo.progress import reporter
+    from adapterzoo.adapters import loading as adapters
+    from adapterzoo.adapters import merging
+    from adapterzoo.running.progress import reporter
 
     adapter = adapters.find(folder, method, seed)
-    from adapterzoo.prepare import quiet_libraries
+    from adapterzoo.prepare.prepared import quiet_libraries
 
     with output_aside(), quiet_libraries():
         merging.merge(adapter, to, reporter().say)

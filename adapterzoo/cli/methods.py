@@ -12,8 +12,8 @@ from rich.text import Text
 
 from adapterzoo.entry_points import BUILT_IN
 from adapterzoo.errors import UserError
-from adapterzoo.method import BASES, GROUPS, Method
-from adapterzoo.registry import Registry, registry
+from adapterzoo.methods.contract import BASES, GROUPS, Method
+from adapterzoo.methods.registry import Registry, registry
 from adapterzoo.terminal import inert_markdown, safe, stdout
 
 # Narrower, rate and paper would leave no room for what a method does.

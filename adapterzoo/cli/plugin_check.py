@@ -12,8 +12,8 @@ import click
 from rich.table import Table
 
 from adapterzoo.errors import PluginError, UserError
-from adapterzoo.method import BASES
-from adapterzoo.registry import registry
+from adapterzoo.methods.contract import BASES
+from adapterzoo.methods.registry import registry
 from adapterzoo.terminal import safe, stderr, stdout
 
 if TYPE_CHECKING:

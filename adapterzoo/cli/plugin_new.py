@@ -13,8 +13,8 @@ from string import Template
 import click
 
 from adapterzoo.errors import UserError
-from adapterzoo.method import CONTRACT
-from adapterzoo.registry import NAME, registry
+from adapterzoo.methods.contract import CONTRACT
+from adapterzoo.methods.registry import NAME, registry
 from adapterzoo.terminal import safe, stdout
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from adapterzoo.cli.arguments import recipe_argument, set_option
-from adapterzoo.data.row import PARTS
+from adapterzoo.row import PARTS
 from adapterzoo.terminal import stdout, tell
 
 
@@ -19,19 +19,19 @@ from adapterzoo.terminal import stdout, tell
 @set_option
 def preview(recipe: Path, number: int, split: str, tokens: bool, overrides: tuple[str, ...]) -> None:
     """Show examples of RECIPE as the model will see them; what is in the loss stands in ⟦ ⟧."""
-    from adapterzoo.progress import reporter
-    from adapterzoo.reading import load_recipe
+    from adapterzoo.recipe.reading import load_recipe
+    from adapterzoo.running.progress import reporter
 
     checked = load_recipe(recipe, overrides)
-    from adapterzoo.examples import encode_data, read_data
-    from adapterzoo.prepare import quiet_libraries
+    from adapterzoo.prepare.examples import encode_data, read_data
+    from adapterzoo.prepare.prepared import quiet_libraries
 
     console = stdout()
     # What was read, dropped and chosen is what is asked for here: a result, not a message.
     notes: list[str] = []
     checked, splits = read_data(checked, notes.append)
     with quiet_libraries():
-        from adapterzoo import model_files
+        from adapterzoo.model import files as model_files
 
         location = model_files.locate(checked.model.name, reporter().say)
         encoder, encoded = encode_data(checked, location, splits, notes.append)

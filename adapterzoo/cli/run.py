@@ -30,16 +30,16 @@ def run(
     Cells that have a result are not trained again: a run that was stopped goes on.
     """
     from adapterzoo.api import output_folder
-    from adapterzoo.progress import reporter
-    from adapterzoo.reading import load_recipe
+    from adapterzoo.recipe.reading import load_recipe
+    from adapterzoo.running.progress import reporter
 
     checked = load_recipe(recipe, overrides if jobs is None else (*overrides, f"jobs={jobs}"))
     # Once, before any method is tried: it may change the working directory.
     folder = (out or output_folder(checked.name, overrides)).absolute()
     progress = reporter()
-    from adapterzoo import runner
     from adapterzoo.comparison import compare
     from adapterzoo.report import terminal
+    from adapterzoo.running import runner
 
     with output_aside():
         try:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adapterzoo.comparison import comparable
-from adapterzoo.comparison.row import HIGHER, Row, better, metric_columns
 from adapterzoo.errors import UserError, did_you_mean
-from adapterzoo.results import Result, read_results, run_times, unfinished
+from adapterzoo.results.result import Result, read_results, run_times, unfinished
+from adapterzoo.results.row import HIGHER, Row, better, metric_columns
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -69,7 +69,7 @@ class Block(Facts):
 
 
 class Comparison:
-    """Rows in order, block by block. Shows itself as a table; ``frame()`` gives a pandas DataFrame."""
+    """Rows in order, block by block; ``frame()`` gives a pandas DataFrame."""
 
     def __init__(
         self,
@@ -132,14 +132,6 @@ class Comparison:
             record = {name: value for name, value in row.record().items() if name not in NO_COLUMNS}
             flat.append({**record, "block": row.block, **row.metrics, **ends})
         return DataFrame(flat).set_index("label")
-
-    def __str__(self) -> str:
-        from adapterzoo.report.terminal import plain
-
-        return plain(self)
-
-    def _repr_html_(self) -> str:
-        return str(self.frame().to_html())
 
 
 def compare(

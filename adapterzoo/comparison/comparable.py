@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adapterzoo.recipe.train import ON_EVALUATION
-from adapterzoo.results import Result
-from adapterzoo.store import differences
+from adapterzoo.results.result import Result
+from adapterzoo.results.store import differences
 
 # Keys of a recipe that change no number that is compared: what else is measured, and what is written on the way.
 WITHOUT_EFFECT = {

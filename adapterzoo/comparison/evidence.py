@@ -11,11 +11,11 @@ from typing import Any
 
 from adapterzoo.comparison import Cell
 from adapterzoo.comparison.comparable import hardware
-from adapterzoo.comparison.row import Row
 from adapterzoo.comparison.scores import Column, cell_scores
 from adapterzoo.comparison.statistics import Seeds
-from adapterzoo.results import FORGETTING, Result, Tuning
-from adapterzoo.store import GENERAL, PREDICTIONS, changed_files
+from adapterzoo.results.result import FORGETTING, Result, Tuning
+from adapterzoo.results.row import Row
+from adapterzoo.results.store import GENERAL, PREDICTIONS, changed_files
 
 # Fields of a row that all its seeds share, and those that are means over them.
 SHARED = (

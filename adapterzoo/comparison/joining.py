@@ -10,9 +10,9 @@ from pathlib import Path
 from adapterzoo.comparison import Cell
 from adapterzoo.comparison.comparable import hardware
 from adapterzoo.comparison.evidence import Evidence, make
-from adapterzoo.comparison.row import LIKELIHOOD
 from adapterzoo.errors import UserError
-from adapterzoo.results import SETTINGS, Result
+from adapterzoo.results.result import SETTINGS, Result
+from adapterzoo.results.row import LIKELIHOOD
 
 # Machines round differently: accept a relative difference of 1 % between likelihoods of the same base model.
 BASE_TOLERANCE = 0.01

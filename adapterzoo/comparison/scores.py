@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapterzoo.digests import records_digest
-from adapterzoo.metric_registry import metrics as known_metrics
-from adapterzoo.results import FORGETTING, Result
-from adapterzoo.store import GENERAL, PREDICTIONS
+from adapterzoo.metrics.registry import metrics as known_metrics
+from adapterzoo.results.result import FORGETTING, Result
+from adapterzoo.results.store import GENERAL, PREDICTIONS
 
 # Parts of the test split that a metric of the whole is computed without, one after the other.
 GROUPS = 50

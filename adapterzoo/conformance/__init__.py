@@ -20,7 +20,7 @@ from typing import Any
 from adapterzoo.conformance.models import ARCHITECTURES
 from adapterzoo.conformance.observe import observe
 from adapterzoo.conformance.properties import NOT_ASKED, PROPERTIES, judge
-from adapterzoo.method import Method
+from adapterzoo.methods.contract import Method
 
 __all__ = ["ARCHITECTURES", "PROPERTIES", "Case", "Report", "cases"]
 
@@ -89,7 +89,7 @@ def cases(method: str | Method[Any], bases: Sequence[str] | None = None) -> list
         PluginError: no installed method has that name.
     """
     if isinstance(method, str):
-        from adapterzoo.registry import registry
+        from adapterzoo.methods.registry import registry
 
         method = registry().require(method)
     return [Case(method, model, base) for model in ARCHITECTURES for base in bases or method.bases]

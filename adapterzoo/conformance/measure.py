@@ -31,7 +31,7 @@ def logits(model: nn.Module, encoded: Encoded, at_once: bool = True) -> torch.Te
 
 def loss(model: nn.Module, encoded: Encoded) -> float:
     """The mean loss of a completion's token, as evaluation has it."""
-    from adapterzoo.evaluate import likelihoods
+    from adapterzoo.evaluation.evaluate import likelihoods
 
     found = likelihoods(model, [example.tokens for example in encoded.train], encoded.pad_id, len(encoded.train))
     return sum(one.loss for one in found) / sum(one.tokens for one in found)
@@ -78,8 +78,8 @@ def joined_gap(model: Any, encoded: Encoded) -> float:
     """Return how far loss and gradients of rows with a shared prefix are from those of padded rows, as a share."""
     import torch
 
+    from adapterzoo.model.row_attention import has_row_attention
     from adapterzoo.tokens.batches import pad_batch
-    from adapterzoo.tokens.row_attention import has_row_attention
     from adapterzoo.tokens.shared_prefix import for_model, joined_batch
 
     begins = list(range(3, 3 + SHARED_TOKENS))

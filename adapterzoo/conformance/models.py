@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from adapterzoo.base import Base
+    from adapterzoo.model.base import Base
     from adapterzoo.tokens.encode import Encoded
 
 # One has a gated feed-forward, grouped keys and values, and no biases; the other one layer for queries, keys and
@@ -62,8 +62,8 @@ _folders: list[tempfile.TemporaryDirectory[str]] = []
 @cache
 def tiny_base(architecture: str, quantization: str, dtype: str = "float32") -> Base:
     """The model of an architecture with one quantization."""
-    from adapterzoo import base
-    from adapterzoo.recipe import ModelSection
+    from adapterzoo.model import base
+    from adapterzoo.recipe.schema import ModelSection
 
     folder = model_folder(architecture)
     section = ModelSection(name=str(folder), quantization=quantization, dtype=dtype)  # type: ignore[arg-type]
@@ -75,9 +75,9 @@ def tiny_skeleton(architecture: str) -> Base:
     """The model of an architecture without weights."""
     from transformers import AutoConfig
 
-    from adapterzoo.base import Base
-    from adapterzoo.loading import skeleton
-    from adapterzoo.recipe import ModelSection
+    from adapterzoo.model.base import Base
+    from adapterzoo.model.loading import skeleton
+    from adapterzoo.recipe.schema import ModelSection
 
     folder = str(model_folder(architecture))
     made = skeleton(ModelSection(name=folder), AutoConfig.from_pretrained(folder))
@@ -87,7 +87,7 @@ def tiny_skeleton(architecture: str) -> Base:
 @cache
 def rows() -> Encoded:
     """Four rows of unequal length, to train on and to measure with."""
-    from adapterzoo.data.row import Row
+    from adapterzoo.row import Row
     from adapterzoo.tokens.batches import asked
     from adapterzoo.tokens.encode import Encoded, Example
 

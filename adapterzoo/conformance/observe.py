@@ -15,12 +15,12 @@ from adapterzoo.conformance.measure import behind, greedy, joined_gap, logits, l
 from adapterzoo.conformance.models import rows, tiny_base, tiny_skeleton
 from adapterzoo.conformance.watch import Gradients, keep_one, watched
 from adapterzoo.errors import Problem
-from adapterzoo.layers import trained
-from adapterzoo.method import Context, Method, put_on
-from adapterzoo.prepare import quiet_libraries
-from adapterzoo.results import plain_findings
+from adapterzoo.methods.contract import Context, Method, put_on
+from adapterzoo.methods.layers import trained
+from adapterzoo.prepare.dry_run import try_method
+from adapterzoo.prepare.prepared import quiet_libraries
+from adapterzoo.results.result import plain_findings
 from adapterzoo.tokens.batches import shuffled_batches
-from adapterzoo.try_out import try_method
 
 if TYPE_CHECKING:
     import torch
@@ -101,7 +101,7 @@ def _spare_the_collector() -> None:
 
 class _Trial:
     def __init__(self, method: Method[Any], architecture: str, base: str, options: Any, folder: Path) -> None:
-        from adapterzoo.recipe import TrainSection
+        from adapterzoo.recipe.schema import TrainSection
 
         self.method, self.options, self.folder = method, options, folder
         self.lent = tiny_base(architecture, base)
@@ -203,7 +203,7 @@ class _Trial:
 
     def _train(self, model: Any, name: str, watch: bool = False, steps: int = STEPS) -> dict[str, torch.Tensor]:
         """Train; from the middle on where a checkpoint of that name is there. Returns the adapter's tensors."""
-        from adapterzoo.train import train
+        from adapterzoo.training.trainer import train
 
         callbacks = self.method.callbacks(self.options, self.context)
         fired = [watched(callback) for callback in callbacks] if watch else []

@@ -12,7 +12,7 @@ from typing import Any
 
 from adapterzoo.conformance.differences import differ, distance, said, same, some, tolerance
 from adapterzoo.conformance.observe import SAVED_AT, STEPS, Observed
-from adapterzoo.method import Method
+from adapterzoo.methods.contract import Method
 
 NOT_ASKED = "-"
 # The same after a merge, as a share of what the adapter changes: into 8 bits, the merged weights are rounded again.

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from adapterzoo.data.cells import text_of
-from adapterzoo.data.row import BadRowError, EmptyRowError, Row
 from adapterzoo.data.shape import Shaper
-from adapterzoo.data.sources import DELIMITERS, Source, open_source
+from adapterzoo.data.sources import Source, open_source
 from adapterzoo.errors import Problem, UserError
-from adapterzoo.recipe import DataSection
+from adapterzoo.formats.cell_text import text_of
+from adapterzoo.recipe.files import DELIMITERS
+from adapterzoo.recipe.schema import DataSection
+from adapterzoo.row import BadRowError, EmptyRowError, Row
 
 # Of each kind of problem; the rest are counted.
 SHOWN = 5

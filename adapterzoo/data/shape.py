@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from adapterzoo.data import template
-from adapterzoo.data.cells import kind_of, text_of
-from adapterzoo.data.row import BadRowError, EmptyRowError, Row, Turn
 from adapterzoo.errors import Problem, UserError, did_you_mean
 from adapterzoo.formats import FORMATS, Conversation, recognise
-from adapterzoo.recipe import DataSection
+from adapterzoo.formats.cell_text import kind_of, text_of
+from adapterzoo.recipe.schema import DataSection
+from adapterzoo.row import BadRowError, EmptyRowError, Row, Turn
 
 MAP = "Say which is which under data.columns."
 

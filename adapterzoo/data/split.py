@@ -7,10 +7,10 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from adapterzoo.data.row import PARTS, Row
 from adapterzoo.data.rows import read_rows
 from adapterzoo.errors import Problem, UserError
-from adapterzoo.recipe import DataSection, Split
+from adapterzoo.recipe.schema import DataSection, Split
+from adapterzoo.row import PARTS, Row
 
 # Of the rows that are in two parts.
 SHOWN = 3

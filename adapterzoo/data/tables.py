@@ -10,8 +10,7 @@ from typing import Any
 
 from adapterzoo.data.text_files import Found
 from adapterzoo.errors import UserError, did_you_mean
-
-BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
+from adapterzoo.recipe.files import BUILDERS
 
 
 def read_file(path: Path) -> tuple[list[str], Iterator[Found]]:
@@ -40,11 +39,6 @@ def read_folder(path: Path, split: str | None) -> tuple[list[str], Iterator[Foun
         loaded = datasets.load_from_disk(str(path))
     table = _one_split(loaded, str(path), split)
     return list(table.column_names), _rows(table, _name(str(path), split))
-
-
-def is_saved(path: Path) -> bool:
-    """Whether a folder is one that ``save_to_disk`` wrote."""
-    return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
 
 
 def read_hub(

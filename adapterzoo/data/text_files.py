@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from adapterzoo.data.cells import Number
 from adapterzoo.errors import UserError
+from adapterzoo.formats.cell_text import Number
 
 Found = tuple[str, dict[str, Any]]
 """where a row stands, and its cells by column"""

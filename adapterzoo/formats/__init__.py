@@ -1,6 +1,6 @@
 """The shapes that rows of data come in: one small file each, chosen by name or recognised from the columns.
 
-A format turns the cells of a row into the turns of a conversation. Each module here has one, named ``FORMAT``.
+A format turns the cells of a row into the turns of a conversation. Each module that has one names it ``FORMAT``.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from adapterzoo.formats._format import Conversation, Format, Pair
 __all__ = ["FORMATS", "Conversation", "Format", "Pair", "recognise"]
 
 FORMATS: dict[str, Format] = {
-    module.name: import_module(f"{__name__}.{module.name}").FORMAT
-    for module in pkgutil.iter_modules(__path__)
-    if not module.name.startswith("_")
+    name: module.FORMAT
+    for name in (found.name for found in pkgutil.iter_modules(__path__))
+    if hasattr(module := import_module(f"{__name__}.{name}"), "FORMAT")
 }
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adapterzoo.data.cells import text_of
-from adapterzoo.data.row import BadRowError, EmptyRowError, Turn
+from adapterzoo.formats.cell_text import text_of
+from adapterzoo.row import BadRowError, EmptyRowError, Turn
 
 ROLES = {
     "system": "system",

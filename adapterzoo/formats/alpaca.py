@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adapterzoo.data.cells import text_of
-from adapterzoo.data.row import Turn
 from adapterzoo.formats._format import Format
+from adapterzoo.formats.cell_text import text_of
+from adapterzoo.row import Turn
 
 
 class Alpaca(Format):

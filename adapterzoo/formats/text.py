@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adapterzoo.data.cells import text_of
-from adapterzoo.data.row import EmptyRowError, Turn
 from adapterzoo.formats._format import Format
+from adapterzoo.formats.cell_text import text_of
+from adapterzoo.row import EmptyRowError, Turn
 
 
 class PlainText(Format):

@@ -1,1 +1,1 @@
-"""The metrics that come with adapterzoo, a plugin module each: :func:`adapterzoo.metric_registry.metrics`."""
+"""Scores of answers: the contract of a metric, the registry of what is installed, and the built-in ones."""

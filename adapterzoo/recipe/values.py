@@ -11,8 +11,6 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import PydanticCustomError
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# Labels of the rows for the untouched base, and a file in the output folder.
-RESERVED_LABEL = re.compile(r"base(-\d+-shot)?|recipe\.yaml", re.IGNORECASE)
 
 
 def checked(accepts: Callable[[Any], bool], wanted: str) -> BeforeValidator:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from adapterzoo.comparison.row import Row
+from adapterzoo.results.row import Row
 from adapterzoo.terminal import duration, safe
 
 HEIGHT = 20

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from adapterzoo.budget import misses
 from adapterzoo.comparison import Block, Comparison
-from adapterzoo.comparison.row import Interval, Row
-from adapterzoo.results import FORGETTING
+from adapterzoo.prepare.budget import misses
+from adapterzoo.results.result import FORGETTING
+from adapterzoo.results.row import Interval, Row
 from adapterzoo.terminal import clean, count, duration, size
 
 BEST = "*"

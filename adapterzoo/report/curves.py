@@ -9,10 +9,10 @@ from statistics import fmean
 from rich.console import Console
 
 from adapterzoo.comparison import Comparison
-from adapterzoo.comparison.row import Row
 from adapterzoo.errors import UserError
 from adapterzoo.report.canvas import Axis, Entry, Plot, legend
 from adapterzoo.report.terminal import head
+from adapterzoo.results.row import Row
 
 # Of a curve with more points, means are drawn.
 MANY = 60

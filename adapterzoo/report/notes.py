@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from adapterzoo.budget import misses
 from adapterzoo.comparison import Block, Comparison
+from adapterzoo.prepare.budget import misses
 from adapterzoo.report.columns import METRICS
-from adapterzoo.results import Trial, Tuning
+from adapterzoo.results.result import Trial, Tuning
 from adapterzoo.terminal import count
 
 # Of the reasons why rows cannot be compared; all are in the JSON.

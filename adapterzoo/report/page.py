@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adapterzoo.comparison import Block, Comparison
-from adapterzoo.comparison.row import HIGHER, LOWER, Row
 from adapterzoo.report import notes
 from adapterzoo.report.columns import COSTS, EXPLAINED, Column, cell, columns, interval_text, mark, metric_column, value
 from adapterzoo.report.front import front
-from adapterzoo.results import Trial, Tuning
+from adapterzoo.results.result import Trial, Tuning
+from adapterzoo.results.row import HIGHER, LOWER, Row
 from adapterzoo.terminal import clean, duration
 
 # What a score is plotted against, as the choice is worded, and how plotly writes such numbers on an axis.

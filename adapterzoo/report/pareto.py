@@ -11,12 +11,12 @@ from typing import Any
 from rich.console import Console
 
 from adapterzoo.comparison import NO_COLUMNS, Block, Comparison
-from adapterzoo.comparison.row import HIGHER, LOWER, Row
 from adapterzoo.errors import UserError, did_you_mean
 from adapterzoo.report.canvas import Axis, Entry, Plot, legend
 from adapterzoo.report.columns import COSTS, Column, cell, interval_text, metric_column, value
 from adapterzoo.report.front import front
 from adapterzoo.report.terminal import head
+from adapterzoo.results.row import HIGHER, LOWER, Row
 from adapterzoo.terminal import clean, duration, safe, tell
 
 DIRECTION = {HIGHER: ", higher is better", LOWER: ", lower is better", None: ""}

@@ -8,7 +8,7 @@ from typing import Any
 def schema() -> dict[str, Any]:
     """A JSON schema, made of the fields and what they say of themselves."""
     from adapterzoo.comparison import SCHEMA, Facts
-    from adapterzoo.comparison.row import Row
+    from adapterzoo.results.row import Row
 
     rows, blocks = _fields(Row), _fields(Facts)
     shared = {**rows.pop("$defs", {}), **blocks.pop("$defs", {})}

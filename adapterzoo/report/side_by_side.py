@@ -11,12 +11,12 @@ from rich.text import Text
 
 from adapterzoo.comparison import Block, Comparison
 from adapterzoo.comparison.evidence import Evidence
-from adapterzoo.comparison.row import Row
 from adapterzoo.comparison.scores import read_lines
 from adapterzoo.errors import UserError
 from adapterzoo.report.columns import metric_column
 from adapterzoo.report.terminal import head
-from adapterzoo.store import PREDICTIONS
+from adapterzoo.results.row import Row
+from adapterzoo.results.store import PREDICTIONS
 from adapterzoo.terminal import safe, tell
 
 # How many lines of a text a terminal shows, and which part of its width labels may have.

@@ -10,10 +10,11 @@ from importlib.resources import files
 from itertools import groupby, islice
 from pathlib import Path
 
-from adapterzoo.data.sources import DELIMITERS, Source, open_source
-from adapterzoo.document import NOT_FILLED_IN
+from adapterzoo.data.sources import Source, open_source
 from adapterzoo.errors import UserError
-from adapterzoo.recipe import DataSection
+from adapterzoo.recipe.document import NOT_FILLED_IN
+from adapterzoo.recipe.files import DELIMITERS
+from adapterzoo.recipe.schema import DataSection
 from adapterzoo.starter.columns import brief, columns_of, listed
 from adapterzoo.starter.guess import Finding, Guess, guess
 from adapterzoo.starter.header import header_doubt

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from adapterzoo.data.cells import text_of
-from adapterzoo.data.row import BadRowError
 from adapterzoo.formats import FORMATS, Conversation
+from adapterzoo.formats.cell_text import text_of
+from adapterzoo.row import BadRowError
 
 # People call the two sides so. The names of the first group say it outright, those of the second usually.
 QUESTION_NAMES = (

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from adapterzoo.data.row import BadRowError, EmptyRowError
 from adapterzoo.errors import UserError
 from adapterzoo.formats import FORMATS, Conversation, recognise
+from adapterzoo.row import BadRowError, EmptyRowError
 from adapterzoo.starter.columns import (
     ANSWER_NAMES,
     NUMBERING,

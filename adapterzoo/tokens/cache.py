@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from adapterzoo.bundled import cache_folder
-from adapterzoo.data.row import PARTS
 from adapterzoo.data.split import Splits
 from adapterzoo.digests import file_digest
+from adapterzoo.files import cache_folder
+from adapterzoo.row import PARTS
 from adapterzoo.tokens.encode import Encoded, Encoder, Example
 
 # Raised when the same rows become other tokens than before.

@@ -9,9 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from adapterzoo.data.row import Row, Turn
 from adapterzoo.errors import UserError
-from adapterzoo.recipe import DataSection
+from adapterzoo.recipe.schema import DataSection
+from adapterzoo.row import Row, Turn
 
 PROBE = "xanswerx"
 # The day on which every run takes place, for chat templates that write it into their prompts: a row must not become

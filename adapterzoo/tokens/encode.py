@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from adapterzoo.data.row import PARTS, Row
 from adapterzoo.data.split import Splits
 from adapterzoo.errors import UserError
-from adapterzoo.recipe import DataSection, ModelSection
+from adapterzoo.model.padding import add_padding_token, padding_token
+from adapterzoo.recipe.schema import DataSection, ModelSection
+from adapterzoo.row import PARTS, Row
 from adapterzoo.tokens import shorten
 from adapterzoo.tokens.batches import SealedRow, Tokens, pad_batch, seal
 from adapterzoo.tokens.chat import Chat, Segment
 from adapterzoo.tokens.packing import pack, pack_batch
-from adapterzoo.tokens.padding import add_padding_token, padding_token
 from adapterzoo.tokens.shared_prefix import SharedPrefix
 
 
@@ -237,7 +237,7 @@ def load_tokenizer(model: ModelSection, location: str) -> Any:
             location, revision=model.revision, trust_remote_code=model.trust_remote_code
         )
     except (OSError, ValueError, ImportError) as error:
-        from adapterzoo.loading import refused
+        from adapterzoo.model.loading import refused
 
         raise refused(model, error) from None
     if model.padding_token is not None:

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from adapterzoo.model.row_attention import ROW_LENGTHS, has_row_attention, in_one_kernel
 from adapterzoo.tokens.batches import IGNORED, Tokens, pad_batch, to_device
-from adapterzoo.tokens.row_attention import ROW_LENGTHS, has_row_attention, in_one_kernel
 
 if TYPE_CHECKING:
     import torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from adapterzoo.data.row import Row
+from adapterzoo.row import Row
 
 if TYPE_CHECKING:
     from adapterzoo.tokens.encode import Encoder, Example

@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_said(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], no_weights: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    from adapterzoo import memory
+    from adapterzoo.machine import memory
 
     monkeypatch.setattr(memory, "available", lambda: 400_000)
     said = adapterzoo("check", write_recipe("full, ia3")).stdout

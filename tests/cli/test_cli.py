@@ -99,8 +99,8 @@ def test_check_prints_the_plan_without_weights(
 def test_the_parameters_that_check_counts_are_those_that_run_trains(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
-    from adapterzoo.prepare import prepare
-    from adapterzoo.reading import load_recipe
+    from adapterzoo.prepare.prepared import prepare
+    from adapterzoo.recipe.reading import load_recipe
 
     recipe = write_recipe(steps="1")
     counted = prepare(load_recipe(recipe)).trainable

@@ -11,7 +11,7 @@ import pytest
 from click.testing import Result
 
 from adapterzoo.errors import UserError
-from adapterzoo.reading import load_recipe
+from adapterzoo.recipe.reading import load_recipe
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there"}]
 SHARED = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello there"}]

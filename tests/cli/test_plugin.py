@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-STRANGER = Path("tests/stranger")
+STRANGER = Path("tests/support/stranger")
 
 
 def pip_install(package: Path, site: Path) -> None:

@@ -77,8 +77,8 @@ def test_text_that_would_steer_the_terminal_is_inert(
 def test_special_tokens_and_learned_ones_are_coloured(tiny_model: Path) -> None:
     from transformers import AutoTokenizer
 
-    from adapterzoo.data.row import Row
-    from adapterzoo.recipe import DataSection
+    from adapterzoo.recipe.schema import DataSection
+    from adapterzoo.row import Row
     from adapterzoo.tokens.encode import Encoder
     from adapterzoo.tokens.show import marked
 

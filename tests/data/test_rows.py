@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from adapterzoo.data import rows
-from adapterzoo.data.row import Row
-from adapterzoo.data.sources import find_source
 from adapterzoo.errors import UserError
-from adapterzoo.recipe import DataSection
+from adapterzoo.recipe.files import find_source
+from adapterzoo.recipe.schema import DataSection
+from adapterzoo.row import Row
 
 
 def read(folder: Path, content: str | bytes, name: str = "rows.csv", **settings: Any) -> tuple[list[Row], list[str]]:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from adapterzoo.data.row import Row
 from adapterzoo.data.split import load_splits, split_rows
 from adapterzoo.errors import UserError
-from adapterzoo.reading import load_recipe
-from adapterzoo.recipe import DataSection
+from adapterzoo.recipe.reading import load_recipe
+from adapterzoo.recipe.schema import DataSection
+from adapterzoo.row import Row
 
 QUICKSTART = Path("recipes/quickstart.yaml")
 

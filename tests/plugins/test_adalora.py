@@ -56,7 +56,7 @@ def test_the_regulariser_counts_once_a_step_however_many_passes_it_has(
 
 def test_evaluation_leaves_the_regulariser_out(write_recipe: Callable[..., Path]) -> None:
     """Untrained, AdaLoRA answers like the base, and has its loss."""
-    from adapterzoo.evaluate import evaluate
+    from adapterzoo.evaluation.evaluate import evaluate
 
     bench = Bench(write_recipe("{name: adalora, orth_reg_weight: 1.0}"))
     loaded = bench.load("none")

@@ -14,7 +14,7 @@ from adapterzoo.errors import UserError
 
 
 def test_peft_adjusts_a_block_size_in_silence_and_it_is_found(write_recipe: Callable[..., Path]) -> None:
-    from adapterzoo.registry import registry
+    from adapterzoo.methods.registry import registry
 
     method = registry()["oft"]
     bench = Bench(write_recipe("oft"))

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from cells import Bench
-from conftest import METHODS
 from safetensors.torch import load_file
+from tiny import METHODS
 
 from adapterzoo.tokens.batches import shuffled_batches
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from adapterzoo import Context, linear_layers
-from adapterzoo.registry import registry
+from adapterzoo.methods.registry import registry
 
 CONTEXT = Context(base="none", total_steps=10, gradient_accumulation=1, seed=0)
 FAMILIES = ("llama", "qwen2", "qwen3", "phi", "phi3", "gpt2", "gpt_neox", "mistral", "gemma", "gemma2")

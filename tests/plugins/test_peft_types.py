@@ -14,8 +14,8 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from pydantic import ValidationError
 
 from adapterzoo.conformance import Report
-from adapterzoo.method import Context
-from adapterzoo.registry import registry
+from adapterzoo.methods.contract import Context
+from adapterzoo.methods.registry import registry
 
 MADE = json.loads(Path(CATALOG).read_text(encoding="utf-8"))
 

@@ -16,8 +16,8 @@ import pytest
 from adapterzoo.comparison import Comparison, compare
 from adapterzoo.report import page
 from adapterzoo.report.columns import cell, columns
-from adapterzoo.results import Result
-from adapterzoo.store import Store
+from adapterzoo.results.result import Result
+from adapterzoo.results.store import Store
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 HOSTILE = (

@@ -12,11 +12,11 @@ from written import write
 
 from adapterzoo.comparison import Comparison, compare
 from adapterzoo.report import terminal, text
-from adapterzoo.results import Result
-from adapterzoo.store import Store
+from adapterzoo.results.result import Result
+from adapterzoo.results.store import Store
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 [/] [red]x[/red] |<b>`*\u202e"
-SCHEMA = Path(__file__).parents[2] / "docs" / "comparison.schema.json"
+SCHEMA = Path("docs/comparison.schema.json")
 # Of 300 test answers.
 RIGHT = {
     "base": 0,

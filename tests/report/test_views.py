@@ -16,8 +16,8 @@ from adapterzoo.errors import UserError
 from adapterzoo.report import canvas as drawing
 from adapterzoo.report import curves, pareto, side_by_side
 from adapterzoo.report.columns import interval_text
-from adapterzoo.results import Result
-from adapterzoo.store import Store
+from adapterzoo.results.result import Result
+from adapterzoo.results.store import Store
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 [/] [red]x[/red] `*\u202e\tT"
 STEERING = {"\x1b", "\x07", "\u202e", "\t"}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from adapterzoo.prepare import prepare
-from adapterzoo.reading import load_recipe
+from adapterzoo.prepare.prepared import prepare
+from adapterzoo.recipe.reading import load_recipe
 from adapterzoo.tokens.encode import Encoded, Encoder
 
 SHORT = ("data.max_length=31", "data.truncate=drop")

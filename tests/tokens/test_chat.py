@@ -11,10 +11,10 @@ from families import FAMILIES, THINKING, tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adapterzoo.data.row import Row, Turn
 from adapterzoo.data.split import Splits
 from adapterzoo.errors import UserError
-from adapterzoo.recipe import DataSection
+from adapterzoo.recipe.schema import DataSection
+from adapterzoo.row import Row, Turn
 from adapterzoo.tokens.encode import Encoder
 
 # What a family's own tokenizer gives back other than it was given: sentencepiece's mark for a space.

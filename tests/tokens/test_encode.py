@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from adapterzoo.data.row import Row, Turn
 from adapterzoo.data.split import Splits
 from adapterzoo.errors import UserError
-from adapterzoo.recipe import DataSection
+from adapterzoo.recipe.schema import DataSection
+from adapterzoo.row import Row, Turn
 from adapterzoo.tokens.batches import asked, pad_batch
 from adapterzoo.tokens.encode import Encoder
 
@@ -188,7 +188,7 @@ def test_padding_on_the_left_changes_no_loss(tiny_model: Path, tokenizer: Any) -
     """The loss of a row alone is its loss in a padded batch, and the model's own loss is the mean of both."""
     from transformers import AutoModelForCausalLM
 
-    from adapterzoo.evaluate import likelihoods
+    from adapterzoo.evaluation.evaluate import likelihoods
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     pairs = [Row.pair("go", "went"), Row.pair("photograph", "photographed")]

@@ -14,9 +14,9 @@ from click.testing import Result
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from adapterzoo.results import RESULT, read_result
+from adapterzoo.model.row_attention import ROW_LENGTHS, add_row_attention, has_row_attention
+from adapterzoo.results.result import RESULT, read_result
 from adapterzoo.tokens.batches import Tokens, pad_batch
-from adapterzoo.tokens.row_attention import ROW_LENGTHS, add_row_attention, has_row_attention
 from adapterzoo.tokens.shared_prefix import (
     SharedPrefix,
     common_prefix,

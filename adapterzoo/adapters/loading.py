@@ -1,0 +1,167 @@
+"""Trained adapters, to be used: found in an output folder, checked, put on the base they were trained on, asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from adapterzoo.errors import AdapterzooError, UserError, did_you_mean
+from adapterzoo.formats import FORMATS, Conversation
+from adapterzoo.methods.registry import registry
+from adapterzoo.recipe import document
+from adapterzoo.recipe.schema import DataSection, Recipe
+from adapterzoo.results.result import Result, read_results
+from adapterzoo.results.store import ADAPTER, RECIPE, Store, changed_files
+from adapterzoo.row import BadRowError, EmptyRowError, Row, Turn
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from adapterzoo.model.base import Base
+    from adapterzoo.tokens.encode import Encoder
+
+Say = Callable[[str], None]
+TRAIN_AGAIN = "Run the recipe again: it trains what is damaged anew."
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One finished cell of an output folder."""
+
+    folder: Path
+    """of the whole run"""
+    recipe: Recipe
+    result: Result
+
+    @property
+    def path(self) -> Path:
+        """Where its weights and its tokenizer are."""
+        return self.folder / self.result.label / f"seed-{self.result.seed}" / ADAPTER
+
+
+def find(folder: Path, method: str, seed: int | None = None) -> Adapter:
+    """The adapter of a label or a method; of the first seed, if none is named.
+
+    Raises:
+        UserError: the folder holds no such adapter, or it was made on other weights.
+    """
+    results = [result for _, result in read_results(folder) if result.method is not None]
+    named = [result for result in results if result.label == method] or [r for r in results if r.method == method]
+    if not named:
+        known = sorted({result.label for result in results})
+        raise UserError.at(f"--method {method}", f"{folder} has no such adapter.", did_you_mean(method, known))
+    if len({result.label for result in named}) > 1:
+        labels = ", ".join(sorted({result.label for result in named}))
+        raise UserError.at(f"--method {method}", f"there are several: {labels}.", "Name one of these.")
+    chosen = next((result for result in named if seed is None or result.seed == seed), None)
+    if chosen is None:
+        seeds = ", ".join(str(result.seed) for result in named)
+        raise UserError.at(f"--seed {seed}", f"'{method}' was trained with: {seeds}.")
+    if not chosen.ok:
+        raise UserError.at(f"--method {method}", f"it failed: {chosen.error}", "Run the recipe again.")
+    try:
+        recipe = Recipe.model_validate(document.read(folder / RECIPE).data)
+    except ValidationError:
+        raise UserError.at(str(folder / RECIPE), "is not what the run wrote.", "Run the recipe again.") from None
+    return Adapter(folder, recipe, chosen)
+
+
+@contextmanager
+def loaded(adapter: Adapter, quantization: str, say: Say) -> Iterator[tuple[nn.Module, Encoder]]:
+    """The base with the adapter on it, ready to answer, and what turns questions into tokens.
+
+    Raises:
+        UserError: the base cannot be had or is not the one that it was trained on, or the adapter is not whole.
+    """
+    lent, encoder = base_of(adapter, quantization, say)
+    with lent.lend() as plain:
+        yield wrapped_by(adapter, plain), encoder
+
+
+def base_of(adapter: Adapter, quantization: str, say: Say) -> tuple[Base, Encoder]:
+    """Load the base that an adapter was trained on, and what turns questions into tokens.
+
+    Raises:
+        UserError: the base cannot be had or is another one, or the adapter's files are not what the run wrote.
+    """
+    from adapterzoo.model import base, loading
+    from adapterzoo.model import files as model_files
+    from adapterzoo.tokens.encode import Encoder, load_tokenizer
+
+    _check_files(adapter, say)
+    model = adapter.recipe.model
+    location = model_files.locate(model.name, say)
+    _check_model(adapter, model_files.fingerprint(location, loading.load_config(model, location)))
+    # The tokenizer that was trained with: with its template, and a padding token that was added.
+    tokenizer = load_tokenizer(model.model_copy(update={"revision": None, "padding_token": None}), str(adapter.path))
+    data = adapter.recipe.data
+    if data.chat_template not in ("auto", "plain"):
+        data = data.model_copy(update={"chat_template": "auto"})
+    encoder = Encoder(tokenizer, data)
+    return base.load(model, location, quantization, data.max_length, encoder.vocabulary), encoder
+
+
+def wrapped_by(adapter: Adapter, plain: nn.Module) -> nn.Module:
+    """Put an adapter on its base.
+
+    Raises:
+        UserError: the adapter does not fit: weights are missing, or of another method.
+    """
+    try:
+        wrapped = registry()[adapter.result.method or ""].load(plain, adapter.path)
+    except AdapterzooError as error:
+        raise UserError.at(str(adapter.path), f"cannot be loaded: {error}.", TRAIN_AGAIN) from None
+    return wrapped.eval()
+
+
+def question(data: DataSection, prompt: str) -> Row:
+    """A question as a row of the recipe's format, to be answered.
+
+    Raises:
+        UserError: the recipe's template asks for more than a question.
+    """
+    from adapterzoo.data.shape import Shaper
+
+    form = FORMATS[data.format]
+    if data.format == "text":
+        return Row((Turn("user", prompt), Turn("assistant", "?")), raw=True)
+    if isinstance(form, Conversation):
+        return Row((Turn("user", prompt), Turn("assistant", "?")))
+    columns = [data.columns.get(name, name) for name in form.columns]
+    try:
+        shaper = Shaper(data.model_copy(update={"filter": {}, "drop_columns": []}), columns, "--prompt", lambda _: None)
+    except UserError as error:
+        what = "needs more than a question: " + "; ".join(problem.what for problem in error.problems)
+        raise UserError.at("data.template", what, "Such an adapter cannot be asked from here.") from None
+    cells: dict[str, Any] = dict(zip(columns, (prompt, "?"), strict=True))
+    try:
+        return shaper.row("--prompt", cells)
+    except EmptyRowError:
+        raise UserError.at("--prompt", "is empty.") from None
+    except BadRowError as error:
+        raise UserError.at("--prompt", error.what, error.cure) from None
+
+
+def _check_files(adapter: Adapter, say: Say) -> None:
+    """Raise UserError where a file of the adapter is not what the run wrote."""
+    if not adapter.result.adapter_files:
+        say("the result of an older adapterzoo says nothing of the adapter's files: they are not checked")
+    if not adapter.path.is_dir():
+        raise UserError.at(str(adapter.path), "is not there any more.", TRAIN_AGAIN)
+    if changed := changed_files(adapter.path.parent, adapter.result):
+        where = str(adapter.path.parent / changed[0])
+        more = f", nor are {len(changed) - 1} more files" if len(changed) > 1 else ""
+        raise UserError.at(where, f"is not what the run wrote{more}.", TRAIN_AGAIN)
+
+
+def _check_model(adapter: Adapter, there: str | None) -> None:
+    """Raise UserError where the model's files are not those that the adapter was trained on."""
+    trained_on = Store(adapter.folder).weights()
+    if trained_on is not None and there is not None and trained_on != there:
+        name = adapter.recipe.model.name
+        raise UserError.at(f"model {name}", "its files are not those that the adapter was trained on.")

@@ -1,0 +1,146 @@
+"""Finds the methods: every installed entry point in the group ``adapterzoo``, built-in or a stranger's."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+from adapterzoo import hookspecs
+from adapterzoo.entry_points import BUILT_IN, Broken, Brought, bring, reason
+from adapterzoo.errors import PluginError
+from adapterzoo.methods.contract import BASES, CONTRACT, ENTRY_KEYS, GROUPS, RESERVED_LABEL, Method, Options
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+NAMES = (tuple, list)
+# Of a method: a generator would be used up by the first look, anything else could not be shown.
+ATTRIBUTES: dict[str, type | tuple[type, ...]] = {
+    "name": str,
+    "summary": str,
+    "paper": str,
+    "group": str,
+    "unavailable": (str, type(None)),
+    "learning_rate": (int, float),
+    "learning_rate_source": str,
+    "bases": NAMES,
+    "merges": NAMES,
+    "stands_for": NAMES,
+    "demands": (str, type(None)),
+    "size_option": (str, type(None)),
+    "fallback": bool,
+    "resumes": bool,
+    "starts_at_base": bool,
+    "changes_base": bool,
+    "reads_data": bool,
+    "token_wise": bool,
+}
+
+
+class Registry(Brought[Method[Any]]):
+    """The methods by name, and the plugins that had to be left out."""
+
+    def __init__(self, entry_points: Iterable[metadata.EntryPoint]) -> None:
+        super().__init__()
+        brought, self.broken = bring(entry_points, "adapterzoo_methods", _verify)
+        # The built-in ones first, so that nobody takes their names; what gives way, after those it gives way to.
+        for entry_point, package, methods in sorted(brought, key=_precedence):
+            try:
+                self._add(methods, package)
+            except Exception as error:
+                self.broken.append(Broken(entry_point.name, package, reason(error)))
+
+    def _add(self, methods: Sequence[Method[Any]], package: str) -> None:
+        stood_for = {name for method in self.values() for name in method.stands_for}
+        added = {}
+        for method in methods:
+            taken = method.name in self or method.name in stood_for
+            if method.fallback and taken:
+                continue
+            if method.name in added:
+                raise PluginError(f"it brings two methods named '{method.name}'")
+            if taken:
+                raise PluginError(f"'{method.name}' is already the name of a method from {self.package(method.name)}")
+            added[method.name] = method
+        self.add(added, package)
+
+    def require(self, name: str) -> Method[Any]:
+        """A method by name.
+
+        Raises:
+            PluginError: there is none, or its plugin was left out; says why, or which was meant.
+        """
+        if name in self:
+            return self[name]
+        raise PluginError(f"unknown method '{name}'. {self.hint(name)}")
+
+
+@cache
+def registry() -> Registry:
+    """The registry of this environment, read once."""
+    return Registry(metadata.entry_points(group=hookspecs.PROJECT))
+
+
+def _precedence(brought: tuple[metadata.EntryPoint, str, Sequence[Method[Any]]]) -> tuple[bool, bool, str, str]:
+    point, package, methods = brought
+    return package != BUILT_IN, any(method.fallback for method in methods), package, point.name
+
+
+def _verify(method: object) -> None:
+    """Raises PluginError where an object is not the Method it should be, naming the attribute."""
+    if not isinstance(method, Method):
+        raise PluginError(f"it returned {method!r}, which is no adapterzoo.Method")
+    kind = type(method).__name__
+    if not isinstance(method.contract, int) or method.contract > CONTRACT:
+        raise PluginError(
+            f"{kind} asks for contract {method.contract} and this adapterzoo has {CONTRACT}: upgrade adapterzoo"
+        )
+    for attribute, wanted in ATTRIBUTES.items():
+        if not hasattr(method, attribute):
+            raise PluginError(f"{kind} has no '{attribute}'")
+        value = getattr(method, attribute)
+        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+            raise PluginError(f"{kind}.{attribute} is {value!r}, of type {type(value).__name__}")
+    if not NAME.fullmatch(method.name):
+        raise PluginError(f"{kind}.name is {method.name!r}: only lower-case letters, digits and '-'")
+    if RESERVED_LABEL.fullmatch(method.name):
+        raise PluginError(f"{kind}.name is {method.name!r}: that is the label of the untouched base")
+    if not 0 < method.learning_rate < 1e6:
+        raise PluginError(f"{kind}.learning_rate is {method.learning_rate!r:.40}, no rate above 0")
+    if method.group not in GROUPS:
+        raise PluginError(f"{kind}.group is {method.group!r}; there is {', '.join(GROUPS)}")
+    for attribute in ("bases", "merges"):
+        named = getattr(method, attribute)
+        if any(base not in BASES for base in named):
+            raise PluginError(f"{kind}.{attribute} names {named!r}; there is {', '.join(BASES)}")
+    if not method.bases and not method.unavailable:
+        raise PluginError(f"{kind}.bases is empty")
+    if method.demands is not None and method.demands not in method.bases:
+        raise PluginError(f"{kind}.demands {method.demands!r}, which is not among its bases")
+    if not method.fallback:  # whose options are made when they are asked for
+        _verify_options(method)
+
+
+def _verify_options(method: Method[Any]) -> None:
+    """Raises PluginError where the options could not be written in a recipe, or shown."""
+    kind, options = type(method).__name__, getattr(method, "options", None)
+    if not (isinstance(options, type) and issubclass(options, Options)):
+        raise PluginError(f"{kind}.options is no subclass of adapterzoo.Options")
+    if method.size_option is not None and method.size_option not in options.model_fields:
+        raise PluginError(f"{kind}.size_option {method.size_option!r} is not among its options")
+    if required := [name for name, field in options.model_fields.items() if field.is_required()]:
+        raise PluginError(f"{kind}.options has no default for {', '.join(required)}: a method is used by its name")
+    if taken := sorted(ENTRY_KEYS & set(options.model_fields)):
+        raise PluginError(f"{kind}.options has {', '.join(taken)}, which mean something else beside a method's name")
+    try:
+        options.model_json_schema()
+        written = options().model_dump(mode="json")
+        options(**written)
+        json.dumps(written, allow_nan=False)
+    except Exception as error:  # pydantic's errors, and those of a stranger's validators
+        reason = " ".join(str(error).split())
+        raise PluginError(
+            f"{kind}.options: its defaults cannot be written in a recipe and read again: {reason}"
+        ) from None

@@ -1,0 +1,36 @@
+"""chrF (Popović, 2015, https://aclanthology.org/W15-3049), by ``sacrebleu``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+from adapterzoo.hookspecs import hookimpl
+from adapterzoo.metrics.contract import Metric
+
+if TYPE_CHECKING:
+    from sacrebleu import CHRF
+
+
+@cache
+def _chrf() -> CHRF:
+    from sacrebleu import CHRF
+
+    return CHRF()
+
+
+def chrf(reference: str, answer: str) -> float:
+    """F2 of character 1- to 6-grams of the whole split (0 to 100); case counts, white space does not."""
+    return float(_chrf().sentence_score(answer, [reference]).score)
+
+
+def corpus_chrf(references: Sequence[str], answers: Sequence[str]) -> float:
+    """Of the whole test split: not the mean of its sentences."""
+    return float(_chrf().corpus_score(answers, [references]).score)
+
+
+@hookimpl
+def adapterzoo_metrics() -> list[Metric]:
+    """What this module brings."""
+    return [Metric("chrf", chrf, total=corpus_chrf)]

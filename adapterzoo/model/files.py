@@ -1,0 +1,92 @@
+"""The files of a model: where they are, whether they are still the same, and what must not lie among them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from adapterzoo.digests import file_digests, text_digest
+from adapterzoo.errors import UserError
+from adapterzoo.model.bundled import BUNDLED, model_folder
+
+ADAPTER_CONFIG = "adapter_config.json"
+# No code reads these files, so a change in them does not change the model.
+UNREAD = ("*.md", "LICENSE*", ".*")
+# transformers reads these too, beside the files that lie directly in a model's folder.
+SUBFOLDERS = ("additional_chat_templates/*.jinja",)
+
+
+def locate(name: str, say: Callable[[str], None] = lambda message: None) -> str:
+    """Return what transformers is given for a model's name: a folder's whole path, or the hub id as it is."""
+    if name in BUNDLED:
+        return str(model_folder(name, say))
+    # A plugin may change the working directory before the weights are loaded.
+    return str(Path(name).absolute()) if Path(name).is_dir() else name
+
+
+def refuse_adapter(location: str, revision: str | None) -> None:
+    """Raise UserError where the model comes with an adapter: transformers would put it on, and no row be the base."""
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        location,
+        ADAPTER_CONFIG,
+        revision=revision,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if found is None:
+        return
+    where = found if Path(location).is_dir() else f"{location}/{ADAPTER_CONFIG}"
+    what = "is an adapter beside the model's weights: transformers would put it on, and the base not be the base."
+    hint = "Merge it into the weights first (PEFT's merge_and_unload), or give model.name a folder without it."
+    raise UserError.at(str(where), what, hint)
+
+
+def fingerprint(location: str, config: Any) -> str | None:
+    """Return which model a name stands for: the commit of a hub id, else a digest of every file in its folder.
+
+    All that transformers may read counts: weights, configurations, tokenizer, templates, code. Files that were not
+    touched since the last time are not read again.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    folder = Path(location)
+    if not folder.is_dir():
+        return getattr(config, "_commit_hash", None)
+    try:
+        digests = file_digests(_files(folder))
+    except OSError as error:
+        raise UserError.at(f"model {location}", f"cannot be read: {error.filename}: {error.strerror}.") from None
+    return text_digest("\0".join(f"{path.relative_to(folder)}={digest}" for path, digest in digests.items()))
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return a model's files: those in its folder, and what of subfolders transformers reads."""
+    shards = {folder / name for index in folder.glob("*.index.json") for name in _shards(index)}
+    templates = {path for pattern in SUBFOLDERS for path in folder.glob(pattern)}
+    unread = {path for pattern in UNREAD for path in folder.glob(pattern)}
+    return sorted(path for path in ({*folder.iterdir()} - unread) | shards | templates if path.is_file())
+
+
+def weight_names(folder: Path) -> set[str]:
+    """Return the names of the weights in a folder's safetensors files, without reading the weights."""
+    from safetensors import safe_open
+
+    names: set[str] = set()
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="np") as file:
+            names.update(file.keys())
+    return names
+
+
+def _shards(index: Path) -> set[str]:
+    """Return the names of the files that an index of weights lists; none where it is damaged, which loading says."""
+    try:
+        return {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return set()

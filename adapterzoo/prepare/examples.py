@@ -1,0 +1,96 @@
+"""The rows of a recipe as the model will see them, and the recipe with what its rows decide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from adapterzoo.data.split import Splits, load_splits
+from adapterzoo.errors import Problem, UserError
+from adapterzoo.metrics.built_in.classification import label
+from adapterzoo.metrics.contract import RESERVED
+from adapterzoo.metrics.registry import metrics as known_metrics
+from adapterzoo.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from adapterzoo.tokens.encode import Encoded, Encoder
+
+# Labels of the test split that no method can know; the rest are counted.
+UNKNOWN_LABELS = 5
+
+
+def read_data(recipe: Recipe, say: Callable[[str], None]) -> tuple[Recipe, Splits]:
+    """The rows, and the recipe with what they decide; needs none of the models' libraries.
+
+    Raises:
+        UserError: all that is wrong with the data, or with what is to be measured on it.
+    """
+    splits = load_splits(recipe.data, say)
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"format": splits.format})})
+    return _fitted(recipe, splits, say), splits
+
+
+def encode_data(recipe: Recipe, location: str, splits: Splits, say: Callable[[str], None]) -> tuple[Encoder, Encoded]:
+    """The rows as tokens.
+
+    Args:
+        location: what transformers is given for the model.
+
+    Raises:
+        UserError: it has no usable tokenizer or chat template, or all rows are too long.
+    """
+    from adapterzoo.tokens import cache, encode
+
+    encoder = encode.Encoder(encode.load_tokenizer(recipe.model, location), recipe.data, say)
+    return encoder, cache.encode_splits(encoder, splits)
+
+
+def _fitted(recipe: Recipe, splits: Splits, say: Callable[[str], None]) -> Recipe:
+    """The recipe without what its data has no use for, where nobody asked for that.
+
+    Raises:
+        UserError: somebody did.
+    """
+    settings = recipe.evaluate
+    wanted = settings.model_fields_set
+    problems: list[Problem] = []
+    changes: dict[str, Any] = {}
+    if not any(row.prompt for row in splits.test):
+        compared = [name for name in settings.metrics if name not in RESERVED]
+        if compared and "metrics" in wanted:
+            what = f"'{compared[0]}' compares answers, and plain text asks for none."
+            problems.append(Problem("evaluate.metrics", what, f"There is: {', '.join(sorted(RESERVED))}."))
+        if settings.shots and "shots" in wanted:
+            problems.append(Problem("evaluate.shots", "plain text has no examples to show.", "Set it to 0."))
+        changes = {"metrics": [name for name in settings.metrics if name in RESERVED], "shots": 0}
+    elif len(splits.train) < settings.shots:
+        what = f"{settings.shots} examples are to be shown, but there are {len(splits.train)} training rows."
+        problems.append(Problem("evaluate.shots", what))
+    problems += _unknown_labels(settings.metrics, splits)
+    if problems:
+        raise UserError(*problems)
+    if not changes:
+        return recipe
+    say("data: nothing is asked, so no answers are compared, and no examples shown")
+    return recipe.model_copy(update={"evaluate": settings.model_copy(update=changes)})
+
+
+def _unknown_labels(metrics: Sequence[str], splits: Splits) -> list[Problem]:
+    """Test labels that no training row has, where labels are what is measured."""
+    if not any(known_metrics()[name].labels for name in metrics if name not in RESERVED):
+        return []
+    learned = {label(row.completion) for row in splits.train}
+    new = {label(row.completion): row for row in splits.test if label(row.completion) not in learned}
+    problems = [Problem(row.place, f"its label '{row.completion}' is in no training row.") for row in new.values()]
+    shown = problems[:UNKNOWN_LABELS]
+    if shown:
+        what = f"{len(new)} labels are only in the test rows: no method can know them."
+        cure = f"Correct them, give more rows, or measure something else. Learned: {', '.join(sorted(learned)[:10])}."
+        shown.append(Problem("evaluate.metrics", what, cure))
+    return shown
+
+
+def shown_prompts(encoder: Encoder, encoded: Encoded, shots: int) -> list[list[int]]:
+    """The test prompts with examples in front; none where none are wanted."""
+    rows = [example.row for example in encoded.train[:shots]]
+    return [encoder.prompt(example.row, rows) for example in encoded.test] if rows else []

@@ -1,0 +1,1 @@
+"""Trains and measures the cells of a recipe, side by side in processes of their own."""

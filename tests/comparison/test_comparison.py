@@ -1,0 +1,464 @@
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from written import ENVIRONMENT, FINGERPRINTS, RECIPE, write
+
+from adapterzoo.comparison import compare
+from adapterzoo.errors import UserError
+from adapterzoo.metrics.registry import metrics
+from adapterzoo.results.store import PREDICTIONS, Store
+
+FROZEN = Path("tests/support/frozen/schema-1")
+
+
+def answers(share: float, seed: int = 0, examples: int = 100) -> list[bool]:
+    """So many right, the same ones first whatever the share: rows that differ little disagree little."""
+    rng = random.Random(seed)
+    hard = [random.Random(index).random() for index in range(examples)]
+    return [one + rng.gauss(0, 0.02) < share for one in hard]
+
+
+def test_a_clear_winner_is_named_and_ties_are_said(tmp_path: Path) -> None:
+    for seed in range(3):
+        for label, share in (("a", 0.9), ("b", 0.9), ("c", 0.5)):
+            write(tmp_path, label, answers(share, seed * 10 + ord(label)), seed=seed)
+    rows = {row.label: row for row in compare(tmp_path).rows}
+    assert rows["a"].tied
+    assert rows["b"].tied
+    assert rows["c"].tied is False
+    assert rows["c"].difference is not None
+    assert rows["c"].difference < -0.3
+    assert rows["c"].p_value is not None
+    assert rows["c"].p_value < 0.01
+    for row in rows.values():
+        low, high = row.intervals["exact_match"]
+        assert low < row.metrics["exact_match"] < high
+    shutil.rmtree(tmp_path / "b")
+    assert compare(tmp_path).rows[0].tied is False, "nobody is tied with it any more: it wins"
+
+
+def test_against_a_row_the_others_are_compared_with_it(tmp_path: Path) -> None:
+    for label, share in (("a", 0.9), ("b", 0.7), ("c", 0.5)):
+        write(tmp_path, label, answers(share))
+    found = {row.label: row for row in compare(tmp_path, against="b").rows}
+    assert found["a"].difference == pytest.approx(0.2, abs=0.06)
+    assert found["c"].difference == pytest.approx(-0.2, abs=0.06)
+    assert found["b"].difference == 0
+    # Two comparisons that were chosen before, in place of three pairs.
+    assert (found["a"].p_value or 0) < (compare(tmp_path).rows[1].p_value or 0) * 3
+    with pytest.raises(UserError, match="Did you mean 'b'"):
+        compare(tmp_path, against="bb")
+
+
+def test_the_tested_metric_is_the_one_rows_are_sorted_by(tmp_path: Path) -> None:
+    write(tmp_path, "a", answers(0.5), losses=[1.0 + i / 100 for i in range(100)])
+    write(tmp_path, "b", answers(0.9), losses=[2.0 + i / 100 for i in range(100)])
+    first, second = compare(tmp_path, sort="test_loss").rows
+    assert (first.label, second.rank_metric) == ("a", "test_loss")
+    assert second.difference == pytest.approx(0.5)
+    first, second = compare(tmp_path, sort="trainable_params").rows
+    assert second.rank_metric == "exact_match"
+
+
+def test_one_row_one_seed_one_example_and_ties_everywhere(tmp_path: Path) -> None:
+    write(tmp_path / "one", "a", [True])
+    (row,) = compare(tmp_path / "one").rows
+    assert row.tied is False
+    assert row.intervals["exact_match"][0] < 0.3
+    assert "test_loss" not in row.intervals
+    write(tmp_path / "one", "b", [False])
+    assert [row.tied for row in compare(tmp_path / "one").rows] == [True, True], "one example distinguishes nothing"
+    for label in "abc":
+        write(tmp_path / "ties", label, [True] * 40)
+    assert [(row.tied, row.p_value) for row in compare(tmp_path / "ties").rows] == [(True, None), (True, 1), (True, 1)]
+
+
+def test_all_failed_and_a_metric_that_some_rows_lack(tmp_path: Path) -> None:
+    for label in "ab":
+        write(tmp_path / "failed", label, [True], status="failed", error="boom", metrics={})
+    assert [row.status for row in compare(tmp_path / "failed").rows] == ["failed", "failed"]
+    write(tmp_path / "some", "a", answers(0.9))
+    write(tmp_path / "some", "b", answers(0.5), metrics={"test_loss": 1.5}, losses=[3.0] * 100)
+    write(tmp_path / "some", "c", answers(0.5))
+    rows = {row.label: row for row in compare(tmp_path / "some").rows}
+    assert "exact_match" not in rows["b"].metrics
+    assert rows["b"].tied is None
+    assert rows["a"].tied is False
+    assert rows["b"].ties == {"test_loss": False}
+
+
+def test_answers_that_are_gone_or_not_those_of_the_result_prove_nothing(
+    tmp_path: Path, adapterzoo: Callable[..., Result]
+) -> None:
+    for label, share in (("a", 0.9), ("b", 0.5), ("c", 0.5), ("d", 0.5)):
+        write(tmp_path, label, answers(share))
+    (tmp_path / "b" / "seed-0" / PREDICTIONS).unlink()
+    damaged = tmp_path / "c" / "seed-0" / PREDICTIONS
+    damaged.write_text(damaged.read_text()[:-20])
+    other = tmp_path / "d" / "seed-0" / PREDICTIONS
+    other.write_text("".join(other.read_text().splitlines(keepends=True)[:50]))
+    rows = {row.label: row for row in compare(tmp_path).rows}
+    for label in "bcd":
+        assert rows[label].intervals == {}
+        assert rows[label].tied is None
+        assert rows[label].difference is not None
+        assert "seed-0/predictions.jsonl does not show its exact_match, test_loss" in rows[label].unproven
+    assert rows["a"].tied is None, "whether it wins is not known"
+    assert rows["a"].unproven == []
+    printed = adapterzoo("compare", tmp_path).stdout
+    assert "b: seed-0/predictions.jsonl does not show its exact_match, test_loss: no interval" in printed
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"recipe": {**RECIPE, "train": {"steps": 20}}}, "train.steps: 10 there, 20 here"),
+        ({"fingerprints": {**FINGERPRINTS, "test": "z"}}, "the test rows are others"),
+        ({"fingerprints": {**FINGERPRINTS, "train": "z", "test": "y"}}, "the test rows are others"),
+        ({"fingerprints": {**FINGERPRINTS, "weights": "z"}}, "the weights of the base are others"),
+        ({"environment": {**ENVIRONMENT, "packages": {"torch": "3"}}}, "packages.torch: '2' there, '3' here"),
+        ({"environment": {**ENVIRONMENT, "device": "H100"}}, "device: 'cpu' there, 'H100' here"),
+    ],
+)
+def test_rows_that_cannot_be_compared_stand_apart_and_say_why(
+    tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    write(tmp_path / "x", "a", answers(0.5))
+    write(tmp_path / "y", "b", answers(0.9), **changes)
+    found = compare(tmp_path / "x", tmp_path / "y")
+    assert [[row.label for row in block.rows] for block in found.blocks] == [["a"], ["b"]]
+    assert said in found.blocks[1].differs
+    assert found.rows[1].difference == 0, "it is the best of its own block, and told apart from nothing"
+    record = json.loads(json.dumps(found.records()))
+    assert [row["block"] for row in record["rows"]] == [0, 1]
+    assert said in record["blocks"][1]["differs"]
+
+
+def test_what_changes_no_score_keeps_rows_together(tmp_path: Path) -> None:
+    write(tmp_path / "x", "a", answers(0.5))
+    more = {**RECIPE, "evaluate": {"metrics": ["exact_match"], "shots": 4, "base": True}}
+    slower = {**ENVIRONMENT, "threads": 2, "packages": {"torch": "2", "datasets": "9"}}
+    write(tmp_path / "y", "b", answers(0.9), recipe=more, environment=slower)
+    (block,) = compare(tmp_path / "x", tmp_path / "y").blocks
+    assert block.costs_differ == ["threads: 1 and 2"]
+
+
+def test_one_label_of_two_folders(tmp_path: Path) -> None:
+    write(tmp_path / "x", "a", answers(0.5), seed=0)
+    write(tmp_path / "y", "a", answers(0.5, 1), seed=1)
+    write(tmp_path / "z", "a", answers(0.5, 2), seed=2, options={"r": 64})
+    write(tmp_path / "again", "a", answers(0.5), seed=0)
+    assert [row.seeds for row in compare(tmp_path / "x", tmp_path / "y").rows] == [[0, 1]]
+    assert {row.label for row in compare(tmp_path / "x", tmp_path / "z").rows} == {"a (x)", "a (z)"}
+    assert {row.label for row in compare(tmp_path / "x", tmp_path / "again").rows} == {"a (x)", "a (again)"}
+    assert [row.label for row in compare(tmp_path / "x", tmp_path / "x").rows] == ["a"], "the same folder twice"
+    for folder in ("x", "y"):
+        write(tmp_path / folder, "base", answers(0.1))
+    assert sum(row.label == "base" for row in compare(tmp_path / "x", tmp_path / "y").rows) == 1
+
+
+def test_results_of_the_first_version_are_read_with_their_intervals() -> None:
+    found = compare(FROZEN)
+    assert {row.label for row in found.rows} == {"base", "base-2-shot", "lora", "ia3", "loha"}
+    rows = {row.label: row for row in found.rows}
+    assert rows["lora"].seeds == [0, 1]
+    assert rows["lora"].ties["test_loss"] is False, "lora wins by loss, and is the only one to have learned"
+    assert rows["ia3"].tied
+    assert found.blocks[0].fingerprints["data"]
+    assert compare(FROZEN, FROZEN).rows[0].seeds == found.rows[0].seeds
+
+
+def test_results_of_the_first_version_are_not_ranked_among_others(tmp_path: Path) -> None:
+    write(tmp_path, "a", answers(0.5))
+    found = compare(tmp_path, FROZEN)
+    assert len(found.blocks) == 2
+    assert found.blocks[1].differs
+
+
+def test_a_price_gives_the_cost_of_all_that_was_done(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write(tmp_path, "a", answers(0.5), seed=seed, train_seconds=900.0, evaluate_seconds=300.0)
+    (row,) = compare(tmp_path, price=3.0).rows
+    assert row.total_seconds == 2400
+    assert row.cost == 2.0
+    assert compare(tmp_path).rows[0].cost is None
+
+
+def test_metrics_of_the_whole_split_have_intervals_too(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    recipe = write_recipe("lora, ia3")
+    text = recipe.read_text().replace(
+        "evaluate:", "evaluate:\n  metrics: [bleu, rouge, loss, perplexity, token_accuracy]"
+    )
+    recipe.write_text(text)
+    adapterzoo("run", recipe, "--out", tmp_path / "out")
+    for row in compare(tmp_path / "out").rows:
+        # What is 0 in every answer has no spread, and so no interval.
+        assert {"perplexity", "test_loss"} <= set(row.intervals)
+        for name, (low, high) in row.intervals.items():
+            assert low <= row.metrics[name] <= high
+
+
+def test_a_named_row_without_kept_answers_is_compared_with_all_the_same(tmp_path: Path) -> None:
+    for label, share in (("a", 0.9), ("b", 0.7), ("c", 0.5)):
+        write(tmp_path, label, answers(share))
+    (tmp_path / "b" / "seed-0" / PREDICTIONS).unlink()
+    rows = {row.label: row for row in compare(tmp_path, against="b").rows}
+    assert rows["a"].difference == pytest.approx(0.2, abs=0.06)
+    assert rows["a"].p_value is None
+    assert rows["a"].tied is None
+
+
+def test_a_failure_after_the_answers_were_measured_is_one(tmp_path: Path) -> None:
+    write(tmp_path, "lora", [True, False])
+    write(tmp_path, "ia3", [True, True], status="failed", error="the loss on general text is nan")
+    rows = compare(tmp_path).rows
+    assert [row.label for row in rows] == ["lora", "ia3"]
+    assert rows[1].metrics == {}
+
+
+def test_the_best_by_seeds_of_its_own_is_no_winner(tmp_path: Path) -> None:
+    """It leads by a seed that the other does not have; where both have one, it is behind."""
+    write(tmp_path, "a", [i < 100 for i in range(200)])
+    write(tmp_path, "a", [True] * 200, seed=1)
+    write(tmp_path, "b", [i < 140 for i in range(200)])
+    first, second = compare(tmp_path).rows
+    assert (first.label, first.tied, second.tied) == ("a", True, True)
+
+
+def test_a_line_separator_in_an_answer_is_a_character(tmp_path: Path) -> None:
+    result = write(tmp_path, "a", [True, False, True])
+    lines = [json.loads(line) for line in (tmp_path / "a" / "seed-0" / PREDICTIONS).read_text().splitlines()]
+    lines[1]["prompt"] = "one\u2028two\u0085three"
+    Store(tmp_path).write(result, lines)
+    assert compare(tmp_path).rows[0].unproven == []
+
+
+def test_forgetting_of_different_texts_is_not_compared(tmp_path: Path) -> None:
+    for label, text in (("a", "shipped"), ("b", "mine")):
+        recipe = {**RECIPE, "evaluate": {"general_text": text}}
+        result = write(
+            tmp_path / label, label, [True] * 9, recipe=recipe, metrics={"exact_match": 1.0, "forgetting": 1.0}
+        )
+        lines = [{"index": i, "base_loss": 2.0, "loss": 3.0 + i / 10 - 0.4, "tokens": 1} for i in range(9)]
+        Store(tmp_path / label).write(result, [], lines)
+    rows = compare(tmp_path / "a", tmp_path / "b").rows
+    assert all("forgetting" in row.intervals and row.ties.get("forgetting") is None for row in rows)
+
+
+def test_against_a_row_of_another_table_nothing_is_told(tmp_path: Path) -> None:
+    for label, share in (("a", 0.9), ("b", 0.5)):
+        write(tmp_path / "one", label, answers(share))
+    for label, share in (("c", 0.9), ("d", 0.5)):
+        write(tmp_path / "two", label, answers(share), fingerprints={**FINGERPRINTS, "test": "others"})
+    rows = {row.label: row for row in compare(tmp_path / "one", tmp_path / "two", against="b").rows}
+    assert rows["a"].difference is not None
+    assert rows["d"].difference is None
+    assert rows["d"].tied is None
+    assert rows["d"].ties["exact_match"] is False
+
+
+def test_a_metric_of_the_whole_split_has_bounds_and_says_of_how_many_examples(tmp_path: Path) -> None:
+    right = [i % 30 != 0 for i in range(300)]
+    total = metrics()["bleu"].total
+    assert total is not None
+    value = total(["yes"] * 300, ["yes" if one else "no" for one in right])
+    write(tmp_path, "a", right, metrics={"bleu": value})
+    row = compare(tmp_path).rows[0]
+    assert row.examples == 300
+    assert 0 < row.intervals["bleu"][0] < row.intervals["bleu"][1] <= 100
+    write(tmp_path / "few", "a", [True] * 10, losses=[1.0] * 8 + [30.0] * 2, metrics={"perplexity": math.exp(68 / 20)})
+    assert compare(tmp_path / "few").rows[0].intervals["perplexity"][0] == 1.0
+
+
+def test_of_two_folders_the_base_is_the_one_of_which_most_is_known(tmp_path: Path) -> None:
+    write(tmp_path / "x", "base", [True], status="failed", error="no", metrics={})
+    write(tmp_path / "y", "base", [True, False])
+    for order in (("x", "y"), ("y", "x")):
+        rows = compare(*(tmp_path / name for name in order)).rows
+        assert [(row.label, row.status) for row in rows] == [("base", "ok")]
+
+
+def test_a_seed_that_failed_elsewhere_joins_its_row_and_all_tuning_is_paid_for(tmp_path: Path) -> None:
+    def tuning(seconds: float) -> dict[str, object]:
+        trial = {"settings": {"r": 8}, "metric": "m", "score": 1.0, "loss": 1.0, "seconds": seconds, "error": None}
+        return {"metric": "m", "trials": [trial], "chosen": {"r": 8}, "space": {}}
+
+    write(tmp_path / "x", "a", [True, False], tuning=tuning(1000.0))
+    write(tmp_path / "y", "a", [True, False], seed=1, tuning=tuning(5000.0))
+    write(tmp_path / "y", "a", [True], seed=2, status="failed", error="no", metrics={}, learning_rate=3.0)
+    for order in (("x", "y"), ("y", "x")):
+        (row,) = compare(*(tmp_path / name for name in order)).rows
+        assert row.total_seconds == 6000
+        assert row.error == "seed 2: no"
+
+
+def test_nothing_is_sorted_by_what_has_no_order(tmp_path: Path) -> None:
+    write(tmp_path, "base", [True, False])
+    write(tmp_path, "large", [True, False], trainable_params=9)
+    write(tmp_path, "small", [True, False], trainable_params=5)
+    write(tmp_path, "failed", [True], status="failed", error="no", metrics={}, trainable_params=1)
+    labels = [row.label for row in compare(tmp_path, sort="trainable_params").rows]
+    assert labels == ["small", "large", "base", "failed"]
+    for column in ("difference", "p_value", "tied"):
+        with pytest.raises(UserError, match="there is no such column"):
+            compare(tmp_path, sort=column)
+
+
+def test_what_a_scheduler_goes_by_sets_rows_apart(tmp_path: Path) -> None:
+    for name, steps in (("x", 1), ("y", 30)):
+        train = {"scheduler": "reduce_lr_on_plateau", "eval_steps": steps}
+        write(tmp_path / name, "a", [True], recipe={**RECIPE, "train": train})
+    found = compare(tmp_path / "x", tmp_path / "y")
+    assert found.blocks[1].differs == ["train.eval_steps: 1 there, 30 here"]
+
+
+def test_what_a_stopped_run_still_has_to_do_is_said_in_every_format(
+    tmp_path: Path, adapterzoo: Callable[..., Result]
+) -> None:
+    store = Store(tmp_path)
+    recipe_hash = store.check({"data": {}, "train": {}}, "hash")
+    store.begin({}, recipe_hash, [(label, seed) for seed in (0, 1, 2) for label in ("lora", "ia3")])
+    write(tmp_path, "lora", [True, False])
+    write(tmp_path, "lora", [True, True], seed=1)
+    said = f"{tmp_path}: not finished: no result yet of ia3, lora (seed 2)"
+    for style in ("table", "markdown", "html"):
+        printed = adapterzoo("compare", tmp_path, "--format", style).stdout
+        assert said in " ".join(re.sub(r"<[^>]*>|\*\*|\\", "", printed).split()), style
+    found = json.loads(adapterzoo("compare", tmp_path, "--json").stdout)
+    assert found["unfinished"] == {str(tmp_path): {"lora": [2], "ia3": [0, 1, 2]}}
+    write(tmp_path, "lora", [True, True], seed=2)
+    for seed in range(3):
+        write(tmp_path, "ia3", [True, True], seed=seed)
+    assert "not finished" not in adapterzoo("compare", tmp_path).stdout
+
+
+@pytest.mark.parametrize("cells", [None, "lora", [["lora"]], [["lora", "x"]], [[{}, 0]]])
+def test_a_note_that_names_no_cells_says_nothing(tmp_path: Path, cells: object) -> None:
+    write(tmp_path, "lora", [True])
+    (tmp_path / ".adapterzoo.json").write_text(json.dumps({"cells": cells}))
+    assert compare(tmp_path).unfinished == {}
+
+
+def test_two_forms_at_once_and_columns_without_values_are_refused(
+    tmp_path: Path, adapterzoo: Callable[..., Result]
+) -> None:
+    write(tmp_path, "lora", [True])
+    for arguments, said in (
+        (("--json", "--format", "csv"), "--json: is another form than --format csv. Give one of them."),
+        (("--sort", "cost"), "--sort cost: no row has a value there. Give --price too."),
+        (("--sort", "tune_seconds"), "--sort tune_seconds: no row has a value there."),
+    ):
+        refused = adapterzoo("compare", tmp_path, *arguments)
+        assert refused.exit_code == 2
+        assert said in refused.stderr
+    assert adapterzoo("compare", tmp_path, "--json", "--format", "json").exit_code == 0
+
+
+def test_a_damaged_tuning_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "a", [True])
+    path = tmp_path / "a" / "seed-0" / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tuning": {"trials": [{"score": "good"}]}}))
+    with pytest.raises(UserError, match="is damaged: tuning"):
+        compare(tmp_path)
+
+
+def test_a_folder_is_what_it_is_called(tmp_path: Path) -> None:
+    """Renamed or copied by hand; and a label from elsewhere leads out of no folder."""
+    write(tmp_path, "a", answers(0.5), seed=0)
+    shutil.copytree(tmp_path / "a", tmp_path / "copied")
+    shutil.copytree(tmp_path / "a" / "seed-0", tmp_path / "a" / "seed-7")
+    path = tmp_path / "copied" / "seed-0" / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "label": "../../elsewhere"}))
+    rows = {row.label: row for row in compare(tmp_path).rows}
+    assert set(rows) == {"a", "copied"}
+    assert rows["a"].seeds == [0, 7]
+    assert rows["copied"].intervals
+
+
+def test_numbers_that_are_none(tmp_path: Path) -> None:
+    write(tmp_path, "a", [True, False], history=[{"step": 1.0, "loss": float("nan")}, {"step": 2.0, "loss": 1.0}])
+    assert json.loads(json.dumps(compare(tmp_path).records(), allow_nan=False))["rows"][0]["history"][0] == {"step": 1}
+    path = tmp_path / "a" / "seed-0" / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "metrics": {"exact_match": float("nan")}}))
+    with pytest.raises(UserError, match=r"is damaged: metrics\.exact_match"):
+        compare(tmp_path)
+
+
+@pytest.mark.parametrize("price", [float("nan"), float("inf"), 0.0])
+def test_a_price_is_a_number(tmp_path: Path, price: float) -> None:
+    write(tmp_path, "a", [True])
+    with pytest.raises(UserError, match="is no price of an hour"):
+        compare(tmp_path, price=price)
+
+
+def test_folders_whose_base_rows_disagree_stand_apart_in_any_order(tmp_path: Path) -> None:
+    """Their other rows were trained on bases that differ, so neither are they ranked together nor seeds averaged."""
+    for seed, (folder, right) in enumerate((("x", [1, 1, 0, 0]), ("y", [1, 0, 0, 0]), ("z", [1, 1, 0, 0]))):
+        write(tmp_path / folder, "base", [bool(one) for one in right])
+        write(tmp_path / folder, "lora", [True, True, True, False], seed=seed)
+    for order in (("x", "y", "z"), ("y", "z", "x")):
+        found = compare(*(tmp_path / name for name in order))
+        bases = [row.metrics["exact_match"] for row in found.rows if row.label == "base"]
+        assert sorted(bases) == [0.25, 0.5]
+        assert sorted(tuple(sorted(row.seeds)) for row in found.rows if row.label == "lora") == [(0, 2), (1,)]
+        assert len(found.blocks) == 2
+        assert "base: exact_match is " in found.blocks[1].differs[0]
+    assert len(compare(tmp_path / "x", tmp_path / "z").blocks) == 1
+
+
+def test_bases_of_other_machines_may_round_otherwise(tmp_path: Path) -> None:
+    for folder, threads, loss in (("x", 1, 4.0), ("y", 2, 4.01), ("z", 2, 4.4)):
+        environment = {**ENVIRONMENT, "threads": threads}
+        write(tmp_path / folder, "base", [False, False], losses=[loss, loss], environment=environment)
+    assert len(compare(tmp_path / "x", tmp_path / "y").blocks) == 1
+    assert len(compare(tmp_path / "x", tmp_path / "z").blocks) == 2
+
+
+def test_the_order_of_kept_answers_changes_nothing(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    right = {"a": [rng.random() < 0.7 for _ in range(60)], "b": [rng.random() < 0.5 for _ in range(60)]}
+    for label, answers in right.items():
+        for seed in (0, 1):
+            write(tmp_path, label, answers, seed=seed)
+    before = compare(tmp_path).records()
+    for path in tmp_path.rglob("predictions.jsonl"):
+        lines = path.read_text().splitlines(keepends=True)
+        rng.shuffle(lines)
+        path.write_text("".join(lines))
+    assert compare(tmp_path).records() == before
+    # An example that is there twice, or not at all, proves nothing.
+    path = tmp_path / "a" / "seed-0" / "predictions.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    swapped = [line.replace('"index": 3,', '"index": ?,').replace('"index": 4,', '"index": 3,') for line in lines]
+    swapped = [line.replace('"index": ?,', '"index": 4,') for line in swapped]
+    infinite = [line.replace('"index": 0,', '"index": Infinity,') for line in lines]
+    for changed in (
+        infinite,
+        swapped,
+        [*lines, lines[0]],
+        [line.replace('"index": 3,', '"index": 60,') for line in lines],
+    ):
+        path.write_text("".join(changed))
+        (row,) = (row for row in compare(tmp_path).rows if row.label == "a")
+        assert row.unproven == ["seed-0/predictions.jsonl does not show its exact_match, test_loss"]
+        assert row.p_value is None
+
+
+def test_another_version_of_a_metrics_package_sets_rows_apart(tmp_path: Path) -> None:
+    for label, version in (("a", "1.0"), ("b", "2.0")):
+        packages = {**ENVIRONMENT["packages"], "my-metrics": version}
+        write(tmp_path, label, [True, False], environment={**ENVIRONMENT, "packages": packages})
+    blocks = compare(tmp_path).blocks
+    assert len(blocks) == 2
+    assert blocks[1].differs == ["packages.my-metrics: '1.0' there, '2.0' here"]

@@ -1,0 +1,264 @@
+"""The kit finds what is wrong: a broken example of each property, and nothing else, is caught."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from adapterzoo import LayerMethod, LinearOptions, features
+from adapterzoo.conformance import PROPERTIES, Case, Report, cases
+from adapterzoo.methods.registry import registry
+
+
+class Layer(nn.Module):
+    """Low-rank, and sound: the broken ones change one thing each."""
+
+    def __init__(self, linear: Any, options: Any) -> None:
+        super().__init__()
+        inner, outer = features(linear)
+        self.base = linear
+        self.a = nn.Parameter(torch.randn(options.r, inner) / inner**0.5)
+        self.b = nn.Parameter(torch.zeros(outer, options.r))
+
+    def add(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to(self.a.dtype) @ self.a.T @ self.b.T
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        answer = self.base(x)
+        return answer + self.add(x).to(answer.dtype)
+
+    def update(self) -> torch.Tensor:
+        return self.b @ self.a
+
+
+class Options(LinearOptions):
+    r: int = 4
+
+
+class Sound(LayerMethod[Options]):
+    name, summary, paper = "sound", "a sound method", "-"
+    options = Options
+    learning_rate, learning_rate_source = 1e-3, "-"
+    size_option = "r"
+    kind: type[nn.Module] = Layer
+    token_wise = True
+
+    def layer(self, linear: nn.Module, options: Options) -> nn.Module:
+        return self.kind(linear, options)
+
+
+def method(**attributes: Any) -> Sound:
+    return type("Example", (Sound,), attributes)()
+
+
+def layer(**functions: Callable[..., Any]) -> dict[str, Any]:
+    return {"kind": type("BrokenLayer", (Layer,), functions)}
+
+
+def begins_elsewhere(self: Any, linear: Any, options: Any) -> None:
+    Layer.__init__(self, linear, options)
+    nn.init.normal_(self.b, std=0.1)
+
+
+def reads_codes(self: Any, x: torch.Tensor) -> torch.Tensor:
+    return Layer.forward(self, x) + nn.functional.linear(x, self.base.weight.detach().to(x.dtype)) / 1e3
+
+
+def raises_in_training(self: Any, x: torch.Tensor) -> torch.Tensor:
+    if self.training:
+        raise RuntimeError("on purpose")
+    return Layer.forward(self, x)
+
+
+def climbs(self: Any, linear: Any, options: Any) -> None:
+    Layer.__init__(self, linear, options)
+    self.b.register_hook(lambda gradient: -gradient)
+
+
+def in_the_bases_precision(self: Any, linear: Any, options: Any) -> None:
+    Layer.__init__(self, linear, options)
+    self.to(linear.weight.dtype)
+
+
+def has_a_spare_parameter(self: Any, linear: Any, options: Any) -> None:
+    Layer.__init__(self, linear, options)
+    self.spare = nn.Parameter(torch.zeros(3))
+
+
+def moves_the_base(self: Any, x: torch.Tensor) -> torch.Tensor:
+    if self.training:
+        self.base.weight.data.mul_(1.001)
+    return Layer.forward(self, x)
+
+
+def looks_at_the_whole_batch(self: Any, x: torch.Tensor) -> torch.Tensor:
+    return Layer.add(self, x - x.mean(dim=(0, 1)))
+
+
+def adds_noise(self: Any, x: torch.Tensor) -> torch.Tensor:
+    added = Layer.add(self, x)
+    return added + 1e-3 * torch.randn_like(added) if self.training else added
+
+
+def forgets_the_cache(self: Any, x: torch.Tensor) -> torch.Tensor:
+    return Layer.add(self, x) * (5 if x.shape[1] > 1 else -5)
+
+
+def saves_half(self: Any, model: Any, folder: Path) -> None:
+    for name, parameter in model.named_parameters():
+        if name.endswith(".b"):
+            parameter.data = parameter.data.bfloat16().float()
+    LayerMethod.save(self, model, folder)
+
+
+def saves_a_pickle(self: Any, model: Any, folder: Path) -> None:
+    LayerMethod.save(self, model, folder)
+    (folder / "optimizer.pt").write_bytes(pickle.dumps({}))
+
+
+def merges_twice(self: Any) -> torch.Tensor:
+    return 2 * Layer.update(self)
+
+
+class Bottleneck(Layer):
+    """No change of a weight: it cannot merge, and forgets to say so."""
+
+    update = property()  # type: ignore[assignment]  # as if it were not there
+
+    def add(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x.to(self.a.dtype) @ self.a.T) @ self.b.T
+
+
+def leaves(self: Any, model: Any, *_: Any) -> None:
+    if not next(model.parameters()).is_meta:
+        raise SystemExit(0)
+
+
+def misspelt_callback(self: Any, options: Any, context: Any) -> list[Any]:
+    from transformers import TrainerCallback
+
+    class Misspelt(TrainerCallback):  # type: ignore[misc]
+        def on_optimiser_step(self, *arguments: Any, **keywords: Any) -> None:
+            raise AssertionError("never called")
+
+    return [Misspelt()]
+
+
+def of_one_size(self: Any, linear: Any, options: Any) -> None:
+    Layer.__init__(self, linear, Options(r=2))
+
+
+def counts_in_python(self: Any, x: torch.Tensor) -> torch.Tensor:
+    self.__dict__["passes"] = self.__dict__.get("passes", 0) + self.training
+    return Layer.add(self, x) * (1 + self.__dict__["passes"])
+
+
+def draws_elsewhere(self: Any, linear: Any, options: Any) -> None:
+    Layer.__init__(self, linear, options)
+    self.a.data += os.urandom(1)[0] / 255 / 100
+
+
+BROKEN = {
+    "wraps": [
+        method(wrap=lambda *_: 1 / 0), method(wrap=lambda *_: None), method(wrap=leaves), method(problems=lambda *_: 7),
+        method(_put=lambda self, model, options: model.requires_grad_(False)),
+    ],
+    "starts at base": [method(**layer(__init__=begins_elsewhere))],
+    "same when quantized": [method(**layer(forward=reads_codes))],
+    "trains": [method(**layer(forward=raises_in_training))],
+    "learns": [method(**layer(__init__=climbs))],
+    "bfloat16": [method(**layer(__init__=in_the_bases_precision))],
+    "gradients": [method(**layer(__init__=has_a_spare_parameter))],
+    "base untouched": [method(**layer(forward=moves_the_base))],
+    "rows alone": [method(**layer(add=looks_at_the_whole_batch))],
+    "shares a prefix": [method(**layer(add=adds_noise))],
+    "generates": [method(**layer(add=forgets_the_cache))],
+    "saves": [method(save=saves_half), method(save=saves_a_pickle), method(load=lambda self, model, folder: model)],
+    "merges": [
+        method(**layer(update=merges_twice)), method(kind=Bottleneck), method(merge=lambda self, model: model),
+    ],
+    "findings": [method(findings=lambda self, model: {"scale": torch.tensor(1.0)}), method(findings=lambda *_: 5)],
+    "callbacks fire": [method(callbacks=misspelt_callback)],
+    "size changes": [method(**layer(__init__=of_one_size))],
+    "resumes": [method(**layer(add=counts_in_python))],
+    "repeats": [method(**layer(__init__=draws_elsewhere))],
+}  # fmt: skip
+# One fault may show in several ways: what is loaded, resumed or run again is not the same either.
+ALSO = {
+    "starts at base": {"same when quantized"},
+    "same when quantized": {"starts at base"},
+    "base untouched": {"shares a prefix", "repeats", "resumes", "saves", "merges"},
+    "rows alone": {"shares a prefix", "generates", "merges"},
+    "generates": {"rows alone", "merges"},
+    "resumes": {"shares a prefix", "saves", "merges"},
+    "repeats": {"resumes", "saves"},
+}
+
+
+def run(broken: Sound, base: str) -> Report:
+    return Case(broken, "llama", base).run()
+
+
+def test_a_sound_method_is_found_sound() -> None:
+    for base in ("none", "int8", "nf4"):
+        report = run(method(), base)
+        assert not report.failures, str(report)
+        assert str(report) == f"sound on llama, {base}: sound"
+
+
+def test_there_is_a_broken_example_of_every_property() -> None:
+    assert set(BROKEN) == set(PROPERTIES)
+
+
+@pytest.mark.parametrize(("name", "broken"), [(name, one) for name, several in BROKEN.items() for one in several])
+def test_a_broken_method_is_found_out(name: str, broken: Sound) -> None:
+    report = run(broken, "int8" if name == "same when quantized" else "none")
+    assert name in report.failures, str(report)
+    assert set(report.failures) <= {name, *ALSO.get(name, ())}, str(report)
+    assert "test_conformance.py" in str(report), "where to look"
+    if name not in ("wraps", "trains", "callbacks fire", "findings", "merges", "saves"):
+        assert any(letter.isdigit() for letter in report.failures[name]), "the numbers"
+
+
+@pytest.mark.parametrize(
+    ("declared", "name"),
+    [
+        ({"starts_at_base": False, **layer(__init__=begins_elsewhere)}, "starts at base"),
+        ({"changes_base": True, **layer(forward=moves_the_base)}, "base untouched"),
+        ({"merges": (), **layer(update=merges_twice)}, "merges"),
+        ({"token_wise": False, **layer(add=adds_noise)}, "shares a prefix"),
+        ({"resumes": False, **layer(add=counts_in_python)}, "resumes"),
+        ({"size_option": None, **layer(__init__=of_one_size)}, "size changes"),
+    ],
+)
+def test_what_is_declared_is_not_asked(declared: dict[str, Any], name: str) -> None:
+    assert run(method(**declared), "none").verdicts[name] == "-"
+
+
+def test_a_method_that_declines_says_why() -> None:
+    from adapterzoo import Problem
+
+    declining = method(problems=lambda *_: [Problem("r", "does not fit.")])
+    report = run(declining, "none")
+    assert report.declined == "r: does not fit."
+    assert not report.failures
+
+
+def test_cases_cover_two_architectures_and_every_base_that_is_claimed() -> None:
+    assert [str(case) for case in cases("qlora")] == ["qlora-llama-nf4", "qlora-gpt_neox-nf4"]
+    assert len(cases(method())) == 6
+
+
+# Part of the tests by default: that the zoo is sound is what the zoo is for.
+@pytest.mark.parametrize(
+    "case", [case for name in registry() if not registry()[name].unavailable for case in cases(name)], ids=str
+)
+def test_every_method_of_the_zoo_is_sound(case: Case) -> None:
+    case.check()

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cells import Bench
+
+from adapterzoo.tokens.batches import in_batches
+
+
+def test_a_model_that_learned_answers_and_stops(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """Trained to know its few rows by heart, greedy answers match them exactly: so the end token was learned."""
+    from adapterzoo.evaluation.evaluate import evaluate
+
+    path = write_recipe("{name: lora, r: 32}", steps="150", max_new_tokens="20", batch_size="8")
+    bench = Bench(path, "train.learning_rate=1e-2", "data.split={train: 0.5, validation: 0.2, test: 0.3}")
+    encoded = bench.prepared.encoded
+    known = type(encoded)(**{**vars(encoded), "test": encoded.train})
+    loaded = bench.load("none")
+    with bench.wrapped("lora", loaded) as model:
+        before, *_ = evaluate(model, known, bench.recipe.evaluate)
+        bench.train("lora", model, tmp_path)
+        after, predictions, _ = evaluate(model, known, bench.recipe.evaluate)
+    assert before["exact_match"] == 0.0
+    assert after["exact_match"] > 0.9, [(p.reference, p.prediction) for p in predictions]
+    assert after["test_loss"] < before["test_loss"] / 5
+    assert after["perplexity"] == pytest.approx(math.exp(after["test_loss"]))
+
+
+def test_answers_do_not_depend_on_the_batch(write_recipe: Callable[..., Path]) -> None:
+    from adapterzoo.evaluation.generation import generate
+
+    bench = Bench(write_recipe("lora"))
+    model = bench.load("none").model
+    prompts = [example.prompt for example in bench.prepared.encoded.test]
+    assert generate(model, bench.prepared.encoded, prompts, 1, 6) == generate(
+        model, bench.prepared.encoded, prompts, 8, 6
+    )
+
+
+def test_a_model_whose_weights_blew_up_is_no_row(write_recipe: Callable[..., Path]) -> None:
+    from adapterzoo.errors import NotFiniteError
+    from adapterzoo.evaluation.evaluate import evaluate
+
+    bench = Bench(write_recipe("lora"))
+    with bench.wrapped("lora", bench.load("none")) as model:
+        next(p for p in model.parameters() if p.requires_grad).data.fill_(float("nan"))
+        with pytest.raises(NotFiniteError, match="test loss is nan"):
+            evaluate(model, bench.prepared.encoded, bench.recipe.evaluate)
+
+
+def test_only_the_metrics_asked_for_are_measured(write_recipe: Callable[..., Path]) -> None:
+    from adapterzoo.evaluation.evaluate import evaluate
+
+    bench = Bench(write_recipe("lora"), "evaluate.metrics=[loss]")
+    metrics, predictions, _ = evaluate(bench.load("none").model, bench.prepared.encoded, bench.recipe.evaluate)
+    assert set(metrics) == {"test_loss"}
+    assert predictions[0].prediction is None
+    assert predictions[0].scores == {}
+
+
+def test_greedy_is_greedy_whatever_the_model_would_rather_do(write_recipe: Callable[..., Path]) -> None:
+    """A model's generation configuration may sample, punish repetition, or forbid what is likeliest."""
+    from adapterzoo.evaluation.generation import generate
+
+    bench = Bench(write_recipe("lora"))
+    loaded = bench.load("none")
+    encoded = bench.prepared.encoded
+    prompts = [example.prompt for example in encoded.test]
+    expected = generate(loaded.model, encoded, prompts, 8, 6)
+    own = loaded.model.generation_config
+    own.update(repetition_penalty=5.0, no_repeat_ngram_size=1, suppress_tokens=[3, 4, 5], min_new_tokens=6)
+    own.update(do_sample=True, temperature=3.0, top_k=3)
+    assert generate(loaded.model, encoded, prompts, 8, 6) == expected
+    assert loaded.model.generation_config is own, "it is saved with the merged model"
+    with bench.wrapped("lora", loaded) as model:
+        assert generate(model, encoded, prompts, 8, 6) == expected
+
+
+@pytest.mark.parametrize("loss_on", ["completion", "all"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_answers_that_begin_as_the_right_one_are_those_of_generate(
+    loss_on: str, shared: bool, write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    """What the model agrees with is not generated again, and the answers stay what they are."""
+    from adapterzoo.evaluation.evaluate import evaluate
+    from adapterzoo.evaluation.generation import generate
+    from adapterzoo.tokens.shared_prefix import SharedPrefix
+
+    sets = ("train.steps=60", "train.learning_rate=5e-3", f"data.loss_on={loss_on}", "evaluate.batch_size=2")
+    bench = Bench(write_recipe("lora"), *sets)
+    encoded = bench.prepared.encoded
+    with bench.wrapped("lora", bench.load("none")) as model:
+        bench.train("lora", model, tmp_path)
+        prefix = SharedPrefix.of(model) if shared else None
+        for limit in ("auto", 3):
+            settings = bench.recipe.evaluate.model_copy(update={"max_new_tokens": limit})
+            found = evaluate(model, encoded, settings, part="train", prefix=prefix)
+            longest = max(len(example.completion) for example in encoded.train) if limit == "auto" else limit
+            expected = generate(model, encoded, [example.prompt for example in encoded.train], 8, longest)
+            assert [prediction.prediction for prediction in found.predictions] == expected
+    right = [prediction.scores["exact_match"] for prediction in found.predictions]
+    assert limit == 3 or 0 < sum(right) < len(right)
+
+
+def test_a_model_that_reads_the_right_answer_is_not_believed(write_recipe: Callable[..., Path]) -> None:
+    """One that looks at the next token agrees with every answer, and generates none of them."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from adapterzoo.evaluation.evaluate import evaluate
+    from adapterzoo.tokens.shared_prefix import SharedPrefix
+
+    bench = Bench(write_recipe("lora"), "evaluate.batch_size=4")
+    loaded = bench.load("none")
+    with loaded.lend() as model:
+        answer = model.forward
+
+        def peeks(input_ids: Any, logits_to_keep: Any = 0, **arguments: Any) -> Any:
+            made = answer(input_ids=input_ids, logits_to_keep=0, **arguments)
+            logits = made.logits.clone()
+            following = torch.nn.functional.one_hot(input_ids[:, 1:], logits.shape[-1])
+            logits[:, :-1] += 100.0 * following
+            part = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            return SimpleNamespace(logits=logits[:, part], past_key_values=made.past_key_values)
+
+        model.forward = peeks
+        found = evaluate(model, bench.prepared.encoded, bench.recipe.evaluate, part="train", prefix=SharedPrefix(10.0))
+    assert found.metrics["exact_match"] == 0.0
+
+
+def test_rows_are_batched_by_length_within_every_limit() -> None:
+    lengths = [5, 100, 60, 60, 5, 5, 5, 300]
+    batches = in_batches(lengths, 3, positions=150)
+    assert batches == [[7], [1], [2, 3], [0, 4, 5], [6]], "a row that is too long is alone"
+    assert in_batches(lengths, 3) == [[7, 1, 2], [3, 0, 4], [5, 6]]
+    assert in_batches([10, 10], 8, spans=[3000, 3000]) == [[0], [1]], "logits of a wide vocabulary are large"

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import re
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+from strangers import METHOD, plugin
+
+import adapterzoo
+from adapterzoo.methods.registry import Registry, registry
+
+
+def test_every_plugin_file_is_an_entry_point_and_is_found() -> None:
+    files = {path.stem for path in Path("plugins").glob("*.py") if not path.stem.startswith("_")}
+    assert files == {
+        point.name for point in entry_points(group="adapterzoo") if point.value.startswith("adapterzoo_plugins")
+    }
+    with_one_method = {path.replace("_", "-") for path in files - {"peft_types"}}
+    assert with_one_method <= set(registry())
+    assert not [broken for broken in registry().broken if broken.package == "adapterzoo"]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("raise RuntimeError('on import')", "RuntimeError: on import"),
+        ("def adapterzoo_methods(): return []", "is @hookimpl missing?"),
+        (
+            "from adapterzoo import hookimpl\n@hookimpl\ndef adapterzoo_methods(): raise ValueError('in the hook')",
+            "in the hook",
+        ),
+        ("from adapterzoo import hookimpl\n@hookimpl\ndef adapterzoo_methods(): return 3", "not a list of methods"),
+        (
+            "from adapterzoo import hookimpl\n@hookimpl\ndef adapterzoo_methods(): return ['lora']",
+            "which is no adapterzoo.Method",
+        ),
+        (METHOD.replace("NAME", "lora"), "already the name of a method from adapterzoo"),
+        (METHOD.replace("NAME", "../x"), "only lower-case letters"),
+        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; bases = ("int3",)'), "bases names ('int3',)"),
+        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; demands = "int3"'), "demands 'int3'"),
+        (
+            METHOD.replace("NAME", "mine").replace(
+                "learning_rate, learning_rate_source = 1e-3,", "learning_rate_source ="
+            ),
+            "no 'learning_rate'",
+        ),
+        ("import sys\nsys.exit('bye')", "it called sys.exit('bye') while it was loaded"),
+        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; stands_for = 5'), "stands_for is 5, of type int"),
+        (
+            METHOD.replace("NAME", "mine").replace('"me"', '"me"; bases = (base for base in ("none",))'),
+            "bases is <generator",
+        ),
+        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; resumes = {1, 2}'), "resumes is {1, 2}, of type set"),
+        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; unavailable = 5'), "unavailable is 5"),
+        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; size_option = ["r"]'), "size_option is ['r']"),
+        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; merges = [["none"]]'), "merges names [['none']]"),
+        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; learning_rate = 10**400'), "no rate above 0"),
+        (
+            METHOD.replace("NAME", "mine")
+            .replace("class Mine", "class O(Options):\n    label: str = 'x'\nclass Mine")
+            .replace('"p", Options', '"p", O'),
+            "has label, which mean something else",
+        ),
+        (
+            METHOD.replace("NAME", "mine")
+            .replace("class Mine", "class O(Options):\n    learning_rate: float = 1.0\nclass Mine")
+            .replace('"p", Options', '"p", O'),
+            "has learning_rate",
+        ),
+        (
+            METHOD.replace("NAME", "mine")
+            .replace(
+                "class Mine",
+                "class O(Options):\n    init: __import__('pathlib').Path = __import__('pathlib').Path('w')\nclass Mine",
+            )
+            .replace('"p", Options', '"p", O'),
+            "cannot be written in a recipe",
+        ),
+        (
+            METHOD.replace("NAME", "mine")
+            .replace("class Mine", "class O(Options):\n    f: __import__('typing').Callable = print\nclass Mine")
+            .replace('"p", Options', '"p", O'),
+            "cannot be written in a recipe",
+        ),
+        (METHOD.replace("NAME", "hira"), "already the name of a method from adapterzoo"),
+        (METHOD.replace("NAME", "adaption-prompt"), "already the name of a method from adapterzoo"),
+        (METHOD.replace("NAME", "mine").replace("[Mine()]", "[Mine(), Mine()]"), "brings two methods named 'mine'"),
+        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; contract = 99'), "asks for contract 99"),
+        (METHOD.replace("NAME", "mine").replace("1e-3", '"fast"'), "learning_rate is 'fast'"),
+        (METHOD.replace("NAME", "mine").replace("1e-3", 'float("nan")'), "no rate above 0"),
+        (METHOD.replace("NAME", "mine").replace('"s"', "7"), "summary is 7"),
+        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; bases = "none"'), "bases is 'none', of type str"),
+        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; bases = ()'), "bases is empty"),
+        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; merges = ("fp8",)'), "merges names ('fp8',)"),
+        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; size_option = "r"'), "size_option 'r' is not among"),
+        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; group = "magic"'), "group is 'magic'"),
+        (
+            METHOD.replace("NAME", "mine")
+            .replace("class Mine", "class O(Options):\n    r: int\nclass Mine")
+            .replace('"p", Options', '"p", O'),
+            "no default for r",
+        ),
+    ],
+)
+def test_a_broken_plugin_is_named_and_left_out(strangers: Path, body: str, reason: str) -> None:
+    good = plugin("good", strangers, METHOD.replace("NAME", "good"))
+    zoo = Registry([*entry_points(group="adapterzoo"), plugin("bad", strangers, body), good])
+    (broken,) = zoo.broken
+    assert broken.plugin == "bad"
+    assert reason in broken.reason
+    assert {"lora", "good"} <= set(zoo)
+
+
+def test_of_two_strangers_with_one_name_the_second_is_left_out(strangers: Path) -> None:
+    points = [plugin(name, strangers, METHOD.replace("NAME", "mine")) for name in ("b", "a")]
+    zoo = Registry(points)
+    assert zoo["mine"].__class__.__module__ == "stranger_a"
+    (broken,) = zoo.broken
+    assert (broken.plugin, "already the name" in broken.reason) == ("b", True)
+
+
+def test_what_a_plugin_prints_stays_out_of_the_way(strangers: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    zoo = Registry(
+        [
+            plugin(
+                "loud",
+                strangers,
+                "print('hello')\nimport os, sys\nos.write(1, b'raw')\nsys.stdout.close()\n"
+                + METHOD.replace("NAME", "loud"),
+            )
+        ]
+    )
+    assert "loud" in zoo
+    assert capfd.readouterr().out == ""
+    print("still open")
+    assert capfd.readouterr().out == "still open\n"
+
+
+def test_a_fallback_gives_way_to_a_plugin_of_its_name() -> None:
+    zoo = registry()
+    assert zoo["hira"].fallback
+    for name in ("lora", "vera", "prompt-tuning"):
+        assert not zoo[name].fallback
+    assert "adaption-prompt" not in zoo, "llama-adapter stands for it"
+
+
+def test_third_party_plugins_can_be_switched_off(strangers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADAPTERZOO_NO_THIRD_PARTY", "1")
+    zoo = Registry([*entry_points(group="adapterzoo"), plugin("good", strangers, METHOD.replace("NAME", "good"))])
+    assert "good" not in zoo
+    assert "lora" in zoo
+    assert [broken.reason for broken in zoo.broken] == ["switched off by ADAPTERZOO_NO_THIRD_PARTY"]
+
+
+def test_the_core_names_no_method() -> None:
+    # Some methods are called by common words.
+    names = set(registry()) - {"full", "shadow", "road", "miss"}
+    pattern = re.compile(rf"\b({'|'.join(names)})\b", re.IGNORECASE)
+    for path in Path(adapterzoo.__file__).parent.rglob("*.py"):
+        assert not pattern.search(path.read_text()), (path, pattern.search(path.read_text()))
+
+
+def test_a_plugin_that_changes_the_working_directory_is_brought_back(strangers: Path) -> None:
+    here = Path.cwd()
+    zoo = Registry([plugin("wanders", strangers, "import os; os.chdir('/')\n" + METHOD.replace("NAME", "wanders"))])
+    assert "wanders" in zoo
+    assert Path.cwd() == here

@@ -1,0 +1,368 @@
+"""Metrics: numbers that can be checked by hand, and what becomes of a stranger's."""
+
+from __future__ import annotations
+
+import random
+import re
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from strangers import METHOD, plugin
+
+from adapterzoo import Metric, PluginError
+from adapterzoo.methods.registry import Registry
+from adapterzoo.metrics.built_in import bleu, classification, rouge
+from adapterzoo.metrics.contract import RESERVED, overall, per_example
+from adapterzoo.metrics.registry import Metrics, metrics
+
+DOCUMENT = Path("docs/metrics.md").read_text(encoding="utf-8")
+BUILT_IN = Metrics([])
+HUNDRED = ("bleu", "chrf")
+TEXTS = {
+    "English": "The cat sat on the mat.",
+    "Chinese": "猫坐在垫子上，很高兴。",
+    "Japanese": "猫はマットの上に座っている。",
+    "Korean": "고양이가 매트 위에 앉아 있다.",
+    "Thai": "แมวกำลังนั่งอยู่บนเสื่อ",
+    "Arabic": "القِطة تجلس على السجادة.",
+    "Hindi": "बिल्ली चटाई पर बैठी है।",
+    "Russian": "Кошка сидит на коврике.",
+    "one word": "walked",
+}
+
+
+def measured(name: str, pairs: list[tuple[str, str]]) -> dict[str, float]:
+    """Of the whole split, from pairs of reference and answer."""
+    metric = BUILT_IN[name]
+    references, answers = [list(texts) for texts in zip(*pairs, strict=True)]
+    return overall(metric, references, answers, [per_example(metric, *pair) for pair in pairs])
+
+
+def test_each_file_is_a_plugin_and_none_is_broken() -> None:
+    files = {path.stem for path in Path("adapterzoo/metrics").glob("*.py") if not path.stem.startswith("_")}
+    assert {metric.score.__module__.rpartition(".")[2] for metric in BUILT_IN.values()} == files
+    assert not BUILT_IN.broken
+    assert not [broken for broken in metrics().broken if broken.package == "adapterzoo"]
+    assert set(BUILT_IN) <= set(metrics())
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_what_is_right_has_the_highest_score_in_any_language(name: str, text: str) -> None:
+    best = 100 if name in HUNDRED else 1
+    metric = BUILT_IN[name]
+    for found in (per_example(metric, text, text), measured(name, [(text, text), (text, text)])):
+        # Of a single word there are no pairs.
+        expected = {c: 0 if (c, text) == ("rouge2", "walked") else best for c in metric.columns}
+        assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_no_answer_scores_nothing(name: str, text: str) -> None:
+    for found in (per_example(BUILT_IN[name], text, ""), measured(name, [(text, ""), (text, " ")])):
+        assert set(found.values()) == {0}
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("answer", ["", "\n", "\x00", "\ud800", "。", "👍", "\u0301", "%", "<s>", "a" * 5000])
+def test_whatever_a_model_says_has_a_score(name: str, answer: str) -> None:
+    for reference in ("one", "?", answer or "!"):
+        measured(name, [(reference, answer)])
+
+
+def test_exact_match_takes_unicode_and_white_space_as_one_and_nothing_else() -> None:
+    composed, decomposed = "caf\u00e9 noir", "cafe\u0301 \n\u00a0noir\n"
+    assert measured("exact_match", [(composed, decomposed)]) == {"exact_match": 1.0}
+    answers = ["Walked", "walked.", "walk ed", "walked"]
+    assert measured("exact_match", [("walked", answer) for answer in answers]) == {"exact_match": 0.25}
+    assert per_example(BUILT_IN["exact_match"], "a", "a")["exact_match"] is True
+
+
+def test_rouge_by_hand() -> None:
+    # Of six words each five are shared, of five pairs three; in order, five.
+    found = measured("rouge", [("the cat sat on the mat", "The cat lay on the mat!")])
+    assert found == pytest.approx({"rouge1": 5 / 6, "rouge2": 3 / 5, "rougeL": 5 / 6})
+    # Chinese: characters. Of four each, three are shared.
+    found = measured("rouge", [("我爱北京", "我在北京")])
+    assert found == pytest.approx({"rouge1": 3 / 4, "rouge2": 1 / 3, "rougeL": 3 / 4})
+    # Arabic: of three words each, two are shared.
+    assert measured("rouge", [("ذهب الولد غدا", "ذهب الولد أمس")])["rouge1"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Don't stop_it: 3.5!", ["don", "t", "stop", "it", "3", "5"]),
+        ("GPT-4用Python写代码", ["gpt", "4", "用", "python", "写", "代", "码"]),
+        ("हिन्दी में", ["हिन्दी", "में"]),
+        ("كَتَبَ، نعم", ["كَتَبَ", "نعم"]),
+        ("กำ ดี", ["ก", "ำ", "ดี"]),
+        ("Cafe\u0301 CAF\u00c9", ["caf\u00e9", "caf\u00e9"]),
+        ("고양이가 있다", ["고양이가", "있다"]),
+        ("カー・ナビ", ["カ", "ー", "ナ", "ビ"]),
+        ("\u0301 ? _", []),
+    ],
+)
+def test_words_of_any_script(text: str, words: list[str]) -> None:
+    assert rouge.Words().tokenize(text) == words
+
+
+def test_rouge_of_ascii_is_what_the_packages_own_tokenizer_gives() -> None:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    theirs = RougeScorer(list(rouge.COLUMNS))
+    chance = random.Random(0)
+    for _ in range(500):
+        letters = chance.choice(["ab _.", "".join(map(chr, range(128)))])
+        reference, answer = ("".join(chance.choices(letters, k=chance.randint(0, 40))) for _ in range(2))
+        expected = theirs.score(reference, answer)
+        assert rouge.rouge(reference, answer) == {name: expected[name].fmeasure for name in rouge.COLUMNS}
+
+
+def test_bleu_and_chrf_are_sacrebleus_of_the_whole_split() -> None:
+    import sacrebleu
+
+    references = ["The cat sat on the mat.", "It is raining, is it not?", "Yes."]
+    answers = ["The cat sat on a mat.", "It rains.", "No."]
+    pairs = list(zip(references, answers, strict=True))
+    theirs = {
+        "bleu": (sacrebleu.corpus_bleu(answers, [references]), sacrebleu.sentence_bleu),
+        "chrf": (sacrebleu.corpus_chrf(answers, [references]), sacrebleu.sentence_chrf),
+    }
+    for name, (whole, sentence) in theirs.items():
+        assert measured(name, pairs) == {name: whole.score}
+        for reference, answer in pairs:
+            assert per_example(BUILT_IN[name], reference, answer) == {name: sentence(answer, [reference]).score}
+    assert 20 < measured("bleu", pairs)["bleu"] < 50
+
+
+@pytest.mark.parametrize(
+    ("references", "tokenizer"),
+    [
+        (["The cat"], "13a"),
+        (["القطة تجلس", "кошка"], "13a"),
+        (["我爱北京", "42", "是"], "zh"),
+        (["The cat", "我爱北京"], "13a"),
+        (["東京", "猫はマット", "犬がいる"], "char"),
+        (["고양이", "개"], "char"),
+        (["แมว"], "char"),
+    ],
+)
+def test_bleus_tokens_follow_the_references(references: list[str], tokenizer: str) -> None:
+    assert bleu.tokenizer(references) == tokenizer
+
+
+def test_bleu_sees_chinese_characters_and_japanese_ones() -> None:
+    for reference, answer in (("猫坐在垫子上", "猫坐在椅子上"), ("猫はマットの上", "猫はマットの下")):
+        assert 20 < measured("bleu", [(reference, answer)])["bleu"] < 90
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        (" Positive.\n", "positive"),
+        ('"positive"', "positive"),
+        ("**Positive**.", "positive"),
+        ("“Neutral”", "neutral"),
+        ("「正面」。", "正面"),
+        ("New \n York", "new york"),
+        ("STRASSE", "strasse"),
+        ("Straße", "strasse"),
+        ("Cafe\u0301", "caf\u00e9"),
+        ("C#", "c#"),
+        ("-1", "-1"),
+        ("A*", "a*"),
+        ("***", "***"),
+        ("<50K", "<50k"),
+        (":)", ":)"),
+        ("?", "?"),
+        ("", ""),
+    ],
+)
+def test_what_label_a_text_names(text: str, label: str) -> None:
+    assert classification.label(text) == label
+    assert classification.label(label) == label
+
+
+def test_macro_f1_by_hand() -> None:
+    # yes: one hit, one miss, no false alarm: 2/3. no: one hit, one false alarm: 2/3. maybe: a miss: 0.
+    pairs = [("yes", "Yes."), ("yes", "no"), ("no", "no"), ("maybe", "perhaps")]
+    assert measured("macro_f1", pairs)["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
+    assert measured("accuracy", pairs) == {"accuracy": 0.5}
+    assert [per_example(BUILT_IN["macro_f1"], *pair)["macro_f1"] for pair in pairs] == [True, False, True, False]
+
+
+def test_macro_f1_is_scikit_learns() -> None:
+    from sklearn.metrics import f1_score
+
+    chance = random.Random(0)
+    for _ in range(100):
+        count = chance.randint(1, 30)
+        references = chance.choices("abc", k=count)
+        answers = chance.choices(["a", "b", "c", "d", ""], k=count)
+        labels = sorted(set(references))
+        theirs = f1_score(references, answers, labels=labels, average="macro", zero_division=0)
+        assert classification.macro_f1(references, answers) == pytest.approx(theirs, abs=1e-12)
+
+
+def test_only_those_of_labels_say_so() -> None:
+    assert {name for name in BUILT_IN if BUILT_IN[name].labels} == {"accuracy", "macro_f1"}
+
+
+@pytest.mark.parametrize(
+    ("returned", "kept"),
+    [(True, True), (1, 1.0), (0.5, 0.5), ({"mine": 0.25}, 0.25), (numpy.float32(0.5), 0.5), (numpy.bool_(1), True)],
+)
+def test_numbers_are_taken(returned: Any, kept: float | bool) -> None:
+    (value,) = per_example(Metric("mine", lambda reference, answer: returned, "m"), "a", "b").values()
+    assert value == kept
+    assert type(value) is type(kept)
+
+
+@pytest.mark.parametrize("function", ["score", "total"])
+@pytest.mark.parametrize("returned", [float("nan"), float("inf"), "0.5", None, [1.0], {}, {"x": 1.0}, 1j, 10**400])
+def test_what_is_no_number_is_an_error_that_names_the_metric(function: str, returned: Any) -> None:
+    with pytest.raises(PluginError, match=rf"{function}\(\) of metric 'mine' returned .*not a finite number"):
+        ask(function, lambda *texts: returned)
+
+
+@pytest.mark.parametrize("function", ["score", "total"])
+def test_what_a_metric_raises_is_an_error_that_names_it(function: str) -> None:
+    def divides(*texts: object) -> float:
+        return 1 / 0
+
+    def leaves(*texts: object) -> float:
+        sys.exit("bye")
+
+    with pytest.raises(PluginError, match=rf"{function}\(\) of metric 'mine' raised ZeroDivisionError"):
+        ask(function, divides)
+    with pytest.raises(PluginError, match=rf"{function}\(\) of metric 'mine' raised SystemExit: bye"):
+        ask(function, leaves)
+
+
+def ask(function: str, body: Any) -> None:
+    if function == "score":
+        per_example(Metric("mine", body, "m"), "a", "b")
+    else:
+        overall(Metric("mine", lambda reference, answer: 1.0, "m", total=body), ["a"], ["b"], [{"mine": 1.0}])
+
+
+def test_several_columns_all_have_to_be_there() -> None:
+    def of(returned: Any) -> Metric:
+        return Metric("mine", lambda reference, answer: returned, "m", columns=("b", "a"))
+
+    assert list(per_example(of({"a": 1, "b": 2}), "", "").items()) == [("b", 2.0), ("a", 1.0)]
+    for returned in (1.0, {"a": 1.0}, {"a": 1.0, "b": float("nan")}, {"a": 1.0, "b": 1.0, "c": 1.0}):
+        with pytest.raises(PluginError, match=r"'mine' returned .* each of b, a"):
+            per_example(of(returned), "", "")
+
+
+def test_without_a_total_it_is_the_mean_and_a_mean_too_large_is_an_error() -> None:
+    metric = Metric("mine", lambda reference, answer: 1.0, "m")
+    assert overall(metric, "abc", "abc", [{"mine": True}, {"mine": False}, {"mine": 0.5}]) == {"mine": 0.5}
+    with pytest.raises(PluginError, match="'mine' are too large"):
+        overall(metric, "ab", "ab", [{"mine": 1e308}, {"mine": 1e308}])
+
+
+GOOD = """
+from adapterzoo import Metric, hookimpl
+def score(reference, answer):
+    "How good it is."
+    return 0.5
+@hookimpl
+def adapterzoo_metrics():
+    return [Metric("NAME", score)]
+"""
+MINE = METHOD.replace("NAME", "mine")
+
+
+def test_a_strangers_metric_is_found_and_needs_no_method(strangers: Path) -> None:
+    point = plugin("good", strangers, GOOD.replace("NAME", "good"))
+    found = Metrics([*entry_points(group="adapterzoo"), point])
+    assert per_example(found["good"], "a", "b") == {"good": 0.5}
+    assert (found["good"].summary, found.package("good"), found.package("rouge")) == (
+        "How good it is",
+        "?",
+        "adapterzoo",
+    )
+    assert not Registry([point]).broken
+
+
+def test_one_module_brings_both(strangers: Path) -> None:
+    points = [plugin("both", strangers, MINE + GOOD.replace("NAME", "mine")), plugin("method", strangers, MINE)]
+    assert "mine" in Metrics(points)
+    assert "mine" in Registry(points)
+    assert not Metrics(points).broken
+
+
+def test_the_documents_plugin_is_one(strangers: Path) -> None:
+    (body,) = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+    metric = Metrics([plugin("document", strangers, body)])["same-length"]
+    assert per_example(metric, "a b", "c d") == {"same-length": True}
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("raise RuntimeError('on import')", "RuntimeError: on import"),
+        ("import sys\nsys.exit('bye')", "it called sys.exit('bye') while it was loaded"),
+        ("def adapterzoo_metrics(): return []", "is @hookimpl missing?"),
+        (MINE + "def adapterzoo_metrics(): return []", "is @hookimpl missing?"),
+        (GOOD.partition("    return [")[0] + "    raise ValueError('in the hook')", "in the hook"),
+        (GOOD.partition("    return [")[0] + "    return 3", "returned 3, not a list of metrics"),
+        (GOOD.partition("    return [")[0] + "    return ['rouge']", "which is no adapterzoo.Metric"),
+        (GOOD.replace("NAME", "rouge"), "already the name of a metric from adapterzoo"),
+        (GOOD.replace("NAME", "loss"), "measures itself"),
+        (GOOD.replace("NAME", "token_accuracy"), "measures itself"),
+        (GOOD.replace("NAME", "../x"), "only lower-case letters"),
+        (GOOD.replace('"NAME", score', "5, score"), "a metric's name is 5"),
+        (GOOD.replace("NAME", "mine").replace(", score", ", 'score'"), "score is 'score', no function"),
+        (GOOD.replace("NAME", "mine").replace(", score", ", score, total=1"), "total is 1, no function"),
+        (GOOD.replace("NAME", "mine").replace('"How good it is."', "pass"), "summary is '', no line of text"),
+        (GOOD.replace("NAME", "mine").replace(", score", ", score, summary=5"), "summary is 5"),
+        (GOOD.replace("NAME", "mine").replace(", score", ", score, columns='ab'"), "columns is 'ab'"),
+        (GOOD.replace("NAME", "mine").replace(", score", ", score, columns=('a', 'a')"), "the same name twice"),
+        (GOOD.replace("NAME", "mine").replace(", score", ", score, columns=('a b',)"), "columns is ('a b',)"),
+        (GOOD.replace("NAME", "mine").replace(", score", ", score, columns=('rougeL',)"), "is one of metric 'rouge'"),
+        (GOOD.replace("NAME", "mine").replace(", score", ", score, columns=('method',)"), "something else"),
+        (GOOD.replace("NAME", "mine").replace(", score", ", score, columns=('test_loss',)"), "something else"),
+        (GOOD.replace("NAME", "mine").replace(", score", ", score, better='up'"), "better is 'up'"),
+        (GOOD.replace("NAME", "mine").replace(", score", ", score, labels='yes'"), "labels is 'yes'"),
+        (GOOD.replace("NAME", "mine").replace("score)]", "score)] * 2"), "brings two metrics named 'mine'"),
+    ],
+)
+def test_a_broken_plugin_is_named_and_left_out(strangers: Path, body: str, reason: str) -> None:
+    found = Metrics([plugin("bad", strangers, body), plugin("good", strangers, GOOD.replace("NAME", "good"))])
+    (broken,) = found.broken
+    assert broken.plugin == "bad"
+    assert reason in broken.reason
+    assert set(found) == {*BUILT_IN, "good"}
+    assert broken.reason in found.hint("bad")
+    assert "'rouge'" in found.hint("rogue")
+
+
+def test_third_party_metrics_can_be_switched_off(strangers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADAPTERZOO_NO_THIRD_PARTY", "1")
+    found = Metrics([plugin("good", strangers, GOOD.replace("NAME", "good"))])
+    assert set(found) == set(BUILT_IN)
+    assert [broken.reason for broken in found.broken] == ["switched off by ADAPTERZOO_NO_THIRD_PARTY"]
+
+
+def test_finding_the_metrics_imports_nothing_heavy() -> None:
+    code = "import adapterzoo.metrics.registry as m, sys; assert len(m.metrics()) >= 6; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "numpy", "sacrebleu", "rouge_score", "nltk"} & set(done.stdout.split())
+
+
+def test_the_document_has_every_metric_with_its_columns() -> None:
+    """Strangers' may be installed here: those that come with adapterzoo."""
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| (.*?) \|", DOCUMENT.partition("## A metric")[0], re.MULTILINE))
+    assert set(rows) == {*BUILT_IN, *RESERVED}
+    for name, metric in BUILT_IN.items():
+        assert rows[name] == ", ".join(metric.columns)

@@ -1,0 +1,209 @@
+"""Why a model cannot be had, in words and with the cure; before any weight is loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import Result
+from safetensors.torch import load_file, save_file
+
+from adapterzoo.errors import UserError
+from adapterzoo.model.loading import check_weights, refused, weight_problems
+from adapterzoo.recipe.schema import ModelSection
+
+
+@pytest.fixture
+def own_code(tiny_model: Path, tmp_path: Path) -> Path:
+    """A model that comes with code, which is for another version of what it imports."""
+    folder = tmp_path / "own"
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["model_type"] = "mine"
+    config["auto_map"] = {"AutoConfig": "mine.MineConfig", "AutoModelForCausalLM": "mine.MineForCausalLM"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "mine.py").write_text(
+        "from transformers import LlamaConfig\n"
+        "class MineConfig(LlamaConfig):\n    model_type = 'mine'\n"
+        "class MineForCausalLM:\n    def __init__(self, *a, **k):\n        raise AttributeError('gone in version 5')\n"
+    )
+    return folder
+
+
+def test_code_that_comes_with_a_model_is_not_run_unasked(
+    own_code: Path, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]
+) -> None:
+    done = adapterzoo("check", write_recipe("lora"), "--set", f"model.name={own_code}")
+    assert done.exit_code == 2
+    text = " ".join(done.stderr.split())
+    assert "it comes with code of its own, which is not run unasked" in text
+    assert "If you trust its authors: model.trust_remote_code: true." in text
+
+
+def test_code_that_comes_with_a_model_and_cannot_be_run(
+    own_code: Path, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]
+) -> None:
+    sets = ("--set", f"model.name={own_code}", "--set", "model.trust_remote_code=true")
+    done = adapterzoo("check", write_recipe("lora"), *sets)
+    assert done.exit_code == 2, done.output
+    text = " ".join(done.stderr.split())
+    assert "cannot be loaded: " in text
+    assert "Its own code may be made for another version of transformers." in text
+    assert "Traceback" not in text
+
+
+def test_a_gated_model_is_told_from_a_missing_one() -> None:
+    model = ModelSection(name="meta-llama/Llama-2-7b-hf")
+    gated = str(refused(model, OSError("You are trying to access a gated repo.\nMake sure to have access")))
+    assert "it is gated" in gated
+    assert "https://huggingface.co/meta-llama/Llama-2-7b-hf" in gated
+    missing = str(refused(model, OSError("meta-llama/Llama-2-7b-hf is not a local folder and is not a valid model")))
+    assert "gated" not in missing
+
+
+def damage(folder: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
+    """Change a model's weights and its configuration."""
+    weights, config = load_file(folder / "model.safetensors"), json.loads((folder / "config.json").read_text())
+    change(weights, config)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def drop_a_layer(weights: dict[str, Any], config: dict[str, Any]) -> None:
+    for name in [name for name in weights if ".layers.1." in name]:
+        del weights[name]
+
+
+def rename_a_key(weights: dict[str, Any], config: dict[str, Any]) -> None:
+    weights["model.layers.0.mlp.up_project.weight"] = weights.pop("model.layers.0.mlp.up_proj.weight")
+
+
+def cut_a_weight(weights: dict[str, Any], config: dict[str, Any]) -> None:
+    weights["model.norm.weight"] = weights["model.norm.weight"][:32].contiguous()
+
+
+def one_layer_more(weights: dict[str, Any], config: dict[str, Any]) -> None:
+    config["num_hidden_layers"] += 1
+
+
+def one_layer_fewer(weights: dict[str, Any], config: dict[str, Any]) -> None:
+    config["num_hidden_layers"] -= 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (drop_a_layer, "lacks weights of the model, which would be drawn at random: model.layers.1."),
+        (
+            rename_a_key,
+            "lacks weights of the model, which would be drawn at random: model.layers.0.mlp.up_proj.weight.",
+        ),
+        (rename_a_key, "holds weights that the model has no place for: model.layers.0.mlp.up_project.weight."),
+        (cut_a_weight, "of other shapes than the model's: model.norm.weight (32,) where (64,) belongs."),
+        (one_layer_more, "lacks weights of the model, which would be drawn at random: model.layers.2."),
+        (one_layer_fewer, "holds weights that the model has no place for: model.layers.1."),
+    ],
+)
+def test_weights_that_are_not_the_models_are_no_base(
+    change: Any, said: str, tiny_model: Path, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result],
+    tmp_path: Path, no_weights: None,
+) -> None:  # fmt: skip
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    damage(folder, change)
+    done = adapterzoo("run", write_recipe("lora"), "--set", f"model.name={folder}", "--out", tmp_path / "o")
+    assert done.exit_code == 2, done.output
+    assert said in " ".join(done.stderr.split())
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_missing_expert_is_named_as_the_folder_names_it(tmp_path: Path) -> None:
+    """transformers puts experts together while it loads them, and says of a missing one only that it cannot."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 8, "num_attention_heads": 2, "num_key_value_heads": 2}
+    config = MixtralConfig(vocab_size=32, num_hidden_layers=2, num_local_experts=4, **sizes)
+    MixtralForCausalLM(config).save_pretrained(tmp_path)
+    lost = "model.layers.1.block_sparse_moe.experts.2.w3.weight"
+    damage(tmp_path, lambda weights, config: weights.pop(lost))
+    with pytest.raises(UserError, match=f"which would be drawn at random: {lost}\\."):
+        check_weights(ModelSection(name=str(tmp_path)), str(tmp_path), config)
+
+
+def test_masks_that_older_versions_saved_are_no_weights(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=32, n_embd=16, n_layer=1, n_head=2)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    masks = {f"transformer.h.0.attn.{name}": torch.zeros(1) for name in ("bias", "masked_bias")}
+    damage(tmp_path, lambda weights, config: weights.update(masks))
+    check_weights(ModelSection(name=str(tmp_path)), str(tmp_path), config)
+
+
+def test_a_base_is_looked_at_when_it_is_loaded_too(tiny_model: Path, tmp_path: Path) -> None:
+    """A model of a hub has no folder to look at before."""
+    from adapterzoo.model import base
+
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    damage(folder, rename_a_key)
+    for quantization in ("none", "nf4"):
+        with pytest.raises(UserError, match=r"drawn at random: model\.layers\.0\.mlp\.up_proj\.weight"):
+            base.load(ModelSection(name=str(folder)), str(folder), quantization, 64)
+
+
+def test_a_head_that_a_task_adds_may_be_missing() -> None:
+    keys = {"missing_keys": {"score.weight", "scores.weight"}, "unexpected_keys": set(), "mismatched_keys": set()}
+    (problem,) = weight_problems("m", keys, added=["score"])
+    assert problem.what.endswith("drawn at random: scores.weight.")
+    assert not weight_problems("m", keys, added=["score", "scores"])
+
+
+def test_damaged_weights_are_no_traceback(
+    tiny_model: Path, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[:-100])
+    done = adapterzoo("check", write_recipe("lora"), "--set", f"model.name={folder}")
+    assert done.exit_code == 2, done.output
+    assert "cannot be loaded" in done.stderr
+
+
+def test_an_adapter_beside_the_weights_is_refused(
+    tiny_model: Path, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
+    no_weights: None,
+) -> None:  # fmt: skip
+    """transformers puts it on unasked, and the untouched base is none."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    adapter = get_peft_model(AutoModelForCausalLM.from_pretrained(folder), LoraConfig(r=2, task_type="CAUSAL_LM"))
+    adapter.save_pretrained(folder)
+    done = adapterzoo("check", write_recipe("lora"), "--set", f"model.name={folder}")
+    assert done.exit_code == 2, done.output
+    text = " ".join(done.stderr.split())
+    assert f"{folder / 'adapter_config.json'}: is an adapter beside the model's weights" in text
+    assert "Merge it into the weights first" in text
+
+
+def test_a_model_without_sdpa_is_loaded_with_the_attention_that_it_has(tmp_path: Path) -> None:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    from adapterzoo.model.loading import load_weights
+
+    BloomForCausalLM(BloomConfig(vocab_size=32, hidden_size=16, n_layer=1, n_head=2)).save_pretrained(tmp_path)
+    model = load_weights(ModelSection(name=str(tmp_path), dtype="float32"), str(tmp_path), "none", 64)
+    assert model.config._attn_implementation == "eager"
+
+
+def test_sdpa_is_taken_where_a_model_has_it_row_by_row_if_need_be(tiny_model: Path) -> None:
+    from adapterzoo.model.loading import load_weights
+
+    for dtype, length, expected in (("float32", 64, "sdpa"), ("bfloat16", 64, "eager"), ("bfloat16", 4096, "sdpa")):
+        model = load_weights(ModelSection(name=str(tiny_model), dtype=dtype), str(tiny_model), "none", length)
+        assert model.config._attn_implementation == f"{expected}_by_row"

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from adapterzoo.comparison import compare
+from adapterzoo.errors import UserError
+from adapterzoo.results.result import RESULT, Result, read_results
+from adapterzoo.results.store import Store
+
+
+def result(label: str, seed: int = 0, **changes: object) -> Result:
+    settings = {"method": label, "seed": seed, "base": "none", "metrics": {"test_loss": 1.0, "exact_match": 0.5}}
+    return Result(label=label, **{**settings, **changes})  # type: ignore[arg-type]
+
+
+def test_a_result_comes_back_as_it_went(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    written = result("a", options={"r": 8}, error=None, findings={"ranks": {"x": 1}})
+    store.write(written, [{"prompt": "中"}])
+    assert store.of("a") == [written]
+    assert read_results(tmp_path) == [(tmp_path / "a" / "seed-0", written)]
+    assert json.loads((tmp_path / "a" / "seed-0" / "predictions.jsonl").read_text()) == {"prompt": "中"}
+    assert not list(tmp_path.rglob(".*")), "nothing is left beside it"
+
+
+def test_checkpoints_are_kept_for_the_same_settings_only(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def kept(settings: dict[str, object]) -> bool:
+        return (store.clear("a", 0, settings) / "checkpoints" / "checkpoint-2").is_dir()
+
+    assert not kept({"r": 8})
+    (tmp_path / "a" / "seed-0" / "checkpoints" / "checkpoint-2").mkdir()
+    assert kept({"r": 8})
+    assert not kept({"r": 4})
+    store.write(result("a"))
+    assert not (tmp_path / "a" / "seed-0" / "checkpoints").exists()
+
+
+def test_damaged_and_newer_results_are_named(tmp_path: Path) -> None:
+    Store(tmp_path).write(result("a"))
+    path = tmp_path / "a" / "seed-0" / RESULT
+    newer = json.loads(path.read_text())
+    for content in (b"{", b"\xff\xfe", b"[]"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="is damaged: it is no result in JSON"):
+            read_results(tmp_path)
+    path.write_text(json.dumps({**newer, "metrics": {}}))
+    assert read_results(tmp_path)[0][1].error == "seed-0/result.json holds no metrics"
+    path.write_text(json.dumps({**newer, "schema": 99}))
+    with pytest.raises(UserError, match="newer adapterzoo"):
+        read_results(tmp_path)
+    path.write_text(json.dumps({**newer, "of_a_later_minor_version": 1}))
+    assert read_results(tmp_path)[0][1].label == "a"
+
+
+def test_a_folder_without_results_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no results"):
+        compare(tmp_path)
+    with pytest.raises(UserError, match="no such folder"):
+        compare(tmp_path / "none")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is no folder"):
+        compare(tmp_path / "file")
+
+
+def test_rows_are_means_over_seeds_best_first(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for seed, match in ((0, 0.4), (1, 0.6)):
+        store.write(result("a", seed, metrics={"exact_match": match}))
+        store.write(result("b", seed, metrics={"exact_match": match + 0.2}))
+    store.write(result("c", 0, metrics={"exact_match": 0.9}))
+    store.write(result("c", 1, status="failed", error="boom", metrics={}))
+    rows = compare(tmp_path).rows
+    assert [row.label for row in rows] == ["c", "b", "a"]
+    assert rows[2].metrics["exact_match"] == pytest.approx(0.5)
+    assert rows[2].seeds == [0, 1]
+    assert rows[0].status == "failed"
+    assert rows[0].error == "seed 1: boom"
+    assert [row.label for row in compare(tmp_path, sort="label").rows] == ["a", "b", "c"]
+    with pytest.raises(UserError, match="Did you mean 'exact_match'"):
+        compare(tmp_path, sort="exact_macth")
+
+
+def test_a_label_is_one_thing_in_all_its_seeds(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write(result("a", 0, options={"r": 4}))
+    store.write(result("a", 1, options={"r": 32}, status="failed", error="of old", metrics={}))
+    assert compare(tmp_path).rows[0].error == "seed 1: of old"
+    store.write(result("a", 1, options={"r": 32}))
+    with pytest.raises(UserError, match="options is"):
+        compare(tmp_path)
+
+
+def test_damaged_files_are_no_tracebacks(tmp_path: Path) -> None:
+    Store(tmp_path).write(result("a"))
+    path = tmp_path / "a" / "seed-0" / RESULT
+    good = json.loads(path.read_text())
+    for change in ({"metrics": None}, {"learning_rate": "fast"}, {"base": ["a"]}, {"metrics": {"test_loss": "low"}}):
+        path.write_text(json.dumps({**good, **change}))
+        with pytest.raises(UserError, match="is damaged"):
+            compare(tmp_path)
+    (tmp_path / "out").mkdir()
+    for content in ("{", "{}", "[]"):
+        (tmp_path / "out" / ".adapterzoo.json").write_text(content)
+        with pytest.raises(UserError, match="is damaged"):
+            Store(tmp_path / "out").check({"data": {}, "train": {}}, "hash")
+    below = Store(path / "below-a-file")
+    recipe_hash = below.check({"data": {}, "train": {}}, "hash")
+    with pytest.raises(UserError, match="cannot be written"):
+        below.begin({}, recipe_hash)
+
+
+def test_the_comparison_is_a_table_and_a_frame(tmp_path: Path) -> None:
+    Store(tmp_path).write(result("a"))
+    found = compare(tmp_path)
+    assert "match" in str(found)
+    assert found.frame().loc["a", "exact_match"] == 0.5
+    assert "<table" in found._repr_html_()
+
+
+def test_two_runs_into_one_folder_are_kept_apart(tmp_path: Path) -> None:
+    resolved = {"name": "x", "data": {}, "model": {}, "train": {}}
+    first, second = Store(tmp_path / "out"), Store(tmp_path / "out")
+    recipe_hash = first.check(resolved, "rows")
+    first.begin(resolved, recipe_hash)
+    second.check(resolved, "rows")
+    with pytest.raises(UserError, match="another run is writing there"):
+        second.begin(resolved, recipe_hash)
+    del first
+    second.begin(resolved, recipe_hash)

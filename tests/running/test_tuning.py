@@ -1,0 +1,364 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from adapterzoo.errors import AdapterzooError
+from adapterzoo.prepare.plan import Cell
+from adapterzoo.prepare.settings import points
+from adapterzoo.recipe.tune import Range
+from adapterzoo.running.tuning import JOURNAL, Score, tune
+
+TUNE = "tune:\n  learning_rate: {low: 1e-4, high: 1e-1, trials: 4}\n"
+RATE = Range(low=1e-5, high=1e-2)
+
+
+def cell(**changes: Any) -> Cell:
+    settings: dict[str, Any] = {"learning_rate": 3e-4, "ranges": {"learning_rate": RATE}, "trials": 5}
+    return Cell("lora", "lora", "none", **{**settings, **changes})
+
+
+def parabola(other: Cell, number: int) -> Score:
+    return Score("exact_match", 1 - abs(3 + _log(other)), abs(3 + _log(other)))
+
+
+def _log(other: Cell) -> float:
+    from math import log10
+
+    return log10(other.learning_rate or 1)
+
+
+def test_all_methods_get_the_same_points_after_their_own_default() -> None:
+    first, second = points(cell()), points(cell(learning_rate=5e-3))
+    assert len(first) == len(second) == 5
+    assert first[0] == {"learning_rate": 3e-4}
+    assert second[0] == {"learning_rate": 5e-3}
+    assert first[1:] == second[1:]
+    rates = sorted(point["learning_rate"] for point in first[1:])
+    assert all(
+        low < rate < high
+        for rate, low, high in zip(rates, (1e-5, 4e-5, 2e-4, 1e-3), (7e-5, 4e-4, 2e-3, 1e-2), strict=True)
+    )
+    assert points(cell(learning_rate=1.0))[0] != {"learning_rate": 1.0}, "not where the range leaves it out"
+
+
+def test_ranges_of_whole_numbers_and_of_values() -> None:
+    ranges = {"r": Range(low=2, high=5), "dropout": Range(values=[0.0, 0.1])}
+    found = points(cell(ranges=ranges, options={"r": 8, "dropout": 0.0}, trials=30))
+    assert len(found) == 8, "there are no more"
+    assert {point["r"] for point in found} == {2, 3, 4, 5}
+
+
+def test_the_best_of_the_validation_rows_is_chosen(tmp_path: Path) -> None:
+    found = tune(cell(), tmp_path, False, parabola)
+    assert len(found["trials"]) == 5
+    best = max(found["trials"], key=lambda trial: trial["score"] or -9)
+    assert found["chosen"] == best["settings"]
+    assert found["metric"] == "exact_match"
+    lower = tune(cell(learning_rate=4e-4), tmp_path, True, parabola)
+    assert lower["chosen"] != found["chosen"]
+
+
+def test_equal_scores_are_decided_by_the_loss(tmp_path: Path) -> None:
+    found = tune(cell(), tmp_path, False, lambda other, n: Score("m", 0.5, parabola(other, n).loss))
+    best = min(found["trials"], key=lambda trial: trial["loss"] or 9)
+    assert found["chosen"] == best["settings"]
+
+
+def test_a_setting_that_fails_is_a_trial_and_no_end(tmp_path: Path) -> None:
+    def fails(other: Cell, number: int) -> Score:
+        if (other.learning_rate or 0) > 1e-3:
+            raise AdapterzooError("the loss became nan")
+        return parabola(other, number)
+
+    found = tune(cell(), tmp_path, False, fails)
+    failed = [trial for trial in found["trials"] if trial["score"] is None]
+    assert len(found["trials"]) == 5
+    assert failed
+    assert failed[0]["error"] == "AdapterzooError: the loss became nan"
+
+    def never(other: Cell, number: int) -> Score:
+        raise AdapterzooError("no")
+
+    with pytest.raises(AdapterzooError, match="all 5 trials failed, the last one: AdapterzooError: no"):
+        tune(cell(learning_rate=2e-4), tmp_path, False, never)
+
+
+def test_trials_that_are_there_are_not_tried_again(tmp_path: Path) -> None:
+    tried: list[float | None] = []
+
+    def stops(other: Cell, number: int) -> Score:
+        tried.append(other.learning_rate)
+        if len(tried) == 3:
+            raise KeyboardInterrupt
+        return parabola(other, number)
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(cell(), tmp_path, False, stops)
+    found = tune(cell(), tmp_path, False, stops)
+    assert len(tried) == 6, "the one that was stopped once more"
+    whole = tune(cell(), tmp_path / "whole", False, parabola)
+
+    def known(tuning: Any) -> list[Any]:
+        return sorted((trial["settings"]["learning_rate"], trial["score"]) for trial in tuning["trials"])
+
+    assert known(found) == known(whole)
+    assert found["chosen"] == whole["chosen"]
+    assert tune(cell(), tmp_path, False, stops) == found
+    assert len(tried) == 6
+
+
+def test_a_run_tunes_by_the_validation_rows_and_says_so(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    recipe = write_recipe("lora, ia3", extra=TUNE + "seeds: [0, 1]\n")
+    done = adapterzoo("run", recipe, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
+    results = {
+        (label, seed): json.loads((tmp_path / "out" / label / f"seed-{seed}" / "result.json").read_text())
+        for label in ("lora", "ia3")
+        for seed in (0, 1)
+    }
+    for (label, _), result in results.items():
+        assert len(result["tuning"]["trials"]) == 4
+        assert result["learning_rate"] == result["tuning"]["chosen"]["learning_rate"]
+        assert result["tuning"] == results[label, 0]["tuning"], "tuned once, for all seeds"
+        losses = [trial["loss"] for trial in result["tuning"]["trials"]]
+        assert len(set(losses)) == 4
+        assert result["metrics"]["test_loss"] not in losses, "those are of other rows"
+    assert not list((tmp_path / "out").rglob("trial"))
+    assert re.search(r"lora: learning_rate \S+ chosen of 4 by exact_match on the validation rows", done.stdout)
+    again = adapterzoo("run", recipe, "--out", tmp_path / "out")
+    assert "there already" in again.stderr
+    assert "training" not in again.stderr
+    other = adapterzoo("run", recipe, "--out", tmp_path / "out", "--set", "tune.learning_rate.trials=5")
+    assert other.exit_code == 2
+    assert "holds the results of another recipe (tune.learning_rate.trials: 4 there, 5 here)" in other.stderr
+
+
+def test_seeds_that_are_asked_for_later_have_the_same_settings(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    recipe = write_recipe("lora", extra=TUNE + "seeds: [3, 1]\n")
+    first = adapterzoo("run", recipe, "--seed", "1", "--out", tmp_path / "out")
+    second = adapterzoo("run", recipe, "--seed", "3", "--seed", "8", "--out", tmp_path / "out")
+    assert "trial" in first.stderr
+    assert "trial" not in second.stderr
+    assert second.exit_code == 0, second.stderr
+    results = [json.loads(path.read_text()) for path in (tmp_path / "out" / "lora").glob("seed-*/result.json")]
+    assert len(results) == 3
+    assert len({result["learning_rate"] for result in results}) == 1
+
+
+def test_what_tuning_chose_is_what_training_with_it_gives(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    """Trials leave no trace in the row that is trained after them."""
+    adapterzoo("run", write_recipe("lora", extra=TUNE), "--out", tmp_path / "tuned")
+    tuned = json.loads((tmp_path / "tuned" / "lora" / "seed-0" / "result.json").read_text())
+    recipe = write_recipe("lora", name="plain.yaml")
+    adapterzoo("run", recipe, "--out", tmp_path / "plain", "--set", f"train.learning_rate={tuned['learning_rate']}")
+    plain = json.loads((tmp_path / "plain" / "lora" / "seed-0" / "result.json").read_text())
+    assert plain["metrics"] == tuned["metrics"]
+    assert plain["history"] == tuned["history"]
+
+
+def test_a_killed_run_goes_on_with_the_trial_it_was_at(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    recipe, out = write_recipe("lora", extra=TUNE, steps="60"), tmp_path / "out"
+    command = [sys.executable, "-m", "adapterzoo", "run", str(recipe), "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "trial 3" in line:
+            time.sleep(0.1)
+            break
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (out / "lora" / JOURNAL).is_file()
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "trial 1:" not in done.stderr
+    trials = json.loads((out / "lora" / "seed-0" / "result.json").read_text())["tuning"]["trials"]
+    assert len({trial["settings"]["learning_rate"] for trial in trials}) == len(trials) == 4
+
+
+@pytest.mark.parametrize(
+    ("methods", "tune", "said"),
+    [
+        ("lora", "learning_rate: {low: 1}", "takes low and high, or values"),
+        ("lora", "r: {values: [4, 4]}", "has the same value twice"),
+        ("lora", "learning_rate: {low: 2, high: 1}", "has a low end that is not below the high one"),
+        ("lora", "learning_rate: {low: -1, high: 1}", "a learning rate is a number above 0"),
+        ("lora", "learning_rate: {values: [fast]}", "a learning rate is a number above 0"),
+        ("lora", "learning_rate: {low: 1e-5, high: 1, trials: 0}", "greater than or equal to 1"),
+        ("lora", "learning_rat: {low: 1e-5, high: 1}", "Did you mean 'learning_rate'"),
+        ("lora", "r: {values: [0, 8]}", "lora refuses r = 0"),
+        ("{name: lora, r: 4}", "r: {values: [4, 8]}", "'r' is also set for lora"),
+        ("{name: lora, learning_rate: 1e-4}", "learning_rate: {low: 1e-5, high: 1}", "is also set for lora"),
+        ("lora", "{learning_rate: {values: [1e-4], trials: 2}, r: {values: [4], trials: 3}}", "asks for 2, 3 trials"),
+        ("lora", "r: {values: [4, 8]}\nbudget: {trainable_params: 5k}", "'r' of lora is set by the budget"),
+    ],
+)
+def test_mistakes_are_said_with_their_line(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], no_weights: None, methods: str, tune: str,
+    said: str,
+) -> None:  # fmt: skip
+    refused = adapterzoo("check", write_recipe(methods, extra=f"tune:\n  {tune}\n"))
+    assert refused.exit_code == 2
+    assert said in refused.stderr
+    assert re.search(r"recipe.yaml:\d+", refused.stderr)
+
+
+@pytest.mark.parametrize("lines", range(1, 9))
+def test_a_journal_that_ends_anywhere_is_gone_on_with(tmp_path: Path, lines: int) -> None:
+    """Killed after any line: every trial once, in the same order, and the same one chosen."""
+    whole = tune(cell(), tmp_path / "whole", False, parabola)
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    journal = (tmp_path / "whole" / JOURNAL).read_text().splitlines(keepends=True)
+    (folder / JOURNAL).write_text("".join(journal[:lines]))
+    (folder / f"{JOURNAL}.lock").symlink_to("nowhere")
+    found = tune(cell(), folder, False, parabola)
+    plain = [[{**trial, "seconds": 0} for trial in one["trials"]] for one in (whole, found)]
+    assert plain[0] == plain[1]
+    assert found["chosen"] == whole["chosen"]
+
+
+def test_a_score_that_is_no_number_is_a_failed_trial(tmp_path: Path) -> None:
+    def overflows(other: Cell, number: int) -> Score:
+        if number == 1:
+            return Score("perplexity", float("inf"), float("nan"))
+        return parabola(other, number)
+
+    trials = tune(cell(), tmp_path, False, overflows)["trials"]
+    assert [number for number, trial in enumerate(trials) if trial["score"] is None] == [1]
+    assert "perplexity is inf" in (trials[1]["error"] or "")
+
+
+def test_a_setting_that_failed_is_tried_again_by_another_run(tmp_path: Path) -> None:
+    def fails(other: Cell, number: int) -> Score:
+        raise MemoryError
+
+    with pytest.raises(AdapterzooError, match="all 5 trials failed"):
+        tune(cell(), tmp_path, False, fails)
+    assert all(trial["score"] is not None for trial in tune(cell(), tmp_path, False, parabola)["trials"])
+
+
+def test_an_option_has_the_same_points_whatever_else_a_method_has() -> None:
+    both = {"lora_dropout": Range(low=0.0, high=0.5), "learning_rate": RATE}
+    names = ("learning_rate", "lora_dropout")
+    with_it = points(cell(ranges=both, tuned=names, learning_rate=1.0))
+    without = points(cell(ranges={"learning_rate": RATE}, tuned=names, learning_rate=1.0))
+    assert [point["learning_rate"] for point in with_it] == [point["learning_rate"] for point in without]
+
+
+def test_what_is_kept_of_a_tuned_recipe_can_be_run_again(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    extra = "tune:\n  lora_dropout: {values: [0.0, 0.1]}\nbudget: {trainable_params: 20k}\n"
+    first = adapterzoo("run", write_recipe("lora, ia3", extra=extra), "--out", tmp_path / "out")
+    assert first.exit_code == 0, first.stderr
+    again = adapterzoo("run", tmp_path / "out" / "recipe.yaml", "--out", tmp_path / "out")
+    assert again.exit_code == 0, again.stderr
+    assert "there already" in again.stderr
+
+
+def test_a_setting_must_work_and_be_of_the_size_that_the_budget_asks_for(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], no_weights: None
+) -> None:
+    budget = "budget: {trainable_params: 20k}\n"
+    modules = "tune:\n  target_modules: {values: [all-linear, .*q_proj]}\n"
+    refused = adapterzoo("check", write_recipe("lora", extra=budget + modules))
+    assert refused.exit_code == 2
+    assert "target_modules .*q_proj changes the size, which the budget sets" in refused.stderr
+    refused = adapterzoo("check", write_recipe("lora", extra="tune:\n  target_modules: {values: [q_prog, q_proj]}\n"))
+    assert refused.exit_code == 2
+    assert "is no pattern that matches a layer's whole name" in refused.stderr
+    fine = adapterzoo(
+        "check", write_recipe("{name: adalora, init_r: 32}", extra="tune:\n  target_r: {values: [16, 24]}\n")
+    )
+    assert fine.exit_code == 0, fine.stderr
+
+
+def test_rows_to_choose_by_are_none_of_the_test(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], no_weights: None, tmp_path: Path
+) -> None:
+    for name, first in (("train", 0), ("validation", 20), ("test", 25)):
+        rows = [f"question {i},answer {i}\n" for i in range(first, first + 10)]
+        (tmp_path / f"{name}.csv").write_text("verb,past\n" + "".join(rows))
+    parts = ", ".join(f"{name}: [{tmp_path}/{name}.csv]" for name in ("train", "validation", "test"))
+    recipe = write_recipe("lora", extra=TUNE, split=f"{{{parts}}}")
+    recipe.write_text(re.sub(r"  source: .*\n", "", recipe.read_text()))
+    refused = adapterzoo("check", recipe)
+    assert refused.exit_code == 2
+    assert "5 of 10 validation rows are in test too: what is chosen by them has seen the test" in refused.stderr
+    dropped = adapterzoo("check", recipe, "--set", "data.split.duplicates=drop")
+    assert dropped.exit_code == 0, dropped.stderr
+    assert "5 validation, 10 test rows" in dropped.stdout
+
+
+@pytest.mark.parametrize("name", ["[lora]", "{a: 1}", "null"])
+def test_names_that_are_none_are_no_traceback(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], no_weights: None, name: str
+) -> None:
+    refused = adapterzoo("check", write_recipe(f"{{name: {name}}}", extra=TUNE))
+    assert refused.exit_code == 2
+    assert re.search(r"recipe.yaml:\d+", refused.stderr)
+
+
+def test_there_must_be_rows_to_choose_by(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], no_weights: None
+) -> None:
+    recipe = write_recipe("lora", extra=TUNE, split="{train: 0.8, validation: 0, test: 0.2}")
+    refused = adapterzoo("check", recipe)
+    assert refused.exit_code == 2
+    assert "tune: there are no validation rows to choose by. Give split.validation a share." in refused.stderr
+
+
+def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
+    tune(cell(), tmp_path, False, parabola)
+    with (tmp_path / JOURNAL).open("a") as file:
+        file.write('{"op_code": 6, "worker\n{}\n')
+    with pytest.raises(AdapterzooError, match=r"tuning\.journal is damaged\. Remove it"):
+        tune(cell(), tmp_path, False, parabola)
+
+
+def test_a_changed_digit_in_the_journal_chooses_nothing_else(tmp_path: Path) -> None:
+    """The trial is made again, or the journal is named as damaged."""
+    whole = tune(cell(), tmp_path / "whole", False, parabola)
+    journal = (tmp_path / "whole" / JOURNAL).read_text()
+    digits = [at for at, letter in enumerate(journal) if letter.isdigit()]
+    for number, at in enumerate(digits[:: len(digits) // 60]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / JOURNAL).write_text(journal[:at] + str((int(journal[at]) + 5) % 10) + journal[at + 1 :])
+        found = whole
+        with suppress(AdapterzooError):  # which says that the journal is damaged
+            found = tune(cell(), folder, False, parabola)
+        assert found["chosen"] == whole["chosen"]
+        assert [trial["score"] for trial in found["trials"]] == [trial["score"] for trial in whole["trials"]]
+
+
+def test_trials_of_another_version_of_a_plugin_are_others(tmp_path: Path) -> None:
+    tried: list[int] = []
+
+    def counting(other: Cell, number: int) -> Score:
+        tried.append(number)
+        return parabola(other, number)
+
+    for version, expected in (("p 1.0", 5), ("p 1.0", 0), ("p 2.0", 5)):
+        tried.clear()
+        tune(cell(plugin=version), tmp_path, False, counting)
+        assert len(tried) == expected

@@ -1,0 +1,71 @@
+"""What the tests of training share: one prepared cell on the tiny model, by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from adapterzoo.methods.registry import registry
+from adapterzoo.model import base
+from adapterzoo.prepare.prepared import Prepared, prepare
+from adapterzoo.recipe.reading import load_recipe
+from adapterzoo.training.trainer import Trained, train
+
+
+class Bench:
+    """A recipe that is prepared, with bases loaded as they are asked for."""
+
+    def __init__(self, recipe: Path, *overrides: str) -> None:
+        self.recipe = load_recipe(recipe, overrides)
+        self.prepared: Prepared = prepare(self.recipe)
+        self.cells = {cell.label: cell for cell in self.prepared.cells}
+
+    def load(self, quantization: str) -> base.Base:
+        return base.load(self.recipe.model, self.prepared.location, quantization, self.recipe.data.max_length)
+
+    def method(self, label: str) -> tuple[Any, Any, Any]:
+        """The method of a cell, its options and its context."""
+        cell = self.cells[label]
+        method = registry()[cell.method]
+        return method, method.options(**cell.options), self.prepared.context(cell)
+
+    @contextmanager
+    def wrapped(self, label: str, loaded: base.Base) -> Iterator[Any]:
+        from transformers import set_seed
+
+        method, options, context = self.method(label)
+        with loaded.lend() as model:
+            set_seed(self.cells[label].seed)
+            yield method.wrap(model, options, context)
+
+    def train(self, label: str, model: Any, folder: Path, **changes: Any) -> Trained:
+        method, options, context = self.method(label)
+        cell = self.cells[label]
+        settings: dict[str, Any] = {
+            "learning_rate": cell.learning_rate,
+            "seed": cell.seed,
+            "folder": folder,
+            "callbacks": method.callbacks(options, context),
+            "optimizer": partial(method.optimizer, model, options),
+            "resume": method.resumes,
+        }
+        return train(model, self.prepared.encoded, self.recipe.train, **{**settings, **changes})
+
+    def adapter(self, label: str, loaded: base.Base, folder: Path, **changes: Any) -> dict[str, Any]:
+        """Train a cell and give the tensors that were saved."""
+        with self.wrapped(label, loaded) as model:
+            self.train(label, model, folder / "checkpoints", **changes)
+            self.method(label)[0].save(model, folder / "adapter")
+        return load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+def assert_same(first: dict[str, Any], second: dict[str, Any]) -> None:
+    """The same tensors, bit for bit."""
+    assert first.keys() == second.keys()
+    different = [name for name in first if not first[name].equal(second[name])]
+    assert not different, f"{len(different)} of {len(first)} tensors differ, like {different[0]}"

@@ -1,0 +1,51 @@
+"""Results written by hand, with the answers of each test example, as a run writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from adapterzoo.results.result import Result
+from adapterzoo.results.store import Store
+
+RECIPE = {"model": {"name": "m"}, "data": {}, "train": {"steps": 10}, "evaluate": {"metrics": ["exact_match", "loss"]}}
+ENVIRONMENT = {"packages": {"torch": "2"}, "device": "cpu", "processor": "x", "cores": 2, "threads": 1, "platform": "l"}
+FINGERPRINTS = {"recipe": "r", "data": "d", "train": "a", "validation": "b", "test": "c", "weights": "w"}
+
+
+def write(
+    folder: Path,
+    label: str,
+    right: Sequence[bool],
+    *,
+    seed: int = 0,
+    losses: Sequence[float] = (),
+    **changes: Any,
+) -> Result:
+    """One cell of as many test examples as there are in ``right``, each of two tokens."""
+    losses = losses or [2.0 if one else 4.0 for one in right]
+    settings: dict[str, Any] = {
+        "method": None if label.startswith("base") else label.partition("-")[0],
+        "base": "none",
+        "metrics": {"exact_match": sum(right) / len(right), "test_loss": sum(losses) / (2 * len(right))},
+        "fingerprints": FINGERPRINTS,
+        "recipe": RECIPE,
+        "environment": ENVIRONMENT,
+    }
+    result = Result(label=label, seed=seed, **{**settings, **changes})
+    lines = [
+        {
+            "index": index,
+            "prompt": f"question {index}",
+            "reference": "yes",
+            "prediction": "yes" if one else "no",
+            "loss": loss,
+            "tokens": 2,
+            "right_tokens": 2 if one else 0,
+            "exact_match": one,
+        }
+        for index, (one, loss) in enumerate(zip(right, losses, strict=True))
+    ]
+    Store(folder).write(result, lines)
+    return result

@@ -1,0 +1,149 @@
+"""The train section: every key reaches the trainer, any other argument can be passed, nonsense is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cells import Bench
+from click.testing import Result
+
+from adapterzoo.recipe.schema import TrainSection
+from adapterzoo.training.arguments import OWN, arguments, check_settings
+
+
+def made(**settings: Any) -> Any:
+    return arguments(TrainSection(**settings), 100, 1e-3, 7, Path("unused"), fp16=False)
+
+
+def test_every_key_reaches_the_trainer() -> None:
+    got = made(
+        batch_size=3,
+        gradient_accumulation=2,
+        scheduler="cosine_with_restarts",
+        scheduler_options={"num_cycles": 2},
+        warmup=0.05,
+        optimizer="paged_adamw_8bit",
+        weight_decay=0.1,
+        max_grad_norm=0.3,
+        gradient_checkpointing=True,
+        eval_steps=0.2,
+        save_steps=25,
+        save_limit=3,
+        group_by_length=True,
+        arguments={"adam_beta2": 0.95, "label_smoothing_factor": 0.1},
+    )
+    assert (got.per_device_train_batch_size, got.gradient_accumulation_steps, got.max_steps) == (3, 2, 100)
+    assert (got.lr_scheduler_type, got.lr_scheduler_kwargs, got.warmup_steps) == (
+        "cosine_with_restarts",
+        {"num_cycles": 2},
+        5,
+    )
+    assert (got.optim, got.weight_decay, got.max_grad_norm) == ("paged_adamw_8bit", 0.1, 0.3)
+    # Old checkpoints are removed by adapterzoo, each at once; the trainer would do it file by file.
+    assert (got.eval_steps, got.save_steps, got.save_total_limit) == (20, 25, None)
+    assert (got.seed, got.data_seed, got.gradient_checkpointing) == (7, 7, True)
+    assert got.train_sampling_strategy == "group_by_length"
+    assert (got.adam_beta2, got.label_smoothing_factor) == (0.95, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"scheduler": "cosin"}, "train.scheduler: transformers has no 'cosin'. Did you mean 'cosine'?"),
+        ({"scheduler": "reduce_lr_on_plateau"}, "goes by the validation loss, which is never measured"),
+        ({"scheduler_options": {"x": 1}}, "train.scheduler_options: 'linear' got an unexpected keyword argument 'x'."),
+        ({"arguments": {"adam_beta": 0.9}}, "train.arguments.adam_beta: the trainer has no 'adam_beta'. Did you mean"),
+        ({"arguments": {"learning_rate": 1}}, "train.arguments.learning_rate: is set by train.learning_rate."),
+        ({"arguments": {"seed": 1}}, "train.arguments.seed: is set by seeds."),
+        ({"arguments": {"fp16": True}}, "is set by model.dtype."),
+        ({"arguments": {"logging_steps": 5}}, "is set by adapterzoo itself."),
+        ({"arguments": {"adam_beta1": [1]}}, "train.arguments.adam_beta1: is [1], and must be float."),
+        (
+            {"arguments": {"log_level": "loud"}},
+            "train.arguments.log_level: is 'loud', and must be one of: critical, debug, detail",
+        ),
+        ({"arguments": {"neftune_noise_alpha": "x"}}, "train.arguments.neftune_noise_alpha: is 'x', and must be float"),
+        ({"arguments": {"dataloader_prefetch_factor": 2}}, "train.arguments: the trainer refuses them: "),
+    ],
+)
+def test_nonsense_is_refused(settings: dict[str, Any], expected: str) -> None:
+    said = "\n".join(map(str, check_settings(TrainSection(**settings), 100)))
+    assert expected in said
+
+
+def test_what_is_kept_from_users_is_the_trainers() -> None:
+    from dataclasses import fields
+
+    from transformers import TrainingArguments
+
+    known = {item.name for item in fields(TrainingArguments)}
+    # Names of older versions, which people still write.
+    assert set(OWN) - known <= {"warmup_ratio", "group_by_length"}
+
+
+def test_a_plateau_lowers_the_rate(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    sets = (
+        "train.scheduler=reduce_lr_on_plateau",
+        "train.scheduler_options={patience: 0, factor: 0.1}",
+        "train.eval_steps=1",
+        "train.learning_rate=0.3",  # so high that the loss cannot fall at every step
+        "train.warmup=0",
+    )
+    bench = Bench(write_recipe("lora"), *sets)
+    with bench.wrapped("lora", bench.load("none")) as model:
+        history = bench.train("lora", model, tmp_path).history
+    rates = [entry["learning_rate"] for entry in history if "learning_rate" in entry]
+    assert rates[0] == pytest.approx(0.3)
+    assert min(rates) < 0.05
+
+
+def test_batches_of_like_length(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """The same for every method, and with less padding than by chance."""
+    from adapterzoo.tokens import encode
+
+    seen: dict[str, list[list[int]]] = {}
+    pad_batch = encode.pad_batch
+    for label, sets in (("lora", True), ("ia3", True), ("plain", False)):
+        bench = Bench(write_recipe("lora, ia3"), f"train.group_by_length={str(sets).lower()}", "train.batch_size=2")
+        method = "lora" if label == "plain" else label
+        lengths: list[list[int]] = []
+
+        def recording(rows: Any, pad_id: int, lengths: list[list[int]] = lengths) -> Any:
+            lengths.append([len(ids) for ids, _ in rows])
+            return pad_batch(rows, pad_id)
+
+        encode.pad_batch = recording
+        try:
+            with bench.wrapped(method, bench.load("none")) as model:
+                bench.train(method, model, tmp_path / label)
+        finally:
+            encode.pad_batch = pad_batch
+        seen[label] = lengths
+    assert seen["lora"] == seen["ia3"]
+    spread = {name: sum(max(batch) - min(batch) for batch in batches) for name, batches in seen.items()}
+    assert spread["lora"] < spread["plain"]
+
+
+def test_checkpoints_are_kept_to_the_limit(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    bench = Bench(write_recipe("lora"), "train.save_steps=1", "train.save_limit=2")
+    with bench.wrapped("lora", bench.load("none")) as model:
+        bench.train("lora", model, tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-5", "checkpoint-6"]
+
+
+def test_the_recipe_says_where(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]) -> None:
+    done = adapterzoo("check", write_recipe("lora"), "--set", "train.arguments={adam_beta2: 0.9, x: 1}")
+    assert done.exit_code == 2
+    assert "train.arguments.x: the trainer has no 'x'" in done.stderr
+
+
+def test_a_loggers_files_are_there_after_the_run(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    recipe = write_recipe("lora", steps="2")
+    done = adapterzoo("run", recipe, "--set", "train.loggers=[tensorboard]", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
+    assert list((tmp_path / "out" / "lora" / "seed-0" / "logs").glob("*tfevents*"))

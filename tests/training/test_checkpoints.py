@@ -1,0 +1,173 @@
+"""Checkpoints are whole or none, old ones go at once, and a finished training is finished."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cells import Bench, assert_same
+from click.testing import Result
+from safetensors.torch import load_file
+
+from adapterzoo import files
+from adapterzoo.training import checkpoints
+
+WRITTEN = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "adapter_state.safetensors")
+
+
+def adapter(out: Path, label: str) -> dict[str, Any]:
+    return load_file(out / label / "seed-0" / "adapter" / "adapter_model.safetensors")
+
+
+def entries(out: Path, label: str) -> list[dict[str, float]]:
+    history: list[dict[str, float]] = json.loads((out / label / "seed-0" / "result.json").read_text())["history"]
+    return history
+
+
+PLATEAU = ("train.scheduler=reduce_lr_on_plateau", "train.eval_steps=1", "train.scheduler_options={patience: 0}")
+
+
+@pytest.mark.parametrize(
+    "schedule", [("train.scheduler=constant",), PLATEAU, ()], ids=["constant", "plateau", "linear"]
+)
+def test_a_training_that_was_killed_while_it_was_measured_is_finished(
+    schedule: tuple[str, ...], write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from adapterzoo.running import worker
+
+    # Training ends in the middle of an epoch: at the end of one the trainer finds no row for a step too many.
+    settings = ("train.steps=8", "train.save_steps=4", "train.warmup=0", "evaluate.base=false", *schedule)
+    sets = [part for setting in settings for part in ("--set", setting)]
+    recipe, measure = write_recipe("lora"), worker.measure
+    assert adapterzoo("run", recipe, *sets, "--out", tmp_path / "whole").exit_code == 0
+
+    def killed(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    for _ in range(2):
+        monkeypatch.setattr(worker, "measure", killed)
+        assert adapterzoo("run", recipe, *sets, "--out", tmp_path / "killed").exit_code != 0
+        assert [path.name for path in (tmp_path / "killed/lora/seed-0/checkpoints").glob("c*")] == ["checkpoint-8"]
+    monkeypatch.setattr(worker, "measure", measure)
+    done = adapterzoo("run", recipe, *sets, "--out", tmp_path / "killed")
+    assert done.exit_code == 0, done.output
+    assert_same(adapter(tmp_path / "killed", "lora"), adapter(tmp_path / "whole", "lora"))
+    assert entries(tmp_path / "killed", "lora") == entries(tmp_path / "whole", "lora")
+    assert len([entry for entry in entries(tmp_path / "killed", "lora") if "loss" in entry]) == 8
+    assert not (tmp_path / "killed/lora/seed-0/checkpoints").exists()
+
+
+def test_what_a_method_does_at_the_end_of_training_it_does_for_a_finished_one_too(
+    write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    from transformers import TrainerCallback
+
+    class Doubles(TrainerCallback):
+        def on_train_end(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.data.mul_(2)
+
+    bench = Bench(write_recipe("lora"), "train.steps=8", "train.save_steps=4")
+    loaded = bench.load("none")
+    first = bench.adapter("lora", loaded, tmp_path, callbacks=[Doubles()])
+    assert_same(bench.adapter("lora", loaded, tmp_path, callbacks=[Doubles()]), first)
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("broken", [Path.unlink, damage, lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize("name", [*WRITTEN, checkpoints.MANIFEST])
+def test_a_checkpoint_that_is_not_whole_is_passed_over(name: str, broken: Any, tmp_path: Path) -> None:
+    for step in (2, 4):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        for file in WRITTEN:
+            (folder / file).write_bytes(f"{file} of step {step}".encode())
+        checkpoints.complete(folder, seconds=step / 2)
+    newest = checkpoints.newest(tmp_path, wanted=True)
+    assert newest == checkpoints.Checkpoint(tmp_path / "checkpoint-4", 4, 2.0)
+    assert not (tmp_path / "checkpoint-2").exists(), "the trainer would take it for the newest"
+    shutil.copytree(tmp_path / "checkpoint-4", tmp_path / "checkpoint-2")
+    checkpoints.complete(tmp_path / "checkpoint-2", seconds=1.0)
+    shutil.copytree(tmp_path / "checkpoint-4", tmp_path / "checkpoint-10")  # which is not of step 10
+    broken(tmp_path / "checkpoint-4" / name)
+    before = checkpoints.newest(tmp_path, wanted=True)
+    assert before is not None
+    assert before.step == 2
+    assert not (tmp_path / "checkpoint-4").exists()
+    assert checkpoints.newest(tmp_path, wanted=False) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_goes_on_from_the_newest_whole_checkpoint(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    class StopError(Exception):
+        pass
+
+    def stop_at_five(step: int, *_: object) -> None:
+        if step == 5:
+            raise StopError
+
+    sets = ("train.save_steps=2", "train.save_limit=2")
+    bench = Bench(write_recipe("lora"), *sets)
+    loaded = bench.load("none")
+    expected = bench.adapter("lora", loaded, tmp_path / "whole")
+    for name, first in ((None, 5), ("optimizer.pt", 3), ("scheduler.pt", 3), ("rng_state.pth", 3)):
+        folder = tmp_path / f"without-{name}"
+        with pytest.raises(StopError):
+            bench.adapter("lora", loaded, folder, on_step=stop_at_five)
+        if name:
+            (folder / "checkpoints" / "checkpoint-4" / name).unlink()
+        seen: list[int] = []
+        assert_same(bench.adapter("lora", loaded, folder, on_step=partial(_note, seen)), expected)
+        assert seen[0] == first
+
+
+def _note(seen: list[int], step: int, *_: object) -> None:
+    seen.append(step)
+
+
+def test_an_old_checkpoint_goes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill in the middle of removing it leaves nothing under its name."""
+    for step in (2, 4):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "optimizer.pt").write_bytes(b"x")
+        checkpoints.complete(tmp_path / f"checkpoint-{step}", seconds=1.0)
+
+    def killed(folder: Path, ignore_errors: bool = False) -> None:
+        if folder.exists():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.keep_newest(tmp_path, 1)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-4"]
+    newest = checkpoints.newest(tmp_path, wanted=True)
+    assert newest is not None
+    assert newest.step == 4
+
+
+@pytest.mark.parametrize("odd", ['"seconds": NaN', '"seconds": -1', '"files": {}', '"files": []', '"seconds": null'])
+def test_a_manifest_that_somebody_changed_proves_nothing(odd: str, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint-2"
+    folder.mkdir()
+    (folder / "optimizer.pt").write_bytes(b"x")
+    checkpoints.complete(folder, seconds=1.0)
+    manifest = json.loads((folder / checkpoints.MANIFEST).read_text())
+    (folder / checkpoints.MANIFEST).write_text(json.dumps({**manifest, **json.loads(f"{{{odd}}}")}))
+    (tmp_path / "checkpoint-3").write_bytes(b"no folder")
+    assert checkpoints.newest(tmp_path, wanted=True) is None
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cells import Bench
+
+from adapterzoo.recipe.schema import TrainSection
+from adapterzoo.training.arguments import in_steps, total_steps
+
+
+def losses(recipe: Path, folder: Path, *overrides: str) -> list[float]:
+    bench = Bench(recipe, *overrides)
+    with bench.wrapped("lora", bench.load(bench.recipe.model.quantization)) as model:
+        return [entry["loss"] for entry in bench.train("lora", model, folder).history if "loss" in entry]
+
+
+def test_steps_from_epochs_and_shares() -> None:
+    assert total_steps(TrainSection(steps=7), 100) == 7
+    assert total_steps(TrainSection(epochs=2.0, batch_size=8, gradient_accumulation=2), 100) == 13
+    assert total_steps(TrainSection(), 100) == 13
+    assert in_steps(10, 100) == 10
+    assert in_steps(0.05, 30) == 2
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_gradient_checkpointing_changes_no_loss(
+    quantization: str, write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    recipe, base = write_recipe("lora"), f"model.quantization={quantization}"
+    plain = losses(recipe, tmp_path, base)
+    assert losses(recipe, tmp_path, base, "train.gradient_checkpointing=true") == pytest.approx(plain, rel=1e-6)
+
+
+def test_gradient_accumulation_is_a_larger_batch(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """By tokens, not by rows: passes with few tokens count for less."""
+    recipe = write_recipe("lora", batch_size="8")
+    text = recipe.read_text().replace("evaluate:\n  batch_size: 8", "evaluate:\n  batch_size: 4")
+    recipe.write_text(text)
+    whole = losses(recipe, tmp_path, "train.steps=3")
+    parts = losses(recipe, tmp_path, "train.steps=3", "train.batch_size=2", "train.gradient_accumulation=4")
+    assert parts == pytest.approx(whole, rel=1e-5)
+
+
+def test_schedule_optimizer_and_simple_quantization(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    bench = Bench(
+        write_recipe("lora"), "train.steps=10", "train.scheduler=cosine", "train.warmup=2", "train.optimizer=adafactor",
+        "model.quantization=nf4", "model.double_quantization=false",
+    )  # fmt: skip
+    with bench.wrapped("lora", bench.load("nf4")) as model:
+        history = bench.train("lora", model, tmp_path, learning_rate=1e-3).history
+    rates = [entry["learning_rate"] for entry in history]
+    assert max(rates) == pytest.approx(1e-3)
+    assert rates.index(max(rates)) == 2
+    assert rates == [*rates[:3], *sorted(rates[3:], reverse=True)]
+
+
+def test_a_seed_sets_the_initial_weights_and_the_order(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    recipe = write_recipe("lora")
+    runs = [losses(recipe, tmp_path, f"seeds=[{seed}]") for seed in (0, 0, 1)]
+    assert runs[0] == runs[1] != runs[2]
