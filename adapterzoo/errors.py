@@ -1,4 +1,4 @@
-"""What a person at the terminal did wrong, said with the place and the cure."""
+"""What a person at the terminal did wrong, said with the place and the hint."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Problem:
 
     where: str
     what: str
-    cure: str = ""
+    hint: str = ""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}" + (f" {self.cure}" if self.cure else "")
+        return f"{self.where}: {self.what}" + (f" {self.hint}" if self.hint else "")
 
 
 class AdapterzooError(Exception):
@@ -31,9 +31,9 @@ class UserError(AdapterzooError):
         super().__init__("\n".join(str(problem) for problem in problems))
 
     @classmethod
-    def at(cls, where: str, what: str, cure: str = "") -> UserError:
+    def at(cls, where: str, what: str, hint: str = "") -> UserError:
         """One problem, as an error."""
-        return cls(Problem(where, what, cure))
+        return cls(Problem(where, what, hint))
 
 
 class ProcessEndedError(AdapterzooError):

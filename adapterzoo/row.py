@@ -9,11 +9,11 @@ PARTS = ("train", "validation", "test")
 
 
 class BadRowError(Exception):
-    """A row that is not what its format says: what is wrong with it, and the cure."""
+    """A row that is not what its format says: what is wrong with it, and the hint."""
 
-    def __init__(self, what: str, cure: str = "") -> None:
+    def __init__(self, what: str, hint: str = "") -> None:
         super().__init__(what)
-        self.what, self.cure = what, cure
+        self.what, self.hint = what, hint
 
 
 class EmptyRowError(Exception):

@@ -24,8 +24,8 @@ class MutatingLora(Lora):
 
     changes_base = True
     # A quantized weight cannot give up a part of itself.
-    bases = ("none",)
-    merges = ("none",)
+    quantizations = ("none",)
+    mergeable_into = ("none",)
 
     def wrap(self, model: nn.Module, options: LoraOptions, context: Context) -> nn.Module:
         """See :meth:`Method.wrap`."""

@@ -21,7 +21,7 @@ from typing import Any
 from adapterzoo_plugins.peft_types import catalog, derive
 
 from adapterzoo.conformance import ARCHITECTURES, Case, Report
-from adapterzoo.methods.contract import BASES
+from adapterzoo.methods.contract import QUANTIZATIONS
 from adapterzoo.methods.registry import registry
 
 CATALOG = Path(__file__).with_name("_peft_catalog.json")
@@ -109,21 +109,21 @@ def schema() -> dict[str, dict[str, Any]]:
 
 def abilities(name: str) -> dict[str, Any]:
     """What the kit sees of a method that claims every ability, on every tiny model and base."""
-    method = derive(name, bases=BASES, merges=BASES, **DEFAULTS)
-    reports = [Case(method, architecture, base).run() for base in BASES for architecture in ARCHITECTURES]
+    method = derive(name, quantizations=QUANTIZATIONS, mergeable_into=QUANTIZATIONS, **DEFAULTS)
+    reports = [Case(method, architecture, base).run() for base in QUANTIZATIONS for architecture in ARCHITECTURES]
     return {**conclude(reports), **size_option(name)}
 
 
 def conclude(reports: list[Report]) -> dict[str, Any]:
     """Abilities, from the reports on a method that claimed them all."""
     ran = [report for report in reports if not report.declined]
-    found: dict[str, Any] = {"bases": [], "merges": []}
+    found: dict[str, Any] = {"quantizations": [], "mergeable_into": []}
     # On the plain base: what is not so there, but is over a quantized one, is wrong there.
-    excused = {prop for report in ran if report.base == "none" for prop in report.failures} & set(DECLARABLE)
+    excused = {prop for report in ran if report.quantization == "none" for prop in report.failures} & set(DECLARABLE)
     found.update({DECLARABLE[prop]: DECLARABLE[prop] == "changes_base" for prop in sorted(excused)})
     reasons = []
-    for base in dict.fromkeys(report.base for report in reports):
-        there = [report for report in ran if report.base == base]
+    for base in dict.fromkeys(report.quantization for report in reports):
+        there = [report for report in ran if report.quantization == base]
         failures = {
             f"{prop}: {what}"
             for report in there
@@ -131,12 +131,12 @@ def conclude(reports: list[Report]) -> dict[str, Any]:
             if prop not in excused and prop != "merges"
         }
         if there and not failures:
-            found["bases"].append(base)
+            found["quantizations"].append(base)
             if not any("merges" in report.failures for report in there):
-                found["merges"].append(base)
+                found["mergeable_into"].append(base)
         reasons += [f"{base}: {reason}" for reason in sorted(failures)]
     if any("rows alone" in report.failures for report in ran):
-        found["bases"], found["merges"] = [], []  # int8, where that cannot be asked, is no exception
+        found["quantizations"], found["mergeable_into"] = [], []  # int8, where that cannot be asked, is no exception
     reasons = reasons or sorted({report.declined for report in reports if report.declined})
     if reasons:
         found["refused"] = reasons
@@ -147,7 +147,7 @@ def size_option(name: str) -> dict[str, str]:
     """The first whole-number option, the rank before others, that changes how many parameters are trained."""
     numbers = [option for option, about in catalog()[name]["options"].items() if about["type"] == "int"]
     for option in sorted(numbers, key=lambda option: option != "r"):
-        case = Case(derive(name, size_option=option, bases=BASES, **DEFAULTS), ARCHITECTURES[0], "none")
+        case = Case(derive(name, size_option=option, quantizations=QUANTIZATIONS, **DEFAULTS), ARCHITECTURES[0], "none")
         if case.run().verdicts.get("size changes", "-") is None:
             return {"size_option": option}
     return {}

@@ -23,8 +23,9 @@ class PromptMethod(PeftMethod[OptionsT]):
     """A method that trains a prompt and leaves every layer alone."""
 
     group = "prompt"
+    prepends_tokens = True
     starts_at_base = False
-    merges = ()
+    mergeable_into = ()
     size_option = "num_virtual_tokens"
 
     def wrap(self, model: nn.Module, options: OptionsT, context: Context) -> nn.Module:

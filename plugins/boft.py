@@ -31,7 +31,7 @@ class Boft(PeftMethod[BoftOptions]):
     options = BoftOptions
     learning_rate = 8e-4
     learning_rate_source = "as oft's, which trains rotations too; in PEFT's method comparison nobody tuned it"
-    merges = ("none", "int8")
+    mergeable_into = ("none", "int8")
     size_option = "boft_block_size"
     token_wise = True
 

@@ -14,8 +14,8 @@ class Dora(Lora):
     summary = "LoRA for direction, learned magnitudes"
     paper = "https://arxiv.org/abs/2402.09353"
     learning_rate_source = "as lora's, so that the two rows differ in the method alone"
-    bases = ("none", "nf4")  # over int8 PEFT's layer fails as soon as the base has answered before
-    merges = ("none",)
+    quantizations = ("none", "nf4")  # over int8 PEFT's layer fails as soon as the base has answered before
+    mergeable_into = ("none",)
     variant = {"use_dora": True}  # noqa: RUF012  # a constant
 
 

@@ -24,7 +24,7 @@ class Full(Method[Options]):
     options = Options
     learning_rate = 1e-5
     learning_rate_source = "PEFT's method comparison (full-finetuning/llama-3.2-3B-lr_0.00001)"
-    bases = ("none",)
+    quantizations = ("none",)
     changes_base = True
 
     def wrap(self, model: nn.Module, options: Options, context: Context) -> nn.Module:

@@ -29,13 +29,14 @@ class LlamaAdapter(Float32Method[LlamaAdapterOptions]):
     summary = "gated prompts added to attention layers"
     paper = "https://arxiv.org/abs/2303.16199"
     group = "prompt"
+    prepends_tokens = True
     stands_for = ("adaption-prompt",)
     options = LlamaAdapterOptions
     learning_rate = 5e-3
     learning_rate_source = (
         "PEFT's method comparison (adaptionprompt/llama-3.2-3B-lr_5e-3), with 100 tokens in all layers"
     )
-    merges = ()
+    mergeable_into = ()
     size_option = "adapter_len"
 
     def peft_config(self, model: nn.Module, options: LlamaAdapterOptions, context: Context) -> PeftConfig:

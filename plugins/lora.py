@@ -34,7 +34,7 @@ class Lora(PeftMethod[LoraOptions]):
         "PEFT's method comparison, all linear layers (lora/llama-3.2-3B-rank16-all-linear-lr3e-4); "
         "alpha 32 from 'LoRA Without Regret'"
     )
-    merges = ("none", "int8")
+    mergeable_into = ("none", "int8")
     size_option = "r"
     variant: ClassVar[dict[str, Any]] = {}
     """what of ``LoraConfig`` makes a variant of LoRA, which differs from it in nothing else"""

@@ -51,8 +51,8 @@ class Oft(PeftMethod[OftOptions]):
         if uneven:
             name, width = next(iter(uneven.items()))
             what = f"{options.oft_block_size} does not divide {width}, the input of {name}"
-            cure = f"Sizes that do: {', '.join(str(n) for n in range(2, 129) if width % n == 0)}."
-            found.append(Problem("oft_block_size", f"{what} (and {len(uneven) - 1} more layers).", cure))
+            hint = f"Sizes that do: {', '.join(str(n) for n in range(2, 129) if width % n == 0)}."
+            found.append(Problem("oft_block_size", f"{what} (and {len(uneven) - 1} more layers).", hint))
         return found
 
     def peft_config(self, model: nn.Module, options: OftOptions, context: Context) -> PeftConfig:

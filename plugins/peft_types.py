@@ -17,6 +17,7 @@ from adapterzoo_plugins._prompt import PromptMethod
 from pydantic import Field, create_model
 
 from adapterzoo import Context, Options, PeftMethod, Problem, hookimpl
+from adapterzoo.methods.contract import attributes
 
 if TYPE_CHECKING:
     import torch
@@ -44,10 +45,10 @@ class Derived(PeftMethod[Options]):
     def __init__(self, name: str, facts: dict[str, Any]) -> None:
         self.name = name  # type: ignore[misc]  # of the class for all others; here one class has many methods
         self.facts = facts
-        for attribute in ABOUT:
+        for attribute in attributes():
             if attribute in facts:
                 setattr(self, attribute, facts[attribute])
-        if not self.bases and self.unavailable is None:
+        if not self.quantizations and self.unavailable is None:
             self.unavailable = facts["refused"][0]  # type: ignore[misc]
 
     @cached_property
@@ -103,12 +104,6 @@ class DerivedPrompt(Derived, PromptMethod[Options]):
     """One that learns a prompt."""
 
     token_wise = False
-
-
-ABOUT = (
-    "summary", "paper", "group", "learning_rate", "learning_rate_source", "bases", "merges", "resumes",
-    "starts_at_base", "changes_base", "size_option", "token_wise", "unavailable",
-)  # fmt: skip
 
 
 @cache

@@ -17,9 +17,9 @@ class QLora(Lora):
         "as lora's, so that the two rows differ in the base alone; the authors' own scripts have 2e-4 at 7B, "
         "with r 64 and alpha 16"
     )
-    bases = ("nf4",)
-    demands = "nf4"
-    merges = ()  # PEFT merges into 4 bits, but rounds the merged weights again
+    quantizations = ("nf4",)
+    requires_quantization = "nf4"
+    mergeable_into = ()  # PEFT merges into 4 bits, but rounds the merged weights again
 
 
 @hookimpl

@@ -224,7 +224,7 @@ def test_a_pipeline_runs_on_a_tiny_model(
     rows = {row["label"]: row for row in printed["rows"]}
     assert rows.keys() == {"base", entry.label}
     assert {row["status"] for row in rows.values()} == {"ok"}
-    assert {row["base"] for row in rows.values()} == {recipe.model.quantization}
+    assert {row["quantization"] for row in rows.values()} == {recipe.model.quantization}
     assert rows[entry.label]["learning_rate"] == entry.learning_rate
     assert rows[entry.label]["metrics"]["test_loss"] != rows["base"]["metrics"]["test_loss"]  # it learned something
     measured = {"rouge1" if metric == "rouge" else metric for metric in recipe.evaluate.metrics} - {"loss"}

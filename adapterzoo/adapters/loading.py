@@ -79,7 +79,7 @@ def loaded(adapter: Adapter, quantization: str, say: Say) -> Iterator[tuple[nn.M
         UserError: the base cannot be had or is not the one that it was trained on, or the adapter is not whole.
     """
     lent, encoder = base_of(adapter, quantization, say)
-    with lent.lend() as plain:
+    with lent.borrow() as plain:
         yield wrapped_by(adapter, plain), encoder
 
 
@@ -144,7 +144,7 @@ def question(data: DataSection, prompt: str) -> Row:
     except EmptyRowError:
         raise UserError.at("--prompt", "is empty.") from None
     except BadRowError as error:
-        raise UserError.at("--prompt", error.what, error.cure) from None
+        raise UserError.at("--prompt", error.what, error.hint) from None
 
 
 def _check_files(adapter: Adapter, say: Say) -> None:

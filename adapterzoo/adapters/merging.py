@@ -41,10 +41,10 @@ def merge(adapter: Adapter, to: Path, say: Say) -> None:
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError.at(f"--to {to}", "is there already.", "Give another folder.")
     method = registry()[adapter.result.method or ""]
-    if not method.merges and method.demands is None:
+    if not method.mergeable_into and method.requires_quantization is None:
         raise UserError.at(f"--method {adapter.result.label}", f"{method.name} has nothing to merge into a model.")
-    if adapter.result.base != "none":
-        say(f"trained on {adapter.result.base}, merged without quantization: its answers may differ a little")
+    if adapter.result.quantization != "none":
+        say(f"trained on {adapter.result.quantization}, merged without quantization: its answers may differ a little")
     written = aside(to.absolute())
     remove_folder(written)  # of a merge that was killed
     try:
@@ -75,7 +75,7 @@ def _write_merged(adapter: Adapter, to: Path, say: Say) -> _Logits:
     from safetensors import SafetensorError
 
     lent, encoder = base_of(adapter, "none", say)
-    with lent.lend() as plain, torch.no_grad():
+    with lent.borrow() as plain, torch.no_grad():
         probes = _probes(adapter, encoder)
         base = _logits(plain, probes)
         wrapped = wrapped_by(adapter, plain)

@@ -100,9 +100,9 @@ def _plan(prepared: Prepared, found: Forecast | None = None) -> Table:
     cells = [cell for cell in prepared.cells if cell.method or found]
     labelled = any(cell.method and cell.label != cell.method for cell in cells)
     sized = any(cell.budget for cell in cells)
-    titles = ["cell", *(["method"] if labelled else []), "seed", "base", "lr", *(["size"] if sized else [])]
+    titles = ["cell", *(["method"] if labelled else []), "seed", "quantization", "lr", *(["size"] if sized else [])]
     for title in (*titles, "parameters", *(["time", "memory"] if found else ["memory"])):
-        left = title in ("cell", "method", "base", "size")
+        left = title in ("cell", "method", "quantization", "size")
         table.add_column(title, no_wrap=True, justify="left" if left else "right")
     for cell in cells:
         trained = prepared.trainable.get(cell.label, 0)
@@ -110,7 +110,7 @@ def _plan(prepared: Prepared, found: Forecast | None = None) -> Table:
             cell.label,
             *([cell.method or "-"] if labelled else []),
             cell.seed,
-            cell.base,
+            cell.quantization,
             "-" if cell.learning_rate is None else f"{cell.learning_rate:g}",
             *([_size(cell)] if sized else []),
             _trained(cell, trained),
@@ -146,7 +146,7 @@ def _expected(found: Forecast) -> Iterator[str]:
 def _memory(prepared: Prepared, cell: Cell, trained: int) -> float:
     """Bytes of the weights and the optimizer."""
     dtype, linear = prepared.recipe.model.dtype, prepared.linear_parameters
-    memory = linear * BYTES[dtype if cell.base == "none" else cell.base] + trained * TRAINED_BYTES
+    memory = linear * BYTES[dtype if cell.quantization == "none" else cell.quantization] + trained * TRAINED_BYTES
     return memory + (prepared.base_parameters - linear) * BYTES[dtype]
 
 

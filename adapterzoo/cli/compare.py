@@ -49,8 +49,8 @@ def compare(
     views = {"--pareto": pareto, "--curves": curves, "--examples": examples}
     asked = [name for name, value in views.items() if value]
     if asked and style != "table":
-        cure = f"Leave out {'--json' if as_json else '--format'}; the page of --format html has plots."
-        raise UserError.at(asked[0], "is for the terminal.", cure)
+        hint = f"Leave out {'--json' if as_json else '--format'}; the page of --format html has plots."
+        raise UserError.at(asked[0], "is for the terminal.", hint)
     for name, value in (("--against", against), ("--price", None if pareto else price)):
         if asked and value is not None:
             raise UserError.at(name, f"changes nothing of {asked[0]}.", "Leave one of them out.")

@@ -32,7 +32,11 @@ def generate(folder: Path, method: str, seed: int | None, prompts: tuple[str, ..
     from adapterzoo.evaluation.generation import generate as answer
     from adapterzoo.prepare.prepared import quiet_libraries
 
-    with output_aside(), quiet_libraries(), adapters.loaded(adapter, adapter.result.base, reporter().say) as ready:
+    with (
+        output_aside(),
+        quiet_libraries(),
+        adapters.loaded(adapter, adapter.result.quantization, reporter().say) as ready,
+    ):
         model, encoder = ready
         # An example, for the tokens that end an answer.
         encoded = encoder.encoded({"train": [encoder.example(rows[0])], "validation": [], "test": []}, [], "")

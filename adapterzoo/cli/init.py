@@ -21,7 +21,7 @@ def init(data: str, out: Path | None, model: str | None) -> None:
 
     names, problem = find_source(data, Path.cwd())
     if problem is not None:
-        raise UserError.at(data, problem.what, problem.cure)
+        raise UserError.at(data, problem.what, problem.hint)
     if len(names) != 1:
         raise UserError.at(data, f"names {len(names)} files.", "Give one of them; data.source may name all.")
     path = out or Path(f"{Path(names[0]).stem}.yaml")

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from adapterzoo.entry_points import BUILT_IN
 from adapterzoo.errors import UserError
-from adapterzoo.methods.contract import BASES, GROUPS, Method
+from adapterzoo.methods.contract import GROUPS, QUANTIZATIONS, Method, attributes
 from adapterzoo.methods.registry import Registry, registry
 from adapterzoo.terminal import inert_markdown, safe, stdout
 
@@ -50,10 +50,10 @@ def markdown(zoo: Registry) -> str:
         found = [method for method in found if zoo.package(method.name) == BUILT_IN]
         lines += [f"| **{group}** | | | | | | |"] if found else []
         for method in found:
-            bases = " | ".join(_ability(method, base) for base in BASES)
+            quantizations = " | ".join(_ability(method, name) for name in QUANTIZATIONS)
             paper = f"[{_paper(method)}]({method.paper})"
             summary = inert_markdown(method.summary)
-            lines.append(f"| `{method.name}` | {summary} | {bases} | {method.learning_rate:g} | {paper} |")
+            lines.append(f"| `{method.name}` | {summary} | {quantizations} | {method.learning_rate:g} | {paper} |")
     lines += ["", f"{LEGEND}.", ""]
     for method in _unavailable(zoo):
         lines.append(f"- `{method.name}` cannot be trained here: {inert_markdown(method.unavailable)}")
@@ -66,7 +66,7 @@ def _show_all(zoo: Registry) -> None:
         console.width = WIDE  # for a file or a pager there is room
     wide = console.width >= WIDE
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    for title in ("method", *BASES):
+    for title in ("method", *QUANTIZATIONS):
         table.add_column(title, no_wrap=True)
     if wide:
         table.add_column("lr", no_wrap=True, justify="right")
@@ -76,7 +76,7 @@ def _show_all(zoo: Registry) -> None:
     for group, found in _groups(zoo):
         table.add_row(safe(group, "bold cyan"))
         for method in found:
-            cells = [_ability(method, base) for base in BASES]
+            cells = [_ability(method, name) for name in QUANTIZATIONS]
             cells += [f"{method.learning_rate:g}", _paper(method)] if wide else []
             table.add_row(safe(f"  {method.name}", "bold"), *map(safe, cells), safe(method.summary))
             shown += 1
@@ -94,14 +94,15 @@ def _show_all(zoo: Registry) -> None:
 def _show_one(method: Method[Any], zoo: Registry) -> None:
     console = stdout()
     console.print(safe(method.name, "bold").append_text(safe(f": {method.summary}", "none")))
-    demand = f" (loaded for it whatever the recipe says: {method.demands})" if method.demands else ""
+    required = method.requires_quantization
+    demand = f" (loaded for it whatever the recipe says: {required})" if required else ""
     facts = [
         ("cannot be trained here", method.unavailable or ""),
         ("paper", method.paper),
         ("group", method.group),
         ("from", zoo.package(method.name)),
-        ("trains on", (", ".join(method.bases) or "-") + demand),
-        ("merges on", ", ".join(method.merges) or "-"),
+        ("trains on", (", ".join(method.quantizations) or "-") + demand),
+        ("merges on", ", ".join(method.mergeable_into) or "-"),
         ("learning rate", f"{method.learning_rate:g} ({method.learning_rate_source})"),
         ("size by", method.size_option or "-"),
         ("also", "; ".join(_peculiarities(method))),
@@ -122,24 +123,15 @@ def _show_one(method: Method[Any], zoo: Registry) -> None:
 
 def _describe(method: Method[Any], zoo: Registry) -> dict[str, Any]:
     return {
-        "name": method.name,
-        "summary": method.summary,
-        "paper": method.paper,
-        "group": method.group,
+        **{name: _plain(getattr(method, name)) for name in attributes()},
         "package": zoo.package(method.name),
-        "unavailable": method.unavailable,
-        "bases": list(method.bases),
-        "demands": method.demands,
-        "merges": list(method.merges),
-        "resumes": method.resumes,
-        "starts_at_base": method.starts_at_base,
-        "changes_base": method.changes_base,
-        "reads_data": method.reads_data,
-        "learning_rate": method.learning_rate,
-        "learning_rate_source": method.learning_rate_source,
-        "size_option": method.size_option,
         "options": method.options.model_json_schema().get("properties", {}),
     }
+
+
+def _plain(value: Any) -> Any:
+    """Return an attribute as JSON has it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _groups(zoo: Registry) -> Iterator[tuple[str, list[Method[Any]]]]:
@@ -154,10 +146,10 @@ def _unavailable(zoo: Registry) -> list[Method[Any]]:
     return [zoo[name] for name in zoo if zoo[name].unavailable is not None]
 
 
-def _ability(method: Method[Any], base: str) -> str:
-    if base not in method.bases:
+def _ability(method: Method[Any], quantization: str) -> str:
+    if quantization not in method.quantizations:
         return "-"
-    return "++" if base in method.merges else "+"
+    return "++" if quantization in method.mergeable_into else "+"
 
 
 def _paper(method: Method[Any]) -> str:

@@ -12,7 +12,7 @@ import click
 from rich.table import Table
 
 from adapterzoo.errors import PluginError, UserError
-from adapterzoo.methods.contract import BASES
+from adapterzoo.methods.contract import QUANTIZATIONS
 from adapterzoo.methods.registry import registry
 from adapterzoo.terminal import safe, stderr, stdout
 
@@ -23,18 +23,26 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("names", nargs=-1, metavar="NAME...")
 @click.option("--all", "everything", is_flag=True, help="Every method of the zoo.")
-@click.option("--base", "bases", multiple=True, type=click.Choice(BASES), help="Only this base (repeatable).")
+@click.option(
+    "--quantization",
+    "quantizations",
+    multiple=True,
+    type=click.Choice(QUANTIZATIONS),
+    help="Only this quantization of the base model (repeatable).",
+)
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes at a time [one a core].")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def check(names: tuple[str, ...], everything: bool, bases: tuple[str, ...], jobs: int | None, as_json: bool) -> None:
+def check(
+    names: tuple[str, ...], everything: bool, quantizations: tuple[str, ...], jobs: int | None, as_json: bool
+) -> None:
     """Whether the methods NAME... are sound: trained on two tiny models, over each base that they claim."""
     chosen = _chosen(names, everything)
     from adapterzoo.conformance import cases
 
-    wanted = [(case.method.name, case.architecture, case.base) for name in chosen for case in cases(name)]
-    wanted = [case for case in wanted if not bases or case[2] in bases]
+    wanted = [(case.method.name, case.architecture, case.quantization) for name in chosen for case in cases(name)]
+    wanted = [case for case in wanted if not quantizations or case[2] in quantizations]
     if not wanted:
-        raise UserError.at("plugin check --base", f"none of them trains on {' or '.join(bases)}.")
+        raise UserError.at("plugin check --quantization", f"none of them trains on {' or '.join(quantizations)}.")
     reports = []
     for report in _run(wanted, jobs or os.cpu_count() or 1):
         reports.append(report)
@@ -136,7 +144,7 @@ def _show_properties(reports: Sequence[Report]) -> None:
     table.add_column("property", no_wrap=True)
     ran = [report for report in reports if not report.declined]
     for report in ran:
-        table.add_column(f"{report.architecture}\n{report.base}")
+        table.add_column(f"{report.architecture}\n{report.quantization}")
     for name in PROPERTIES:
         found = [report.verdicts[name] for report in ran]
         cells = [
@@ -150,13 +158,13 @@ def _show_properties(reports: Sequence[Report]) -> None:
 def _show_methods(reports: Sequence[Report]) -> None:
     """Many methods: a row each."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for title in ("method", "bases", "held", "failed", "declined"):
+    for title in ("method", "quantizations", "held", "failed", "declined"):
         table.add_column(title, no_wrap=True)
     for name in dict.fromkeys(report.method for report in reports):
         own = [report for report in reports if report.method == name]
         held = sum(verdict is None for report in own for verdict in report.verdicts.values())
         failed = sum(len(report.failures) for report in own)
-        bases = ", ".join(dict.fromkeys(report.base for report in own))
+        bases = ", ".join(dict.fromkeys(report.quantization for report in own))
         declined = ", ".join(dict.fromkeys(report.architecture for report in own if report.declined))
         table.add_row(
             safe(name), safe(bases), str(held), safe(str(failed), "bold red" if failed else ""), safe(declined or "-")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from adapterzoo.comparison.evidence import Evidence
 
 # Of what ``compare --format json`` prints; docs/comparison.schema.json describes it.
-SCHEMA = 2
+SCHEMA = 3
 # Fields of a row that are no column.
 NO_COLUMNS = frozenset({
     "metrics", "intervals", "options", "adjusted", "lower_is_better", "fingerprints", "environment", "history", "ties",
@@ -177,8 +177,8 @@ def compare(
             row.block, row.rank_metric = number, metric
         rank(block, metric, against)
     if sort is not None and all(row.value(column) is None for row in rows):
-        cure = "Give --price too." if column == "cost" else ""
-        raise UserError.at(f"--sort {sort}", "no row has a value there.", cure)
+        hint = "Give --price too." if column == "cost" else ""
+        raise UserError.at(f"--sort {sort}", "no row has a value there.", hint)
     first = groups[0]
     for group, block in zip(groups, evidence, strict=True):
         results = [cell.result for cell in group]

@@ -23,7 +23,7 @@ READERS = ("datasets",)
 HARDWARE = ("processor", "cores", "threads", "jobs", "platform")
 
 
-def made_of(result: Result) -> dict[str, Any]:
+def comparability_key(result: Result) -> dict[str, Any]:
     """What has a say in a result's scores beside its method and seed, as plain data."""
     recipe = {
         section: {key: value for key, value in content.items() if key not in WITHOUT_EFFECT.get(section, ())}
@@ -54,14 +54,14 @@ def blocks(results: Sequence[Result]) -> list[list[Result]]:
     """The results in groups that can be compared, in the order in which each group is first seen."""
     groups: dict[str, list[Result]] = {}
     for result in results:
-        groups.setdefault(json.dumps(made_of(result), sort_keys=True, default=str), []).append(result)
+        groups.setdefault(json.dumps(comparability_key(result), sort_keys=True, default=str), []).append(result)
     return list(groups.values())
 
 
 def what_differs(first: Result, other: Result) -> list[str]:
     """Why two results cannot be ranked against each other, a line for each reason."""
     lines = []
-    one, two = made_of(first), made_of(other)
+    one, two = comparability_key(first), comparability_key(other)
     rows, others = one.pop("rows"), two.pop("rows")
     if rows != others:
         named = [name for name in rows if name in others and rows[name] != others[name]]

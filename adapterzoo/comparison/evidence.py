@@ -19,8 +19,8 @@ from adapterzoo.results.store import GENERAL, PREDICTIONS, changed_files
 
 # Fields of a row that all its seeds share, and those that are means over them.
 SHARED = (
-    "method", "base", "plugin", "options", "learning_rate", "budget", "tuning", "trainable_params", "total_params",
-    "adapter_bytes", "lower_is_better", "fingerprints",
+    "method", "quantization", "plugin", "options", "learning_rate", "budget", "tuning", "trainable_params",
+    "total_params", "adapter_bytes", "lower_is_better", "fingerprints",
 )  # fmt: skip
 MEANS = ("train_seconds", "evaluate_seconds", "answer_seconds", "tokens_per_second", "peak_memory_bytes")
 

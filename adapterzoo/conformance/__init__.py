@@ -31,7 +31,7 @@ class Report:
 
     method: str
     architecture: str
-    base: str
+    quantization: str
     declined: str | None = None
     """why the method itself says that it cannot work on this architecture"""
     verdicts: dict[str, str | None] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Report:
         return {name: found for name, found in self.verdicts.items() if found not in (None, NOT_ASKED)}
 
     def __str__(self) -> str:
-        where = f"{self.method} on {self.architecture}, {self.base}"
+        where = f"{self.method} on {self.architecture}, {self.quantization}"
         if self.declined:
             return f"{where}: declined: {self.declined}"
         lines = [f"  {name}: {found}" for name, found in self.failures.items()]
@@ -58,18 +58,18 @@ class Case:
 
     method: Method[Any]
     architecture: str
-    base: str
+    quantization: str
 
     def __str__(self) -> str:
-        return f"{self.method.name}-{self.architecture}-{self.base}"
+        return f"{self.method.name}-{self.architecture}-{self.quantization}"
 
     def run(self) -> Report:
         """Train it, and judge what is seen."""
-        seen = observe(self.method, self.architecture, self.base)
+        seen = observe(self.method, self.architecture, self.quantization)
         declined = " ".join(map(str, seen.declined)) or None
         verdicts = {} if declined else judge(self.method, seen)
         look = inspect.getsourcefile(type(self.method)) or "?"
-        return Report(self.method.name, self.architecture, self.base, declined, verdicts, look)
+        return Report(self.method.name, self.architecture, self.quantization, declined, verdicts, look)
 
     def check(self) -> Report:
         """Run it.
@@ -82,7 +82,7 @@ class Case:
         return report
 
 
-def cases(method: str | Method[Any], bases: Sequence[str] | None = None) -> list[Case]:
+def cases(method: str | Method[Any], quantizations: Sequence[str] | None = None) -> list[Case]:
     """All cases of a method: each tiny model with each base that the method claims to train on.
 
     Raises:
@@ -92,4 +92,4 @@ def cases(method: str | Method[Any], bases: Sequence[str] | None = None) -> list
         from adapterzoo.methods.registry import registry
 
         method = registry().require(method)
-    return [Case(method, model, base) for model in ARCHITECTURES for base in bases or method.bases]
+    return [Case(method, model, name) for model in ARCHITECTURES for name in quantizations or method.quantizations]

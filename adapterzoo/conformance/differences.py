@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 TOLERANCE = {"none": 1e-4, "int8": 1e-3, "nf4": 1e-3}
 
 
-def differ(seen: Observed, one: str, other: str, allowed: float, which: str, cure: str) -> str | None:
+def differ(seen: Observed, one: str, other: str, allowed: float, which: str, hint: str) -> str | None:
     """What to say where two logits that should be the same are not."""
     gap = distance(seen, one, other)
-    return None if gap <= allowed else f"the logits {which} differ by {gap:.2g} (allowed: {allowed:.2g}); {cure}"
+    return None if gap <= allowed else f"the logits {which} differ by {gap:.2g} (allowed: {allowed:.2g}); {hint}"
 
 
 def some(names: list[str]) -> str:
@@ -35,17 +35,17 @@ def distance(seen: Observed, one: str, other: str) -> float:
 def tolerance(seen: Observed) -> float:
     """How far apart logits may be that should be the same."""
     spread: float = seen.logits["base"].std().item()
-    return TOLERANCE[seen.base] * spread
+    return TOLERANCE[seen.quantization] * spread
 
 
-def same(first: dict[str, torch.Tensor], other: dict[str, torch.Tensor], how: str, cure: str) -> str | None:
+def same(first: dict[str, torch.Tensor], other: dict[str, torch.Tensor], how: str, hint: str) -> str | None:
     """What to say where trained tensors that should be the same, bit for bit, are not."""
     different = [name for name, tensor in first.items() if name not in other or not tensor.equal(other[name])]
     if not different:
         return None
     name = different[0]
     gap = (first[name] - other[name]).abs().max().item() if name in other else math.nan
-    return f"{how}, {len(different)} of {len(first)} tensors differ, like {name} by {gap:.2g}; {cure}"
+    return f"{how}, {len(different)} of {len(first)} tensors differ, like {name} by {gap:.2g}; {hint}"
 
 
 def said(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from adapterzoo.conformance.measure import behind, greedy, joined_gap, logits, l
 from adapterzoo.conformance.models import rows, tiny_base, tiny_skeleton
 from adapterzoo.conformance.watch import Gradients, keep_one, watched
 from adapterzoo.errors import Problem
-from adapterzoo.methods.contract import Context, Method, put_on
+from adapterzoo.methods.contract import Context, Method, checked_wrap
 from adapterzoo.methods.layers import trained
 from adapterzoo.prepare.dry_run import try_method
 from adapterzoo.prepare.prepared import quiet_libraries
@@ -37,7 +37,7 @@ class Observed:
     """What a method did on one base. A stage that was not reached, or not asked for, left its fields as they are."""
 
     architecture: str
-    base: str
+    quantization: str
     declined: list[Problem] = field(default_factory=list)
     """what the method itself says cannot work on this architecture"""
     errors: dict[str, BaseException] = field(default_factory=dict)
@@ -79,11 +79,11 @@ class Observed:
             self.errors[name] = error
 
 
-def observe(method: Method[Any], architecture: str, base: str, options: Any = None) -> Observed:
+def observe(method: Method[Any], architecture: str, quantization: str, options: Any = None) -> Observed:
     """Everything the properties need to know of a method on one base."""
     _spare_the_collector()
     with quiet_libraries(), tempfile.TemporaryDirectory(prefix="adapterzoo-") as folder:
-        return _Trial(method, architecture, base, options or method.options(), Path(folder)).all()
+        return _Trial(method, architecture, quantization, options or method.options(), Path(folder)).all()
 
 
 @cache
@@ -100,18 +100,18 @@ def _spare_the_collector() -> None:
 
 
 class _Trial:
-    def __init__(self, method: Method[Any], architecture: str, base: str, options: Any, folder: Path) -> None:
+    def __init__(self, method: Method[Any], architecture: str, quantization: str, options: Any, folder: Path) -> None:
         from adapterzoo.recipe.schema import TrainSection
 
         self.method, self.options, self.folder = method, options, folder
-        self.lent = tiny_base(architecture, base)
+        self.lent = tiny_base(architecture, quantization)
         self.rows = rows()
-        self.seen = Observed(architecture, base)
+        self.seen = Observed(architecture, quantization)
         self.settings = TrainSection(
             steps=STEPS, batch_size=len(self.rows.train), scheduler="constant", warmup=0, eval_steps=SAVED_AT
         )
         self.context = Context(
-            base=base,
+            quantization=quantization,
             total_steps=STEPS,
             gradient_accumulation=1,
             seed=0,
@@ -127,28 +127,28 @@ class _Trial:
             seen.declined, _ = try_method(self.method, skeleton, self.options, self.context)
         if seen.declined or seen.errors:
             return seen
-        with lent.lend() as model:
+        with lent.borrow() as model:
             self._first(model)
-        if seen.base in self.method.merges:
-            lent.renew()
-        if seen.base != "none" and "none" in self.method.bases:
+        if seen.quantization in self.method.mergeable_into:
+            lent.invalidate()
+        if seen.quantization != "none" and "none" in self.method.quantizations:
             plain = tiny_base(seen.architecture, "none")
             seen.logits["plain base"] = logits(plain.model, self.rows)
-            with seen.stage("plain"), plain.lend() as model:
+            with seen.stage("plain"), plain.borrow() as model:
                 wrapped = self._wrap(model)
                 seen.logits["plain start"] = logits(wrapped, self.rows)
                 self._train(wrapped, "plain")
                 seen.logits["plain trained"] = logits(wrapped, self.rows)
         if "wrap" in seen.errors or "train" in seen.errors:
             return seen
-        with seen.stage("load"), lent.lend() as model:
+        with seen.stage("load"), lent.borrow() as model:
             seen.logits["loaded"] = logits(self.method.load(model, self.folder / "adapter"), self.rows)
-        with seen.stage("again"), lent.lend() as model:
+        with seen.stage("again"), lent.borrow() as model:
             seen.again = self._train(self._wrap(model), "again")
         if self.method.resumes:
-            with seen.stage("resume"), lent.lend() as model:
+            with seen.stage("resume"), lent.borrow() as model:
                 seen.resumed = self._train(self._wrap(model), "first")
-        with seen.stage("bfloat16"), tiny_base(seen.architecture, seen.base, "bfloat16").lend() as model:
+        with seen.stage("bfloat16"), tiny_base(seen.architecture, seen.quantization, "bfloat16").borrow() as model:
             wrapped = self._wrap(model)
             seen.dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in trained(wrapped).values()})
             self._train(wrapped, "bfloat16", steps=2)
@@ -162,7 +162,7 @@ class _Trial:
         from transformers import set_seed
 
         set_seed(0)
-        return put_on(self.method, model, options or self.options, self.context)
+        return checked_wrap(self.method, model, options or self.options, self.context)
 
     def _first(self, model: nn.Module) -> None:
         """Wrap, train, save and merge, with everything watched."""
@@ -187,7 +187,7 @@ class _Trial:
             seen.logits["alone"] = logits(wrapped, self.rows, at_once=False)
         with seen.stage("generate"):
             seen.behind = behind(wrapped, self.rows)
-        if self.method.token_wise and seen.base != "int8":
+        if self.method.token_wise and seen.quantization != "int8":
             with seen.stage("joined"):
                 seen.joined_gap = joined_gap(wrapped, self.rows)
         with seen.stage("findings"):
@@ -195,7 +195,7 @@ class _Trial:
         with seen.stage("save"):
             self.method.save(wrapped, self.folder / "adapter")
             seen.files = sorted(path.name for path in (self.folder / "adapter").rglob("*") if path.is_file())
-        if seen.base in self.method.merges:
+        if seen.quantization in self.method.mergeable_into:
             with seen.stage("merge"):
                 merged = self.method.merge(wrapped)
                 seen.merged = sorted(set(dict(merged.named_parameters())) ^ set(tensors))
@@ -244,7 +244,7 @@ class _Trial:
             skeleton = tiny_skeleton(self.seen.architecture)
             if try_method(self.method, skeleton, options, self.context)[0]:
                 continue
-            with self.lent.lend() as model:
+            with self.lent.borrow() as model:
                 wrapped = self._wrap(model, options)
                 self.seen.sizes[value] = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
             if self.seen.sizes[value] != self.seen.trainable:

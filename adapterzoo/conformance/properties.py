@@ -41,8 +41,8 @@ def starts_at_base(method: Method[Any], seen: Observed) -> str | None:
     """Before training, the wrapped model answers like the base."""
     if not method.starts_at_base:
         return NOT_ASKED
-    cure = "see wrap(), or declare starts_at_base = False"
-    return differ(seen, "start", "base", tolerance(seen), "untrained and the base's", cure)
+    hint = "see wrap(), or declare starts_at_base = False"
+    return differ(seen, "start", "base", tolerance(seen), "untrained and the base's", hint)
 
 
 def trains(method: Method[Any], seen: Observed) -> str | None:
@@ -79,9 +79,10 @@ def same_when_quantized(method: Method[Any], seen: Observed) -> str | None:
         if not gap <= allowed:
             when = "untrained" if name == "start" else "trained alike"
             return (
-                f"{when}, what it changes over {seen.base} is {gap:.2g} away from what it changes over the plain base "
-                f"(norm of all logits; allowed: {allowed:.2g}, the quantization alone makes {quantization:.2g}); a "
-                "quantized layer's weight holds codes, not numbers: call the layer, or dequantize"
+                f"{when}, what it changes over {seen.quantization} is {gap:.2g} away from what it changes over the "
+                f"plain base (norm of all logits; allowed: {allowed:.2g}, the quantization alone makes "
+                f"{quantization:.2g}); a quantized layer's "
+                "weight holds codes, not numbers: call the layer, or dequantize"
             )
     return None
 
@@ -125,16 +126,16 @@ def rows_alone(method: Method[Any], seen: Observed) -> str | None:
     """A row's answers do not depend on the rows beside it, nor on padding."""
     if "padding" in seen.errors:
         return f"forward() raised {said(seen.errors['padding'])} for a single row"
-    if seen.base == "int8":
+    if seen.quantization == "int8":
         return NOT_ASKED  # its arithmetic treats the batch as one: the base itself wavers
     allowed = tolerance(seen) + 4 * distance(seen, "base", "base alone")
-    cure = "see how forward() treats attention_mask and position_ids: padding is on the left"
-    return differ(seen, "alone", "trained", allowed, "of a row with and without others beside it", cure)
+    hint = "see how forward() treats attention_mask and position_ids: padding is on the left"
+    return differ(seen, "alone", "trained", allowed, "of a row with and without others beside it", hint)
 
 
 def shares_a_prefix(method: Method[Any], seen: Observed) -> str | None:
     """In one sequence with a shared prefix, rows have the loss and the gradients that they have with padding."""
-    if not method.token_wise or seen.base == "int8":
+    if not method.token_wise or seen.quantization == "int8":
         return NOT_ASKED
     if "joined" in seen.errors:
         return (
@@ -179,19 +180,19 @@ def saves(method: Method[Any], seen: Observed) -> str | None:
 
 def merges(method: Method[Any], seen: Observed) -> str | None:
     """Merged into the base, the model gives the same logits; or the method declares that it does not merge."""
-    if seen.base not in method.merges:
+    if seen.quantization not in method.mergeable_into:
         return NOT_ASKED
     if "merge" in seen.errors:
-        return f"merge() raised {said(seen.errors['merge'])}; take '{seen.base}' out of merges if it cannot"
+        return f"merge() raised {said(seen.errors['merge'])}; take '{seen.quantization}' out of merges if it cannot"
     if seen.merged:
         return f"merge() left {len(seen.merged)} parameters too many or too few, like {some(seen.merged)}"
     gap, effect = distance(seen, "merged", "trained"), distance(seen, "trained", "base")
     share = gap / effect if effect else math.inf
-    if share <= MERGE_TOLERANCE[seen.base]:
+    if share <= MERGE_TOLERANCE[seen.quantization]:
         return None
     return (
         f"merged, the logits differ by {gap:.2g}, {share:.1%} of what the adapter changes "
-        f"(allowed: {MERGE_TOLERANCE[seen.base]:.1%}); see merge(), or take '{seen.base}' out of merges"
+        f"(allowed: {MERGE_TOLERANCE[seen.quantization]:.1%}); see merge(), or take '{seen.quantization}' out of merges"
     )
 
 

@@ -62,43 +62,43 @@ def refused(name: str, split: str | None, error: Exception) -> UserError:
     names, text = {type(one).__name__ for one in _chain(error)}, _text(error)
     shown = error.__cause__ if type(error).__name__ == "DatasetGenerationError" else error
     lines = str(shown or error).strip().splitlines() or [type(error).__name__]
-    where, what, cure = f"data.source {name}", f"cannot be loaded: {lines[0].rstrip('.')}.", ""
+    where, what, hint = f"data.source {name}", f"cannot be loaded: {lines[0].rstrip('.')}.", ""
     if "GatedRepoError" in names or "is a gated dataset" in text:
         what = "is gated: its owners ask who reads it."
-        cure = f"Accept their terms at https://huggingface.co/datasets/{name}, then log in (hf auth login)."
+        hint = f"Accept their terms at https://huggingface.co/datasets/{name}, then log in (hf auth login)."
     elif "Dataset scripts are no longer supported" in text:
         what = "is a dataset script (.py), which is not run."
-        cure = "Give its files, or data.revision: refs/convert/parquet."
+        hint = "Give its files, or data.revision: refs/convert/parquet."
     elif "corresponds to no data" in text:
         what = "has column names but no rows."
     elif names & {"DataFilesNotFoundError", "EmptyDatasetError"}:
         what = "has no files of rows (csv, json, parquet, ...)."
-        cure = "If it is a script that makes them, data.revision: refs/convert/parquet may have them."
+        hint = "If it is a script that makes them, data.revision: refs/convert/parquet may have them."
     elif "Config name is missing" in text or "configurations in the cache" in text:
         where, what = "data.config", f"{name} has several configurations."
-        cure = f"Name one: {', '.join(_listed(text))}."
+        hint = f"Name one: {', '.join(_listed(text))}."
     elif found := re.search(r"BuilderConfig '(.*)' not found|Couldn't find cache for .* for config '(.*)'", text):
         cached = " in the cache, and no hub could be asked" if found[1] is None else ""
         where, what = "data.config", f"{name} has no configuration '{found[1] or found[2]}'{cached}."
-        cure = did_you_mean(found[1] or found[2], _listed(text))
+        hint = did_you_mean(found[1] or found[2], _listed(text))
     elif split and ("Unknown split" in text or "Bad split" in text):
-        where, what, cure = "data.split", f"{name} has no split '{split}'.", did_you_mean(split, _listed(text))
+        where, what, hint = "data.split", f"{name} has no split '{split}'.", did_you_mean(split, _listed(text))
     elif "OfflineModeIsEnabled" in names or "OfflineModeIsEnabled" in text:
         offline = next((one for one in OFFLINE if os.environ.get(one)), OFFLINE[0])
         what = f"is not in the cache, and {offline} is set, so no hub was asked."
-        cure = "There is no such file or folder here either."
+        hint = "There is no such file or folder here either."
     elif "RevisionNotFoundError" in names:
         where, what = "data.revision", f"{name} has no such revision."
-        cure = f"Its branches and tags: https://huggingface.co/datasets/{name}/tree/main."
+        hint = f"Its branches and tags: https://huggingface.co/datasets/{name}/tree/main."
     elif names & UNREACHABLE:
         what = "could not be asked for: the hub cannot be reached from here."
-        cure = "Connect, or give a file or a saved dataset."
+        hint = "Connect, or give a file or a saved dataset."
     elif names & {"RepositoryNotFoundError", "DatasetNotFoundError"}:
         what = "is on no hub, nor a file or folder here."
-        cure = "Check its name; a private one needs a login (hf auth login)."
+        hint = "Check its name; a private one needs a login (hf auth login)."
     elif "Invalid credentials" in text:
-        what, cure = "was not given: the hub does not know this login.", "Log in again (hf auth login)."
-    return UserError.at(where, what, cure)
+        what, hint = "was not given: the hub does not know this login.", "Log in again (hf auth login)."
+    return UserError.at(where, what, hint)
 
 
 def _unreachable(name: str) -> Exception | None:

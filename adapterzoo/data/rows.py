@@ -84,7 +84,7 @@ def _shaped(source: Source, data: DataSection, shaper: Shaper, counts: Counts) -
             counts.empty.setdefault(empty.column, []).append(place)
             continue
         except BadRowError as bad:
-            counts.bad.append(Problem(place, bad.what, bad.cure))
+            counts.bad.append(Problem(place, bad.what, bad.hint))
             continue
         if shaper.unanswered(cells, row):
             counts.unanswered.append(place)

@@ -131,8 +131,8 @@ def _without_repeats(
     many = f"{len(repeated)} of {len(parts['train'])} training rows are in validation or test too"
     if data.split.duplicates == "error":
         shown = [Problem(row.place, f"is in {name} too ({other.place}).") for row, name, other in repeated[:SHOWN]]
-        cure = "data.split.duplicates: drop leaves them out of train, keep lets them be."
-        raise UserError(*shown, Problem("data.split", f"{many}: what is measured has been learned.", cure))
+        hint = "data.split.duplicates: drop leaves them out of train, keep lets them be."
+        raise UserError(*shown, Problem("data.split", f"{many}: what is measured has been learned.", hint))
     if data.split.duplicates == "keep":
         say(f"data: {many}, and are kept")
         return parts
@@ -155,8 +155,8 @@ def _apart(parts: Mapping[str, list[Row]], data: DataSection, say: Callable[[str
         return rows
     many = f"{len(rows) - len(kept)} of {len(rows)} validation rows are in test too"
     if data.split.duplicates == "error":
-        cure = "data.split.duplicates: drop leaves them out of validation, keep lets them be."
-        raise UserError.at("data.split", f"{many}: what is chosen by them has seen the test.", cure)
+        hint = "data.split.duplicates: drop leaves them out of validation, keep lets them be."
+        raise UserError.at("data.split", f"{many}: what is chosen by them has seen the test.", hint)
     say(f"data: {many}, and are {'kept' if data.split.duplicates == 'keep' else 'left out of validation'}")
     return rows if data.split.duplicates == "keep" else kept
 

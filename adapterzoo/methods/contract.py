@@ -37,7 +37,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from transformers import TrainerCallback
 
-BASES = ("none", "int8", "nf4")
+QUANTIZATIONS = ("none", "int8", "nf4")
 # Raised when a plugin needs something of this file that earlier versions have not.
-CONTRACT = 1
+CONTRACT = 2
 # What stands beside a method's options in a recipe.
 ENTRY_KEYS = frozenset({"name", "label", "learning_rate"})
 # Labels of the rows for the untouched base, and a file in the output folder: no method or entry may have such a name.
@@ -90,8 +90,8 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 class Context:
     """What a method may need to know about the cell it is wrapped for."""
 
-    base: str
-    """the quantization of the base: ``none``, ``int8`` or ``nf4``"""
+    quantization: str
+    """how the base model is stored: ``none``, ``int8`` or ``nf4``"""
     total_steps: int
     """optimizer steps of the whole training"""
     gradient_accumulation: int
@@ -109,7 +109,7 @@ class Method(Generic[OptionsT]):
     goes around a linear one, and this where neither fits.
     """
 
-    contract: ClassVar[int] = 1
+    contract: ClassVar[int] = CONTRACT
     """the version of this contract that it needs: a plugin for a newer adapterzoo is refused with that reason"""
 
     name: ClassVar[str]
@@ -132,11 +132,11 @@ class Method(Generic[OptionsT]):
     """names of fallbacks that it makes superfluous, beside its own"""
     fallback: ClassVar[bool] = False
     """whether it silently gives way to another method of its name"""
-    bases: ClassVar[Sequence[str]] = BASES
+    quantizations: ClassVar[Sequence[str]] = QUANTIZATIONS
     """quantizations of the base that it trains on"""
-    demands: ClassVar[str | None] = None
+    requires_quantization: ClassVar[str | None] = None
     """the quantization that is loaded for it whatever the recipe says"""
-    merges: ClassVar[Sequence[str]] = ("none",)
+    mergeable_into: ClassVar[Sequence[str]] = ("none",)
     """quantizations of the base into which it merges without changing the answers"""
     size_option: ClassVar[str | None] = None
     """the option that sets how many parameters it trains"""
@@ -151,6 +151,8 @@ class Method(Generic[OptionsT]):
     token_wise: ClassVar[bool] = False
     """whether it treats each token by itself: draws no random numbers, looks at no other token, and puts no prompt in
     front. Then the tokens that all rows of a batch begin with go through the model once, not once a row"""
+    prepends_tokens: ClassVar[bool] = False
+    """whether it puts learned tokens in front of a sequence: rows that are packed into one have only one front"""
 
     def problems(self, skeleton: nn.Module, options: OptionsT, context: Context) -> list[Problem]:
         """What cannot work with these options on this architecture.
@@ -211,8 +213,32 @@ class Method(Generic[OptionsT]):
         return {}
 
 
-def put_on(method: Method[Any], model: nn.Module, options: Any, context: Context) -> nn.Module:
-    """:meth:`Method.wrap`, whose answer is looked at.
+def attributes() -> dict[str, Any]:
+    """Return the attributes by which a method describes itself, each with its type, in the order of the contract."""
+    hints = get_type_hints(Method)
+    return {name: get_args(hint)[0] for name, hint in hints.items() if get_origin(hint) is ClassVar}
+
+
+def why_not_trainable(method: Method[Any], quantization: str) -> tuple[str, str] | None:
+    """Return what keeps a method from being trained, as the end of a sentence about it, and a hint.
+
+    Args:
+        method: which.
+        quantization: the recipe's. A method that requires one of its own is given that one.
+
+    Returns:
+        None where it can be trained, and where the recipe names no quantization at all, which its own check reports.
+    """
+    if method.unavailable:
+        return f"cannot be trained here: {method.unavailable}.", ""
+    needed = method.requires_quantization or quantization
+    if needed not in QUANTIZATIONS or needed in method.quantizations:
+        return None
+    return f"cannot train on a base with quantization {needed}.", f"It trains on: {', '.join(method.quantizations)}."
+
+
+def checked_wrap(method: Method[Any], model: nn.Module, options: Any, context: Context) -> nn.Module:
+    """Return what :meth:`Method.wrap` returns, once it is known to be a model.
 
     Raises:
         PluginError: it is no model.
@@ -226,7 +252,7 @@ def put_on(method: Method[Any], model: nn.Module, options: Any, context: Context
 
 
 def find_problems(method: Method[Any], skeleton: nn.Module, options: Any, context: Context) -> list[Problem]:
-    """:meth:`Method.problems`, whose answer is looked at.
+    """Return what :meth:`Method.problems` returns, once it is known to be a list of problems.
 
     Raises:
         PluginError: it raised, or returned something else than a list of problems.

@@ -92,7 +92,7 @@ class LayerMethod(Method[LinearOptionsT]):
         for name in model.adapter_layers:
             layer = model.get_submodule(name)
             if not hasattr(layer, "update"):
-                raise AdapterzooError(f"{name} has no update(): a method that cannot merge says merges = ()")
+                raise AdapterzooError(f"{name} has no update(): a method that cannot merge says mergeable_into = ()")
             weight, update = layer.base.weight, layer.update()
             with torch.no_grad():
                 weight += (update if is_linear(layer.base) else update.T).to(weight.dtype)

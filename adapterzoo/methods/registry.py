@@ -7,36 +7,23 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import metadata
-from typing import Any
+from typing import Any, get_origin
 
 from adapterzoo import hookspecs
 from adapterzoo.entry_points import BUILT_IN, Broken, Brought, bring, reason
 from adapterzoo.errors import PluginError
-from adapterzoo.methods.contract import BASES, CONTRACT, ENTRY_KEYS, GROUPS, RESERVED_LABEL, Method, Options
+from adapterzoo.methods.contract import (
+    CONTRACT,
+    ENTRY_KEYS,
+    GROUPS,
+    QUANTIZATIONS,
+    RESERVED_LABEL,
+    Method,
+    Options,
+    attributes,
+)
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
-NAMES = (tuple, list)
-# Of a method: a generator would be used up by the first look, anything else could not be shown.
-ATTRIBUTES: dict[str, type | tuple[type, ...]] = {
-    "name": str,
-    "summary": str,
-    "paper": str,
-    "group": str,
-    "unavailable": (str, type(None)),
-    "learning_rate": (int, float),
-    "learning_rate_source": str,
-    "bases": NAMES,
-    "merges": NAMES,
-    "stands_for": NAMES,
-    "demands": (str, type(None)),
-    "size_option": (str, type(None)),
-    "fallback": bool,
-    "resumes": bool,
-    "starts_at_base": bool,
-    "changes_base": bool,
-    "reads_data": bool,
-    "token_wise": bool,
-}
 
 
 class Registry(Brought[Method[Any]]):
@@ -97,11 +84,11 @@ def _verify(method: object) -> None:
         raise PluginError(
             f"{kind} asks for contract {method.contract} and this adapterzoo has {CONTRACT}: upgrade adapterzoo"
         )
-    for attribute, wanted in ATTRIBUTES.items():
+    for attribute, hint in attributes().items():
         if not hasattr(method, attribute):
             raise PluginError(f"{kind} has no '{attribute}'")
         value = getattr(method, attribute)
-        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        if not _is_of(hint, value):
             raise PluginError(f"{kind}.{attribute} is {value!r}, of type {type(value).__name__}")
     if not NAME.fullmatch(method.name):
         raise PluginError(f"{kind}.name is {method.name!r}: only lower-case letters, digits and '-'")
@@ -111,16 +98,27 @@ def _verify(method: object) -> None:
         raise PluginError(f"{kind}.learning_rate is {method.learning_rate!r:.40}, no rate above 0")
     if method.group not in GROUPS:
         raise PluginError(f"{kind}.group is {method.group!r}; there is {', '.join(GROUPS)}")
-    for attribute in ("bases", "merges"):
+    for attribute in ("quantizations", "mergeable_into"):
         named = getattr(method, attribute)
-        if any(base not in BASES for base in named):
-            raise PluginError(f"{kind}.{attribute} names {named!r}; there is {', '.join(BASES)}")
-    if not method.bases and not method.unavailable:
-        raise PluginError(f"{kind}.bases is empty")
-    if method.demands is not None and method.demands not in method.bases:
-        raise PluginError(f"{kind}.demands {method.demands!r}, which is not among its bases")
+        if any(name not in QUANTIZATIONS for name in named):
+            raise PluginError(f"{kind}.{attribute} names {named!r}; there is {', '.join(QUANTIZATIONS)}")
+    if not method.quantizations and not method.unavailable:
+        raise PluginError(f"{kind}.quantizations is empty")
+    if method.requires_quantization is not None and method.requires_quantization not in method.quantizations:
+        raise PluginError(
+            f"{kind}.requires_quantization {method.requires_quantization!r}, which is not among its quantizations"
+        )
     if not method.fallback:  # whose options are made when they are asked for
         _verify_options(method)
+
+
+def _is_of(hint: Any, value: object) -> bool:
+    """Tell whether an attribute's value has the type that the contract says."""
+    if get_origin(hint) is Sequence:  # a generator would be used up by the first look
+        return isinstance(value, (tuple, list))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
 
 
 def _verify_options(method: Method[Any]) -> None:

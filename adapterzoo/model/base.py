@@ -34,7 +34,7 @@ class Base:
 
     @property
     def model(self) -> Any:
-        """The model, to be looked at; :meth:`lend` is for what may change it."""
+        """The model, to be looked at; :meth:`borrow` is for what may change it."""
         if self._model is None:
             self._keep(self._reload())
         return self._model
@@ -49,7 +49,7 @@ class Base:
         self._model, self._state, self._digest = model, state, state.digest
 
     @contextmanager
-    def lend(self) -> Iterator[nn.Module]:
+    def borrow(self) -> Iterator[nn.Module]:
         """The model, to be wrapped and trained; on leaving it is what it was, whatever happened inside."""
         try:
             yield self.model
@@ -65,9 +65,9 @@ class Base:
             parameter.requires_grad_(False)
             parameter.grad = None
         if tensor_digest(self._model) != self._digest:
-            self.renew()
+            self.invalidate()
 
-    def renew(self) -> None:
+    def invalidate(self) -> None:
         """Have the weights loaded again: after a merge, which also changes what quantized layers keep beside them.
 
         When they are next needed, not now: whoever changed them still holds them, and there may be no room for two.

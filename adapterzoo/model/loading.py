@@ -231,16 +231,16 @@ def refused(model: ModelSection, error: Exception) -> UserError:
     """What to tell a person about a model, or its tokenizer, that cannot be had."""
     text = str(error)
     reason = (text.strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    cure = _other_names(model.name).strip()
+    hint = _other_names(model.name).strip()
     if "gated repo" in text:
         reason = "it is gated: its owners ask who has it"
-        cure = f"Accept their terms at https://huggingface.co/{model.name}, then log in (hf auth login)."
+        hint = f"Accept their terms at https://huggingface.co/{model.name}, then log in (hf auth login)."
     elif "trust_remote_code" in text:
         reason = "it comes with code of its own, which is not run unasked"
-        cure = "If you trust its authors: model.trust_remote_code: true."
+        hint = "If you trust its authors: model.trust_remote_code: true."
     elif model.trust_remote_code:
-        cure = f"Its own code may be made for another version of transformers. {cure}".strip()
-    return UserError.at(f"model {model.name}", f"cannot be loaded: {reason}.", cure)
+        hint = f"Its own code may be made for another version of transformers. {hint}".strip()
+    return UserError.at(f"model {model.name}", f"cannot be loaded: {reason}.", hint)
 
 
 def _other_names(name: str) -> str:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from adapterzoo.errors import PluginError, Problem, ProcessEndedError, UserError
 from adapterzoo.machine.processes import apart, cores
-from adapterzoo.methods.contract import Context, Method, Options, find_problems, put_on
+from adapterzoo.methods.contract import Context, Method, Options, checked_wrap, find_problems
 from adapterzoo.methods.layers import features, linear_layers
 from adapterzoo.methods.registry import Registry
 from adapterzoo.prepare.budget import divisors, solve
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from adapterzoo.prepare.prepared import Prepared
 
 
-def try_methods(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> Prepared:
+def dry_run(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> Prepared:
     """Ask the trainer and each method what cannot work, size it to the budget, and count what it would train.
 
     Raises:
@@ -56,7 +56,7 @@ def try_methods(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> Prepa
             tried = _Tried([Problem(zoo.package(cell.method or ""), f"its plugin is at fault: {tried}.")])
         if isinstance(tried, Exception):
             raise tried
-        problems += [Problem(f"{cell.label}: {one.where}", one.what, one.cure) for one in tried.problems]
+        problems += [Problem(f"{cell.label}: {one.where}", one.what, one.hint) for one in tried.problems]
         if tried.trainable is not None:
             prepared.trainable[cell.label] = tried.trainable
         if tried.options is not None:
@@ -82,7 +82,7 @@ def _try_cell(prepared: Prepared, cell: Cell, untouched: Base, method: Method[An
     # Without data: what a method would learn from it takes weights.
     context = replace(prepared.context(cell), batches=tuple)
     problems = []
-    if prepared.encoded.packs and method.group == "prompt":
+    if prepared.encoded.packs and method.prepends_tokens:
         what = "puts something in front of every row, and packed rows have only one front."
         problems.append(Problem("data.packing", f"{method.name} {what}", "Leave it out, or do not pack."))
     options, sized = method.options(**cell.options), None
@@ -141,8 +141,8 @@ def try_method(method: Method[Any], skeleton: Base, options: Any, context: Conte
     if found := find_problems(method, skeleton.model, options, context):
         return found, None
     try:
-        with skeleton.lend() as model, torch.device("meta"):
-            wrapped = put_on(method, model, options, context)
+        with skeleton.borrow() as model, torch.device("meta"):
+            wrapped = checked_wrap(method, model, options, context)
             return [], sum(parameter.numel() for parameter in wrapped.parameters() if parameter.requires_grad)
     except ValueError as error:  # what PEFT, and anyone, says of sizes and layers that do not fit
         return [Problem("options", " ".join(str(error).split())[:300])], None

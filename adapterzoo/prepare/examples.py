@@ -85,8 +85,8 @@ def _unknown_labels(metrics: Sequence[str], splits: Splits) -> list[Problem]:
     shown = problems[:UNKNOWN_LABELS]
     if shown:
         what = f"{len(new)} labels are only in the test rows: no method can know them."
-        cure = f"Correct them, give more rows, or measure something else. Learned: {', '.join(sorted(learned)[:10])}."
-        shown.append(Problem("evaluate.metrics", what, cure))
+        hint = f"Correct them, give more rows, or measure something else. Learned: {', '.join(sorted(learned)[:10])}."
+        shown.append(Problem("evaluate.metrics", what, hint))
     return shown
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from adapterzoo.errors import Problem, UserError, did_you_mean
 from adapterzoo.machine.environment import version_of
+from adapterzoo.methods.contract import why_not_trainable
 from adapterzoo.methods.registry import Registry
 from adapterzoo.recipe.reading import complete_entry
 from adapterzoo.recipe.schema import MethodEntry, Range, Recipe
@@ -23,8 +24,8 @@ class Cell:
     label: str
     method: str | None
     """None for the untouched base, which is only measured"""
-    base: str
-    """the quantization of the base it needs"""
+    quantization: str
+    """of the base model that it needs"""
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
     learning_rate: float | None = None
@@ -61,7 +62,7 @@ def plan(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], zoo: Regi
     entries = _select(recipe, methods, zoo)
     for seed in dict.fromkeys(seeds or recipe.seeds):
         for entry in entries:
-            base = zoo[entry.name].demands or own
+            base = zoo[entry.name].requires_quantization or own
             budget = recipe.budget.trainable_params if recipe.budget else None
             rate = float(entry.learning_rate)
             ranges = {
@@ -82,7 +83,7 @@ def plan(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], zoo: Regi
                     trials=trials(recipe.tune) if ranges else 0,
                 )
             )
-    return sorted(cells, key=lambda cell: (cell.base != own, cell.base))
+    return sorted(cells, key=lambda cell: (cell.quantization != own, cell.quantization))
 
 
 def _select(recipe: Recipe, names: Sequence[str], zoo: Registry) -> list[MethodEntry]:
@@ -95,12 +96,8 @@ def _select(recipe: Recipe, names: Sequence[str], zoo: Registry) -> list[MethodE
             entry = MethodEntry(name=name, label=name)
             complete_entry(entry, zoo[name], recipe.train.learning_rate)
             entries = [entry]
-            base, bases = zoo[name].demands or recipe.model.quantization, zoo[name].bases
-            if zoo[name].unavailable:
-                problems.append(Problem(f"--method {name}", f"cannot be trained here: {zoo[name].unavailable}."))
-            elif base not in bases:
-                what = f"cannot train on a base with quantization {base}."
-                problems.append(Problem(f"--method {name}", what, f"It trains on: {', '.join(bases)}."))
+            if found := why_not_trainable(zoo[name], recipe.model.quantization):
+                problems.append(Problem(f"--method {name}", *found))
         if not entries:
             known = {*zoo, *(entry.label for entry in recipe.methods)}
             problems.append(Problem(f"--method {name}", "unknown method.", did_you_mean(name, known)))

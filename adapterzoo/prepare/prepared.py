@@ -14,7 +14,7 @@ from adapterzoo.errors import Problem, UserError
 from adapterzoo.methods.contract import Context
 from adapterzoo.methods.layers import linear_layers
 from adapterzoo.methods.registry import registry
-from adapterzoo.prepare.dry_run import try_methods
+from adapterzoo.prepare.dry_run import dry_run
 from adapterzoo.prepare.examples import encode_data, read_data, shown_prompts
 from adapterzoo.prepare.plan import Cell, plan
 from adapterzoo.recipe.schema import Recipe
@@ -60,7 +60,7 @@ class Prepared:
         """What a cell's method may know."""
         train = self.recipe.train
         return Context(
-            base=cell.base,
+            quantization=cell.quantization,
             total_steps=self.steps,
             gradient_accumulation=train.gradient_accumulation,
             seed=cell.seed,
@@ -117,7 +117,7 @@ def prepare(
             general=_general(recipe, encoded, config),
         )
         _check_context_length(prepared, config)
-        return try_methods(prepared, skeleton, zoo)
+        return dry_run(prepared, skeleton, zoo)
 
 
 def _general(recipe: Recipe, encoded: Encoded, config: Any) -> General | None:

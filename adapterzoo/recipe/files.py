@@ -74,8 +74,8 @@ def _unreadable(path: Path) -> Problem | None:
         if is_saved(path):
             return None
         files = sorted(one.name for one in path.iterdir() if one.suffix in SUFFIXES)[:3]
-        cure = f"Name its files, like {path.name}/*{Path(files[0]).suffix}." if files else ""
-        return Problem("", f"'{path}' is a folder, and no dataset that save_to_disk wrote.", cure)
+        hint = f"Name its files, like {path.name}/*{Path(files[0]).suffix}." if files else ""
+        return Problem("", f"'{path}' is a folder, and no dataset that save_to_disk wrote.", hint)
     if not path.is_file():
         return Problem("", f"'{path}' is no ordinary file.", "Write what comes out of it to a file first.")
     if path.suffix == ".py":

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from adapterzoo.errors import Problem, did_you_mean
-from adapterzoo.methods.contract import BASES, ENTRY_KEYS, RESERVED_LABEL
+from adapterzoo.methods.contract import ENTRY_KEYS, RESERVED_LABEL, why_not_trainable
 from adapterzoo.methods.registry import Registry
 from adapterzoo.metrics.contract import RESERVED
 from adapterzoo.metrics.registry import metrics
@@ -41,7 +41,7 @@ def tune_problems(source: Document, zoo: Registry) -> list[Problem]:
             continue  # said by the recipe's own check
         found = _rate_problems if key == "learning_rate" else _option_problems
         where = source.where(("tune", key))
-        problems += [Problem(where, what, cure) for what, cure in found(source, zoo, known, str(key), tried)]
+        problems += [Problem(where, what, hint) for what, hint in found(source, zoo, known, str(key), tried)]
     return problems
 
 
@@ -123,22 +123,13 @@ def method_problems(source: Document, zoo: Registry) -> list[Problem]:
             problems.append(Problem(source.where((*location, "name")), f"unknown method '{name}'.", zoo.hint(name)))
             continue
         method = zoo[name]
-        if method.unavailable:
-            what = f"{name} cannot be trained here: {method.unavailable}."
-            problems.append(Problem(source.where((*location, "name")), what))
-            continue
+        if found := why_not_trainable(method, quantization):
+            problems.append(Problem(source.where(location), f"{name} {found[0]}", found[1]))
+            if method.unavailable:
+                continue
         if source.data.get("budget") and method.size_option and method.size_option in settings:
             what = f"'{method.size_option}' is set here, and by the budget."
             problems.append(Problem(source.where((*location, method.size_option)), what, "Leave one of them out."))
-        base = method.demands or quantization
-        if base in BASES and base not in method.bases:  # what is no quantization at all is said elsewhere
-            problems.append(
-                Problem(
-                    source.where(location),
-                    f"{name} cannot train on a base with quantization {base}.",
-                    f"It trains on: {', '.join(method.bases)}.",
-                )
-            )
         try:
             method.options(**{key: value for key, value in settings.items() if key not in ENTRY_KEYS})
         except ValidationError as error:

@@ -109,7 +109,7 @@ def _find_files(source: Document, folder: Path, problems: list[Problem]) -> dict
                 paths, problem = find_source(one, folder)
             found.setdefault(location, []).extend(paths)
             if problem is not None:
-                problems.append(Problem(source.where(location), problem.what, problem.cure))
+                problems.append(Problem(source.where(location), problem.what, problem.hint))
     return found
 
 

@@ -76,7 +76,7 @@ COSTS = (
     Column("s/answer", "answer_seconds", lambda value: f"{value:.2g}", wide=True),
     Column("cost", "cost", lambda value: f"{value:.3g}", drop=3),
     Column("lr", "learning_rate", _rate, drop=4),
-    Column("base", "base", str, drop=6),
+    Column("quantization", "quant.", str, drop=6),
     Column("seeds", "seeds", lambda value: str(len(value)), wide=True),
 )
 
@@ -145,7 +145,9 @@ def cell(row: Row, column: Column, *, failed: bool = False) -> str:
     """
     if row.status == "failed" and not row.metrics:
         rate = _rate(row.learning_rate) if row.learning_rate else "-"
-        return "failed" if failed else {"learning_rate": rate, "base": clean(row.base)}.get(column.name, "-")
+        if failed:
+            return "failed"
+        return {"learning_rate": rate, "quantization": clean(row.quantization)}.get(column.name, "-")
     found = value(row, column)
     text = "-" if found is None else clean(column.show(found))
     if column.name == "trainable_params" and found is not None and misses(row.trainable_params, row.budget):

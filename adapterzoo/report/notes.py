@@ -114,7 +114,7 @@ def verdicts(comparison: Comparison) -> Iterator[str]:
             yield f"table {number}: {line}" if len(comparison.blocks) > 1 else line
 
 
-def said(comparison: Comparison, best: str = "*") -> Iterator[str]:
+def legend(comparison: Comparison, best: str = "*") -> Iterator[str]:
     """What the signs and figures mean, ``best`` among them."""
     if any(tied is not None for row in comparison.rows for tied in row.ties.values()):
         yield f"{best} best of its column, = not distinguishable from it (p >= .05, corrected for all pairs, Holm)"

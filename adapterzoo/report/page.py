@@ -73,7 +73,7 @@ def html(comparison: Comparison) -> str:
         model=_model(comparison.blocks),
         columns=[(column, _high_first(comparison, column)) for column in shown],
         rows=list(notes.rows(comparison)),
-        said=[*notes.verdicts(comparison), *notes.said(comparison), *explained],
+        said=[*notes.verdicts(comparison), *notes.legend(comparison), *explained],
         tuned=[
             (row, _trials(comparison, row.tuning)) for row in comparison.rows if row.tuning and row.tuning["trials"]
         ],

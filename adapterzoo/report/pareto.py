@@ -83,8 +83,8 @@ def _cost(comparison: Comparison, name: str) -> Column:
         raise UserError.at(f"--pareto {name}", "there is no such column.", did_you_mean(name, usable))
     if name not in usable:
         there = f"There is: {', '.join(sorted(usable))}." if usable else ""
-        cure = "Give --price too." if name == "cost" and usable else there
-        raise UserError.at(f"--pareto {name}", "no method has a number there beside its score.", cure)
+        hint = "Give --price too." if name == "cost" and usable else there
+        raise UserError.at(f"--pareto {name}", "no method has a number there beside its score.", hint)
     return found[name]
 
 

@@ -36,7 +36,7 @@ def render(comparison: Comparison, console: Console) -> None:
         console.print(safe(told.text, "red" if told.failure else ""), soft_wrap=True)
     for line in notes.verdicts(comparison):
         console.print(safe(line))
-    said = [*notes.said(comparison)]
+    said = [*notes.legend(comparison)]
     said += [EXPLAINED[column.name] for column in shown if column.name in EXPLAINED]
     if dropped:
         said.append(f"left out for width: {', '.join(column.title for column in dropped)}")

@@ -13,7 +13,7 @@ from adapterzoo.report.columns import BEST, EXPLAINED, cell, columns, mark
 from adapterzoo.terminal import clean, inert_markdown
 
 # Of a row, what a spreadsheet has a use for; metrics stand behind the seeds.
-FIELDS = ("label", "method", "status", "error", "block", "base", "learning_rate", "seeds")
+FIELDS = ("label", "method", "status", "error", "block", "quantization", "learning_rate", "seeds")
 MORE_FIELDS = (
     "difference", "p_value", "tied", "trainable_params", "total_params", "adapter_bytes", "train_seconds",
     "answer_seconds", "tune_seconds", "total_seconds", "cost", "tokens_per_second", "peak_memory_bytes",
@@ -42,7 +42,7 @@ def markdown(comparison: Comparison) -> str:
     lines += [f"\n**{inert_markdown(one.label).strip()}**{inert_markdown(one.rest)}" for one in notes.rows(comparison)]
     lines += [f"\n{inert_markdown(line)}." for line in notes.verdicts(comparison)]
     explained = [EXPLAINED[column.name] for column in shown if column.name in EXPLAINED]
-    lines.append(f"\n{inert_markdown('; '.join([*notes.said(comparison, best='bold:'), *explained]))}.")
+    lines.append(f"\n{inert_markdown('; '.join([*notes.legend(comparison, best='bold:'), *explained]))}.")
     return "\n".join(lines).strip("\n") + "\n"
 
 

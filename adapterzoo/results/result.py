@@ -13,13 +13,15 @@ from typing_extensions import TypedDict  # pydantic takes no other before Python
 
 from adapterzoo.errors import PluginError, UserError
 
-SCHEMA = 2
+SCHEMA = 3
+# Earlier ones have the quantization under the name of base.
+QUANTIZATION_SCHEMA = 3
 RESULT = "result.json"
 TIMES = "times"  # of the last run into a folder, in its note
 NOTE = ".adapterzoo.json"
 FORGETTING = "forgetting"
 # What makes a cell another one under the same label and seed.
-SETTINGS = ("method", "plugin", "options", "learning_rate", "base")
+SETTINGS = ("method", "plugin", "options", "learning_rate", "quantization")
 
 
 class Trial(TypedDict):
@@ -55,8 +57,8 @@ class Result:
     label: str
     method: str | None
     seed: int
-    base: str
-    """quantization of the base"""
+    quantization: str
+    """of the base model"""
     status: str = "ok"
     """``ok`` or ``failed``"""
     error: str | None = None
@@ -190,6 +192,8 @@ def read_result(path: Path) -> Result:
             raise UserError.at(str(path), f"was written by a newer adapterzoo (schema {raw['schema']}).", "Update.")
         if raw["schema"] == 1:
             raw.update(_of_schema_1(raw, path))
+        if raw["schema"] < QUANTIZATION_SCHEMA:
+            raw["quantization"] = raw.pop("base")
         # The folders say what it is: they are what people rename and copy.
         label, seed = path.parents[1].name, int(path.parent.name.removeprefix("seed-"))
         known = {item.name for item in fields(Result)}

@@ -69,8 +69,8 @@ class Row:
     tokens_per_second: float | None
     peak_memory_bytes: float | None
     learning_rate: float | None
-    base: str
-    """quantization of the base"""
+    quantization: str
+    """of the base model"""
     plugin: str | None
     """the package that brought the method, with its version"""
     options: dict[str, Any]

@@ -99,8 +99,8 @@ class Store:
         try:
             fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            cure = "Wait for it, or give --out another folder."
-            raise UserError.at(str(self.folder), "another run is writing there.", cure) from None
+            hint = "Wait for it, or give --out another folder."
+            raise UserError.at(str(self.folder), "another run is writing there.", hint) from None
         except OSError:  # a file system that knows no locks
             return
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.machine.memory import free_memory
-from adapterzoo.methods.contract import Context, Method, put_on
+from adapterzoo.methods.contract import Context, Method, checked_wrap
 from adapterzoo.methods.registry import registry
 from adapterzoo.metrics.registry import lower_is_better_by
 from adapterzoo.prepare.plan import Cell
@@ -59,7 +59,7 @@ def adapt(prepared: Prepared, cell: Cell, model: nn.Module, watch: Watch) -> Ada
     before = sum(parameter.numel() for parameter in model.parameters())
     # Right before wrapping: whatever ran before, the adapter begins with the same numbers.
     set_seed(cell.seed)
-    wrapped = put_on(method, model, options, context)
+    wrapped = checked_wrap(method, model, options, context)
     parameters = list(wrapped.parameters())
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
     added = sum(p.numel() for p in parameters) - before
@@ -90,7 +90,7 @@ def shared_prefix(
     reason: str | None = "the method does not treat each token by itself"
     if token_wise:
         with torch.random.fork_rng():
-            reason = why_not(model, rows[:TRIED_ROWS], prepared.encoded.pad_id, cell.base, _longest(prepared))
+            reason = why_not(model, rows[:TRIED_ROWS], prepared.encoded.pad_id, cell.quantization, _longest(prepared))
     if reason is None:
         return prefix
     if prefix.pays(rows):
@@ -182,7 +182,7 @@ def tuned(prepared: Prepared, cell: Cell, base: Base, folder: Path, watch: Watch
         watch.phase(f"trial {number + 1}: {settings}")
         shutil.rmtree(checkpoints, ignore_errors=True)
         try:
-            with base.lend() as model:
+            with base.borrow() as model:
                 adapted = adapt(prepared, other, model, watch)
                 train(prepared, other, adapted, checkpoints, watch)
                 return _validated(prepared, adapted)

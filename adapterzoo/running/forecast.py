@@ -74,8 +74,8 @@ def forecast(prepared: Prepared, preparing: float, say: Callable[[str], None]) -
     clock, found, tasks = Stopwatch(), dict[str, Expected | str](), list[float]()
     how: Parallel | None = None
     model, location, length = prepared.recipe.model, prepared.location, prepared.recipe.data.max_length
-    for quantization in dict.fromkeys(cell.base for cell in prepared.cells):
-        cells = list({cell.label: cell for cell in prepared.cells if cell.base == quantization}.values())
+    for quantization in dict.fromkeys(cell.quantization for cell in prepared.cells):
+        cells = list({cell.label: cell for cell in prepared.cells if cell.quantization == quantization}.values())
         with quiet_libraries():
             with clock("loading"):
                 loaded = base.load(model, location, quantization, length, prepared.vocabulary)
@@ -133,7 +133,7 @@ def _expect(prepared: Prepared, cell: Cell, loaded: Base) -> Expected:
     import psutil
 
     before, clock = psutil.Process().memory_info().rss, Stopwatch()
-    with loaded.lend() as model, PeakMemory() as peak:
+    with loaded.borrow() as model, PeakMemory() as peak:
         if cell.method:
             with clock("wrapping"):
                 adapted = adapt(prepared, cell, model, Watch())
@@ -166,7 +166,7 @@ def _some_test_rows(prepared: Prepared) -> Prepared:
 
 def _general_of_base(general: General, loaded: Base) -> float:
     """Return the seconds that the general text takes with the untouched base."""
-    with loaded.lend() as model:
+    with loaded.borrow() as model:
         return _general_seconds(general, model)
 
 

@@ -116,6 +116,6 @@ def _steps(prepared: Prepared, cell: Cell, base: Any, send: Send) -> None:
     import psutil
 
     before = psutil.Process().memory_info().rss
-    with base.lend() as model, PeakMemory() as peak:
+    with base.borrow() as model, PeakMemory() as peak:
         seconds = step_seconds(prepared, cell, adapt(prepared, cell, model, Watch()))
     send((seconds, max(peak.bytes - before, 1)))

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class _Task:
     """What one process does: a cell, or how likely the general text is to a base."""
 
-    base: str
-    """its quantization"""
+    quantization: str
+    """of the base model that it needs"""
     cell: Cell | None = None
 
 
@@ -50,7 +50,7 @@ class InProcesses(Schedule):
     def do(self) -> None:
         """Start processes as there is room, and take in what they send, until every cell is done."""
         self.waiting = self._tasks()
-        self._load(self.waiting[0].base)
+        self._load(self.waiting[0].quantization)
         how = self._choose()
         self.jobs = self.reporter.jobs = how.jobs
         try:
@@ -71,8 +71,10 @@ class InProcesses(Schedule):
         """
         own = self.recipe.model.quantization
         tasks = []
-        for quantization in sorted({cell.base for cell in self.todo}, key=lambda name: (name == own, name)):
-            cells = sorted((c for c in self.todo if c.base == quantization), key=lambda cell: cell.method is None)
+        for quantization in sorted({cell.quantization for cell in self.todo}, key=lambda name: (name == own, name)):
+            cells = sorted(
+                (c for c in self.todo if c.quantization == quantization), key=lambda cell: cell.method is None
+            )
             if self.prepared.general is not None and any(cell.method for cell in cells):
                 tasks.append(_Task(quantization))
             tasks += [_Task(quantization, cell) for cell in cells]
@@ -83,15 +85,15 @@ class InProcesses(Schedule):
         jobs, wanted = self.recipe.jobs, self.recipe.threads
         if not self.fresh:
             if wanted not in ("auto", 1):
-                cure = "Set OMP_NUM_THREADS=1 before torch is imported, leave threads at auto, or set jobs: 0."
-                raise UserError.at("threads", f"{wanted} threads: this process has used torch with several.", cure)
+                hint = "Set OMP_NUM_THREADS=1 before torch is imported, leave threads at auto, or set jobs: 0."
+                raise UserError.at("threads", f"{wanted} threads: this process has used torch with several.", hint)
             wanted = 1
         threads = parallel.known_threads(wanted, jobs, self.store.threads())
         if threads is not None:
             how = parallel.for_threads(threads, jobs, len(self.todo))
         else:
-            base = self.bases[self.waiting[0].base]
-            cells = [cell for cell in self.todo if cell.base == self.waiting[0].base]
+            base = self.bases[self.waiting[0].quantization]
+            cells = [cell for cell in self.todo if cell.quantization == self.waiting[0].quantization]
             with self.clock("probing"):
                 how = parallel.probe(self.prepared, cells, base, jobs, len(self.todo), self.reporter.say)
         self.store.keep_threads(how.threads)
@@ -108,12 +110,12 @@ class InProcesses(Schedule):
 
     def _ready(self, task: _Task) -> bool:
         cell = task.cell
-        if task.base not in self.bases and self.running and not self._room_for_another():
+        if task.quantization not in self.bases and self.running and not self._room_for_another():
             return False
         if cell is None or cell.method is None:
             return True
-        if self.prepared.general is not None and task.base not in self.general:
-            return isinstance(self.bases.get(task.base), Exception)
+        if self.prepared.general is not None and task.quantization not in self.general:
+            return isinstance(self.bases.get(task.quantization), Exception)
         # Settings are chosen by the first seed of a label.
         busy = {other.cell.label for other in self.running.values() if other.cell and other.cell.ranges}
         return not (cell.ranges and cell.label in busy and cell.label not in self.tunings)
@@ -125,7 +127,7 @@ class InProcesses(Schedule):
         return available() > 2 * max(self.bytes.values(), default=0)
 
     def _begin(self, task: _Task, threads: int) -> None:
-        base = self.bases.get(task.base) or self._load(task.base)
+        base = self.bases.get(task.quantization) or self._load(task.quantization)
         cell = task.cell
         if cell is not None:
             self.reporter.start(cell.label, cell.seed)
@@ -133,12 +135,12 @@ class InProcesses(Schedule):
             if cell is not None:
                 self._finish(self.worker.fail(self.worker.begin(cell), reason(base), "", keep_checkpoints=True))
         else:
-            self.bytes[task.base] = base.bytes
+            self.bytes[task.quantization] = base.bytes
             if cell is not None:  # what is there afterwards is of this process
                 (self.store.cell(cell.label, cell.seed) / RESULT).unlink(missing_ok=True)
             self.running[Process(lambda send: self._work(task, base, send), threads)] = task
-        if not any(other.base == task.base for other in self.waiting):
-            del self.bases[task.base]  # the processes have their own
+        if not any(other.quantization == task.quantization for other in self.waiting):
+            del self.bases[task.quantization]  # the processes have their own
             gc.collect()
 
     def _work(self, task: _Task, base: Base, send: processes.Send) -> None:
@@ -147,7 +149,7 @@ class InProcesses(Schedule):
             begun = time.monotonic()
             send(("general", self._measure_general(base), time.monotonic() - begun))
             return
-        tuning, general = self.tunings.get(task.cell.label), self.general.get(task.base)
+        tuning, general = self.tunings.get(task.cell.label), self.general.get(task.quantization)
         self.worker.do(task.cell, base, Sender(send), tuning=tuning, general=general)
 
     def _hear(self, process: Process) -> None:
@@ -156,7 +158,7 @@ class InProcesses(Schedule):
         task = self.running[process]
         for name, *values in process.messages():
             if task.cell is None:
-                self.general[task.base], seconds = values
+                self.general[task.quantization], seconds = values
                 self.clock.add("general text", seconds)
             else:
                 getattr(CellWatch(self, task.cell), name)(*values)
@@ -167,9 +169,9 @@ class InProcesses(Schedule):
     def _ended(self, task: _Task, process: Process) -> None:
         why = process.failure()
         if task.cell is None:
-            if task.base not in self.general:
+            if task.quantization not in self.general:
                 what = f"the general text could not be measured: {why or 'its process sent nothing'}"
-                self.general[task.base] = AdapterzooError(what)
+                self.general[task.quantization] = AdapterzooError(what)
                 self.reporter.say(f"{what}\n{process.output()}")
             return
         path = self.store.cell(task.cell.label, task.cell.seed) / RESULT

@@ -109,7 +109,7 @@ class Schedule:
     def _measure_general(self, base: Base) -> list[Likelihood]:
         """Return how likely each paragraph of the general text is to a base."""
         assert self.prepared.general is not None
-        with base.lend() as model:
+        with base.borrow() as model:
             return self.prepared.general.measure(model)
 
     def _finish(self, result: Result, kept: bool = False) -> None:
@@ -128,11 +128,11 @@ class InThisProcess(Schedule):
         keep_freed_memory()
         self.store.keep_threads(self.worker.threads)
         for cell in self.todo:
-            base = self.bases.get(cell.base)
+            base = self.bases.get(cell.quantization)
             if base is None:
                 self.bases = {name: held for name, held in self.bases.items() if isinstance(held, Exception)}
                 gc.collect()
-                base = self._load(cell.base)
+                base = self._load(cell.quantization)
             self.reporter.start(cell.label, cell.seed)
             self._finish(self._one(cell, base))
 
@@ -140,12 +140,12 @@ class InThisProcess(Schedule):
         try:
             if isinstance(base, Exception):
                 raise base
-            if self.prepared.general is not None and cell.base not in self.general:
+            if self.prepared.general is not None and cell.quantization not in self.general:
                 with self.clock("general text"):
-                    self.general[cell.base] = self._measure_general(base)
+                    self.general[cell.quantization] = self._measure_general(base)
         except Exception as error:
             return self.worker.fail(self.worker.begin(cell), reason(error), "", keep_checkpoints=True)
-        tuning, general = self.tunings.get(cell.label), self.general.get(cell.base)
+        tuning, general = self.tunings.get(cell.label), self.general.get(cell.quantization)
         return self.worker.do(cell, base, CellWatch(self, cell), tuning=tuning, general=general)
 
 
@@ -190,8 +190,8 @@ def _finished(cells: Sequence[Cell], store: Store) -> dict[tuple[str, int], Resu
             there, here = getattr(result, name), getattr(cell, name)
             if there != here:
                 what = f"holds '{cell.label}' with other settings ({name}: {there!r} there, {here!r} here)."
-                cure = "Give it another label, remove that folder, or give --out another."
-                problems.append(Problem(str(store.cell(result.label, result.seed)), what, cure))
+                hint = "Give it another label, remove that folder, or give --out another."
+                problems.append(Problem(str(store.cell(result.label, result.seed)), what, hint))
                 break
     if problems:
         raise UserError(*problems)

@@ -149,5 +149,14 @@ def _distribution(one: Range) -> Any:
 def _name(cell: Cell) -> str:
     """Of the study: another one where anything that its trials hang on is another."""
     fixed = {name: value for name, value in cell.options.items() if name not in cell.ranges}
-    described = [cell.method, cell.plugin, cell.base, fixed, cell.learning_rate, cell.seed, space(cell), points(cell)]
+    described = [
+        cell.method,
+        cell.plugin,
+        cell.quantization,
+        fixed,
+        cell.learning_rate,
+        cell.seed,
+        space(cell),
+        points(cell),
+    ]
     return f"{cell.label}-{hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]}"

@@ -79,7 +79,7 @@ class Worker:
                 cell = self._tuned(cell, base, result, watch, tuning)
             folder = self.store.clear(cell.label, cell.seed, self._depends_on(cell))
             result.total_params = base.parameters
-            with base.lend() as model:
+            with base.borrow() as model:
                 with PeakMemory() as peak:
                     if cell.method:
                         trained, prefix = self._train(cell, model, result, folder, watch, clock)
@@ -106,7 +106,7 @@ class Worker:
             label=cell.label,
             method=cell.method,
             seed=cell.seed,
-            base=cell.base,
+            quantization=cell.quantization,
             plugin=cell.plugin,
             options=cell.options,
             learning_rate=cell.learning_rate,

@@ -41,11 +41,11 @@ def header_doubt(source: str, columns: Sequence[Column], delimiter: str) -> str:
     if strongest is None or (known and not strongest.sure):
         return ""
     example = "text" if len(columns) == 1 else delimiter.join(["question", "answer", "topic", "..."][: len(columns)])
-    cure = f"put a line of column names above it, such as {example.expandtabs(4)}"
+    hint = f"put a line of column names above it, such as {example.expandtabs(4)}"
     if strongest.sure and not known:
         what = f"this line looks like a row, not like column names: {strongest.reason}."
-        raise UserError.at(f"{source}:1", what, f"{cure.capitalize()}.")
-    return f"{strongest.reason}: if line 1 is a row, {cure}"
+        raise UserError.at(f"{source}:1", what, f"{hint.capitalize()}.")
+    return f"{strongest.reason}: if line 1 is a row, {hint}"
 
 
 def _evidence(column: Column) -> list[Evidence]:

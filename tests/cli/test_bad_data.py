@@ -1,4 +1,4 @@
-"""The mistakes that people make with data: each named with its file and row, with the cure, and exit code 2."""
+"""The mistakes that people make with data: each named with its file and row, with the hint, and exit code 2."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def test_an_unsound_method_fails_the_check_and_says_why(adapterzoo_process: Proc
     source = tmp_path / "source"
     shutil.copytree(STRANGER, source)
     module = source / "adapterzoo_stranger.py"
-    broken = "    size_option = 'target_modules'\n    merges = ('none', 'nf4')\n"
+    broken = "    size_option = 'target_modules'\n    mergeable_into = ('none', 'nf4')\n"
     module.write_text(module.read_text().replace("    options = ", broken + "    options = "))
     pip_install(source, tmp_path / "site")
     site = str(tmp_path / "site")

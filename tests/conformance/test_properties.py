@@ -232,7 +232,7 @@ def test_a_broken_method_is_found_out(name: str, broken: Sound) -> None:
     [
         ({"starts_at_base": False, **layer(__init__=begins_elsewhere)}, "starts at base"),
         ({"changes_base": True, **layer(forward=moves_the_base)}, "base untouched"),
-        ({"merges": (), **layer(update=merges_twice)}, "merges"),
+        ({"mergeable_into": (), **layer(update=merges_twice)}, "merges"),
         ({"token_wise": False, **layer(add=adds_noise)}, "shares a prefix"),
         ({"resumes": False, **layer(add=counts_in_python)}, "resumes"),
         ({"size_option": None, **layer(__init__=of_one_size)}, "size changes"),

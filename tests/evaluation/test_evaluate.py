@@ -117,7 +117,7 @@ def test_a_model_that_reads_the_right_answer_is_not_believed(write_recipe: Calla
 
     bench = Bench(write_recipe("lora"), "evaluate.batch_size=4")
     loaded = bench.load("none")
-    with loaded.lend() as model:
+    with loaded.borrow() as model:
         answer = model.forward
 
         def peeks(input_ids: Any, logits_to_keep: Any = 0, **arguments: Any) -> Any:

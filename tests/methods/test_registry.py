@@ -37,8 +37,14 @@ def test_every_plugin_file_is_an_entry_point_and_is_found() -> None:
         ),
         (METHOD.replace("NAME", "lora"), "already the name of a method from adapterzoo"),
         (METHOD.replace("NAME", "../x"), "only lower-case letters"),
-        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; bases = ("int3",)'), "bases names ('int3',)"),
-        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; demands = "int3"'), "demands 'int3'"),
+        (
+            METHOD.replace("NAME", "mine").replace('"me"', '"me"; quantizations = ("int3",)'),
+            "quantizations names ('int3',)",
+        ),
+        (
+            METHOD.replace("NAME", "mine").replace('"me"', '"me"; requires_quantization = "int3"'),
+            "requires_quantization 'int3'",
+        ),
         (
             METHOD.replace("NAME", "mine").replace(
                 "learning_rate, learning_rate_source = 1e-3,", "learning_rate_source ="
@@ -48,13 +54,16 @@ def test_every_plugin_file_is_an_entry_point_and_is_found() -> None:
         ("import sys\nsys.exit('bye')", "it called sys.exit('bye') while it was loaded"),
         (METHOD.replace("NAME", "mine").replace('"me"', '"me"; stands_for = 5'), "stands_for is 5, of type int"),
         (
-            METHOD.replace("NAME", "mine").replace('"me"', '"me"; bases = (base for base in ("none",))'),
-            "bases is <generator",
+            METHOD.replace("NAME", "mine").replace('"me"', '"me"; quantizations = (base for base in ("none",))'),
+            "quantizations is <generator",
         ),
         (METHOD.replace("NAME", "mine").replace('"me"', '"me"; resumes = {1, 2}'), "resumes is {1, 2}, of type set"),
         (METHOD.replace("NAME", "mine").replace('"me"', '"me"; unavailable = 5'), "unavailable is 5"),
         (METHOD.replace("NAME", "mine").replace('"me"', '"me"; size_option = ["r"]'), "size_option is ['r']"),
-        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; merges = [["none"]]'), "merges names [['none']]"),
+        (
+            METHOD.replace("NAME", "mine").replace('"me"', '"me"; mergeable_into = [["none"]]'),
+            "mergeable_into names [['none']]",
+        ),
         (METHOD.replace("NAME", "mine").replace('"me"', '"me"; learning_rate = 10**400'), "no rate above 0"),
         (
             METHOD.replace("NAME", "mine")
@@ -90,9 +99,15 @@ def test_every_plugin_file_is_an_entry_point_and_is_found() -> None:
         (METHOD.replace("NAME", "mine").replace("1e-3", '"fast"'), "learning_rate is 'fast'"),
         (METHOD.replace("NAME", "mine").replace("1e-3", 'float("nan")'), "no rate above 0"),
         (METHOD.replace("NAME", "mine").replace('"s"', "7"), "summary is 7"),
-        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; bases = "none"'), "bases is 'none', of type str"),
-        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; bases = ()'), "bases is empty"),
-        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; merges = ("fp8",)'), "merges names ('fp8',)"),
+        (
+            METHOD.replace("NAME", "mine").replace('"me"', '"me"; quantizations = "none"'),
+            "quantizations is 'none', of type str",
+        ),
+        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; quantizations = ()'), "quantizations is empty"),
+        (
+            METHOD.replace("NAME", "mine").replace('"me"', '"me"; mergeable_into = ("fp8",)'),
+            "mergeable_into names ('fp8',)",
+        ),
         (METHOD.replace("NAME", "mine").replace('"me"', '"me"; size_option = "r"'), "size_option 'r' is not among"),
         (METHOD.replace("NAME", "mine").replace('"me"', '"me"; group = "magic"'), "group is 'magic'"),
         (

@@ -1,4 +1,4 @@
-"""Why a model cannot be had, in words and with the cure; before any weight is loaded."""
+"""Why a model cannot be had, in words and with the hint; before any weight is loaded."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_evaluation_leaves_the_regulariser_out(write_recipe: Callable[..., Path]
 
     bench = Bench(write_recipe("{name: adalora, orth_reg_weight: 1.0}"))
     loaded = bench.load("none")
-    with loaded.lend() as model:
+    with loaded.borrow() as model:
         untouched, *_ = evaluate(model, bench.prepared.encoded, bench.recipe.evaluate)
     with bench.wrapped("adalora", loaded) as model:
         wrapped, *_ = evaluate(model, bench.prepared.encoded, bench.recipe.evaluate)

@@ -19,7 +19,7 @@ def test_peft_adjusts_a_block_size_in_silence_and_it_is_found(write_recipe: Call
     method = registry()["oft"]
     bench = Bench(write_recipe("oft"))
     options = method.options(oft_block_size=24)  # which divides neither 64 nor 128
-    with bench.load("none").lend() as model:
+    with bench.load("none").borrow() as model:
         findings = method.findings(method.wrap(model, options, bench.method("oft")[2]))
     assert findings["adjusted"] == {"oft_block_size": "24 -> 16 in 14 layers"}
 

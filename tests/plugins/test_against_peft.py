@@ -214,7 +214,7 @@ def test_lora_from_scratch_is_lora(write_recipe: Callable[..., Path], tmp_path: 
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
     for theirs, ours in zip(found[0][1], found[1][1], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-    with bench.load("none").lend() as model:
+    with bench.load("none").borrow() as model:
         loaded = bench.method("lora-scratch")[0].load(model, tmp_path / "lora-scratch")
         torch.testing.assert_close(loaded(**batch).logits, answer)
 
@@ -224,7 +224,10 @@ def test_an_adapter_of_another_method_is_refused(write_recipe: Callable[..., Pat
 
     bench = Bench(write_recipe("lora, lora-scratch", steps="2"))
     _, _, folder = seen_order(bench, "lora", tmp_path)
-    with bench.load("none").lend() as model, pytest.raises(AdapterzooError, match="holds no adapter of 'lora-scratch'"):
+    with (
+        bench.load("none").borrow() as model,
+        pytest.raises(AdapterzooError, match="holds no adapter of 'lora-scratch'"),
+    ):
         bench.method("lora-scratch")[0].load(model, folder)
 
 

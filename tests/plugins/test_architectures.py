@@ -10,7 +10,7 @@ import torch
 from adapterzoo import Context, linear_layers
 from adapterzoo.methods.registry import registry
 
-CONTEXT = Context(base="none", total_steps=10, gradient_accumulation=1, seed=0)
+CONTEXT = Context(quantization="none", total_steps=10, gradient_accumulation=1, seed=0)
 FAMILIES = ("llama", "qwen2", "qwen3", "phi", "phi3", "gpt2", "gpt_neox", "mistral", "gemma", "gemma2")
 WIDTH, INNER, HEADS, KV_HEADS, LAYERS = 64, 96, 4, 2, 2
 
@@ -77,4 +77,4 @@ def test_ia3_says_what_it_does_not_know() -> None:
         layer.mlp.other = layer.mlp.down_proj
         del layer.mlp.down_proj
     (problem,) = method.problems(model, method.options(), CONTEXT)
-    assert "'other'" in problem.cure
+    assert "'other'" in problem.hint

@@ -39,9 +39,9 @@ def test_what_cannot_be_trained_was_seen_to_fail() -> None:
         method = registry()[name]
         if method.fallback:
             facts = MADE["types"][name]
-            assert "bases" in facts, f"{name} was never put through the kit"
-            assert bool(method.unavailable) == (not facts["bases"])
-            assert facts["bases"] or facts["refused"]
+            assert "quantizations" in facts, f"{name} was never put through the kit"
+            assert bool(method.unavailable) == (not facts["quantizations"])
+            assert facts["quantizations"] or facts["refused"]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_options_are_typed_and_documented() -> None:
 
 
 def test_a_configuration_is_what_the_options_say() -> None:
-    context = Context(base="none", total_steps=10, gradient_accumulation=1, seed=0)
+    context = Context(quantization="none", total_steps=10, gradient_accumulation=1, seed=0)
     method = derive("road")
     config = method.peft_config(None, method.options(group_size=32), context)
     assert (type(config).__name__, config.group_size, config.variant) == ("RoadConfig", 32, "road_2")
@@ -83,11 +83,15 @@ def report(base: str, **failures: str) -> Report:
 
 def test_abilities_follow_from_what_was_seen() -> None:
     plain, int8 = report("none", starts_at_base="by 3"), report("int8", starts_at_base="by 3", merges="by 2")
-    assert conclude([plain, int8]) == {"bases": ["none", "int8"], "merges": ["none"], "starts_at_base": False}
+    assert conclude([plain, int8]) == {
+        "quantizations": ["none", "int8"],
+        "mergeable_into": ["none"],
+        "starts_at_base": False,
+    }
     # What holds over the plain base has to hold over the others.
     found = conclude([report("none"), report("int8", starts_at_base="by 3")])
-    assert (found["bases"], found["refused"]) == (["none"], ["int8: starts at base: by 3"])
+    assert (found["quantizations"], found["refused"]) == (["none"], ["int8: starts at base: by 3"])
     found = conclude([report("none", rows_alone="by 1"), report("int8")])
-    assert found["bases"] == []
+    assert found["quantizations"] == []
     declined = Report("mine", "llama", "none", declined="options: too wide")
-    assert conclude([declined]) == {"bases": [], "merges": [], "refused": ["options: too wide"]}
+    assert conclude([declined]) == {"quantizations": [], "mergeable_into": [], "refused": ["options: too wide"]}

@@ -163,7 +163,7 @@ def test_a_method_on_a_base_it_cannot_train_on(
 ) -> None:
     from adapterzoo.methods.registry import registry
 
-    monkeypatch.setattr(type(registry()["ia3"]), "bases", ("none", "int8"))
+    monkeypatch.setattr(type(registry()["ia3"]), "quantizations", ("none", "int8"))
     found = problems(write_recipe("lora, ia3"), "model.quantization=nf4")
     assert found == [str(problem) for problem in found]
     assert "ia3 cannot train on a base with quantization nf4. It trains on: none, int8." in found[0]

@@ -37,7 +37,14 @@ Show = Callable[..., AbstractContextManager[Any]]
 def put(folder: Path, label: str, right: int | None = None, **more: Any) -> None:
     """A finished cell with so many right answers; one without a score where that is None."""
     metrics = {} if right is None else {"exact_match": right / EXAMPLES}
-    settings = {"method": label, "seed": 0, "base": "none", "total_params": 136_000_000, "metrics": metrics, **more}
+    settings = {
+        "method": label,
+        "seed": 0,
+        "quantization": "none",
+        "total_params": 136_000_000,
+        "metrics": metrics,
+        **more,
+    }
     answers = [] if right is None else [{"index": i, "exact_match": i < right} for i in range(EXAMPLES)]
     Store(folder).write(Result(label=label, **settings), answers)
 
@@ -268,7 +275,7 @@ def hostile(folder: Path) -> Comparison:
         metrics = {text: 0.1 * i, **{f"other {text}": 0.2 for text in HOSTILE}}
         made = {"environment": {"device": text, "packages": {text: text}}, "fingerprints": {"weights": text}}
         made |= {"recipe": {"model": {"name": HOSTILE[0]}, "evaluate": {"text": text}}, "tuning": tried}
-        more = {"metrics": metrics, "trainable_params": 1 + i, "history": history(3.0), "base": text}
+        more = {"metrics": metrics, "trainable_params": 1 + i, "history": history(3.0), "quantization": text}
         put(folder, f"row-{i}", findings={"adjusted": {text: text}}, **more, **made)
     put(folder, "row-last", status="failed", error=" ".join(HOSTILE))
     comparison = compare(folder)

@@ -48,7 +48,7 @@ def results(folder: Path, seeds: int = 1) -> None:
                 label,
                 [(index * 7) % 300 < right - seed for index in range(300)],
                 seed=seed,
-                base="nf4" if label == "qlora" else "none",
+                quantization="nf4" if label == "qlora" else "none",
                 total_params=134_515_008,
                 peak_memory_bytes=1_690_000_000,
                 **(costs if trained else {}),
@@ -159,8 +159,8 @@ def test_markdown_csv_and_json(comparison: Comparison) -> None:
     record = {row["label"]: row for row in json.loads(text.json_text(comparison))["rows"]}["lora"]
     assert {
         "label", "method", "status", "error", "seeds", "metrics", "trainable_params", "total_params", "adapter_bytes",
-        "train_seconds", "peak_memory_bytes", "tokens_per_second", "learning_rate", "base", "intervals", "difference",
-        "p_value", "tied", "fingerprints",
+        "train_seconds", "peak_memory_bytes", "tokens_per_second", "learning_rate", "quantization", "intervals",
+        "difference", "p_value", "tied", "fingerprints",
     } <= set(record)  # fmt: skip
 
 
@@ -214,10 +214,12 @@ def test_a_label_in_markdown_begins_nothing(tmp_path: Path) -> None:
 
 
 def test_hostile_text_is_inert_everywhere(tmp_path: Path) -> None:
-    write(tmp_path, "broken", [True], status="failed", error=HOSTILE, metrics={}, base=HOSTILE)
-    Store(tmp_path).write(Result(label="a", method="a", seed=0, base="none", status="failed", error=HOSTILE))
-    Store(tmp_path).write(Result(label="b", method="b", seed=0, base="none", status="failed", error="=HYPERLINK(1)"))
-    write(tmp_path, "c", [True, False], metrics={HOSTILE: 0.5}, base=HOSTILE)
+    write(tmp_path, "broken", [True], status="failed", error=HOSTILE, metrics={}, quantization=HOSTILE)
+    Store(tmp_path).write(Result(label="a", method="a", seed=0, quantization="none", status="failed", error=HOSTILE))
+    Store(tmp_path).write(
+        Result(label="b", method="b", seed=0, quantization="none", status="failed", error="=HYPERLINK(1)")
+    )
+    write(tmp_path, "c", [True, False], metrics={HOSTILE: 0.5}, quantization=HOSTILE)
     comparison = compare(tmp_path)
     for printed in (shown(comparison, 80), text.markdown(comparison), text.csv_text(comparison)):
         assert "\x1b" not in printed
@@ -233,7 +235,7 @@ def test_hostile_text_is_inert_everywhere(tmp_path: Path) -> None:
 def test_a_failed_row_keeps_its_place_and_says_why(tmp_path: Path) -> None:
     results(tmp_path)
     failed = {"learning_rate": 1.0, "status": "failed", "error": "out of " + "very long " * 30}
-    Store(tmp_path).write(Result(label="broke", method="broke", seed=0, base="none", **failed))
+    Store(tmp_path).write(Result(label="broke", method="broke", seed=0, quantization="none", **failed))
     printed = shown(compare(tmp_path), 80)
     row, *_ = (line for line in printed.splitlines() if line.startswith("broke "))
     assert row.split()[:2] == ["broke", "failed"]

@@ -30,7 +30,13 @@ def write(folder: Path, label: str, right: float, seconds: float | None = 60.0, 
     asked = ({"index": i, "prompt": f"verb {i}", "reference": f"past {i}"} for i in range(EXAMPLES if right else 0))
     whole = [{**one, "prediction": f"{label} {n}", "exact_match": n < right * EXAMPLES} for n, one in enumerate(asked)]
     answers = given.pop("answers", whole)
-    values = {"method": "lora", "seed": 0, "base": "none", "total_params": 10**8, "trainable_params": 10**6} | given
+    values = {
+        "method": "lora",
+        "seed": 0,
+        "quantization": "none",
+        "total_params": 10**8,
+        "trainable_params": 10**6,
+    } | given
     metrics = values.pop("metrics", {"exact_match": right, "test_loss": 2 - right} if right else {})
     Store(folder).write(Result(label=label, metrics=metrics, train_seconds=seconds, **values), answers)
 
@@ -153,8 +159,8 @@ def test_mistakes_are_said(comparison: Comparison, tmp_path: Path, adapterzoo: C
         "cost": "Give --price too.",
         "exact_match": "There is: ",
     }
-    for column, cure in said.items():
-        with pytest.raises(UserError, match=re.escape(cure)):
+    for column, hint in said.items():
+        with pytest.raises(UserError, match=re.escape(hint)):
             pareto.render(comparison, column, Console())
     write(tmp_path / "failed", "lora", 0.0, None, status="failed", error="no")
     for option in (["--pareto", "time"], ["--curves"], ["--examples", 2]):

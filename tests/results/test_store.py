@@ -12,7 +12,12 @@ from adapterzoo.results.store import Store
 
 
 def result(label: str, seed: int = 0, **changes: object) -> Result:
-    settings = {"method": label, "seed": seed, "base": "none", "metrics": {"test_loss": 1.0, "exact_match": 0.5}}
+    settings = {
+        "method": label,
+        "seed": seed,
+        "quantization": "none",
+        "metrics": {"test_loss": 1.0, "exact_match": 0.5},
+    }
     return Result(label=label, **{**settings, **changes})  # type: ignore[arg-type]
 
 
@@ -99,7 +104,12 @@ def test_damaged_files_are_no_tracebacks(tmp_path: Path) -> None:
     Store(tmp_path).write(result("a"))
     path = tmp_path / "a" / "seed-0" / RESULT
     good = json.loads(path.read_text())
-    for change in ({"metrics": None}, {"learning_rate": "fast"}, {"base": ["a"]}, {"metrics": {"test_loss": "low"}}):
+    for change in (
+        {"metrics": None},
+        {"learning_rate": "fast"},
+        {"quantization": ["a"]},
+        {"metrics": {"test_loss": "low"}},
+    ):
         path.write_text(json.dumps({**good, **change}))
         with pytest.raises(UserError, match="is damaged"):
             compare(tmp_path)

@@ -58,10 +58,10 @@ def test_evaluation_before_and_during_training_changes_nothing(
     bench = Bench(recipe)
     at_once = bench.adapter("lora", bench.load(quantization), tmp_path / "at-once")
     loaded = bench.load(quantization)
-    with loaded.lend() as model:
+    with loaded.borrow() as model:
         before, *_ = evaluate(model, bench.prepared.encoded, bench.recipe.evaluate)
     assert_same(bench.adapter("lora", loaded, tmp_path / "after"), at_once)
-    with loaded.lend() as model:
+    with loaded.borrow() as model:
         assert evaluate(model, bench.prepared.encoded, bench.recipe.evaluate)[0] == before
     recipe.write_text(recipe.read_text().replace("  steps: 8\n", "  steps: 8\n  eval_steps: 3\n"))
     watched = Bench(recipe)
@@ -120,7 +120,7 @@ def test_what_a_method_does_to_the_base_is_undone(write_recipe: Callable[..., Pa
     prompt = torch.tensor([bench.prepared.encoded.test[0].prompt])
     with torch.no_grad():
         before = loaded.model(prompt).logits
-    with loaded.lend() as model, torch.no_grad():
+    with loaded.borrow() as model, torch.no_grad():
         layer = model.model.layers[0]
         layer.mlp = nn.Identity()
         layer.self_attn.q_proj.weight.add_(1)
@@ -193,7 +193,7 @@ def test_no_cell_leaves_a_trace_in_what_a_forward_pass_reads(change: Any, write_
     prompt = torch.tensor([bench.prepared.encoded.test[0].prompt])
     with torch.no_grad():
         before = loaded.model(prompt).logits
-        with loaded.lend() as model:
+        with loaded.borrow() as model:
             change(model)
         assert loaded.model(prompt).logits.equal(before)
     assert loaded.model.generation_config.repetition_penalty in (None, 1.0)
@@ -223,13 +223,13 @@ def test_no_cell_leaves_a_trace_in_what_quantized_layers_keep(
     prompt = torch.tensor([bench.prepared.encoded.test[0].prompt])
     with torch.no_grad():
         before = loaded.model(prompt).logits
-        with loaded.lend() as model:
+        with loaded.borrow() as model:
             model(prompt)
-        with loaded.lend() as model:
+        with loaded.borrow() as model:
             change(model.model.layers[0].mlp.up_proj)
             assert not model(prompt).logits.equal(before)
         assert loaded.model(prompt).logits.equal(before)
-    with loaded.lend() as model:
+    with loaded.borrow() as model:
         again = model
         model(prompt)
     assert loaded.model is again, "answering changes nothing that would have to be loaded again"
@@ -247,11 +247,11 @@ def test_a_base_whose_files_changed_during_the_run_is_not_loaded_again(
     bench = Bench(write_recipe("lora"), f"model.name={folder}")
     loaded = bench.load("none")
     weights = load_file(folder / "model.safetensors")
-    with loaded.lend() as model, torch.no_grad():
+    with loaded.borrow() as model, torch.no_grad():
         model.model.norm.weight.add_(1)
         weights["model.norm.weight"] += 1
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(AdapterzooError, match="its files were changed during the run"), loaded.lend():
+    with pytest.raises(AdapterzooError, match="its files were changed during the run"), loaded.borrow():
         pass
 
 

@@ -33,7 +33,7 @@ def test_all_seven_train_on_every_base(
     assert set(found) == {"base", "base-2-shot", "lora", "qlora", "ia3", "loha", "lokr", "adalora", "oft"}
     for label, row in found.items():
         assert row["status"] == "ok", row
-        assert row["base"] == ("nf4" if label == "qlora" else quantization)
+        assert row["quantization"] == ("nf4" if label == "qlora" else quantization)
         assert set(row["metrics"]) == {"test_loss", "perplexity", "exact_match"}
         assert row["peak_memory_bytes"] > 0
         if row["method"]:

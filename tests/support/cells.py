@@ -39,7 +39,7 @@ class Bench:
         from transformers import set_seed
 
         method, options, context = self.method(label)
-        with loaded.lend() as model:
+        with loaded.borrow() as model:
             set_seed(self.cells[label].seed)
             yield method.wrap(model, options, context)
 

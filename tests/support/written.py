@@ -27,7 +27,7 @@ def write(
     losses = losses or [2.0 if one else 4.0 for one in right]
     settings: dict[str, Any] = {
         "method": None if label.startswith("base") else label.partition("-")[0],
-        "base": "none",
+        "quantization": "none",
         "metrics": {"exact_match": sum(right) / len(right), "test_loss": sum(losses) / (2 * len(right))},
         "fingerprints": FINGERPRINTS,
         "recipe": RECIPE,
