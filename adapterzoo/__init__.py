@@ -1,4 +1,4 @@
-"""One recipe, every adapter method, one table you can trust."""
+"""Train a language model with every adapter method by one recipe, and compare them in one table."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from adapterzoo.hookspecs import hookimpl
 from adapterzoo.methods.contract import Context, LinearOptions, Method, Options
 from adapterzoo.methods.layers import LayerMethod, features, linear_layers, targeted
 from adapterzoo.methods.peft import PeftMethod
-from adapterzoo.metrics.contract import Metric
+from adapterzoo.metrics.contract import ColumnStyle, Metric
 from adapterzoo.recipe.reading import load_recipe
 from adapterzoo.recipe.schema import Recipe
 
 __all__ = [
     "AdapterzooError",
+    "ColumnStyle",
     "Comparison",
     "Context",
     "LayerMethod",

@@ -1,4 +1,4 @@
-"""``python -m adapterzoo``."""
+"""Run the command line with ``python -m adapterzoo``."""
 
 from adapterzoo.cli import main
 

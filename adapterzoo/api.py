@@ -1,4 +1,4 @@
-"""The same as the command line, for notebooks and scripts."""
+"""The functions for notebooks and scripts, which do the same as the commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class PrintedComparison(Comparison):
-    """A comparison that shows itself as a table, in a terminal and in a notebook."""
+    """A comparison that is printed as a table, in a terminal and in a notebook."""
 
     def __str__(self) -> str:
         from adapterzoo.report.terminal import plain
@@ -31,16 +31,16 @@ class PrintedComparison(Comparison):
 def compare(
     *folders: str | Path, sort: str | None = None, against: str | None = None, price: float | None = None
 ) -> PrintedComparison:
-    """Compare everything that is on disk in one or several output folders.
+    """Compare all results in one or several output folders.
 
     Args:
-        folders: those of runs. What cannot be compared with the first one's rows stands in blocks of its own.
-        sort: a column to order by, best first; by default the first metric there is.
-        against: the label of a row that all others are compared with, in place of the best.
-        price: of an hour of the machine, in whatever currency.
+        folders: output folders of runs. Rows that are not comparable with those of the first folder are in other blocks.
+        sort: the column to order the rows by, best first; by default the first metric.
+        against: the label of the row that all others are compared with; by default the best row.
+        price: the price of one hour of the machine, in any currency.
 
     Raises:
-        UserError: a folder holds no results, results cannot be read, or there is no such column or label.
+        UserError: a folder has no results, results cannot be read, or there is no such column or label.
     """
     found = comparison.compare(*folders, sort=sort, against=against, price=price)
     return PrintedComparison(found.blocks, found.against, found.unfinished, found.times)
@@ -56,36 +56,36 @@ def run(
     jobs: int | None = None,
     reporter: Reporter | None = None,
 ) -> PrintedComparison:
-    """Train and measure every cell of a recipe that has no result yet, and compare all there are.
+    """Train and measure every cell of a recipe that has no result yet, and compare all results.
 
     Args:
-        recipe: a recipe, or the path of one.
-        out: folder for the results; see :func:`output_folder` for where they go without it.
-        methods: only these, by label or name.
-        seeds: in place of the recipe's.
-        overrides: assignments like ``train.steps=10``; only with a path.
-        jobs: cells at a time, in place of the recipe's; 0: one after the other in this process.
-        reporter: is told of the progress; by default nobody is.
+        recipe: a recipe, or the path of its file.
+        out: the folder for the results; by default that of :func:`output_folder`.
+        methods: the labels or names of the methods to run; by default all of the recipe.
+        seeds: the seeds to run; by default those of the recipe.
+        overrides: assignments like ``train.steps=10``, used only if the recipe is a path.
+        jobs: how many cells run at the same time; by default the recipe's number. 0 runs them in this process.
+        reporter: the object that receives the progress; by default none does.
 
     Returns:
-        The comparison. A cell that failed is a row of it, with its reason.
+        The comparison. A failed cell is a row of it, with the reason.
 
     Raises:
-        UserError: the recipe, the data, the model or the folder is at fault.
+        UserError: the recipe, the data, the model or the folder is wrong.
     """
     from adapterzoo.running import runner
 
     checked = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     if jobs is not None:
         checked = checked.model_copy(update={"jobs": jobs})
-    # Once, before any method is tried: it may change the working directory.
+    # Make the path absolute now, because a method may change the working directory.
     folder = Path(out if out is not None else output_folder(checked.name, overrides)).absolute()
     runner.run(checked, folder, methods, seeds, reporter)
     return compare(folder)
 
 
 def output_folder(name: str, overrides: Sequence[str] = ()) -> Path:
-    """Where results go by default: ``runs/<name>``, and a folder of its own for each set of overrides."""
+    """Return the default folder for results: ``runs/<name>``, or a separate folder for each set of overrides."""
     if not overrides:
         return Path("runs") / name
     return Path("runs") / f"{name}-{hashlib.sha256(chr(0).join(overrides).encode()).hexdigest()[:8]}"

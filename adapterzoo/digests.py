@@ -1,7 +1,7 @@
-"""Digests that tell whether files are still what they were.
+"""Compute digests, which tell whether files have changed.
 
-They are made with xxh3 (128 bits), ten times as fast as SHA-256: for a model of 140 GB the disk is what takes time.
-They find damage and change, not forgery by somebody who computes a collision.
+The hash is xxh3 with 128 bits. It is ten times as fast as SHA-256, so that even a model of 140 GB is hashed as fast as
+the disk delivers it. It finds damage and changes, but not forgery: an attacker can compute a collision.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from adapterzoo.files import cache_folder
 
 CACHE = "digests.json"
 MAX_CACHED_FILES = 10_000
-# A file that was changed this shortly before may change again without a new time.
+# Do not remember a file that changed less than this ago: a further change might not get a new timestamp.
 SETTLED_NANOSECONDS = 2_000_000_000
 
 
 def new_digest() -> Any:
-    """Return an empty digest, with ``update`` and ``hexdigest``."""
+    """Return an empty digest, an object with ``update`` and ``hexdigest``."""
     return xxhash.xxh3_128()
 
 
@@ -36,7 +36,7 @@ def text_digest(text: str) -> str:
 
 
 def records_digest(records: Iterable[Mapping[str, Any]]) -> str:
-    """Return the digest of records, whatever the order of their keys."""
+    """Return the digest of records, which does not depend on the order of their keys."""
     return text_digest(json.dumps(list(records), sort_keys=True))
 
 
@@ -44,32 +44,32 @@ def file_digest(path: Path) -> str:
     """Return the digest of a file's whole content.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, new_digest).hexdigest()
 
 
 def file_digests(paths: Iterable[Path]) -> dict[Path, str]:
-    """Return the digests of files, each read once: later ones are known by the file's size, times and inode.
+    """Return the digests of files, and remember them: a file is read again only if its size, times or inode change.
 
     Raises:
         OSError: a file cannot be read.
     """
-    known = _read_cache()
-    found, new = {}, {}
+    cached = _read_cache()
+    digests, new = {}, {}
     for path in paths:
         identity, settled = _identity(path)
-        found[path] = known.get(identity) or file_digest(path)
-        if settled and identity not in known:
-            new[identity] = found[path]
+        digests[path] = cached.get(identity) or file_digest(path)
+        if settled and identity not in cached:
+            new[identity] = digests[path]
     if new:
-        _write_cache({**known, **new})
-    return found
+        _write_cache({**cached, **new})
+    return digests
 
 
 def _identity(path: Path) -> tuple[str, bool]:
-    """Return what changes when a file does, and whether its last change was long enough ago to be seen in it."""
+    """Return a key that changes when a file does, and whether the file's last change is old enough to rely on it."""
     status = path.stat()
     changed = max(status.st_mtime_ns, status.st_ctime_ns)
     parts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -77,27 +77,28 @@ def _identity(path: Path) -> tuple[str, bool]:
 
 
 def _read_cache() -> dict[str, str]:
+    """Return the remembered digests by file identity; none where the cache is missing or damaged."""
     try:
-        kept = json.loads((cache_folder() / CACHE).read_text(encoding="utf-8"))
-        entries: dict[str, str] = kept["entries"]
-        return entries if kept["digest"] == _digest_of(entries) else {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # damaged, or not there
+        content = json.loads((cache_folder() / CACHE).read_text(encoding="utf-8"))
+        entries: dict[str, str] = content["entries"]
+        return entries if content["digest"] == _entries_digest(entries) else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 
 def _write_cache(entries: Mapping[str, str]) -> None:
-    """Replace the cache in one go; where it cannot be written, files are read again."""
+    """Replace the cache; ignore a cache that cannot be written, because files can be read again."""
     newest = dict(list(entries.items())[-MAX_CACHED_FILES:])
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=folder, suffix=".new")
+        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".new")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump({"digest": _digest_of(newest), "entries": newest}, file)
-        os.replace(aside, folder / CACHE)
+            json.dump({"digest": _entries_digest(newest), "entries": newest}, file)
+        os.replace(temporary, folder / CACHE)
     except OSError:
         return
 
 
-def _digest_of(entries: Mapping[str, str]) -> str:
+def _entries_digest(entries: Mapping[str, str]) -> str:
     return text_digest(json.dumps(entries, sort_keys=True))

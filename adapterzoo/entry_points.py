@@ -1,4 +1,4 @@
-"""What installed packages bring under the entry-point group ``adapterzoo``: methods, metrics; and what is left out."""
+"""Load the methods and metrics of installed packages, through the entry-point group ``adapterzoo``."""
 
 from __future__ import annotations
 
@@ -13,134 +13,140 @@ import pluggy
 
 from adapterzoo import hookspecs
 from adapterzoo.errors import PluginError, did_you_mean
-from adapterzoo.terminal import output_aside
+from adapterzoo.terminal import stdout_to_stderr
 
 BUILT_IN = "adapterzoo"
-# Set to 1, only the built-in methods and metrics are there.
+# When this environment variable is 1, only the built-in methods and metrics are loaded.
 NO_THIRD_PARTY = "ADAPTERZOO_NO_THIRD_PARTY"
-ThingT = TypeVar("ThingT")
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True)
-class Broken:
-    """A plugin that was left out, and why."""
+class BrokenPlugin:
+    """A plugin that was left out, with the reason."""
 
     plugin: str
+    """name of the entry point"""
     package: str
+    """name of the distribution that it belongs to"""
     reason: str
 
 
-class Brought(Mapping[str, ThingT]):
-    """Things by name, each with the distribution that brought it, and the plugins that had to be left out."""
+class PluginRegistry(Mapping[str, ItemT]):
+    """The methods, or the metrics, of all plugins by name, and the plugins that were left out."""
 
     def __init__(self) -> None:
-        self._things: dict[str, ThingT] = {}
+        self._items: dict[str, ItemT] = {}
         self._packages: dict[str, str] = {}
-        self.broken: list[Broken] = []
+        self.broken: list[BrokenPlugin] = []
 
-    def add(self, things: Mapping[str, ThingT], package: str) -> None:
-        """Put in what a plugin brings."""
-        self._things.update(things)
-        self._packages.update(dict.fromkeys(things, package))
+    def add(self, items: Mapping[str, ItemT], package: str) -> None:
+        """Add the items of one plugin, which belongs to a package."""
+        self._items.update(items)
+        self._packages.update(dict.fromkeys(items, package))
 
-    def __getitem__(self, name: str) -> ThingT:
-        return self._things[name]
+    def __getitem__(self, name: str) -> ItemT:
+        return self._items[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._things))
+        return iter(sorted(self._items))
 
     def __len__(self) -> int:
-        return len(self._things)
+        return len(self._items)
 
     def package(self, name: str) -> str:
-        """The distribution that brought a thing."""
+        """Return the name of the distribution that an item comes from."""
         return self._packages.get(name, BUILT_IN)
 
     def hint(self, name: str, more: Iterable[str] = ()) -> str:
-        """What to say to somebody who asks for a thing that is not there.
+        """Return a hint for a user who asked for a name that is not registered.
 
         Args:
-            more: names that are good as well.
+            name: the unknown name.
+            more: further names that are allowed in the same place.
         """
         left_out = [broken for broken in self.broken if name in (broken.plugin, broken.package)]
         return f"Its plugin was left out: {left_out[0].reason}." if left_out else did_you_mean(name, {*self, *more})
 
 
-def bring(
+def load_plugins(
     entry_points: Iterable[metadata.EntryPoint], hook: str, verify: Callable[[object], None]
-) -> tuple[list[tuple[metadata.EntryPoint, str, list[Any]]], list[Broken]]:
-    """What the plugins' hook of that name gives.
+) -> tuple[list[tuple[metadata.EntryPoint, str, list[Any]]], list[BrokenPlugin]]:
+    """Load every plugin and call one of its hooks.
 
     Args:
-        verify: looks at each thing brought, and raises what is wrong with it.
+        entry_points: the entry points of the plugins.
+        hook: name of the hook.
+        verify: a function that raises an error for an item that is not sound.
 
     Returns:
-        Entry point, distribution and what it brings, for each sound plugin; and the others, with the reason.
+        The entry point, the distribution and the items of each sound plugin; and the plugins that were left out.
     """
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
-    brought, broken = [], []
-    # One by one: pluggy's own loader stops at the first plugin that fails to import, passes over a second
-    # one of the same name, and lets one hook that raises abort the call for all.
+    loaded, broken = [], []
+    # Load them one by one, because pluggy's own loader stops at the first plugin that fails to import, skips a
+    # second one of the same name, and lets one hook that raises stop the call for all.
     for entry_point in sorted(entry_points, key=lambda point: (_package(point), point.name)):
         package = _package(entry_point)
         if package != BUILT_IN and os.environ.get(NO_THIRD_PARTY, "0") not in ("", "0"):
-            broken.append(Broken(entry_point.name, package, f"switched off by {NO_THIRD_PARTY}"))
+            broken.append(BrokenPlugin(entry_point.name, package, f"switched off by {NO_THIRD_PARTY}"))
             continue
         try:
-            found = _load(manager, entry_point, package, hook)
-            for one in found:
-                verify(one)
-            brought.append((entry_point, package, found))
+            items = _load(manager, entry_point, package, hook)
+            for item in items:
+                verify(item)
+            loaded.append((entry_point, package, items))
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # a stranger's module may raise anything, even SystemExit
-            broken.append(Broken(entry_point.name, package, reason(error)))
-    return brought, broken
+        except BaseException as error:  # a third-party module may raise anything, even SystemExit
+            broken.append(BrokenPlugin(entry_point.name, package, reason(error)))
+    return loaded, broken
 
 
 def _load(manager: pluggy.PluginManager, point: metadata.EntryPoint, package: str, hook: str) -> list[Any]:
-    """What one entry point brings; nothing, where it has only the other hooks."""
-    with output_aside(), _working_directory_kept():
+    """Return the items that one entry point's hook returns; none where it has only other hooks."""
+    with stdout_to_stderr(), _keep_working_directory():
         module = point.load()
         if manager.register(module, f"{package}:{point.name}") is None:
             raise PluginError("pluggy refused to register it")
-        calls = {
+        hooks = {
             name: [call for call in getattr(manager.hook, name).get_hookimpls() if call.plugin is module]
             for name in hookspecs.HOOKS
         }
-        if not any(calls.values()):
-            raise PluginError(f"it has no {' or '.join(calls)} hook (is @hookimpl missing?)")
-        if not calls[hook] and hasattr(module, hook):
+        if not any(hooks.values()):
+            raise PluginError(f"it has no {' or '.join(hooks)} hook (is @hookimpl missing?)")
+        if not hooks[hook] and hasattr(module, hook):
             raise PluginError(f"its {hook} is no hook (is @hookimpl missing?)")
-        found = calls[hook][0].function() if calls[hook] else []
-    if not isinstance(found, list):
-        raise PluginError(f"{hook} returned {found!r}, not a list of {hook.rpartition('_')[2]}")
-    return found
+        items = hooks[hook][0].function() if hooks[hook] else []
+    if not isinstance(items, list):
+        raise PluginError(f"{hook} returned {items!r}, not a list of {hook.rpartition('_')[2]}")
+    return items
 
 
 @contextmanager
-def _working_directory_kept() -> Iterator[None]:
-    """Have the working directory afterwards that there was: relative paths of the user mean that one."""
+def _keep_working_directory() -> Iterator[None]:
+    """Restore the working directory afterwards, because relative paths of the user start from it."""
     try:
-        here = os.getcwd()
-    except OSError:  # it was removed
+        before = os.getcwd()
+    except OSError:  # the directory was removed
         yield
         return
     try:
         yield
     finally:
-        os.chdir(here)
+        os.chdir(before)
 
 
 def _package(entry_point: metadata.EntryPoint) -> str:
-    if entry_point.dist is None:  # made here and not by an installed package
+    """Return the name of an entry point's distribution; ``?`` where it has none."""
+    if entry_point.dist is None:  # the entry point was created in code, not by an installed package
         return BUILT_IN if entry_point.module.startswith(f"{BUILT_IN}.") else "?"
     return entry_point.dist.name
 
 
 def reason(error: BaseException) -> str:
-    """Why a plugin was left out, in one line."""
+    """Return why a plugin was left out, as one line."""
     if isinstance(error, SystemExit):
         return f"it called sys.exit({error.code!r}) while it was loaded"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

@@ -1,4 +1,4 @@
-"""What a person at the terminal did wrong, said with the place and the hint."""
+"""The errors of adapterzoo, and the problems that are shown to users: where, what is wrong, and a hint."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake: where it is (file and line, option, data row), what is wrong, what would be right."""
+    """One mistake in a recipe, in data or in arguments."""
 
     where: str
+    """the place: a file and line, an option or a data row"""
     what: str
+    """what is wrong, as a sentence"""
     hint: str = ""
+    """what to do about it, as a sentence"""
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" + (f" {self.hint}" if self.hint else "")
 
 
 class AdapterzooError(Exception):
-    """The root of all errors that adapterzoo raises on purpose."""
+    """The base class of all errors that adapterzoo raises on purpose."""
 
 
 class UserError(AdapterzooError):
-    """Mistakes that their author can mend. The command line prints them without a traceback and exits with 2."""
+    """Mistakes that the user can correct. The command line prints them without a traceback and exits with 2."""
 
     def __init__(self, *problems: Problem) -> None:
         self.problems = problems
@@ -32,34 +35,34 @@ class UserError(AdapterzooError):
 
     @classmethod
     def at(cls, where: str, what: str, hint: str = "") -> UserError:
-        """One problem, as an error."""
+        """Return an error with one problem."""
         return cls(Problem(where, what, hint))
 
 
 class ProcessEndedError(AdapterzooError):
-    """A process ended before it had done its work: it crashed, or was killed."""
+    """A process crashed, or was killed, before its work was done."""
 
 
 class NotFiniteError(AdapterzooError):
-    """A loss became NaN or infinite: the cell has failed, whatever the trainer would log for it."""
+    """A loss became NaN or infinite, which fails the cell even where the trainer would only log it."""
 
 
 class PluginError(AdapterzooError):
-    """A plugin broke the method contract. Names the plugin and what it returned."""
+    """A plugin does not do what the contract of methods or metrics asks for."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``Did you mean 'steps'?`` for the nearest known name, else the list of all, else nothing."""
+    """Return a hint for an unknown name: the most similar known name (``Did you mean 'steps'?``), or a list of all."""
     known = sorted(known)
-    near = difflib.get_close_matches(name.lower(), known, n=5, cutoff=0.6)
-    if near:
-        # Of names that are equally near, the one that begins alike: the first letter is seldom mistyped.
-        likeness = difflib.SequenceMatcher(b=name.lower())
-        best = max(near, key=lambda one: (_ratio(likeness, one), one[:1] == name.lower()[:1]))
+    similar = difflib.get_close_matches(name.lower(), known, n=5, cutoff=0.6)
+    if similar:
+        # Among equally similar names prefer one with the same first letter, which people seldom mistype.
+        matcher = difflib.SequenceMatcher(b=name.lower())
+        best = max(similar, key=lambda word: (_similarity(matcher, word), word[:1] == name.lower()[:1]))
         return f"Did you mean '{best}'?"
-    return f"There is: {', '.join(known)}." if known else ""
+    return f"Choose from: {', '.join(known)}." if known else ""
 
 
-def _ratio(likeness: difflib.SequenceMatcher[str], one: str) -> float:
-    likeness.set_seq1(one)
-    return likeness.ratio()
+def _similarity(matcher: difflib.SequenceMatcher[str], word: str) -> float:
+    matcher.set_seq1(word)
+    return matcher.ratio()

@@ -1,4 +1,4 @@
-"""The hooks of adapterzoo's plugins, and the markers for them."""
+"""The hooks that a plugin may implement, and the pluggy markers for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text for the terminal: what came from a recipe, a model or a plugin can neither steer it nor be markup."""
+"""Print text in the terminal, and keep recipes, models and plugins from sending it control characters or markup."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from contextlib import contextmanager, redirect_stdout
 from rich.console import Console
 from rich.text import Text
 
-# Control characters, and the marks that reorder text on the screen.
+# These are control characters, invisible characters, and marks that reorder text on the screen.
 _UNSAFE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_BREAKS = re.compile(r"[\n\r\x0b\x0c\x85\u2028\u2029]+")
+_LINE_BREAKS = re.compile(r"[\n\r\x0b\x0c\x85\u2028\u2029]+")
 
 
 def clean(text: object) -> str:
-    """One line without control characters: neither rich's ``escape`` nor ``Text`` takes those out."""
-    return _UNSAFE.sub("�", _BREAKS.sub(" ", str(text)))
+    """Return a text as one line without control characters, which neither rich's ``escape`` nor ``Text`` removes."""
+    return _UNSAFE.sub("�", _LINE_BREAKS.sub(" ", str(text)))
 
 
 def clean_lines(text: str) -> str:
@@ -27,65 +27,65 @@ def clean_lines(text: str) -> str:
 
 
 def safe(text: object, style: str = "") -> Text:
-    """Cleaned text for rich, in which ``[`` is a bracket."""
+    """Return a cleaned text for rich, which then prints ``[`` as a bracket and not as markup."""
     return Text(clean(text), style=style)
 
 
-def inert_markdown(text: object) -> str:
-    """A text that a markdown table shows as it is."""
+def escape_markdown(text: object) -> str:
+    """Return a text with the signs escaped that would be markup in a markdown table."""
     return re.sub(r"[\\|*`\[_~$]", r"\\\g<0>", clean(text).replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def stdout() -> Console:
-    """Where results go."""
-    if os.environ.get("NO_COLOR"):  # rich's own no_color keeps bold and dim
+    """Return the console for results."""
+    if os.environ.get("NO_COLOR"):  # rich's own no_color would keep bold and dim text
         return Console(highlight=False, soft_wrap=False, color_system=None, no_color=True)
     return Console(highlight=False, soft_wrap=False)
 
 
 def stderr() -> Console:
-    """Where messages and progress go."""
+    """Return the console for messages and progress."""
     return Console(stderr=True, highlight=False)
 
 
 def tell(console: Console, text: object, style: str = "") -> None:
-    """A line of text: broken between words in a terminal, never where it is piped."""
+    """Print a text; a terminal wraps it between words, and a pipe gets it as one line."""
     console.print(safe(text, style), soft_wrap=not console.is_terminal)
 
 
 @contextmanager
-def output_aside() -> Iterator[None]:
-    """Within, what a stranger's code prints goes to stderr: stdout is for results, which programs read."""
+def stdout_to_stderr() -> Iterator[None]:
+    """Send to stderr what other people's code prints, because programs read the results from stdout."""
     try:
-        kept = os.dup(1)
-    except OSError:  # a process without a stdout has nothing to keep clean
+        original = os.dup(1)
+    except OSError:  # this process has no stdout, so there is nothing to protect
         yield
         return
     try:
         sys.stdout.flush()
-        os.dup2(2, 1)  # what libraries in C print, and child processes
-        # A stream of its own, which a plugin may close.
-        with os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace") as aside, redirect_stdout(aside):
+        os.dup2(2, 1)  # redirects C libraries and child processes, which redirect_stdout does not reach
+        # Give Python code a separate stream, because a plugin may close it.
+        with os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace") as stream, redirect_stdout(stream):
             yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(original, 1)
+        os.close(original)
 
 
 def duration(seconds: float) -> str:
-    """``0:42``, ``12:05``, ``1:02:03``."""
+    """Return a time as ``0:42``, ``12:05`` or ``1:02:03``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def count(number: float) -> str:
-    """``512``, ``57.6k``, ``2.44M``, ``134M``, ``8.03B``: three digits that matter."""
+    """Return a number with three significant digits: ``512``, ``57.6k``, ``2.44M``, ``134M``, ``8.03B``."""
     return _short(number, ("", "k", "M", "B", "T"))
 
 
 def size(number: float) -> str:
-    """``241kB``, ``9.81MB``, ``1.69GB`` (powers of ten)."""
+    """Return a number of bytes as ``241kB``, ``9.81MB`` or ``1.69GB`` (powers of ten)."""
     return _short(number, ("B", "kB", "MB", "GB", "TB"))
 
 

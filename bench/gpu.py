@@ -1,9 +1,9 @@
-"""Measures adapterzoo against the same scripts on a GPU, on a random Llama of a billion parameters.
+"""Measure adapterzoo against the same scripts on a GPU, with a random Llama of a billion parameters.
 
     python bench/gpu.py --rounds 3 --out bench-out
 
-The model knows nothing, so its scores say nothing: what is measured is the time. In bfloat16 all seven methods; over
-4 bits those that PEFT can train there.
+The weights are random, so only the times mean anything, not the scores. On the bfloat16 base all seven methods are
+trained; on the nf4 base only those that PEFT can train there.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-OVER_NF4 = ("lora", "ia3", "adalora", "oft")
-# The scripts that run two at a time are pinned to a processor's cores, which is no matter here.
+NF4_METHODS = ("lora", "ia3", "adalora", "oft")
+# Leave out the scripts that run two at a time: they are pinned to CPU cores, which makes no difference on a GPU.
 CONTENDERS = ("adapterzoo", "a: TRL", "b: TRL", "c: PEFT")
 
 
@@ -45,7 +45,7 @@ def make_model(folder: Path) -> None:
 
 
 def main() -> None:
-    """Make the model where it is not there yet, and run the bench on it over each base."""
+    """Write the model unless it exists, and run the bench on it with each quantization."""
     import torch
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -55,18 +55,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench-out"))
     given = parser.parse_args()
     if not torch.cuda.is_available():
-        sys.exit("torch sees no GPU here: python bench/bench.py is for the CPU.")
+        sys.exit("torch finds no GPU on this machine. For the CPU, run python bench/bench.py.")
     model = given.out.resolve() / "llama-1b"
     if not model.exists():
         make_model(model)
     only = [part for name in CONTENDERS for part in ("--only", name)]
-    for quantization, methods in (("none", ()), ("nf4", OVER_NF4)):
-        sets = (f"model.name={model}", f"model.quantization={quantization}", f"train.steps={given.steps}")
-        options = [part for one in sets for part in ("--set", one)] + [part for one in methods for part in ("-m", one)]
+    for quantization, methods in (("none", ()), ("nf4", NF4_METHODS)):
+        overrides = (f"model.name={model}", f"model.quantization={quantization}", f"train.steps={given.steps}")
+        options = [part for override in overrides for part in ("--set", override)]
+        options += [part for method in methods for part in ("-m", method)]
         for rows in given.rows or ("quickstart", "long"):
             out = given.out / f"gpu-{quantization}"
             command = [sys.executable, HERE / "bench.py", rows, "--rounds", given.rounds, "--out", out, *only, *options]
-            print(f"{torch.cuda.get_device_name()}, {rows}, base {quantization}", flush=True)
+            print(f"{torch.cuda.get_device_name()}, {rows}, quantization {quantization}", flush=True)
             subprocess.run(list(map(str, command)), check=True)
 
 

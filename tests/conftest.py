@@ -131,11 +131,11 @@ def adapterzoo_process() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture
-def strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for plugins that a test writes; what was imported from it is gone afterwards."""
+def plugin_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return a folder on the import path for plugins that a test writes; forget their modules afterwards."""
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
-    for name in [name for name in sys.modules if name.startswith("stranger_")]:
+    for name in [name for name in sys.modules if name.startswith("third_party_")]:
         del sys.modules[name]
 
 

@@ -14,7 +14,7 @@ ORDER = (
     "terminal",
     "files",
     "digests",
-    "row",
+    "data_row",
     "hookspecs",
     "entry_points",
     "machine",

@@ -17,7 +17,7 @@ from adapterzoo.formats import FORMATS
 from adapterzoo.recipe.schema import DataSection, Recipe
 from adapterzoo.report.schema import schema
 from adapterzoo.tokens.encode import Encoder
-from adapterzoo.tokens.show import marked
+from adapterzoo.tokens.show import marked_text
 
 DATA, RECIPE, SCHEMA = (Path("docs") / name for name in ("data.md", "recipe.md", "comparison.schema.json"))
 TEMPLATES: dict[str, dict[str, Any]] = {
@@ -36,7 +36,7 @@ def preview(cells: dict[str, Any], **settings: Any) -> str:
     made = tokenizer("chatml")
     example = Encoder(made, data).encode(row)
     assert example is not None
-    return marked(example, made).plain
+    return marked_text(example, made).plain
 
 
 def block(kind: str, text: str) -> str:

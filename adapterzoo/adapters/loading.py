@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError, Turn
 from adapterzoo.errors import AdapterzooError, UserError, did_you_mean
 from adapterzoo.formats import FORMATS, Conversation
 from adapterzoo.methods.registry import registry
@@ -17,7 +18,6 @@ from adapterzoo.recipe import document
 from adapterzoo.recipe.schema import DataSection, Recipe
 from adapterzoo.results.result import Result, read_results
 from adapterzoo.results.store import ADAPTER, RECIPE, Store, changed_files
-from adapterzoo.row import BadRowError, EmptyRowError, Row, Turn
 
 if TYPE_CHECKING:
     from torch import nn
@@ -119,7 +119,7 @@ def wrapped_by(adapter: Adapter, plain: nn.Module) -> nn.Module:
     return wrapped.eval()
 
 
-def question(data: DataSection, prompt: str) -> Row:
+def question(data: DataSection, prompt: str) -> DataRow:
     """A question as a row of the recipe's format, to be answered.
 
     Raises:
@@ -129,9 +129,9 @@ def question(data: DataSection, prompt: str) -> Row:
 
     form = FORMATS[data.format]
     if data.format == "text":
-        return Row((Turn("user", prompt), Turn("assistant", "?")), raw=True)
+        return DataRow((Turn("user", prompt), Turn("assistant", "?")), raw=True)
     if isinstance(form, Conversation):
-        return Row((Turn("user", prompt), Turn("assistant", "?")))
+        return DataRow((Turn("user", prompt), Turn("assistant", "?")))
     columns = [data.columns.get(name, name) for name in form.columns]
     try:
         shaper = Shaper(data.model_copy(update={"filter": {}, "drop_columns": []}), columns, "--prompt", lambda _: None)

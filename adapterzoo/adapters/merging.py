@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from adapterzoo.adapters.loading import Adapter, Say, base_of, question, wrapped_by
 from adapterzoo.comparison.scores import read_lines
 from adapterzoo.errors import UserError
-from adapterzoo.files import aside, remove_folder
+from adapterzoo.files import remove_folder, temporary_path
 from adapterzoo.methods.registry import registry
 from adapterzoo.results.store import PREDICTIONS
 
@@ -45,7 +45,7 @@ def merge(adapter: Adapter, to: Path, say: Say) -> None:
         raise UserError.at(f"--method {adapter.result.label}", f"{method.name} has nothing to merge into a model.")
     if adapter.result.quantization != "none":
         say(f"trained on {adapter.result.quantization}, merged without quantization: its answers may differ a little")
-    written = aside(to.absolute())
+    written = temporary_path(to.absolute())
     remove_folder(written)  # of a merge that was killed
     try:
         found = _write_merged(adapter, written, say)

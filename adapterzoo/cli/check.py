@@ -18,7 +18,7 @@ from adapterzoo.metrics.registry import right_or_wrong
 from adapterzoo.terminal import count, duration, safe, size, stdout, tell
 
 if TYPE_CHECKING:
-    from adapterzoo.prepare.plan import Cell
+    from adapterzoo.prepare.plan import Cell, MethodCell
     from adapterzoo.prepare.prepared import Prepared
     from adapterzoo.running.forecast import Expected, Forecast
 
@@ -52,7 +52,7 @@ def check(
         raise UserError.at(f"--difference {difference:g}", "is no difference.", "Give a number above 0.")
     checked = load_recipe(recipe, overrides)
     from adapterzoo.prepare.prepared import prepare
-    from adapterzoo.tokens.show import lengths
+    from adapterzoo.tokens.show import length_summary
 
     begun, say = time.monotonic(), reporter().say
     # Only a process that has computed with one thread can be forked into ones that have several.
@@ -65,7 +65,7 @@ def check(
     encoded = prepared.encoded
     tell(console, f"{checked.name}: {checked.model.name}, {prepared.base_parameters:,} parameters")
     rows = f"{len(encoded.train)} train, {len(encoded.validation)} validation, {len(encoded.test)} test rows"
-    tell(console, f"data: {rows}; {lengths(encoded)}")
+    tell(console, f"data: {rows}; {length_summary(encoded)}")
     batch = checked.train.batch_size * checked.train.gradient_accumulation
     tell(console, f"training: {prepared.steps} steps of {batch} rows")
     for line in _seeds(prepared):
@@ -79,14 +79,14 @@ def check(
             tell(console, line)
     else:
         console.print(_plan(prepared))
-        cells = [cell for cell in prepared.cells if cell.method]
+        cells = prepared.method_cells
         tell(console, f"{len(cells)} cells. memory: weights and optimizer; activations come on top.", "dim")
     for line in (*_tuning(prepared), *_sizes(prepared), *_power(prepared, difference)):
         tell(console, line)
 
 
 def _seeds(prepared: Prepared) -> Iterator[str]:
-    seeds = list(dict.fromkeys(cell.seed for cell in prepared.cells if cell.method))
+    seeds = list(dict.fromkeys(cell.seed for cell in prepared.method_cells))
     if len(seeds) == 1:
         yield f"seed {seeds[0]}: one draw of how adapters begin, and one order of the rows, the same for every method"
     elif seeds:
@@ -96,34 +96,34 @@ def _seeds(prepared: Prepared) -> Iterator[str]:
 
 def _plan(prepared: Prepared, found: Forecast | None = None) -> Table:
     """Return the cells with what they train; with what they will take, the untouched base too."""
+    from adapterzoo.prepare.plan import MethodCell
+
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    cells = [cell for cell in prepared.cells if cell.method or found]
-    labelled = any(cell.method and cell.label != cell.method for cell in cells)
-    sized = any(cell.budget for cell in cells)
+    cells = prepared.cells if found else prepared.method_cells
+    labelled = any(cell.label != cell.method for cell in prepared.method_cells)
+    sized = any(cell.budget for cell in prepared.method_cells)
     titles = ["cell", *(["method"] if labelled else []), "seed", "quantization", "lr", *(["size"] if sized else [])]
     for title in (*titles, "parameters", *(["time", "memory"] if found else ["memory"])):
         left = title in ("cell", "method", "quantization", "size")
         table.add_column(title, no_wrap=True, justify="left" if left else "right")
     for cell in cells:
-        trained = prepared.trainable.get(cell.label, 0)
+        trained, method = prepared.trainable.get(cell.label, 0), cell if isinstance(cell, MethodCell) else None
         values = (
             cell.label,
-            *([cell.method or "-"] if labelled else []),
+            *([method.method if method else "-"] if labelled else []),
             cell.seed,
             cell.quantization,
-            "-" if cell.learning_rate is None else f"{cell.learning_rate:g}",
-            *([_size(cell)] if sized else []),
-            _trained(cell, trained),
+            f"{method.learning_rate:g}" if method else "-",
+            *([_size(method) if method else "-"] if sized else []),
+            _trained(method, trained) if method else "0",
             *(_takes(found.cells[cell.label]) if found else [size(_memory(prepared, cell, trained))]),
         )
         table.add_row(*(safe(value) for value in values))
     return table
 
 
-def _trained(cell: Cell, parameters: int) -> str:
+def _trained(cell: MethodCell, parameters: int) -> str:
     """How many parameters a cell trains, marked where that is not the size that was asked for."""
-    if cell.method is None:
-        return "0"
     return (count(parameters) if parameters else "?") + ("!" if _misses(cell, parameters) else "")
 
 
@@ -150,15 +150,15 @@ def _memory(prepared: Prepared, cell: Cell, trained: int) -> float:
     return memory + (prepared.base_parameters - linear) * BYTES[dtype]
 
 
-def _size(cell: Cell) -> str:
+def _size(cell: MethodCell) -> str:
     """The option that was solved for."""
     from adapterzoo.methods.registry import registry
 
-    option = registry()[cell.method or ""].size_option
+    option = registry()[cell.method].size_option
     return f"{option} {cell.options[option]}" if option else "-"
 
 
-def _misses(cell: Cell, trained: int) -> bool:
+def _misses(cell: MethodCell, trained: int) -> bool:
     from adapterzoo.prepare.budget import misses
 
     return bool(trained) and misses(trained, cell.budget)
@@ -168,7 +168,7 @@ def _tuning(prepared: Prepared) -> Iterator[str]:
     """What is tried before, and by what it is judged."""
     from adapterzoo.prepare.settings import points
 
-    once = {cell.label: cell for cell in prepared.cells if cell.ranges}
+    once = {cell.label: cell for cell in prepared.method_cells if cell.ranges}
     if not once:
         return
     # Ranges may hold fewer settings than are asked for.
@@ -178,7 +178,7 @@ def _tuning(prepared: Prepared) -> Iterator[str]:
     each = " or ".join(map(str, sorted(set(many.values()))))
     yield f"tuning: {each} settings of {options} for each method, {sum(many.values())} trainings more"
     yield f"each judged by {metric} on {rows} validation rows"
-    left = [cell.label for cell in prepared.cells if cell.method and prepared.recipe.tune and not cell.ranges]
+    left = [cell.label for cell in prepared.method_cells if prepared.recipe.tune and not cell.ranges]
     if left:
         yield f"not tuned, for want of such options: {', '.join(dict.fromkeys(left))}"
 
@@ -187,14 +187,15 @@ def _sizes(prepared: Prepared) -> Iterator[str]:
     """What cannot have the size that is asked for, and what does not fit."""
     from adapterzoo.machine.memory import available
 
-    once = {cell.label: cell for cell in prepared.cells if cell.method}.values()
+    once = {cell.label: cell for cell in prepared.method_cells}.values()
     missed = [cell.label for cell in once if _misses(cell, prepared.trainable.get(cell.label, 0))]
     if missed:
         wanted = count(next(cell.budget for cell in once if cell.budget) or 0)
         yield f"! {', '.join(missed)}: as near to {wanted} parameters as it comes"
-    unknown = [cell.label for cell in once if cell.budget and cell.label not in prepared.trainable]
-    if unknown:
-        yield f"? {', '.join(unknown)}: only the weights tell how many; with the size of its defaults"
+    for cell in once:
+        if reason := prepared.unknown_sizes.get(cell.label):
+            default = ", with the size of its defaults" if cell.budget else ""
+            yield f"? {cell.label}: its size is not known before the weights are loaded{default} ({reason})"
     room = available()
     for cell in once:
         needed = _memory(prepared, cell, prepared.trainable.get(cell.label, 0))
@@ -207,8 +208,8 @@ def _power(prepared: Prepared, difference: float | None) -> Iterator[str]:
     from adapterzoo.comparison import power
 
     labels = list(dict.fromkeys(cell.label for cell in prepared.cells))
-    seeds = len({cell.seed for cell in prepared.cells if cell.method}) or 1
-    examples, methods = len(prepared.encoded.test), len({cell.label for cell in prepared.cells if cell.method})
+    seeds = len({cell.seed for cell in prepared.method_cells}) or 1
+    examples, methods = len(prepared.encoded.test), len({cell.label for cell in prepared.method_cells})
     families = [max(many, 1) for many in (len(labels) - 1, len(labels) * (len(labels) - 1) // 2)]
     metric = prepared.recipe.evaluate.metrics[0]
     shares = right_or_wrong(metric)

@@ -41,7 +41,7 @@ def compare(
     """
     from adapterzoo import comparison
     from adapterzoo.report import terminal, text
-    from adapterzoo.report.columns import COSTS, METRICS
+    from adapterzoo.report.columns import names_by_title
 
     if as_json and style not in (None, "json"):
         raise UserError.at("--json", f"is another form than --format {style}.", "Give one of them.")
@@ -54,8 +54,8 @@ def compare(
     for name, value in (("--against", against), ("--price", None if pareto else price)):
         if asked and value is not None:
             raise UserError.at(name, f"changes nothing of {asked[0]}.", "Leave one of them out.")
-    titles = {column.title: column.name for column in (*METRICS.values(), *COSTS) if column.name != "share"}
-    found = comparison.compare(*folders, sort=titles.get(sort or "", sort), against=against, price=price)
+    column = names_by_title().get(sort or "", sort)
+    found = comparison.compare(*folders, sort=column, against=against, price=price)
     if style != "table":
         from adapterzoo.report import page
 
@@ -70,7 +70,7 @@ def compare(
     if pareto:
         from adapterzoo.report import pareto as pareto_plot
 
-        pareto_plot.render(found, titles.get(pareto, pareto), stdout())
+        pareto_plot.render(found, names_by_title().get(pareto, pareto), stdout())
     if curves:
         from adapterzoo.report import curves as curves_plot
 

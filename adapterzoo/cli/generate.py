@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from adapterzoo.errors import UserError
-from adapterzoo.terminal import clean_lines, output_aside
+from adapterzoo.terminal import clean_lines, stdout_to_stderr
 
 BATCH = 8
 
@@ -33,13 +33,13 @@ def generate(folder: Path, method: str, seed: int | None, prompts: tuple[str, ..
     from adapterzoo.prepare.prepared import quiet_libraries
 
     with (
-        output_aside(),
+        stdout_to_stderr(),
         quiet_libraries(),
         adapters.loaded(adapter, adapter.result.quantization, reporter().say) as ready,
     ):
         model, encoder = ready
         # An example, for the tokens that end an answer.
-        encoded = encoder.encoded({"train": [encoder.example(rows[0])], "validation": [], "test": []}, [], "")
+        encoded = encoder.collect({"train": [encoder.example(rows[0])], "validation": [], "test": []}, [], "")
         answers = answer(model, encoded, [encoder.prompt(row) for row in rows], BATCH, max_new_tokens)
     for text in answers:
         _print(text)

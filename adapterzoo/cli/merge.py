@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from adapterzoo.terminal import output_aside, safe, stderr
+from adapterzoo.terminal import safe, stderr, stdout_to_stderr
 
 
 @click.command()
@@ -23,6 +23,6 @@ def merge(folder: Path, method: str, seed: int | None, to: Path) -> None:
     adapter = adapters.find(folder, method, seed)
     from adapterzoo.prepare.prepared import quiet_libraries
 
-    with output_aside(), quiet_libraries():
+    with stdout_to_stderr(), quiet_libraries():
         merging.merge(adapter, to, reporter().say)
     stderr().print(safe(f"{to} written."), soft_wrap=True)

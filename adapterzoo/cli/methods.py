@@ -14,7 +14,7 @@ from adapterzoo.entry_points import BUILT_IN
 from adapterzoo.errors import UserError
 from adapterzoo.methods.contract import GROUPS, QUANTIZATIONS, Method, attributes
 from adapterzoo.methods.registry import Registry, registry
-from adapterzoo.terminal import inert_markdown, safe, stdout
+from adapterzoo.terminal import escape_markdown, safe, stdout
 
 # Narrower, rate and paper would leave no room for what a method does.
 WIDE = 110
@@ -52,11 +52,11 @@ def markdown(zoo: Registry) -> str:
         for method in found:
             quantizations = " | ".join(_ability(method, name) for name in QUANTIZATIONS)
             paper = f"[{_paper(method)}]({method.paper})"
-            summary = inert_markdown(method.summary)
+            summary = escape_markdown(method.summary)
             lines.append(f"| `{method.name}` | {summary} | {quantizations} | {method.learning_rate:g} | {paper} |")
     lines += ["", f"{LEGEND}.", ""]
     for method in _unavailable(zoo):
-        lines.append(f"- `{method.name}` cannot be trained here: {inert_markdown(method.unavailable)}")
+        lines.append(f"- `{method.name}` cannot be trained here: {escape_markdown(method.unavailable)}")
     return "\n".join(lines) + "\n"
 
 

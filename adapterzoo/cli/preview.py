@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 from adapterzoo.cli.arguments import recipe_argument, set_option
-from adapterzoo.row import PARTS
+from adapterzoo.data_row import SPLIT_NAMES
 from adapterzoo.terminal import stdout, tell
 
 
 @click.command()
 @recipe_argument
 @click.option("-n", "number", type=click.IntRange(min=0), default=3, show_default=True, help="How many examples.")
-@click.option("--split", type=click.Choice(PARTS), default="train", show_default=True, help="Of which part.")
+@click.option("--split", type=click.Choice(SPLIT_NAMES), default="train", show_default=True, help="Of which part.")
 @click.option("--tokens", is_flag=True, help="A line for each token, with its id.")
 @set_option
 def preview(recipe: Path, number: int, split: str, tokens: bool, overrides: tuple[str, ...]) -> None:
@@ -42,13 +42,13 @@ def preview(recipe: Path, number: int, split: str, tokens: bool, overrides: tupl
             learned = f"{len(example.learned)} tokens, {sum(example.learned)} in the loss"
             place = f" · {example.row.place}" if example.row.place else ""
             tell(console, f"── {split} {index} of {len(examples)} · {learned}{place}", "dim")
-            lines = show.listed(example, encoder.tokenizer) if tokens else [show.marked(example, encoder.tokenizer)]
+            lines = show.token_lines(example, encoder.tokenizer) if tokens else [show.marked_text(example, encoder.tokenizer)]
             for line in lines:
                 console.print(line, soft_wrap=True)
         console.print()
-        for part in PARTS:
-            tell(console, show.totals(part, getattr(encoded, part)))
-        tell(console, f"{show.lengths(encoded)} (max_length {checked.data.max_length:,})")
+        for part in SPLIT_NAMES:
+            tell(console, show.split_summary(part, getattr(encoded, part)))
+        tell(console, f"{show.length_summary(encoded)} (max_length {checked.data.max_length:,})")
         if encoded.packs:
             tell(console, f"packed: {len(encoded.train):,} training rows in {len(encoded.packs):,}")
         how = "plain lines" if encoder.chat.plain else "the model's own chat template"

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from adapterzoo.cli.arguments import out_option, recipe_options
-from adapterzoo.terminal import output_aside, stdout
+from adapterzoo.terminal import stdout, stdout_to_stderr
 
 
 @click.command()
@@ -41,7 +41,7 @@ def run(
     from adapterzoo.report import terminal
     from adapterzoo.running import runner
 
-    with output_aside():
+    with stdout_to_stderr():
         try:
             results = runner.run(checked, folder, methods, seeds, progress)
         finally:

@@ -1,42 +1,42 @@
-"""Which results can stand in one table, and what keeps the others out of it. No torch in here."""
+"""Which results can be ranked against each other, and why others cannot."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from adapterzoo.recipe.train import ON_EVALUATION
 from adapterzoo.results.result import Result
-from adapterzoo.results.store import differences
+from adapterzoo.results.identity import differences
 
-# Keys of a recipe that change no number that is compared: what else is measured, and what is written on the way.
-WITHOUT_EFFECT = {
+# Recipe keys that change no score: they say what else is measured or written during the run.
+KEYS_WITHOUT_EFFECT = {
     "evaluate": ("metrics", "base", "shots", "general_text"),
     "train": ("save_steps", "save_limit", "eval_steps", "loggers"),
 }
-# Where a row's size and settings come from: the row has them.
-APART = ("budget", "tune")
-# Packages that change no number either: what the data holds is compared itself.
+# Recipe sections that set a row's size and options. They may differ within a table, because each row shows its own.
+SECTIONS_OF_ROWS = ("budget", "tune")
+# Packages that only read the data, whose content is compared itself.
 READERS = ("datasets",)
-# What changes what a row costs, and no score.
+# Parts of the environment that change a row's costs, but not its scores.
 HARDWARE = ("processor", "cores", "threads", "jobs", "platform")
 
 
 def comparability_key(result: Result) -> dict[str, Any]:
-    """What has a say in a result's scores beside its method and seed, as plain data."""
+    """Return everything that a result's scores depend on, apart from its method and seed, as plain data."""
     recipe = {
-        section: {key: value for key, value in content.items() if key not in WITHOUT_EFFECT.get(section, ())}
+        section: {key: value for key, value in content.items() if key not in KEYS_WITHOUT_EFFECT.get(section, ())}
         if isinstance(content, dict)
         else content
         for section, content in result.recipe.items()
-        if section not in APART
+        if section not in SECTIONS_OF_ROWS
     }
     if (train := result.recipe.get("train", {})).get("scheduler") in ON_EVALUATION:
         recipe["train"]["eval_steps"] = train.get("eval_steps")
-    if not recipe:  # of the first schema, away from its folder
+    if not recipe:  # a result of schema 1 that was moved out of its output folder
         recipe = {"hash": result.fingerprints.get("recipe")}
-    # The rows are compared part by part, the weights by name.
+    # Rows and weights are compared below, under keys of their own, by their fingerprints.
     recipe.get("data", {}).pop("rows", None)
     weights = recipe.get("model", {}).pop("weights", None)
     packages = result.environment.get("packages") or {}
@@ -50,39 +50,33 @@ def comparability_key(result: Result) -> dict[str, Any]:
     }
 
 
-def blocks(results: Sequence[Result]) -> list[list[Result]]:
-    """The results in groups that can be compared, in the order in which each group is first seen."""
+def comparable_groups(results: Sequence[Result]) -> list[list[Result]]:
+    """Return the results in groups that can be compared, in the order of each group's first result."""
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(json.dumps(comparability_key(result), sort_keys=True, default=str), []).append(result)
     return list(groups.values())
 
 
-def what_differs(first: Result, other: Result) -> list[str]:
-    """Why two results cannot be ranked against each other, a line for each reason."""
+def what_differs(first: Result, second: Result) -> list[str]:
+    """Return why two results cannot be ranked against each other, one line for each reason."""
     lines = []
-    one, two = comparability_key(first), comparability_key(other)
-    rows, others = one.pop("rows"), two.pop("rows")
-    if rows != others:
-        named = [name for name in rows if name in others and rows[name] != others[name]]
-        lines += [f"the {name} rows are others" for name in named if name != "all"] or [
-            "the rows of the data are others"
-        ]
-    if one.pop("weights") != two.pop("weights"):
-        lines.append("the weights of the base are others")
-    return lines + differences(one, two)
+    first_key, second_key = comparability_key(first), comparability_key(second)
+    first_rows, second_rows = first_key.pop("rows"), second_key.pop("rows")
+    if first_rows != second_rows:
+        changed = [name for name in first_rows if name in second_rows and first_rows[name] != second_rows[name]]
+        lines += [f"the {name} rows differ" for name in changed if name != "all"] or ["the data rows differ"]
+    if first_key.pop("weights") != second_key.pop("weights"):
+        lines.append("the weights of the base model differ")
+    return lines + differences(first_key, second_key)
 
 
 def hardware(result: Result) -> dict[str, Any]:
-    """What has a say in what a result cost."""
+    """Return the parts of a result's environment that change its costs."""
     return {name: result.environment.get(name) for name in HARDWARE}
 
 
 def hardware_differs(results: Sequence[Result]) -> list[str]:
-    """Why the costs of these results cannot be compared."""
-    found: list[Mapping[str, Any]] = [hardware(result) for result in results]
-    return [
-        f"{name}: {' and '.join(sorted({str(one[name]) for one in found}))}"
-        for name in HARDWARE
-        if len({str(one[name]) for one in found}) > 1
-    ]
+    """Return why the costs of these results cannot be compared, one line for each reason."""
+    values = {name: sorted({str(hardware(result)[name]) for result in results}) for name in HARDWARE}
+    return [f"{name}: {' and '.join(found)}" for name, found in values.items() if len(found) > 1]

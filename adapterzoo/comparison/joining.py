@@ -1,4 +1,4 @@
-"""Which cells are one row: the seeds of a label, of one folder or of several."""
+"""Which cells form one row: the seeds of a label, from one output folder or several."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from itertools import product
 from math import isclose
 from pathlib import Path
 
-from adapterzoo.comparison import Cell
 from adapterzoo.comparison.comparable import hardware
-from adapterzoo.comparison.evidence import Evidence, make
+from adapterzoo.comparison.evidence import Evidence, StoredResult, collect_evidence
 from adapterzoo.errors import UserError
 from adapterzoo.results.result import SETTINGS, Result
 from adapterzoo.results.row import LIKELIHOOD
@@ -18,102 +17,112 @@ from adapterzoo.results.row import LIKELIHOOD
 BASE_TOLERANCE = 0.01
 
 
-def rows(group: Sequence[Cell]) -> list[Evidence]:
-    """The rows of a block: a label of several folders is one row where it is the same thing with other seeds."""
-    labels: dict[str, dict[Path, list[Cell]]] = {}
+def join_rows(group: Sequence[StoredResult]) -> list[Evidence]:
+    """Return the rows of a block; a label of several folders is one row if only the seeds differ."""
+    labels: dict[str, dict[Path, list[StoredResult]]] = {}
     for cell in group:
         labels.setdefault(cell.result.label, {}).setdefault(cell.run, []).append(cell)
-    names = _names({cell.run for cell in group})
-    made = []
+    names = _short_names({cell.run for cell in group})
+    rows = []
     for label, by_run in labels.items():
         cells = [cell for cells in by_run.values() for cell in cells]
         if cells[0].result.method is None and _agree([cell.result for cell in cells]):
-            # The untouched base is the same in every folder of one recipe: take the one of which most is known.
-            known = max(sorted(by_run), key=lambda run: len(by_run[run][0].result.metrics))
-            made.append(make(label, by_run[known]))
-        elif len(by_run) == 1 or _joins([cell.result for cell in cells]):
-            made.append(make(label, cells))
+            # The untouched base model is the same in every folder, so one folder's result is enough.
+            most_metrics = max(sorted(by_run), key=lambda run: len(by_run[run][0].result.metrics))
+            rows.append(collect_evidence(label, by_run[most_metrics]))
+        elif len(by_run) == 1 or _are_one_row([cell.result for cell in cells]):
+            rows.append(collect_evidence(label, cells))
         else:
-            made += [make(f"{label} ({names[run]})", cells) for run, cells in by_run.items()]
-    return made
+            rows += [collect_evidence(f"{label} ({names[run]})", cells) for run, cells in by_run.items()]
+    return rows
 
 
-def apart(group: Sequence[Cell]) -> list[list[Cell]]:
+def split_by_base(group: Sequence[StoredResult]) -> list[list[StoredResult]]:
     """Return the cells of a block in groups whose untouched bases scored alike, in the order of their first folders.
 
-    A folder without a base goes with the first one.
+    A folder without a result of its base is in the first group.
     """
-    groups: list[list[Cell]] = []
+    groups: list[list[StoredResult]] = []
     for run in dict.fromkeys(cell.run for cell in group):
         cells = [cell for cell in group if cell.run == run]
-        like = next((found for found in groups if not bases_differ(found, cells)), None)
-        if like is None:
+        same_base = next((earlier for earlier in groups if not bases_differ(earlier, cells)), None)
+        if same_base is None:
             groups.append(cells)
         else:
-            like += cells
+            same_base += cells
     return groups
 
 
-def bases_differ(group: Sequence[Cell], other: Sequence[Cell]) -> list[str]:
-    """Return by which scores the untouched bases of two groups of cells cannot be one model, a line each.
+def bases_differ(first: Sequence[StoredResult], second: Sequence[StoredResult]) -> list[str]:
+    """Return which scores show that the untouched bases of two groups are different models, one line for each score.
 
-    On other hardware they round otherwise: there only likelihoods count, up to BASE_TOLERANCE.
+    On different hardware only likelihoods are compared, up to BASE_TOLERANCE.
     """
-    found = []
-    for one, two in product(_bases(group), _bases(other)):
-        if one.label != two.label:
+    lines = []
+    for base, other_base in product(_bases(first), _bases(second)):
+        if base.label != other_base.label:
             continue
-        exact = hardware(one) == hardware(two)
-        for name in one.metrics.keys() & two.metrics.keys():
-            if not exact and name not in LIKELIHOOD:
+        same_hardware = hardware(base) == hardware(other_base)
+        tolerance = 1e-6 if same_hardware else BASE_TOLERANCE
+        for name in base.metrics.keys() & other_base.metrics.keys():
+            if not same_hardware and name not in LIKELIHOOD:
                 continue
-            if not isclose(one.metrics[name], two.metrics[name], rel_tol=1e-6 if exact else BASE_TOLERANCE):
-                found.append(f"{one.label}: {name} is {one.metrics[name]:.4g} there, {two.metrics[name]:.4g} here")
-    return sorted(set(found))
+            score, other_score = base.metrics[name], other_base.metrics[name]
+            if not isclose(score, other_score, rel_tol=tolerance):
+                lines.append(f"{base.label}: {name} is {score:.4g} there, {other_score:.4g} here")
+    return sorted(set(lines))
 
 
-def _bases(group: Sequence[Cell]) -> list[Result]:
+def _bases(group: Sequence[StoredResult]) -> list[Result]:
     return [cell.result for cell in group if cell.result.method is None and cell.result.ok]
 
 
 def _agree(results: Sequence[Result]) -> bool:
-    """Whether all results have the same value of every metric that they share; failures have none."""
+    """Tell whether the results have the same value of every metric; a result without the metric is left out."""
     names = {name for result in results for name in result.metrics}
-    values = [[result.metrics[name] for result in results if name in result.metrics] for name in names]
-    return all(isclose(value, found[0], rel_tol=1e-6, abs_tol=1e-9) for found in values for value in found)
+    values_of_metrics = [[result.metrics[name] for result in results if name in result.metrics] for name in names]
+    return all(
+        isclose(value, values[0], rel_tol=1e-6, abs_tol=1e-9) for values in values_of_metrics for value in values
+    )
 
 
-def _joins(results: Sequence[Result]) -> bool:
+def _are_one_row(results: Sequence[Result]) -> bool:
+    """Tell whether results of one label are seeds of one row: no seed twice, and the same settings and general text."""
     seeds = [result.seed for result in results]
-    # Of a failure, tuning may not have come to an end.
+    # Failed results are left out, because tuning may have failed before it chose their settings.
     settings = {str([getattr(result, name) for name in SETTINGS]) for result in results if result.ok}
     texts = {str(result.recipe.get("evaluate", {}).get("general_text")) for result in results}
     return len(set(seeds)) == len(seeds) and len(settings) <= 1 and len(texts) == 1
 
 
-def _names(folders: Iterable[Path]) -> dict[Path, str]:
-    """A short name for each folder, different ones for different folders."""
+def _short_names(folders: Iterable[Path]) -> dict[Path, str]:
+    """Return a name for each folder: as few last parts of its path as tell all folders apart."""
     folders = list(folders)
-    parts = [folder.resolve().parts for folder in folders]
-    for many in range(1, max(map(len, parts))):
-        last = [str(Path(*one[-many:])) for one in parts]
-        if len(set(last)) == len(last):
-            return dict(zip(folders, last, strict=True))
+    paths = [folder.resolve().parts for folder in folders]
+    for count in range(1, max(map(len, paths))):
+        names = [str(Path(*parts[-count:])) for parts in paths]
+        if len(set(names)) == len(names):
+            return dict(zip(folders, names, strict=True))
     return {folder: str(folder) for folder in folders}
 
 
-def check_labels(found: Sequence[Cell]) -> None:
-    """Raises UserError where the seeds of one label in one folder are not of one thing."""
+def check_labels(stored: Sequence[StoredResult]) -> None:
+    """Check that all seeds of a label in one output folder have the same settings.
+
+    Raises:
+        UserError: a cell has other settings than the first cell of its label.
+    """
     seen: dict[tuple[Path, str], Result] = {}
-    for cell in found:
+    for cell in stored:
         result = cell.result
         if result.method is None or not result.ok:
             continue
-        other = seen.setdefault((cell.run, result.label), result)
+        first = seen.setdefault((cell.run, result.label), result)
         for name in SETTINGS:
-            if getattr(result, name) != getattr(other, name):
+            if getattr(result, name) != getattr(first, name):
                 raise UserError.at(
                     str(cell.folder),
-                    f"is not the '{other.label}' of seed {other.seed}: "
-                    f"{name} is {getattr(result, name)!r} here, {getattr(other, name)!r} there.",
+                    f"has other settings than seed {first.seed} of '{first.label}': "
+                    f"{name} is {getattr(result, name)!r} here, {getattr(first, name)!r} there.",
+                    "Move it to another output folder.",
                 )

@@ -1,7 +1,8 @@
-"""Before a run: the smallest difference that so many test examples and seeds can show. No torch in here.
+"""The smallest difference that a given number of test examples and seeds can show, known before a run.
 
-What two methods will disagree on is not known before, so it is assumed, and said. The figures are those of the
-quickstart's seven methods on three seeds (docs/statistics.md), where any two disagreed on 6 to 28 % of the answers.
+How many answers two methods will disagree on is not known before a run, so it is assumed, and ``check`` says so. The
+assumptions come from the quickstart's seven methods on three seeds (docs/statistics.md), where any two methods
+disagreed on 6 to 28 % of the answers.
 """
 
 from __future__ import annotations
@@ -12,35 +13,37 @@ from bisect import bisect_left
 from adapterzoo.comparison.spread import PRIOR, Spread
 from adapterzoo.comparison.statistics import LEVEL
 
-# Share of the answers that two methods do not both have right or both wrong.
+# Share of the test examples that one of two methods answers right and the other wrong.
 DISAGREE = 0.2
-# Share of that which seeds do not change: what one method can answer and the other cannot.
+# Share of these examples on which the methods disagree whatever the seed.
 LASTING = 0.5
-# Standard deviation between seeds of a difference of shares, beyond what the examples make of it.
+# Standard deviation of a difference of shares between seeds, without the part that the examples cause.
 SEED_DEVIATION = 0.015
+# Share of runs that find the difference.
 POWER = 0.8
-# More test examples than anybody has.
-ENDLESS = 10**7
-# In which shares are told.
+# The search for a number of test examples stops here: nobody has more.
+MAX_EXAMPLES = 10**7
+# Differences of shares are searched in steps of one ten-thousandth.
 STEPS = 10_000
 
 
 def smallest_difference(
     examples: int, seeds: int, rows: int = 2, comparisons: int = 1, *, shares: bool = True
 ) -> float | None:
-    """The difference that is found in four of five runs; None where these examples show none, however large.
+    """Return the difference that four of five runs find; None if these examples cannot show any difference.
 
     Args:
-        examples: of the test split.
-        seeds: of each method.
-        rows: of the table that seeds change: together they tell how far seeds are apart.
-        comparisons: for how many the p-values are corrected, at worst.
-        shares: of right answers; else in standard deviations of the difference of two methods' scores of an example.
+        examples: number of examples in the test split.
+        seeds: number of seeds of each method.
+        rows: number of trained rows; together they show how much the seeds differ.
+        comparisons: number of comparisons that the p-values are corrected for, at most.
+        shares: whether the difference is one of shares of right answers. If not, its unit is the standard deviation
+            of the difference between two methods' scores of an example.
     """
     tail = (1 - LEVEL) / 2 / comparisons
     if shares and seeds == 1:
-        found = bisect_left(range(STEPS), True, lo=1, key=lambda step: _exact(step / STEPS, examples, tail) >= POWER)
-        return found / STEPS if found < STEPS else None
+        step = bisect_left(range(STEPS), True, lo=1, key=lambda step: _power(step / STEPS, examples, tail) >= POWER)
+        return step / STEPS if step < STEPS else None
     if examples == 1:
         return None
     spread = _spread(examples, seeds, rows, shares)
@@ -50,28 +53,28 @@ def smallest_difference(
 def examples_needed(
     difference: float, seeds: int, rows: int = 2, comparisons: int = 1, *, shares: bool = True
 ) -> int | None:
-    """How many test examples show a difference in four of five runs; None where only more seeds can.
+    """Return how many test examples show a difference in four of five runs; None if that takes more seeds.
 
     Args:
-        difference: above 0, as :func:`smallest_difference` gives it.
-        seeds: of each method.
-        rows: as there.
-        comparisons: as there.
-        shares: as there.
+        difference: the difference to show, above 0, in the unit of :func:`smallest_difference`.
+        seeds: number of seeds of each method.
+        rows: as in :func:`smallest_difference`.
+        comparisons: as in :func:`smallest_difference`.
+        shares: as in :func:`smallest_difference`.
     """
 
-    def shown(examples: int) -> bool:
+    def enough(examples: int) -> bool:
         if shares and seeds == 1:
-            return _exact(difference, examples, (1 - LEVEL) / 2 / comparisons) >= POWER
+            return _power(difference, examples, (1 - LEVEL) / 2 / comparisons) >= POWER
         smallest = smallest_difference(examples, seeds, rows, comparisons, shares=shares)
         return smallest is not None and smallest <= difference
 
-    found = bisect_left(range(ENDLESS), True, lo=1, key=shown)
-    return None if found == ENDLESS else found
+    fewest = bisect_left(range(MAX_EXAMPLES), True, lo=1, key=enough)
+    return None if fewest == MAX_EXAMPLES else fewest
 
 
-def _exact(difference: float, examples: int, tail: float) -> float:
-    """How often McNemar's exact test finds a difference of shares."""
+def _power(difference: float, examples: int, tail: float) -> float:
+    """Return the probability that McNemar's exact test finds a difference of shares."""
     import numpy as np
     from scipy.stats import binom
 
@@ -79,21 +82,22 @@ def _exact(difference: float, examples: int, tail: float) -> float:
     better = (1 + difference / disagree) / 2
     middle, width = examples * disagree, 7 * math.sqrt(examples * disagree * (1 - disagree)) + 1
     decided = np.arange(max(math.floor(middle - width), 0), min(math.ceil(middle + width), examples) + 1)
-    # The fewest for one side with which the test tells: fewer than that many for the other.
+    # The smallest number of examples in favour of the better method with which the test finds a difference.
     least = decided - binom.ppf(tail, decided, 0.5) + 1
     least += binom.sf(least - 1, decided, 0.5) > tail
     return float((binom.pmf(decided, examples, disagree) * binom.sf(least - 1, decided, better)).sum())
 
 
 def _spread(examples: int, seeds: int, rows: int, shares: bool) -> Spread:
-    """What is to be expected of the difference of two rows."""
+    """Return the expected uncertainty of the difference between two rows."""
     variance, deviation = (DISAGREE, SEED_DEVIATION) if shares else (1.0, SEED_DEVIATION / math.sqrt(DISAGREE))
     df = max(examples - 1, 1)
     if seeds == 1:
-        # One seed tells nothing of others, and its intervals do not claim to.
+        # One seed shows nothing about other seeds, so its intervals are over the examples alone.
         return Spread(math.sqrt(variance / examples), 0.0, 0, df)
-    of_seeds = examples * deviation**2 + variance * (1 - LASTING)
-    of_examples = seeds * variance * LASTING
-    error = math.sqrt((of_seeds + of_examples) / (seeds * examples))
-    of_others = min(PRIOR, max(rows - 2, 0) * (seeds - 1))
-    return Spread(error, of_seeds / (of_seeds + of_examples), seeds - 1 + of_others, df)
+    # Expected mean squares (ms) of seeds and examples, as spread_of computes them from scores.
+    seeds_ms = examples * deviation**2 + variance * (1 - LASTING)
+    examples_ms = seeds * variance * LASTING
+    error = math.sqrt((seeds_ms + examples_ms) / (seeds * examples))
+    prior = min(PRIOR, max(rows - 2, 0) * (seeds - 1))
+    return Spread(error, seeds_ms / (seeds_ms + examples_ms), seeds - 1 + prior, df)

@@ -1,12 +1,12 @@
-"""The rows of a block against each other: intervals, differences, and who is tied with whom."""
+"""The ranking of a block's rows: their intervals, their differences, and which rows are tied."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from adapterzoo.comparison.evidence import Evidence
-from adapterzoo.comparison.scores import BOUNDS
 from adapterzoo.comparison.statistics import LEVEL, Difference, Seeds, differences, holm, interval, stack
+from adapterzoo.metrics.registry import style
 from adapterzoo.results.result import FORGETTING
 from adapterzoo.results.row import better, metric_columns
 
@@ -14,56 +14,61 @@ Pairs = Mapping[tuple[str, str], Difference]
 
 
 def rank(block: Sequence[Evidence], metric: str | None, against: str | None) -> None:
-    """Fill in the intervals of a block's rows, and what is known of their differences.
+    """Write the intervals, differences and ties of a block's rows into these rows.
 
     Args:
-        block: the rows, which can be compared.
-        metric: the one whose differences are told; ties are found for each.
-        against: the label of the row that the others are compared with; None stands for the best.
+        block: the rows, which can be compared with each other.
+        metric: the metric of the differences; ties are found for every metric.
+        against: the label of the row that all others are compared with; the best row if None.
     """
     rows = [evidence.row for evidence in block]
     for name in metric_columns(rows):
         scored = {evidence.row.label: evidence for evidence in block if name in evidence.row.metrics}
-        tested = _tested(scored, name)
-        right_or_wrong = bool(tested) and all(scored[label].right_or_wrong(name) for label in tested)
-        for label, seeds in tested.items():
+        kept = _kept_scores(scored, name)
+        right_or_wrong = bool(kept) and all(scored[label].right_or_wrong(name) for label in kept)
+        for label, seeds in kept.items():
             row, scores = scored[label].row, stack(seeds)
             row.examples = row.examples or (scored[label].examples(name) if name != FORGETTING else None)
-            if found := interval(scores, right_or_wrong=right_or_wrong):
-                low, high = BOUNDS.get(name, found)
-                row.intervals[name] = max(low, found[0]), min(high, found[1])
+            if ends := interval(scores, right_or_wrong=right_or_wrong):
+                low, high = style(name).bounds or ends
+                row.intervals[name] = max(low, ends[0]), min(high, ends[1])
         if name == FORGETTING and len({_general_text(evidence) for evidence in scored.values()}) > 1:
             continue
-        choose = better(rows, name)
-        if not choose:
+        pick_better = better(rows, name)
+        if not pick_better:
             continue
-        best = choose(scored.values(), key=lambda evidence: evidence.row.metrics[name]).row.label
-        pairs = differences(tested, right_or_wrong=right_or_wrong)
-        p_values = _corrected(pairs, list(tested), best)
-        # Of the seeds that both have, the best by all may be behind: then it is not known to be better.
-        behind = {label for label in p_values if choose(pairs[label, best].value, 0.0)}
-        known = {label: 1.0 if label in behind else p for label, p in p_values.items()}
+        best = pick_better(scored.values(), key=lambda evidence: evidence.row.metrics[name]).row.label
+        pairs = differences(kept, right_or_wrong=right_or_wrong)
+        p_values = _corrected(pairs, list(kept), best)
+        # With the seeds that both have, another row may be ahead of the best row. Then the best row is not known to be
+        # better, and the two are tied.
+        ahead = {label for label in p_values if pick_better(pairs[label, best].value, 0.0) != 0}
+        tie_p_values = {label: 1.0 if label in ahead else p for label, p in p_values.items()}
         for label, evidence in scored.items():
-            evidence.row.ties[name] = _tied(known, label, best, list(scored))
+            evidence.row.ties[name] = _tied(tie_p_values, label, best, list(scored))
         if name == metric and against is None:
-            _tell(scored, pairs, p_values, known, best)
+            _set_differences(scored, pairs, p_values, tie_p_values, best)
         elif name == metric and against in scored:
-            named = _corrected(pairs, list(tested), against, named=True)
-            _tell(scored, pairs, named, named, against)
+            p_values = _corrected(pairs, list(kept), against, named=True)
+            _set_differences(scored, pairs, p_values, p_values, against)
 
 
-def _tested(scored: Mapping[str, Evidence], metric: str) -> dict[str, Seeds]:
-    """The scores of each row that has kept them; what is of another length is not of the same examples."""
-    found = {label: seeds for label, evidence in scored.items() if (seeds := evidence.seeds(metric))}
-    longest = max((len(scores) for seeds in found.values() for scores in seeds.values()), default=0)
-    return {label: seeds for label, seeds in found.items() if all(len(one) == longest for one in seeds.values())}
+def _kept_scores(scored: Mapping[str, Evidence], metric: str) -> dict[str, Seeds]:
+    """Return label -> scores by seed, without the rows that did not keep them for as many examples as the others."""
+    kept = {label: seeds for label, evidence in scored.items() if (seeds := evidence.seeds(metric))}
+    most = max((len(scores) for seeds in kept.values() for scores in seeds.values()), default=0)
+    return {label: seeds for label, seeds in kept.items() if all(len(scores) == most for scores in seeds.values())}
 
 
 def _corrected(pairs: Pairs, labels: Sequence[str], reference: str, *, named: bool = False) -> dict[str, float]:
-    """label -> p-value of its difference to a row.
+    """Return label -> corrected p-value of its difference to the reference row.
 
-    That row was named beforehand, or it is the best, which is only seen afterwards: any two rows might have come to
-    be compared, and the correction is for all of those comparisons.
+    Args:
+        pairs: the differences of all pairs of rows.
+        labels: the labels of the rows.
+        reference: the label of the reference row.
+        named: whether the user named the reference row. If not, it is the best row, which is not known before the
+            results are: it could have been any row, so the correction is for the comparisons of all pairs.
     """
     if reference not in labels:
         return {}
@@ -71,14 +76,18 @@ def _corrected(pairs: Pairs, labels: Sequence[str], reference: str, *, named: bo
         family = [(label, reference) for label in labels if label != reference]
     else:
         family = [(first, second) for i, first in enumerate(labels) for second in labels[i + 1 :]]
-    # One example distinguishes nothing.
-    found = [1.0 if (p := pairs[pair].p) is None else p for pair in family]
-    corrected = dict(zip(family, holm(found), strict=True))
-    return {one if two == reference else two: p for (one, two), p in corrected.items() if reference in (one, two)}
+    # The p-value is None with a single example, which cannot show a difference.
+    p_values = [1.0 if (p := pairs[pair].p) is None else p for pair in family]
+    corrected = dict(zip(family, holm(p_values), strict=True))
+    return {
+        first if second == reference else second: p
+        for (first, second), p in corrected.items()
+        if reference in (first, second)
+    }
 
 
 def _tied(p_values: Mapping[str, float], label: str, reference: str, labels: Sequence[str]) -> bool | None:
-    """Whether a row cannot be told from the reference; of the reference itself, whether there is any such row."""
+    """Tell whether a row is tied with the reference row; for that row itself, whether any row is tied with it."""
     if label != reference:
         p = p_values.get(label)
         return None if p is None else p >= 1 - LEVEL
@@ -87,22 +96,22 @@ def _tied(p_values: Mapping[str, float], label: str, reference: str, labels: Seq
 
 
 def _general_text(evidence: Evidence) -> str:
-    """Which text forgetting was measured on."""
+    """Return the text that forgetting was measured on."""
     return str(evidence.results[0].recipe.get("evaluate", {}).get("general_text"))
 
 
-def _tell(
+def _set_differences(
     scored: Mapping[str, Evidence],
     pairs: Pairs,
     p_values: Mapping[str, float],
-    known: Mapping[str, float],
+    tie_p_values: Mapping[str, float],
     reference: str,
 ) -> None:
-    """Write into each row how it differs from one, and whether it is known to."""
+    """Write into each row its difference to the reference row, the p-value, and whether the two are tied."""
     for label, evidence in scored.items():
         row, metric = evidence.row, evidence.row.rank_metric or ""
-        row.tied = _tied(known, label, reference, list(scored))
+        row.tied = _tied(tie_p_values, label, reference, list(scored))
         row.p_value = p_values.get(label)
-        found = pairs.get((label, reference))
-        row.difference = found.value if found else row.metrics[metric] - scored[reference].row.metrics[metric]
-        row.difference_interval = found.interval if found else None
+        paired = pairs.get((label, reference))
+        row.difference = paired.value if paired else row.metrics[metric] - scored[reference].row.metrics[metric]
+        row.difference_interval = paired.interval if paired else None

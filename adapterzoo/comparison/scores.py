@@ -1,7 +1,7 @@
-"""What every test example of a cell scored, read back from disk: what intervals and tests are made of.
+"""Reads back what every test example of a cell scored: intervals and tests of differences are made of that.
 
-A metric that is no mean over the examples (a loss by token, corpus BLEU, macro-F1) is made one: each example gets the
-number by which it moves the whole, so that their mean is the metric, and their spread its uncertainty.
+A metric that is no mean over the examples (a loss by token, corpus BLEU, macro-F1) is turned into one: each example gets
+the number by which it moves the whole, so that their mean is the metric, and their spread its uncertainty.
 """
 
 from __future__ import annotations
@@ -17,29 +17,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapterzoo.digests import records_digest
+from adapterzoo.metrics.measured import BY_COLUMN, Records, numbers
 from adapterzoo.metrics.registry import metrics as known_metrics
 from adapterzoo.results.result import FORGETTING, Result
 from adapterzoo.results.store import GENERAL, PREDICTIONS
 
-# Parts of the test split that a metric of the whole is computed without, one after the other.
-GROUPS = 50
-# Beyond which there are no values; a linearised metric's interval does not know.
-BOUNDS = {
-    "test_loss": (0.0, math.inf),
-    "perplexity": (1.0, math.inf),
-    **dict.fromkeys(("token_accuracy", "rouge1", "rouge2", "rougeL", "macro_f1"), (0.0, 1.0)),
-    **dict.fromkeys(("bleu", "chrf"), (0.0, 100.0)),
-}
-Lines = Sequence[Mapping[str, Any]]
+MAX_GROUPS = 50  # a metric of the whole split is computed again without each of so many groups of examples
 
 
 @dataclass(frozen=True)
-class Column:
-    """The scores of one metric in one cell, an example each, or a group of examples."""
+class ExampleScores:
+    """The scores of one metric in one cell, one for each example or group of examples."""
 
     values: NDArray[np.float64]
     examples: int
+    """number of examples that the values stand for"""
     right_or_wrong: bool = False
+    """whether each value is 0 or 1"""
+
+
+@dataclass(frozen=True)
+class CellScores:
+    """What the files of a cell show of its metrics."""
+
+    by_metric: dict[str, ExampleScores]
+    missing: dict[str, str]
+    """metric -> why there are no scores of its examples, as the rest of a sentence about the file"""
+
+
+class _NoScoresError(Exception):
+    """The reason why a file shows nothing of a metric."""
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -55,88 +62,82 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return records if len({record["index"] for record in records}) == len(records) else []
 
 
-def _of_all_examples(path: Path, digest: str | None) -> list[dict[str, Any]]:
-    """Return the records of a file; none where an example is missing, or they are not what the run wrote.
-
-    Args:
-        digest: of what the run wrote; None where it is not known.
-    """
-    records = read_lines(path)
-    if digest is not None and records_digest(records) != digest:
-        return []
-    return records if [record["index"] for record in records] == list(range(len(records))) else []
-
-
-def cell_scores(folder: Path, result: Result) -> dict[str, Column]:
-    """By metric, for those whose examples are there and agree with what the result says of them.
+def cell_scores(folder: Path, result: Result) -> CellScores:
+    """Return the scores by metric, where the examples are there and agree with what the result says of them.
 
     Args:
         folder: of the cell.
+        result: the cell's.
     """
-    files = (PREDICTIONS, GENERAL) if FORGETTING in result.metrics else (PREDICTIONS,)
-    lines = {name: _of_all_examples(folder / name, result.record_digests.get(name)) for name in files}
-    found = {}
+    by_metric, missing = dict[str, ExampleScores](), dict[str, str]()
     for name, value in result.metrics.items():
-        column = _column(name, lines[GENERAL if name == FORGETTING else PREDICTIONS])
-        if column is not None and math.isclose(column.values.mean(), value, rel_tol=1e-6, abs_tol=1e-9):
-            found[name] = column
-    return found
+        file = GENERAL if name == FORGETTING else PREDICTIONS
+        try:
+            scores = _example_scores(name, _records(folder / file, result.record_digests.get(file)))
+            mean = float(scores.values.mean())
+            if not math.isclose(mean, value, rel_tol=1e-6, abs_tol=1e-9):
+                raise _NoScoresError(f"its examples come to {mean:.6g}, the result says {value:.6g}")
+            by_metric[name] = scores
+        except _NoScoresError as error:
+            missing[name] = str(error)
+    return CellScores(by_metric, missing)
 
 
-def _column(name: str, lines: Lines) -> Column | None:
-    if not lines:
-        return None
+def _records(path: Path, digest: str | None) -> list[dict[str, Any]]:
+    """Return the records of a file, one for each example.
+
+    Args:
+        path: the file.
+        digest: of what the run wrote; None where it is not known.
+
+    Raises:
+        _NoScoresError: an example is missing, or the records are not what the run wrote.
+    """
+    records = read_lines(path)
+    if not records:
+        raise _NoScoresError("it is damaged" if path.is_file() else "it is not there")
+    if digest is not None and records_digest(records) != digest:
+        raise _NoScoresError("it is not what the run wrote")
+    if [record["index"] for record in records] != list(range(len(records))):
+        raise _NoScoresError("examples are missing")
+    return records
+
+
+def _example_scores(name: str, records: Records) -> ExampleScores:
     try:
-        if name in ("test_loss", "perplexity"):
-            loss = _ratio(_numbers(lines, "loss"), _numbers(lines, "tokens"))
-            # To first order: a loss that is a little higher is a perplexity that is a little higher by its own size.
-            values = loss if name == "test_loss" else np.exp(loss.mean()) * (1 + loss - loss.mean())
-        elif name == "token_accuracy":
-            values = _ratio(_numbers(lines, "right_tokens"), _numbers(lines, "tokens"))
-        elif name == FORGETTING:
-            change = _numbers(lines, "loss") - _numbers(lines, "base_loss")
-            values = _ratio(change, _numbers(lines, "tokens"))
+        if name in BY_COLUMN:
+            values = BY_COLUMN[name].of_examples(records)
         elif total := next((m.total for m in known_metrics().values() if name in m.columns), None):
-            values = _left_out(name, total, lines)
+            values = _left_out(name, total, records)
         else:
-            values = _numbers(lines, name)
-            return Column(values, len(lines), all(isinstance(line[name], bool) for line in lines))
-        return Column(values, len(lines))
-    except (KeyError, TypeError, ValueError, ArithmeticError):  # of another version, or written by hand
-        return None
-    except (Exception, SystemExit):  # a stranger's metric may raise anything
-        return None
+            right_or_wrong = all(isinstance(record[name], bool) for record in records)
+            return ExampleScores(numbers(records, name), len(records), right_or_wrong)
+        return ExampleScores(values, len(records))
+    except KeyError as error:  # written by another version, or by hand
+        raise _NoScoresError(f"it has no {error}") from None
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise _NoScoresError(f"its numbers cannot be used: {error}") from None
+    except (Exception, SystemExit) as error:  # a third-party metric may raise anything
+        raise _NoScoresError(f"the metric raised {type(error).__name__}: {error}") from None
 
 
-def _numbers(lines: Lines, key: str) -> NDArray[np.float64]:
-    values = np.array([float(line[key]) for line in lines])
-    if not np.isfinite(values).all():
-        raise ValueError(f"{key} is not finite")
-    return values
+def _left_out(
+    name: str, total: Callable[[Sequence[str], Sequence[str]], Any], records: Records
+) -> NDArray[np.float64]:
+    """Return by how much each group of examples moves a metric of the whole split (the jackknife)."""
+    references = [str(record["reference"]).strip() for record in records]
+    answers = [str(record["prediction"] or "") for record in records]
 
+    def score(kept: Sequence[int]) -> float:
+        found = total([references[i] for i in kept], [answers[i] for i in kept])
+        return float(found[name] if isinstance(found, Mapping) else found)
 
-def _ratio(parts: NDArray[np.float64], wholes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """By how much each example moves sum(parts) / sum(wholes), to first order."""
-    whole = parts.sum() / wholes.sum()
-    moved: NDArray[np.float64] = whole + (parts - whole * wholes) / wholes.mean()
-    return moved
-
-
-def _left_out(name: str, total: Callable[[Sequence[str], Sequence[str]], Any], lines: Lines) -> NDArray[np.float64]:
-    """By how much each group of examples moves a metric of the whole split (the jackknife)."""
-    references = [str(line["reference"]).strip() for line in lines]
-    answers = [str(line["prediction"] or "") for line in lines]
-
-    def of(kept: Sequence[int]) -> float:
-        given = total([references[i] for i in kept], [answers[i] for i in kept])
-        return float(given[name] if isinstance(given, Mapping) else given)
-
-    groups = min(GROUPS, len(lines))
-    whole = of(range(len(lines)))
+    groups = min(MAX_GROUPS, len(records))
+    whole = score(range(len(records)))
     if groups == 1:
         return np.array([whole])
-    # By chance, the same for every row: neighbours in a file may be alike.
-    member = np.random.default_rng(0).permutation(len(lines)) % groups
-    without = np.array([of(np.flatnonzero(member != group).tolist()) for group in range(groups)])
+    # Assign groups at random, because neighbouring rows of a file may be alike; use one seed for all rows.
+    group_of = np.random.default_rng(0).permutation(len(records)) % groups
+    without = np.array([score(np.flatnonzero(group_of != group).tolist()) for group in range(groups)])
     moved: NDArray[np.float64] = whole - (groups - 1) * (without - without.mean())
     return moved

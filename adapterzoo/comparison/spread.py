@@ -1,7 +1,7 @@
-"""How uncertain a mean over seeds and test examples is.
+"""The uncertainty of a mean over seeds and test examples.
 
-They are crossed: every seed answers the same examples. So a mean is uncertain for two reasons that do not average out
-together, and a few seeds say little about the spread between seeds.
+Seeds and examples are crossed: every seed answers the same examples. So the mean is uncertain for two reasons, which do
+not average out together, and a few seeds show little of the spread between seeds.
 """
 
 from __future__ import annotations
@@ -13,111 +13,126 @@ from numpy.typing import NDArray
 
 Scores = NDArray[np.float64]
 """one number for each seed and test example, of shape (seeds, examples)"""
-# A spread between seeds that chance makes this often is not counted.
+# The spread between seeds is ignored if chance alone causes a larger one at least this often.
 POOL = 0.3
-# And for a test, which shall rather miss a difference than make one up.
+# The limit for a test, which should rather miss a difference than find one that is not there.
 CAREFUL_POOL = 0.5
-# How much the seeds of other pairs say of those of one, in degrees of freedom at most: some methods are less stable.
+# Most degrees of freedom that the seeds of other pairs add to those of one pair: some methods are less stable than
+# others.
 PRIOR = 4
-# A pair whose seeds are further apart than those of all, as chance makes this often, goes by its own.
+# A pair's own spread alone counts if it is so large, compared with that of all pairs, that chance alone causes a larger
+# one less often than this.
 UNUSUAL = 0.1
-# From the seeds' share of the variance to its weight: between 1 (Cochran and Cox) and 2 (Satterthwaite, nearly).
+# Exponent from the seeds' share of the variance to their weight: between 1 (Cochran and Cox) and about 2
+# (Satterthwaite).
 WEIGHT = 1.5
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The uncertainty of a mean: its standard error, in which seeds have a share that few of them vouch for."""
+    """The standard error of a mean, and the weights and degrees of freedom of its two t quantiles."""
 
     error: float
-    of_seeds: float
-    """weight from 0 to 1 of the quantile with the seeds' degrees of freedom; the rest has those of the examples"""
+    """standard error of the mean"""
+    seed_weight: float
+    """weight, from 0 to 1, of the quantile with ``seeds_df``; the quantile with ``examples_df`` has the rest"""
     seeds_df: int
+    """degrees of freedom of the seeds"""
     examples_df: int
+    """degrees of freedom of the examples"""
 
     def quantile(self, tail: float) -> float:
-        """Of the mean divided by its error: between two t quantiles, as with Cochran and Cox.
+        """Return the quantile of the mean divided by its error: between two t quantiles, as with Cochran and Cox.
 
-        Their weights (Experimental Designs, 1957, 4.14) are the shares of the variance. Where the seeds' share is
-        small that is too careful, as Satterthwaite's degrees of freedom are not careful enough where it is large.
+        Their weights (Experimental Designs, 1957, 4.14) are the shares of the variance. They are too careful if the
+        seeds' share is small, as Satterthwaite's degrees of freedom are not careful enough if it is large.
+
+        Args:
+            tail: probability of a larger value.
         """
-        of_examples = t(tail, self.examples_df)
-        if not self.of_seeds:
-            return of_examples
-        return of_examples + self.of_seeds * (t(tail, self.seeds_df) - of_examples)
+        examples_t = t(tail, self.examples_df)
+        if not self.seed_weight:
+            return examples_t
+        return examples_t + self.seed_weight * (t(tail, self.seeds_df) - examples_t)
 
-    def p(self, value: float) -> float:
-        """How often chance makes a mean as far from zero."""
+    def p(self, mean: float) -> float:
+        """Return the probability that chance alone makes a mean at least as far from zero."""
         from scipy import optimize
 
-        if value == 0:
+        if mean == 0:
             return 1.0
-        far = abs(value) / self.error
-        if not self.of_seeds:
-            return 2 * _tail(far, self.examples_df)
-        tails = [_tail(far, df) for df in (self.seeds_df, self.examples_df)]
+        distance = abs(mean) / self.error
+        if not self.seed_weight:
+            return 2 * _tail(distance, self.examples_df)
+        tails = [_tail(distance, df) for df in (self.seeds_df, self.examples_df)]
         if min(tails) < 1e-300:
             return 2 * max(tails)
-        # Between the two distributions that it is weighted of.
-        return 2 * float(optimize.brentq(lambda tail: self.quantile(tail) - far, min(tails) * 0.99, max(tails) * 1.01))
+        # The quantile is a weighted mean of the two t quantiles, so the tail lies between their two tails.
+        low, high = min(tails) * 0.99, max(tails) * 1.01
+        return 2 * float(optimize.brentq(lambda tail: self.quantile(tail) - distance, low, high))
 
 
 @dataclass(frozen=True)
 class SeedSpread:
-    """How far the seeds of all pairs of rows are apart: many rows tell more of that than the few seeds of one pair."""
+    """The spread between seeds over all pairs of rows, known better from many rows than from one pair's few seeds."""
 
     variance: float
-    """of the difference that one seed shows"""
+    """variance between seeds of a pair's difference"""
     df: int
+    """degrees of freedom"""
 
 
 def spread_of(scores: Scores, pooled: SeedSpread | None = None, *, careful: bool = False) -> Spread:
-    """Of the mean, by the mean squares of the crossed design (seeds and examples both drawn from many).
+    """Return the spread of the mean, from the mean squares (ms) of a crossed design with random seeds and examples.
 
     Args:
-        pooled: the spread between seeds that other pairs of rows show too.
-        careful: for a test. An interval holds the truth neither less nor much more often than it says.
+        scores: of shape (seeds, examples).
+        pooled: the spread between seeds over all pairs of rows.
+        careful: whether the spread is for a test, which should rather miss a difference. An interval should hold the
+            true value exactly as often as it says.
     """
     from scipy.special import fdtrc
 
     seeds, examples = scores.shape
     by_seed, by_example = scores.mean(axis=1), scores.mean(axis=0)
-    of_examples = seeds * float(by_example.var(ddof=1))
-    of_examples_alone = float(np.sqrt(of_examples / (seeds * examples)))
-    if of_examples_alone < 1e-9 * float(np.abs(scores).max()):
-        of_examples_alone = 0.0  # but for rounding
+    examples_ms = seeds * float(by_example.var(ddof=1))
+    examples_error = float(np.sqrt(examples_ms / (seeds * examples)))
+    if examples_error < 1e-9 * float(np.abs(scores).max()):
+        examples_error = 0.0  # anything this small comes from rounding
     if seeds == 1:
-        return Spread(of_examples_alone, 0.0, 0, examples - 1)
-    of_seeds, df = examples * float(by_seed.var(ddof=1)), seeds - 1
+        return Spread(examples_error, 0.0, 0, examples - 1)
+    seeds_ms, df = examples * float(by_seed.var(ddof=1)), seeds - 1
     if pooled is not None and pooled.df > df:
-        usual = examples * pooled.variance
-        if fdtrc(df, pooled.df, _ratio(of_seeds, usual)) >= UNUSUAL:
+        pooled_ms = examples * pooled.variance
+        if fdtrc(df, pooled.df, _ratio(seeds_ms, pooled_ms)) >= UNUSUAL:
             prior = min(PRIOR, pooled.df - df)
-            of_seeds, df = (df * of_seeds + prior * usual) / (df + prior), df + prior
-    rest = scores - by_seed[:, None] - by_example + scores.mean()
+            seeds_ms, df = (df * seeds_ms + prior * pooled_ms) / (df + prior), df + prior
+    residuals = scores - by_seed[:, None] - by_example + scores.mean()
     residual_df = (seeds - 1) * (examples - 1)
-    residual = float((rest**2).sum()) / residual_df
-    if fdtrc(df, residual_df, _ratio(of_seeds, residual)) >= (CAREFUL_POOL if careful else POOL):
-        return Spread(of_examples_alone, 0.0, df, examples - 1)
-    more = max(of_examples - residual, 0.0)
-    error = float(np.sqrt(max(of_seeds + more, of_examples) / (seeds * examples)))
-    share = of_seeds / (of_seeds + more)
+    residual_ms = float((residuals**2).sum()) / residual_df
+    if fdtrc(df, residual_df, _ratio(seeds_ms, residual_ms)) >= (CAREFUL_POOL if careful else POOL):
+        return Spread(examples_error, 0.0, df, examples - 1)
+    beyond_residual = max(examples_ms - residual_ms, 0.0)
+    error = float(np.sqrt(max(seeds_ms + beyond_residual, examples_ms) / (seeds * examples)))
+    share = seeds_ms / (seeds_ms + beyond_residual)
     return Spread(error, share if careful else share**WEIGHT, df, examples - 1)
 
 
 def t(tail: float, df: int) -> float:
-    """Student's t, which is exceeded so often; scipy.stats has the same at fifty times the cost."""
+    """Return the value that Student's t exceeds with this probability, fifty times faster than scipy.stats."""
     from scipy.special import stdtrit
 
     return -float(stdtrit(df, tail))
 
 
 def _tail(t: float, df: int) -> float:
-    """How often t is exceeded."""
+    """Return the probability that Student's t exceeds a value."""
     from scipy.special import stdtr
 
     return float(stdtr(df, -t))
 
 
-def _ratio(one: float, other: float) -> float:
-    return one / other if other else float("inf") if one else 0.0
+def _ratio(numerator: float, denominator: float) -> float:
+    if denominator:
+        return numerator / denominator
+    return float("inf") if numerator else 0.0

@@ -1,4 +1,4 @@
-"""The conformance kit: whether a method is sound, on tiny models, in seconds.
+"""The conformance kit: tests on tiny models, in seconds, whether a method is sound.
 
 In the tests of a plugin::
 
@@ -19,7 +19,7 @@ from typing import Any
 
 from adapterzoo.conformance.models import ARCHITECTURES
 from adapterzoo.conformance.observe import observe
-from adapterzoo.conformance.properties import NOT_ASKED, PROPERTIES, judge
+from adapterzoo.conformance.properties import NOT_CHECKED, PROPERTIES, check_properties
 from adapterzoo.methods.contract import Method
 
 __all__ = ["ARCHITECTURES", "PROPERTIES", "Case", "Report", "cases"]
@@ -27,34 +27,34 @@ __all__ = ["ARCHITECTURES", "PROPERTIES", "Case", "Report", "cases"]
 
 @dataclass(frozen=True)
 class Report:
-    """What became of one case."""
+    """The result of one case."""
 
     method: str
     architecture: str
     quantization: str
     declined: str | None = None
-    """why the method itself says that it cannot work on this architecture"""
+    """the method's own reason why it cannot work on this architecture"""
     verdicts: dict[str, str | None] = field(default_factory=dict)
-    """property -> what is wrong, None where it holds, ``-`` where it does not apply"""
+    """property -> what is wrong; None where the property holds, ``-`` where it was not checked"""
     look: str = ""
-    """the file of the method"""
+    """path of the file with the method's code"""
 
     @property
     def failures(self) -> dict[str, str]:
-        """Property -> what is wrong, with the numbers."""
-        return {name: found for name, found in self.verdicts.items() if found not in (None, NOT_ASKED)}
+        """Return the properties that do not hold: property -> what is wrong, with numbers."""
+        return {name: verdict for name, verdict in self.verdicts.items() if verdict not in (None, NOT_CHECKED)}
 
     def __str__(self) -> str:
         where = f"{self.method} on {self.architecture}, {self.quantization}"
         if self.declined:
             return f"{where}: declined: {self.declined}"
-        lines = [f"  {name}: {found}" for name, found in self.failures.items()]
+        lines = [f"  {name}: {failure}" for name, failure in self.failures.items()]
         return "\n".join([f"{where}: {'not sound; see ' + self.look if lines else 'sound'}", *lines])
 
 
 @dataclass(frozen=True)
 class Case:
-    """One method on one tiny model with one base."""
+    """One method on one tiny model with one quantization."""
 
     method: Method[Any]
     architecture: str
@@ -64,18 +64,18 @@ class Case:
         return f"{self.method.name}-{self.architecture}-{self.quantization}"
 
     def run(self) -> Report:
-        """Train it, and judge what is seen."""
-        seen = observe(self.method, self.architecture, self.quantization)
-        declined = " ".join(map(str, seen.declined)) or None
-        verdicts = {} if declined else judge(self.method, seen)
+        """Train the method, and check every property of what was observed."""
+        observed = observe(self.method, self.architecture, self.quantization)
+        declined = " ".join(map(str, observed.declined)) or None
+        verdicts = {} if declined else check_properties(self.method, observed)
         look = inspect.getsourcefile(type(self.method)) or "?"
         return Report(self.method.name, self.architecture, self.quantization, declined, verdicts, look)
 
     def check(self) -> Report:
-        """Run it.
+        """Run the case, and fail where the method is not sound.
 
         Raises:
-            AssertionError: a property does not hold; says which, with the numbers and where to look.
+            AssertionError: a property does not hold; the message names it, with numbers and the file of the method.
         """
         report = self.run()
         assert not report.failures, str(report)
@@ -83,7 +83,11 @@ class Case:
 
 
 def cases(method: str | Method[Any], quantizations: Sequence[str] | None = None) -> list[Case]:
-    """All cases of a method: each tiny model with each base that the method claims to train on.
+    """Return all cases of a method: each tiny model with each quantization on which the method says it can train.
+
+    Args:
+        method: the method, or its name.
+        quantizations: the quantizations to use instead.
 
     Raises:
         PluginError: no installed method has that name.

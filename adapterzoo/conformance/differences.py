@@ -1,57 +1,59 @@
-"""How far apart two observations are, how far they may be, and how that is said."""
+"""Compare what was observed of a method, and describe differences that are too large."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
-from adapterzoo.conformance.observe import Observed
+from adapterzoo.conformance.observe import Observation
 from adapterzoo.errors import PluginError
 
 if TYPE_CHECKING:
     import torch
 
-# Largest difference of two logits that should be the same, as a share of the spread of the base's logits.
+# Accept a difference of logits up to this share of the standard deviation of the base's logits.
 TOLERANCE = {"none": 1e-4, "int8": 1e-3, "nf4": 1e-3}
 
 
-def differ(seen: Observed, one: str, other: str, allowed: float, which: str, hint: str) -> str | None:
-    """What to say where two logits that should be the same are not."""
-    gap = distance(seen, one, other)
+def logits_problem(observed: Observation, first: str, second: str, allowed: float, which: str, hint: str) -> str | None:
+    """Describe the difference of two logits that should be the same; return None where it is small enough."""
+    gap = distance(observed, first, second)
     return None if gap <= allowed else f"the logits {which} differ by {gap:.2g} (allowed: {allowed:.2g}); {hint}"
 
 
-def some(names: list[str]) -> str:
-    """The first few of many names."""
+def first_few(names: list[str]) -> str:
+    """Return the first three names as a text."""
     return ", ".join(names[:3])
 
 
-def distance(seen: Observed, one: str, other: str) -> float:
-    """The largest difference between two observed logits."""
-    gap = (seen.logits[one] - seen.logits[other]).abs().max().item()
+def distance(observed: Observation, first: str, second: str) -> float:
+    """Return the largest difference between two observed tensors of logits."""
+    gap = (observed.logits[first] - observed.logits[second]).abs().max().item()
     return gap if math.isfinite(gap) else math.inf
 
 
-def tolerance(seen: Observed) -> float:
-    """How far apart logits may be that should be the same."""
-    spread: float = seen.logits["base"].std().item()
-    return TOLERANCE[seen.quantization] * spread
+def tolerance(observed: Observation) -> float:
+    """Return how much two logits may differ that should be the same."""
+    spread: float = observed.logits["base"].std().item()
+    return TOLERANCE[observed.quantization] * spread
 
 
-def same(first: dict[str, torch.Tensor], other: dict[str, torch.Tensor], how: str, hint: str) -> str | None:
-    """What to say where trained tensors that should be the same, bit for bit, are not."""
-    different = [name for name, tensor in first.items() if name not in other or not tensor.equal(other[name])]
+def tensors_problem(
+    first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], when: str, hint: str
+) -> str | None:
+    """Describe which trained tensors differ that should be the same bit for bit; return None where none does."""
+    different = [name for name, tensor in first.items() if name not in second or not tensor.equal(second[name])]
     if not different:
         return None
     name = different[0]
-    gap = (first[name] - other[name]).abs().max().item() if name in other else math.nan
-    return f"{how}, {len(different)} of {len(first)} tensors differ, like {name} by {gap:.2g}; {hint}"
+    gap = (first[name] - second[name]).abs().max().item() if name in second else math.nan
+    return f"{when}, {len(different)} of {len(first)} tensors differ, like {name} by {gap:.2g}; {hint}"
 
 
-def said(error: BaseException) -> str:
-    """An error in one line, with the place in the plugin's code or the library's where it was raised."""
+def describe_error(error: BaseException) -> str:
+    """Return an error as one line, with the file and line of the plugin or library that raised it."""
     if isinstance(error, PluginError):
-        return str(error)  # which says it all: the place would be in adapterzoo
+        return str(error)  # adapterzoo raised it, so its place in the code does not help the author
     place = ""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

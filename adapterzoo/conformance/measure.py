@@ -1,4 +1,4 @@
-"""What is measured of a model on the four rows: its logits, its loss, and what it generates."""
+"""Measure a model on the four rows of the kit: its logits, its loss, and the text it generates."""
 
 from __future__ import annotations
 
@@ -17,35 +17,41 @@ SHARED_TOKENS = 8
 
 
 def logits(model: nn.Module, encoded: Encoded, at_once: bool = True) -> torch.Tensor:
-    """The logits of each row's real tokens, (all tokens, vocabulary); in one padded batch, or a row at a time."""
+    """Return the logits of all tokens that are no padding, of shape (tokens, vocabulary).
+
+    Args:
+        model: the model.
+        encoded: the rows.
+        at_once: whether to run all rows in one padded batch, or each row alone.
+    """
     import torch
 
     rows = [example.tokens for example in encoded.test]
     model.eval()
-    found = []
+    per_row = []
     with torch.no_grad():
-        for group in [rows] if at_once else [[row] for row in rows]:
-            found += _forward(model, group, encoded.pad_id)
-    return torch.cat(found)
+        for batch in [rows] if at_once else [[row] for row in rows]:
+            per_row += _forward(model, batch, encoded.pad_id)
+    return torch.cat(per_row)
 
 
 def loss(model: nn.Module, encoded: Encoded) -> float:
-    """The mean loss of a completion's token, as evaluation has it."""
+    """Return the mean loss per token of the completions, computed as in an evaluation."""
     from adapterzoo.evaluation.evaluate import likelihoods
 
-    found = likelihoods(model, [example.tokens for example in encoded.train], encoded.pad_id, len(encoded.train))
-    return sum(one.loss for one in found) / sum(one.tokens for one in found)
+    rows = likelihoods(model, [example.tokens for example in encoded.train], encoded.pad_id, len(encoded.train))
+    return sum(row.loss for row in rows) / sum(row.tokens for row in rows)
 
 
 def greedy(model: Any, encoded: Encoded) -> list[list[int]]:
-    """The first tokens of the greedy answer to each prompt, with a cache and padding."""
+    """Return the first tokens of the greedy answer to each prompt, generated with a cache and padding."""
     import torch
     from transformers import GenerationConfig
 
-    from adapterzoo.tokens.batches import asked, pad_batch
+    from adapterzoo.tokens.batches import pad_batch, row_tokens
 
-    batch = pad_batch([asked(example.prompt) for example in encoded.test], encoded.pad_id)
-    # No token ends an answer: what follows an end would be padding, which no model finds likely.
+    batch = pad_batch([row_tokens(example.prompt) for example in encoded.test], encoded.pad_id)
+    # Let no token end an answer: after an end there would be padding, which has a low probability.
     settings = GenerationConfig(
         max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=encoded.pad_id, eos_token_id=-1
     )
@@ -58,57 +64,57 @@ def greedy(model: Any, encoded: Encoded) -> list[list[int]]:
     return answers
 
 
-def behind(model: Any, encoded: Encoded) -> float:
-    """How far, in logits, a greedily generated token is behind the likeliest one of a plain forward pass, at most."""
+def greedy_gap(model: Any, encoded: Encoded) -> float:
+    """Return how far the logit of a generated token is, at most, below the highest logit of a plain forward pass."""
     import torch
 
-    from adapterzoo.tokens.batches import asked
+    from adapterzoo.tokens.batches import row_tokens
 
     gaps: list[float] = []
     for example, answer in zip(encoded.test, greedy(model, encoded), strict=True):
         with torch.no_grad():
-            (row,) = _forward(model, [asked(example.prompt + answer[:-1])], encoded.pad_id)
-        said = row[-NEW_TOKENS:]
-        chosen = said.gather(1, torch.tensor(answer)[:, None])[:, 0]
-        gaps.append((said.max(dim=1).values - chosen).max().item())
+            (row,) = _forward(model, [row_tokens(example.prompt + answer[:-1])], encoded.pad_id)
+        answer_logits = row[-NEW_TOKENS:]
+        chosen = answer_logits.gather(1, torch.tensor(answer)[:, None])[:, 0]
+        gaps.append((answer_logits.max(dim=1).values - chosen).max().item())
     return max(gaps)
 
 
-def joined_gap(model: Any, encoded: Encoded) -> float:
-    """Return how far loss and gradients of rows with a shared prefix are from those of padded rows, as a share."""
+def shared_prefix_gap(model: Any, encoded: Encoded) -> float:
+    """Return the relative difference of loss and gradients between padded rows and rows with a shared prefix."""
     import torch
 
     from adapterzoo.model.row_attention import has_row_attention
     from adapterzoo.tokens.batches import pad_batch
-    from adapterzoo.tokens.shared_prefix import for_model, joined_batch
+    from adapterzoo.tokens.shared_prefix import joined_batch, model_arguments
 
-    begins = list(range(3, 3 + SHARED_TOKENS))
-    rows = [([*begins, *ids], [False] * SHARED_TOKENS + learned) for ids, learned in (e.tokens for e in encoded.train)]
+    prefix = list(range(3, 3 + SHARED_TOKENS))
+    rows = [([*prefix, *ids], [False] * SHARED_TOKENS + learned) for ids, learned in (e.tokens for e in encoded.train)]
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    found = []
+    results = []  # for each batch, the loss and then the gradients
     model.train()
     ways = (False, True) if has_row_attention(model) else (False,)
     for batch in (pad_batch(rows, encoded.pad_id), *(joined_batch(rows, by_row=by_row) for by_row in ways)):
-        loss = model(**for_model(batch, model)).loss
+        loss = model(**model_arguments(batch, model)).loss
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        found.append([loss.detach().reshape(1), *(g.reshape(-1) for g in gradients if g is not None)])
+        results.append([loss.detach().reshape(1), *(g.reshape(-1) for g in gradients if g is not None)])
     return max(
-        _share(torch.cat(found[0][part]), torch.cat(joined[part]))
+        _relative_difference(torch.cat(results[0][part]), torch.cat(joined[part]))
         for part in (slice(1), slice(1, None))
-        for joined in found[1:]
+        for joined in results[1:]
     )
 
 
-def _share(before: torch.Tensor, after: torch.Tensor) -> float:
-    size = before.norm().item()
-    return (after - before).norm().item() / size if size else 0.0
+def _relative_difference(expected: torch.Tensor, actual: torch.Tensor) -> float:
+    size = expected.norm().item()
+    return (actual - expected).norm().item() / size if size else 0.0
 
 
 def _forward(model: Any, rows: Sequence[Tokens], pad_id: int) -> list[torch.Tensor]:
-    """The logits of one batch: of each row, those of its real tokens."""
+    """Return for each row of one batch the logits of its tokens that are no padding."""
     from adapterzoo.tokens.batches import pad_batch
 
     batch = pad_batch(rows, pad_id)
     batch.pop("labels")
-    answered = model(**{**batch, "logits_to_keep": 0}).logits.float()
-    return [row[mask.bool()] for row, mask in zip(answered, batch["attention_mask"], strict=True)]
+    padded = model(**{**batch, "logits_to_keep": 0}).logits.float()
+    return [row[mask.bool()] for row, mask in zip(padded, batch["attention_mask"], strict=True)]

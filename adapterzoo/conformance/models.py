@@ -1,4 +1,4 @@
-"""Two tiny models of unlike architecture, and four rows to memorise. Made here, random, the same every time."""
+"""Create two tiny models of different architectures and four rows to memorise: random, but always the same."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from adapterzoo.model.base import Base
     from adapterzoo.tokens.encode import Encoded
 
-# One has a gated feed-forward, grouped keys and values, and no biases; the other one layer for queries, keys and
-# values together, biases, and layer norms. What works on both seldom depends on names.
+# The first has a gated feed-forward, grouped keys and values, and no biases. The second has one layer for queries, keys
+# and values together, biases, and layer norms. A method that works on both seldom depends on the names of layers.
 ARCHITECTURES = ("llama", "gpt_neox")
 VOCABULARY = 128
 WIDTH = 128
@@ -22,7 +22,7 @@ ROWS = 4
 
 @cache
 def model_folder(architecture: str) -> Path:
-    """A model of an architecture, saved as transformers saves it; removed when Python ends."""
+    """Save a model of an architecture with transformers, and return its folder, which is removed when Python ends."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -47,7 +47,7 @@ def model_folder(architecture: str) -> Path:
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith("bias"):  # zero in a new model, and then what is multiplied by one has no gradient
+            if name.endswith("bias"):  # biases of a new model are zero, and a factor of zero would get no gradient
                 parameter.normal_(std=0.1)
     torch.random.set_rng_state(random_state)
     _folders.append(tempfile.TemporaryDirectory(prefix="adapterzoo-"))
@@ -61,7 +61,7 @@ _folders: list[tempfile.TemporaryDirectory[str]] = []
 
 @cache
 def tiny_base(architecture: str, quantization: str, dtype: str = "float32") -> Base:
-    """The model of an architecture with one quantization."""
+    """Return the model of an architecture with one quantization."""
     from adapterzoo.model import base
     from adapterzoo.recipe.schema import ModelSection
 
@@ -72,7 +72,7 @@ def tiny_base(architecture: str, quantization: str, dtype: str = "float32") -> B
 
 @cache
 def tiny_skeleton(architecture: str) -> Base:
-    """The model of an architecture without weights."""
+    """Return the model of an architecture without weights."""
     from transformers import AutoConfig
 
     from adapterzoo.model.base import Base
@@ -80,21 +80,23 @@ def tiny_skeleton(architecture: str) -> Base:
     from adapterzoo.recipe.schema import ModelSection
 
     folder = str(model_folder(architecture))
-    made = skeleton(ModelSection(name=folder), AutoConfig.from_pretrained(folder))
-    return Base(made, "none", lambda: made)
+    model = skeleton(ModelSection(name=folder), AutoConfig.from_pretrained(folder))
+    return Base(model, "none", lambda: model)
 
 
 @cache
 def rows() -> Encoded:
-    """Four rows of unequal length, to train on and to measure with."""
-    from adapterzoo.row import Row
-    from adapterzoo.tokens.batches import asked
+    """Return four rows of different lengths, to train and to measure on."""
+    from adapterzoo.data_row import DataRow
+    from adapterzoo.tokens.batches import row_tokens
     from adapterzoo.tokens.encode import Encoded, Example
 
-    draw = random.Random(0)
+    rng = random.Random(0)
     examples = []
     for index in range(ROWS):
-        prompt = [draw.randrange(3, VOCABULARY) for _ in range(6 + 3 * index)]
-        completion = [*(draw.randrange(3, VOCABULARY) for _ in range(5)), 2]
-        examples.append(Example(Row.pair(str(index), str(index)), prompt, completion, asked(prompt, completion)[1]))
+        prompt = [rng.randrange(3, VOCABULARY) for _ in range(6 + 3 * index)]
+        completion = [*(rng.randrange(3, VOCABULARY) for _ in range(5)), 2]
+        examples.append(
+            Example(DataRow.pair(str(index), str(index)), prompt, completion, row_tokens(prompt, completion)[1])
+        )
     return Encoded(None, examples, examples[:2], examples, end_ids=[2], pad_id=0, fingerprint="")

@@ -1,4 +1,4 @@
-"""Puts a method through its paces on one tiny base, and writes down what happened. Judging is another file's job."""
+"""Use a method in every way on one tiny base, and record what happens; ``properties.py`` judges the records."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.conformance.measure import behind, greedy, joined_gap, logits, loss
+from adapterzoo.conformance.measure import greedy, greedy_gap, logits, loss, shared_prefix_gap
 from adapterzoo.conformance.models import rows, tiny_base, tiny_skeleton
-from adapterzoo.conformance.watch import Gradients, keep_one, watched
+from adapterzoo.conformance.watch import GradientWatcher, record_events, save_only_at
 from adapterzoo.errors import Problem
 from adapterzoo.methods.contract import Context, Method, checked_wrap
-from adapterzoo.methods.layers import trained
+from adapterzoo.methods.layers import trained_parameters
 from adapterzoo.prepare.dry_run import try_method
 from adapterzoo.prepare.prepared import quiet_libraries
 from adapterzoo.results.result import plain_findings
@@ -28,69 +28,77 @@ if TYPE_CHECKING:
 
 STEPS = 12
 SAVED_AT = STEPS // 2
-# Twelve steps are few: a method whose own rate is lower trains with this one.
+# A method whose own learning rate is lower trains with this one, because twelve steps are few.
 LEARNING_RATE = 1e-3
 
 
 @dataclass
-class Observed:
-    """What a method did on one base. A stage that was not reached, or not asked for, left its fields as they are."""
+class Observation:
+    """What a method did on one base. The fields of a stage that was not reached keep their defaults."""
 
     architecture: str
     quantization: str
     declined: list[Problem] = field(default_factory=list)
-    """what the method itself says cannot work on this architecture"""
+    """the method's own reasons why it cannot work on this architecture"""
     errors: dict[str, BaseException] = field(default_factory=dict)
-    """stage -> what it raised"""
+    """stage -> the error that it raised"""
     logits: dict[str, torch.Tensor] = field(default_factory=dict)
-    """of each row's real tokens: ``base``, ``start``, ``trained``, ``loaded``, ``merged``, all rows in one batch;
-    ``base alone`` and ``alone``, a row at a time; ``plain base``, ``plain start`` and
-    ``plain trained``, over weights not quantized"""
-    behind: float | None = None
-    """how far, in logits, a greedily generated token was behind the likeliest one of a plain forward pass, at most"""
-    joined_gap: float | None = None
-    """how far losses and gradients of rows in one sequence, with a shared prefix, are from those of padded rows, as a
-    share of these"""
+    """logits of all tokens that are no padding, by when they were measured: ``base``, ``start``, ``trained``,
+    ``loaded`` and ``merged`` with all rows in one batch; ``base alone`` and ``alone`` (trained) with one row at a time;
+    ``plain base``, ``plain start`` and ``plain trained`` on a base without quantization"""
+    greedy_gap: float | None = None
+    """how far the logit of a generated token was below the highest one of a plain forward pass, at most"""
+    shared_prefix_gap: float | None = None
+    """largest relative difference of loss and gradients between padded rows and rows with a shared prefix"""
     losses: list[float] = field(default_factory=list)
-    """on the rows that it trains on, as they are evaluated: before and after"""
+    """evaluation losses on the training rows, before and after training"""
     steps: int = 0
+    """number of optimizer steps of the training"""
     trainable: int = 0
+    """number of trainable parameters at the default options"""
     dtypes: list[str] = field(default_factory=list)
-    """of the parameters trained over a base in bfloat16"""
+    """dtypes of the parameters trained on a base in bfloat16"""
     without_gradient: list[str] = field(default_factory=list)
+    """names of trainable parameters whose gradient was zero in every step"""
     changed: list[str] = field(default_factory=list)
-    """tensors of the base that training changed"""
+    """names of tensors of the base that training changed"""
     merged: list[str] = field(default_factory=list)
-    """parameters that the merged model has and the base has not, or the other way round"""
+    """names of parameters that either the merged model or the base has, but not both"""
     silent_callbacks: list[str] = field(default_factory=list)
+    """names of callback classes that were never called"""
     files: list[str] = field(default_factory=list)
+    """names of the files of the saved adapter"""
     sizes: dict[Any, int] = field(default_factory=dict)
-    """size option -> parameters trained"""
+    """value of the size option -> number of trained parameters"""
     first: dict[str, torch.Tensor] = field(default_factory=dict)
+    """trained tensors of the first training"""
     again: dict[str, torch.Tensor] = field(default_factory=dict)
+    """trained tensors of a second training with the same seed"""
     resumed: dict[str, torch.Tensor] = field(default_factory=dict)
+    """trained tensors of a training that was resumed from a checkpoint of the first"""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """What is raised within is written down under a name, and ends the stage alone."""
+        """Record an error that is raised inside under the stage's name, and end only this stage."""
         try:
             yield
         except (Exception, SystemExit) as error:  # the method under test may raise anything
             self.errors[name] = error
 
 
-def observe(method: Method[Any], architecture: str, quantization: str, options: Any = None) -> Observed:
-    """Everything the properties need to know of a method on one base."""
-    _spare_the_collector()
+def observe(method: Method[Any], architecture: str, quantization: str, options: Any = None) -> Observation:
+    """Use a method on one base, and return everything that the properties need to know."""
+    _speed_up_garbage_collection()
     with quiet_libraries(), tempfile.TemporaryDirectory(prefix="adapterzoo-") as folder:
-        return _Trial(method, architecture, quantization, options or method.options(), Path(folder)).all()
+        return _Observer(method, architecture, quantization, options or method.options(), Path(folder)).observe()
 
 
 @cache
-def _spare_the_collector() -> None:
-    """The trainer collects garbage each time it begins, which takes longer than the training.
+def _speed_up_garbage_collection() -> None:
+    """Exclude the objects of imported modules from garbage collection.
 
-    Most of that is a walk through what the imports made and will never be garbage.
+    The trainer collects garbage whenever it starts. Without this, that takes longer than the training, mostly for
+    objects of modules, which never become garbage.
     """
     import peft  # noqa: F401
     import transformers.trainer  # noqa: F401
@@ -99,14 +107,16 @@ def _spare_the_collector() -> None:
     gc.freeze()
 
 
-class _Trial:
+class _Observer:
+    """One method, one base and one folder, and the observation that is made of them."""
+
     def __init__(self, method: Method[Any], architecture: str, quantization: str, options: Any, folder: Path) -> None:
         from adapterzoo.recipe.schema import TrainSection
 
         self.method, self.options, self.folder = method, options, folder
-        self.lent = tiny_base(architecture, quantization)
+        self.base = tiny_base(architecture, quantization)
         self.rows = rows()
-        self.seen = Observed(architecture, quantization)
+        self.observed = Observation(architecture, quantization)
         self.settings = TrainSection(
             steps=STEPS, batch_size=len(self.rows.train), scheduler="constant", warmup=0, eval_steps=SAVED_AT
         )
@@ -118,45 +128,50 @@ class _Trial:
             batches=shuffled_batches(self.rows.sealed_rows(), len(self.rows.train), 0, self.rows.pad_id),
         )
 
-    def all(self) -> Observed:
-        seen, lent = self.seen, self.lent
-        seen.logits["base"] = logits(lent.model, self.rows)
-        seen.logits["base alone"] = logits(lent.model, self.rows, at_once=False)
-        with seen.stage("problems"):
-            skeleton = tiny_skeleton(seen.architecture)
-            seen.declined, _ = try_method(self.method, skeleton, self.options, self.context)
-        if seen.declined or seen.errors:
-            return seen
-        with lent.borrow() as model:
-            self._first(model)
-        if seen.quantization in self.method.mergeable_into:
-            lent.invalidate()
-        if seen.quantization != "none" and "none" in self.method.quantizations:
-            plain = tiny_base(seen.architecture, "none")
-            seen.logits["plain base"] = logits(plain.model, self.rows)
-            with seen.stage("plain"), plain.borrow() as model:
+    def observe(self) -> Observation:
+        observed, base = self.observed, self.base
+        observed.logits["base"] = logits(base.model, self.rows)
+        observed.logits["base alone"] = logits(base.model, self.rows, at_once=False)
+        with observed.stage("problems"):
+            skeleton = tiny_skeleton(observed.architecture)
+            observed.declined = try_method(self.method, skeleton, self.options, self.context).problems
+        if observed.declined or observed.errors:
+            return observed
+        with base.borrow() as model:
+            self._use(model)
+        if observed.quantization in self.method.mergeable_into:
+            base.invalidate()
+        if observed.quantization != "none" and "none" in self.method.quantizations:
+            plain = tiny_base(observed.architecture, "none")
+            observed.logits["plain base"] = logits(plain.model, self.rows)
+            with observed.stage("plain"), plain.borrow() as model:
                 wrapped = self._wrap(model)
-                seen.logits["plain start"] = logits(wrapped, self.rows)
+                observed.logits["plain start"] = logits(wrapped, self.rows)
                 self._train(wrapped, "plain")
-                seen.logits["plain trained"] = logits(wrapped, self.rows)
-        if "wrap" in seen.errors or "train" in seen.errors:
-            return seen
-        with seen.stage("load"), lent.borrow() as model:
-            seen.logits["loaded"] = logits(self.method.load(model, self.folder / "adapter"), self.rows)
-        with seen.stage("again"), lent.borrow() as model:
-            seen.again = self._train(self._wrap(model), "again")
+                observed.logits["plain trained"] = logits(wrapped, self.rows)
+        if "wrap" in observed.errors or "train" in observed.errors:
+            return observed
+        with observed.stage("load"), base.borrow() as model:
+            observed.logits["loaded"] = logits(self.method.load(model, self.folder / "adapter"), self.rows)
+        with observed.stage("again"), base.borrow() as model:
+            observed.again = self._train(self._wrap(model), "again")
         if self.method.resumes:
-            with seen.stage("resume"), lent.borrow() as model:
-                seen.resumed = self._train(self._wrap(model), "first")
-        with seen.stage("bfloat16"), tiny_base(seen.architecture, seen.quantization, "bfloat16").borrow() as model:
+            with observed.stage("resume"), base.borrow() as model:
+                observed.resumed = self._train(self._wrap(model), "first")
+        with (
+            observed.stage("bfloat16"),
+            tiny_base(observed.architecture, observed.quantization, "bfloat16").borrow() as model,
+        ):
             wrapped = self._wrap(model)
-            seen.dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in trained(wrapped).values()})
+            observed.dtypes = sorted(
+                {str(p.dtype).removeprefix("torch.") for p in trained_parameters(wrapped).values()}
+            )
             self._train(wrapped, "bfloat16", steps=2)
             greedy(wrapped, self.rows)
         if self.method.size_option:
-            with seen.stage("size"):
+            with observed.stage("size"):
                 self._sizes()
-        return seen
+        return observed
 
     def _wrap(self, model: nn.Module, options: Any = None) -> nn.Module:
         from transformers import set_seed
@@ -164,55 +179,55 @@ class _Trial:
         set_seed(0)
         return checked_wrap(self.method, model, options or self.options, self.context)
 
-    def _first(self, model: nn.Module) -> None:
-        """Wrap, train, save and merge, with everything watched."""
-        seen = self.seen
+    def _use(self, model: nn.Module) -> None:
+        """Wrap, train, save and merge once, and record everything."""
+        observed = self.observed
         tensors = dict(model.named_parameters())
         frozen = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-        with seen.stage("wrap"):
+        with observed.stage("wrap"):
             wrapped = self._wrap(model)
-            seen.trainable = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
-            seen.logits["start"] = logits(wrapped, self.rows)
-            seen.losses.append(loss(wrapped, self.rows))
-        if "wrap" in seen.errors:
+            observed.trainable = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
+            observed.logits["start"] = logits(wrapped, self.rows)
+            observed.losses.append(loss(wrapped, self.rows))
+        if "wrap" in observed.errors:
             return
-        with seen.stage("train"):
-            seen.first = self._train(wrapped, "first", watch=True)
-            seen.changed = [name for name, before in frozen.items() if not _same(before, tensors[name])]
-            seen.logits["trained"] = logits(wrapped, self.rows)
-            seen.losses.append(loss(wrapped, self.rows))
-        if "train" in seen.errors:
+        with observed.stage("train"):
+            observed.first = self._train(wrapped, "first", watch=True)
+            observed.changed = [name for name, before in frozen.items() if not _same(before, tensors[name])]
+            observed.logits["trained"] = logits(wrapped, self.rows)
+            observed.losses.append(loss(wrapped, self.rows))
+        if "train" in observed.errors:
             return
-        with seen.stage("padding"):
-            seen.logits["alone"] = logits(wrapped, self.rows, at_once=False)
-        with seen.stage("generate"):
-            seen.behind = behind(wrapped, self.rows)
-        if self.method.token_wise and seen.quantization != "int8":
-            with seen.stage("joined"):
-                seen.joined_gap = joined_gap(wrapped, self.rows)
-        with seen.stage("findings"):
+        with observed.stage("padding"):
+            observed.logits["alone"] = logits(wrapped, self.rows, at_once=False)
+        with observed.stage("generate"):
+            observed.greedy_gap = greedy_gap(wrapped, self.rows)
+        if self.method.token_wise and observed.quantization != "int8":
+            with observed.stage("shared prefix"):
+                observed.shared_prefix_gap = shared_prefix_gap(wrapped, self.rows)
+        with observed.stage("findings"):
             plain_findings(self.method.findings(wrapped))
-        with seen.stage("save"):
+        with observed.stage("save"):
             self.method.save(wrapped, self.folder / "adapter")
-            seen.files = sorted(path.name for path in (self.folder / "adapter").rglob("*") if path.is_file())
-        if seen.quantization in self.method.mergeable_into:
-            with seen.stage("merge"):
+            observed.files = sorted(path.name for path in (self.folder / "adapter").rglob("*") if path.is_file())
+        if observed.quantization in self.method.mergeable_into:
+            with observed.stage("merge"):
                 merged = self.method.merge(wrapped)
-                seen.merged = sorted(set(dict(merged.named_parameters())) ^ set(tensors))
-                seen.logits["merged"] = logits(merged, self.rows)
+                observed.merged = sorted(set(dict(merged.named_parameters())) ^ set(tensors))
+                observed.logits["merged"] = logits(merged, self.rows)
 
     def _train(self, model: Any, name: str, watch: bool = False, steps: int = STEPS) -> dict[str, torch.Tensor]:
-        """Train; from the middle on where a checkpoint of that name is there. Returns the adapter's tensors."""
-        from adapterzoo.training.trainer import train
+        """Train, and return the trained tensors; resume where the folder of that name already holds a checkpoint."""
+        from adapterzoo.training.trainer import train_adapter
 
         callbacks = self.method.callbacks(self.options, self.context)
-        fired = [watched(callback) for callback in callbacks] if watch else []
+        calls = [record_events(callback) for callback in callbacks] if watch else []
         checkpoints = self.folder / name
         resuming = checkpoints.exists()
-        names = set(trained(model))
-        gradients = Gradients(names)
-        watchers = [gradients.callback(), keep_one(SAVED_AT)] if watch else []
-        ran = train(
+        names = set(trained_parameters(model))
+        gradients = GradientWatcher(names)
+        watchers = [gradients.callback(), save_only_at(SAVED_AT)] if watch else []
+        training = train_adapter(
             model,
             self.rows,
             self.settings.model_copy(update={"steps": steps, "save_steps": SAVED_AT if watch or resuming else 0}),
@@ -223,33 +238,34 @@ class _Trial:
             optimizer=partial(self.method.optimizer, model, self.options),
         )
         if watch:
-            self.seen.steps = sum("loss" in entry for entry in ran.history)
-            self.seen.without_gradient = sorted(gradients.missing)
-            self.seen.silent_callbacks = [
-                type(callback).__name__ for callback, events in zip(callbacks, fired, strict=True) if not events
+            self.observed.steps = sum("loss" in entry for entry in training.history)
+            self.observed.without_gradient = sorted(gradients.missing)
+            self.observed.silent_callbacks = [
+                type(callback).__name__ for callback, events in zip(callbacks, calls, strict=True) if not events
             ]
-        # By the names from before: a method may freeze some on the way.
+        # Use the names from before the training, because a method may freeze parameters in the meantime.
         return {name: tensor.detach().clone() for name, tensor in model.named_parameters() if name in names}
 
     def _sizes(self) -> None:
-        """The number of trained parameters at the default size and at others the method takes."""
+        """Count the trained parameters at the default size, and at others until the number changes."""
         option = self.method.size_option or ""
         default = getattr(self.options, option)
-        self.seen.sizes[default] = self.seen.trainable
+        self.observed.sizes[default] = self.observed.trainable
         for value in (default * 2, default // 2) if isinstance(default, int) else ():
             try:
                 options = type(self.options)(**{**self.options.model_dump(), option: value})
             except ValueError:
                 continue
-            skeleton = tiny_skeleton(self.seen.architecture)
-            if try_method(self.method, skeleton, options, self.context)[0]:
+            skeleton = tiny_skeleton(self.observed.architecture)
+            if try_method(self.method, skeleton, options, self.context).problems:
                 continue
-            with self.lent.borrow() as model:
+            with self.base.borrow() as model:
                 wrapped = self._wrap(model, options)
-                self.seen.sizes[value] = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
-            if self.seen.sizes[value] != self.seen.trainable:
+                self.observed.sizes[value] = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
+            if self.observed.sizes[value] != self.observed.trainable:
                 return
 
 
 def _same(before: torch.Tensor, after: torch.Tensor) -> bool:
+    """Tell whether two tensors are equal in dtype, shape and every value."""
     return bool(before.dtype == after.dtype and before.shape == after.shape and before.equal(after.detach()))

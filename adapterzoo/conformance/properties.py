@@ -1,7 +1,7 @@
-"""What a sound method does: one function a property, each judging what was observed.
+"""The properties of a sound method: one function for each property, which checks what was observed.
 
-A function returns nothing where the property holds, ``NOT_ASKED`` where the method declares that it does not apply,
-and else what was found, with the numbers, and where to look.
+A function returns None where the property holds, ``NOT_CHECKED`` where the method declares that it does not apply, and
+otherwise what is wrong, with numbers and a hint.
 """
 
 from __future__ import annotations
@@ -10,64 +10,71 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from adapterzoo.conformance.differences import differ, distance, said, same, some, tolerance
-from adapterzoo.conformance.observe import SAVED_AT, STEPS, Observed
+from adapterzoo.conformance.differences import (
+    describe_error,
+    distance,
+    first_few,
+    logits_problem,
+    tensors_problem,
+    tolerance,
+)
+from adapterzoo.conformance.observe import SAVED_AT, STEPS, Observation
 from adapterzoo.methods.contract import Method
 
-NOT_ASKED = "-"
-# The same after a merge, as a share of what the adapter changes: into 8 bits, the merged weights are rounded again.
+NOT_CHECKED = "-"
+# Accept a difference after a merge up to this share of the adapter's effect; quantized weights are rounded again.
 MERGE_TOLERANCE = {"none": 1e-3, "int8": 0.15, "nf4": 0.15}
-# How much further than the base's own logits what a method changes may move when the base is quantized.
+# Accept that quantization changes a method's effect up to this many times as much as it changes the base's logits.
 QUANTIZATION = 3
-# By how much the loss on four rows has to fall in twelve steps at the method's own rate, as a share of itself.
+# Expect the loss on the four rows to fall by at least this share of itself.
 LEARNED = 0.001
 # Accept this relative difference of losses and gradients, because sums are added up in another order.
 SHARED_PREFIX = 1e-5
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
-Judge = Callable[[Method[Any], Observed], str | None]
+Check = Callable[[Method[Any], Observation], str | None]
 
 
-def wraps(method: Method[Any], seen: Observed) -> str | None:
-    """The method wraps the model, and something is left to train."""
-    if "problems" in seen.errors:
-        return said(seen.errors["problems"])
-    if "wrap" in seen.errors:
-        return f"wrapping raised {said(seen.errors['wrap'])}"
-    return None if seen.trainable else "wrap() left no parameter with requires_grad: nothing would be trained"
+def wraps(method: Method[Any], observed: Observation) -> str | None:
+    """Check that the method wraps the model and leaves parameters to train."""
+    if "problems" in observed.errors:
+        return describe_error(observed.errors["problems"])
+    if "wrap" in observed.errors:
+        return f"wrapping raised {describe_error(observed.errors['wrap'])}"
+    return None if observed.trainable else "wrap() left no parameter with requires_grad: nothing would be trained"
 
 
-def starts_at_base(method: Method[Any], seen: Observed) -> str | None:
-    """Before training, the wrapped model answers like the base."""
+def starts_at_base(method: Method[Any], observed: Observation) -> str | None:
+    """Check that the wrapped model answers like the base before training."""
     if not method.starts_at_base:
-        return NOT_ASKED
+        return NOT_CHECKED
     hint = "see wrap(), or declare starts_at_base = False"
-    return differ(seen, "start", "base", tolerance(seen), "untrained and the base's", hint)
+    return logits_problem(observed, "start", "base", tolerance(observed), "of the untrained model and the base", hint)
 
 
-def trains(method: Method[Any], seen: Observed) -> str | None:
-    """Training runs to its end."""
-    return f"training raised {said(seen.errors['train'])}" if "train" in seen.errors else None
+def trains(method: Method[Any], observed: Observation) -> str | None:
+    """Check that training runs to its end."""
+    return f"training raised {describe_error(observed.errors['train'])}" if "train" in observed.errors else None
 
 
-def learns(method: Method[Any], seen: Observed) -> str | None:
-    """Training lowers the loss on rows that can be memorised."""
-    first, last = seen.losses
-    if seen.steps == STEPS and math.isfinite(last) and last < first * (1 - LEARNED):
+def learns(method: Method[Any], observed: Observation) -> str | None:
+    """Check that training lowers the loss on rows that can be memorised."""
+    first, last = observed.losses
+    if observed.steps == STEPS and math.isfinite(last) and last < first * (1 - LEARNED):
         return None
     return (
-        f"{seen.steps} of {STEPS} steps on the same four rows took the loss from {first:.4f} to {last:.4f}; it should "
-        f"fall by {LEARNED:.1%}. See the learning_rate ({method.learning_rate:g}), and what forward() uses"
+        f"after {observed.steps} of {STEPS} steps on the same four rows, the loss went from {first:.4f} to {last:.4f}; "
+        f"it should fall by {LEARNED:.1%}. See the learning_rate ({method.learning_rate:g}), and what forward() uses"
     )
 
 
-def same_when_quantized(method: Method[Any], seen: Observed) -> str | None:
-    """Over a quantized base it begins and ends where it does over the plain one, but for the quantization."""
-    if "plain" in seen.errors:
-        return f"over the plain base it raised {said(seen.errors['plain'])}"
-    if "plain trained" not in seen.logits:
-        return NOT_ASKED
-    logits = seen.logits
+def same_when_quantized(method: Method[Any], observed: Observation) -> str | None:
+    """Check that the method has the same effect on a quantized base, except for the error of quantization itself."""
+    if "plain" in observed.errors:
+        return f"on the base without quantization it raised {describe_error(observed.errors['plain'])}"
+    if "plain trained" not in observed.logits:
+        return NOT_CHECKED
+    logits = observed.logits
     quantization = (logits["base"] - logits["plain base"]).norm().item()
     plain = logits["plain trained"] - logits["plain base"]
     for name, allowed in (
@@ -77,183 +84,181 @@ def same_when_quantized(method: Method[Any], seen: Observed) -> str | None:
         quantized = logits[name] - logits["base"]
         gap = (quantized - (logits[f"plain {name}"] - logits["plain base"])).norm().item()
         if not gap <= allowed:
-            when = "untrained" if name == "start" else "trained alike"
+            when = "before training" if name == "start" else "after the same training"
             return (
-                f"{when}, what it changes over {seen.quantization} is {gap:.2g} away from what it changes over the "
-                f"plain base (norm of all logits; allowed: {allowed:.2g}, the quantization alone makes "
-                f"{quantization:.2g}); a quantized layer's "
-                "weight holds codes, not numbers: call the layer, or dequantize"
+                f"{when}, its effect on the logits over {observed.quantization} differs by {gap:.2g} from that without "
+                f"quantization (norm of all logits; allowed: {allowed:.2g}; the quantization itself changes them by "
+                f"{quantization:.2g}); the weight of a quantized layer holds codes, not numbers: call the layer, or "
+                "dequantize"
             )
     return None
 
 
-def bfloat16(method: Method[Any], seen: Observed) -> str | None:
-    """Over a base in bfloat16 it trains and answers, and what it trains is float32."""
-    if "bfloat16" in seen.errors:
-        return f"over a base in bfloat16 it raised {said(seen.errors['bfloat16'])}"
-    if seen.dtypes == ["float32"]:
+def bfloat16(method: Method[Any], observed: Observation) -> str | None:
+    """Check that the method works on a base in bfloat16, and that the parameters it trains are float32."""
+    if "bfloat16" in observed.errors:
+        return f"over a base in bfloat16 it raised {describe_error(observed.errors['bfloat16'])}"
+    if observed.dtypes == ["float32"]:
         return None
     return (
-        f"over a base in bfloat16 it trains parameters in {', '.join(seen.dtypes)}: steps of less than a "
+        f"over a base in bfloat16 it trains parameters in {', '.join(observed.dtypes)}: steps of less than a "
         "256th of a weight would round to nothing; make them float32 in wrap()"
     )
 
 
-def gradients(method: Method[Any], seen: Observed) -> str | None:
-    """Every trainable parameter gets a gradient."""
-    if not seen.without_gradient:
+def gradients(method: Method[Any], observed: Observation) -> str | None:
+    """Check that every trainable parameter gets a gradient."""
+    if not observed.without_gradient:
         return None
     return (
-        f"{len(seen.without_gradient)} trainable parameters had no gradient but zero in {STEPS} steps, like "
-        f"{some(seen.without_gradient)}; "
-        "use them in forward(), or set requires_grad = False in wrap()"
+        f"{len(observed.without_gradient)} trainable parameters had no gradient except zero in {STEPS} steps, like "
+        f"{first_few(observed.without_gradient)}; use them in forward(), or set requires_grad = False in wrap()"
     )
 
 
-def base_untouched(method: Method[Any], seen: Observed) -> str | None:
-    """The base's weights are bit for bit what they were, after training."""
+def base_untouched(method: Method[Any], observed: Observation) -> str | None:
+    """Check that training leaves the weights of the base the same, bit for bit."""
     if method.changes_base:
-        return NOT_ASKED
-    if not seen.changed:
+        return NOT_CHECKED
+    if not observed.changed:
         return None
     return (
-        f"{len(seen.changed)} tensors of the base were changed, like {some(seen.changed)}; "
+        f"{len(observed.changed)} tensors of the base were changed, like {first_few(observed.changed)}; "
         "freeze them in wrap(), or declare changes_base = True"
     )
 
 
-def rows_alone(method: Method[Any], seen: Observed) -> str | None:
-    """A row's answers do not depend on the rows beside it, nor on padding."""
-    if "padding" in seen.errors:
-        return f"forward() raised {said(seen.errors['padding'])} for a single row"
-    if seen.quantization == "int8":
-        return NOT_ASKED  # its arithmetic treats the batch as one: the base itself wavers
-    allowed = tolerance(seen) + 4 * distance(seen, "base", "base alone")
+def rows_alone(method: Method[Any], observed: Observation) -> str | None:
+    """Check that a row's answers do not depend on the rows beside it, nor on padding."""
+    if "padding" in observed.errors:
+        return f"forward() raised {describe_error(observed.errors['padding'])} for a single row"
+    if observed.quantization == "int8":
+        return NOT_CHECKED  # int8 arithmetic scales by the whole batch, so that even the base's answers depend on it
+    allowed = tolerance(observed) + 4 * distance(observed, "base", "base alone")
     hint = "see how forward() treats attention_mask and position_ids: padding is on the left"
-    return differ(seen, "alone", "trained", allowed, "of a row with and without others beside it", hint)
+    return logits_problem(observed, "alone", "trained", allowed, "of a row alone and beside other rows", hint)
 
 
-def shares_a_prefix(method: Method[Any], seen: Observed) -> str | None:
-    """In one sequence with a shared prefix, rows have the loss and the gradients that they have with padding."""
-    if not method.token_wise or seen.quantization == "int8":
-        return NOT_ASKED
-    if "joined" in seen.errors:
-        return (
-            f"it raised {said(seen.errors['joined'])}; where it does not take each token by itself, token_wise = False"
-        )
-    if seen.joined_gap is None or seen.joined_gap <= SHARED_PREFIX:
+def shares_a_prefix(method: Method[Any], observed: Observation) -> str | None:
+    """Check that rows joined behind a shared prefix have the same loss and gradients as padded rows."""
+    if not method.token_wise or observed.quantization == "int8":
+        return NOT_CHECKED
+    hint = "if it does not treat each token alone, declare token_wise = False"
+    if "shared prefix" in observed.errors:
+        return f"it raised {describe_error(observed.errors['shared prefix'])}; {hint}"
+    if observed.shared_prefix_gap is None or observed.shared_prefix_gap <= SHARED_PREFIX:
         return None
     return (
-        f"losses or gradients differ by {seen.joined_gap:.2g} of themselves (allowed: {SHARED_PREFIX:g}); see whether "
-        "forward() draws random numbers or looks at other tokens, or declare token_wise = False"
+        f"the loss or the gradients differ by a share of {observed.shared_prefix_gap:.2g} (allowed: "
+        f"{SHARED_PREFIX:g}); see whether forward() draws random numbers or looks at other tokens; {hint}"
     )
 
 
-def generates(method: Method[Any], seen: Observed) -> str | None:
-    """``generate``, with its cache, answers what plain forward passes would."""
-    if "generate" in seen.errors:
-        return f"generate() raised {said(seen.errors['generate'])}"
-    # Of likely tokens that are as good as tied, rounding may choose either.
-    allowed = 10 * tolerance(seen) + 4 * distance(seen, "base", "base alone")
-    if seen.behind is None or seen.behind <= allowed:
+def generates(method: Method[Any], observed: Observation) -> str | None:
+    """Check that ``generate``, with its cache, chooses the tokens that plain forward passes would."""
+    if "generate" in observed.errors:
+        return f"generate() raised {describe_error(observed.errors['generate'])}"
+    # Between almost equally likely tokens, rounding may choose either.
+    allowed = 10 * tolerance(observed) + 4 * distance(observed, "base", "base alone")
+    if observed.greedy_gap is None or observed.greedy_gap <= allowed:
         return None
     return (
-        f"generate() chose a token that is {seen.behind:.2g} behind the likeliest one of a forward pass "
-        f"(allowed: {allowed:.2g}); see how the adapter meets past_key_values and positions"
+        f"generate() chose a token whose logit is {observed.greedy_gap:.2g} below the highest one of a forward pass "
+        f"(allowed: {allowed:.2g}); see how the adapter treats past_key_values and positions"
     )
 
 
-def saves(method: Method[Any], seen: Observed) -> str | None:
-    """What is saved, loaded on an untouched base, gives the same logits; and holds no pickle."""
-    if "save" in seen.errors:
-        return f"save() raised {said(seen.errors['save'])}"
-    if pickles := [name for name in seen.files if name.endswith(PICKLES)]:
+def saves(method: Method[Any], observed: Observation) -> str | None:
+    """Check that a saved adapter, loaded on an untouched base, gives the same logits, and holds no pickle."""
+    if "save" in observed.errors:
+        return f"save() raised {describe_error(observed.errors['save'])}"
+    if pickles := [name for name in observed.files if name.endswith(PICKLES)]:
         return f"save() wrote {', '.join(pickles)}: pickles run code when they are loaded; write safetensors"
-    if not any(name.endswith(".safetensors") for name in seen.files):
-        return f"save() wrote no safetensors into its folder (there is: {', '.join(seen.files) or 'nothing'})"
-    if "load" in seen.errors:
-        return f"load() raised {said(seen.errors['load'])}"
-    return differ(
-        seen, "loaded", "trained", tolerance(seen), "saved and loaded again", "one of the two loses something"
-    )
+    if not any(name.endswith(".safetensors") for name in observed.files):
+        return f"save() wrote no safetensors into its folder, but {', '.join(observed.files) or 'nothing'}"
+    if "load" in observed.errors:
+        return f"load() raised {describe_error(observed.errors['load'])}"
+    which, hint = "before saving and after loading", "save() or load() loses something"
+    return logits_problem(observed, "loaded", "trained", tolerance(observed), which, hint)
 
 
-def merges(method: Method[Any], seen: Observed) -> str | None:
-    """Merged into the base, the model gives the same logits; or the method declares that it does not merge."""
-    if seen.quantization not in method.mergeable_into:
-        return NOT_ASKED
-    if "merge" in seen.errors:
-        return f"merge() raised {said(seen.errors['merge'])}; take '{seen.quantization}' out of merges if it cannot"
-    if seen.merged:
-        return f"merge() left {len(seen.merged)} parameters too many or too few, like {some(seen.merged)}"
-    gap, effect = distance(seen, "merged", "trained"), distance(seen, "trained", "base")
-    share = gap / effect if effect else math.inf
-    if share <= MERGE_TOLERANCE[seen.quantization]:
+def merges(method: Method[Any], observed: Observation) -> str | None:
+    """Check that the merged model gives the same logits."""
+    if observed.quantization not in method.mergeable_into:
+        return NOT_CHECKED
+    hint = f"take '{observed.quantization}' out of mergeable_into"
+    if "merge" in observed.errors:
+        return f"merge() raised {describe_error(observed.errors['merge'])}; if it cannot merge, {hint}"
+    if observed.merged:
+        return f"merge() left {len(observed.merged)} parameters too many or too few, like {first_few(observed.merged)}"
+    gap, effect = distance(observed, "merged", "trained"), distance(observed, "trained", "base")
+    share, allowed = gap / effect if effect else math.inf, MERGE_TOLERANCE[observed.quantization]
+    if share <= allowed:
         return None
     return (
-        f"merged, the logits differ by {gap:.2g}, {share:.1%} of what the adapter changes "
-        f"(allowed: {MERGE_TOLERANCE[seen.quantization]:.1%}); see merge(), or take '{seen.quantization}' out of merges"
+        f"after merging, the logits differ by {gap:.2g}, {share:.1%} of the adapter's effect (allowed: {allowed:.1%}); "
+        f"see merge(), or {hint}"
     )
 
 
-def findings(method: Method[Any], seen: Observed) -> str | None:
-    """What it says it found can be written as JSON."""
-    return f"findings() raised {said(seen.errors['findings'])}" if "findings" in seen.errors else None
+def findings(method: Method[Any], observed: Observation) -> str | None:
+    """Check that the method's findings can be written as JSON."""
+    return f"findings() raised {describe_error(observed.errors['findings'])}" if "findings" in observed.errors else None
 
 
-def callbacks_fire(method: Method[Any], seen: Observed) -> str | None:
-    """Each training callback is called."""
+def callbacks_fire(method: Method[Any], observed: Observation) -> str | None:
+    """Check that each training callback is called."""
     if type(method).callbacks is Method.callbacks:
-        return NOT_ASKED
-    if not seen.silent_callbacks:
+        return NOT_CHECKED
+    if not observed.silent_callbacks:
         return None
     return (
-        f"{', '.join(seen.silent_callbacks)} was never called in {STEPS} steps; "
-        "the names of its methods must be those of transformers.TrainerCallback"
+        f"{', '.join(observed.silent_callbacks)} was never called in {STEPS} steps; "
+        "its functions must have the names of those of transformers.TrainerCallback"
     )
 
 
-def size_changes(method: Method[Any], seen: Observed) -> str | None:
-    """The size option changes the number of trained parameters."""
+def size_changes(method: Method[Any], observed: Observation) -> str | None:
+    """Check that the size option changes the number of trained parameters."""
     if method.size_option is None:
-        return NOT_ASKED
-    if "size" in seen.errors:
-        return f"another {method.size_option} raised {said(seen.errors['size'])}"
-    if len(set(seen.sizes.values())) > 1:
+        return NOT_CHECKED
+    if "size" in observed.errors:
+        return f"another {method.size_option} raised {describe_error(observed.errors['size'])}"
+    if len(set(observed.sizes.values())) > 1:
         return None
-    tried = ", ".join(f"{value} -> {count:,}" for value, count in seen.sizes.items())
+    tried = ", ".join(f"{value} -> {count:,}" for value, count in observed.sizes.items())
     return f"{method.size_option} does not change how many parameters are trained ({tried}); see size_option"
 
 
-def resumes(method: Method[Any], seen: Observed) -> str | None:
-    """Training that goes on from a checkpoint ends with the same weights."""
+def resumes(method: Method[Any], observed: Observation) -> str | None:
+    """Check that training resumed from a checkpoint ends with the same weights."""
     if not method.resumes:
-        return NOT_ASKED
-    if "resume" in seen.errors:
-        return f"going on from step {SAVED_AT} raised {said(seen.errors['resume'])}"
-    return same(
-        seen.first,
-        seen.resumed,
-        f"gone on from step {SAVED_AT}",
+        return NOT_CHECKED
+    if "resume" in observed.errors:
+        return f"resuming from step {SAVED_AT} raised {describe_error(observed.errors['resume'])}"
+    return tensors_problem(
+        observed.first,
+        observed.resumed,
+        f"resumed from step {SAVED_AT}",
         "keep what training needs in parameters or buffers, or declare resumes = False",
     )
 
 
-def repeats(method: Method[Any], seen: Observed) -> str | None:
-    """Two runs of one seed give the same weights, bit for bit."""
-    if "again" in seen.errors:
-        return f"the second run raised {said(seen.errors['again'])}"
-    return same(
-        seen.first,
-        seen.again,
+def repeats(method: Method[Any], observed: Observation) -> str | None:
+    """Check that two runs with the same seed give the same weights, bit for bit."""
+    if "again" in observed.errors:
+        return f"the second run raised {describe_error(observed.errors['again'])}"
+    return tensors_problem(
+        observed.first,
+        observed.again,
         "run again with the same seed",
         "draw from torch's generator, which is seeded before wrap()",
     )
 
 
-PROPERTIES: dict[str, Judge] = {
-    judge.__name__.replace("_", " "): judge
-    for judge in (
+PROPERTIES: dict[str, Check] = {
+    check.__name__.replace("_", " "): check
+    for check in (
         wraps,
         starts_at_base,
         trains,
@@ -276,12 +281,12 @@ PROPERTIES: dict[str, Judge] = {
 }
 
 
-def judge(method: Method[Any], seen: Observed) -> dict[str, str | None]:
-    """Property -> what is wrong, None where it holds, ``NOT_ASKED`` where it was not reached or does not apply."""
+def check_properties(method: Method[Any], observed: Observation) -> dict[str, str | None]:
+    """Return property -> what is wrong; None where it holds, ``NOT_CHECKED`` where it was not reached or does not apply."""
     verdicts: dict[str, str | None] = {}
     stopped = False
     for name, check in PROPERTIES.items():
-        verdicts[name] = NOT_ASKED if stopped else check(method, seen)
-        # Without a wrapped model, or a trained one, there is nothing more to judge.
+        verdicts[name] = NOT_CHECKED if stopped else check(method, observed)
+        # The further properties need a model that was wrapped and trained.
         stopped = stopped or (check in (wraps, trains) and verdicts[name] is not None)
     return verdicts

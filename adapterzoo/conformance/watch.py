@@ -1,4 +1,4 @@
-"""What watches a training from inside: callbacks of the trainer, and watchers of callbacks."""
+"""Watch a training from inside, with callbacks of the trainer and by recording the calls of a method's callbacks."""
 
 from __future__ import annotations
 
@@ -6,47 +6,50 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Gradients:
-    """Which trained parameters never got a gradient that is not zero."""
+class GradientWatcher:
+    """The names of the trained parameters that have had no gradient except zero so far."""
 
     def __init__(self, names: set[str]) -> None:
         self.missing = set(names)
 
     def callback(self) -> Any:
-        """For the trainer: looks before each optimizer step."""
+        """Return a callback for the trainer that looks at the gradients before each optimizer step."""
         from transformers import TrainerCallback
 
-        watching = self
+        missing = self.missing
 
-        class Look(TrainerCallback):  # type: ignore[misc]  # transformers is not followed for types
+        class WatchGradients(TrainerCallback):  # type: ignore[misc]  # mypy does not follow transformers' types
             def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
                 for name, parameter in model.named_parameters():
-                    if name in watching.missing and parameter.grad is not None and parameter.grad.any():
-                        watching.missing.discard(name)
+                    if name in missing and parameter.grad is not None and parameter.grad.any():
+                        missing.discard(name)
 
-        return Look()
+        return WatchGradients()
 
 
-def keep_one(step: int) -> Any:
-    """Saves at one step alone: at the end the trainer would save once more, and leave nothing to resume."""
+def save_only_at(step: int) -> Any:
+    """Return a callback that lets the trainer save at one step only.
+
+    Otherwise the trainer would save again at the end, and there would be nothing left to train after resuming.
+    """
     from transformers import TrainerCallback
 
-    class Once(TrainerCallback):  # type: ignore[misc]
+    class SaveOnlyAt(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             control.should_save = control.should_save and state.global_step == step
 
-    return Once()
+    return SaveOnlyAt()
 
 
-def watched(callback: Any) -> list[str]:
-    """Makes a callback write down the events it is called for."""
+def record_events(callback: Any) -> list[str]:
+    """Make a callback record its calls, and return the list that the names of the events are appended to."""
     from transformers import TrainerCallback
 
-    fired: list[str] = []
+    events: list[str] = []
 
     def recording(event: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def record(*arguments: Any, **keywords: Any) -> Any:
-            fired.append(event)
+            events.append(event)
             return call(*arguments, **keywords)
 
         return record
@@ -54,4 +57,4 @@ def watched(callback: Any) -> list[str]:
     for event in dir(TrainerCallback):
         if event.startswith("on_") and getattr(type(callback), event) is not getattr(TrainerCallback, event):
             setattr(callback, event, recording(event, getattr(callback, event)))
-    return fired
+    return events

@@ -1,1 +1,1 @@
-"""The user's rows: found, read, shaped, selected and split. No torch in here."""
+"""Find, read, select and split the user's rows, and turn each into an example. Nothing here imports torch."""

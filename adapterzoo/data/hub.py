@@ -1,4 +1,4 @@
-"""Datasets of a hub; and why there is none, told apart: no such name, not for you, no network, a script."""
+"""Load datasets from the hub, and explain why one cannot be loaded: wrong name, no access, no network, a script."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 
 from adapterzoo.errors import UserError, did_you_mean
 
-UNREACHABLE = {
+# Compare names, because these classes come from requests or from httpx, depending on the version of huggingface_hub.
+UNREACHABLE_ERRORS = {
     "ConnectError",
     "ConnectionError",
     "ConnectTimeout",
@@ -24,99 +25,103 @@ UNREACHABLE = {
     "ReadTimeout",
     "RemoteProtocolError",
 }
-ASKED_FOR_S = 10
-OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+HUB_TIMEOUT_SECONDS = 10
+OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 def load(name: str, config: str | None, revision: str | None, split: str | None, streaming: bool) -> Any:
-    """What ``datasets.load_dataset`` gives, but at once where no hub can be reached, and never of another revision.
+    """Return what ``datasets.load_dataset`` returns, but never wait long for the hub or take another revision.
 
     Raises:
-        UserError: the cache has another revision only.
-        Exception: whatever the libraries raise; see :func:`refused`.
+        UserError: the cache only has another revision.
+        Exception: any error of the libraries; :func:`loading_error` explains it.
     """
     import datasets
 
-    unreachable = _unreachable(name)
+    connection_error = _connection_error(name)
     try:
-        with _cache_only(unreachable is not None):
+        with _cache_only(connection_error is not None):
             builder = datasets.load_dataset_builder(name, config, revision=revision)
     except ConnectionError as error:
-        raise unreachable or error from None
+        raise connection_error or error from None
     if type(builder).__module__.endswith(".cache.cache"):
-        builder, last = _of_revision(builder, name, revision), builder.hash
-        if builder is None and unreachable is None and not _offline():
-            with TemporaryDirectory() as empty:  # the hub did answer, but the library kept that for itself
+        builder, cached_revision = _with_revision(builder, name, revision), builder.hash
+        if builder is None and connection_error is None and not _offline():
+            # The hub did answer, but the library hid its error. With an empty cache the library raises it.
+            with TemporaryDirectory() as empty:
                 datasets.load_dataset_builder(name, config, revision=revision, cache_dir=empty)
         if builder is None:
             what = f"{revision or 'main'} of {name} is not in the cache, and no hub could be asked."
-            raise UserError.at("data.revision", what, f"There is: {last}.")
+            raise UserError.at("data.revision", what, f"The cache has {cached_revision}.")
     if streaming:
         return builder.as_streaming_dataset(split=split)
     builder.download_and_prepare()
     return builder.as_dataset(split=split)
 
 
-def refused(name: str, split: str | None, error: Exception) -> UserError:
-    """What to tell a person about a dataset that could not be had."""
-    names, text = {type(one).__name__ for one in _chain(error)}, _text(error)
-    shown = error.__cause__ if type(error).__name__ == "DatasetGenerationError" else error
-    lines = str(shown or error).strip().splitlines() or [type(error).__name__]
+def loading_error(name: str, split: str | None, error: Exception) -> UserError:
+    """Return the message for a dataset that cannot be loaded."""
+    names, text = {type(cause).__name__ for cause in _chain(error)}, _text(error)
+    reason = error.__cause__ if type(error).__name__ == "DatasetGenerationError" else error
+    lines = str(reason or error).strip().splitlines() or [type(error).__name__]
     where, what, hint = f"data.source {name}", f"cannot be loaded: {lines[0].rstrip('.')}.", ""
     if "GatedRepoError" in names or "is a gated dataset" in text:
         what = "is gated: its owners ask who reads it."
         hint = f"Accept their terms at https://huggingface.co/datasets/{name}, then log in (hf auth login)."
     elif "Dataset scripts are no longer supported" in text:
         what = "is a dataset script (.py), which is not run."
-        hint = "Give its files, or data.revision: refs/convert/parquet."
+        hint = "Give the files of its rows, or set data.revision: refs/convert/parquet."
     elif "corresponds to no data" in text:
         what = "has column names but no rows."
     elif names & {"DataFilesNotFoundError", "EmptyDatasetError"}:
-        what = "has no files of rows (csv, json, parquet, ...)."
-        hint = "If it is a script that makes them, data.revision: refs/convert/parquet may have them."
+        what = "has no data files (csv, json, parquet, ...)."
+        hint = "If a script makes its rows, try data.revision: refs/convert/parquet."
     elif "Config name is missing" in text or "configurations in the cache" in text:
         where, what = "data.config", f"{name} has several configurations."
         hint = f"Name one: {', '.join(_listed(text))}."
-    elif found := re.search(r"BuilderConfig '(.*)' not found|Couldn't find cache for .* for config '(.*)'", text):
-        cached = " in the cache, and no hub could be asked" if found[1] is None else ""
-        where, what = "data.config", f"{name} has no configuration '{found[1] or found[2]}'{cached}."
-        hint = did_you_mean(found[1] or found[2], _listed(text))
+    elif match := re.search(r"BuilderConfig '(.*)' not found|Couldn't find cache for .* for config '(.*)'", text):
+        cached = " in the cache, and no hub could be asked" if match[1] is None else ""
+        where, what = "data.config", f"{name} has no configuration '{match[1] or match[2]}'{cached}."
+        hint = did_you_mean(match[1] or match[2], _listed(text))
     elif split and ("Unknown split" in text or "Bad split" in text):
         where, what, hint = "data.split", f"{name} has no split '{split}'.", did_you_mean(split, _listed(text))
     elif "OfflineModeIsEnabled" in names or "OfflineModeIsEnabled" in text:
-        offline = next((one for one in OFFLINE if os.environ.get(one)), OFFLINE[0])
-        what = f"is not in the cache, and {offline} is set, so no hub was asked."
+        variable = next((name for name in OFFLINE_VARIABLES if os.environ.get(name)), OFFLINE_VARIABLES[0])
+        what = f"is not in the cache, and {variable} is set, so no hub was asked."
         hint = "There is no such file or folder here either."
     elif "RevisionNotFoundError" in names:
         where, what = "data.revision", f"{name} has no such revision."
         hint = f"Its branches and tags: https://huggingface.co/datasets/{name}/tree/main."
-    elif names & UNREACHABLE:
-        what = "could not be asked for: the hub cannot be reached from here."
+    elif names & UNREACHABLE_ERRORS:
+        what = "cannot be loaded: the hub cannot be reached from here."
         hint = "Connect, or give a file or a saved dataset."
     elif names & {"RepositoryNotFoundError", "DatasetNotFoundError"}:
-        what = "is on no hub, nor a file or folder here."
+        what = "is neither a dataset on the hub nor a file or folder here."
         hint = "Check its name; a private one needs a login (hf auth login)."
     elif "Invalid credentials" in text:
-        what, hint = "was not given: the hub does not know this login.", "Log in again (hf auth login)."
+        what, hint = "cannot be loaded: the hub does not know this login.", "Log in again (hf auth login)."
     return UserError.at(where, what, hint)
 
 
-def _unreachable(name: str) -> Exception | None:
-    """Why no hub can be reached, if so. Asked once: the libraries would try six times, which takes 24 seconds."""
+def _connection_error(name: str) -> Exception | None:
+    """Return the error of a hub that cannot be reached; None if it can be.
+
+    The hub is asked once, because the libraries would try six times, which takes 24 seconds.
+    """
     import huggingface_hub
 
     if _offline():
         return None
     try:
-        huggingface_hub.HfApi().dataset_info(name, timeout=ASKED_FOR_S)
+        huggingface_hub.HfApi().dataset_info(name, timeout=HUB_TIMEOUT_SECONDS)
     except Exception as error:
-        # By name: of one version these are of requests, of another of httpx. Whatever else it is comes again.
-        return error if {type(one).__name__ for one in _chain(error)} & UNREACHABLE else None
+        # Any other error is raised again when the dataset is loaded.
+        return error if {type(cause).__name__ for cause in _chain(error)} & UNREACHABLE_ERRORS else None
     return None
 
 
 def _offline() -> bool:
-    """Whether no hub is to be asked."""
+    """Tell whether the environment forbids to ask a hub."""
     import datasets
     import huggingface_hub
 
@@ -124,34 +129,33 @@ def _offline() -> bool:
 
 
 @contextmanager
-def _cache_only(wanted: bool) -> Iterator[None]:
-    """As if HF_DATASETS_OFFLINE were set, which is read only once, when the library is imported."""
+def _cache_only(cache_only: bool) -> Iterator[None]:
+    """Act as if HF_DATASETS_OFFLINE were set, which the library reads only once, when it is imported."""
     import datasets
 
     before = datasets.config.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = wanted or before
+    datasets.config.HF_HUB_OFFLINE = cache_only or before
     try:
         yield
     finally:
         datasets.config.HF_HUB_OFFLINE = before
 
 
-def _of_revision(builder: Any, name: str, revision: str | None) -> Any:
-    """From the cache, the library takes what was put there last, whatever revision it was asked for.
+def _with_revision(builder: Any, name: str, revision: str | None) -> Any:
+    """Return the builder of the wanted revision from the cache; None if the cache does not have it.
 
-    Returns:
-        The builder of the revision that was asked for; None if that is not in the cache.
+    The library itself takes the revision that was cached last, whichever one it was asked for.
     """
     from huggingface_hub import constants
 
     branch = revision or "main"
-    note = Path(constants.HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}", "refs", branch)
-    commit = note.read_text().strip() if note.is_file() else branch if re.fullmatch("[0-9a-f]{40}", branch) else None
+    ref = Path(constants.HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}", "refs", branch)
+    commit = ref.read_text().strip() if ref.is_file() else branch if re.fullmatch("[0-9a-f]{40}", branch) else None
     if builder.hash == commit or (commit is None and revision is None):
         return builder
-    place = Path(builder.cache_dir)  # .../configuration/version/commit
-    if commit is not None and (place.parent / commit).is_dir():
-        config, version = place.parts[-3:-1]
+    folder = Path(builder.cache_dir)  # .../configuration/version/commit
+    if commit is not None and (folder.parent / commit).is_dir():
+        config, version = folder.parts[-3:-1]
         return type(builder)(
             repo_id=name, dataset_name=builder.dataset_name, config_name=config, version=version, hash=commit
         )
@@ -159,19 +163,19 @@ def _of_revision(builder: Any, name: str, revision: str | None) -> Any:
 
 
 def _listed(text: str) -> list[str]:
-    """The names in a library's message, like ``Available: ['one', 'two']``."""
-    if found := re.search(r"\['.*?'\]", text):
-        return [str(name) for name in ast.literal_eval(found[0])]
-    found = re.search(r"configurations in the cache: (.*)", text)
-    return found[1].split(", ") if found else []
+    """Return the names in a library's message, such as ``Available: ['one', 'two']``."""
+    if match := re.search(r"\['.*?'\]", text):
+        return [str(name) for name in ast.literal_eval(match[0])]
+    match = re.search(r"configurations in the cache: (.*)", text)
+    return match[1].split(", ") if match else []
 
 
 def _text(error: Exception) -> str:
-    return "\n".join(str(one) for one in _chain(error))
+    return "\n".join(str(cause) for cause in _chain(error))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and all that led to it."""
+    """Yield an error and all errors that led to it."""
     while error is not None:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

@@ -1,4 +1,4 @@
-"""Reads the rows that a recipe asks for: filtered, shaped, shuffled, the first N; and counts what was left out."""
+"""Read the rows that a recipe asks for, turn them into examples, and count the rows that are left out."""
 
 from __future__ import annotations
 
@@ -10,72 +10,77 @@ from itertools import islice
 from typing import Any
 
 from adapterzoo.data.shape import Shaper
-from adapterzoo.data.sources import Source, open_source
+from adapterzoo.data.sources import RowSource, open_source
+from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError
 from adapterzoo.errors import Problem, UserError
 from adapterzoo.formats.cell_text import text_of
 from adapterzoo.recipe.files import DELIMITERS
 from adapterzoo.recipe.schema import DataSection
-from adapterzoo.row import BadRowError, EmptyRowError, Row
 
-# Of each kind of problem; the rest are counted.
-SHOWN = 5
+MAX_PROBLEMS_SHOWN = 5  # further unusable rows are only counted
+MAX_VALUES_SHOWN = 5  # values of a filtered column that are named if no row is left
 Say = Callable[[str], None]
 
 
-def _nothing(message: str) -> None:
+def _say_nothing(message: str) -> None:
     pass
 
 
 @dataclass
 class Counts:
-    """How many rows were read, and why some are not among the examples."""
+    """How many rows were read, and why some of them are left out."""
 
     read: int = 0
+    """number of rows that were read"""
     filtered: int = 0
+    """number of rows that ``data.filter`` left out"""
     empty: dict[str, list[str]] = field(default_factory=dict)
-    """column -> where"""
+    """column -> places of the rows whose cell is empty there"""
     bad: list[Problem] = field(default_factory=list)
+    """rows that do not fit the format"""
     unanswered: list[str] = field(default_factory=list)
-    """where a conversation's last question was left out"""
+    """places of the conversations whose last question has no answer"""
     values: dict[str, set[str]] = field(default_factory=dict)
-    """of the filtered columns, those that were seen"""
+    """filtered column -> some of its values"""
 
 
 def read_rows(
-    data: DataSection, names: Sequence[str], split: str | None = None, say: Say = _nothing
-) -> tuple[list[Row], str]:
-    """The examples in a source, and their format; what was left out, and what was recognised, is said.
+    data: DataSection, names: Sequence[str], split: str | None = None, say: Say = _say_nothing
+) -> tuple[list[DataRow], str]:
+    """Return the examples in a source and the name of their format.
 
     Args:
-        names: files, a saved folder or a hub id.
-        split: of a saved dataset or a hub id.
+        data: the recipe's data section.
+        names: files, the folder of a saved dataset, or a hub id.
+        split: name of a split of a saved dataset or a hub id.
+        say: is called with messages: which rows are left out, and which format was recognised.
 
     Raises:
-        UserError: the source cannot be read, no row is usable, or rows are not of their format.
+        UserError: the source cannot be read, no row is usable, or some rows do not fit the format.
     """
     source = open_source(names, data, split)
     where = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-    head = f"{where}:1" if where.endswith(tuple(DELIMITERS)) else where  # where the columns are named
-    shaper = Shaper(data, source.columns, head, say)
+    header = f"{where}:1" if where.endswith(tuple(DELIMITERS)) else where
+    shaper = Shaper(data, source.columns, header, say)
     counts = Counts()
     rows = _select(_shaped(source, data, shaper, counts), data)
     if counts.bad and data.bad_rows == "error":
-        shown = counts.bad[:SHOWN]
+        shown = counts.bad[:MAX_PROBLEMS_SHOWN]
         if more := len(counts.bad) - len(shown):
             what = f"{more} more rows are not usable either."
             shown.append(Problem(where, what, "data.bad_rows: drop leaves all such rows out."))
         raise UserError(*shown)
     if not rows:
         raise UserError(_no_rows(where, data, counts))
-    _say(counts, rows, say)
+    _say_counts(counts, rows, say)
     return rows, shaper.name
 
 
-def _shaped(source: Source, data: DataSection, shaper: Shaper, counts: Counts) -> Iterator[Row]:
-    """The usable rows, one after the other."""
+def _shaped(source: RowSource, data: DataSection, shaper: Shaper, counts: Counts) -> Iterator[DataRow]:
+    """Yield the usable rows, and count the others."""
     for place, cells in source.rows:
         counts.read += 1
-        if not _wanted(cells, data.filter, counts):
+        if not _passes_filter(cells, data.filter, counts):
             counts.filtered += 1
             continue
         try:
@@ -91,29 +96,31 @@ def _shaped(source: Source, data: DataSection, shaper: Shaper, counts: Counts) -
         yield row
 
 
-def _wanted(cells: Mapping[str, Any], conditions: Mapping[str, Any], counts: Counts) -> bool:
-    """Whether a row has one of the values that its columns are filtered by; compared as text."""
+def _passes_filter(cells: Mapping[str, Any], conditions: Mapping[str, Any], counts: Counts) -> bool:
+    """Tell whether a row has one of the wanted values in every filtered column, compared as text."""
     for column, wanted in conditions.items():
         try:
             value = text_of(cells.get(column), column).strip()
         except BadRowError:
             return False
         seen = counts.values.setdefault(column, set())
-        if len(seen) < SHOWN:
+        if len(seen) < MAX_VALUES_SHOWN:
             seen.add(value)
         choices = wanted if isinstance(wanted, list) else [wanted]
-        # YAML's true is True in a CSV that Python wrote.
-        if not any(value == text_of(one, column) or value.lower() == str(one).lower() != value for one in choices):
+        # Ignore case too, because true in YAML is written True in a CSV by Python.
+        if not any(
+            value == text_of(choice, column) or value.lower() == str(choice).lower() != value for choice in choices
+        ):
             return False
     return True
 
 
-def _select(rows: Iterator[Row], data: DataSection) -> list[Row]:
-    """Shuffled, and the first N. With a limit, no more than that many are ever held."""
+def _select(rows: Iterator[DataRow], data: DataSection) -> list[DataRow]:
+    """Return the rows, shuffled and cut to the limit. With a limit, no more rows than that are held in memory."""
     if data.shuffle is None:
         return list(islice(rows, data.limit))
+    # Sort by a hash of seed and row number, so that the order is the same on any machine and with any library.
     keyed = ((_key(data.shuffle, number), number, row) for number, row in enumerate(rows))
-    # A number of its own for each row, from the seed: the same order on any machine, with any library.
     chosen = heapq.nsmallest(data.limit, keyed) if data.limit is not None else sorted(keyed)
     return [row for _, _, row in chosen]
 
@@ -131,11 +138,11 @@ def _no_rows(where: str, data: DataSection, counts: Counts) -> Problem:
         )
         return Problem("data.filter", f"leaves none of {counts.read} rows.", f"Values that were seen: {seen}.")
     columns = " or ".join(f"'{column}'" for column in counts.empty) or "no usable text"
-    left = counts.read - counts.filtered
-    return Problem(where, f"all {left} rows have an empty {columns}.")
+    kept = counts.read - counts.filtered
+    return Problem(where, f"all {kept} rows have an empty {columns}.")
 
 
-def _say(counts: Counts, rows: Sequence[Row], say: Say) -> None:
+def _say_counts(counts: Counts, rows: Sequence[DataRow], say: Say) -> None:
     if counts.filtered:
         say(f"data: {counts.filtered} of {counts.read} rows left out by data.filter")
     for column, places in counts.empty.items():
@@ -147,4 +154,4 @@ def _say(counts: Counts, rows: Sequence[Row], say: Say) -> None:
         where = counts.unanswered[0]
         say(f"data: {len(counts.unanswered)} conversations end with a question, which is left out (first: {where})")
     if repeated := len(rows) - len(set(rows)):
-        say(f"data: {repeated} of {len(rows)} rows repeat another one")
+        say(f"data: {repeated} of {len(rows)} rows repeat another row")

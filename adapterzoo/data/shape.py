@@ -1,4 +1,4 @@
-"""From the cells of a row to the turns of an example: the format, the columns, the template."""
+"""Turn the cells of a row into the turns of an example, by the recipe's format, columns and template."""
 
 from __future__ import annotations
 
@@ -6,28 +6,29 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from adapterzoo.data import template
+from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError, Turn
 from adapterzoo.errors import Problem, UserError, did_you_mean
 from adapterzoo.formats import FORMATS, Conversation, recognise
 from adapterzoo.formats.cell_text import kind_of, text_of
 from adapterzoo.recipe.schema import DataSection
-from adapterzoo.row import BadRowError, EmptyRowError, Row, Turn
 
-MAP = "Say which is which under data.columns."
+MAP_HINT = "Map your columns under data.columns."
 
 
 class Shaper:
-    """Makes examples of the rows of one source. Checks what can be checked from the columns alone."""
+    """Turns the rows of one source into examples."""
 
     def __init__(self, data: DataSection, columns: Sequence[str], where: str, say: Callable[[str], None]) -> None:
-        """Choose the format.
+        """Choose the format, and check all that can be checked from the columns alone.
 
         Args:
-            columns: those of the source, under the user's names.
-            where: the source's name, for messages.
-            say: is told what was recognised.
+            data: the recipe's data section.
+            columns: the columns of the source, under the user's names.
+            where: name of the source, for messages.
+            say: is called with a message if the format was recognised.
 
         Raises:
-            UserError: no format fits the columns, or the template or ``group_by`` names one that is not there.
+            UserError: no format fits the columns, or the recipe names a column that does not exist.
         """
         self.columns = [column for column in columns if column not in data.drop_columns]
         self.group_by = data.split.group_by
@@ -36,8 +37,10 @@ class Shaper:
         self.mapping = {name: data.columns.get(name, name) for name in (*self.format.columns, *self.format.optional)}
         self.system = data.system
         self._kinds: dict[str, tuple[str, str]] = {}
-        self._whole: tuple[template.Template, template.Template] | None = None
-        self._asked: template.Template | None = None
+        """column -> kind of its cells, and place of the first row that has a cell"""
+        self._example_template: tuple[template.Template, template.Template] | None = None
+        """templates of what stands before the answer, and of the answer and what follows it"""
+        self._prompt_template: template.Template | None = None
         problems = [*self._column_problems(data, where), *self._template_problems(data)]
         named = {"data.drop_columns": data.drop_columns, "data.filter": data.filter}
         for key, names in named.items():
@@ -47,58 +50,65 @@ class Shaper:
         if problems:
             raise UserError(*problems)
 
-    def row(self, place: str, cells: Mapping[str, Any]) -> Row:
-        """The example that a row is.
+    def row(self, place: str, cells: Mapping[str, Any]) -> DataRow:
+        """Return a row as an example.
+
+        Args:
+            place: file and line of the row.
+            cells: the cells of the row, by the user's names of the columns.
 
         Raises:
-            EmptyRowError: something that is needed is empty.
-            BadRowError: it is not of the format, or a cell is of another kind than in the rows before.
+            EmptyRowError: a cell that must have text is empty.
+            BadRowError: the row does not fit the format, or a cell is of another kind than in earlier rows.
         """
-        own = {name: cells.get(column) for name, column in self.mapping.items()}
+        format_cells = {name: cells.get(column) for name, column in self.mapping.items()}
         for name, column in self.mapping.items():
-            kind = kind_of(own[name])
+            kind = kind_of(format_cells[name])
             if kind and kind != (first := self._kinds.setdefault(column, (kind, place)))[0]:
                 raise BadRowError(
-                    f"'{column}' is {kind} here and {first[0]} in {first[1]}.", "Write it alike in all rows."
+                    f"'{column}' is {kind} here and {first[0]} in {first[1]}.", "Write it the same way in all rows."
                 )
         group = None if self.group_by is None else text_of(cells.get(self.group_by), self.group_by)
-        if self._whole or (self._asked and self.format.answer is None):
-            return Row(tuple(self._raw_turns(cells, own)), raw=True, place=place, group=group)
-        turns = self._turns(own)
-        if self._asked:
-            turns[0] = Turn("user", self._asked.fill(self._texts(cells, own)))
-        return Row(tuple(turns), raw=self.name == "text", place=place, group=group)
+        if self._example_template or (self._prompt_template and self.format.answer is None):
+            return DataRow(tuple(self._raw_turns(cells, format_cells)), raw=True, place=place, group=group)
+        turns = self._turns(format_cells)
+        if self._prompt_template:
+            turns[0] = Turn("user", self._prompt_template.fill(self._texts(cells, format_cells)))
+        return DataRow(tuple(turns), raw=self.name == "text", place=place, group=group)
 
-    def unanswered(self, cells: Mapping[str, Any], row: Row) -> bool:
-        """Whether a question at the end of a conversation was left out."""
+    def unanswered(self, cells: Mapping[str, Any], row: DataRow) -> bool:
+        """Tell whether the last question of a conversation has no answer, so that the example lacks it."""
         if not isinstance(self.format, Conversation):
             return False
         messages = cells[self.mapping[self.format.columns[0]]]
         last = messages[-1].get(self.format.role)
         return bool(last != row.turns[-1].role and str(last).lower() in ("user", "human"))
 
-    def _raw_turns(self, cells: Mapping[str, Any], own: Mapping[str, Any]) -> list[Turn]:
-        texts = self._texts(cells, own)
-        if self._whole is None:
-            assert self._asked is not None
-            filled = self._asked.fill(texts)
-            if not any(texts[name].strip() for name in self._asked.fields):
-                raise EmptyRowError(self._asked.fields[0])
+    def _raw_turns(self, cells: Mapping[str, Any], format_cells: Mapping[str, Any]) -> list[Turn]:
+        """Return the turns that a template writes, which no chat template is put around."""
+        texts = self._texts(cells, format_cells)
+        if self._example_template is None:
+            assert self._prompt_template is not None
+            filled = self._prompt_template.fill(texts)
+            if not any(texts[name].strip() for name in self._prompt_template.fields):
+                raise EmptyRowError(self._prompt_template.fields[0])
             return [Turn("assistant", filled)]
-        self._turns(own)  # for what it says of empty cells
-        before, answer = self._whole
+        self._turns(format_cells)  # raises an error for empty cells
+        before, answer = self._example_template
         return [Turn("user", before.fill(texts)), Turn("assistant", answer.fill(texts))]
 
-    def _turns(self, own: Mapping[str, Any]) -> list[Turn]:
+    def _turns(self, format_cells: Mapping[str, Any]) -> list[Turn]:
+        """Return the turns that the format finds in a row."""
         try:
-            return list(self.format.turns(own))
-        except EmptyRowError as empty:  # named as the user names it
+            return list(self.format.turns(format_cells))
+        except EmptyRowError as empty:  # give the user's name of the column
             raise EmptyRowError(self.mapping.get(empty.column, empty.column)) from None
 
-    def _texts(self, cells: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, str]:
-        fields = [part.fields for part in (self._whole or (self._asked,)) if part]
-        values = {**cells, **own, "system": self.system}
-        return {name: text_of(values.get(name), name).strip() for names in fields for name in names}
+    def _texts(self, cells: Mapping[str, Any], format_cells: Mapping[str, Any]) -> dict[str, str]:
+        """Return the values of the template's fields, under the user's or the format's names."""
+        templates = self._example_template or (self._prompt_template,)
+        values = {**cells, **format_cells, "system": self.system}
+        return {name: text_of(values.get(name), name).strip() for part in templates if part for name in part.fields}
 
     def _column_problems(self, data: DataSection, where: str) -> list[Problem]:
         problems = []
@@ -107,11 +117,11 @@ class Shaper:
                 hint = did_you_mean(name, self.mapping)
                 problems.append(Problem("data.columns", f"the format {self.name} has no column '{name}'.", hint))
         if self.name == "text" and data.template:
-            return problems  # the template says which columns
+            return problems  # the template names the columns that are needed
         for name in self.format.columns:
             column = self.mapping[name]
             if column not in self.columns:
-                hint = f"{did_you_mean(column, self.columns)} {MAP}"
+                hint = f"{did_you_mean(column, self.columns)} {MAP_HINT}"
                 problems.append(Problem(where, f"there is no column '{column}'.", hint))
         used = list(self.mapping.values())
         if twice := next((column for column in used if used.count(column) > 1), None):
@@ -122,50 +132,50 @@ class Shaper:
         if data.template is None:
             if self.name == "text" and data.system:
                 return [
-                    Problem("data.system", "is nowhere in plain text.", "Give a data.template with {system} in it.")
+                    Problem("data.system", "is not used for plain text.", "Give a data.template with {system} in it.")
                 ]
             return []
         if isinstance(self.format, Conversation):
-            what = f"cannot be put around a conversation (format {self.name})."
-            return [Problem(template.PLACE, what, "data.chat_template says how turns are written.")]
+            what = f"cannot be used for a conversation (format {self.name})."
+            return [Problem(template.KEY, what, "Use data.chat_template to say how turns are written.")]
         known = [*self.columns, *(name for name, column in self.mapping.items() if column in self.columns)]
-        made, problems = template.parse(data.template, dict.fromkeys(known), data.system)
-        if made is None or problems:
+        parsed, problems = template.parse(data.template, dict.fromkeys(known), data.system)
+        if parsed is None or problems:
             return problems
         answer = self.format.answer
         names = {answer, self.mapping.get(answer or "")} - {None}
-        answers = [name for name in made.fields if name in names]
+        answers = [name for name in parsed.fields if name in names]
         if len(answers) > 1:
-            return [Problem(template.PLACE, f"names the answer, '{{{answers[0]}}}', more than once.")]
+            return [Problem(template.KEY, f"names the answer, '{{{answers[0]}}}', more than once.")]
         if answers:
-            self._whole = made.split(answers[0])
+            self._example_template = parsed.split(answers[0])
         else:
-            self._asked = made
-        if data.system and (self._whole or answer is None) and "system" not in made.fields:
+            self._prompt_template = parsed
+        if data.system and (self._example_template or answer is None) and "system" not in parsed.fields:
             what = "writes the whole example, but not the system message."
-            return [Problem(template.PLACE, what, "Put {system} where it belongs, or leave data.system out.")]
+            return [Problem(template.KEY, what, "Put {system} where it belongs, or leave data.system out.")]
         return []
 
 
 def _recognised(data: DataSection, columns: Sequence[str], where: str, say: Callable[[str], None]) -> str:
-    """The name of the one format that fits.
+    """Return the name of the only format that fits the columns.
 
     Raises:
-        UserError: none does, or several.
+        UserError: no format fits, or several do.
     """
-    knowing = [name for name, form in FORMATS.items() if set(data.columns) <= {*form.columns, *form.optional}]
-    if len(knowing) == 1:
-        return knowing[0]  # said by the names that were mapped
-    under = {column: name for name, column in data.columns.items()}
-    names = recognise([under.get(column, column) for column in columns], data.columns)
+    possible = [name for name, form in FORMATS.items() if set(data.columns) <= {*form.columns, *form.optional}]
+    if len(possible) == 1:
+        return possible[0]  # only this format has the columns that the user mapped
+    format_names = {column: name for name, column in data.columns.items()}
+    names = recognise([format_names.get(column, column) for column in columns], data.columns)
     if len(names) == 1:
         say(f"data: format {names[0]} ({FORMATS[names[0]].summary}), recognised from the columns")
         return names[0]
     if names:
         raise UserError.at(where, f"its columns fit several formats: {', '.join(names)}.", "Choose with data.format.")
-    shapes = "; ".join(f"{name} ({', '.join(form.columns)})" for name, form in FORMATS.items())
-    what = f"its columns ({', '.join(columns) or 'none'}) are those of no format."
-    raise UserError.at(where, what, f"{MAP} Formats and their columns: {shapes}.")
+    known = "; ".join(f"{name} ({', '.join(form.columns)})" for name, form in FORMATS.items())
+    what = f"its columns ({', '.join(columns) or 'none'}) fit no format."
+    raise UserError.at(where, what, f"{MAP_HINT} Formats and their columns: {known}.")
 
 
 def _unknown(key: str, name: str, columns: Sequence[str]) -> Problem:

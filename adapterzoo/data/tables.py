@@ -1,4 +1,4 @@
-"""Parquet, Arrow, saved dataset folders and datasets of a hub, through ``datasets``."""
+"""Read Parquet and Arrow files, saved datasets and datasets of the hub, by the library ``datasets``."""
 
 from __future__ import annotations
 
@@ -8,34 +8,35 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from adapterzoo.data.text_files import Found
+from adapterzoo.data.text_files import PlacedCells
+from adapterzoo.data_row import SPLIT_NAMES
 from adapterzoo.errors import UserError, did_you_mean
 from adapterzoo.recipe.files import BUILDERS
 
 
-def read_file(path: Path) -> tuple[list[str], Iterator[Found]]:
-    """The columns and rows of a Parquet or Arrow file, a block at a time.
+def read_file(path: Path) -> tuple[list[str], Iterator[PlacedCells]]:
+    """Return the columns of a Parquet or Arrow file, and its rows, which are read block by block.
 
     Raises:
-        UserError: it is damaged, or no such file.
+        UserError: the file is damaged.
     """
     import datasets
 
-    with _damaged(str(path)):
+    with _reading(str(path)):
         table = datasets.load_dataset(BUILDERS[path.suffix], data_files=str(path), split="train", streaming=True)
         columns = table.column_names or table._resolve_features().column_names
     return list(columns), _rows(table, str(path))
 
 
-def read_folder(path: Path, split: str | None) -> tuple[list[str], Iterator[Found]]:
-    """The columns and rows of what ``save_to_disk`` wrote.
+def read_folder(path: Path, split: str | None) -> tuple[list[str], Iterator[PlacedCells]]:
+    """Return the columns and rows of a folder that ``save_to_disk`` wrote.
 
     Raises:
-        UserError: it is damaged, has several splits and none was named, or not the one that was.
+        UserError: the folder is damaged, lacks the split, or has several splits and none was named.
     """
     import datasets
 
-    with _damaged(str(path)):
+    with _reading(str(path)):
         loaded = datasets.load_from_disk(str(path))
     table = _one_split(loaded, str(path), split)
     return list(table.column_names), _rows(table, _name(str(path), split))
@@ -43,35 +44,39 @@ def read_folder(path: Path, split: str | None) -> tuple[list[str], Iterator[Foun
 
 def read_hub(
     name: str, config: str | None, revision: str | None, split: str | None, streaming: bool
-) -> tuple[list[str], Iterator[Found]]:
-    """The columns and rows of a dataset on the hub.
+) -> tuple[list[str], Iterator[PlacedCells]]:
+    """Return the columns and rows of a dataset on the hub.
 
     Args:
-        streaming: take rows as they come, without having all downloaded: where only the first ones are wanted.
+        name: the hub id.
+        config: name of the configuration, if the dataset has several.
+        revision: branch, tag or commit; None for the main branch.
+        split: name of the split, if the dataset has several.
+        streaming: download rows only as they are read, because the first ones are enough.
 
     Raises:
-        UserError: there is none of that name, it is gated, no network, it needs a script, or has several splits
-            or configurations and none was named.
+        UserError: the dataset cannot be loaded, or it has several splits or configurations and none was named.
     """
     from adapterzoo.data import hub
 
     try:
         table = _one_split(hub.load(name, config, revision, split, streaming), name, split)
         rows = iter(table)
-        first = next(rows, None)  # of a streamed one, only its rows tell the columns, and whether it may be read
+        # Read one row, because only a row of a streamed dataset shows its columns, and whether it may be read.
+        first = next(rows, None)
     except UserError:
         raise
     except Exception as error:
-        raise hub.refused(name, split, error) from None
+        raise hub.loading_error(name, split, error) from None
     if first is None and not table.column_names:
         raise UserError.at(f"data.source {_name(name, split)}", "has no rows.")
     columns = table.column_names or list(first or ())
-    read = rows if first is None else chain([first], rows)
-    return list(columns), _rows(read, _name(name, split), table.features)
+    all_rows = rows if first is None else chain([first], rows)
+    return list(columns), _rows(all_rows, _name(name, split), table.features)
 
 
 def _one_split(loaded: Any, name: str, split: str | None) -> Any:
-    """The split that was named, or the only one."""
+    """Return the split that was named, or the only one."""
     if not isinstance(loaded, dict):  # a single table, which has no splits
         if split is not None and getattr(loaded, "split", None) not in (None, split):
             raise UserError.at("data.split", f"{name} has no split '{split}'.", "It is a single table.")
@@ -79,12 +84,10 @@ def _one_split(loaded: Any, name: str, split: str | None) -> Any:
     if split is None and len(loaded) == 1:
         return next(iter(loaded.values()))
     if split not in loaded:
-        wanted = f"no split '{split}'" if split else f"several splits ({', '.join(loaded)})"
-        example = ", ".join(
-            f"{part}: {one}" for part, one in zip(("train", "validation", "test"), loaded, strict=False)
-        )
-        hint = did_you_mean(split, loaded) if split else f"Say which is which, like data.split: {{{example}}}."
-        raise UserError.at("data.split", f"{name} has {wanted}.", hint)
+        what = f"no split '{split}'" if split else f"several splits ({', '.join(loaded)})"
+        example = ", ".join(f"{ours}: {theirs}" for ours, theirs in zip(SPLIT_NAMES, loaded, strict=False))
+        hint = did_you_mean(split, loaded) if split else f"Choose them, like data.split: {{{example}}}."
+        raise UserError.at("data.split", f"{name} has {what}.", hint)
     return loaded[split]
 
 
@@ -92,21 +95,23 @@ def _name(name: str, split: str | None) -> str:
     return f"{name} [{split}]" if split else name
 
 
-def _rows(table: Any, name: str, features: Any = None) -> Iterator[Found]:
-    """Each row with its place; a class that is stored as a number has its name."""
+def _rows(table: Any, name: str, features: Any = None) -> Iterator[PlacedCells]:
+    """Yield each row with its place; a class that is stored as a number becomes the name of the class."""
     features = getattr(table, "features", None) if features is None else features
-    classes = {column: one for column, one in (features or {}).items() if hasattr(one, "int2str")}
-    with _damaged(name):
+    classes = {column: feature for column, feature in (features or {}).items() if hasattr(feature, "int2str")}
+    with _reading(name):
         for number, cells in enumerate(table, start=1):
             named = {
-                column: one.int2str(cells[column]) for column, one in classes.items() if isinstance(cells[column], int)
+                column: feature.int2str(cells[column])
+                for column, feature in classes.items()
+                if isinstance(cells[column], int)
             }
             yield f"{name}, row {number}", {**cells, **named}
 
 
 @contextmanager
-def _damaged(name: str) -> Iterator[None]:
-    """pyarrow, fsspec and datasets each have errors of their own for a file that is not what its name says."""
+def _reading(name: str) -> Iterator[None]:
+    """Raise UserError for a damaged file, for which pyarrow, fsspec and datasets each have errors of their own."""
     try:
         yield
     except (UserError, GeneratorExit):

@@ -1,4 +1,4 @@
-"""``data.template``: a text with ``{column}`` in it, filled from each row."""
+"""Parse and fill ``data.template``: a text in which ``{column}`` stands for the row's cell."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from string import Formatter
 
 from adapterzoo.errors import Problem, did_you_mean
 
-PLACE = "data.template"
+KEY = "data.template"
 
 
 class Template:
-    """A text with fields. ``{{`` and ``}}`` stand for braces."""
+    """A text with fields in braces; ``{{`` and ``}}`` stand for braces themselves."""
 
     def __init__(self, text: str) -> None:
-        """Take a template apart.
+        """Parse the text of a template.
 
         Raises:
-            ValueError: a brace is never closed, or a field is more than a name.
+            ValueError: a brace is never closed, or a field has more than a name, such as ``{name!r}``.
         """
         self.parts: list[tuple[str, str | None]] = []
-        """a text, and the field that follows it; the last has none"""
+        """pairs of a text and the field that follows it, which is None after the last text"""
         for before, name, form, conversion in Formatter().parse(text):
             if name is not None and (form or conversion or not name.strip() or name.strip() != name):
                 raise ValueError(f"'{{{name}{'!' + conversion if conversion else ''}{':' + form if form else ''}}}'")
@@ -28,41 +28,42 @@ class Template:
 
     @property
     def fields(self) -> list[str]:
-        """The names in it, in order; one that is used twice is there twice."""
+        """The names of the fields in order; a field that is used twice is listed twice."""
         return [name for _, name in self.parts if name is not None]
 
     def fill(self, values: Mapping[str, str]) -> str:
-        """The text of one row."""
+        """Return the text with the row's values in place of the fields."""
         return "".join(before + (values[name] if name is not None else "") for before, name in self.parts)
 
     def split(self, field: str) -> tuple[Template, Template]:
-        """What stands before a field, and what from it on."""
-        at = next(index for index, (_, name) in enumerate(self.parts) if name == field)
+        """Return the template before a field, and the template from that field on."""
+        position = next(index for index, (_, name) in enumerate(self.parts) if name == field)
         first, second = Template(""), Template("")
-        first.parts = [*self.parts[:at], (self.parts[at][0], None)]
-        second.parts = [("", field), *self.parts[at + 1 :]]
+        first.parts = [*self.parts[:position], (self.parts[position][0], None)]
+        second.parts = [("", field), *self.parts[position + 1 :]]
         return first, second
 
 
 def parse(text: str, columns: Collection[str], system: str | None) -> tuple[Template | None, list[Problem]]:
-    """A template, and what is wrong with it.
+    """Return the parsed template, or None, and the problems in it.
 
     Args:
-        columns: what may stand in it.
-        system: the recipe's system message, which it may name as ``{system}``.
+        text: the template.
+        columns: the columns that it may name.
+        system: the recipe's system message, if there is one; the template may name it as ``{system}``.
     """
     try:
         template = Template(text)
     except ValueError as error:
         reason = str(error)
-        what = f"is not a template: {reason} is no column's name." if reason.startswith("'") else f"{reason}."
-        return None, [Problem(PLACE, what, "Write {column}, and {{ }} for braces themselves.")]
+        what = f"is not a template: {reason} is not the name of a column." if reason.startswith("'") else f"{reason}."
+        return None, [Problem(KEY, what, "Write {column} for a cell, and {{ }} for braces.")]
     known = [*columns, *(["system"] if system else [])]
     problems = [
-        Problem(PLACE, f"names '{{{name}}}', and there is no such column.", did_you_mean(name, known))
+        Problem(KEY, f"names '{{{name}}}', and there is no such column.", did_you_mean(name, known))
         for name in dict.fromkeys(template.fields)
         if name not in known
     ]
     if not template.fields:
-        problems.append(Problem(PLACE, "names no column: every row would be the same.", did_you_mean("", known)))
+        problems.append(Problem(KEY, "names no column: every row would be the same.", did_you_mean("", known)))
     return template, problems

@@ -1,7 +1,7 @@
-"""CSV, TSV, JSON and JSON Lines, row by row, each row with its file and line.
+"""Read CSV, TSV, JSON and JSON Lines files row by row, each row with its file and line.
 
-Read with the standard library and not with ``datasets``, whose JSON reader makes ``"2020-01-01"`` a timestamp that
-reads ``2020-01-01 00:00:00``, and which can say of no row where it stands.
+They are read with the standard library, because the JSON reader of ``datasets`` turns ``"2020-01-01"`` into a timestamp
+that is written ``2020-01-01 00:00:00``, and because ``datasets`` does not know the line of a row.
 """
 
 from __future__ import annotations
@@ -17,78 +17,82 @@ from typing import Any, TextIO
 from adapterzoo.errors import UserError
 from adapterzoo.formats.cell_text import Number
 
-Found = tuple[str, dict[str, Any]]
-"""where a row stands, and its cells by column"""
-BLOCK = 2**16
+PlacedCells = tuple[str, dict[str, Any]]
+"""place of a row, and its cells by column"""
+CHECKED_BYTES = 2**16  # bytes at the beginning of a file in which zero bytes are looked for
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
 
 
-def read_csv(path: Path, delimiter: str) -> tuple[list[str], Iterator[Found]]:
-    """The columns of a file with a line of their names, and its rows; all cells are text.
+def read_csv(path: Path, delimiter: str) -> tuple[list[str], Iterator[PlacedCells]]:
+    """Return the columns of a file, by its first line, and its rows; all cells are text.
+
+    Args:
+        path: the file.
+        delimiter: the character between two cells.
 
     Raises:
-        UserError: it has no such line, or cannot be parsed; also while rows are taken.
+        UserError: the file has no column names or cannot be parsed; also raised while rows are read.
     """
     with _text(path) as file:
         header = next(_parsed(csv.reader(file, delimiter=delimiter, strict=True), path), [])
     if not header:
         raise UserError.at(str(path), "does not begin with a line of column names: it is empty, or its first line is.")
-    twice = sorted(column for column, times in Counter(header).items() if times > 1)
-    if twice:
-        raise UserError.at(f"{path}:1", f"there are two columns '{twice[0]}'.", "Rename one of them.")
-    other = next((sign for sign in ";\t|" if len(header) == 1 and sign in header[0]), None)
-    if other:
-        sign = "\\t" if other == "\t" else other
+    repeated = sorted(column for column, count in Counter(header).items() if count > 1)
+    if repeated:
+        raise UserError.at(f"{path}:1", f"there are two columns '{repeated[0]}'.", "Rename one of them.")
+    likely = next((character for character in ";\t|" if len(header) == 1 and character in header[0]), None)
+    if likely:
+        written = "\\t" if likely == "\t" else likely
         raise UserError.at(
             f"{path}:1",
-            f"its columns seem to be separated by {other!r}, not by {delimiter!r}.",
-            f'Set data.delimiter: "{sign}".',
+            f"its columns seem to be separated by {likely!r}, not by {delimiter!r}.",
+            f'Set data.delimiter: "{written}".',
         )
 
-    def rows() -> Iterator[Found]:
+    def rows() -> Iterator[PlacedCells]:
         with _text(path) as file:
             reader = csv.reader(file, delimiter=delimiter, strict=True)
-            begins = 1
+            first_line = 1  # of the next row, because a row with line ends in quotes has several lines
             for cells in _parsed(reader, path):
-                place, begins = f"{path}:{begins}", reader.line_num + 1
+                place, first_line = f"{path}:{first_line}", reader.line_num + 1
                 if place == f"{path}:1" or not cells:
                     continue
                 if len(cells) > len(header):
-                    what = f"this row has {len(cells)} cells, the line of column names {len(header)}."
-                    raise UserError.at(place, what, "Put text with a comma in it in quotes.")
+                    what = f"this row has {len(cells)} cells, but there are {len(header)} column names."
+                    raise UserError.at(place, what, "Put text that contains a comma in quotes.")
                 yield place, dict(zip(header, cells, strict=False))
 
     return header, rows()
 
 
-def read_json(path: Path) -> tuple[list[str], Iterator[Found]]:
-    """The columns and rows of a file that holds a list of objects, one object a line, or a table of pandas'.
+def read_json(path: Path) -> tuple[list[str], Iterator[PlacedCells]]:
+    """Return the columns and rows of a file with a list of objects, one object per line, or a table from pandas.
 
-    A file with one object a line is read line by line, whatever its size; any other is read whole.
+    A file with one object per line is read line by line, so it may be larger than the memory. Others are read whole.
 
     Raises:
-        UserError: it is none of these, or cannot be parsed; also while rows are taken.
+        UserError: the file holds no rows or cannot be parsed; also raised while rows are read.
     """
-    if _has_lines(path):
+    if _is_json_lines(path):
         return _columns(_lines(path)), _lines(path)
     with _text(path) as file:
         try:
             loaded = _load(_decoded(file, path), str(path))
         except json.JSONDecodeError as error:
             raise UserError.at(f"{path}:{error.lineno}", f"is not JSON: {error.msg}.") from None
-    items = _table(loaded)
-    if items is None:
+    objects = _objects(loaded)
+    if objects is None:
         what = "holds no list of objects with a key for each column."
         raise UserError.at(str(path), what, 'Like [{"question": "...", "answer": "..."}, ...].')
-    found = [(f"{path}, row {number}", item) for number, item in enumerate(items, start=1)]
-    return _columns(found), iter(found)
+    rows = [(f"{path}, row {number}", cells) for number, cells in enumerate(objects, start=1)]
+    return _columns(rows), iter(rows)
 
 
-def _has_lines(path: Path) -> bool:
-    """Whether each line is a row of its own: by the name, or since the first line is an object and not all there is."""
+def _is_json_lines(path: Path) -> bool:
+    """Tell whether each line is one row: the file's name says so, or the first line is an object and others follow."""
     with _text(path) as file:
-        text = _decoded_lines(file, path)
-        first = next((line for line in text if line.strip()), None)
+        lines = _decoded_lines(file, path)
+        first = next((line for line in lines if line.strip()), None)
         if first is None:
             raise UserError.at(str(path), "is empty.")
         if path.suffix in (".jsonl", ".ndjson"):
@@ -97,10 +101,10 @@ def _has_lines(path: Path) -> bool:
             value = _load(first, f"{path}:1")
         except json.JSONDecodeError:
             return False
-        return isinstance(value, dict) and (_table(value) is None or any(line.strip() for line in text))
+        return isinstance(value, dict) and (_objects(value) is None or any(line.strip() for line in lines))
 
 
-def _lines(path: Path) -> Iterator[Found]:
+def _lines(path: Path) -> Iterator[PlacedCells]:
     with _text(path) as file:
         for number, line in enumerate(_decoded_lines(file, path), start=1):
             if not line.strip():
@@ -111,12 +115,12 @@ def _lines(path: Path) -> Iterator[Found]:
                 what = f"is not JSON: {error.msg} (column {error.colno})."
                 raise UserError.at(f"{path}:{number}", what, "Each line must be one whole object.") from None
             if not isinstance(value, dict):
-                raise UserError.at(f"{path}:{number}", "is no object with a key for each column.")
+                raise UserError.at(f"{path}:{number}", "is not an object with a key for each column.")
             yield f"{path}:{number}", value
 
 
-def _table(loaded: Any) -> list[dict[str, Any]] | None:
-    """The rows of a JSON document, if it is one of the shapes that tables are written in."""
+def _objects(loaded: Any) -> list[dict[str, Any]] | None:
+    """Return the rows of a JSON document, one object each; None if it is not a known form of a table."""
     if isinstance(loaded, list):
         return loaded if loaded and all(isinstance(item, dict) for item in loaded) else None
     if not isinstance(loaded, dict) or not loaded:
@@ -124,41 +128,40 @@ def _table(loaded: Any) -> list[dict[str, Any]] | None:
     if isinstance(loaded.get("columns"), list) and isinstance(loaded.get("data"), list):  # pandas, orient="split"
         names = [str(name) for name in loaded["columns"]]
         return [dict(zip(names, cells, strict=False)) for cells in loaded["data"] if isinstance(cells, list)] or None
-    if "schema" in loaded and isinstance(loaded.get("data"), list):  # orient="table"
-        return _table(loaded["data"])
+    if "schema" in loaded and isinstance(loaded.get("data"), list):  # pandas, orient="table"
+        return _objects(loaded["data"])
     values = list(loaded.values())
     if len(values) == 1 and isinstance(values[0], list):
-        return _table(values[0])  # {"data": [...]}
+        return _objects(values[0])  # {"data": [...]}
     if all(isinstance(value, dict) for value in values) and len({tuple(value) for value in values}) == 1:
-        if all(key.isdigit() for key in loaded):  # orient="index"
+        if all(key.isdigit() for key in loaded):  # pandas, orient="index"
             return values
-        # pandas' to_json as it is: each column a mapping from the index.
+        # The default of pandas' to_json: each column is a mapping from the index to the cell.
         return [{name: column[key] for name, column in loaded.items()} for key in values[0]]
     return None
 
 
-def _columns(rows: Iterable[Found]) -> list[str]:
-    """Of the first row that has any: later ones are checked as they come."""
+def _columns(rows: Iterable[PlacedCells]) -> list[str]:
+    """Return the columns of the first row that has any."""
     return next((list(cells) for _, cells in rows if cells), [])
 
 
 def _load(text: str, where: str) -> Any:
-    """Return what a text in JSON holds.
+    """Return the value of a JSON text.
 
     Raises:
-        json.JSONDecodeError: it is no JSON.
-        UserError: an object has a key twice.
+        json.JSONDecodeError: the text is not JSON.
+        UserError: an object has one key twice, with different values.
     """
 
     def cells(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            # The same value twice is no question of which is meant.
+        by_key = dict(pairs)
+        if len(by_key) < len(pairs):
             for key, value in pairs:
-                if value != found[key]:
+                if value != by_key[key]:
                     what = f"the key '{key}' is given twice, with different values."
                     raise UserError.at(where, what, "Keep one of them.")
-        return found
+        return by_key
 
     try:
         return json.loads(text, parse_float=Number, parse_int=Number, object_pairs_hook=cells)
@@ -169,8 +172,8 @@ def _load(text: str, where: str) -> Any:
 def _text(path: Path) -> TextIO:
     try:
         with path.open("rb") as file:
-            if b"\0" in file.read(BLOCK):
-                raise UserError.at(str(path), "is no text in UTF-8: it holds zero bytes.", "Save it as UTF-8.")
+            if b"\0" in file.read(CHECKED_BYTES):
+                raise UserError.at(str(path), "is not UTF-8 text: it holds zero bytes.", "Save it as UTF-8.")
         return path.open(encoding="utf-8-sig", newline="")
     except OSError as error:
         raise UserError.at(str(path), f"cannot be read: {error.strerror or error}.") from None
@@ -197,12 +200,11 @@ def _parsed(reader: Any, path: Path) -> Iterator[list[str]]:
 
 
 def _not_utf8(path: Path, error: UnicodeDecodeError) -> UserError:
-    """With the line, which the decoder does not know: it reads in blocks."""
+    """Return the error with its line, which the decoder does not know because it reads in blocks."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
                 line.decode()
-            except UnicodeDecodeError as found:
-                error = found
-                return UserError.at(f"{path}:{number}", f"is not UTF-8: {error.reason}.", "Save it as UTF-8.")
+            except UnicodeDecodeError as line_error:
+                return UserError.at(f"{path}:{number}", f"is not UTF-8: {line_error.reason}.", "Save it as UTF-8.")
     return UserError.at(str(path), f"is not UTF-8: {error.reason}.", "Save it as UTF-8.")

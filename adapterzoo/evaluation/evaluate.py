@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adapterzoo.errors import NotFiniteError
 from adapterzoo.evaluation.generation import decoded, greedy
-from adapterzoo.metrics.contract import RESERVED, overall, per_example
+from adapterzoo.metrics.contract import overall, per_example
+from adapterzoo.metrics.measured import MEASURED_NAMES
 from adapterzoo.metrics.registry import metrics as known_metrics
-from adapterzoo.tokens.batches import Tokens, asked, in_batches, pad_batch, to_device
+from adapterzoo.tokens.batches import Tokens, batches_by_length, pad_batch, row_tokens, to_device
 from adapterzoo.tokens.encode import Encoded, Example
-from adapterzoo.tokens.shared_prefix import SharedPrefix, for_model, learned_logits
+from adapterzoo.tokens.shared_prefix import SharedPrefix, learned_logits, model_arguments
 
 if TYPE_CHECKING:
     from torch import nn
@@ -104,7 +105,7 @@ def evaluate(
     if prompts is None:
         rows, prompts = [example.tokens for example in examples], [example.prompt for example in examples]
     else:
-        rows = [asked(prompt, example.completion) for prompt, example in zip(prompts, examples, strict=True)]
+        rows = [row_tokens(prompt, example.completion) for prompt, example in zip(prompts, examples, strict=True)]
     found: Sequence[Likelihood | None] = [None] * len(rows)
     if likely:
         found = likelihoods(model, rows, encoded.pad_id, settings.batch_size, prefix)
@@ -112,7 +113,7 @@ def evaluate(
     measured = _likelihood_metrics([one for one in found if one is not None], settings)
     answers: Sequence[str | None] = [None] * len(examples)
     seconds = None
-    if set(settings.metrics) - RESERVED:
+    if set(settings.metrics) - MEASURED_NAMES:
         answers, seconds = _answers(model, encoded, settings, examples, prompts, found, prefix)
     compared, scores = _answer_metrics(examples, answers, settings)
     predictions = [
@@ -199,7 +200,7 @@ def _answer_metrics(
     together: dict[str, float] = {}
     each: list[dict[str, float | bool]] = [{} for _ in examples]
     for name in settings.metrics:
-        if name in RESERVED:
+        if name in MEASURED_NAMES:
             continue
         metric = known_metrics()[name]
         scores = [per_example(metric, *pair) for pair in zip(references, given, strict=True)]
@@ -231,13 +232,13 @@ def likelihoods(
     # Not inference_mode: what a layer caches during it can never be used in training again.
     with torch.no_grad():
         positions = CPU_POSITIONS if next(model.parameters()).device.type == "cpu" else math.inf
-        for indices in in_batches([len(ids) for ids, _ in rows], batch_size, spans, positions):
+        for indices in batches_by_length([len(ids) for ids, _ in rows], batch_size, spans, positions):
             group = [rows[i] for i in indices]
             made = pad_batch(group, pad_id) if prefix is None else prefix.batch(group, pad_id)
             batch = to_device(made, model)
             inputs = {name: value for name, value in batch.items() if name not in ("labels", "shift_labels")}
             # The model's own loss may have a method's regulariser in it.
-            logits, targets = learned_logits(model(**for_model(inputs, model)).logits, batch)
+            logits, targets = learned_logits(model(**model_arguments(inputs, model)).logits, batch)
             # In parts that stay in the processor's cache: a vocabulary is wide.
             parts = list(zip(logits.split(POSITIONS_AT_ONCE), targets.split(POSITIONS_AT_ONCE), strict=True))
             losses = torch.cat([functional.cross_entropy(one.float(), token, reduction="none") for one, token in parts])

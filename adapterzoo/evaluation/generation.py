@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.tokens.batches import asked, in_batches, pad_batch, to_device
+from adapterzoo.tokens.batches import batches_by_length, pad_batch, row_tokens, to_device
 from adapterzoo.tokens.encode import Encoded
 from adapterzoo.tokens.shared_prefix import SharedPrefix, common_prefix
 
@@ -53,7 +53,7 @@ def greedy(
     model.eval()
     with torch.no_grad(), _no_generation_defaults(model):
         beginning = None if prefix is None or not prompts else _Beginning(model, prompts)
-        for indices in in_batches([len(prompt) for prompt in prompts], batch_size):
+        for indices in batches_by_length([len(prompt) for prompt in prompts], batch_size):
             group, allowed = [prompts[i] for i in indices], [limits[i] for i in indices]
             if beginning is None:
                 found = _by_transformers(model, encoded, group, allowed)
@@ -78,7 +78,7 @@ def _by_transformers(
         eos_token_id=encoded.end_ids,
         pad_token_id=encoded.pad_id,
     )
-    batch = pad_batch([asked(prompt) for prompt in prompts], encoded.pad_id)
+    batch = pad_batch([row_tokens(prompt) for prompt in prompts], encoded.pad_id)
     inputs = to_device({name: batch[name] for name in ("input_ids", "attention_mask")}, model)
     output = model.generate(**inputs, generation_config=settings)
     answers = output[:, inputs["input_ids"].shape[1] :].tolist()
@@ -93,7 +93,7 @@ class _Beginning:
         from transformers import DynamicCache
 
         self.model = model
-        self.length = common_prefix([asked(prompt) for prompt in prompts])
+        self.length = common_prefix([row_tokens(prompt) for prompt in prompts])
         self.cache = DynamicCache(config=model.config)
         if self.length:
             ids = to_device({"input_ids": torch.tensor([prompts[0][: self.length]])}, model)
@@ -105,7 +105,7 @@ class _Beginning:
 
         found: list[list[int]] = [[] for _ in prompts]
         rows = list(range(len(prompts)))
-        batch = pad_batch([asked(prompt[self.length :]) for prompt in prompts], encoded.pad_id)
+        batch = pad_batch([row_tokens(prompt[self.length :]) for prompt in prompts], encoded.pad_id)
         batch = to_device({name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}, self.model)
         ids, positions = batch["input_ids"], batch["position_ids"] + self.length
         seen = torch.cat([batch["attention_mask"].new_ones(len(rows), self.length), batch["attention_mask"]], dim=1)

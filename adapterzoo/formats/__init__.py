@@ -1,6 +1,6 @@
-"""The shapes that rows of data come in: one small file each, chosen by name or recognised from the columns.
+"""The formats of data rows: one small file each, chosen by name or recognised from the columns.
 
-A format turns the cells of a row into the turns of a conversation. Each module that has one names it ``FORMAT``.
+A format turns the cells of a row into the turns of a conversation. Its module binds it to the name ``FORMAT``.
 """
 
 from __future__ import annotations
@@ -15,23 +15,25 @@ __all__ = ["FORMATS", "Conversation", "Format", "Pair", "recognise"]
 
 FORMATS: dict[str, Format] = {
     name: module.FORMAT
-    for name in (found.name for found in pkgutil.iter_modules(__path__))
+    for name in (info.name for info in pkgutil.iter_modules(__path__))
     if hasattr(module := import_module(f"{__name__}.{name}"), "FORMAT")
 }
 
 
 def recognise(columns: Collection[str], mapped: Collection[str] = ()) -> list[str]:
-    """The formats whose columns are all there, of those the ones that know most; several where it cannot be told.
+    """Return the names of the formats that fit the columns best: several if they fit equally well, none if none fits.
+
+    A format fits if the data has all the columns that it needs. The best ones know the most of the data's columns.
 
     Args:
-        columns: of the data, under the names that formats use.
-        mapped: those that the user has mapped on purpose: only formats that know them all are meant.
+        columns: the columns of the data, under the names that formats use.
+        mapped: the columns that the user mapped; a format that lacks one of them does not fit.
     """
-    there = set(columns)
-    # How many columns each knows: one named text or input often stands beside those that say more.
-    fit = {
-        name: len(there & {*form.columns, *form.optional})
+    present = set(columns)
+    # Count the columns that each format knows, because a column named text or input often stands beside others.
+    known = {
+        name: len(present & {*form.columns, *form.optional})
         for name, form in FORMATS.items()
-        if there >= set(form.columns) and set(mapped) <= {*form.columns, *form.optional}
+        if present >= set(form.columns) and set(mapped) <= {*form.columns, *form.optional}
     }
-    return [name for name, known in fit.items() if known == max(fit.values())]
+    return [name for name, count in known.items() if count == max(known.values())]

@@ -1,4 +1,4 @@
-"""What a format is, and the kind that most are: a question's columns and an answer's."""
+"""The base class of formats, and the two kinds that most formats are: question and answer, and conversation."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from adapterzoo.data_row import BadRowError, EmptyRowError, Turn
 from adapterzoo.formats.cell_text import text_of
-from adapterzoo.row import BadRowError, EmptyRowError, Turn
 
 ROLES = {
     "system": "system",
@@ -25,32 +25,34 @@ ROLES = {
 
 @dataclass(frozen=True)
 class Format(ABC):
-    """A shape of rows."""
+    """How rows are written: the columns that they have, and how their cells become turns."""
 
     summary: str
+    """short description, for messages"""
     columns: tuple[str, ...]
-    """that every row must have"""
+    """columns that every row must have"""
     optional: tuple[str, ...] = ()
+    """columns that a row may have"""
     answer: str | None = None
-    """the column that is learned; None where a cell holds all turns, or there is no question"""
+    """column of the answer; None if one cell holds all turns, or if there is no question"""
 
     @abstractmethod
     def turns(self, cells: Mapping[str, Any]) -> Sequence[Turn]:
-        """The turns of a row, the answer last.
+        """Return the turns of a row, the answer last.
 
         Args:
-            cells: by the format's own names of the columns.
+            cells: the cells of the row, by the format's own names of the columns.
 
         Raises:
             EmptyRowError: the question or the answer is empty.
-            BadRowError: the row is not of this format.
+            BadRowError: the row does not fit this format.
         """
 
     def text(self, cells: Mapping[str, Any], column: str) -> str:
-        """A cell's text, stripped.
+        """Return the text of a cell, without spaces around it.
 
         Raises:
-            EmptyRowError: there is none.
+            EmptyRowError: the cell is empty.
         """
         text = text_of(cells.get(column), column).strip()
         if not text:
@@ -60,64 +62,65 @@ class Format(ABC):
 
 @dataclass(frozen=True)
 class Pair(Format):
-    """Two columns: what is asked, and what is answered."""
+    """A format of two columns: the question and the answer."""
 
     def turns(self, cells: Mapping[str, Any]) -> Sequence[Turn]:
-        """A question and its answer."""
+        """Return the question and the answer of a row."""
         question, answer = self.columns
         return [Turn("user", self.text(cells, question)), Turn("assistant", self.text(cells, answer))]
 
 
 @dataclass(frozen=True)
 class Conversation(Format):
-    """One column with a list of messages, each with a role and a text."""
+    """A format of one column: a list of messages, each with a role and a text."""
 
     role: str = "role"
+    """key of a message's role"""
     content: str = "content"
+    """key of a message's text"""
 
     def turns(self, cells: Mapping[str, Any]) -> Sequence[Turn]:
-        """The messages, checked: a system message if any, then user and assistant in turn, up to an answer."""
+        """Return the turns up to the last answer: a system message if there is one, then user and assistant in turn."""
         (column,) = self.columns
         messages = cells.get(column)
         if messages is None or len(messages) == 0:
             raise EmptyRowError(column)
         if not isinstance(messages, (list, tuple)):
-            raise BadRowError(f"'{column}' is {_kind(messages)}, not a list of messages.", self._wanted())
+            raise BadRowError(f"'{column}' is {_kind(messages)}, not a list of messages.", self._example())
         turns = [self._turn(message, number) for number, message in enumerate(messages, start=1)]
         while turns and turns[-1].role == "user":
-            turns.pop()  # a question that nobody answered teaches nothing
+            turns.pop()  # nothing can be learned from a question without an answer
         spoken = turns[1:] if turns and turns[0].role == "system" else turns
         if not spoken:
             raise EmptyRowError(f"{column} (no answer in it)")
-        for number, turn in enumerate(spoken):
-            wanted = ("user", "assistant")[number % 2]
-            if turn.role != wanted:
-                at = number + 1 + len(turns) - len(spoken)
-                if number == 0:
+        for index, turn in enumerate(spoken):
+            if turn.role != ("user", "assistant")[index % 2]:
+                number = index + 1 + len(turns) - len(spoken)
+                if index == 0:
                     raise BadRowError(f"its conversation starts with the {turn.role}.", "It must start with the user.")
-                what = f"its message {at} is the {turn.role}'s, as is the one before it."
+                what = f"its messages {number - 1} and {number} are both from the {turn.role}."
                 if turn.role == "system":
-                    what = f"its message {at} is a system message; there is one at most, in front."
+                    what = f"its message {number} is a system message; only the first message can be one."
                 raise BadRowError(what, "User and assistant must take turns: join such messages into one.")
         return turns
 
     def _turn(self, message: Any, number: int) -> Turn:
         if not isinstance(message, Mapping) or self.role not in message or self.content not in message:
-            raise BadRowError(f"its message {number} has no '{self.role}' and '{self.content}'.", self._wanted())
+            raise BadRowError(f"its message {number} has no '{self.role}' and '{self.content}'.", self._example())
         name = message[self.role]
         role = ROLES.get(name.lower()) if isinstance(name, str) else None
         if role is None:
             raise BadRowError(f"its message {number} has the unknown role {name!r}.", f"Known: {', '.join(ROLES)}.")
         if isinstance(message[self.content], (list, Mapping)):
             raise BadRowError(
-                f"the content of its message {number} is no text.", "Images and tool calls cannot be learned."
+                f"the content of its message {number} is not text.", "Images and tool calls cannot be learned."
             )
         content = text_of(message[self.content], self.content).strip()
         if not content:
             raise EmptyRowError(f"{self.columns[0]} (an empty message)")
         return Turn(role, content)
 
-    def _wanted(self) -> str:
+    def _example(self) -> str:
         return f'Like [{{"{self.role}": "user", "{self.content}": "..."}}, ...].'
 
 

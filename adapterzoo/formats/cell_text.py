@@ -1,4 +1,4 @@
-"""What stands in one cell of a row, as text."""
+"""The text of one cell of a row."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ import math
 import re
 from typing import Any
 
-from adapterzoo.row import BadRowError
+from adapterzoo.data_row import BadRowError
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Number(str):
-    """A number exactly as it is written in a JSON file: 1.50 is not 1.5 to a model."""
+    """A number as it is written in a JSON file, because a model reads 1.50 and 1.5 as different texts."""
 
 
 def text_of(value: Any, column: str) -> str:
-    """A cell's text; nothing, None and NaN are the empty one.
+    """Return a cell as text; None and NaN become the empty text.
 
     Raises:
-        BadRowError: it is a list or the like.
+        BadRowError: the cell holds a list, a mapping or half a character.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, str):
         if not value.isascii() and _SURROGATE.search(value):
             raise BadRowError(
-                f"'{column}' holds half a character (a lone surrogate).", "It was cut apart when it was written."
+                f"'{column}' holds half a character (a lone surrogate).",
+                "The character was cut in two when the file was written: write it again.",
             )
         return str(value)
     if isinstance(value, bool):
@@ -39,12 +40,15 @@ def text_of(value: Any, column: str) -> str:
         return str(value)
     kind = "a list" if isinstance(value, (list, tuple)) else f"a {type(value).__name__}"
     raise BadRowError(
-        f"'{column}' is {kind}, not text.", f"Write it as text, or map data.columns to another than '{column}'."
+        f"'{column}' is {kind}, not text.", f"Write it as text, or map another column than '{column}' in data.columns."
     )
 
 
 def kind_of(value: Any) -> str | None:
-    """``text``, ``a number``, ...: what should be the same in all rows of a column; None for an empty cell."""
+    """Return the kind of a cell, such as ``text`` or ``a number``; None for an empty cell.
+
+    All cells of one column should be of one kind.
+    """
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Input and output."""
+"""The format of input and output."""
 
 from adapterzoo.formats._format import Pair
 

@@ -1,4 +1,4 @@
-"""Conversations as OpenAI writes them: ``[{"role": "user", "content": "..."}, ...]``."""
+"""The format of conversations as OpenAI writes them: ``[{"role": "user", "content": "..."}, ...]``."""
 
 from adapterzoo.formats._format import Conversation
 

@@ -1,4 +1,4 @@
-"""Prompt and completion, as OpenAI and TRL name them."""
+"""The format of prompt and completion, as OpenAI and TRL name them."""
 
 from adapterzoo.formats._format import Pair
 

@@ -1,4 +1,4 @@
-"""Question and answer."""
+"""The format of question and answer."""
 
 from adapterzoo.formats._format import Pair
 

@@ -1,4 +1,4 @@
-"""Conversations as ShareGPT writes them: ``[{"from": "human", "value": "..."}, ...]``."""
+"""The format of conversations as ShareGPT writes them: ``[{"from": "human", "value": "..."}, ...]``."""
 
 from adapterzoo.formats._format import Conversation
 

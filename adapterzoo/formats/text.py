@@ -1,20 +1,20 @@
-"""Plain text: all of it is learned, nothing is asked."""
+"""The format of plain text: all of it is learned, and there is no question."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from adapterzoo.data_row import EmptyRowError, Turn
 from adapterzoo.formats._format import Format
 from adapterzoo.formats.cell_text import text_of
-from adapterzoo.row import EmptyRowError, Turn
 
 
 class PlainText(Format):
-    """Text as it is: leading spaces and line ends may mean something."""
+    """The format of plain text, which is not stripped: spaces and line ends around it may have a meaning."""
 
     def turns(self, cells: Mapping[str, Any]) -> Sequence[Turn]:
-        """The text, as the one thing that is said."""
+        """Return the text as a single turn of the assistant."""
         text = text_of(cells.get("text"), "text")
         if not text.strip():
             raise EmptyRowError("text")

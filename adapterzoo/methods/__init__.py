@@ -1,1 +1,1 @@
-"""The contract of an adapter method, the ready-made kinds, and the registry of what is installed."""
+"""The contract of adapter methods, base classes that implement most of it, and the registry of installed methods."""

@@ -1,7 +1,7 @@
-"""The method contract: what an adapter method says about itself, and how it wraps a model.
+"""The method contract: what an adapter method tells about itself, and how it wraps a model.
 
-Nothing here imports torch, and a plugin module must not either, outside its functions: ``adapterzoo methods``
-lists every method in the blink of an eye. A complete method::
+This module does not import torch at its top, and a plugin module must not either: ``adapterzoo methods`` has to
+list all methods at once. Import torch inside functions. A complete method::
 
     from pydantic import Field
 
@@ -49,11 +49,11 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
 QUANTIZATIONS = ("none", "int8", "nf4")
-# Raised when a plugin needs something of this file that earlier versions have not.
+# The version of this contract. It is raised when plugins may use something that earlier versions do not have.
 CONTRACT = 2
-# What stands beside a method's options in a recipe.
+# The keys of an entry under ``methods`` in a recipe that are not options of the method.
 ENTRY_KEYS = frozenset({"name", "label", "learning_rate"})
-# Labels of the rows for the untouched base, and a file in the output folder: no method or entry may have such a name.
+# These names are taken by the rows of the untouched base and by a file in the output folder.
 RESERVED_LABEL = re.compile(r"base(-\d+-shot)?|recipe\.yaml", re.IGNORECASE)
 GROUPS = (
     "low-rank",
@@ -69,13 +69,13 @@ GROUPS = (
 
 
 class Options(BaseModel):
-    """A method's options: users write them under the method's name. Unknown ones are refused."""
+    """The options of a method, which users write beside its name in a recipe. Unknown options are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class LinearOptions(Options):
-    """Options of a method that adapts linear layers."""
+    """The options of a method that adapts linear layers."""
 
     target_modules: str | list[str] = Field(
         "all-linear",
@@ -88,108 +88,111 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 
 @dataclass(frozen=True)
 class Context:
-    """What a method may need to know about the cell it is wrapped for."""
+    """The facts that a method may need about the cell whose model it wraps."""
 
     quantization: str
     """how the base model is stored: ``none``, ``int8`` or ``nf4``"""
     total_steps: int
-    """optimizer steps of the whole training"""
+    """number of optimizer steps of the whole training"""
     gradient_accumulation: int
-    """forward passes whose gradients are added up for one optimizer step"""
+    """number of forward passes whose gradients are added up for one optimizer step"""
     seed: int
     batches: Callable[[], Iterable[dict[str, Any]]] = tuple
-    """training batches, for a method that begins from the data: what the model's ``forward`` is called with,
-    with ``labels``. In another order than training takes, on the CPU, and none while a recipe is only checked."""
+    """returns training batches on the CPU, for a method that initializes from data: each is the arguments of the
+    model's ``forward``, with ``labels``. Their order is not the order of training; there are none in a dry run."""
 
 
 class Method(Generic[OptionsT]):
     """An adapter method.
 
-    Subclass :class:`PeftMethod` where PEFT has the layers, :class:`LayerMethod` where you write the layer that
-    goes around a linear one, and this where neither fits.
+    Subclass :class:`PeftMethod` where PEFT has the layers, :class:`LayerMethod` where you write a layer that
+    goes around each linear layer, and this class where neither fits.
     """
 
     contract: ClassVar[int] = CONTRACT
-    """the version of this contract that it needs: a plugin for a newer adapterzoo is refused with that reason"""
+    """version of this contract that the method needs; a method that needs a newer adapterzoo is left out"""
 
     name: ClassVar[str]
-    """lower-case, as users write it in a recipe"""
+    """name in recipes, in lower-case letters"""
     summary: ClassVar[str]
-    """one line"""
+    """what the method does, in one line"""
     paper: ClassVar[str]
     """address of the paper"""
     group: ClassVar[str] = "other"
-    """the family it is listed under: one of ``GROUPS``"""
+    """family under which the method is listed: one of ``GROUPS``"""
     unavailable: ClassVar[str | None] = None
-    """why it cannot train a causal language model: it is listed with this reason, and refused in recipes"""
+    """reason why it cannot train a causal language model; it is then listed with this reason, and refused in recipes"""
     options: type[OptionsT]
-    """the pydantic model of its options"""
+    """pydantic model of the method's options"""
     learning_rate: ClassVar[float]
-    """used where the recipe says ``auto``: methods differ by a factor of 50 in the rate they want"""
+    """learning rate where the recipe says ``auto``; methods need rates that differ by a factor of 50"""
     learning_rate_source: ClassVar[str]
-    """who found that rate, and on what"""
+    """who found that rate, and on which model or data"""
     stands_for: ClassVar[Sequence[str]] = ()
-    """names of fallbacks that it makes superfluous, beside its own"""
+    """names of fallback methods that are not listed because this method replaces them"""
     fallback: ClassVar[bool] = False
-    """whether it silently gives way to another method of its name"""
+    """whether another method of the same name replaces this one without a message"""
     quantizations: ClassVar[Sequence[str]] = QUANTIZATIONS
-    """quantizations of the base that it trains on"""
+    """quantizations of the base model on which the method can train"""
     requires_quantization: ClassVar[str | None] = None
-    """the quantization that is loaded for it whatever the recipe says"""
+    """quantization in which the base model is loaded for this method, whatever the recipe says"""
     mergeable_into: ClassVar[Sequence[str]] = ("none",)
-    """quantizations of the base into which it merges without changing the answers"""
+    """quantizations of the base model into which it merges without changing the answers"""
     size_option: ClassVar[str | None] = None
-    """the option that sets how many parameters it trains"""
+    """name of the option that sets how many parameters are trained"""
     resumes: ClassVar[bool] = True
-    """whether training that goes on from a checkpoint ends with the same weights"""
+    """whether training that is resumed from a checkpoint ends with the same weights"""
     starts_at_base: ClassVar[bool] = True
-    """whether the wrapped model answers like the base before it is trained"""
+    """whether the wrapped model answers like the base model before it is trained"""
     changes_base: ClassVar[bool] = False
-    """whether it changes weights of the base; they are loaded again for the next cell"""
+    """whether it changes weights of the base model, which is then loaded again for the next cell"""
     reads_data: ClassVar[bool] = False
-    """whether it looks at training rows before training"""
+    """whether it reads training rows before training"""
     token_wise: ClassVar[bool] = False
-    """whether it treats each token by itself: draws no random numbers, looks at no other token, and puts no prompt in
-    front. Then the tokens that all rows of a batch begin with go through the model once, not once a row"""
+    """whether it treats each token alone: it draws no random numbers, looks at no other token, and puts no prompt in
+    front. A prefix that all rows of a batch share then goes through the model once, not once for each row"""
     prepends_tokens: ClassVar[bool] = False
-    """whether it puts learned tokens in front of a sequence: rows that are packed into one have only one front"""
+    """whether it puts learned tokens in front of a sequence; where rows are packed, only the first would get them"""
 
     def problems(self, skeleton: nn.Module, options: OptionsT, context: Context) -> list[Problem]:
-        """What cannot work with these options on this architecture.
+        """Return what cannot work with these options on this architecture.
 
-        ``skeleton`` is the model without weights (all parameters on the meta device).
+        Args:
+            skeleton: the base model without weights (all parameters are on the meta device).
+            options: the method's options.
+            context: facts about the cell.
         """
         return []
 
     def resized(self, options: OptionsT, size: int) -> dict[str, Any]:
-        """What changes in the options where ``size_option`` becomes ``size``, for a budget of trained parameters.
+        """Return the options to change so that ``size_option`` becomes ``size``, for a budget of trained parameters.
 
-        To be overridden where other options go with it: a rank to end with, say.
+        Override this where other options have to change with it, like the rank at the end of training.
         """
         return {self.size_option or "": size}
 
     def wrap(self, model: nn.Module, options: OptionsT, context: Context) -> nn.Module:
-        """Put the adapter on: returns the model to train, with only the adapter's parameters trainable.
+        """Put the adapter on the base model, and return the model to train, in which only the adapter has gradients.
 
-        The runner has seeded every random generator right before, and takes the adapter off again afterwards
-        by putting every module of ``model`` back as it was.
+        The runner seeds every random generator right before the call. After the cell it takes the adapter off by
+        restoring every module of ``model``.
         """
         raise NotImplementedError
 
     def callbacks(self, options: OptionsT, context: Context) -> list[TrainerCallback]:
-        """Callbacks for the trainer, for a method that acts during training."""
+        """Return callbacks for the trainer, for a method that acts during training."""
         return []
 
     def optimizer(
         self, model: nn.Module, options: OptionsT, kind: type[Optimizer], settings: dict[str, Any]
     ) -> Optimizer | None:
-        """An optimizer of the method's own; None for the recipe's.
+        """Return the method's own optimizer, or None for the recipe's.
 
         Args:
-            model: as ``wrap`` returned it.
+            model: the model that ``wrap`` returned.
             options: the method's options.
-            kind: the recipe's optimizer, ``kind(parameters or groups of them, **settings)``.
-            settings: its arguments: ``lr``, ``weight_decay``, and what else that optimizer takes.
+            kind: the class of the recipe's optimizer; call it with parameters, or groups of them, and ``**settings``.
+            settings: the arguments of that optimizer: ``lr``, ``weight_decay`` and further ones.
         """
         return None
 
@@ -198,36 +201,35 @@ class Method(Generic[OptionsT]):
         raise NotImplementedError
 
     def load(self, model: nn.Module, folder: Path) -> nn.Module:
-        """Put a saved adapter on an untouched base: returns the model that answers."""
+        """Put a saved adapter on an untouched base model, and return the model that answers."""
         raise NotImplementedError
 
     def merge(self, model: nn.Module) -> nn.Module:
-        """The base with the adapter worked into its weights: the model that ``wrap`` was given, with no adapter."""
+        """Add the adapter of a wrapped model to the base model's weights, and return the base model."""
         raise NotImplementedError
 
     def findings(self, model: nn.Module) -> dict[str, Any]:
-        """What training found out that the results should tell, like the ranks it settled on.
+        """Return what training found that belongs in the results, like the final rank of each layer.
 
-        ``adjusted`` (option -> what it became, and where) is shown below the table.
+        The key ``adjusted`` (option -> its new value, and in which layers) is shown below the table.
         """
         return {}
 
 
 def attributes() -> dict[str, Any]:
-    """Return the attributes by which a method describes itself, each with its type, in the order of the contract."""
+    """Return the attributes by which a method describes itself, name -> type, in the order of the contract."""
     hints = get_type_hints(Method)
     return {name: get_args(hint)[0] for name, hint in hints.items() if get_origin(hint) is ClassVar}
 
 
 def why_not_trainable(method: Method[Any], quantization: str) -> tuple[str, str] | None:
-    """Return what keeps a method from being trained, as the end of a sentence about it, and a hint.
+    """Return why a method cannot be trained, as the end of a sentence about it, with a hint; None where it can.
+
+    An unknown quantization is no reason here, because another check of the recipe reports it.
 
     Args:
-        method: which.
-        quantization: the recipe's. A method that requires one of its own is given that one.
-
-    Returns:
-        None where it can be trained, and where the recipe names no quantization at all, which its own check reports.
+        method: the method.
+        quantization: the quantization in the recipe; a method that requires a quantization gets that one instead.
     """
     if method.unavailable:
         return f"cannot be trained here: {method.unavailable}.", ""
@@ -238,10 +240,10 @@ def why_not_trainable(method: Method[Any], quantization: str) -> tuple[str, str]
 
 
 def checked_wrap(method: Method[Any], model: nn.Module, options: Any, context: Context) -> nn.Module:
-    """Return what :meth:`Method.wrap` returns, once it is known to be a model.
+    """Call :meth:`Method.wrap`, and check that it returns a model.
 
     Raises:
-        PluginError: it is no model.
+        PluginError: it returned something else.
     """
     from torch.nn import Module
 
@@ -252,15 +254,15 @@ def checked_wrap(method: Method[Any], model: nn.Module, options: Any, context: C
 
 
 def find_problems(method: Method[Any], skeleton: nn.Module, options: Any, context: Context) -> list[Problem]:
-    """Return what :meth:`Method.problems` returns, once it is known to be a list of problems.
+    """Call :meth:`Method.problems`, and check that it returns a list of problems.
 
     Raises:
-        PluginError: it raised, or returned something else than a list of problems.
+        PluginError: it raised an error, or returned something else.
     """
     try:
-        found = method.problems(skeleton, options, context)
-    except (Exception, SystemExit) as error:  # a stranger's code may raise anything
+        problems = method.problems(skeleton, options, context)
+    except (Exception, SystemExit) as error:  # third-party code may raise anything
         raise PluginError(f"problems() of {method.name} raised {type(error).__name__}: {error}") from error
-    if not isinstance(found, list) or not all(isinstance(problem, Problem) for problem in found):
-        raise PluginError(f"problems() of {method.name} returned {found!r}, not a list of problems")
-    return found
+    if not isinstance(problems, list) or not all(isinstance(problem, Problem) for problem in problems):
+        raise PluginError(f"problems() of {method.name} returned {problems!r}, not a list of problems")
+    return problems

@@ -1,4 +1,4 @@
-"""The linear layers of a model, and methods that put a layer of their own around each."""
+"""Find the linear layers of a model, and put a method's own layer around each of them."""
 
 from __future__ import annotations
 
@@ -21,26 +21,28 @@ LinearOptionsT = TypeVar("LinearOptionsT", bound=LinearOptions)
 
 
 class LayerMethod(Method[LinearOptionsT]):
-    """A method that puts a layer of its own around each targeted linear layer; the layer is all it has to give."""
+    """A method that puts its own layer around each targeted linear layer; a subclass only has to give that layer."""
 
     @abstractmethod
     def layer(self, linear: nn.Module, options: LinearOptionsT) -> nn.Module:
-        """The layer around ``linear``: a module that keeps it as ``base`` and holds the trained parameters.
+        """Return the layer around ``linear``: a module that keeps it as ``base`` and holds the trained parameters.
 
-        Its ``forward`` takes (..., in) and returns (..., out), in the dtype it was given. For a method that merges
-        it also has ``update()``, what it adds to the weight, of shape (out, in). ``linear`` may be quantized:
-        its weight then has no readable shape (see :func:`features`), and only calling it is sure to work.
+        Its ``forward`` takes a tensor of shape (..., in) and returns one of shape (..., out) in the same dtype. A
+        method that can merge also gives it ``update()``, which returns what is added to the weight, of shape
+        (out, in). If ``linear`` is quantized, its weight has a packed shape (use :func:`features` instead) and holds
+        codes, not numbers: call ``linear`` itself.
         """
 
     def problems(self, skeleton: nn.Module, options: LinearOptionsT, context: Context) -> list[Problem]:
-        """Names in ``target_modules`` of which one matches nothing."""
+        """Return a problem for each name in ``target_modules`` that matches no layer."""
         return target_problems(skeleton, options.target_modules)
 
     def wrap(self, model: nn.Module, options: LinearOptionsT, context: Context) -> nn.Module:
         """See :meth:`Method.wrap`."""
-        return self._put(model, options)
+        return self._put_layers(model, options)
 
-    def _put(self, model: Any, options: LinearOptionsT) -> nn.Module:
+    def _put_layers(self, model: Any, options: LinearOptionsT) -> nn.Module:
+        """Freeze the model, and put a layer around each targeted linear layer."""
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         model.adapter_layers = list(targeted(model, options.target_modules))
@@ -54,30 +56,31 @@ class LayerMethod(Method[LinearOptionsT]):
         return wrapped
 
     def save(self, model: Any, folder: Path) -> None:
-        """See :meth:`Method.save`. What is trained, by name, and the options; :meth:`load` reads it."""
+        """See :meth:`Method.save`. The folder gets the trained parameters by name, and the options."""
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
         config = {"method": self.name, "options": model.adapter_options.model_dump()}
         (folder / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
-        save_file({name: tensor.detach().contiguous() for name, tensor in trained(model).items()}, folder / WEIGHTS)
+        tensors = {name: parameter.detach().contiguous() for name, parameter in trained_parameters(model).items()}
+        save_file(tensors, folder / WEIGHTS)
 
     def load(self, model: nn.Module, folder: Path) -> nn.Module:
         """See :meth:`Method.load`.
 
         Raises:
-            AdapterzooError: the saved adapter is another method's, or does not fit this model.
+            AdapterzooError: the saved adapter is of another method, or does not fit this model.
         """
         from safetensors.torch import load_file
 
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if config.get("method") != self.name:
             raise AdapterzooError(f"{folder} holds no adapter of '{self.name}'")
-        wrapped = self._put(model, self.options(**config["options"]))
-        saved, wanted = load_file(folder / WEIGHTS), trained(wrapped)
+        wrapped = self._put_layers(model, self.options(**config["options"]))
+        saved, wanted = load_file(folder / WEIGHTS), trained_parameters(wrapped)
         if saved.keys() != wanted.keys():
-            missing = ", ".join(sorted(saved.keys() ^ wanted.keys())[:3])
-            raise AdapterzooError(f"{folder} does not fit this model: {missing}")
+            names = ", ".join(sorted(saved.keys() ^ wanted.keys())[:3])
+            raise AdapterzooError(f"{folder} does not fit this model: {names}")
         wrapped.load_state_dict(saved, strict=False)
         return wrapped
 
@@ -85,14 +88,14 @@ class LayerMethod(Method[LinearOptionsT]):
         """See :meth:`Method.merge`.
 
         Raises:
-            AdapterzooError: a layer has no ``update()``: what it does is no change of a weight.
+            AdapterzooError: a layer has no ``update()``, because its effect is not a change of the weight.
         """
         import torch
 
         for name in model.adapter_layers:
             layer = model.get_submodule(name)
             if not hasattr(layer, "update"):
-                raise AdapterzooError(f"{name} has no update(): a method that cannot merge says mergeable_into = ()")
+                raise AdapterzooError(f"{name} has no update(): a method that cannot merge sets mergeable_into = ()")
             weight, update = layer.base.weight, layer.update()
             with torch.no_grad():
                 weight += (update if is_linear(layer.base) else update.T).to(weight.dtype)
@@ -102,23 +105,26 @@ class LayerMethod(Method[LinearOptionsT]):
         return merged
 
 
-def trained(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The parameters that training changes, by name."""
+def trained_parameters(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the parameters that training changes, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def features(linear: Any) -> tuple[int, int]:
-    """What a linear layer takes and gives, quantized or not: (in, out)."""
+    """Return the numbers of input and output features of a linear layer, quantized or not."""
     return (linear.in_features, linear.out_features) if is_linear(linear) else (linear.nx, linear.nf)
 
 
 def is_linear(layer: nn.Module) -> bool:
-    """Whether it is torch's linear layer, or a quantized one; GPT-2's Conv1D keeps its weight transposed."""
+    """Tell whether a layer is torch's linear layer, or a quantized one, and not GPT-2's ``Conv1D``.
+
+    ``Conv1D`` keeps its weight transposed.
+    """
     return hasattr(layer, "in_features")
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The linear layers of a model by their full names, the output head left out."""
+    """Return the linear layers of a model by their full names, without the output head."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
@@ -131,30 +137,32 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def targeted(model: nn.Module, targets: str | list[str]) -> dict[str, nn.Module]:
-    """The linear layers that ``target_modules`` means, as PEFT reads it: ends of names, or a pattern for all of one."""
-    there = linear_layers(model)
+    """Return the linear layers that ``target_modules`` names, read as PEFT reads it.
+
+    A list has the ends of names; a text is a regular expression for the whole name, or ``all-linear``.
+    """
+    layers = linear_layers(model)
     if targets == "all-linear":
-        return there
+        return layers
     if isinstance(targets, str):
         try:
-            return {name: layer for name, layer in there.items() if re.fullmatch(targets, name)}
+            return {name: layer for name, layer in layers.items() if re.fullmatch(targets, name)}
         except re.error:
             return {}
     ends = tuple(f".{target}" for target in targets)
-    return {name: layer for name, layer in there.items() if name in targets or name.endswith(ends)}
+    return {name: layer for name, layer in layers.items() if name in targets or name.endswith(ends)}
 
 
 def target_problems(skeleton: nn.Module, targets: str | list[str] | None) -> list[Problem]:
-    """Names in ``target_modules`` of which one matches nothing."""
+    """Return a problem for each name in ``target_modules`` that matches no layer."""
     if targets is None or targets == "all-linear":
         return []
-    there = linear_layers(skeleton)
-    last_names = {name.rpartition(".")[2] for name in there}
+    last_names = {name.rpartition(".")[2] for name in linear_layers(skeleton)}
     if not targets:
-        return [Problem("target_modules", "is empty.", f"There is: {', '.join(sorted(last_names))}.")]
+        return [Problem("target_modules", "is empty.", f"Choose from: {', '.join(sorted(last_names))}.")]
     if isinstance(targets, str) and not targeted(skeleton, targets):
         hint = did_you_mean(targets, {"all-linear", *last_names})
-        return [Problem("target_modules", f"'{targets}' is no pattern that matches a layer's whole name.", hint)]
+        return [Problem("target_modules", f"'{targets}' does not match the whole name of any layer.", hint)]
     return [
         Problem("target_modules", f"'{target}' matches no layer.", did_you_mean(target, last_names))
         for target in ([] if isinstance(targets, str) else targets)

@@ -1,4 +1,4 @@
-"""Methods whose layers are PEFT's."""
+"""The base class of methods whose layers come from PEFT."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 
 class PeftMethod(Method[OptionsT]):
-    """A method whose layers are PEFT's: it only has to give the ``PeftConfig``."""
+    """A method whose layers come from PEFT; a subclass only has to give the ``PeftConfig``."""
 
     def peft_config(self, model: nn.Module, options: OptionsT, context: Context) -> PeftConfig:
-        """The PEFT configuration of these options."""
+        """Return the PEFT configuration for these options."""
         raise NotImplementedError
 
     @contextmanager
     def layers(self) -> Iterator[None]:
-        """Held while PEFT puts layers into a model; a method whose layers need mending mends them here."""
+        """Surround every change of layers by PEFT; a method that has to replace PEFT's layers does it here."""
         yield
 
     def problems(self, skeleton: nn.Module, options: OptionsT, context: Context) -> list[Problem]:
-        """Names in ``target_modules`` of which one matches nothing: PEFT takes them in silence."""
+        """Return a problem for each name in ``target_modules`` that matches no layer, which PEFT would ignore."""
         return target_problems(skeleton, getattr(options, "target_modules", None))
 
     def wrap(self, model: nn.Module, options: OptionsT, context: Context) -> nn.Module:
@@ -42,14 +42,14 @@ class PeftMethod(Method[OptionsT]):
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """See :meth:`Method.save`. Plain ``PeftModel.from_pretrained`` loads it."""
-        # Left on "auto", PEFT asks the hub whether the vocabulary was resized.
+        # With the default, "auto", PEFT would ask the hub whether the vocabulary was resized.
         model.save_pretrained(str(folder), save_embedding_layers=False)
 
     def load(self, model: nn.Module, folder: Path) -> nn.Module:
         """See :meth:`Method.load`.
 
         Raises:
-            AdapterzooError: the saved adapter is not whole, or is another method's.
+            AdapterzooError: the saved adapter is not complete, or is of another method.
         """
         from peft import PeftModel
 
@@ -65,13 +65,13 @@ class PeftMethod(Method[OptionsT]):
         return merged
 
     def findings(self, model: Any) -> dict[str, Any]:
-        """Sizes that PEFT changed for a layer that could not take them, which it does without a word."""
+        """Return the sizes that PEFT changed, without a message, in layers that they do not fit."""
         adjusted = _adjusted(model)
         return {"adjusted": adjusted} if adjusted else {}
 
 
 def _check_keys(model: nn.Module, folder: Path) -> None:
-    """Raise AdapterzooError where a file and the adapter have other keys: PEFT leaves weights without one untrained."""
+    """Raise AdapterzooError where a saved adapter has other keys than the model; PEFT would ignore that."""
     from peft import get_peft_model_state_dict
     from safetensors import safe_open
 
@@ -85,18 +85,18 @@ def _check_keys(model: nn.Module, folder: Path) -> None:
 
 
 def _keep_dtype(model: nn.Module) -> nn.Module:
-    """Make every adapted layer answer in the dtype it was asked in.
+    """Make every adapted layer return its output in the dtype of its input.
 
-    Over quantized bases some of PEFT's layers answer in float32, and the next layer of a bfloat16 model crashes.
+    Over quantized bases some of PEFT's layers return float32, and the next layer of a bfloat16 model then crashes.
     """
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     def cast(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
-        asked = arguments[0] if arguments else None
-        if not (isinstance(asked, torch.Tensor) and isinstance(output, torch.Tensor) and asked.is_floating_point()):
+        given = arguments[0] if arguments else None
+        if not (isinstance(given, torch.Tensor) and isinstance(output, torch.Tensor) and given.is_floating_point()):
             return output
-        return output.to(asked.dtype)
+        return output.to(given.dtype)
 
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
@@ -105,19 +105,19 @@ def _keep_dtype(model: nn.Module) -> nn.Module:
 
 
 def _adjusted(model: Any) -> dict[str, str]:
-    """Option -> what became of it: where a layer's own record of it differs from the configuration."""
+    """Return the options whose value in some layers differs from the configuration: option -> the change, as text."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     config = model.peft_config["default"]
     counts: Counter[tuple[str, int, int]] = Counter()
     for layer in model.modules():
         for option, wanted in vars(config).items() if isinstance(layer, BaseTunerLayer) else ():
-            took = getattr(layer, option, None)
-            took = took.get("default") if isinstance(took, dict) else None
-            # Zero and below mean that PEFT should choose.
-            if type(wanted) is int and type(took) is int and wanted > 0 and took != wanted:
-                counts[option, wanted, took] += 1
-    return {
-        option: ", ".join(f"{wanted} -> {took} in {n} layers" for (o, wanted, took), n in counts.items() if o == option)
-        for option in dict.fromkeys(option for option, _, _ in counts)
-    }
+            actual = getattr(layer, option, None)
+            actual = actual.get("default") if isinstance(actual, dict) else None
+            # Zero or less asks PEFT to choose a value itself.
+            if type(wanted) is int and type(actual) is int and wanted > 0 and actual != wanted:
+                counts[option, wanted, actual] += 1
+    changes: dict[str, list[str]] = {}
+    for (option, wanted, actual), count in counts.items():
+        changes.setdefault(option, []).append(f"{wanted} -> {actual} in {count} layers")
+    return {option: ", ".join(parts) for option, parts in changes.items()}

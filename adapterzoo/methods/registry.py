@@ -1,4 +1,4 @@
-"""Finds the methods: every installed entry point in the group ``adapterzoo``, built-in or a stranger's."""
+"""Find the methods of all installed packages through the entry-point group ``adapterzoo``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib import metadata
 from typing import Any, get_origin
 
 from adapterzoo import hookspecs
-from adapterzoo.entry_points import BUILT_IN, Broken, Brought, bring, reason
+from adapterzoo.entry_points import BUILT_IN, BrokenPlugin, PluginRegistry, load_plugins, reason
 from adapterzoo.errors import PluginError
 from adapterzoo.methods.contract import (
     CONTRACT,
@@ -26,24 +26,25 @@ from adapterzoo.methods.contract import (
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 
-class Registry(Brought[Method[Any]]):
-    """The methods by name, and the plugins that had to be left out."""
+class Registry(PluginRegistry[Method[Any]]):
+    """The methods by name, and the plugins that were left out."""
 
     def __init__(self, entry_points: Iterable[metadata.EntryPoint]) -> None:
         super().__init__()
-        brought, self.broken = bring(entry_points, "adapterzoo_methods", _verify)
-        # The built-in ones first, so that nobody takes their names; what gives way, after those it gives way to.
-        for entry_point, package, methods in sorted(brought, key=_precedence):
+        loaded, self.broken = load_plugins(entry_points, "adapterzoo_methods", _verify)
+        # Add built-in methods before third-party ones, which may not take their names, and fallbacks after the
+        # methods that may replace them.
+        for entry_point, package, methods in sorted(loaded, key=_precedence):
             try:
                 self._add(methods, package)
             except Exception as error:
-                self.broken.append(Broken(entry_point.name, package, reason(error)))
+                self.broken.append(BrokenPlugin(entry_point.name, package, reason(error)))
 
     def _add(self, methods: Sequence[Method[Any]], package: str) -> None:
-        stood_for = {name for method in self.values() for name in method.stands_for}
+        replaced = {name for method in self.values() for name in method.stands_for}
         added = {}
         for method in methods:
-            taken = method.name in self or method.name in stood_for
+            taken = method.name in self or method.name in replaced
             if method.fallback and taken:
                 continue
             if method.name in added:
@@ -54,10 +55,10 @@ class Registry(Brought[Method[Any]]):
         self.add(added, package)
 
     def require(self, name: str) -> Method[Any]:
-        """A method by name.
+        """Return a method by name.
 
         Raises:
-            PluginError: there is none, or its plugin was left out; says why, or which was meant.
+            PluginError: there is no such method, or its plugin was left out.
         """
         if name in self:
             return self[name]
@@ -66,17 +67,18 @@ class Registry(Brought[Method[Any]]):
 
 @cache
 def registry() -> Registry:
-    """The registry of this environment, read once."""
+    """Return the registry of this environment, which is read once."""
     return Registry(metadata.entry_points(group=hookspecs.PROJECT))
 
 
-def _precedence(brought: tuple[metadata.EntryPoint, str, Sequence[Method[Any]]]) -> tuple[bool, bool, str, str]:
-    point, package, methods = brought
+def _precedence(loaded: tuple[metadata.EntryPoint, str, Sequence[Method[Any]]]) -> tuple[bool, bool, str, str]:
+    """Return a sort key for a loaded plugin: built-in before third-party ones, and fallbacks last in either group."""
+    point, package, methods = loaded
     return package != BUILT_IN, any(method.fallback for method in methods), package, point.name
 
 
 def _verify(method: object) -> None:
-    """Raises PluginError where an object is not the Method it should be, naming the attribute."""
+    """Raise PluginError where an object is not a valid method, and name the attribute that is wrong."""
     if not isinstance(method, Method):
         raise PluginError(f"it returned {method!r}, which is no adapterzoo.Method")
     kind = type(method).__name__
@@ -88,33 +90,33 @@ def _verify(method: object) -> None:
         if not hasattr(method, attribute):
             raise PluginError(f"{kind} has no '{attribute}'")
         value = getattr(method, attribute)
-        if not _is_of(hint, value):
+        if not _has_type(hint, value):
             raise PluginError(f"{kind}.{attribute} is {value!r}, of type {type(value).__name__}")
     if not NAME.fullmatch(method.name):
         raise PluginError(f"{kind}.name is {method.name!r}: only lower-case letters, digits and '-'")
     if RESERVED_LABEL.fullmatch(method.name):
         raise PluginError(f"{kind}.name is {method.name!r}: that is the label of the untouched base")
     if not 0 < method.learning_rate < 1e6:
-        raise PluginError(f"{kind}.learning_rate is {method.learning_rate!r:.40}, no rate above 0")
+        raise PluginError(f"{kind}.learning_rate is {method.learning_rate!r:.40}, which is no number above 0")
     if method.group not in GROUPS:
-        raise PluginError(f"{kind}.group is {method.group!r}; there is {', '.join(GROUPS)}")
+        raise PluginError(f"{kind}.group is {method.group!r}; choose from {', '.join(GROUPS)}")
     for attribute in ("quantizations", "mergeable_into"):
-        named = getattr(method, attribute)
-        if any(name not in QUANTIZATIONS for name in named):
-            raise PluginError(f"{kind}.{attribute} names {named!r}; there is {', '.join(QUANTIZATIONS)}")
+        names = getattr(method, attribute)
+        if any(name not in QUANTIZATIONS for name in names):
+            raise PluginError(f"{kind}.{attribute} names {names!r}; choose from {', '.join(QUANTIZATIONS)}")
     if not method.quantizations and not method.unavailable:
         raise PluginError(f"{kind}.quantizations is empty")
     if method.requires_quantization is not None and method.requires_quantization not in method.quantizations:
         raise PluginError(
-            f"{kind}.requires_quantization {method.requires_quantization!r}, which is not among its quantizations"
+            f"{kind}.requires_quantization {method.requires_quantization!r} is not among its quantizations"
         )
-    if not method.fallback:  # whose options are made when they are asked for
+    if not method.fallback:  # the options of fallbacks are built later, when they are needed
         _verify_options(method)
 
 
-def _is_of(hint: Any, value: object) -> bool:
-    """Tell whether an attribute's value has the type that the contract says."""
-    if get_origin(hint) is Sequence:  # a generator would be used up by the first look
+def _has_type(hint: Any, value: object) -> bool:
+    """Tell whether an attribute's value has the type that the contract gives."""
+    if get_origin(hint) is Sequence:  # a generator is refused, because it can be read only once
         return isinstance(value, (tuple, list))
     if isinstance(value, bool):
         return hint is bool
@@ -122,23 +124,25 @@ def _is_of(hint: Any, value: object) -> bool:
 
 
 def _verify_options(method: Method[Any]) -> None:
-    """Raises PluginError where the options could not be written in a recipe, or shown."""
+    """Raise PluginError where the options could not be written in a recipe, or listed."""
     kind, options = type(method).__name__, getattr(method, "options", None)
     if not (isinstance(options, type) and issubclass(options, Options)):
         raise PluginError(f"{kind}.options is no subclass of adapterzoo.Options")
     if method.size_option is not None and method.size_option not in options.model_fields:
         raise PluginError(f"{kind}.size_option {method.size_option!r} is not among its options")
     if required := [name for name, field in options.model_fields.items() if field.is_required()]:
-        raise PluginError(f"{kind}.options has no default for {', '.join(required)}: a method is used by its name")
+        raise PluginError(
+            f"{kind}.options has no default for {', '.join(required)}: a recipe may give a method's name alone"
+        )
     if taken := sorted(ENTRY_KEYS & set(options.model_fields)):
-        raise PluginError(f"{kind}.options has {', '.join(taken)}, which mean something else beside a method's name")
+        raise PluginError(f"{kind}.options has {', '.join(taken)}, which means something else in a recipe")
     try:
         options.model_json_schema()
         written = options().model_dump(mode="json")
         options(**written)
         json.dumps(written, allow_nan=False)
-    except Exception as error:  # pydantic's errors, and those of a stranger's validators
-        reason = " ".join(str(error).split())
+    except Exception as error:  # validators of third-party options may raise anything
+        cause = " ".join(str(error).split())
         raise PluginError(
-            f"{kind}.options: its defaults cannot be written in a recipe and read again: {reason}"
+            f"{kind}.options: the defaults cannot be written in a recipe and read again: {cause}"
         ) from None

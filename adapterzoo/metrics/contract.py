@@ -21,20 +21,36 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from statistics import fmean
 from typing import Any, Literal, get_args
 
 from adapterzoo.errors import PluginError
 
-# Measured by the evaluation itself: they need the model, not its answer.
-RESERVED = frozenset({"loss", "perplexity", "token_accuracy"})
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 # The field's own spellings, rougeL say, have capitals.
 COLUMN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 Better = Literal["higher", "lower"]
 Score = float | bool | Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ColumnStyle:
+    """How a column of a metric reads in the table."""
+
+    title: str
+    """short: a terminal has 80 columns for all of them"""
+    format: str = ".3g"
+    """format specification of a value, as Python's ``format`` takes it"""
+    explanation: str = ""
+    """a line below the table, where the title does not say it all"""
+    bounds: tuple[float, float] | None = None
+    """lowest and highest value there can be: an interval ends there"""
+    drop: int = 12
+    """the highest number goes first where the terminal is narrow; 0 always stays"""
+    wide: bool = False
+    """shown only where there is room to spare"""
 
 
 @dataclass(frozen=True)
@@ -57,8 +73,11 @@ class Metric:
     """names of what it gives, as in the results; by default its own name"""
     better: Better = "higher"
     """which of two values is the better one"""
-    labels: bool = False
-    """its references are labels: a test label that is in no training row is an error"""
+    label: Callable[[str], str] | None = None
+    """for a metric of labels: returns the label that a text names. A label of the test split that no training row has
+    is then an error in the data, before anything is trained"""
+    styles: Mapping[str, ColumnStyle] = field(default_factory=dict)
+    """column -> how it reads in the table; a column without one has its name for a title"""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
@@ -84,8 +103,12 @@ class Metric:
         object.__setattr__(self, "columns", tuple(self.columns))
         if self.better not in get_args(Better):
             raise self._wrong("better", f"none of {', '.join(get_args(Better))}")
-        if not isinstance(self.labels, bool):
-            raise self._wrong("labels", "neither True nor False")
+        if self.label is not None and not callable(self.label):
+            raise self._wrong("label", "no function from a text to the label that it names")
+        if not isinstance(self.styles, Mapping) or not all(
+            column in self.columns and isinstance(style, ColumnStyle) for column, style in self.styles.items()
+        ):
+            raise self._wrong("styles", "no mapping from its columns to adapterzoo.ColumnStyle")
 
     def _wrong(self, field: str, what: str) -> PluginError:
         return PluginError(f"metric '{self.name}': {field} is {getattr(self, field)!r:.100}, {what}")

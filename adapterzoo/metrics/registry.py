@@ -8,26 +8,26 @@ from functools import cache
 from importlib import metadata
 
 from adapterzoo import hookspecs
-from adapterzoo.entry_points import BUILT_IN, Broken, Brought, bring, reason
+from adapterzoo.entry_points import BUILT_IN, BrokenPlugin, PluginRegistry, load_plugins, reason
 from adapterzoo.errors import PluginError
 from adapterzoo.metrics import built_in
-from adapterzoo.metrics.contract import RESERVED, Metric, per_example
-from adapterzoo.results.result import FORGETTING
+from adapterzoo.metrics.contract import ColumnStyle, Metric, per_example
+from adapterzoo.metrics.measured import BY_COLUMN, MEASURED_NAMES, MEASURES
 from adapterzoo.results.row import Row
 
 
-class Metrics(Brought[Metric]):
+class Metrics(PluginRegistry[Metric]):
     """The metrics by name, and the plugins whose metrics had to be left out."""
 
     def __init__(self, entry_points: Iterable[metadata.EntryPoint]) -> None:
         super().__init__()
-        brought, self.broken = bring([*_built_in(), *entry_points], "adapterzoo_metrics", _verify)
+        loaded, self.broken = load_plugins([*_built_in(), *entry_points], "adapterzoo_metrics", _verify)
         # The built-in ones first, so that nobody takes their names.
-        for entry_point, package, found in sorted(brought, key=lambda one: (one[1] != BUILT_IN, one[1], one[0].name)):
+        for entry_point, package, found in sorted(loaded, key=lambda one: (one[1] != BUILT_IN, one[1], one[0].name)):
             try:
                 self._add(found, package)
             except PluginError as error:
-                self.broken.append(Broken(entry_point.name, package, reason(error)))
+                self.broken.append(BrokenPlugin(entry_point.name, package, reason(error)))
 
     def _add(self, metrics: Sequence[Metric], package: str) -> None:
         added: dict[str, Metric] = {}
@@ -42,7 +42,7 @@ class Metrics(Brought[Metric]):
             added[metric.name] = metric
         self.add(added, package)
 
-    def hint(self, name: str, more: Iterable[str] = RESERVED) -> str:
+    def hint(self, name: str, more: Iterable[str] = MEASURED_NAMES) -> str:
         """What to say to somebody who asks for a metric that is not there."""
         return super().hint(name, more)
 
@@ -55,24 +55,36 @@ def metrics() -> Metrics:
 
 def metric_packages(names: Iterable[str]) -> list[str]:
     """Return the third-party packages that bring these metrics: another version may score otherwise."""
-    found = {metrics().package(name) for name in names if name not in RESERVED}
+    found = {metrics().package(name) for name in names if name not in MEASURED_NAMES}
     return sorted(found - {BUILT_IN})
 
 
 def lower_is_better(names: Iterable[str]) -> list[str]:
     """The columns of these metrics of which the lower value is the better one; not those of the evaluation's own."""
-    chosen = [metrics()[name] for name in names if name not in RESERVED]
+    chosen = [metrics()[name] for name in names if name not in MEASURED_NAMES]
     return [column for metric in chosen if metric.better == "lower" for column in metric.columns]
 
 
 def lower_is_better_by(name: str) -> bool:
     """Whether the lower value of a metric is the better one, the evaluation's own among them."""
-    return name in ("loss", "perplexity") or bool(lower_is_better([name]))
+    own = next((measure for measure in MEASURES if measure.name == name), None)
+    return own.better == "lower" if own else bool(lower_is_better([name]))
+
+
+def style(column: str) -> ColumnStyle:
+    """Return how a column reads in the table, whoever brought it; of one that nobody knows any more, its name."""
+    return styles().get(column, ColumnStyle(column))
+
+
+def styles() -> dict[str, ColumnStyle]:
+    """Return how each column of a metric reads that says so."""
+    own = {column: measure.style for column, measure in BY_COLUMN.items()}
+    return {name: found for metric in metrics().values() for name, found in metric.styles.items()} | own
 
 
 def right_or_wrong(name: str) -> bool:
     """Whether a metric calls an answer right or wrong, and gives nothing between; as seen, for none says so."""
-    if name in RESERVED:
+    if name in MEASURED_NAMES:
         return False
     metric = metrics()[name]
     try:
@@ -91,7 +103,7 @@ def _verify(metric: object) -> None:
     """Raises PluginError where an object is no metric, or would hide something else in the results."""
     if not isinstance(metric, Metric):
         raise PluginError(f"it returned {metric!r:.100}, which is no adapterzoo.Metric")
-    if metric.name in RESERVED:
+    if metric.name in MEASURED_NAMES:
         raise PluginError(f"'{metric.name}' is a metric that the evaluation measures itself")
-    if taken := sorted({*RESERVED, "test_loss", FORGETTING, *Row.__dataclass_fields__} & set(metric.columns)):
+    if taken := sorted({*MEASURED_NAMES, *BY_COLUMN, *Row.__dataclass_fields__} & set(metric.columns)):
         raise PluginError(f"'{metric.name}' has the column {taken[0]}, which means something else in the results")

@@ -39,7 +39,7 @@ def load_config(model: ModelSection, location: str) -> Any:
     try:
         return AutoConfig.from_pretrained(location, revision=model.revision, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError, ImportError) as error:
-        raise refused(model, error) from None
+        raise loading_error(model, error) from None
 
 
 def check_weights(model: ModelSection, location: str, config: Any) -> None:
@@ -76,7 +76,7 @@ def _from_pretrained(model: ModelSection, location: str, **settings: Any) -> nn.
     except Exception as error:  # damaged files, and code that comes with a model, may raise anything
         if missing := _missing_parts(model, location, error):
             raise UserError(*weight_problems(model.name, {"missing_keys": missing})) from None
-        raise refused(model, error) from None
+        raise loading_error(model, error) from None
     if problems := weight_problems(model.name, keys):
         raise UserError(*problems)
     whole: nn.Module = loaded
@@ -145,7 +145,7 @@ def skeleton(model: ModelSection, config: Any, vocabulary: int = 0) -> nn.Module
         with torch.device("meta"):
             made: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
     except Exception as error:  # code that comes with a model may raise anything
-        raise refused(model, error) from None
+        raise loading_error(model, error) from None
     make_room(made, vocabulary)
     return made
 
@@ -227,7 +227,7 @@ def _settle_quantization(model: nn.Module) -> None:
             module.init_8bit_state()
 
 
-def refused(model: ModelSection, error: Exception) -> UserError:
+def loading_error(model: ModelSection, error: Exception) -> UserError:
     """What to tell a person about a model, or its tokenizer, that cannot be had."""
     text = str(error)
     reason = (text.strip().splitlines() or [type(error).__name__])[0].rstrip(".")

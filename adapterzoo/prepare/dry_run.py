@@ -15,7 +15,7 @@ from adapterzoo.methods.contract import Context, Method, Options, checked_wrap, 
 from adapterzoo.methods.layers import features, linear_layers
 from adapterzoo.methods.registry import Registry
 from adapterzoo.prepare.budget import divisors, solve
-from adapterzoo.prepare.plan import Cell
+from adapterzoo.prepare.plan import MethodCell
 from adapterzoo.prepare.settings import LEARNING_RATE, points
 
 if TYPE_CHECKING:
@@ -45,39 +45,58 @@ def dry_run(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> Prepared:
         problems.append(Problem("budget.trainable_params", what, "Give a part of them."))
         raise UserError(*problems)
     untouched = Base(skeleton, "none", lambda: skeleton)
-    sized: dict[str, dict[str, Any]] = {}
-    cells = list({cell.label: cell for cell in prepared.cells if cell.method}.values())
+    cells = list({cell.label: cell for cell in prepared.method_cells}.values())
     # In processes of their own: what a method changes in its libraries must not be there for any row.
-    works = [partial(_try_cell, prepared, cell, untouched, zoo[cell.method or ""]) for cell in cells]
-    for cell, tried in zip(cells, apart(works, cores()), strict=True):
-        if isinstance(tried, ProcessEndedError):  # a method that ends its process: its cell will tell
-            continue
-        if isinstance(tried, PluginError):
-            tried = _Tried([Problem(zoo.package(cell.method or ""), f"its plugin is at fault: {tried}.")])
-        if isinstance(tried, Exception):
-            raise tried
-        problems += [Problem(f"{cell.label}: {one.where}", one.what, one.hint) for one in tried.problems]
-        if tried.trainable is not None:
-            prepared.trainable[cell.label] = tried.trainable
-        if tried.options is not None:
-            sized[cell.label] = tried.options
+    works = [partial(_try_cell, prepared, cell, untouched, zoo[cell.method]) for cell in cells]
+    outcomes = {
+        cell.label: _outcome(cell, tried, zoo) for cell, tried in zip(cells, apart(works, cores()), strict=True)
+    }
+    for label, outcome in outcomes.items():
+        problems += [Problem(f"{label}: {problem.where}", problem.what, problem.hint) for problem in outcome.problems]
     if problems:
         raise UserError(*problems)
-    planned = [replace(cell, options=sized.get(cell.label, cell.options)) for cell in prepared.cells]
-    return replace(prepared, cells=planned)
+    planned = [
+        replace(cell, options=options)
+        if isinstance(cell, MethodCell) and (options := outcomes[cell.label].options) is not None
+        else cell
+        for cell in prepared.cells
+    ]
+    return replace(
+        prepared,
+        cells=planned,
+        trainable={label: tried.trainable for label, tried in outcomes.items() if tried.trainable is not None},
+        unknown_sizes={label: tried.why_unknown for label, tried in outcomes.items() if tried.trainable is None},
+    )
 
 
-class _Tried(NamedTuple):
-    """What came of trying a cell's method."""
+class Outcome(NamedTuple):
+    """What came of trying a method on a model without weights."""
 
     problems: list[Problem]
     trainable: int | None = None
-    """how many parameters it would train; None where there are problems, or only real weights can tell"""
+    """number of parameters that it would train; None where there are problems, or only real weights can tell"""
+    why_unknown: str = ""
+    """why that number is not known"""
     options: dict[str, Any] | None = None
     """those that the budget asks for"""
 
 
-def _try_cell(prepared: Prepared, cell: Cell, untouched: Base, method: Method[Any]) -> _Tried:
+def _outcome(cell: MethodCell, tried: Outcome | Exception, zoo: Registry) -> Outcome:
+    """Return what came of trying a cell in a process of its own.
+
+    Raises:
+        Exception: what the process raised and is no fault of the method's plugin.
+    """
+    if isinstance(tried, ProcessEndedError):  # the method ends its process: its cell will report that
+        return Outcome([], why_unknown=str(tried))
+    if isinstance(tried, PluginError):
+        return Outcome([Problem(zoo.package(cell.method), f"its plugin is at fault: {tried}.")])
+    if isinstance(tried, Exception):
+        raise tried
+    return tried
+
+
+def _try_cell(prepared: Prepared, cell: MethodCell, untouched: Base, method: Method[Any]) -> Outcome:
     """Try a cell's method with its options, sized to the budget, and with every setting that it is to be tuned by."""
     # Without data: what a method would learn from it takes weights.
     context = replace(prepared.context(cell), batches=tuple)
@@ -86,13 +105,18 @@ def _try_cell(prepared: Prepared, cell: Cell, untouched: Base, method: Method[An
         what = "puts something in front of every row, and packed rows have only one front."
         problems.append(Problem("data.packing", f"{method.name} {what}", "Leave it out, or do not pack."))
     options, sized = method.options(**cell.options), None
+    attempt = partial(try_method, method, untouched, context=context)
     if cell.budget is not None:
-        count_of = partial(_trained, method, untouched, context)
+        count_of = partial(_trainable, attempt)
         options = solve(method, options, cell.budget, count_of, divisors(_widths(untouched.model)))
         sized = options.model_dump(mode="json")
-    found, count = try_method(method, untouched, options, context)
-    found += _untunable(cell, options, count, partial(try_method, method, untouched, context=context))
-    return _Tried([*problems, *found], count, sized)
+    found = attempt(options=options)
+    problems += [*found.problems, *_untunable(cell, options, found.trainable, attempt)]
+    return Outcome(problems, found.trainable, found.why_unknown, sized)
+
+
+def _trainable(attempt: Callable[..., Outcome], options: Any) -> int | None:
+    return attempt(options=options).trainable
 
 
 def _widths(skeleton: nn.Module) -> list[int]:
@@ -101,50 +125,46 @@ def _widths(skeleton: nn.Module) -> list[int]:
 
 
 def _untunable(
-    cell: Cell, sized: Options, count: int | None, attempt: Callable[..., tuple[list[Problem], int | None]]
+    cell: MethodCell, sized: Options, count: int | None, attempt: Callable[..., Outcome]
 ) -> list[Problem]:
-    """Settings to be tried that cannot work, or that are not of the size that the budget asks for."""
+    """Return what is wrong with the settings to be tried: they cannot work, or have not the budget's size."""
     for settings in points(cell):
         tried = {name: value for name, value in settings.items() if name != LEARNING_RATE}
         if not tried:
             return []
         shown = ", ".join(f"{name} {value}" for name, value in tried.items())
         try:
-            problems, there = attempt(options=type(sized)(**{**sized.model_dump(mode="json"), **tried}))
+            outcome = attempt(options=type(sized)(**{**sized.model_dump(mode="json"), **tried}))
         except ValidationError as error:
             return [Problem("tune", f"{shown}: {error.errors()[0]['msg']}.", "Leave it out of the range.")]
-        if problems:
-            return [Problem("tune", f"{shown}: {problem}") for problem in problems]
-        if cell.budget is not None and there != count:
+        if outcome.problems:
+            return [Problem("tune", f"{shown}: {problem}") for problem in outcome.problems]
+        if cell.budget is not None and outcome.trainable != count:
             return [Problem("tune", f"{shown} changes the size, which the budget sets.", "Leave one of them out.")]
     return []
 
 
-def _trained(method: Method[Any], skeleton: Base, context: Context, options: Any) -> int | None:
-    return try_method(method, skeleton, options, context)[1]
-
-
-def try_method(method: Method[Any], skeleton: Base, options: Any, context: Context) -> tuple[list[Problem], int | None]:
-    """What cannot work with a method on an architecture, and else how many parameters it would train.
+def try_method(method: Method[Any], skeleton: Base, options: Any, context: Context) -> Outcome:
+    """Try a method on an architecture: report what cannot work, and else how many parameters it would train.
 
     Args:
+        method: which.
         skeleton: the model without weights.
-
-    Returns:
-        The problems, and the number; None where there are problems, or only real weights can tell.
+        options: the method's.
+        context: the cell's, without batches.
 
     Raises:
         PluginError: the method does not do what the contract says.
     """
     import torch
 
-    if found := find_problems(method, skeleton.model, options, context):
-        return found, None
+    if problems := find_problems(method, skeleton.model, options, context):
+        return Outcome(problems)
     try:
         with skeleton.borrow() as model, torch.device("meta"):
             wrapped = checked_wrap(method, model, options, context)
-            return [], sum(parameter.numel() for parameter in wrapped.parameters() if parameter.requires_grad)
+            return Outcome([], sum(p.numel() for p in wrapped.parameters() if p.requires_grad))
     except ValueError as error:  # what PEFT, and anyone, says of sizes and layers that do not fit
-        return [Problem("options", " ".join(str(error).split())[:300])], None
-    except (Exception, SystemExit):  # a method that starts from real weights, or one that is broken: its cell will tell
-        return [], None
+        return Outcome([Problem("options", " ".join(str(error).split())[:300])])
+    except (Exception, SystemExit) as error:  # it starts from real weights, or is broken: its cell will report that
+        return Outcome([], why_unknown=f"{type(error).__name__}: {' '.join(str(error).split())[:150]}")

@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo.data.split import Splits, load_splits
 from adapterzoo.errors import Problem, UserError
-from adapterzoo.metrics.built_in.classification import label
-from adapterzoo.metrics.contract import RESERVED
+from adapterzoo.metrics.measured import MEASURED_NAMES
 from adapterzoo.metrics.registry import metrics as known_metrics
 from adapterzoo.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from adapterzoo.tokens.encode import Encoded, Encoder
 
-# Labels of the test split that no method can know; the rest are counted.
-UNKNOWN_LABELS = 5
+MAX_UNKNOWN_LABELS = 5  # of those only in the test split, so many are named; all are counted
 
 
 def read_data(recipe: Recipe, say: Callable[[str], None]) -> tuple[Recipe, Splits]:
@@ -56,13 +54,13 @@ def _fitted(recipe: Recipe, splits: Splits, say: Callable[[str], None]) -> Recip
     problems: list[Problem] = []
     changes: dict[str, Any] = {}
     if not any(row.prompt for row in splits.test):
-        compared = [name for name in settings.metrics if name not in RESERVED]
+        compared = [name for name in settings.metrics if name not in MEASURED_NAMES]
         if compared and "metrics" in wanted:
             what = f"'{compared[0]}' compares answers, and plain text asks for none."
-            problems.append(Problem("evaluate.metrics", what, f"There is: {', '.join(sorted(RESERVED))}."))
+            problems.append(Problem("evaluate.metrics", what, f"Choose from: {', '.join(sorted(MEASURED_NAMES))}."))
         if settings.shots and "shots" in wanted:
             problems.append(Problem("evaluate.shots", "plain text has no examples to show.", "Set it to 0."))
-        changes = {"metrics": [name for name in settings.metrics if name in RESERVED], "shots": 0}
+        changes = {"metrics": [name for name in settings.metrics if name in MEASURED_NAMES], "shots": 0}
     elif len(splits.train) < settings.shots:
         what = f"{settings.shots} examples are to be shown, but there are {len(splits.train)} training rows."
         problems.append(Problem("evaluate.shots", what))
@@ -77,12 +75,14 @@ def _fitted(recipe: Recipe, splits: Splits, say: Callable[[str], None]) -> Recip
 
 def _unknown_labels(metrics: Sequence[str], splits: Splits) -> list[Problem]:
     """Test labels that no training row has, where labels are what is measured."""
-    if not any(known_metrics()[name].labels for name in metrics if name not in RESERVED):
+    compared = [known_metrics()[name] for name in metrics if name not in MEASURED_NAMES]
+    label = next((metric.label for metric in compared if metric.label), None)
+    if label is None:
         return []
     learned = {label(row.completion) for row in splits.train}
     new = {label(row.completion): row for row in splits.test if label(row.completion) not in learned}
     problems = [Problem(row.place, f"its label '{row.completion}' is in no training row.") for row in new.values()]
-    shown = problems[:UNKNOWN_LABELS]
+    shown = problems[:MAX_UNKNOWN_LABELS]
     if shown:
         what = f"{len(new)} labels are only in the test rows: no method can know them."
         hint = f"Correct them, give more rows, or measure something else. Learned: {', '.join(sorted(learned)[:10])}."

@@ -13,34 +13,56 @@ from adapterzoo.methods.registry import Registry
 from adapterzoo.recipe.reading import complete_entry
 from adapterzoo.recipe.schema import MethodEntry, Range, Recipe
 from adapterzoo.recipe.tune import trials
+from adapterzoo.results.result import SETTINGS
 
 BASE_LABEL = "base"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One row's worth of work with one seed. Data alone describes it."""
+    """The work of one row with one seed, described by data alone."""
 
     label: str
-    method: str | None
-    """None for the untouched base, which is only measured"""
     quantization: str
     """of the base model that it needs"""
     seed: int = 0
-    options: dict[str, Any] = field(default_factory=dict)
-    learning_rate: float | None = None
-    plugin: str | None = None
-    """the package that brings the method, with its version"""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return what makes it another cell under the same label and seed: the names are ``Result``'s."""
+        return {name: getattr(self, name, None) for name in SETTINGS} | {"options": {}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseCell(Cell):
+    """The untouched base model, which is only measured."""
+
     shots: int = 0
     """examples shown in the prompt"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodCell(Cell):
+    """A method, which is trained and measured."""
+
+    method: str
+    options: dict[str, Any] = field(default_factory=dict)
+    learning_rate: float
+    plugin: str | None = None
+    """the package that brings the method, with its version"""
     budget: int | None = None
-    """trained parameters that its options shall come to"""
+    """number of trained parameters that its options shall come to"""
     ranges: dict[str, Range] = field(default_factory=dict)
-    """what is tried first, on the validation rows, by option"""
+    """option -> values that are tried first, on the validation rows"""
     tuned: tuple[str, ...] = ()
     """the options that are tuned of any method"""
     trials: int = 0
-    """with how many settings"""
+    """number of settings that are tried"""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See :attr:`Cell.settings`."""
+        return {name: getattr(self, name) for name in SETTINGS}
 
 
 def plan(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], zoo: Registry) -> list[Cell]:
@@ -54,30 +76,27 @@ def plan(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], zoo: Regi
         UserError: a method that is not there, or cannot train on its base.
     """
     own = recipe.model.quantization
-    cells = []
+    cells: list[Cell] = []
     if recipe.evaluate.base:
-        cells.append(Cell(BASE_LABEL, None, own))
+        cells.append(BaseCell(label=BASE_LABEL, quantization=own))
         if shots := recipe.evaluate.shots:
-            cells.append(Cell(f"{BASE_LABEL}-{shots}-shot", None, own, shots=shots))
+            cells.append(BaseCell(label=f"{BASE_LABEL}-{shots}-shot", quantization=own, shots=shots))
     entries = _select(recipe, methods, zoo)
     for seed in dict.fromkeys(seeds or recipe.seeds):
         for entry in entries:
-            base = zoo[entry.name].requires_quantization or own
-            budget = recipe.budget.trainable_params if recipe.budget else None
-            rate = float(entry.learning_rate)
             ranges = {
-                name: one for name, one in recipe.tune.items() if name == "learning_rate" or name in entry.options
+                name: values for name, values in recipe.tune.items() if name == "learning_rate" or name in entry.options
             }
             cells.append(
-                Cell(
-                    entry.label,
-                    entry.name,
-                    base,
-                    seed,
-                    entry.options,
-                    rate,
-                    version_of(zoo.package(entry.name)),
-                    budget=budget,
+                MethodCell(
+                    label=entry.label,
+                    method=entry.name,
+                    quantization=zoo[entry.name].requires_quantization or own,
+                    seed=seed,
+                    options=entry.options,
+                    learning_rate=float(entry.learning_rate),
+                    plugin=version_of(zoo.package(entry.name)),
+                    budget=recipe.budget.trainable_params if recipe.budget else None,
                     ranges=ranges,
                     tuned=tuple(sorted(recipe.tune)),
                     trials=trials(recipe.tune) if ranges else 0,

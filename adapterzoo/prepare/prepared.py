@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.data.split import fingerprint
+from adapterzoo.data_row import SPLIT_NAMES
 from adapterzoo.errors import Problem, UserError
 from adapterzoo.methods.contract import Context
 from adapterzoo.methods.layers import linear_layers
 from adapterzoo.methods.registry import registry
 from adapterzoo.prepare.dry_run import dry_run
 from adapterzoo.prepare.examples import encode_data, read_data, shown_prompts
-from adapterzoo.prepare.plan import Cell, plan
+from adapterzoo.prepare.plan import Cell, MethodCell, plan
 from adapterzoo.recipe.schema import Recipe
-from adapterzoo.row import PARTS
 from adapterzoo.tokens.batches import SealedRow, shuffled_batches
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class Prepared:
     steps: int
     trainable: dict[str, int]
     """label -> parameters that its method trains; a label is missing where only real weights can tell"""
+    unknown_sizes: dict[str, str]
+    """label -> why the number of parameters that its method trains is not known before the weights are loaded"""
     base_parameters: int
     linear_parameters: int
     """those of the base that quantization reaches"""
@@ -55,6 +57,11 @@ class Prepared:
     """hashes of the data, of each of its parts, and of the base's weights"""
     general: General | None
     """the text on which forgetting is measured, where the recipe wants that"""
+
+    @property
+    def method_cells(self) -> list[MethodCell]:
+        """Return the cells that are trained."""
+        return [cell for cell in self.cells if isinstance(cell, MethodCell)]
 
     def context(self, cell: Cell) -> Context:
         """What a cell's method may know."""
@@ -99,7 +106,7 @@ def prepare(
         encoder, encoded = encode_data(recipe, location, splits, say)
         skeleton = loading.skeleton(recipe.model, config, encoder.vocabulary)
         weights = model_files.fingerprint(location, config)
-        parts = {name: fingerprint([getattr(splits, name)]) for name in PARTS}
+        parts = {name: fingerprint([getattr(splits, name)]) for name in SPLIT_NAMES}
         prepared = Prepared(
             recipe=recipe,
             cells=cells,
@@ -109,6 +116,7 @@ def prepare(
             shots=shown_prompts(encoder, encoded, recipe.evaluate.shots),
             steps=total_steps(recipe.train, len(encoded.training_rows)),
             trainable={},
+            unknown_sizes={},
             base_parameters=sum(p.numel() for p in skeleton.parameters()),
             linear_parameters=sum(p.numel() for layer in linear_layers(skeleton).values() for p in layer.parameters()),
             weights=weights,

@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from adapterzoo.prepare.plan import Cell
+from adapterzoo.prepare.plan import MethodCell
 
 LEARNING_RATE = "learning_rate"
 
 
-def chosen(cell: Cell, settings: Mapping[str, Any]) -> Cell:
+def chosen(cell: MethodCell, settings: Mapping[str, Any]) -> MethodCell:
     """The cell with other settings."""
     options = {name: value for name, value in settings.items() if name != LEARNING_RATE}
     rate = settings.get(LEARNING_RATE, cell.learning_rate)
     return replace(cell, options={**cell.options, **options}, learning_rate=rate)
 
 
-def space(cell: Cell) -> dict[str, Any]:
+def space(cell: MethodCell) -> dict[str, Any]:
     """What is tried, as plain data."""
     return {
         "trials": cell.trials,
@@ -26,7 +26,7 @@ def space(cell: Cell) -> dict[str, Any]:
     }
 
 
-def points(cell: Cell) -> list[dict[str, Any]]:
+def points(cell: MethodCell) -> list[dict[str, Any]]:
     """The settings to try, the cell's own first where the ranges hold them."""
     if not cell.ranges:
         return []

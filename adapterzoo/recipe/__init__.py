@@ -1,1 +1,1 @@
-"""The recipe: its keys, its file, and what may be wrong with it."""
+"""Read and check recipes: the YAML file, its keys, and the problems that it may have."""

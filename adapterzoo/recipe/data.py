@@ -1,4 +1,4 @@
-"""The ``data`` section: the examples, and which part each is in."""
+"""The ``data`` section of a recipe: where the examples come from and how they are split."""
 
 from __future__ import annotations
 
@@ -9,69 +9,85 @@ from pydantic_core import PydanticCustomError
 
 from adapterzoo.errors import did_you_mean
 from adapterzoo.formats import FORMATS
-from adapterzoo.recipe.values import Part, Scalar, Section, Source
+from adapterzoo.recipe.values import Scalar, Section, Source, SplitPart
 
 
 class Split(Section):
-    """Parts by share, or as given. Which row goes where depends on its content and the seed alone."""
+    """The training, validation and test split. Which one a row goes to depends only on its content and the seed."""
 
-    train: Part = Field(0.8, description="a share; or files, or the name of a split of the source")
-    validation: Part = Field(0.1, description="as train; 0 = none")
-    test: Part = Field(0.1, description="as train")
-    seed: int = Field(0, description="another one gives other parts")
-    group_by: str | None = Field(None, description="rows alike in this column go to the same part; else by prompt")
+    train: SplitPart = Field(0.8, description="share of the rows; or files; or the name of a split of the source")
+    validation: SplitPart = Field(0.1, description="like train; 0 = no validation rows")
+    test: SplitPart = Field(0.1, description="like train")
+    seed: int = Field(0, description="seed of the split: another seed puts other rows in each split")
+    group_by: str | None = Field(
+        None, description="column: rows with the same value in it stay in one split [the prompt]"
+    )
     duplicates: Literal["error", "drop", "keep"] = Field(
-        "error", description="rows of train that are in validation or test too: drop leaves them out of train"
+        "error",
+        description="what to do with training rows that are in validation or test too; drop = do not train on them",
     )
 
     @model_validator(mode="after")
     def _sum(self) -> Split:
         shares = [part for part in (self.train, self.validation, self.test) if isinstance(part, float)]
         if sum(shares) > 1 + 1e-9 and isinstance(self.train, float):
-            raise PydanticCustomError("value", "has shares that add up to more than 1 (not given: validation is 0.1).")
+            raise PydanticCustomError(
+                "value", "has shares that add up to more than 1 (validation is 0.1 where it is not given)."
+            )
         for name in ("train", "test"):
             if getattr(self, name) == 0:
-                raise PydanticCustomError("value", "has no rows for {part}.", {"part": name, "at": (name,)})
+                raise PydanticCustomError(
+                    "value", "must be above 0: a run needs {part} rows.", {"part": name, "at": (name,)}
+                )
         return self
 
 
 class DataSection(Section):
-    """The examples."""
+    """Where the examples come from, and how they are read, split and shortened."""
 
     source: Source | None = Field(
-        None, description="files (csv, tsv, json, jsonl, parquet, arrow), a saved dataset's folder, or a hub id; "
-        "paths are relative to the recipe, or to where you are"
+        None, description="files (csv, tsv, json, jsonl, parquet, arrow), the folder of a saved dataset, or a hub id; "
+        "paths start at the recipe's folder or at the current folder"
     )  # fmt: skip
-    config: str | None = Field(None, description="configuration of a hub dataset")
-    revision: str | None = Field(None, description="branch, tag or commit of a hub dataset")
-    delimiter: str | None = Field(None, min_length=1, max_length=1, description="between the columns of a CSV file")
-    format: str = Field("auto", description=f"auto = recognised from the columns; {', '.join(FORMATS)}")
-    columns: dict[str, str] = Field(default_factory=dict, description="format's name for a column -> yours")
+    config: str | None = Field(None, description="configuration of the hub dataset")
+    revision: str | None = Field(None, description="branch, tag or commit of the hub dataset")
+    delimiter: str | None = Field(
+        None, min_length=1, max_length=1, description="character between the columns of a CSV file"
+    )
+    format: str = Field(
+        "auto", description=f"kind of example; auto = recognised from the columns; {', '.join(FORMATS)}"
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="the format's name of a column -> the name in your data"
+    )
     template: str | None = Field(
         None,
         min_length=1,
-        description="text with {column} in it: the question, or, if it names the answer's column, the whole example",
+        description="text with {column} for a cell: the question, or the whole example if it has the answer's column",
     )
-    system: str | None = Field(None, description="system message in front of every example that has none")
+    system: str | None = Field(None, description="system message for every example that has none")
     chat_template: str = Field(
-        "auto", description="auto = the model's own, and plain if it has none; plain; or a file with a Jinja template"
+        "auto",
+        description="auto = the model's own, or plain if it has none; plain = no template; or a Jinja template file",
     )
     loss_on: Literal["completion", "assistant", "all"] = Field(
-        "completion", description="the last answer; every answer of a conversation; or every token"
+        "completion", description="tokens that are learned: the last answer; every answer of a conversation; or all"
     )
     filter: dict[str, Scalar | list[Scalar]] = Field(
-        default_factory=dict, description="column -> the value, or values, that its rows must have"
+        default_factory=dict, description="column -> value or values: only rows with these are used"
     )
-    drop_columns: list[str] = Field(default_factory=list, description="columns to read as if they were not there")
-    bad_rows: Literal["error", "drop"] = Field("error", description="rows that are not of the format")
-    shuffle: int | None = Field(None, ge=0, description="a seed: take rows in an order of its own")
-    limit: int | None = Field(None, ge=1, description="only the first so many usable rows")
+    drop_columns: list[str] = Field(default_factory=list, description="columns that are ignored")
+    bad_rows: Literal["error", "drop"] = Field(
+        "error", description="what to do with rows that do not fit the format; drop = leave them out"
+    )
+    shuffle: int | None = Field(None, ge=0, description="seed: shuffle the rows before limit and split")
+    limit: int | None = Field(None, ge=1, description="use only so many rows: the first that are usable")
     split: Split = Field(default_factory=Split)
-    max_length: int = Field(512, ge=2, description="tokens of an example")
+    max_length: int = Field(512, ge=2, description="tokens of an example at most")
     truncate: Literal["prompt", "completion", "drop"] = Field(
-        "prompt", description="where an example that is too long is cut; drop = it is left out"
+        "prompt", description="what to cut of an example that is too long; drop = leave it out"
     )
-    packing: bool = Field(False, description="train on several examples in one row of max_length tokens")
+    packing: bool = Field(False, description="put several training examples into one row of max_length tokens")
 
     @model_validator(mode="after")
     def _consistent(self) -> DataSection:
@@ -80,16 +96,16 @@ class DataSection(Section):
             raise PydanticCustomError(
                 "value", "is {name}. {hint}", {"name": repr(self.format), "hint": hint, "at": ("format",)}
             )
-        # Of a format that is to be recognised, any may be meant.
-        forms = [FORMATS[self.format]] if self.format in FORMATS else list(FORMATS.values())
-        known = list(dict.fromkeys(name for form in forms for name in (*form.columns, *form.optional)))
+        # With auto the format is not known yet, so the column names of every format are allowed.
+        formats = [FORMATS[self.format]] if self.format in FORMATS else list(FORMATS.values())
+        known = list(dict.fromkeys(name for format in formats for name in (*format.columns, *format.optional)))
         for name in self.columns:
             if name not in known:
                 raise PydanticCustomError(
                     "value",
-                    "is for no column of {format}. {hint}",
+                    "is no column of {format}. {hint}",
                     {
-                        "format": f"the format {self.format}" if len(forms) == 1 else "any format",
+                        "format": f"the format {self.format}" if len(formats) == 1 else "any format",
                         "hint": did_you_mean(name, known),
                         "at": ("columns", name),
                     },
@@ -100,5 +116,5 @@ class DataSection(Section):
 
     @property
     def sources(self) -> list[str]:
-        """The source's files, or its hub id."""
+        """Return the source as a list: its files, or its one hub id."""
         return [self.source] if isinstance(self.source, str) else list(self.source or [])

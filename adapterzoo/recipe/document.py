@@ -1,6 +1,6 @@
-"""A YAML document as plain data that remembers the line of every key.
+"""Read a YAML file as plain data, and remember the line of every key.
 
-YAML 1.2 rules, so that ``1e-4`` is a number, ``no`` is a word, and a key given twice is an error.
+It follows YAML 1.2: ``1e-4`` is a number, ``no`` is a word, and a key that is given twice is an error.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from adapterzoo.errors import Problem, UserError
 
 Location = tuple[str | int, ...]
-# Stands where a value is still to be filled in: `adapterzoo init` writes it for what it cannot know.
+# `adapterzoo init` writes this for each value that it cannot know and that the user has to fill in.
 NOT_FILLED_IN = "???"
-# Beside its own errors, the parser lets through those of the types it makes: a date that is none, a broken !!tag.
-NOT_YAML = (YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
+# The parser also raises Python's own errors, for example for an impossible date or a broken !!tag.
+PARSE_ERRORS = (YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
 class Unfilled:
-    """Stands for a ``???`` in what checks are given: it is no name to look up, and two are never the same label."""
+    """A value that stands for ``???`` during the checks: it is not text, and no two of them are equal."""
 
 
 class Document:
-    """What was read (``data``) and where each part of it stands (``where``)."""
+    """A YAML file: its content as plain data (``data``), and the line of each part of it (``where``)."""
 
     def __init__(self, data: Any, name: str, lines: Mapping[Location, int]) -> None:
         self.data = data
@@ -38,7 +38,7 @@ class Document:
         self._overridden: dict[Location, str] = {}
 
     def where(self, location: Location) -> str:
-        """``file:line`` of the nearest enclosing key, or the ``--set`` that put the value there."""
+        """Return ``file:line`` of a key, or of the nearest key around it; or the ``--set`` that set it."""
         for end in range(len(location), -1, -1):
             if location[:end] in self._overridden:
                 return self._overridden[location[:end]]
@@ -47,54 +47,58 @@ class Document:
         return self.name
 
     def override(self, assignments: Sequence[str]) -> None:
-        """Set ``train.steps=10`` and the like; values are YAML.
+        """Set values by assignments like ``train.steps=10``, in which the value is YAML.
 
         Raises:
-            UserError: for each assignment that has no ``=``, or whose path leads through a value.
+            UserError: an assignment has no ``=`` or no value, or its key is not inside a section.
         """
         problems = []
         for assignment in assignments:
-            path, equals, text = assignment.partition("=")
+            key, equals, text = assignment.partition("=")
             place = f"--set {assignment}"
-            if not equals or not all(path.strip().split(".")):
-                problems.append(Problem(place, "is not of the form key=value.", "Like --set train.steps=10."))
+            if not equals or not all(key.strip().split(".")):
+                problems.append(Problem(place, "is not of the form key=value.", "For example: --set train.steps=10."))
                 continue
             if not text.strip():
                 problems.append(Problem(place, "has no value."))
                 continue
             try:
                 value = _plain(YAML(typ="rt").load(text), (), {})
-            except NOT_YAML:
+            except PARSE_ERRORS:
                 problems.append(Problem(place, "has a value that is not YAML."))
                 continue
-            location: Location = tuple(path.strip().split("."))
+            location: Location = tuple(key.strip().split("."))
             target = self.data
             for depth, part in enumerate(location[:-1], start=1):
                 if isinstance(target, dict) and part not in target:
                     self._overridden[location[:depth]] = place
                 target = target.setdefault(part, {}) if isinstance(target, dict) else None
             if not isinstance(target, dict):
-                problems.append(Problem(place, f"cannot be set: '{path}' is not inside a section."))
+                problems.append(Problem(place, f"cannot be set: '{key}' is not inside a section."))
                 continue
             target[location[-1]] = value
             self._overridden[location] = place
-            # Lines of what stood there before say nothing of what stands there now.
+            # The value that had these lines is gone.
             self._lines = {at: line for at, line in self._lines.items() if at[: len(location)] != location}
         if problems:
             raise UserError(*problems)
 
     def unfilled(self) -> list[Location]:
-        """Return the places of the keys and items that are still to be filled in."""
-        return [at for at, value in _leaves(self.data, ()) if value == NOT_FILLED_IN or isinstance(value, Unfilled)]
+        """Return the locations of the values that are still to be filled in."""
+        return [
+            location
+            for location, value in _leaves(self.data, ())
+            if value == NOT_FILLED_IN or isinstance(value, Unfilled)
+        ]
 
     def without_unfilled(self) -> Document:
-        """Return the same document for checks that would take ``???`` for a name, and say that it is unknown."""
-        other = copy(self)
-        other.data = _set_aside(self.data)
-        return other
+        """Return a copy for the checks of names, which would otherwise report ``???`` as an unknown name."""
+        document = copy(self)
+        document.data = _replace_unfilled(self.data)
+        return document
 
     def overridden(self, location: Location) -> bool:
-        """Whether an assignment put the value there."""
+        """Tell whether an assignment set the value at this location."""
         return location in self._overridden
 
 
@@ -102,7 +106,7 @@ def read(path: Path) -> Document:
     """Read a YAML mapping from a file.
 
     Raises:
-        UserError: the file is missing, is no UTF-8 text, does not parse, or holds something other than a mapping.
+        UserError: the file is missing, is not UTF-8 text, is not YAML, or does not contain a mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -121,20 +125,20 @@ def read(path: Path) -> Document:
         mark = error.problem_mark or error.context_mark
         place = f"{path}:{mark.line + 1}" if mark else str(path)
         raise UserError.at(place, f"this is not YAML: {error.problem}.") from None
-    except NOT_YAML as error:
+    except PARSE_ERRORS as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise UserError.at(str(path), f"this is not YAML: {reason}.") from None
     if not isinstance(loaded, CommentedMap):
-        raise UserError.at(str(path), "holds no recipe (a mapping of keys to values).")
+        raise UserError.at(str(path), "does not contain a recipe (a mapping of keys to values).")
     lines: dict[Location, int] = {(): 1}
     try:
         return Document(_plain(loaded, (), lines), str(path), lines)
-    except NOT_YAML as error:
+    except PARSE_ERRORS as error:
         raise UserError.at(str(path), f"cannot be read: {error}.") from None
 
 
 def _plain(value: Any, location: Location, lines: dict[Location, int]) -> Any:
-    """Builtin types in place of ruamel's; notes in ``lines`` the 1-based line of every key and item."""
+    """Return a value in built-in types, not ruamel's; add the line of each key and item to ``lines``, from 1."""
     if isinstance(value, CommentedMap):
         for key in value:
             lines[(*location, str(key))] = value.lc.key(key)[0] + 1 if key in value.lc.data else 1
@@ -147,7 +151,7 @@ def _plain(value: Any, location: Location, lines: dict[Location, int]) -> Any:
     for builtin in (bool, int, float, str):
         if isinstance(value, builtin):
             if isinstance(value, str):
-                value.encode()  # half a surrogate pair is no text: raises ValueError
+                value.encode()  # raises ValueError for half a surrogate pair, which is not text
             return builtin(value)
     if value is None:
         return None
@@ -155,7 +159,7 @@ def _plain(value: Any, location: Location, lines: dict[Location, int]) -> Any:
 
 
 def _leaves(value: Any, location: Location) -> Iterator[tuple[Location, Any]]:
-    """Return each value that is neither a mapping nor a list, with its place."""
+    """Yield the location and the value of everything that is neither a mapping nor a list."""
     if not isinstance(value, (dict, list)):
         yield location, value
         return
@@ -163,16 +167,16 @@ def _leaves(value: Any, location: Location) -> Iterator[tuple[Location, Any]]:
         yield from _leaves(item, (*location, key))
 
 
-def _set_aside(value: Any) -> Any:
-    """Return plain data with an object of its own in place of each ``???``."""
+def _replace_unfilled(value: Any) -> Any:
+    """Return the same plain data with a new ``Unfilled`` in place of each ``???``."""
     if isinstance(value, dict):
-        return {key: _set_aside(item) for key, item in value.items()}
+        return {key: _replace_unfilled(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_set_aside(item) for item in value]
+        return [_replace_unfilled(item) for item in value]
     return Unfilled() if value == NOT_FILLED_IN else value
 
 
-def section(source: Document, name: str) -> dict[str, Any]:
-    """A section of a document; empty where it is not there, or is none."""
-    found = source.data.get(name)
-    return found if isinstance(found, dict) else {}
+def section(document: Document, name: str) -> dict[str, Any]:
+    """Return a section of a document; an empty one if it is missing or is not a mapping."""
+    value = document.data.get(name)
+    return value if isinstance(value, dict) else {}

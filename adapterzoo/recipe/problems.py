@@ -1,4 +1,4 @@
-"""What is wrong with a recipe's methods, metrics and tuning, beyond the types of its keys."""
+"""Find problems in a recipe's methods, metrics and tuning that the types of its keys do not show."""
 
 from __future__ import annotations
 
@@ -10,131 +10,145 @@ from pydantic import ValidationError
 from adapterzoo.errors import Problem, did_you_mean
 from adapterzoo.methods.contract import ENTRY_KEYS, RESERVED_LABEL, why_not_trainable
 from adapterzoo.methods.registry import Registry
-from adapterzoo.metrics.contract import RESERVED
+from adapterzoo.metrics.measured import MEASURED_NAMES
 from adapterzoo.metrics.registry import metrics
 from adapterzoo.recipe.document import Document, Location, section
 from adapterzoo.recipe.schema import Range
-from adapterzoo.recipe.schema_problems import Part, problems_of
+from adapterzoo.recipe.schema_problems import DocumentPart, problems_of
+
+Entries = Sequence[Mapping[str, Any]]
+REMOVE_ONE = "Leave one of them out."
 
 
-def metric_problems(source: Document) -> list[Problem]:
-    """Metrics that are not there."""
-    names = section(source, "evaluate").get("metrics")
+def metric_problems(document: Document) -> list[Problem]:
+    """Return a problem for each metric that does not exist."""
+    names = section(document, "evaluate").get("metrics")
     known = metrics()
     return [
-        Problem(source.where(("evaluate", "metrics", index)), f"unknown metric '{name}'.", known.hint(name))
+        Problem(document.where(("evaluate", "metrics", index)), f"unknown metric '{name}'.", known.hint(name))
         for index, name in enumerate(names if isinstance(names, list) else [])
-        if isinstance(name, str) and name not in known and name not in RESERVED
+        if isinstance(name, str) and name not in known and name not in MEASURED_NAMES
     ]
 
 
-def tune_problems(source: Document, zoo: Registry) -> list[Problem]:
-    """What is tuned that no method has, that is set elsewhere too, or that an option refuses."""
-    entries = source.data.get("methods")
-    named = [{"name": one} if isinstance(one, str) else one for one in entries] if isinstance(entries, list) else []
-    known = [one for one in named if isinstance(one, dict) and isinstance(one.get("name"), str) and one["name"] in zoo]
+def tune_problems(document: Document, zoo: Registry) -> list[Problem]:
+    """Return a problem for each tuned key that no method has, that is set elsewhere too, or that has a wrong value."""
+    entries = _known_entries(document, zoo)
     problems = []
-    for key, value in section(source, "tune").items():
+    for key, value in section(document, "tune").items():
         try:
-            tried = Range.model_validate(value).tried
+            values = Range.model_validate(value).values_to_check
         except ValidationError:
-            continue  # said by the recipe's own check
-        found = _rate_problems if key == "learning_rate" else _option_problems
-        where = source.where(("tune", key))
-        problems += [Problem(where, what, hint) for what, hint in found(source, zoo, known, str(key), tried)]
+            continue  # The check of the schema reports it.
+        find = _rate_problems if key == "learning_rate" else _option_problems
+        where = document.where(("tune", key))
+        problems += [Problem(where, what, hint) for what, hint in find(document, zoo, entries, str(key), values)]
     return problems
 
 
-Entries = Sequence[Mapping[str, Any]]
-TWICE = "Leave one of them out."
+def _known_entries(document: Document, zoo: Registry) -> Entries:
+    """Return the entries of ``methods`` as mappings, without those whose method is unknown."""
+    listed = document.data.get("methods")
+    listed = listed if isinstance(listed, list) else []
+    entries = [{"name": entry} if isinstance(entry, str) else entry for entry in listed]
+    return [
+        entry
+        for entry in entries
+        if isinstance(entry, dict) and isinstance(entry.get("name"), str) and entry["name"] in zoo
+    ]
 
 
 def _rate_problems(
-    source: Document, zoo: Registry, entries: Entries, key: str, tried: Sequence[Any]
+    document: Document, zoo: Registry, entries: Entries, key: str, values: Sequence[Any]
 ) -> Iterator[tuple[str, str]]:
-    if any(isinstance(one, bool) or not isinstance(one, (int, float)) or one <= 0 for one in tried):
+    """Yield what is wrong with a tuned learning rate, each with its hint."""
+    if any(isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0 for value in values):
         yield "a learning rate is a number above 0.", ""
-    fixed = [str(one["name"]) for one in entries if one.get(key, "auto") != "auto"]
-    if section(source, "train").get(key, "auto") != "auto":
-        fixed.append("all methods, in train")
-    if fixed:
-        yield f"the learning rate is also set for {fixed[0]}.", TWICE
+    set_for = [str(entry["name"]) for entry in entries if entry.get(key, "auto") != "auto"]
+    if section(document, "train").get(key, "auto") != "auto":
+        set_for.append("all methods, in train")
+    if set_for:
+        yield f"the learning rate is also set for {set_for[0]}.", REMOVE_ONE
 
 
 def _option_problems(
-    source: Document, zoo: Registry, entries: Entries, key: str, tried: Sequence[Any]
+    document: Document, zoo: Registry, entries: Entries, key: str, values: Sequence[Any]
 ) -> Iterator[tuple[str, str]]:
-    trained = {str(one.get("label", one["name"])): one for one in entries if not zoo[one["name"]].unavailable}
-    methods = {label: zoo[one["name"]] for label, one in trained.items()}
-    having = {label: method for label, method in methods.items() if key in method.options.model_fields}
-    if methods and not having:
+    """Yield what is wrong with a tuned option, each with its hint."""
+    by_label = {_label(entry): entry for entry in entries if not zoo[entry["name"]].unavailable}
+    methods = {label: zoo[entry["name"]] for label, entry in by_label.items()}
+    with_option = {label: method for label, method in methods.items() if key in method.options.model_fields}
+    if methods and not with_option:
         options = {option for method in methods.values() for option in method.options.model_fields}
         yield f"no method here has an option '{key}'.", did_you_mean(key, {*options, "learning_rate"})
-    set_too = [str(one.get("label", one["name"])) for one in entries if key in one]
-    if set_too:
-        yield f"'{key}' is also set for {set_too[0]}.", TWICE
-    for label, method in having.items():
-        if key == method.size_option and source.data.get("budget"):
-            yield f"'{key}' of {label} is set by the budget.", TWICE
-        own = {option: value for option, value in trained[label].items() if option not in ENTRY_KEYS}
+    set_for = [_label(entry) for entry in entries if key in entry]
+    if set_for:
+        yield f"'{key}' is also set for {set_for[0]}.", REMOVE_ONE
+    for label, method in with_option.items():
+        if key == method.size_option and document.data.get("budget"):
+            yield f"'{key}' of {label} is set by the budget.", REMOVE_ONE
+        options = {option: value for option, value in by_label[label].items() if option not in ENTRY_KEYS}
         try:
-            method.options(**own)
-        except Exception:  # said of the method itself
+            method.options(**options)
+        except Exception:  # method_problems reports it.
             continue
-        for one in tried:
+        for value in values:
             try:
-                method.options(**{**own, key: one})
+                method.options(**{**options, key: value})
             except ValidationError as error:
-                yield f"{label} refuses {key} = {one!r}: {error.errors()[0]['msg']}.", ""
+                yield f"{label} refuses {key} = {value!r}: {error.errors()[0]['msg']}.", ""
                 break
-            except Exception as error:  # a validator of a stranger's options may raise anything
-                yield f"{label} refuses {key} = {one!r}: {type(error).__name__}: {error}.", ""
+            except Exception as error:  # A validator of a third-party package may raise anything.
+                yield f"{label} refuses {key} = {value!r}: {type(error).__name__}: {error}.", ""
                 break
 
 
-def method_problems(source: Document, zoo: Registry) -> list[Problem]:
-    """Unknown methods and options, labels given twice, and methods on a base that they cannot train on."""
-    model = source.data.get("model")
+def _label(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("label", entry["name"]))
+
+
+def method_problems(document: Document, zoo: Registry) -> list[Problem]:
+    """Return the problems of ``methods``: unknown names and options, labels given twice, wrong quantization."""
+    model = document.data.get("model")
     quantization = model.get("quantization", "none") if isinstance(model, dict) else "none"
-    entries = source.data.get("methods")
+    entries = document.data.get("methods")
     problems: list[Problem] = []
     labels: set[str] = set()
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
         location: Location = ("methods", index)
+        where = document.where(location)
         settings = {"name": entry} if isinstance(entry, str) else entry
         if not isinstance(settings, dict) or not isinstance(settings.get("name"), str):
             names = [key for key in settings if key in zoo] if isinstance(settings, dict) else []
             if len(names) == 1:
-                what = "a method's options stand beside its name."
-                problems.append(Problem(source.where(location), what, f"Like {{name: {names[0]}, label: mine}}."))
-            continue  # the rest is said by the recipe's own check
+                what = "a method's options go beside its name."
+                problems.append(Problem(where, what, f"For example: {{name: {names[0]}, label: mine}}."))
+            continue  # The check of the schema reports anything else.
         name = settings["name"]
-        label = str(settings.get("label", name))
+        label = _label(settings)
         if label in labels:
-            problems.append(
-                Problem(source.where(location), f"'{label}' is there twice.", "Give one of them a label of its own.")
-            )
+            problems.append(Problem(where, f"the label '{label}' is used twice.", "Give one of the two another label."))
         if RESERVED_LABEL.fullmatch(label):
             problems.append(
-                Problem(source.where(location), f"the label '{label}' is taken: by the untouched base, or a file.")
+                Problem(where, f"the label '{label}' is taken by the untouched base or by a file.", "Choose another.")
             )
         labels.add(label)
         if name not in zoo:
-            problems.append(Problem(source.where((*location, "name")), f"unknown method '{name}'.", zoo.hint(name)))
+            problems.append(Problem(document.where((*location, "name")), f"unknown method '{name}'.", zoo.hint(name)))
             continue
         method = zoo[name]
-        if found := why_not_trainable(method, quantization):
-            problems.append(Problem(source.where(location), f"{name} {found[0]}", found[1]))
+        if reason := why_not_trainable(method, quantization):
+            problems.append(Problem(where, f"{name} {reason[0]}", reason[1]))
             if method.unavailable:
                 continue
-        if source.data.get("budget") and method.size_option and method.size_option in settings:
-            what = f"'{method.size_option}' is set here, and by the budget."
-            problems.append(Problem(source.where((*location, method.size_option)), what, "Leave one of them out."))
+        if document.data.get("budget") and method.size_option and method.size_option in settings:
+            what = f"'{method.size_option}' is set here and by the budget."
+            problems.append(Problem(document.where((*location, method.size_option)), what, REMOVE_ONE))
         try:
             method.options(**{key: value for key, value in settings.items() if key not in ENTRY_KEYS})
         except ValidationError as error:
-            problems += problems_of(error, Part(source, method.options, location, sorted(ENTRY_KEYS)))
-        except Exception as error:  # a validator of a stranger's options may raise anything
+            problems += problems_of(error, DocumentPart(document, method.options, location, sorted(ENTRY_KEYS)))
+        except Exception as error:  # A validator of a third-party package may raise anything.
             what = f"the options of {name} cannot be checked: {type(error).__name__}: {error}."
-            problems.append(Problem(source.where(location), what, f"That is a fault of {zoo.package(name)}."))
+            problems.append(Problem(where, what, f"This is a bug in {zoo.package(name)}."))
     return problems

@@ -1,4 +1,4 @@
-"""Reads a recipe: the document, the schema and the methods, with every problem at once and each with its line."""
+"""Read a recipe and check all of it, so that every problem is reported at once, each with its line."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from adapterzoo.data_row import SPLIT_NAMES
 from adapterzoo.errors import Problem, UserError
 from adapterzoo.methods.contract import Method
 from adapterzoo.methods.registry import Registry, registry
-from adapterzoo.recipe import document
-from adapterzoo.recipe.document import Document, Location, section
+from adapterzoo.recipe.document import Document, Location, read, section
 from adapterzoo.recipe.files import find_file, find_source, is_hub_id
 from adapterzoo.recipe.problems import method_problems, metric_problems, tune_problems
 from adapterzoo.recipe.schema import SHIPPED, MethodEntry, Recipe
-from adapterzoo.recipe.schema_problems import Part, problems_of, unfilled_problems
-from adapterzoo.row import PARTS
+from adapterzoo.recipe.schema_problems import DocumentPart, problems_of, unfilled_problems
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), zoo: Registry | None = None) -> Recipe:
@@ -25,46 +24,46 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), zoo: Registry |
 
     Args:
         path: the YAML file.
-        overrides: assignments like ``train.steps=10`` that replace what the file says.
-        zoo: the methods to check against; by default all that are installed.
+        overrides: assignments like ``train.steps=10``, which replace values of the file.
+        zoo: the methods that the recipe may name; by default all that are installed.
 
     Raises:
-        UserError: with every problem of the recipe, each with its line.
+        UserError: the recipe has problems; the error has all of them, each with its line.
     """
     path = Path(path)
-    source = document.read(path)
-    source.override(overrides)
-    _one_length(source)
+    document = read(path)
+    document.override(overrides)
+    _keep_overridden_length(document)
     zoo = registry() if zoo is None else zoo
-    problems = unfilled_problems(source)
+    problems = unfilled_problems(document)
     recipe = None
     try:
-        recipe = Recipe.model_validate(source.data)
+        recipe = Recipe.model_validate(document.data)
     except ValidationError as error:
-        problems += problems_of(error, Part(source, Recipe))
-    # From the raw data, so that one mistake elsewhere does not hide those in the methods.
-    filled = source.without_unfilled()
+        problems += problems_of(error, DocumentPart(document, Recipe))
+    # These checks read the document, not the recipe, so that they also run when the schema refuses it.
+    filled = document.without_unfilled()
     problems += method_problems(filled, zoo)
     problems += tune_problems(filled, zoo)
     problems += metric_problems(filled)
-    found = _find_files(filled, path.parent, problems)
+    paths = _find_files(filled, path.parent, problems)
     if problems or recipe is None:
         raise UserError(*problems)
-    _put_paths(recipe, found)
+    _put_paths(recipe, paths)
     for entry in recipe.methods:
         complete_entry(entry, zoo[entry.name], recipe.train.learning_rate)
     return recipe
 
 
 def complete_entry(entry: MethodEntry, method: Method[Any], learning_rate: float | Literal["auto"]) -> None:
-    """Spell out an entry's options and learning rate, so that the resolved recipe says what was run."""
+    """Fill in the defaults of an entry's options and its learning rate, so that the resolved recipe is complete."""
     entry.__pydantic_extra__ = method.options(**entry.options).model_dump(mode="json")
     if entry.learning_rate == "auto":
         entry.learning_rate = method.learning_rate if learning_rate == "auto" else float(learning_rate)
 
 
 def kept_recipe(recipe: Recipe, zoo: Registry) -> dict[str, Any]:
-    """The resolved recipe, in which what its budget and tuning set is left to them, so that it can be run again."""
+    """Return the resolved recipe without the options that its budget and tuning set, so that it can be run again."""
     resolved = recipe.resolved()
     for entry in resolved["methods"]:
         for name in (*recipe.tune, *([zoo[entry["name"]].size_option] if recipe.budget else [])):
@@ -72,17 +71,19 @@ def kept_recipe(recipe: Recipe, zoo: Registry) -> dict[str, Any]:
     return resolved
 
 
-def _one_length(source: Document) -> None:
-    """Steps that are set on the command line stand in place of the file's epochs, and the other way round."""
-    train = source.data.get("train")
+def _keep_overridden_length(document: Document) -> None:
+    """Drop the file's epochs where steps are set on the command line, and the file's steps where epochs are."""
+    train = document.data.get("train")
+    if not isinstance(train, dict):
+        return
     for given, other in (("steps", "epochs"), ("epochs", "steps")):
-        if isinstance(train, dict) and source.overridden(("train", given)) and not source.overridden(("train", other)):
+        if document.overridden(("train", given)) and not document.overridden(("train", other)):
             train.pop(other, None)
 
 
-def _find_files(source: Document, folder: Path, problems: list[Problem]) -> dict[Location, list[str]]:
-    """What each file that the recipe names is, by the key that names it; adds to the problems what is not there."""
-    data, evaluate = (section(source, name) for name in ("data", "evaluate"))
+def _find_files(document: Document, folder: Path, problems: list[Problem]) -> dict[Location, list[str]]:
+    """Return the absolute paths of the files that each key names; add a problem for each file that is missing."""
+    data, evaluate = (section(document, name) for name in ("data", "evaluate"))
     named: dict[Location, Any] = {("data", "source"): data.get("source")}
     if (general := evaluate.get("general_text")) != SHIPPED:
         named["evaluate", "general_text"] = general
@@ -90,37 +91,35 @@ def _find_files(source: Document, folder: Path, problems: list[Problem]) -> dict
     if template not in ("auto", "plain"):
         named["data", "chat_template"] = template
     split = data.get("split")
-    # A single name is a split of the source, where that is a dataset with splits.
-    whole = data.get("source")
-    splits = isinstance(whole, str) and (is_hub_id(whole) or not Path(whole).suffix)
+    # In a dataset with splits of its own, a single name is one of those splits and not a file.
+    source = data.get("source")
+    has_splits = isinstance(source, str) and (is_hub_id(source) or not Path(source).suffix)
     for part, value in split.items() if isinstance(split, dict) else ():
-        if part not in PARTS:
+        if part not in SPLIT_NAMES:
             continue
-        if isinstance(value, list) or (isinstance(value, str) and not splits):
+        if isinstance(value, list) or (isinstance(value, str) and not has_splits):
             named["data", "split", part] = value
-    found: dict[Location, list[str]] = {}
+    paths: dict[Location, list[str]] = {}
     for location, value in named.items():
-        for one in [value] if isinstance(value, str) else value if isinstance(value, list) else []:
-            if not isinstance(one, str) or not one:
-                continue  # said by the recipe's own check
-            if location[-1] in ("chat_template", "general_text"):
-                paths, problem = find_file(one, folder)
-            else:
-                paths, problem = find_source(one, folder)
-            found.setdefault(location, []).extend(paths)
+        find = find_file if location[-1] in ("chat_template", "general_text") else find_source
+        for name in [value] if isinstance(value, str) else value if isinstance(value, list) else []:
+            if not isinstance(name, str) or not name:
+                continue  # The check of the schema reports it.
+            found, problem = find(name, folder)
+            paths.setdefault(location, []).extend(found)
             if problem is not None:
-                problems.append(Problem(source.where(location), problem.what, problem.hint))
-    return found
+                problems.append(Problem(document.where(location), problem.what, problem.hint))
+    return paths
 
 
-def _put_paths(recipe: Recipe, found: Mapping[Location, list[str]]) -> None:
-    """Absolute paths in place of what the user wrote, so that the resolved recipe can be run from anywhere."""
-    for location, paths in found.items():
+def _put_paths(recipe: Recipe, paths: Mapping[Location, list[str]]) -> None:
+    """Replace the file names in a recipe by their absolute paths, so that the resolved recipe runs from anywhere."""
+    for location, found in paths.items():
         if location == ("data", "source"):
-            recipe.data.source = paths
+            recipe.data.source = found
         elif location == ("data", "chat_template"):
-            recipe.data.chat_template = paths[0]
+            recipe.data.chat_template = found[0]
         elif location == ("evaluate", "general_text"):
-            recipe.evaluate.general_text = paths[0]
+            recipe.evaluate.general_text = found[0]
         else:
-            setattr(recipe.data.split, str(location[-1]), paths)
+            setattr(recipe.data.split, str(location[-1]), found)

@@ -1,4 +1,4 @@
-"""The recipe: what one comparison trains, on what, and how it is measured. Its keys, their types and limits."""
+"""The schema of a recipe: every key with its type, its limits, its default and its description."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from adapterzoo.metrics.built_in import DEFAULT
 from adapterzoo.recipe.data import DataSection, Split
 from adapterzoo.recipe.train import TrainSection
 from adapterzoo.recipe.tune import Range
@@ -35,56 +36,63 @@ __all__ = [
 ]
 
 
-# The general text that comes with adapterzoo.
+# The value of evaluate.general_text that names the text that comes with adapterzoo.
 SHIPPED = "shipped"
 
 
 class ModelSection(Section):
-    """The base model and how it is loaded."""
+    """The base model, and how it is loaded."""
 
-    name: str = Field(min_length=1, description="a bundled name, a folder, or a hub id")
-    revision: str | None = Field(None, description="branch, tag or commit of a hub id")
-    quantization: Literal["none", "int8", "nf4"] = Field("none", description="how the frozen base is stored")
+    name: str = Field(min_length=1, description="base model: a bundled name, a folder, or a hub id")
+    revision: str | None = Field(None, description="branch, tag or commit of the hub id")
+    quantization: Literal["none", "int8", "nf4"] = Field("none", description="quantization of the base model's weights")
     dtype: Literal["bfloat16", "float16", "float32"] = Field(
-        "bfloat16", description="of the weights that are not quantized, and of the computation"
+        "bfloat16", description="number format of the computation and of all weights that are not quantized"
     )
-    double_quantization: bool = Field(True, description="nf4: quantize the quantization constants too")
+    double_quantization: bool = Field(True, description="nf4 only: quantize the quantization constants too")
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
-        "auto", description="attention kernel; auto takes the fastest for this device and length"
+        "auto", description="attention kernel; auto = the fastest for this device and this max_length"
     )
     padding_token: str | None = Field(
-        None, min_length=1, description="padding token to add, with room in the embeddings; else one that is there"
+        None,
+        min_length=1,
+        description="padding token to add to the tokenizer and the embeddings [one that is already there]",
     )
-    trust_remote_code: bool = Field(False, description="run code that comes with the model: only if you trust it")
+    trust_remote_code: bool = Field(
+        False, description="run code that comes with the model; set it only if you trust that code"
+    )
 
 
 class EvaluateSection(Section):
-    """The measurement that every row gets, on the test split."""
+    """How every cell is measured on the test split."""
 
     metrics: list[str] = Field(
-        default_factory=lambda: ["exact_match", "loss", "perplexity"],
+        default_factory=lambda: [*DEFAULT, "loss", "perplexity"],
         min_length=1,
-        description="by name, the first decides the order of the table; plain text has no answers to compare",
+        description="names of the metrics; the table is ordered by the first",
     )
-    batch_size: int = Field(32, ge=1, description="rows measured at once; fewer where many tokens are in the loss")
-    max_new_tokens: PositiveOrAuto = Field("auto", description="auto = the longest answer of the test split")
-    base: bool = Field(True, description="measure the untouched base model too")
-    shots: int = Field(4, ge=0, description="and once more with this many examples in the prompt; 0 = not")
+    batch_size: int = Field(
+        32, ge=1, description="rows that are measured at once; fewer if many of their tokens are in the loss"
+    )
+    max_new_tokens: PositiveOrAuto = Field(
+        "auto",
+        description="tokens of a generated answer at most; auto = as many as the longest answer of the test split has",
+    )
+    base: bool = Field(True, description="also measure the untouched base model")
+    shots: int = Field(4, ge=0, description="also measure it with this many examples in the prompt; 0 = do not")
     general_text: str | None = Field(
-        None, min_length=1, description="text on which forgetting is measured: shipped, or a file; else it is not"
+        None, min_length=1, description="text on which forgetting is measured: shipped, or a file [not measured]"
     )
 
 
 class BudgetSection(Section):
-    """The same size for every method, as near as each comes to it."""
+    """The number of trainable parameters that every method should have, as nearly as its options allow."""
 
-    trainable_params: Count = Field(
-        description="like 2500000 or 2.5M: solved for by the option that sets a method's size"
-    )
+    trainable_params: Count = Field(description="trainable parameters of every method, like 2500000 or 2.5M")
 
 
 class MethodEntry(BaseModel):
-    """One line of ``methods``: a method under a label, with the options that differ from its defaults."""
+    """One entry of ``methods``: a method, its label, and the options that differ from the defaults."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -103,47 +111,49 @@ class MethodEntry(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The method's own options, as written."""
+        """Return the options of the method that the recipe sets."""
         return dict(self.model_extra or {})
 
 
 class Recipe(Section):
-    """A whole recipe. Read one with :func:`adapterzoo.load_recipe`."""
+    """One recipe. Read it from a file with :func:`adapterzoo.load_recipe`."""
 
-    name: Name = Field(description="of the folder for the results, unless --out names one")
+    name: Name = Field(description="name of the comparison; its results are in runs/NAME unless --out names a folder")
     model: ModelSection
     data: DataSection
     train: TrainSection = Field(default_factory=TrainSection)
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
-    budget: BudgetSection | None = Field(None, description="equal size: left out, each method has its own")
+    budget: BudgetSection | None = Field(
+        None, description="one size for all methods [each method has its default size]"
+    )
     tune: dict[str, Range] = Field(
         default_factory=dict,
-        description="learning_rate or other options: tried on the validation rows, each method as often",
+        description="learning_rate or options to tune on the validation rows, with equally many trials for each method",
     )
     methods: list[MethodEntry] = Field(
         min_length=1,
-        description="names; or {name: NAME, label: LABEL, learning_rate: RATE} with the method's options beside",
+        description="names of methods; or {name: NAME, label: LABEL, learning_rate: RATE, OPTION: VALUE, ...}",
     )
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(
-        default_factory=lambda: [0], min_length=1, description="each method is trained with each"
+        default_factory=lambda: [0], min_length=1, description="every method is trained once with each seed"
     )
 
     jobs: CountOrAuto = Field(
         "auto",
-        description="cells at a time, each in a process of its own; auto = as many as processor and memory are good "
-        "for; 0 = one after the other in this process, for debuggers",
+        description="cells that run at the same time, each in its own process; auto = as many as processor and memory "
+        "allow; 0 = one after the other in the main process, for a debugger",
     )
     threads: PositiveOrAuto = Field(
-        "auto", description="threads of each cell; auto = as many as give the most cells an hour, by a short probe"
+        "auto", description="threads of each cell; auto = a short test finds how many finish the most cells in an hour"
     )
 
     @model_validator(mode="after")
     def _trials(self) -> Recipe:
-        given = sorted({one.trials for one in self.tune.values() if one.trials is not None})
-        if len(given) > 1:
-            many = ", ".join(map(str, given))
+        numbers = sorted({option.trials for option in self.tune.values() if option.trials is not None})
+        if len(numbers) > 1:
+            given = ", ".join(map(str, numbers))
             raise PydanticCustomError(
-                "value", "asks for {many} trials: each method gets one number.", {"many": many, "at": ("tune",)}
+                "value", "has different numbers of trials: {given}. Give one.", {"given": given, "at": ("tune",)}
             )
         return self
 
@@ -154,5 +164,5 @@ class Recipe(Section):
         return self
 
     def resolved(self) -> dict[str, Any]:
-        """The recipe with every default spelled out, as plain data that reads back as the same recipe."""
+        """Return the recipe with all defaults filled in, as plain data that loads as the same recipe."""
         return self.model_dump(mode="json", exclude_none=True)

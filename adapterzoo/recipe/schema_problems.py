@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a document, as sentences with the file and line."""
+"""Turn the errors of pydantic into plain sentences with the file and line."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from pydantic_core import ErrorDetails
 from adapterzoo.errors import Problem, did_you_mean
 from adapterzoo.recipe.document import NOT_FILLED_IN, Document, Location
 
-# What pydantic puts behind a key whose value may be of several types.
+# pydantic appends one of these to the location of a value that may have several types.
 TYPE_TAGS = ("str", "int", "float", "bool", "list[", "dict[", "literal[")
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part of the document, and the schema that it should follow."""
+class DocumentPart:
+    """A part of a document, and the schema that it should follow."""
 
-    source: Document
+    document: Document
     schema: type[BaseModel]
     location: Location = ()
     more_keys: Sequence[str] = ()
-    """keys that the part may have beside the schema's"""
+    """keys that the part may have in addition to those of the schema"""
 
 
-def unfilled_problems(source: Document) -> list[Problem]:
+def unfilled_problems(document: Document) -> list[Problem]:
     """Return a problem for each key that still holds ``???``."""
     return [
         Problem(
-            source.where(location),
+            document.where(location),
             f"'{'.'.join(map(str, location))}' is not filled in yet.",
             f"Replace {NOT_FILLED_IN} by "
             + ("the name of a column of your data." if location[:2] == ("data", "columns") else "a value."),
         )
-        for location in source.unfilled()
+        for location in document.unfilled()
     ]
 
 
-def problems_of(error: ValidationError, part: Part) -> list[Problem]:
-    """A sentence for each key that is wrong: of a value of several possible types pydantic lists every type."""
+def problems_of(error: ValidationError, part: DocumentPart) -> list[Problem]:
+    """Return one problem for each wrong key, where pydantic may have one error for each type that a value can have."""
     by_key: dict[Location, list[ErrorDetails]] = {}
-    unfilled = set(part.source.unfilled())
+    unfilled = set(part.document.unfilled())
     for details in error.errors():
         if _is_unfilled(details, part, unfilled):
-            continue  # said by unfilled_problems
+            continue  # unfilled_problems reports it.
         location = details["loc"]
         if len(location) > 1 and str(location[-1]).startswith(TYPE_TAGS):
             location = location[:-1]
@@ -56,34 +56,34 @@ def problems_of(error: ValidationError, part: Part) -> list[Problem]:
         if len(alternatives) == 1:
             problems.append(_problem(alternatives[0], part))
             continue
-        wanted = " or ".join(str(details["loc"][-1]) for details in alternatives)
+        types = " or ".join(str(details["loc"][-1]) for details in alternatives)
         key = ".".join(map(str, location))
-        what = f"'{key}' is {alternatives[0]['input']!r}; it can be {wanted}."
-        problems.append(Problem(part.source.where((*part.location, *location)), what))
+        what = f"'{key}' is {alternatives[0]['input']!r}; it can be {types}."
+        problems.append(Problem(part.document.where((*part.location, *location)), what))
     return problems
 
 
-def _is_unfilled(details: ErrorDetails, part: Part, unfilled: Set[Location]) -> bool:
-    """Return whether pydantic complains of a value that is still to be filled in."""
-    location = (*part.location, *_inner(details))
+def _is_unfilled(details: ErrorDetails, part: DocumentPart, unfilled: Set[Location]) -> bool:
+    """Tell whether an error is about a value that is still to be filled in."""
+    location = (*part.location, *_location_in_part(details))
     inside = any(location[:end] in unfilled for end in range(len(location) + 1))
-    return inside or details["input"] == NOT_FILLED_IN  # a method's label is its name, where none is given
+    return inside or details["input"] == NOT_FILLED_IN  # The label that a method gets from its name has no location.
 
 
-def _inner(details: ErrorDetails) -> Location:
-    """Return where an error is within its part; a check across several keys says itself which of them it means."""
+def _location_in_part(details: ErrorDetails) -> Location:
+    """Return the location of an error within its part; our own checks of several keys give it as ``at``."""
     return (*details["loc"], *details.get("ctx", {}).get("at", ()))
 
 
-def _problem(details: ErrorDetails, part: Part) -> Problem:
-    """A pydantic error as a sentence with the file and line."""
-    inner = _inner(details)
-    where = part.source.where((*part.location, *inner))
-    key = ".".join(str(part) for part in inner) or "the recipe"
+def _problem(details: ErrorDetails, part: DocumentPart) -> Problem:
+    """Return one error of pydantic as a problem."""
+    location = _location_in_part(details)
+    where = part.document.where((*part.location, *location))
+    key = ".".join(map(str, location)) or "the recipe"
     kind, context = details["type"], details.get("ctx", {})
     value = details["input"]
     if kind == "extra_forbidden":
-        hint = did_you_mean(str(inner[-1]), [*_keys_at(part.schema, inner[:-1]), *part.more_keys])
+        hint = did_you_mean(str(location[-1]), [*_keys_at(part.schema, location[:-1]), *part.more_keys])
         return Problem(where, f"unknown key '{key}'.", hint)
     if kind == "missing":
         return Problem(where, f"'{key}' is missing.")
@@ -106,10 +106,10 @@ def _problem(details: ErrorDetails, part: Part) -> Problem:
 
 
 def _keys_at(schema: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    """The keys that a recipe may have at a place."""
+    """Return the keys that a schema allows at a location."""
     fields: Mapping[str, Any] = schema.model_fields
-    for part in location:
-        annotation = fields[str(part)].annotation if str(part) in fields else None
+    for key in map(str, location):
+        annotation = fields[key].annotation if key in fields else None
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
         fields = annotation.model_fields

@@ -1,4 +1,4 @@
-"""The ``train`` section: the training that every method gets."""
+"""The ``train`` section of a recipe: how every method is trained."""
 
 from __future__ import annotations
 
@@ -9,42 +9,50 @@ from pydantic_core import PydanticCustomError
 
 from adapterzoo.recipe.values import LearningRate, Section, StepsOrShare
 
-# Schedulers that go by the loss on the validation rows.
+# Schedulers that follow the loss on the validation rows.
 ON_EVALUATION = ("reduce_lr_on_plateau", "greedy")
 
 
 class TrainSection(Section):
-    """The training that every method gets."""
+    """How every method is trained."""
 
     steps: int | None = Field(None, ge=1, le=10**9, description="optimizer steps")
-    epochs: float | None = Field(None, gt=0, le=1e6, description="passes over the training rows, in place of steps")
+    epochs: float | None = Field(
+        None, gt=0, le=1e6, description="passes over the training rows; give this or steps [1]"
+    )
     batch_size: int = Field(8, ge=1, description="rows in one forward pass")
-    gradient_accumulation: int = Field(1, ge=1, description="forward passes for one optimizer step")
-    learning_rate: LearningRate = Field("auto", description="auto = each method's own")
-    scheduler: str = Field("linear", description="any of the transformers trainer's: cosine, reduce_lr_on_plateau, ...")
-    scheduler_options: dict[str, Any] = Field(default_factory=dict, description="what that scheduler takes")
-    warmup: StepsOrShare = Field(0.1, description="steps, or a share of all steps")
-    optimizer: str = Field("adamw_torch", description="any of the transformers trainer's")
-    weight_decay: float = Field(0.0, ge=0, description="the optimizer's")
-    max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are scaled down to it")
-    gradient_checkpointing: bool = Field(False, description="less memory, a third more work")
-    eval_steps: StepsOrShare = Field(0, description="loss on the validation rows every so often; 0 = never")
-    save_steps: StepsOrShare = Field(0, description="checkpoint every so often, to go on from; 0 = never")
-    save_limit: int = Field(1, ge=1, description="how many checkpoints are kept; none after a cell is finished")
-    group_by_length: bool = Field(False, description="batches of like length: less padding, rows in another order")
+    gradient_accumulation: int = Field(1, ge=1, description="forward passes per optimizer step")
+    learning_rate: LearningRate = Field("auto", description="auto = the default of each method")
+    scheduler: str = Field("linear", description="any scheduler of transformers: cosine, reduce_lr_on_plateau, ...")
+    scheduler_options: dict[str, Any] = Field(default_factory=dict, description="arguments of the scheduler")
+    warmup: StepsOrShare = Field(0.1, description="warmup steps, or their share of all steps")
+    optimizer: str = Field("adamw_torch", description="any optimizer of transformers")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of the optimizer")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients with a larger norm are scaled down to this norm")
+    gradient_checkpointing: bool = Field(False, description="use less memory and a third more computation")
+    eval_steps: StepsOrShare = Field(0, description="steps between two losses on the validation rows; 0 = never")
+    save_steps: StepsOrShare = Field(
+        0, description="steps between two checkpoints, from which a stopped cell goes on; 0 = never"
+    )
+    save_limit: int = Field(1, ge=1, description="checkpoints to keep; none is kept of a finished cell")
+    group_by_length: bool = Field(
+        False, description="put rows of similar length into a batch: less padding, but another order of rows"
+    )
     share_prefix: Literal["auto", "never"] = Field(
         "auto",
-        description="auto = where that changes nothing, rows are joined: no padding, and what all begin with only once",
+        description="auto = compute what all rows begin with only once, and no padding, where the result is the same",
     )
-    loggers: list[str] = Field(default_factory=list, description="tensorboard, wandb, ... (transformers' report_to)")
+    loggers: list[str] = Field(
+        default_factory=list, description="where to log: tensorboard, wandb, ... (report_to of transformers)"
+    )
     arguments: dict[str, Any] = Field(
-        default_factory=dict, description="any other of transformers' TrainingArguments, as they are named there"
+        default_factory=dict, description="any other TrainingArguments of transformers, by their names there"
     )
 
     @model_validator(mode="after")
     def _length(self) -> TrainSection:
         if self.steps is not None and self.epochs is not None:
-            raise PydanticCustomError("value", "has steps and epochs: give one of them.")
+            raise PydanticCustomError("value", "has steps and epochs. Give one of them.")
         if self.steps is None and self.epochs is None:
             self.epochs = 1.0
         return self

@@ -1,4 +1,4 @@
-"""The ``tune`` section: what is tried for each method, and from where to where."""
+"""The ``tune`` section of a recipe: which values of an option are tried for each method."""
 
 from __future__ import annotations
 
@@ -13,31 +13,35 @@ TRIALS = 5
 
 
 class Range(Section):
-    """The values that an option is tried with."""
+    """The values of one option that tuning may try: all between two ends, or a list."""
 
-    low: int | float | None = Field(None, description="the lowest")
-    high: int | float | None = Field(None, description="and the highest; whole numbers where both are")
-    values: list[Scalar] | None = Field(None, min_length=1, description="or these and no others")
-    trials: int | None = Field(None, ge=1, le=1000, description=f"settings that each method is tried with [{TRIALS}]")
+    low: int | float | None = Field(None, description="lowest value")
+    high: int | float | None = Field(
+        None, description="highest value; if both are whole numbers, only whole numbers are tried"
+    )
+    values: list[Scalar] | None = Field(
+        None, min_length=1, description="the only values to try, in place of low and high"
+    )
+    trials: int | None = Field(None, ge=1, le=1000, description=f"number of settings to try for each method [{TRIALS}]")
 
     @model_validator(mode="after")
     def _either(self) -> Range:
         ends = (self.low, self.high)
         if (self.values is None) == (ends == (None, None)) or (self.values is None and None in ends):
-            raise PydanticCustomError("value", "takes low and high, or values.")
+            raise PydanticCustomError("value", "needs low and high, or values.")
         if self.low is not None and self.high is not None and self.low >= self.high:
-            raise PydanticCustomError("value", "has a low end that is not below the high one.")
+            raise PydanticCustomError("value", "has a low that is not below high.")
         if self.values is not None and len(set(map(repr, self.values))) < len(self.values):
             raise PydanticCustomError("value", "has the same value twice.")
         return self
 
     @property
-    def tried(self) -> list[Any]:
-        """Values that every other one lies between, or is one of."""
+    def values_to_check(self) -> list[Any]:
+        """Return all values of a list, or the two ends between which the other values lie."""
         return self.values if self.values is not None else [self.low, self.high]
 
     def at(self, share: float) -> Any:
-        """The value so far along: evenly, or by factors where the range spans ten of them."""
+        """Return the value at a share (0 to 1) of the range, on a log scale if high is 10 times low or more."""
         if self.values is not None:
             return self.values[int(share * len(self.values))]
         low, high = self.low or 0, self.high or 0
@@ -47,12 +51,12 @@ class Range(Section):
         return min(max(float(f"{value:.3g}"), low), high)
 
     def holds(self, value: Any) -> bool:
-        """Whether a value is one that may be tried."""
+        """Tell whether a value is one of the list, or between the ends."""
         if self.values is not None:
             return value in self.values
         return isinstance(value, (int, float)) and (self.low or 0) <= value <= (self.high or 0)
 
 
 def trials(tune: dict[str, Range]) -> int:
-    """How many settings each method is tried with; as the section was checked, the ranges agree."""
-    return next((one.trials for one in tune.values() if one.trials is not None), TRIALS)
+    """Return the number of settings to try for each method, on which the checked ranges agree."""
+    return next((option.trials for option in tune.values() if option.trials is not None), TRIALS)

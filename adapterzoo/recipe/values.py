@@ -1,4 +1,4 @@
-"""The values that keys of a recipe take, each refused with one plain sentence."""
+"""The types of a recipe's values; each refuses a wrong value with one plain sentence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def checked(accepts: Callable[[Any], bool], wanted: str) -> BeforeValidator:
-    """One plain sentence for a value of several possible types, where pydantic would give one error for each."""
+    """Return a validator that refuses a value with one sentence, where pydantic has an error for each possible type."""
 
     def check(value: Any) -> Any:
         if not accepts(value):
@@ -23,6 +23,7 @@ def checked(accepts: Callable[[Any], bool], wanted: str) -> BeforeValidator:
             )
         return value
 
+    check.__doc__ = wanted  # docs/recipe.md shows it as the type of a key.
     return BeforeValidator(check)
 
 
@@ -63,7 +64,7 @@ _UNITS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 
 
 def _count(value: Any) -> int | None:
-    """``2.5M`` as a number; None where it is none."""
+    """Return a number that may be written like ``2.5M``; None if it is not a number from 1 on."""
     if isinstance(value, str) and (match := _COUNT.fullmatch(value.strip())):
         value = float(match[1]) * _UNITS[match[2]]
     return round(value) if _number(value) and value >= 1 else None
@@ -71,7 +72,7 @@ def _count(value: Any) -> int | None:
 
 Count = Annotated[
     int,
-    BeforeValidator(_count),  # after the one below: pydantic begins with the last
+    BeforeValidator(_count),  # This runs second, because pydantic runs the last one first.
     checked(lambda value: _count(value) is not None, "a number like 2500000, 250k or 2.5M"),
 ]
 
@@ -80,11 +81,11 @@ def _part(value: Any) -> bool:
     if isinstance(value, str):
         return bool(value)
     if isinstance(value, list):
-        return bool(value) and all(isinstance(one, str) and one for one in value)
+        return bool(value) and all(isinstance(name, str) and name for name in value)
     return _number(value) and 0 <= value <= 1
 
 
-Part = Annotated[
+SplitPart = Annotated[
     float | str | list[str],
     checked(_part, "a share from 0 to 1, the name of a split, or files"),
     AfterValidator(lambda value: float(value) if isinstance(value, int) else value),
@@ -97,6 +98,6 @@ Scalar = str | int | float | bool
 
 
 class Section(BaseModel):
-    """A part of the recipe: unknown keys are refused, and no type is guessed from another."""
+    """A section of a recipe: it refuses unknown keys, and does not convert a value to another type."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)

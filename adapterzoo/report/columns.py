@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from adapterzoo.comparison import Block, Comparison
+from adapterzoo.metrics.registry import style, styles
 from adapterzoo.prepare.budget import misses
-from adapterzoo.results.result import FORGETTING
 from adapterzoo.results.row import Interval, Row
 from adapterzoo.terminal import clean, count, duration, size
 
@@ -27,6 +28,8 @@ class Column:
     """what goes first in a narrow terminal has the highest number; 0 always stays"""
     wide: bool = False
     """only where there is room to spare"""
+    explanation: str = ""
+    """a line below the table, where the title does not say it all"""
 
 
 def _rate(value: float) -> str:
@@ -34,38 +37,12 @@ def _rate(value: float) -> str:
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
-def _three(value: float) -> str:
-    return f"{value:.3f}"
-
-
 def _p(value: float) -> str:
     return "<.001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
 
 
-# Those of metrics that are here; any other has its own name for a title.
-METRICS = {
-    "exact_match": Column("match", "exact_match", _three),
-    "test_loss": Column("loss", "test_loss", _three, drop=5),
-    "perplexity": Column("perpl.", "perplexity", lambda value: f"{value:.3g}", wide=True),
-    "token_accuracy": Column("tokens", "token_accuracy", _three, drop=12),
-    FORGETTING: Column("forgot", FORGETTING, lambda value: f"{value:+.3f}", drop=8),
-    "rouge1": Column("R-1", "rouge1", _three, drop=13),
-    "rouge2": Column("R-2", "rouge2", _three, drop=14),
-    "rougeL": Column("R-L", "rougeL", _three, drop=12),
-    "bleu": Column("BLEU", "bleu", lambda value: f"{value:.1f}", drop=12),
-    "chrf": Column("chrF", "chrf", lambda value: f"{value:.1f}", drop=12),
-    "accuracy": Column("acc.", "accuracy", _three, drop=12),
-    "macro_f1": Column("F1", "macro_f1", _three, drop=12),
-}
-EXPLAINED = {
-    "exact_match": "match: share of test answers exactly right",
-    "accuracy": "acc.: share of test labels right",
-    "macro_f1": "F1: mean over the labels",
-    "rouge1": "R: ROUGE",
-    "token_accuracy": "tokens: share of learned tokens that the model ranks first",
-    FORGETTING: "forgot: loss on general text, more than the base's",
-    "cost": "cost: of tuning, training and measuring all seeds",
-}
+# Stands first where no row has a metric: there it is said that a cell failed.
+NO_METRIC = Column("score", "score", str)
 COSTS = (
     Column("params", "trainable_params", count, drop=2),
     Column("%", "share", lambda value: f"{value:.2f}", drop=9),
@@ -74,16 +51,34 @@ COSTS = (
     Column("tok/s", "tokens_per_second", lambda value: str(round(value)), drop=11),
     Column("memory", "peak_memory_bytes", size, drop=8),
     Column("s/answer", "answer_seconds", lambda value: f"{value:.2g}", wide=True),
-    Column("cost", "cost", lambda value: f"{value:.3g}", drop=3),
+    Column(
+        "cost",
+        "cost",
+        lambda value: f"{value:.3g}",
+        drop=3,
+        explanation="cost: of tuning, training and measuring all seeds",
+    ),
     Column("lr", "learning_rate", _rate, drop=4),
-    Column("quantization", "quant.", str, drop=6),
+    Column("quant.", "quantization", str, drop=6),
     Column("seeds", "seeds", lambda value: str(len(value)), wide=True),
 )
 
 
+def names_by_title() -> dict[str, str]:
+    """Return the names of the columns that rows can be ordered by, by the titles that the table shows."""
+    metrics = {style.title: name for name, style in styles().items()}
+    return metrics | {column.title: column.name for column in COSTS if column.name != "share"}
+
+
 def metric_column(name: str) -> Column:
-    """The column of a metric, whoever brought it."""
-    return METRICS.get(name, Column(clean(name), name, lambda value: f"{value:.3g}", drop=12))
+    """Return the column of a metric, whoever brought it."""
+    found = style(name)
+    show = partial(_formatted, found.format)
+    return Column(clean(found.title), name, show, found.drop, found.wide, clean(found.explanation))
+
+
+def _formatted(specification: str, value: float) -> str:
+    return format(value, specification)
 
 
 def interval_text(found: Interval) -> str:
@@ -98,20 +93,20 @@ def interval_text(found: Interval) -> str:
     return f"{ends[0]} to {ends[1]}" if low < 0 else "-".join(ends)
 
 
-def difference_text(column: Column) -> Callable[[float], str]:
-    """How a difference of a metric's values reads."""
-    return lambda value: f"{value:+.3f}" if column.show in (_three, METRICS[FORGETTING].show) else f"{value:+.2g}"
+def difference_text(metric: str) -> Callable[[float], str]:
+    """Return how a difference of a metric's values is written: with its sign, and three decimals where they have."""
+    return partial(_formatted, "+.3f" if style(metric).format.endswith(".3f") else "+.2g")
 
 
 def columns(comparison: Comparison) -> list[Column]:
     """All that there are values for; the metric that decides the order, and what is known of it, first."""
     metrics = [metric_column(name) for name in comparison.metrics]
     ranked = next((row.rank_metric for row in comparison.rows if row.rank_metric), None)
-    first = replace(next((one for one in metrics if one.name == ranked), METRICS["exact_match"]), drop=0, wide=False)
+    first = replace(next((column for column in metrics if column.name == ranked), NO_METRIC), drop=0, wide=False)
     reference = f"vs {clean(comparison.against)}" if comparison.against else "vs best"
     known = (
         Column("95 %", "interval", interval_text, drop=1),
-        Column(reference, "difference", difference_text(first), drop=6),
+        Column(reference, "difference", difference_text(first.name), drop=6),
         Column("p", "p_value", _p, drop=7),
     )
     shown = [first, *known, *(one for one in metrics if one.name != first.name), *COSTS]

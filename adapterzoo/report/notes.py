@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from adapterzoo.comparison import Block, Comparison
+from adapterzoo.metrics.registry import style
 from adapterzoo.prepare.budget import misses
-from adapterzoo.report.columns import METRICS
 from adapterzoo.results.result import Trial, Tuning
 from adapterzoo.terminal import count
 
@@ -95,7 +95,7 @@ def verdict(comparison: Comparison, block: Block) -> str | None:
     ranked = [row for row in block.rows if row.rank_metric in row.metrics]
     if len(ranked) < 2 or comparison.against in [row.label for row in ranked]:
         return None
-    title = METRICS[name].title if (name := ranked[0].rank_metric or "") in METRICS else name
+    title = style(name := ranked[0].rank_metric or "").title
     choose = comparison.better(name)
     best = choose(ranked, key=lambda row: row.metrics[name]) if choose else None
     tied_too = best.ties.get(name) if best is not None else None

@@ -15,7 +15,7 @@ import numpy as np
 
 from adapterzoo.comparison import Block, Comparison
 from adapterzoo.report import notes
-from adapterzoo.report.columns import COSTS, EXPLAINED, Column, cell, columns, interval_text, mark, metric_column, value
+from adapterzoo.report.columns import COSTS, Column, cell, columns, interval_text, mark, metric_column, value
 from adapterzoo.report.front import front
 from adapterzoo.results.result import Trial, Tuning
 from adapterzoo.results.row import HIGHER, LOWER, Row
@@ -66,7 +66,7 @@ def html(comparison: Comparison) -> str:
     page.globals.update(apart=notes.apart, cell=cell, mark=mark, key=_key, setting=_setting, time=duration)
     shown = columns(comparison)
     sections = [section for block in comparison.blocks if (section := _section(comparison, block))["plots"]]
-    explained = [EXPLAINED[one.name] for one in shown if one.name in EXPLAINED]
+    explained = [one.explanation for one in shown if one.explanation]
     template = (files("adapterzoo.report") / "page.html.in").read_text(encoding="utf-8")
     return page.from_string(template).render(
         comparison=comparison,

@@ -82,7 +82,7 @@ def _cost(comparison: Comparison, name: str) -> Column:
     if name not in known:
         raise UserError.at(f"--pareto {name}", "there is no such column.", did_you_mean(name, usable))
     if name not in usable:
-        there = f"There is: {', '.join(sorted(usable))}." if usable else ""
+        there = f"Choose from: {', '.join(sorted(usable))}." if usable else ""
         hint = "Give --price too." if name == "cost" and usable else there
         raise UserError.at(f"--pareto {name}", "no method has a number there beside its score.", hint)
     return found[name]

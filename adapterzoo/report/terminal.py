@@ -10,7 +10,7 @@ from rich.table import Table
 
 from adapterzoo.comparison import Block, Comparison
 from adapterzoo.report import notes
-from adapterzoo.report.columns import BEST, EXPLAINED, TIED, Column, cell, columns, mark, marked
+from adapterzoo.report.columns import BEST, TIED, Column, cell, columns, mark, marked
 from adapterzoo.terminal import clean, safe, tell
 
 # For a label in any terminal; a longer one is broken where columns need the space.
@@ -37,7 +37,7 @@ def render(comparison: Comparison, console: Console) -> None:
     for line in notes.verdicts(comparison):
         console.print(safe(line))
     said = [*notes.legend(comparison)]
-    said += [EXPLAINED[column.name] for column in shown if column.name in EXPLAINED]
+    said += [column.explanation for column in shown if column.explanation]
     if dropped:
         said.append(f"left out for width: {', '.join(column.title for column in dropped)}")
     console.print(safe("; ".join(said), "dim"))

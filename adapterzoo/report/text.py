@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from adapterzoo.comparison import Comparison
 from adapterzoo.report import notes
-from adapterzoo.report.columns import BEST, EXPLAINED, cell, columns, mark
-from adapterzoo.terminal import clean, inert_markdown
+from adapterzoo.report.columns import BEST, cell, columns, mark
+from adapterzoo.terminal import clean, escape_markdown
 
 # Of a row, what a spreadsheet has a use for; metrics stand behind the seeds.
 FIELDS = ("label", "method", "status", "error", "block", "quantization", "learning_rate", "seeds")
@@ -26,23 +26,23 @@ def markdown(comparison: Comparison) -> str:
     lines = []
     for block in comparison.blocks:
         if block.differs:
-            lines += ["", inert_markdown(notes.apart(block)), ""]
+            lines += ["", escape_markdown(notes.apart(block)), ""]
         lines += [
-            "| method | " + " | ".join(inert_markdown(column.title) for column in shown) + " |",
+            "| method | " + " | ".join(escape_markdown(column.title) for column in shown) + " |",
             "| --- |" + " ---: |" * len(shown),
         ]
         for row in block.rows:
             cells = []
             for column in shown:
-                text = inert_markdown(cell(row, column, failed=column is shown[0]))
+                text = escape_markdown(cell(row, column, failed=column is shown[0]))
                 sign = mark(comparison, block, row, column)
                 cells.append(f"**{text}**" if sign == BEST else f"{text}{sign}")
-            lines.append(f"| {inert_markdown(row.label)} | " + " | ".join(cells) + " |")
+            lines.append(f"| {escape_markdown(row.label)} | " + " | ".join(cells) + " |")
     # In bold, a label begins no list and no heading.
-    lines += [f"\n**{inert_markdown(one.label).strip()}**{inert_markdown(one.rest)}" for one in notes.rows(comparison)]
-    lines += [f"\n{inert_markdown(line)}." for line in notes.verdicts(comparison)]
-    explained = [EXPLAINED[column.name] for column in shown if column.name in EXPLAINED]
-    lines.append(f"\n{inert_markdown('; '.join([*notes.legend(comparison, best='bold:'), *explained]))}.")
+    lines += [f"\n**{escape_markdown(one.label).strip()}**{escape_markdown(one.rest)}" for one in notes.rows(comparison)]
+    lines += [f"\n{escape_markdown(line)}." for line in notes.verdicts(comparison)]
+    explained = [column.explanation for column in shown if column.explanation]
+    lines.append(f"\n{escape_markdown('; '.join([*notes.legend(comparison, best='bold:'), *explained]))}.")
     return "\n".join(lines).strip("\n") + "\n"
 
 

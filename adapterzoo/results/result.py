@@ -50,7 +50,7 @@ class Tuning(TypedDict):
     """the ranges, and how many settings of them"""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Result:
     """One cell, or the untouched base (``method`` None)."""
 

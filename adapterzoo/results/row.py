@@ -9,8 +9,8 @@ from typing import Any
 from adapterzoo.results.result import FORGETTING, Tuning
 
 Interval = tuple[float, float]
-# Which of two values is the better one; of the rest (learning rate, base) neither is, and of a metric the higher,
-# unless the result says otherwise.
+# The function that picks the better of two values. Columns that are not listed here and are no metric (learning rate,
+# quantization) have no better value. Of a metric the higher value is better, unless the result says otherwise.
 HIGHER, LOWER = max, min
 BETTER = {
     "test_loss": LOWER,
@@ -25,8 +25,12 @@ BETTER = {
     "tokens_per_second": HIGHER,
     "peak_memory_bytes": LOWER,
 }
-# What has no say in the order of rows while answers are compared.
+# Metrics that do not decide the order of the rows if there is a metric of answers.
 LIKELIHOOD = ("test_loss", "perplexity", "token_accuracy", FORGETTING)
+# Fields of a row with this mark are means over the seeds that finished. Other fields that a row has in common with a
+# result have one value for all seeds.
+IS_MEAN = "is_mean"
+MEAN = {IS_MEAN: True}
 
 
 @dataclass
@@ -36,89 +40,105 @@ class Row:
     __pydantic_config__ = {"use_attribute_docstrings": True}  # for its schema  # noqa: RUF012
 
     label: str
-    """the one of the recipe; with its folder behind it where two folders have different rows of that label"""
+    """label in the recipe; the folder's name follows it if two folders have different rows with this label"""
     method: str | None
-    """None for the untouched base"""
+    """None for the untouched base model"""
     status: str
-    """``ok``, or ``failed`` where a seed failed"""
+    """``ok``, or ``failed`` if a seed failed"""
     error: str | None
+    """why seeds failed"""
     seeds: list[int]
+    """seeds that the row's numbers come from"""
     metrics: dict[str, float]
     """metric -> mean over the seeds"""
     intervals: dict[str, Interval]
-    """metric -> low and high end of its 95 % interval, over seeds and examples; of one seed over examples alone"""
+    """metric -> low and high end of its 95 % interval, over seeds and test examples; of one seed over examples alone"""
     unproven: list[str]
-    """files of answers that are missing, damaged or of other answers, and the metrics that have no interval for it"""
+    """a sentence for each cell whose files of answers are missing, damaged or changed, with the metrics that have no
+    interval because of it"""
     damaged: list[str]
-    """files of its adapters that are not what the run wrote"""
+    """adapter files that are not what the run wrote"""
     examples: int | None
-    """how many test examples the intervals are of"""
+    """number of test examples behind the intervals"""
     trainable_params: int
+    """number of parameters that were trained"""
     total_params: int
+    """number of parameters of the base model and the adapter together"""
     adapter_bytes: int
-    train_seconds: float | None
-    evaluate_seconds: float | None
+    """size of the adapter's files"""
+    train_seconds: float | None = field(metadata=MEAN)
+    """seconds that training took, mean over the seeds"""
+    evaluate_seconds: float | None = field(metadata=MEAN)
+    """seconds that measuring took, mean over the seeds"""
     seconds: dict[str, float]
-    """what was done -> how long that took, mean over the seeds"""
-    answer_seconds: float | None
-    """that one answer took"""
+    """activity, such as training or saving -> its seconds, mean over the seeds"""
+    answer_seconds: float | None = field(metadata=MEAN)
+    """seconds that one answer took, mean over the seeds"""
     tune_seconds: float | None
-    """of all trials"""
+    """seconds that all trials together took"""
     total_seconds: float
-    """of tuning, training and measuring, all seeds together"""
-    tokens_per_second: float | None
-    peak_memory_bytes: float | None
+    """seconds of tuning, training and measuring, all seeds together"""
+    tokens_per_second: float | None = field(metadata=MEAN)
+    """speed of training, mean over the seeds"""
+    peak_memory_bytes: float | None = field(metadata=MEAN)
+    """highest memory use of a cell (on a GPU, of the GPU's memory), mean over the seeds"""
     learning_rate: float | None
     quantization: str
-    """of the base model"""
+    """quantization of the base model"""
     plugin: str | None
-    """the package that brought the method, with its version"""
+    """package that the method comes from, with its version"""
     options: dict[str, Any]
+    """option of the method -> value"""
     lower_is_better: list[str]
+    """metrics whose lower value is the better one"""
     adjusted: dict[str, str]
-    """options that could not be had in every layer -> what became of them"""
+    """option whose value the method changed in some layers -> the change"""
     budget: int | None
-    """trainable parameters that were asked for"""
+    """number of trainable parameters that the recipe asked for"""
     tuning: Tuning | None
+    """trials on the validation rows, and what was chosen"""
     fingerprints: dict[str, str | None]
+    """hashes of the recipe, the data and the base model's weights"""
     environment: dict[str, Any]
+    """package versions and hardware"""
     history: list[dict[str, float]] = field(default_factory=list)
     """loss by step, of the first seed"""
     block: int = 0
-    """rows of different blocks cannot be compared"""
+    """number of the row's block; rows of different blocks cannot be compared"""
     rank_metric: str | None = None
-    """the metric of the next fields"""
+    """metric of the difference, its interval, its p-value and ``tied``"""
     difference: float | None = None
-    """to the best row of the block, or to the one that was named"""
+    """score of this row less that of the best row of the block, or of the row named by ``against``"""
     difference_interval: Interval | None = None
+    """low and high end of the difference's 95 % interval"""
     p_value: float | None = None
-    """of that difference, corrected for all pairs of rows, or for the rows beside the one that was named (Holm)"""
+    """p-value of the difference (Holm), corrected for all pairs of rows, or with ``against`` for the other rows"""
     tied: bool | None = None
-    """not distinguishable from the best, or from the one that was named; None where that is not known"""
+    """whether the row is tied with the best row, or with the row named by ``against``; None if that is not known"""
     ties: dict[str, bool | None] = field(default_factory=dict)
-    """metric -> whether not distinguishable from the best of it"""
+    """metric -> whether the row is tied with the best row of this metric; None if that is not known"""
     cost: float | None = None
-    """``total_seconds`` at the price that was given"""
+    """cost of ``total_seconds`` at the price that was given"""
 
     def value(self, column: str) -> Any:
-        """The value of a metric or of any other column; None of what the untouched base does not have."""
+        """Return the value of a metric or of any other column; None for what the untouched base model does not have."""
         if self.method is None and column in ("trainable_params", "adapter_bytes"):
             return None
         return self.metrics.get(column) if column not in self.__dataclass_fields__ else getattr(self, column)
 
     def record(self) -> dict[str, Any]:
-        """As in ``compare --format json``."""
+        """Return the row as in ``compare --format json``."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 def metric_columns(rows: Iterable[Row]) -> list[str]:
-    """The columns of all metrics: those that compare answers, as the recipe has them, and then likelihoods."""
+    """Return the columns of all metrics: first those of answers, in the recipe's order, then the likelihoods."""
     names = list(dict.fromkeys(name for row in rows for name in row.metrics))
     return sorted(names, key=lambda name: LIKELIHOOD.index(name) + 1 if name in LIKELIHOOD else 0)
 
 
 def better(rows: Sequence[Row], column: str) -> Callable[..., Any] | None:
-    """``max`` or ``min`` of a column's values; None where there is no better and worse."""
+    """Return ``max`` or ``min``, whichever picks the better value of a column; None if no value of it is better."""
     if column in BETTER or not any(column in row.metrics for row in rows):
         return BETTER.get(column)
     return LOWER if any(column in row.lower_is_better for row in rows) else HIGHER

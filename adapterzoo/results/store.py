@@ -5,17 +5,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from adapterzoo.digests import file_digest, file_digests, records_digest
 from adapterzoo.errors import UserError
-from adapterzoo.files import aside, write_whole
+from adapterzoo.files import temporary_path, write_atomically
+from adapterzoo.results.identity import differences, identity_hash
 from adapterzoo.results.result import NOTE, RESULT, TIMES, Result, read_result
 
 PREDICTIONS = "predictions.jsonl"
@@ -25,8 +28,6 @@ CHECKPOINTS = "checkpoints"
 TRACEBACK = "traceback.txt"
 RECIPE = "recipe.yaml"
 LOCK = ".lock"
-# What may grow from one run of a recipe to the next: more methods, more seeds.
-GROWING = ("methods", "seeds", "name", "jobs", "threads")
 
 
 class Store:
@@ -34,81 +35,70 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._held: IO[str] | None = None
+        self._lock = FileLock(folder / LOCK, timeout=0)
 
-    def check(self, resolved: Mapping[str, Any], data_hash: str, weights: str | None = None) -> str:
-        """Whether the folder is free for a recipe, or this recipe's already: returns the recipe's hash.
+    def check(self, identity: Mapping[str, Any]) -> None:
+        """Make sure that the folder is free for a recipe, or holds results of this recipe.
+
+        Args:
+            identity: what :func:`recipe_identity` gives for the recipe.
 
         Raises:
-            UserError: it holds results of a recipe that differs in more than its methods and seeds, or things
-                that are no results at all.
+            UserError: it holds results of a recipe that differs in more than its methods and seeds, or other files.
         """
-        self.identity = recipe_identity(resolved, data_hash, weights)
-        recipe_hash = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
         note = self.folder / NOTE
         try:
             before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
-            if before is not None and before["recipe_hash"] != recipe_hash:
-                changes = "; ".join(differences(before["identity"], self.identity))
+            if before is not None and before["recipe_hash"] != identity_hash(identity):
+                changes = "; ".join(differences(before["identity"], identity))
                 raise UserError.at(
                     str(self.folder),
                     f"holds the results of another recipe ({changes}).",
                     "Give --out another folder, or remove that one.",
                 )
-            ours = (LOCK, aside(note).name)  # of a run that was killed at once
-            if before is None and self.folder.exists() and any(one.name not in ours for one in self.folder.iterdir()):
+            ours = (LOCK, temporary_path(note).name)  # left by a run that was killed at once
+            if before is None and self.folder.exists() and any(p.name not in ours for p in self.folder.iterdir()):
                 what = "is there already and is no output folder of adapterzoo."
                 raise UserError.at(str(self.folder), what, "Give --out another.")
         except OSError as error:
             raise self._unusable(error) from None
         except (ValueError, KeyError, TypeError):
             raise UserError.at(str(note), "is damaged.", "Give --out another folder, or remove that one.") from None
-        return recipe_hash
 
-    def begin(self, resolved: Mapping[str, Any], recipe_hash: str, cells: Sequence[tuple[str, int]] = ()) -> None:
-        """Take the folder for a recipe that was checked.
+    def begin(
+        self, resolved: Mapping[str, Any], identity: Mapping[str, Any], cells: Sequence[tuple[str, int]] = ()
+    ) -> None:
+        """Take the folder for a recipe, and keep other runs out until :meth:`release`.
 
         Args:
             resolved: the recipe with every default.
-            recipe_hash: what ``check`` returned.
-            cells: label and seed of all that is to be done, so that what is missing can be told.
+            identity: what :meth:`check` was given.
+            cells: label and seed of every cell of the run: so it is known later which ones are missing.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: it cannot be written, or another run is writing there.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock()
-            note = {"recipe_hash": recipe_hash, "identity": self.identity, "cells": cells, "threads": self.threads()}
-            write_whole(self.folder / NOTE, json.dumps(note, indent=1))
-            write_whole(self.folder / RECIPE, _yaml(resolved))
+            with suppress(NotImplementedError):  # a file system without locks
+                self._lock.acquire()
+            note = {
+                "recipe_hash": identity_hash(identity),
+                "identity": identity,
+                "cells": cells,
+                "threads": self.threads(),
+            }
+            write_atomically(self.folder / NOTE, json.dumps(note, indent=1))
+            write_atomically(self.folder / RECIPE, _yaml(resolved))
+        except Timeout:
+            hint = "Wait for it, or give --out another folder."
+            raise UserError.at(str(self.folder), "another run is writing there.", hint) from None
         except OSError as error:
             raise self._unusable(error) from None
 
-    def _lock(self) -> None:
-        """Keep other runs out until :meth:`release`: two would write the same cells.
-
-        Raises:
-            UserError: another run is at work.
-        """
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            return
-        self._held = (self.folder / LOCK).open("w")
-        try:
-            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            hint = "Wait for it, or give --out another folder."
-            raise UserError.at(str(self.folder), "another run is writing there.", hint) from None
-        except OSError:  # a file system that knows no locks
-            return
-
     def release(self) -> None:
         """Let other runs in again."""
-        if self._held is not None:
-            self._held.close()
-            self._held = None
+        self._lock.release()
 
     def _unusable(self, error: OSError) -> UserError:
         return UserError.at(f"--out {self.folder}", f"cannot be written: {error.strerror}.", "Give another folder.")
@@ -131,26 +121,26 @@ class Store:
 
     def keep_threads(self, number: int) -> None:
         """Keep the number of threads for the cells of later runs: another one rounds otherwise."""
-        write_whole(self.folder / NOTE, json.dumps({**self._note(), "threads": number}, indent=1))
+        write_atomically(self.folder / NOTE, json.dumps({**self._note(), "threads": number}, indent=1))
 
     def keep_times(self, times: Mapping[str, float]) -> None:
         """Keep where the time of this run went, in seconds."""
-        write_whole(self.folder / NOTE, json.dumps({**self._note(), TIMES: dict(times)}, indent=1))
+        write_atomically(self.folder / NOTE, json.dumps({**self._note(), TIMES: dict(times)}, indent=1))
 
     def _note(self) -> dict[str, Any]:
         note: dict[str, Any] = json.loads((self.folder / NOTE).read_text(encoding="utf-8"))
         return note
 
     def label(self, label: str) -> Path:
-        """The folder of all cells of a label."""
+        """Return the folder of all cells of a label."""
         return self.folder / label
 
     def cell(self, label: str, seed: int) -> Path:
-        """The folder of one cell."""
+        """Return the folder of one cell."""
         return self.folder / label / f"seed-{seed}"
 
     def of(self, label: str) -> list[Result]:
-        """The results of a label, of whatever seeds."""
+        """Return the results of a label, of all seeds that are there."""
         return [read_result(path) for path in sorted((self.folder / label).glob(f"seed-*/{RESULT}"))]
 
     def clear(self, label: str, seed: int, settings: Mapping[str, Any]) -> Path:
@@ -170,7 +160,7 @@ class Store:
         if not marker.is_file() or marker.read_bytes() != wanted.encode():
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
             marker.parent.mkdir(parents=True)
-            write_whole(marker, wanted)
+            write_atomically(marker, wanted)
         return folder
 
     def write(
@@ -180,40 +170,29 @@ class Store:
         general: Iterable[Mapping[str, Any]] = (),
         *,
         keep_checkpoints: bool = False,
-    ) -> None:
-        """Put down a cell: its predictions and what became of general text, then, in one go, its result."""
+    ) -> Result:
+        """Write a cell: its predictions and what became of general text, then, in one go, its result.
+
+        Returns:
+            The result as it was written, with the digests of its records.
+        """
         folder = self.cell(result.label, result.seed)
         folder.mkdir(parents=True, exist_ok=True)
+        digests = {}
         for name, records in ((PREDICTIONS, list(predictions)), (GENERAL, list(general))):
             if records:
-                write_whole(folder / name, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in records))
-                result.record_digests[name] = records_digest(records)
-        write_whole(folder / RESULT, json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n")
+                lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+                write_atomically(folder / name, "".join(lines))
+                digests[name] = records_digest(records)
+        written = replace(result, record_digests={**result.record_digests, **digests})
+        write_atomically(folder / RESULT, json.dumps(asdict(written), indent=1, ensure_ascii=False) + "\n")
         if not keep_checkpoints:
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-
-
-def recipe_identity(resolved: Mapping[str, Any], data_hash: str, weights: str | None) -> dict[str, Any]:
-    """What must not differ between rows of one table: all but the methods and seeds; data and model by content."""
-    data = {name: value for name, value in resolved["data"].items() if name not in ("source", "split")}
-    evaluate = dict(resolved.get("evaluate", {}))
-    for section, key in ((data, "chat_template"), (evaluate, "general_text")):
-        if Path(section.get(key, "")).is_file():
-            section[key] = hashlib.sha256(Path(section[key]).read_bytes()).hexdigest()
-    identity = {name: value for name, value in resolved.items() if name not in GROWING}
-    identity["evaluate"] = evaluate
-    if identity.pop("tune", None):
-        # Settings are chosen with the first seed.
-        identity["tune"] = {**resolved["tune"], "seed": resolved["seeds"][0]}
-    identity["model"] = {**identity.get("model", {}), "weights": weights}
-    identity["data"] = {**data, "rows": data_hash}
-    # Each method's learning rate is kept with its cell.
-    identity["train"] = {name: value for name, value in identity["train"].items() if name != "learning_rate"}
-    return identity
+        return written
 
 
 def folder_bytes(folder: Path) -> int:
-    """Size of the weights in an adapter's folder."""
+    """Return the size of the weights in an adapter's folder."""
     return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
 
 
@@ -240,18 +219,6 @@ def changed_files(cell: Path, result: Result) -> list[str]:
     except OSError:  # what cannot be read is compared as if it were not there
         there = {}
     return [f"{ADAPTER}/{name}" for name, digest in result.adapter_files.items() if there.get(folder / name) != digest]
-
-
-def differences(before: Any, after: Any, path: str = "") -> list[str]:
-    """What differs between two recipes, a line for each key."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        keys = [*before, *(key for key in after if key not in before)]
-        return [
-            line for key in keys for line in differences(before.get(key), after.get(key), f"{path}.{key}".lstrip("."))
-        ]
-    if path == "data.rows" and before != after:
-        return ["the rows of the data are others"]
-    return [] if before == after else [f"{path}: {before!r} there, {after!r} here"]
 
 
 def _yaml(data: Mapping[str, Any]) -> str:

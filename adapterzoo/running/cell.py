@@ -14,7 +14,7 @@ from adapterzoo.machine.memory import free_memory
 from adapterzoo.methods.contract import Context, Method, checked_wrap
 from adapterzoo.methods.registry import registry
 from adapterzoo.metrics.registry import lower_is_better_by
-from adapterzoo.prepare.plan import Cell
+from adapterzoo.prepare.plan import BaseCell, Cell, MethodCell
 from adapterzoo.results.result import Tuning
 from adapterzoo.running.tuning import Score, tune
 from adapterzoo.running.watch import Watch
@@ -50,11 +50,11 @@ class Adapted:
     """what makes batches of rows that begin alike; None where every row is to be padded"""
 
 
-def adapt(prepared: Prepared, cell: Cell, model: nn.Module, watch: Watch) -> Adapted:
+def adapt(prepared: Prepared, cell: MethodCell, model: nn.Module, watch: Watch) -> Adapted:
     """Put a cell's method on a model."""
     from transformers import set_seed
 
-    method, context = registry()[cell.method or ""], prepared.context(cell)
+    method, context = registry()[cell.method], prepared.context(cell)
     options = method.options(**cell.options)
     before = sum(parameter.numel() for parameter in model.parameters())
     # Right before wrapping: whatever ran before, the adapter begins with the same numbers.
@@ -81,7 +81,7 @@ def shared_prefix(
     """
     import torch
 
-    from adapterzoo.tokens.shared_prefix import SharedPrefix, why_not
+    from adapterzoo.tokens.shared_prefix import SharedPrefix, reason_not_to_join
 
     train = prepared.recipe.train
     if train.share_prefix == "never":
@@ -90,10 +90,12 @@ def shared_prefix(
     reason: str | None = "the method does not treat each token by itself"
     if token_wise:
         with torch.random.fork_rng():
-            reason = why_not(model, rows[:TRIED_ROWS], prepared.encoded.pad_id, cell.quantization, _longest(prepared))
+            reason = reason_not_to_join(
+                model, rows[:TRIED_ROWS], prepared.encoded.pad_id, cell.quantization, _longest(prepared)
+            )
     if reason is None:
         return prefix
-    if prefix.pays(rows):
+    if prefix.joining_is_cheaper(rows):
         watch.say(f"{cell.label}: rows are padded, and their common prefix computed for each of them: {reason}")
     return None
 
@@ -115,28 +117,28 @@ def _longest(prepared: Prepared) -> int:
     return prompt + max(answer, 0 if wanted == "auto" else wanted)
 
 
-def train(prepared: Prepared, cell: Cell, adapted: Adapted, folder: Path, watch: Watch) -> Trained:
+def train(prepared: Prepared, cell: MethodCell, adapted: Adapted, folder: Path, watch: Watch) -> Trained:
     """Train an adapter in place.
 
     Args:
         folder: for checkpoints.
     """
-    from adapterzoo.tokens.shared_prefix import why_not_trained
-    from adapterzoo.training import trainer as train
+    from adapterzoo.tokens.shared_prefix import reason_not_to_train_joined
+    from adapterzoo.training.trainer import train_adapter
 
     method, options, context = adapted.method, adapted.options, adapted.context
     prefix = adapted.prefix
-    if prefix is not None and (reason := why_not_trained(adapted.model, prepared.recipe.train.arguments)):
+    if prefix is not None and (reason := reason_not_to_train_joined(adapted.model, prepared.recipe.train.arguments)):
         watch.say(
             f"{cell.label}: in training, rows are padded, and their common prefix computed for each of them: {reason}"
         )
         prefix = None
     watch.phase("training")
-    return train.train(
+    return train_adapter(
         adapted.model,
         prepared.encoded,
         prepared.recipe.train,
-        learning_rate=cell.learning_rate or 0.0,
+        learning_rate=cell.learning_rate,
         seed=cell.seed,
         folder=folder,
         callbacks=method.callbacks(options, context),
@@ -147,7 +149,7 @@ def train(prepared: Prepared, cell: Cell, adapted: Adapted, folder: Path, watch:
     )
 
 
-def step_seconds(prepared: Prepared, cell: Cell, adapted: Adapted) -> float:
+def step_seconds(prepared: Prepared, cell: MethodCell, adapted: Adapted) -> float:
     """Train PROBE_STEPS steps; return how many seconds a step with the mean number of tokens takes."""
     steps: list[tuple[float, int]] = []
 
@@ -166,7 +168,7 @@ def step_seconds(prepared: Prepared, cell: Cell, adapted: Adapted) -> float:
     return (ended - begun) * mean / (after - before)
 
 
-def tuned(prepared: Prepared, cell: Cell, base: Base, folder: Path, watch: Watch) -> Tuning:
+def tuned(prepared: Prepared, cell: MethodCell, base: Base, folder: Path, watch: Watch) -> Tuning:
     """Return what a cell's ranges came to, setting by setting, on the validation rows; see :mod:`.tuning`.
 
     Args:
@@ -176,7 +178,7 @@ def tuned(prepared: Prepared, cell: Cell, base: Base, folder: Path, watch: Watch
     first = replace(cell, seed=prepared.recipe.seeds[0])
     checkpoints = folder / "trial"
 
-    def attempt(other: Cell, number: int) -> Score:
+    def attempt(other: MethodCell, number: int) -> Score:
         values = {"learning_rate": other.learning_rate, **other.options}
         settings = ", ".join(f"{name} {values[name]}" for name in cell.ranges)
         watch.phase(f"trial {number + 1}: {settings}")
@@ -208,7 +210,7 @@ def measure(prepared: Prepared, cell: Cell, model: nn.Module, prefix: SharedPref
     """Measure a model on the test split, as the cell's row is."""
     from adapterzoo.evaluation.evaluate import evaluate
 
-    prompts = prepared.shots if cell.shots else None
+    prompts = prepared.shots if isinstance(cell, BaseCell) and cell.shots else None
     # With examples in front only the last answer can be compared with what the other rows are measured on.
     likely = prompts is None or prepared.recipe.data.loss_on == "completion"
     return evaluate(model, prepared.encoded, prepared.recipe.evaluate, prompts, likely=likely, prefix=prefix)

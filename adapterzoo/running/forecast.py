@@ -17,7 +17,7 @@ from adapterzoo.evaluation.forgetting import General
 from adapterzoo.machine.memory import PeakMemory
 from adapterzoo.machine.processes import apart, cores
 from adapterzoo.machine.stopwatch import Stopwatch
-from adapterzoo.prepare.plan import Cell
+from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.prepare.prepared import Prepared, quiet_libraries
 from adapterzoo.running import parallel
 from adapterzoo.running.cell import adapt, measure, shared_prefix, step_seconds
@@ -123,7 +123,7 @@ def _cell_seconds(cells: Sequence[Cell], found: Mapping[str, Expected | str]) ->
         expected = found[cell.label]
         if isinstance(expected, str):
             continue
-        trials = 0 if cell.label in tuned else cell.trials
+        trials = cell.trials if isinstance(cell, MethodCell) and cell.label not in tuned else 0
         tuned.add(cell.label)
         yield expected.seconds * (1 + trials)
 
@@ -134,7 +134,7 @@ def _expect(prepared: Prepared, cell: Cell, loaded: Base) -> Expected:
 
     before, clock = psutil.Process().memory_info().rss, Stopwatch()
     with loaded.borrow() as model, PeakMemory() as peak:
-        if cell.method:
+        if isinstance(cell, MethodCell):
             with clock("wrapping"):
                 adapted = adapt(prepared, cell, model, Watch())
             clock.add("training", step_seconds(prepared, cell, adapted) * prepared.steps)
@@ -149,7 +149,7 @@ def _expect(prepared: Prepared, cell: Cell, loaded: Base) -> Expected:
         whole = answer_seconds * min(prepared.recipe.evaluate.batch_size, len(some.encoded.test))
         share = len(prepared.encoded.test) / len(some.encoded.test)
         clock.add("measuring", whole + (seconds - whole) * share)
-        if cell.method and prepared.general is not None:
+        if isinstance(cell, MethodCell) and prepared.general is not None:
             clock.add("general text", _general_seconds(prepared.general, model))
     return Expected(sum(clock.seconds.values()), peak.bytes, max(peak.bytes - before, 0))
 

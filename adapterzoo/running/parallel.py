@@ -9,7 +9,7 @@ from typing import Any
 
 from adapterzoo.machine.memory import PeakMemory, available
 from adapterzoo.machine.processes import Process, Send, cores, wait_for_any
-from adapterzoo.prepare.plan import Cell
+from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.running.cell import adapt, step_seconds
 from adapterzoo.running.watch import Watch
@@ -62,7 +62,7 @@ def probe(
         total: how many cells are to be done on any base.
         say: is told what came of it.
     """
-    cell = next((cell for cell in cells if cell.method), None)
+    cell = next((cell for cell in cells if isinstance(cell, MethodCell)), None)
     if cell is None or prepared.steps * total < MIN_STEPS_TO_PROBE:
         return for_threads(1, jobs, total)
     tried: list[tuple[float, Parallel]] = []
@@ -97,7 +97,7 @@ def for_threads(threads: int, jobs: Any, cells: int) -> Parallel:
     return Parallel(max(1, min(cells, wanted)), threads)
 
 
-def _try(prepared: Prepared, cell: Cell, base: Any, way: Parallel) -> tuple[float, int]:
+def _try(prepared: Prepared, cell: MethodCell, base: Any, way: Parallel) -> tuple[float, int]:
     """Return how many trainings of a cell end in an hour, 0 where none does; and the bytes that each has of its own."""
     begun = [Process(lambda send: _steps(prepared, cell, base, send), way.threads) for _ in range(way.jobs)]
     running = list(begun)
@@ -111,7 +111,7 @@ def _try(prepared: Prepared, cell: Cell, base: Any, way: Parallel) -> tuple[floa
     return 3600 / seconds * way.jobs, max(memory for _, memory in answers)
 
 
-def _steps(prepared: Prepared, cell: Cell, base: Any, send: Send) -> None:
+def _steps(prepared: Prepared, cell: MethodCell, base: Any, send: Send) -> None:
     """Train some steps; send how many seconds one takes, and the bytes that were added to its parent's."""
     import psutil
 

@@ -11,7 +11,7 @@ from adapterzoo.errors import AdapterzooError, UserError
 from adapterzoo.machine import processes
 from adapterzoo.machine.processes import Process
 from adapterzoo.machine.stopwatch import Stopwatch
-from adapterzoo.prepare.plan import Cell
+from adapterzoo.prepare.plan import BaseCell, Cell, MethodCell
 from adapterzoo.results.result import RESULT, read_result
 from adapterzoo.running import parallel
 from adapterzoo.running.parallel import Parallel
@@ -73,9 +73,9 @@ class InProcesses(Schedule):
         tasks = []
         for quantization in sorted({cell.quantization for cell in self.todo}, key=lambda name: (name == own, name)):
             cells = sorted(
-                (c for c in self.todo if c.quantization == quantization), key=lambda cell: cell.method is None
+                (c for c in self.todo if c.quantization == quantization), key=lambda cell: isinstance(cell, BaseCell)
             )
-            if self.prepared.general is not None and any(cell.method for cell in cells):
+            if self.prepared.general is not None and any(isinstance(cell, MethodCell) for cell in cells):
                 tasks.append(_Task(quantization))
             tasks += [_Task(quantization, cell) for cell in cells]
         return tasks
@@ -112,12 +112,13 @@ class InProcesses(Schedule):
         cell = task.cell
         if task.quantization not in self.bases and self.running and not self._room_for_another():
             return False
-        if cell is None or cell.method is None:
+        if not isinstance(cell, MethodCell):
             return True
         if self.prepared.general is not None and task.quantization not in self.general:
             return isinstance(self.bases.get(task.quantization), Exception)
         # Settings are chosen by the first seed of a label.
-        busy = {other.cell.label for other in self.running.values() if other.cell and other.cell.ranges}
+        at_work = [other.cell for other in self.running.values() if isinstance(other.cell, MethodCell)]
+        busy = {other.label for other in at_work if other.ranges}
         return not (cell.ranges and cell.label in busy and cell.label not in self.tunings)
 
     def _room_for_another(self) -> bool:
@@ -133,7 +134,7 @@ class InProcesses(Schedule):
             self.reporter.start(cell.label, cell.seed)
         if isinstance(base, Exception):
             if cell is not None:
-                self._finish(self.worker.fail(self.worker.begin(cell), reason(base), "", keep_checkpoints=True))
+                self._finish(self.worker.fail(cell, reason(base), "", keep_checkpoints=True))
         else:
             self.bytes[task.quantization] = base.bytes
             if cell is not None:  # what is there afterwards is of this process
@@ -179,6 +180,5 @@ class InProcesses(Schedule):
             result = read_result(path)
         else:
             why = why or "its process ended before the cell did"
-            failed = self.worker.begin(task.cell)
-            result = self.worker.fail(failed, why, process.output(), keep_checkpoints=True)
+            result = self.worker.fail(task.cell, why, process.output(), keep_checkpoints=True)
         self._finish(result)

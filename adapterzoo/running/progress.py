@@ -220,7 +220,7 @@ def outcome(result: Result, label: str, kept: bool = False) -> str:
     """A cell in one line, of less than 80 characters unless it failed."""
     if not result.ok:
         return f"{label}: failed: {result.error}"
-    shown = [name for name in ("exact_match", "test_loss", "perplexity") if name in result.metrics][:2]
+    shown = [*result.metrics][:2]  # those that compare answers come first
     parts = [f"{name.removeprefix('test_').replace('_', ' ')} {result.metrics[name]:.3f}" for name in shown]
     if result.method is not None:
         parts += [f"{count(result.trainable_params)} params", f"in {duration(result.train_seconds or 0)}"]

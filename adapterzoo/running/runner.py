@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from adapterzoo.machine import processes
 from adapterzoo.machine.stopwatch import Stopwatch
@@ -13,6 +12,7 @@ from adapterzoo.methods.registry import registry
 from adapterzoo.prepare.prepared import Prepared, prepare, quiet_libraries
 from adapterzoo.recipe.reading import kept_recipe
 from adapterzoo.recipe.schema import Recipe
+from adapterzoo.results.identity import recipe_identity
 from adapterzoo.results.result import Result
 from adapterzoo.results.store import Store
 from adapterzoo.running.process_queue import InProcesses
@@ -20,9 +20,6 @@ from adapterzoo.running.progress import Reporter
 from adapterzoo.running.schedule import InThisProcess, Schedule
 from adapterzoo.running.worker import Worker
 from adapterzoo.terminal import duration
-
-if TYPE_CHECKING:
-    pass
 
 
 def run(
@@ -62,14 +59,15 @@ def _run(prepared: Prepared, out: Path, reporter: Reporter, clock: Stopwatch, fr
     """Do the cells of a run; ``fresh`` says that this process can be forked into ones of several threads."""
     store = Store(out)
     resolved = prepared.recipe.resolved()
-    recipe_hash = store.check(resolved, prepared.encoded.fingerprint, prepared.weights)
+    identity = recipe_identity(resolved, prepared.encoded.fingerprint, prepared.weights)
+    store.check(identity)
     with quiet_libraries():
-        worker = Worker(prepared, store, recipe_hash)
+        worker = Worker(prepared, store, identity)
         runner: Schedule = InThisProcess(worker, reporter, clock)
         if prepared.recipe.jobs != 0 and processes.available():
             runner = InProcesses(worker, reporter, clock, fresh)
         cells = [(cell.label, cell.seed) for cell in prepared.cells]
-        store.begin(kept_recipe(prepared.recipe, registry()), recipe_hash, cells)
+        store.begin(kept_recipe(prepared.recipe, registry()), identity, cells)
         reporter.begin(len(cells), out)
         try:
             results = runner.all()

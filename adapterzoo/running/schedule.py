@@ -10,9 +10,9 @@ from adapterzoo.errors import AdapterzooError, Problem, UserError
 from adapterzoo.machine import processes
 from adapterzoo.machine.memory import keep_freed_memory
 from adapterzoo.machine.stopwatch import Stopwatch
-from adapterzoo.prepare.plan import Cell
+from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.prepare.settings import chosen
-from adapterzoo.results.result import SETTINGS, Result, Tuning
+from adapterzoo.results.result import Result, Tuning
 from adapterzoo.results.store import Store, changed_files
 from adapterzoo.running import parallel
 from adapterzoo.running.progress import Reporter
@@ -144,7 +144,7 @@ class InThisProcess(Schedule):
                 with self.clock("general text"):
                     self.general[cell.quantization] = self._measure_general(base)
         except Exception as error:
-            return self.worker.fail(self.worker.begin(cell), reason(error), "", keep_checkpoints=True)
+            return self.worker.fail(cell, reason(error), "", keep_checkpoints=True)
         tuning, general = self.tunings.get(cell.label), self.general.get(cell.quantization)
         return self.worker.do(cell, base, CellWatch(self, cell), tuning=tuning, general=general)
 
@@ -184,10 +184,10 @@ def _finished(cells: Sequence[Cell], store: Store) -> dict[tuple[str, int], Resu
     for result in (result for label in wanted for result in store.of(label) if result.ok):
         cell = wanted[result.label]
         kept[result.label, result.seed] = result
-        if result.tuning:
+        if result.tuning and isinstance(cell, MethodCell):
             cell = chosen(cell, result.tuning["chosen"])
-        for name in SETTINGS:
-            there, here = getattr(result, name), getattr(cell, name)
+        for name, here in cell.settings.items():
+            there = getattr(result, name)
             if there != here:
                 what = f"holds '{cell.label}' with other settings ({name}: {there!r} there, {here!r} here)."
                 hint = "Give it another label, remove that folder, or give --out another."

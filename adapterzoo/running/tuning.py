@@ -17,7 +17,7 @@ from typing import Any
 
 from adapterzoo.digests import text_digest
 from adapterzoo.errors import AdapterzooError, NotFiniteError
-from adapterzoo.prepare.plan import Cell
+from adapterzoo.prepare.plan import MethodCell
 from adapterzoo.prepare.settings import chosen, points, space
 from adapterzoo.recipe.tune import Range
 from adapterzoo.results.result import Trial, Tuning
@@ -35,11 +35,11 @@ class Score:
     """decides between settings of the same value"""
 
 
-Try = Callable[[Cell, int], Score]
+Try = Callable[[MethodCell, int], Score]
 """trains a cell with other settings and measures it on the validation rows; given the number of the trial"""
 
 
-def tune(cell: Cell, folder: Path, lower_is_better: bool, attempt: Try) -> Tuning:
+def tune(cell: MethodCell, folder: Path, lower_is_better: bool, attempt: Try) -> Tuning:
     """Try every point that was not tried yet.
 
     Args:
@@ -68,7 +68,7 @@ def tune(cell: Cell, folder: Path, lower_is_better: bool, attempt: Try) -> Tunin
     return Tuning(metric=best["metric"] or "", trials=trials, chosen=best["settings"], space=space(cell))
 
 
-def _study(cell: Cell, folder: Path) -> Any:
+def _study(cell: MethodCell, folder: Path) -> Any:
     """Where Optuna keeps the trials of a cell.
 
     Raises:
@@ -101,7 +101,7 @@ def _digest(trial: Trial) -> str:
     return text_digest(json.dumps(trial, sort_keys=True))
 
 
-def _try(cell: Cell, settings: dict[str, Any], number: int, attempt: Try) -> Trial:
+def _try(cell: MethodCell, settings: dict[str, Any], number: int, attempt: Try) -> Trial:
     begun = time.perf_counter()
     metric = value = loss = failure = None
     try:
@@ -115,7 +115,7 @@ def _try(cell: Cell, settings: dict[str, Any], number: int, attempt: Try) -> Tri
     return Trial(settings=settings, metric=metric, score=value, loss=loss, seconds=seconds, error=failure)
 
 
-def _write(study: Any, cell: Cell, trial: Trial) -> None:
+def _write(study: Any, cell: MethodCell, trial: Trial) -> None:
     """Put down a trial that has ended, in one line of the journal: it is there or it is not."""
     from optuna.trial import TrialState, create_trial
 
@@ -146,7 +146,7 @@ def _distribution(one: Range) -> Any:
     return FloatDistribution(low, high, log=low > 0 and high / low >= 10)
 
 
-def _name(cell: Cell) -> str:
+def _name(cell: MethodCell) -> str:
     """Of the study: another one where anything that its trials hang on is another."""
     fixed = {name: value for name, value in cell.options.items() if name not in cell.ranges}
     described = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,10 +11,11 @@ from adapterzoo.errors import AdapterzooError, PluginError
 from adapterzoo.machine.memory import free_memory
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.metrics.registry import lower_is_better, metric_packages
-from adapterzoo.prepare.plan import Cell
+from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.prepare.settings import chosen
-from adapterzoo.results.result import FORGETTING, SETTINGS, Result, Tuning, plain_findings
+from adapterzoo.results.identity import identity_hash
+from adapterzoo.results.result import FORGETTING, Result, Tuning, plain_findings
 from adapterzoo.results.store import ADAPTER, CHECKPOINTS, TRACEBACK, Store, adapter_files, folder_bytes
 from adapterzoo.running.cell import Adapted, adapt, measure, shared_prefix, train, tuned
 from adapterzoo.running.watch import Watch
@@ -23,9 +23,8 @@ from adapterzoo.running.watch import Watch
 if TYPE_CHECKING:
     from torch import nn
 
-    from adapterzoo.evaluation.evaluate import Likelihood, Prediction
+    from adapterzoo.evaluation.evaluate import Likelihood
     from adapterzoo.model.base import Base
-    from adapterzoo.tokens.shared_prefix import SharedPrefix
 
 SHORTEST = 0.01  # seconds that are worth a line
 
@@ -33,7 +32,7 @@ SHORTEST = 0.01  # seconds that are worth a line
 class Worker:
     """Does the cells of one run, in whatever process and order."""
 
-    def __init__(self, prepared: Prepared, store: Store, recipe_hash: str) -> None:
+    def __init__(self, prepared: Prepared, store: Store, identity: Mapping[str, Any]) -> None:
         from adapterzoo.machine.environment import environment
 
         self.prepared = prepared
@@ -43,8 +42,8 @@ class Worker:
         self.jobs = 1
         """cells at a time"""
         self._common: dict[str, Any] = {
-            "fingerprints": {"recipe": recipe_hash, **prepared.fingerprints},
-            "recipe": store.identity,
+            "fingerprints": {"recipe": identity_hash(identity), **prepared.fingerprints},
+            "recipe": dict(identity),
             "environment": environment(metric_packages(prepared.recipe.evaluate.metrics)),
         }
 
@@ -68,82 +67,89 @@ class Worker:
         """
         from adapterzoo.machine.memory import PeakMemory
 
-        result = self.begin(cell)
         clock = Stopwatch()
-        predictions: list[Prediction] = []
-        paragraphs: list[dict[str, float]] = []
+        adapted: Adapted | None = None
         try:
-            if cell.method and isinstance(general, AdapterzooError):
-                raise general
-            with clock("tuning"):
-                cell = self._tuned(cell, base, result, watch, tuning)
+            if isinstance(cell, MethodCell):
+                if isinstance(general, AdapterzooError):
+                    raise general
+                with clock("tuning"):
+                    cell, tuning = self._tuned(cell, base, watch, tuning)
             folder = self.store.clear(cell.label, cell.seed, self._depends_on(cell))
-            result.total_params = base.parameters
             with base.borrow() as model:
                 with PeakMemory() as peak:
-                    if cell.method:
-                        trained, prefix = self._train(cell, model, result, folder, watch, clock)
+                    if isinstance(cell, MethodCell):
+                        with clock("wrapping"):
+                            adapted = adapt(self.prepared, cell, model, watch)
+                        training = self._train(cell, adapted, folder, watch, clock)
+                        model, prefix = adapted.model, adapted.prefix
                     else:
-                        trained, prefix = model, shared_prefix(self.prepared, cell, model, watch)
-                    result.shared_prefix = prefix is not None
+                        training, prefix = {}, shared_prefix(self.prepared, cell, model, watch)
+                    watch.phase("measuring" if adapted else "measuring the untouched base")
                     with clock("measuring"):
-                        predictions = self._measure(cell, trained, prefix, result, watch)
-                result.peak_memory_bytes = peak.bytes
+                        measured = measure(self.prepared, cell, model, prefix)
                 with clock("general text"):
-                    paragraphs = self._forgotten(cell, trained, result, general)
-                del trained
+                    forgetting, paragraphs = self._forgotten(model, general) if adapted else ({}, [])
+                del model
         except (Exception, SystemExit) as error:  # whatever a method does wrong is its own row's failure
-            return self.fail(result, reason(error), traceback.format_exc())
-        result.seconds = {name: seconds for name, seconds in clock.seconds.items() if seconds >= SHORTEST}
-        self.store.write(result, (prediction.record() for prediction in predictions), paragraphs)
+            known = _known(base, tuning, adapted)
+            return self.fail(cell, reason(error), traceback.format_exc(), **known)
+        result = self._result(
+            cell,
+            metrics={**measured.metrics, **forgetting},
+            shared_prefix=prefix is not None,
+            evaluate_seconds=clock.seconds["measuring"],
+            answer_seconds=measured.answer_seconds,
+            peak_memory_bytes=peak.bytes,
+            seconds={name: seconds for name, seconds in clock.seconds.items() if seconds >= SHORTEST},
+            **training,
+            **_known(base, tuning, adapted),
+        )
+        result = self.store.write(result, (prediction.record() for prediction in measured.predictions), paragraphs)
         free_memory()
         return result
 
-    def begin(self, cell: Cell) -> Result:
-        """Return the result of a cell of which nothing was done yet."""
+    def fail(self, cell: Cell, why: str, details: str, *, keep_checkpoints: bool = False, **known: Any) -> Result:
+        """Write down that a cell failed.
+
+        Args:
+            cell: the one that failed.
+            why: in one line.
+            details: a traceback, or what its process printed.
+            keep_checkpoints: whether they are not at fault: its process was killed, for instance.
+            known: fields of the result that are known all the same.
+        """
+        result = self._result(cell, status="failed", error=why, **known)
+        folder = self.store.cell(cell.label, cell.seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / TRACEBACK).write_text(details, encoding="utf-8")
+        result = self.store.write(result, keep_checkpoints=keep_checkpoints)
+        free_memory()
+        return result
+
+    def _result(self, cell: Cell, **values: Any) -> Result:
+        """Return the result of a cell: what its plan says, what all cells share, and what came of it."""
         environment = {**self._common["environment"], "threads": self.threads, "jobs": self.jobs}
         return Result(
             label=cell.label,
-            method=cell.method,
             seed=cell.seed,
-            quantization=cell.quantization,
-            plugin=cell.plugin,
-            options=cell.options,
-            learning_rate=cell.learning_rate,
-            steps=self.prepared.steps if cell.method else None,
-            budget=cell.budget,
+            **cell.settings,
+            steps=self.prepared.steps if isinstance(cell, MethodCell) else None,
+            budget=cell.budget if isinstance(cell, MethodCell) else None,
             lower_is_better=lower_is_better(self.prepared.recipe.evaluate.metrics),
-            **{**self._common, "environment": environment},
+            **{**self._common, "environment": environment, **values},
         )
-
-    def fail(self, result: Result, why: str, details: str, keep_checkpoints: bool = False) -> Result:
-        """Write down a cell that came to nothing.
-
-        Args:
-            result: as far as it got.
-            why: in one line.
-            details: a traceback, or what was printed.
-            keep_checkpoints: where they are not at fault: its process was killed, for instance.
-        """
-        result.status, result.error, result.metrics = "failed", why, {}
-        folder = self.store.cell(result.label, result.seed)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / TRACEBACK).write_text(details, encoding="utf-8")
-        self.store.write(result, keep_checkpoints=keep_checkpoints)
-        free_memory()
-        return result
 
     def _depends_on(self, cell: Cell) -> Mapping[str, Any]:
         """Return what a cell's training depends on beside the recipe: a checkpoint of anything else is no use."""
-        settings = {name: getattr(cell, name) for name in SETTINGS}
-        return {**settings, "packages": self._common["environment"]["packages"]}
+        return {**cell.settings, "packages": self._common["environment"]["packages"]}
 
     def _tuned(
-        self, cell: Cell, base: Base, result: Result, watch: Watch, tuning: Tuning | AdapterzooError | None
-    ) -> Cell:
+        self, cell: MethodCell, base: Base, watch: Watch, tuning: Tuning | AdapterzooError | None
+    ) -> tuple[MethodCell, Tuning | None]:
         """Return the cell with the settings that the validation rows chose, where the recipe has some tried."""
         if not cell.ranges:
-            return cell
+            return cell, None
         if tuning is None:
             try:
                 tuning = tuned(self.prepared, cell, base, self.store.label(cell.label), watch)
@@ -152,57 +158,56 @@ class Worker:
             watch.tuned(tuning)
         if isinstance(tuning, AdapterzooError):
             raise tuning
-        result.tuning = tuning
-        cell = chosen(cell, tuning["chosen"])
-        result.options, result.learning_rate = cell.options, cell.learning_rate
-        return cell
+        return chosen(cell, tuning["chosen"]), tuning
 
     def _train(
-        self, cell: Cell, model: nn.Module, result: Result, folder: Path, watch: Watch, clock: Stopwatch
-    ) -> tuple[nn.Module, SharedPrefix | None]:
-        """Train and save; returns the wrapped model, and what makes batches of rows that begin alike."""
-        with clock("wrapping"):
-            adapted = adapt(self.prepared, cell, model, watch)
-        result.trainable_params = adapted.trainable
-        result.total_params += adapted.added
+        self, cell: MethodCell, adapted: Adapted, folder: Path, watch: Watch, clock: Stopwatch
+    ) -> dict[str, Any]:
+        """Train an adapter and save it; return the fields of the result that follow from that."""
         with clock("training"):
             trained = train(self.prepared, cell, adapted, folder / CHECKPOINTS, watch)
-        result.train_seconds = trained.seconds
-        result.tokens_per_second = trained.tokens / trained.seconds
-        result.positions_per_token = trained.positions_per_token
-        result.history = trained.history
-        result.findings = plain_findings(adapted.method.findings(adapted.model))
+        findings = plain_findings(adapted.method.findings(adapted.model))
         with clock("saving"):
-            self._save(adapted, result, folder)
-        return adapted.model, adapted.prefix
+            self._save(adapted, folder / ADAPTER)
+        return {
+            "train_seconds": trained.seconds,
+            "tokens_per_second": trained.tokens / trained.seconds,
+            "positions_per_token": trained.positions_per_token,
+            "history": trained.history,
+            "findings": findings,
+            "adapter_bytes": folder_bytes(folder / ADAPTER),
+            "adapter_files": adapter_files(folder / ADAPTER),
+        }
 
-    def _save(self, adapted: Adapted, result: Result, folder: Path) -> None:
-        adapted.method.save(adapted.model, folder / ADAPTER)
-        if not any((folder / ADAPTER).glob("*.safetensors")):
+    def _save(self, adapted: Adapted, folder: Path) -> None:
+        """Save an adapter and its tokenizer.
+
+        Raises:
+            PluginError: the method has written no safetensors.
+        """
+        adapted.method.save(adapted.model, folder)
+        if not any(folder.glob("*.safetensors")):
             raise PluginError(f"save() of {adapted.method.name} wrote no safetensors into its folder")
-        self.prepared.encoded.tokenizer.save_pretrained(str(folder / ADAPTER))
-        result.adapter_bytes = folder_bytes(folder / ADAPTER)
-        result.adapter_files = adapter_files(folder / ADAPTER)
-
-    def _measure(
-        self, cell: Cell, model: nn.Module, prefix: SharedPrefix | None, result: Result, watch: Watch
-    ) -> list[Prediction]:
-        watch.phase("measuring" if cell.method else "measuring the untouched base")
-        begun = time.perf_counter()
-        result.metrics, predictions, result.answer_seconds = measure(self.prepared, cell, model, prefix)
-        result.evaluate_seconds = time.perf_counter() - begun
-        return predictions
+        self.prepared.encoded.tokenizer.save_pretrained(str(folder))
 
     def _forgotten(
-        self, cell: Cell, model: nn.Module, result: Result, before: Sequence[Likelihood] | AdapterzooError | None
-    ) -> list[dict[str, float]]:
-        """Return what became of general text, a line each paragraph."""
+        self, model: nn.Module, before: Sequence[Likelihood] | AdapterzooError | None
+    ) -> tuple[dict[str, float], list[dict[str, float]]]:
+        """Return what became of general text as a metric, and a record for each paragraph; nothing if not wanted."""
         general = self.prepared.general
-        if general is None or before is None or isinstance(before, AdapterzooError) or cell.method is None:
-            return []
+        if general is None or before is None or isinstance(before, AdapterzooError):
+            return {}, []
         change, paragraphs = general.change(before, general.measure(model))
-        result.metrics[FORGETTING] = change
-        return paragraphs
+        return {FORGETTING: change}, paragraphs
+
+
+def _known(base: Base, tuning: Tuning | AdapterzooError | None, adapted: Adapted | None) -> dict[str, Any]:
+    """Return the fields of a result that are known before training, and stay if it fails."""
+    return {
+        "tuning": tuning if isinstance(tuning, dict) else None,
+        "trainable_params": adapted.trainable if adapted else 0,
+        "total_params": base.parameters + (adapted.added if adapted else 0),
+    }
 
 
 def reason(error: BaseException) -> str:

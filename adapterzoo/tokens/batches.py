@@ -73,7 +73,7 @@ def shuffled_batches(
     return batches
 
 
-def asked(prompt: list[int], completion: Sequence[int] = ()) -> Tokens:
+def row_tokens(prompt: list[int], completion: Sequence[int] = ()) -> Tokens:
     """A prompt, and an answer that is in the loss."""
     return [*prompt, *completion], [False] * len(prompt) + [True] * len(completion)
 
@@ -88,7 +88,7 @@ def to_device(batch: dict[str, Any], model: nn.Module) -> dict[str, Any]:
     return {name: value.to(where) if hasattr(value, "to") else value for name, value in batch.items()}
 
 
-def in_batches(
+def batches_by_length(
     lengths: Sequence[int], size: int, spans: Sequence[int] | None = None, positions: float = math.inf
 ) -> list[list[int]]:
     """Return indices in batches of like length: little padding, and the same batches for every model.

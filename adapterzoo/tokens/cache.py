@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from adapterzoo.data.split import Splits
+from adapterzoo.data_row import SPLIT_NAMES
 from adapterzoo.digests import file_digest
 from adapterzoo.files import cache_folder
-from adapterzoo.row import PARTS
 from adapterzoo.tokens.encode import Encoded, Encoder, Example
 
 # Raised when the same rows become other tokens than before.
 VERSION = 2
-KEPT = 20
+MAX_FILES = 20
 SETTINGS = ("system", "chat_template", "loss_on", "max_length", "truncate")
 
 
@@ -32,7 +32,7 @@ def encode_splits(encoder: Encoder, splits: Splits) -> Encoded:
         examples, said = found
         for line in said:
             encoder.say(line)
-        return encoder.encoded(examples, said, splits.fingerprint)
+        return encoder.collect(examples, said, splits.fingerprint)
     made = encoder.encode_splits(splits)
     _write(folder, key, made, splits)
     return made
@@ -64,7 +64,7 @@ def _read(folder: Path, key: str, splits: Splits) -> tuple[dict[str, list[Exampl
     try:
         table = parquet.read_table(path)
         said = json.loads(table.schema.metadata[b"said"])
-        examples: dict[str, list[Example]] = {name: [] for name in PARTS}
+        examples: dict[str, list[Example]] = {name: [] for name in SPLIT_NAMES}
         columns = [table[name].to_pylist() for name in ("part", "row", "prompt", "completion", "learned")]
         for part, row, prompt, completion, learned in zip(*columns, strict=True):
             examples[part].append(Example(getattr(splits, part)[row], prompt, completion, learned))
@@ -92,7 +92,7 @@ def _write(folder: Path, key: str, encoded: Encoded, splits: Splits) -> None:
     from pyarrow import parquet
 
     columns: dict[str, list[Any]] = {name: [] for name in ("part", "row", "prompt", "completion", "learned")}
-    for part in PARTS:
+    for part in SPLIT_NAMES:
         numbers = {id(row): number for number, row in enumerate(getattr(splits, part))}
         for example in getattr(encoded, part):
             row = (part, numbers[id(example.row)], example.prompt, example.completion, example.learned)
@@ -109,7 +109,7 @@ def _write(folder: Path, key: str, encoded: Encoded, splits: Splits) -> None:
         os.close(handle)
         parquet.write_table(pyarrow.table(columns, schema=schema), aside, compression="zstd")
         os.replace(aside, folder / f"{key}-{file_digest(Path(aside))}.parquet")
-        for old in sorted(folder.glob("*.parquet"), key=lambda one: one.stat().st_mtime)[:-KEPT]:
+        for old in sorted(folder.glob("*.parquet"), key=lambda one: one.stat().st_mtime)[:-MAX_FILES]:
             old.unlink(missing_ok=True)
     except OSError:
         return

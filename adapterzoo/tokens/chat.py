@@ -9,9 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from adapterzoo.data_row import DataRow, Turn
 from adapterzoo.errors import UserError
 from adapterzoo.recipe.schema import DataSection
-from adapterzoo.row import Row, Turn
 
 PROBE = "xanswerx"
 # The day on which every run takes place, for chat templates that write it into their prompts: a row must not become
@@ -72,7 +72,7 @@ class Chat:
         if PROBE in whole and probe[0].content not in whole:
             raise self._unusable("leaves out the question")
 
-    def segments(self, row: Row, shots: Sequence[Row] = ()) -> list[Segment]:
+    def segments(self, row: DataRow, shots: Sequence[DataRow] = ()) -> list[Segment]:
         """The text of an example, in order; what the assistant says is apart. The last one is the answer.
 
         Args:
@@ -92,7 +92,7 @@ class Chat:
             return _plain(turns, len(turns) - len(row.turns))
         return self._templated(self._folded(turns), row.place)
 
-    def _with_system(self, row: Row) -> list[Turn]:
+    def _with_system(self, row: DataRow) -> list[Turn]:
         if self.system and not row.raw and row.turns[0].role != "system":
             return [Turn("system", self.system)]
         return []

@@ -8,10 +8,10 @@ from functools import lru_cache
 from typing import Any
 
 from adapterzoo.data.split import Splits
+from adapterzoo.data_row import SPLIT_NAMES, DataRow
 from adapterzoo.errors import UserError
 from adapterzoo.model.padding import add_padding_token, padding_token
 from adapterzoo.recipe.schema import DataSection, ModelSection
-from adapterzoo.row import PARTS, Row
 from adapterzoo.tokens import shorten
 from adapterzoo.tokens.batches import SealedRow, Tokens, pad_batch, seal
 from adapterzoo.tokens.chat import Chat, Segment
@@ -23,7 +23,7 @@ from adapterzoo.tokens.shared_prefix import SharedPrefix
 class Example:
     """A row as token ids. The completion ends with the end token, unless it was cut."""
 
-    row: Row
+    row: DataRow
     prompt: list[int]
     completion: list[int]
     learned: list[bool]
@@ -90,12 +90,12 @@ class Encoder:
         self.begins = _first_tokens(tokenizer)
         """the ids that the tokenizer puts in front of a text"""
 
-    def prompt(self, row: Row, shots: Sequence[Row] = ()) -> list[int]:
+    def prompt(self, row: DataRow, shots: Sequence[DataRow] = ()) -> list[int]:
         """The token ids before the answer; ``shots`` are examples shown first, with their answers."""
         segments = self.chat.segments(row, shots)
         return self._ids([*segments[:-1], Segment("", answer=True)], row.raw)[0]
 
-    def encode(self, row: Row) -> Example | None:
+    def encode(self, row: DataRow) -> Example | None:
         """A row, cut to ``max_length`` tokens; None where nothing would be left to learn.
 
         Raises:
@@ -116,12 +116,12 @@ class Encoder:
             UserError: nothing is left of a split.
         """
         said: list[str] = []
-        parts = {name: self._part(name, getattr(splits, name), said) for name in PARTS}
+        parts = {name: self._part(name, getattr(splits, name), said) for name in SPLIT_NAMES}
         for line in said:
             self.say(line)
-        return self.encoded(parts, said, splits.fingerprint)
+        return self.collect(parts, said, splits.fingerprint)
 
-    def encoded(self, parts: dict[str, list[Example]], said: list[str], fingerprint: str) -> Encoded:
+    def collect(self, parts: dict[str, list[Example]], said: list[str], fingerprint: str) -> Encoded:
         """The examples of all parts, with what holds for all of them."""
         ends = {example.completion[-1] for example in parts["train"]} & self.specials
         packing = self.data.packing
@@ -135,7 +135,7 @@ class Encoder:
             packs=pack([example.tokens for example in parts["train"]], self.data.max_length) if packing else [],
         )
 
-    def _part(self, name: str, rows: Sequence[Row], said: list[str]) -> list[Example]:
+    def _part(self, name: str, rows: Sequence[DataRow], said: list[str]) -> list[Example]:
         kept, cut, odd = [], 0, []
         self._shortened = 0
         self.chat.left_out.clear()
@@ -173,7 +173,7 @@ class Encoder:
             said.append(f"data: {len(left_out)} of {len(rows)} rows of {name}: {what}{where}")
         return kept
 
-    def example(self, row: Row) -> Example:
+    def example(self, row: DataRow) -> Example:
         """A row as it is, however long.
 
         Raises:
@@ -237,9 +237,9 @@ def load_tokenizer(model: ModelSection, location: str) -> Any:
             location, revision=model.revision, trust_remote_code=model.trust_remote_code
         )
     except (OSError, ValueError, ImportError) as error:
-        from adapterzoo.model.loading import refused
+        from adapterzoo.model.loading import loading_error
 
-        raise refused(model, error) from None
+        raise loading_error(model, error) from None
     if model.padding_token is not None:
         add_padding_token(tokenizer, model.padding_token)
     return tokenizer

@@ -57,14 +57,14 @@ class SharedPrefix:
         pair_cost = ATTENTION_COST * 2 * text.hidden_size * text.num_hidden_layers / linear
         return cls(pair_cost, 0.0 if in_one_kernel(model) else row_cost)
 
-    def pays(self, rows: Sequence[Tokens]) -> bool:
+    def joining_is_cheaper(self, rows: Sequence[Tokens]) -> bool:
         """Return whether joined rows cost less than padded ones."""
         return min(self._joined_costs(rows)) < self._padded_cost(rows)
 
     def batch(self, rows: Sequence[Tokens], pad_id: int) -> dict[str, Any]:
-        """Return rows in the form that costs least; :func:`for_model` makes a model's arguments of it."""
+        """Return rows in the form that costs least; :func:`model_arguments` makes a model's arguments of it."""
         masked, by_row = self._joined_costs(rows)
-        return joined_batch(rows, by_row=by_row < masked) if self.pays(rows) else pad_batch(rows, pad_id)
+        return joined_batch(rows, by_row=by_row < masked) if self.joining_is_cheaper(rows) else pad_batch(rows, pad_id)
 
     def _padded_cost(self, rows: Sequence[Tokens]) -> float:
         width = max(len(ids) for ids, _ in rows)
@@ -130,7 +130,7 @@ def joined_batch(rows: Sequence[Tokens], *, by_row: bool = False) -> dict[str, A
     return batch
 
 
-def for_model(batch: dict[str, Any], model: Any) -> dict[str, Any]:
+def model_arguments(batch: dict[str, Any], model: Any) -> dict[str, Any]:
     """Return what a model is called with: of joined rows with a mask in its own precision, or with their lengths."""
     import torch
 
@@ -147,7 +147,7 @@ def for_model(batch: dict[str, Any], model: Any) -> dict[str, Any]:
     return {**arguments, "attention_mask": hidden, "use_cache": False}
 
 
-def why_not(
+def reason_not_to_join(
     model: nn.Module, rows: Sequence[Tokens], pad_id: int, quantization: str, longest: int | None = None
 ) -> str | None:
     """Return why a model cannot have its rows joined; None where its answers are the same, but for rounding.
@@ -206,7 +206,7 @@ def _parts(settings: dict[str, Any]) -> list[dict[str, Any]]:
     return [value for value in settings.values() if isinstance(value, dict)]
 
 
-def why_not_trained(model: nn.Module, arguments: Mapping[str, Any]) -> str | None:
+def reason_not_to_train_joined(model: nn.Module, arguments: Mapping[str, Any]) -> str | None:
     """Return why rows cannot be joined in training though they can in measuring; None where they can.
 
     Args:
@@ -264,5 +264,5 @@ def _gap(right: torch.Tensor, other: torch.Tensor) -> float:
 def _answered(model: Any, batch: dict[str, Any]) -> tuple[float, torch.Tensor]:
     """Return a batch's loss and the logits that predict its learned tokens."""
     batch = to_device(batch, model)
-    answered = model(**for_model(batch, model))
+    answered = model(**model_arguments(batch, model))
     return answered.loss.item(), learned_logits(answered.logits, batch)[0].float()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from adapterzoo.row import Row
+from adapterzoo.data_row import DataRow
 
 if TYPE_CHECKING:
     from adapterzoo.tokens.encode import Encoder, Example
@@ -35,14 +35,14 @@ def _without_end(example: Example, longer: int) -> Example | None:
     return replace(example, completion=example.completion[:-longer], learned=example.learned[:-longer])
 
 
-def _without_oldest(row: Row) -> Row | None:
+def _without_oldest(row: DataRow) -> DataRow | None:
     """Without its oldest question and answer; None where there is only one."""
     system = [turn for turn in row.turns if turn.role == "system"]
     spoken = [turn for turn in row.turns if turn.role != "system"]
-    return Row((*system, *spoken[2:]), row.raw, row.place) if len(spoken) > 2 else None
+    return DataRow((*system, *spoken[2:]), row.raw, row.place) if len(spoken) > 2 else None
 
 
-def _without_middle(encoder: Encoder, example: Example, row: Row, longer: int) -> Example | None:
+def _without_middle(encoder: Encoder, example: Example, row: DataRow, longer: int) -> Example | None:
     """Without the middle of the longest question; None where that is not enough."""
     question = max((turn.content for turn in row.turns[:-1] if turn.role == "user"), key=len)
     asked = "".join(segment.text for segment in encoder.chat.segments(row)[:-1])

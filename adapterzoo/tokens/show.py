@@ -20,7 +20,7 @@ PICTURES = {code: 0x2400 + code for code in range(32) if code not in (10, 27)} |
 LEARNED, SPECIAL = "bold green", "cyan"
 
 
-def marked(example: Example, tokenizer: Any) -> Text:
+def marked_text(example: Example, tokenizer: Any) -> Text:
     """An example's whole text. A line end is shown by ``↵`` as well, since it is a token like any other."""
     text = Text()
     for learned, group in groupby(_pieces(example, tokenizer), lambda piece: piece[2]):
@@ -37,7 +37,7 @@ def marked(example: Example, tokenizer: Any) -> Text:
     return text
 
 
-def listed(example: Example, tokenizer: Any) -> Iterator[Text]:
+def token_lines(example: Example, tokenizer: Any) -> Iterator[Text]:
     """A line a token: its id, whether it is in the loss, and its text."""
     for token, piece, learned in _pieces(example, tokenizer):
         yield safe(f"{token:>7} {'loss' if learned else '    '} {piece!r}", LEARNED if learned else "")
@@ -57,14 +57,14 @@ def _pieces(example: Example, tokenizer: Any) -> Iterator[tuple[int, str, bool]]
             before = tokenizer.decode(ids[begins:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
-def lengths(encoded: Encoded) -> str:
+def length_summary(encoded: Encoded) -> str:
     """How long the rows are, in tokens."""
     sizes = sorted(len(e.learned) for part in (encoded.train, encoded.validation, encoded.test) for e in part)
     shown = ", ".join(f"{share} % up to {percentile(sizes, share)}" for share in (50, 90, 99))
     return f"tokens a row: {shown}, longest {sizes[-1]}"
 
 
-def totals(name: str, examples: Sequence[Example]) -> str:
+def split_summary(name: str, examples: Sequence[Example]) -> str:
     """How many rows and tokens a part has, and how many of these are learned."""
     tokens = sum(len(example.learned) for example in examples)
     learned = sum(sum(example.learned) for example in examples)

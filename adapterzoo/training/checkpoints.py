@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adapterzoo.digests import file_digest, text_digest
-from adapterzoo.files import remove_folder, write_whole
+from adapterzoo.files import remove_folder, write_atomically
 
 MANIFEST = "manifest.json"
 NAME = re.compile(r"checkpoint-(\d+)")
@@ -39,7 +39,7 @@ def complete(path: Path, seconds: float) -> None:
     files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.name != MANIFEST]
     digests = {file.relative_to(path).as_posix(): file_digest(file) for file in files}
     held = {"step": _step(path), "seconds": seconds, "files": digests}
-    write_whole(path / MANIFEST, json.dumps({**held, "digest": _digest(held)}, indent=1))
+    write_atomically(path / MANIFEST, json.dumps({**held, "digest": _digest(held)}, indent=1))
 
 
 def newest(folder: Path, *, wanted: bool) -> Checkpoint | None:

@@ -19,12 +19,12 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from adapterzoo.errors import AdapterzooError, NotFiniteError
 from adapterzoo.evaluation.evaluate import likelihoods
-from adapterzoo.methods.layers import trained
+from adapterzoo.methods.layers import trained_parameters
 from adapterzoo.model.row_attention import ROW_LENGTHS
 from adapterzoo.recipe.schema import TrainSection
 from adapterzoo.tokens.encode import Encoded
 from adapterzoo.tokens.packing import check_separate
-from adapterzoo.tokens.shared_prefix import SharedPrefix, for_model
+from adapterzoo.tokens.shared_prefix import SharedPrefix, model_arguments
 from adapterzoo.training import arguments as training_arguments
 from adapterzoo.training import checkpoints
 from adapterzoo.training.arguments import total_steps
@@ -50,7 +50,7 @@ class Trained:
     """positions that were computed for each real token; None where a checkpoint held the finished training"""
 
 
-def train(
+def train_adapter(
     model: Any,
     encoded: Encoded,
     settings: TrainSection,
@@ -138,7 +138,7 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         self.positions += inputs["input_ids"].numel()
         self.tokens = self.tokens + inputs["attention_mask"].sum()
         if ROW_LENGTHS in inputs:
-            inputs = for_model(inputs, model)
+            inputs = model_arguments(inputs, model)
         elif "use_cache" in inputs:  # packed rows, whose mask is there to count tokens by
             inputs = {name: value for name, value in inputs.items() if name != "attention_mask"}
         return super().compute_loss(model, inputs, *args, **kwargs)
@@ -224,7 +224,7 @@ def _length(row: Any) -> int:
 
 def _state(model: Any) -> dict[str, torch.Tensor]:
     """What training may change: trained parameters, and buffers."""
-    return {**trained(model), **dict(model.named_buffers())}
+    return {**trained_parameters(model), **dict(model.named_buffers())}
 
 
 def _half(model: Any) -> bool:

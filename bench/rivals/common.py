@@ -1,4 +1,4 @@
-"""What every rival's script does alike: the same rows, the same adapters, the same measurement before and after."""
+"""Code that the rival scripts share: the same rows, the same adapters, the same measurement before and after."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def arguments() -> argparse.Namespace:
-    """Return what a script is called with."""
+    """Read the arguments of the command line, and the job that they name."""
     parser = argparse.ArgumentParser()
     parser.add_argument("method")
     parser.add_argument("job", type=Path, help="the JSON file that bench.py wrote: model, rows, steps, rates")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tuned", action="store_true")
-    found = parser.parse_args()
-    found.job = json.loads(found.job.read_text(encoding="utf-8"))
-    return found
+    given = parser.parse_args()
+    given.job = json.loads(given.job.read_text(encoding="utf-8"))
+    return given
 
 
 def load(job: dict[str, Any], method: str) -> tuple[Any, Any]:
-    """Return the model, over 4 bits for qlora, and its tokenizer."""
+    """Load the model, quantized to nf4 for qlora, and its tokenizer."""
     settings: dict[str, Any] = {"dtype": torch.bfloat16, "device_map": {"": DEVICE}}
     if method == "qlora" or job["quantization"] == "nf4":
         settings["quantization_config"] = BitsAndBytesConfig(
@@ -37,39 +37,40 @@ def load(job: dict[str, Any], method: str) -> tuple[Any, Any]:
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
     model = AutoModelForCausalLM.from_pretrained(job["model"], **settings)
-    for module in model.modules():  # else the baseline's evaluation repacks the weights, and training goes wrong
+    # Otherwise evaluating the untouched base repacks its weights in place, and training gets wrong gradients.
+    for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model, AutoTokenizer.from_pretrained(job["model"])
 
 
 def peft_config(method: str, steps: int) -> Any:
-    """Return the adapter's configuration, with adapterzoo's defaults."""
+    """Return PEFT's configuration of a method, with adapterzoo's defaults."""
     import peft
 
-    every = {"task_type": "CAUSAL_LM", "target_modules": "all-linear"}
+    shared = {"task_type": "CAUSAL_LM", "target_modules": "all-linear"}
     if method in ("lora", "qlora"):
-        return peft.LoraConfig(r=8, lora_alpha=32, **every)
+        return peft.LoraConfig(r=8, lora_alpha=32, **shared)
     if method == "ia3":
         names = {"target_modules": ["k_proj", "v_proj", "down_proj"], "feedforward_modules": ["down_proj"]}
         return peft.IA3Config(task_type="CAUSAL_LM", **names)
     if method == "loha":
-        return peft.LoHaConfig(r=4, alpha=16, **every)
+        return peft.LoHaConfig(r=4, alpha=16, **shared)
     if method == "lokr":
-        return peft.LoKrConfig(r=32, alpha=64, decompose_factor=4, **every)
+        return peft.LoKrConfig(r=32, alpha=64, decompose_factor=4, **shared)
     if method == "adalora":
-        return peft.AdaLoraConfig(init_r=12, target_r=8, lora_alpha=32, total_step=steps, **every)
-    return peft.OFTConfig(oft_block_size=32, use_cayley_neumann=True, **every)
+        return peft.AdaLoraConfig(init_r=12, target_r=8, lora_alpha=32, total_step=steps, **shared)
+    return peft.OFTConfig(oft_block_size=32, use_cayley_neumann=True, **shared)
 
 
 def messages(row: dict[str, Any]) -> list[dict[str, str]]:
-    """Return what is asked, as a chat."""
+    """Return the system message and the question as a chat."""
     system = [{"role": "system", "content": row["system"]}] if row["system"] else []
     return [*system, {"role": "user", "content": row["question"]}]
 
 
 def encode(job: dict[str, Any], tokenizer: Any, row: dict[str, Any]) -> tuple[list[int], list[int]]:
-    """Return the tokens of prompt and answer."""
+    """Return the token ids of the prompt and of the answer."""
     prompt = f"{row['question']}\n"
     if not job["plain"]:
         prompt = tokenizer.apply_chat_template(messages(row), tokenize=False, add_generation_prompt=True)
@@ -78,33 +79,33 @@ def encode(job: dict[str, Any], tokenizer: Any, row: dict[str, Any]) -> tuple[li
 
 
 class Count:
-    """Counts the positions of batches, and the real tokens among them."""
+    """Counts the positions of all batches, and the real tokens among them."""
 
     def __init__(self) -> None:
         self.positions = self.tokens = 0
 
     def __call__(self, mask: torch.Tensor) -> None:
-        """Count a batch by its attention mask."""
+        """Add a batch, given its attention mask."""
         self.positions += mask.numel()
         self.tokens += int(mask.sum())
 
 
 def write_result(out: Path, before: dict[str, float], after: dict[str, float], seconds: float, count: Count) -> None:
-    """Write what bench.py reads: the scores, and how long training took for how many positions and tokens."""
+    """Write the file that bench.py reads: scores, seconds of training, positions and tokens."""
     trained = {"train_seconds": seconds, "positions": count.positions, "tokens": count.tokens}
     out.mkdir(parents=True, exist_ok=True)
     (out / "result.json").write_text(json.dumps({"before": before, "after": after, **trained}), encoding="utf-8")
 
 
 def padded(rows: list[list[int]], fill: int) -> torch.Tensor:
-    """Return rows padded on the left."""
+    """Return the rows as one tensor, padded on the left."""
     width = max(map(len, rows))
     return torch.tensor([[fill] * (width - len(row)) + row for row in rows], device=DEVICE)
 
 
 @torch.no_grad()
 def evaluate(job: dict[str, Any], model: Any, tokenizer: Any) -> dict[str, float]:
-    """Return the loss of an answer's token and the share of answers exactly right, with greedy answers."""
+    """Measure the loss per answer token, and the share of greedy answers that are exactly right."""
     model.eval()
     encoded = sorted((encode(job, tokenizer, row) for row in job["test"]), key=lambda pair: len(pair[0]))
     longest = max(len(answer) for _, answer in encoded)

@@ -1,4 +1,4 @@
-"""A process for each method in the manner of PEFT's own comparison: a training loop by hand, rows of like length."""
+"""Train one method in the way of PEFT's own comparison: a handwritten loop, with rows of similar length together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from common import Count, arguments, encode, evaluate, load, padded, peft_config
 from peft import get_peft_model
 from transformers import get_linear_schedule_with_warmup
 
-BUCKET = 4  # batches, out of which rows of like length come together
+BATCHES_PER_BUCKET = 4  # the rows of so many batches are sorted by length
 
 given = arguments()
 job, method = given.job, given.method
@@ -24,8 +24,8 @@ rows = [encode(job, tokenizer, row) for row in job["train"]]
 draw, size, step, count, begun = random.Random(0), job["batch_size"], 0, Count(), time.monotonic()
 while step < job["steps"]:
     draw.shuffle(rows)
-    for start in range(0, len(rows) - size * BUCKET + 1, size * BUCKET):
-        bucket = sorted(rows[start : start + size * BUCKET], key=lambda pair: len(pair[0]) + len(pair[1]))
+    for start in range(0, len(rows) - size * BATCHES_PER_BUCKET + 1, size * BATCHES_PER_BUCKET):
+        bucket = sorted(rows[start : start + size * BATCHES_PER_BUCKET], key=lambda pair: len(pair[0]) + len(pair[1]))
         for first in range(0, len(bucket), size):
             if step == job["steps"]:
                 break

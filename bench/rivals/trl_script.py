@@ -1,4 +1,4 @@
-"""The script that people write for a method: TRL's SFTTrainer with its defaults, or tuned by somebody who knows."""
+"""Train one method with TRL's SFTTrainer, as people write it: with its defaults, or tuned by an experienced user."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ before = evaluate(job, model, tokenizer)
 
 
 def example(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row as TRL takes it."""
+    """Return a row in the form that TRL reads."""
     if job["plain"]:
         return {"prompt": f"{row['question']}\n", "completion": row["answer"]}
     return {"prompt": messages(row), "completion": [{"role": "assistant", "content": row["answer"]}]}
 
 
-# Tuned: no checkpointing, which costs a third more work, and batches of like length.
+# Tuned means no gradient checkpointing, which costs a third more work, and batches of rows of similar length.
 tuned = {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"} if given.tuned else {}
 trainer = SFTTrainer(
     model=model,
@@ -49,7 +49,7 @@ count, collate = Count(), trainer.data_collator
 
 
 def counted(rows: list[Any]) -> dict[str, Any]:
-    """Return TRL's batch, counted."""
+    """Return the batch that TRL makes, and count its tokens."""
     batch: dict[str, Any] = collate(rows)
     count(batch["attention_mask"])
     return batch

@@ -59,9 +59,9 @@ def test_the_methods_on_this_architecture(write_recipe: Callable[..., Path], ada
 @pytest.mark.parametrize(
     ("targets", "expected"),
     [
-        ("all_linear", "'all_linear' is no pattern that matches a layer's whole name. Did you mean 'all-linear'?"),
+        ("all_linear", "'all_linear' does not match the whole name of any layer. Did you mean 'all-linear'?"),
         ("'*'", "'*' is no pattern"),
-        ("[]", "target_modules: is empty. There is: down_proj, gate_proj, k_proj"),
+        ("[]", "target_modules: is empty. Choose from: down_proj, gate_proj, k_proj"),
     ],
 )
 def test_targets_that_match_nothing(

@@ -157,7 +157,7 @@ def test_identifiers_are_neither_question_nor_answer(init: Init, column: str, ce
     done, path = init("t.csv", table(f"{column},verb,past", lambda i: f"{cell.format(i)},walk {i},walked {i}", 9))
     assert load_recipe(path).data.columns == {"question": "verb", "answer": "past"}
     assert f"not used: '{column}' (" in done.stderr
-    assert "answer = 'past': a guess (it stands behind 'verb'; nothing else tells)" in done.stderr
+    assert "answer = 'past': a guess (it comes after 'verb'; nothing else shows it)" in done.stderr
 
 
 def test_one_column_of_text_beside_identifiers_is_plain_text(init: Init) -> None:
@@ -203,10 +203,10 @@ def test_text_without_an_answer_is_plain_text(init: Init) -> None:
     ("first", "row", "why"),
     [
         ("What is the capital of France?,Paris", "What is {}?,{}", "'What is the capital of France?' is a sentence"),
-        ("the good old film,good", "film {},good", "'good' stands again in its column, 20 times"),
+        ("the good old film,good", "film {},good", "'good' is also in its column, 20 times"),
         ("great film,4.5", "film {},3.{}", "'4.5' is a number"),
         ("2024-05-01,great film", "2024-06-1{},film {}", "'2024-05-01' is a date"),
-        (",great film", "ant {},film {}", "a cell of it is empty"),
+        (",great film", "ant {},film {}", "one of its cells is empty"),
         ("法国的首都是哪里？,巴黎", "{} 是哪里？,城市 {}", "'法国的首都是哪里？' is a sentence"),
     ],
 )
@@ -305,7 +305,7 @@ def test_labels_do_not_decide_between_short_texts(init: Init) -> None:
 def test_what_cannot_be_known_is_asked_for_by_an_error(init: Init, adapterzoo: Callable[..., Result]) -> None:
     done, path = init("t.csv", table("premise,claim,label", lambda i: f"one {i},two {i},{('yes', 'no')[i % 2]}"))
     assert done.exit_code == 0
-    reason = "(neither names nor values tell; it can be 'premise', 'claim')"
+    reason = "(neither names nor values show it; it can be 'premise', 'claim')"
     assert_stated(done, path, f"question: not known: fill in data.columns.question {reason}")
     last = f"{path} written. Before it works, fill in data.columns.question (now ???). Then: adapterzoo preview {path}"
     assert done.stderr.splitlines()[-1] == last
@@ -332,7 +332,7 @@ def test_an_answer_that_is_no_text_is_not_replaced(init: Init) -> None:
     """As in SQuAD."""
     rows = [{"context": f"film {i}", "question": f"why {i}?", "answers": {"text": ["x"]}} for i in range(40)]
     done, path = init("t.jsonl", lines(rows))
-    assert "answer: not known: fill in data.columns.answer ('answers' is named so, but holds no text" in done.stderr
+    assert "answer: not known: fill in data.columns.answer ('answers' has such a name, but holds no text" in done.stderr
     assert "answer: ???" in path.read_text()
 
 

@@ -1,4 +1,4 @@
-"""Packages that strangers bring, really installed by pip, and the commands made for their authors."""
+"""Third-party packages, really installed by pip, and the commands for their authors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-STRANGER = Path("tests/support/stranger")
+PACKAGE = Path("tests/support/third_party_package")
 
 
 def pip_install(package: Path, site: Path) -> None:
@@ -25,9 +25,9 @@ def pip_install(package: Path, site: Path) -> None:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for PYTHONPATH with the stranger's package installed in it."""
-    source = tmp_path_factory.mktemp("source") / "stranger"
-    shutil.copytree(STRANGER, source)
+    """Return a folder for PYTHONPATH in which the third-party package is installed."""
+    source = tmp_path_factory.mktemp("source") / "example"
+    shutil.copytree(PACKAGE, source)
     site = tmp_path_factory.mktemp("site")
     pip_install(source, site)
     return site
@@ -36,24 +36,24 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 Process = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_a_strangers_package_is_in_the_zoo_and_trains(
+def test_a_third_party_package_is_listed_and_trains(
     site: Path, adapterzoo_process: Process, write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
-    listed = adapterzoo_process("methods", "stranger", "--json", PYTHONPATH=str(site))
+    listed = adapterzoo_process("methods", "example", "--json", PYTHONPATH=str(site))
     described = json.loads(listed.stdout)
-    assert (described["package"], described["summary"]) == ("adapterzoo-stranger", "rank 2, and that is all")
+    assert (described["package"], described["summary"]) == ("adapterzoo-example", "rank 2, and that is all")
     recipe = write_recipe("lora", steps="2")
     done = adapterzoo_process(
-        "run", recipe, "-m", "stranger", "-m", "lora", "--out", tmp_path / "out", PYTHONPATH=str(site)
+        "run", recipe, "-m", "example", "-m", "lora", "--out", tmp_path / "out", PYTHONPATH=str(site)
     )
     assert done.returncode == 0, done.stderr
-    result = json.loads((tmp_path / "out" / "stranger" / "seed-0" / "result.json").read_text())
+    result = json.loads((tmp_path / "out" / "example" / "seed-0" / "result.json").read_text())
     assert result["status"] == "ok"
     assert result["trainable_params"] > 0
 
 
-def test_a_strangers_package_is_checked(site: Path, adapterzoo_process: Process) -> None:
-    done = adapterzoo_process("plugin", "check", "stranger", "--base", "none", "--jobs", "1", PYTHONPATH=str(site))
+def test_a_third_party_package_is_checked(site: Path, adapterzoo_process: Process) -> None:
+    done = adapterzoo_process("plugin", "check", "example", "--base", "none", "--jobs", "1", PYTHONPATH=str(site))
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip().endswith("sound")
     assert "resumes" in done.stdout
@@ -62,13 +62,13 @@ def test_a_strangers_package_is_checked(site: Path, adapterzoo_process: Process)
 def test_third_party_plugins_can_be_switched_off(site: Path, adapterzoo_process: Process) -> None:
     done = adapterzoo_process("methods", "--json", PYTHONPATH=str(site), ADAPTERZOO_NO_THIRD_PARTY="1")
     listed = json.loads(done.stdout)
-    assert "stranger" not in {method["name"] for method in listed["methods"]}
+    assert "example" not in {method["name"] for method in listed["methods"]}
     assert {"lora", "hira"} <= {method["name"] for method in listed["methods"]}
     assert listed["broken"][0]["reason"] == "switched off by ADAPTERZOO_NO_THIRD_PARTY"
 
 
 def test_the_smallest_method_is_under_thirty_lines() -> None:
-    assert len((STRANGER / "adapterzoo_stranger.py").read_text().splitlines()) < 30
+    assert len((PACKAGE / "adapterzoo_example.py").read_text().splitlines()) < 30
 
 
 def test_a_new_package_installs_and_passes_at_once(adapterzoo_process: Process, tmp_path: Path) -> None:
@@ -135,30 +135,30 @@ def test_check_says_what_it_cannot_check(
 
 def test_an_unsound_method_fails_the_check_and_says_why(adapterzoo_process: Process, tmp_path: Path) -> None:
     source = tmp_path / "source"
-    shutil.copytree(STRANGER, source)
-    module = source / "adapterzoo_stranger.py"
+    shutil.copytree(PACKAGE, source)
+    module = source / "adapterzoo_example.py"
     broken = "    size_option = 'target_modules'\n    mergeable_into = ('none', 'nf4')\n"
     module.write_text(module.read_text().replace("    options = ", broken + "    options = "))
     pip_install(source, tmp_path / "site")
     site = str(tmp_path / "site")
-    done = adapterzoo_process("plugin", "check", "stranger", "--base", "none", "--jobs", "1", PYTHONPATH=site)
+    done = adapterzoo_process("plugin", "check", "example", "--base", "none", "--jobs", "1", PYTHONPATH=site)
     assert done.returncode == 1
     assert "NO" in done.stdout
-    assert "not sound: stranger" in done.stdout
+    assert "not sound: example" in done.stdout
     assert "size changes: target_modules does not change" in done.stderr
-    assert "adapterzoo_stranger.py" in done.stderr
+    assert "adapterzoo_example.py" in done.stderr
 
 
 def test_a_method_that_kills_the_process_is_named(adapterzoo_process: Process, tmp_path: Path) -> None:
     source = tmp_path / "source"
-    shutil.copytree(STRANGER, source)
-    module = source / "adapterzoo_stranger.py"
+    shutil.copytree(PACKAGE, source)
+    module = source / "adapterzoo_example.py"
     module.write_text(
         module.read_text().replace("        from peft import LoraConfig", "        import os; os._exit(0)")
     )
     pip_install(source, tmp_path / "site")
     site = str(tmp_path / "site")
-    done = adapterzoo_process("plugin", "check", "stranger", "--base", "none", "--json", PYTHONPATH=site)
+    done = adapterzoo_process("plugin", "check", "example", "--base", "none", "--json", PYTHONPATH=site)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert all("the process died" in report["verdicts"]["wraps"] for report in json.loads(done.stdout))

@@ -77,15 +77,15 @@ def test_text_that_would_steer_the_terminal_is_inert(
 def test_special_tokens_and_learned_ones_are_coloured(tiny_model: Path) -> None:
     from transformers import AutoTokenizer
 
+    from adapterzoo.data_row import DataRow
     from adapterzoo.recipe.schema import DataSection
-    from adapterzoo.row import Row
     from adapterzoo.tokens.encode import Encoder
-    from adapterzoo.tokens.show import marked
+    from adapterzoo.tokens.show import marked_text
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    example = Encoder(tokenizer, DataSection(source="x.csv")).encode(Row.pair("go 好", "went 🙂"))
+    example = Encoder(tokenizer, DataSection(source="x.csv")).encode(DataRow.pair("go 好", "went 🙂"))
     assert example is not None
-    text = marked(example, tokenizer)
+    text = marked_text(example, tokenizer)
     assert text.plain.endswith("⟦went 🙂<|end|>⟧")
     styles = {text.plain[span.start : span.end]: str(span.style) for span in text.spans}
     assert styles["<|start|>"] == "cyan"

@@ -107,24 +107,26 @@ def test_answers_that_are_gone_or_not_those_of_the_result_prove_nothing(
     other = tmp_path / "d" / "seed-0" / PREDICTIONS
     other.write_text("".join(other.read_text().splitlines(keepends=True)[:50]))
     rows = {row.label: row for row in compare(tmp_path).rows}
-    for label in "bcd":
+    reasons = {"b": "it is not there", "c": "it is damaged", "d": "its examples come to 0.8, the result says 0.5"}
+    for label, reason in reasons.items():
         assert rows[label].intervals == {}
         assert rows[label].tied is None
         assert rows[label].difference is not None
-        assert "seed-0/predictions.jsonl does not show its exact_match, test_loss" in rows[label].unproven
+        assert rows[label].unproven[0].startswith("seed-0/predictions.jsonl does not show its exact_match, test_loss (")
+        assert reason in rows[label].unproven[0]
     assert rows["a"].tied is None, "whether it wins is not known"
     assert rows["a"].unproven == []
     printed = adapterzoo("compare", tmp_path).stdout
-    assert "b: seed-0/predictions.jsonl does not show its exact_match, test_loss: no interval" in printed
+    assert "b: seed-0/predictions.jsonl does not show its exact_match, test_loss (it is not there): no interval" in printed
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"recipe": {**RECIPE, "train": {"steps": 20}}}, "train.steps: 10 there, 20 here"),
-        ({"fingerprints": {**FINGERPRINTS, "test": "z"}}, "the test rows are others"),
-        ({"fingerprints": {**FINGERPRINTS, "train": "z", "test": "y"}}, "the test rows are others"),
-        ({"fingerprints": {**FINGERPRINTS, "weights": "z"}}, "the weights of the base are others"),
+        ({"fingerprints": {**FINGERPRINTS, "test": "z"}}, "the test rows differ"),
+        ({"fingerprints": {**FINGERPRINTS, "train": "z", "test": "y"}}, "the test rows differ"),
+        ({"fingerprints": {**FINGERPRINTS, "weights": "z"}}, "the weights of the base model differ"),
         ({"environment": {**ENVIRONMENT, "packages": {"torch": "3"}}}, "packages.torch: '2' there, '3' here"),
         ({"environment": {**ENVIRONMENT, "device": "H100"}}, "device: 'cpu' there, 'H100' here"),
     ],
@@ -326,9 +328,7 @@ def test_what_a_scheduler_goes_by_sets_rows_apart(tmp_path: Path) -> None:
 def test_what_a_stopped_run_still_has_to_do_is_said_in_every_format(
     tmp_path: Path, adapterzoo: Callable[..., Result]
 ) -> None:
-    store = Store(tmp_path)
-    recipe_hash = store.check({"data": {}, "train": {}}, "hash")
-    store.begin({}, recipe_hash, [(label, seed) for seed in (0, 1, 2) for label in ("lora", "ia3")])
+    Store(tmp_path).begin({}, {}, [(label, seed) for seed in (0, 1, 2) for label in ("lora", "ia3")])
     write(tmp_path, "lora", [True, False])
     write(tmp_path, "lora", [True, True], seed=1)
     said = f"{tmp_path}: not finished: no result yet of ia3, lora (seed 2)"
@@ -451,7 +451,8 @@ def test_the_order_of_kept_answers_changes_nothing(tmp_path: Path) -> None:
     ):
         path.write_text("".join(changed))
         (row,) = (row for row in compare(tmp_path).rows if row.label == "a")
-        assert row.unproven == ["seed-0/predictions.jsonl does not show its exact_match, test_loss"]
+        (reason,) = row.unproven
+        assert reason.startswith("seed-0/predictions.jsonl does not show its exact_match, test_loss (")
         assert row.p_value is None
 
 

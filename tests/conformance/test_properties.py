@@ -168,7 +168,7 @@ def draws_elsewhere(self: Any, linear: Any, options: Any) -> None:
 BROKEN = {
     "wraps": [
         method(wrap=lambda *_: 1 / 0), method(wrap=lambda *_: None), method(wrap=leaves), method(problems=lambda *_: 7),
-        method(_put=lambda self, model, options: model.requires_grad_(False)),
+        method(_put_layers=lambda self, model, options: model.requires_grad_(False)),
     ],
     "starts at base": [method(**layer(__init__=begins_elsewhere))],
     "same when quantized": [method(**layer(forward=reads_codes))],

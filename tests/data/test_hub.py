@@ -20,7 +20,7 @@ ASK = """
 import json, sys, time
 from adapterzoo.data.rows import read_rows
 from adapterzoo.errors import UserError
-from adapterzoo.recipe import DataSection
+from adapterzoo.recipe.schema import DataSection
 
 for case in json.load(sys.stdin):
     began, rows, error = time.monotonic(), [], ""
@@ -139,15 +139,15 @@ GOOD: dict[str, tuple[Case, list[str]]] = {
 }
 # name -> what is asked for, what is said; each also streamed
 BAD: dict[str, tuple[Case, str]] = {
-    "missing": (case("none"), "data.source o/none: is on no hub, nor a file or folder here. Check its name;"),
-    "missing, by a name that misleads": (case("gated-none"), "data.source o/gated-none: is on no hub"),
+    "missing": (case("none"), "data.source o/none: is neither a dataset on the hub nor a file or folder here. Check"),
+    "missing, by a name that misleads": (case("gated-none"), "data.source o/gated-none: is neither a dataset on the hub"),
     "gated": (case("gated"), "data.source o/gated: is gated: its owners ask who reads it. Accept their terms at "),
     "gated but for its card": (case("open-card"), "data.source o/open-card: is gated"),
-    "script": (case("script"), "is a dataset script (.py), which is not run. Give its files, or data.revision: refs/"),
-    "script of another name": (case("other-script"), "has no files of rows (csv, json, parquet, ...). If it is a "),
+    "script": (case("script"), "is a dataset script (.py), which is not run. Give the files of its rows, or set"),
+    "script of another name": (case("other-script"), "has no data files (csv, json, parquet, ...). If a script"),
     "revision": (case("jsonl", revision="v7"), "data.revision: o/jsonl has no such revision. Its branches and tags: "),
     "split": (case("jsonl", "tset"), "data.split: o/jsonl has no split 'tset'. Did you mean 'test'?"),
-    "no split": (case("jsonl", None), "data.split: o/jsonl has several splits (train, test). Say which is which"),
+    "no split": (case("jsonl", None), "data.split: o/jsonl has several splits (train, test). Choose them, like data.split"),
     "configuration": (case("configs", config="on"), "data.config: o/configs has no configuration 'on'. Did you mean "),
     "no configuration": (case("configs"), "data.config: o/configs has several configurations. Name one: one, two."),
     "no rows": (case("header"), "o/header: has column names but no rows."),
@@ -202,7 +202,7 @@ def test_a_login_that_does_not_help(hub: Hub, tmp_path: Path) -> None:
     (stranger,) = ask(hub.endpoint, tmp_path, case("gated"), HF_TOKEN="hf_stranger")
     assert "o/gated: is gated" in stranger.error
     (expired,) = ask(hub.endpoint, tmp_path, case("jsonl"), HF_TOKEN="bad")
-    assert "data.source o/jsonl: was not given: the hub does not know this login. Log in again" in expired.error
+    assert "data.source o/jsonl: cannot be loaded: the hub does not know this login. Log in again" in expired.error
 
 
 @pytest.mark.parametrize("switch", ["", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"])
@@ -226,12 +226,12 @@ def test_without_a_hub_the_cache_gives_what_was_asked_for_or_nothing(
     main, v1 = [f"train {i}" for i in range(5)], ["v1 0", "v1 1"]
     assert [answer.prompts for answer in found[:5]] == [main, v1, v1, main[:2], v1[:1]]
     v2, split, config, large = (answer.error for answer in found[5:])
-    assert "data.revision: v2 of o/jsonl is not in the cache, and no hub could be asked. There is: " in v2
+    assert "data.revision: v2 of o/jsonl is not in the cache, and no hub could be asked. The cache has " in v2
     assert any(commits[there] in v2 for there in ("main", "v1"))
     assert "data.split: o/jsonl has no split 'tset'. Did you mean 'test'?" in split
     assert "data.config: o/configs has no configuration 'one' in the cache, and no hub could be asked." in config
     if switch:
         assert f"o/large: is not in the cache, and {switch} is set, so no hub was asked." in large
     else:
-        assert "o/large: could not be asked for: the hub cannot be reached from here. Connect, or" in large
+        assert "o/large: cannot be loaded: the hub cannot be reached from here. Connect, or" in large
     assert all(answer.seconds < 15 for answer in found)

@@ -12,27 +12,34 @@ from typing import Any
 import pytest
 
 from adapterzoo.data import rows
+from adapterzoo.data_row import DataRow
 from adapterzoo.errors import UserError
 from adapterzoo.recipe.files import find_source
 from adapterzoo.recipe.schema import DataSection
-from adapterzoo.row import Row
 
 
-def read(folder: Path, content: str | bytes, name: str = "rows.csv", **settings: Any) -> tuple[list[Row], list[str]]:
+def read(
+    folder: Path, content: str | bytes, name: str = "rows.csv", **settings: Any
+) -> tuple[list[DataRow], list[str]]:
     """The rows of a file with this content, and what was said."""
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return read_file(path, **settings)
 
 
-def read_file(*paths: Path, **settings: Any) -> tuple[list[Row], list[str]]:
+def read_file(*paths: Path, **settings: Any) -> tuple[list[DataRow], list[str]]:
     said: list[str] = []
     names = [str(path) for path in paths]
     found, _ = rows.read_rows(DataSection(**{"source": names, "format": "qa", **settings}), names, None, said.append)
     return found, said
 
 
-QA = [Row.pair("007", "1.50"), Row.pair("null", "NA"), Row.pair("a,b", 'say "x"'), Row.pair("中文", "مرحبا 🙂")]
+QA = [
+    DataRow.pair("007", "1.50"),
+    DataRow.pair("null", "NA"),
+    DataRow.pair("a,b", 'say "x"'),
+    DataRow.pair("中文", "مرحبا 🙂"),
+]
 
 
 def test_text_stays_text(tmp_path: Path) -> None:
@@ -88,7 +95,10 @@ def test_every_kind_of_file_that_pandas_and_datasets_write(
 def test_dates_and_numbers_in_json_are_what_is_written(tmp_path: Path) -> None:
     """datasets makes a timestamp of the first, and 1.5 of the second."""
     text = '{"question": "2020-01-01", "answer": 1.50}\n{"question": "2020-02-01", "answer": 2}\n'
-    assert read(tmp_path, text, "rows.jsonl")[0] == [Row.pair("2020-01-01", "1.50"), Row.pair("2020-02-01", "2")]
+    assert read(tmp_path, text, "rows.jsonl")[0] == [
+        DataRow.pair("2020-01-01", "1.50"),
+        DataRow.pair("2020-02-01", "2"),
+    ]
 
 
 def test_typed_columns_are_written_out(tmp_path: Path) -> None:
@@ -97,7 +107,7 @@ def test_typed_columns_are_written_out(tmp_path: Path) -> None:
     frame = DataFrame({"question": [datetime.date(2020, 1, 2)] * 3, "answer": [1.5, None, 2.0]})
     frame.to_parquet(tmp_path / "rows.parquet")
     found, said = read_file(tmp_path / "rows.parquet")
-    assert found == [Row.pair("2020-01-02", "1.5"), Row.pair("2020-01-02", "2.0")]
+    assert found == [DataRow.pair("2020-01-02", "1.5"), DataRow.pair("2020-01-02", "2.0")]
     assert "1 of 3 rows dropped: 'answer' is empty (first: " in said[0]
     assert "row 2" in said[0]
 
@@ -109,10 +119,10 @@ def test_several_files_and_a_pattern(tmp_path: Path) -> None:
     assert problem is None
     assert [row.prompt for row in read_file(*map(Path, names))[0]] == ["q1", "q2"]
     (tmp_path / "2.csv").write_text("question,anwser\nq,a\n")
-    with pytest.raises(UserError, match=r"2.csv: has no column 'answer', as .*1.csv has. Did you mean 'anwser'"):
+    with pytest.raises(UserError, match=r"2.csv: lacks the column 'answer' that .*1.csv has. Did you mean 'anwser'"):
         read_file(*map(Path, names))
     (tmp_path / "2.csv").write_text("question,answer,x\nq,a,1\n")
-    with pytest.raises(UserError, match=r"has a column 'x', which .* data.drop_columns: \[x\]"):
+    with pytest.raises(UserError, match=r"has a column 'x' that .*1.csv lacks. .*data.drop_columns: \[x\]"):
         read_file(*map(Path, names))
     assert len(read_file(*map(Path, names), drop_columns=["x"])[0]) == 2
 
@@ -124,7 +134,7 @@ def test_rows_know_their_line(tmp_path: Path) -> None:
 
 
 def test_repeated_rows_are_said(tmp_path: Path) -> None:
-    assert read(tmp_path, "question,answer\na,b\na,b\nc,d\n")[1] == ["data: 1 of 3 rows repeat another one"]
+    assert read(tmp_path, "question,answer\na,b\na,b\nc,d\n")[1] == ["data: 1 of 3 rows repeat another row"]
 
 
 def test_one_column_for_both_sides_is_refused(tmp_path: Path) -> None:
@@ -134,7 +144,7 @@ def test_one_column_for_both_sides_is_refused(tmp_path: Path) -> None:
 
 def test_rows_with_an_empty_side_are_dropped_and_said(tmp_path: Path) -> None:
     found, said = read(tmp_path, "question,answer\na,b\nc,\n , d\ne,f\n")
-    assert found == [Row.pair("a", "b"), Row.pair("e", "f")]
+    assert found == [DataRow.pair("a", "b"), DataRow.pair("e", "f")]
     assert [line.replace(str(tmp_path), "") for line in said] == [
         "data: 1 of 4 rows dropped: 'answer' is empty (first: /rows.csv:3)",
         "data: 1 of 4 rows dropped: 'question' is empty (first: /rows.csv:4)",
@@ -152,7 +162,7 @@ def test_rows_with_an_empty_side_are_dropped_and_said(tmp_path: Path) -> None:
         ("question,answer,answer\na,b,c\n", "two columns 'answer'"),
         (b"question,answer\na,b\n\xff\xfe,b\n", "rows.csv:3: is not UTF-8"),
         ('question,answer\n"a,b\n', "cannot be read as CSV"),
-        ("question,answer\na,b\na,b,c,d\n", "rows.csv:3: this row has 4 cells, the line of column names 2."),
+        ("question,answer\na,b\na,b,c,d\n", "rows.csv:3: this row has 4 cells, but there are 2 column names."),
         ("question,answer\na,b,\nc,d,\n", "rows.csv:2: this row has 3 cells"),
         ("question;answer\na;b\n", "separated by ';', not by ','. Set data.delimiter: \";\""),
         ("\nquestion,answer\na,b\n", "does not begin with a line of column names"),
@@ -166,14 +176,14 @@ def test_bad_csv_files_are_named_with_the_cure(tmp_path: Path, content: str | by
 
 
 def test_another_delimiter(tmp_path: Path) -> None:
-    assert read(tmp_path, "question;answer\na,b;c\n", delimiter=";")[0] == [Row.pair("a,b", "c")]
+    assert read(tmp_path, "question;answer\na,b;c\n", delimiter=";")[0] == [DataRow.pair("a,b", "c")]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
         ("rows.jsonl", '{"question": "a", "answer": "b"}\n{"question": "a",\n', "rows.jsonl:2: is not JSON"),
-        ("rows.jsonl", '{"question": "a", "answer": "b"}\n[1]\n', "rows.jsonl:2: is no object"),
+        ("rows.jsonl", '{"question": "a", "answer": "b"}\n[1]\n', "rows.jsonl:2: is not an object"),
         ("rows.jsonl", '{"question": "a", "answer": ["b"]}\n', "rows.jsonl:1: 'answer' is a list, not text"),
         (
             "rows.jsonl",
@@ -214,9 +224,9 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "folder" / "x.csv").write_text("")
     for name, expected in {
         "none.csv": "there is no file",
-        "make.py": "is a script; data is read, never run",
-        "rows.xlsx": "is of no known kind. Its name must end with",
-        "folder": "is a folder, and no dataset that save_to_disk wrote. Name its files, like folder/*.csv",
+        "make.py": "is a script, and scripts are never run",
+        "rows.xlsx": "is not of a known kind. Its name must end with",
+        "folder": "is a folder, but not a dataset that save_to_disk wrote. Name its files, like folder/*.csv",
         "no/such/file": "there is no file",
         "data/none.jsonl": "there is no file",
         "~nobody/x.csv": "there is no file",
@@ -297,7 +307,7 @@ def test_a_class_has_its_name(tmp_path: Path) -> None:
     )
     table = datasets.Dataset.from_dict({"question": ["a", "b"], "answer": [1, 0]}, features=features)
     table.save_to_disk(str(tmp_path / "saved"))
-    assert read_file(tmp_path / "saved")[0] == [Row.pair("a", "yes"), Row.pair("b", "no")]
+    assert read_file(tmp_path / "saved")[0] == [DataRow.pair("a", "yes"), DataRow.pair("b", "no")]
 
 
 @pytest.mark.parametrize("orient", ["columns", "records", "index", "split", "table"])
@@ -320,7 +330,7 @@ def test_what_is_no_text_and_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.csv")
     _, problem = find_source("pipe.csv", tmp_path)
     assert problem is not None
-    assert "is no ordinary file" in str(problem)
+    assert "is not an ordinary file" in str(problem)
 
 
 def test_a_key_that_a_row_gives_twice_is_named(tmp_path: Path) -> None:
@@ -333,4 +343,4 @@ def test_a_key_that_a_row_gives_twice_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"rows.jsonl:1: the key 'x'"):
         read(tmp_path, nested, "rows.jsonl")
     same = '{"question": "c", "answer": "d", "answer": "d"}\n'
-    assert read(tmp_path, same, "rows.jsonl")[0] == [Row.pair("c", "d")]
+    assert read(tmp_path, same, "rows.jsonl")[0] == [DataRow.pair("c", "d")]

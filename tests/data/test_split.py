@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from adapterzoo.data.split import load_splits, split_rows
+from adapterzoo.data_row import DataRow
 from adapterzoo.errors import UserError
 from adapterzoo.recipe.reading import load_recipe
 from adapterzoo.recipe.schema import DataSection
-from adapterzoo.row import Row
 
 QUICKSTART = Path("recipes/quickstart.yaml")
 
@@ -22,7 +22,7 @@ SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
 
 def test_the_split_does_not_depend_on_the_order_of_the_rows() -> None:
-    rows = [Row.pair(f"q{i}", f"a{i}") for i in range(100)]
+    rows = [DataRow.pair(f"q{i}", f"a{i}") for i in range(100)]
     shuffled = random.Random(1).sample(rows, 100)
     first = split_rows(rows, SHARES, 0, "x")
     assert split_rows(shuffled, SHARES, 0, "x") == first
@@ -32,7 +32,7 @@ def test_the_split_does_not_depend_on_the_order_of_the_rows() -> None:
 
 
 def test_the_same_question_is_never_on_both_sides() -> None:
-    rows = [Row.pair(f"q{i % 10}", f"a{i}") for i in range(100)]
+    rows = [DataRow.pair(f"q{i % 10}", f"a{i}") for i in range(100)]
     split = split_rows(rows, {"train": 0.6, "validation": 0.2, "test": 0.2}, 0, "x")
     sides = [{row.prompt for row in part} for part in split.values()]
     assert not sides[0] & sides[1] | sides[0] & sides[2] | sides[1] & sides[2]
@@ -41,7 +41,7 @@ def test_the_same_question_is_never_on_both_sides() -> None:
 
 def test_too_few_rows_for_a_part() -> None:
     with pytest.raises(UserError, match=r"2 different prompts are too few.*leaves none for"):
-        split_rows([Row.pair("a", "b"), Row.pair("c", "d")], SHARES, 0, "x")
+        split_rows([DataRow.pair("a", "b"), DataRow.pair("c", "d")], SHARES, 0, "x")
 
 
 def load(folder: Path, said: list[str] | None = None, /, **settings: Any) -> Any:
@@ -91,7 +91,7 @@ def test_splits_of_a_saved_dataset(tmp_path: Path) -> None:
     split = load(tmp_path, source=source, split={"train": "train", "validation": "dev", "test": "test"})
     assert (len(split.train), len(split.validation), len(split.test)) == (4, 2, 3)
     assert split.train[0].place == f"{source} [train], row 1"
-    with pytest.raises(UserError, match=r"several splits \(train, dev, test\). Say which is which, like data.split"):
+    with pytest.raises(UserError, match=r"several splits \(train, dev, test\). Choose them, like data.split"):
         load(tmp_path, source=source)
     with pytest.raises(UserError, match="no split 'valid'"):
         load(tmp_path, source=source, split={"train": "train", "validation": "valid", "test": "test"})
@@ -142,4 +142,4 @@ def test_a_source_that_nothing_reads_is_refused_and_rows_left_over_are_said(tmp_
         load(tmp_path, source=first, split={"train": [second]})
     said: list[str] = []
     load(tmp_path, said, source=first, split={"train": 0.5, "validation": 0.1, "test": 0.1})
-    assert said == ["data: 30% of the rows are in no part: the shares add up to 0.7"]
+    assert said == ["data: 30% of the rows are in no split: the shares add up to 0.7"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from cells import Bench
 
-from adapterzoo.tokens.batches import in_batches
+from adapterzoo.tokens.batches import batches_by_length
 
 
 def test_a_model_that_learned_answers_and_stops(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_model_that_reads_the_right_answer_is_not_believed(write_recipe: Calla
 
 def test_rows_are_batched_by_length_within_every_limit() -> None:
     lengths = [5, 100, 60, 60, 5, 5, 5, 300]
-    batches = in_batches(lengths, 3, positions=150)
+    batches = batches_by_length(lengths, 3, positions=150)
     assert batches == [[7], [1], [2, 3], [0, 4, 5], [6]], "a row that is too long is alone"
-    assert in_batches(lengths, 3) == [[7, 1, 2], [3, 0, 4], [5, 6]]
-    assert in_batches([10, 10], 8, spans=[3000, 3000]) == [[0], [1]], "logits of a wide vocabulary are large"
+    assert batches_by_length(lengths, 3) == [[7, 1, 2], [3, 0, 4], [5, 6]]
+    assert batches_by_length([10, 10], 8, spans=[3000, 3000]) == [[0], [1]], "logits of a wide vocabulary are large"

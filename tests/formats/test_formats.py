@@ -10,13 +10,13 @@ import pytest
 from shapes import EXAMPLES, SPOKEN, A, S, U
 
 from adapterzoo.data.rows import read_rows
+from adapterzoo.data_row import DataRow, Turn
 from adapterzoo.errors import UserError
 from adapterzoo.formats import FORMATS
 from adapterzoo.recipe.schema import DataSection
-from adapterzoo.row import Row, Turn
 
 
-def read(folder: Path, *cells: Any, **settings: Any) -> tuple[list[Row], list[str]]:
+def read(folder: Path, *cells: Any, **settings: Any) -> tuple[list[DataRow], list[str]]:
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in cells), encoding="utf-8")
     said: list[str] = []
@@ -62,7 +62,7 @@ def test_columns_are_mapped(tmp_path: Path) -> None:
 
 def test_columns_that_fit_no_format_or_several(tmp_path: Path) -> None:
     said = refusal(tmp_path, {"Frage": "a", "Antwort": "b"})
-    assert "its columns (Frage, Antwort) are those of no format. Say which is which under data.columns." in said
+    assert "its columns (Frage, Antwort) fit no format. Map your columns under data.columns." in said
     assert "qa (question, answer)" in said
     both = {"question": "a", "answer": "b", "prompt": "a", "completion": "b"}
     said = refusal(tmp_path, both)
@@ -84,10 +84,10 @@ def test_roles_of_all_names_in_a_conversation_of_many_turns(tmp_path: Path) -> N
     ("messages", "expected"),
     [
         ([(A, "Hello"), (U, "Hi")], "rows.jsonl:2: its conversation starts with the assistant. It must start with"),
-        ([(U, "a"), (U, "b"), (A, "c")], "rows.jsonl:2: its message 2 is the user's, as is the one before it."),
-        ([(U, "a"), (S, "b"), (A, "c")], "its message 2 is a system message; there is one at most, in front"),
+        ([(U, "a"), (U, "b"), (A, "c")], "rows.jsonl:2: its messages 1 and 2 are both from the user."),
+        ([(U, "a"), (S, "b"), (A, "c")], "its message 2 is a system message; only the first message can be one."),
         ([("tool", "a")], "rows.jsonl:2: its message 1 has the unknown role 'tool'. Known: system, "),
-        ([(U, ["a"])], "the content of its message 1 is no text. Images and tool calls"),
+        ([(U, ["a"])], "the content of its message 1 is not text. Images and tool calls"),
         ("Hi", "rows.jsonl:2: 'messages' is text here and a list in"),
         ([None], "rows.jsonl:2: its message 1 has no 'role' and 'content'. Like [{"),
     ],
@@ -142,10 +142,10 @@ def test_a_template_for_plain_text(tmp_path: Path) -> None:
             "data.template: names '{qestion}', and there is no such column. Did you mean 'quest",
         ),
         ({"template": "no field"}, "data.template: names no column"),
-        ({"template": "{question!r}"}, "data.template: is not a template: '{question!r}' is no column's name."),
+        ({"template": "{question!r}"}, "data.template: is not a template: '{question!r}' is not the name of a column."),
         ({"template": "{question.__class__}"}, "there is no such column"),
         ({"template": "{question"}, "data.template: expected '}' before end of string"),
-        ({"template": "{}"}, "'{}' is no column's name"),
+        ({"template": "{}"}, "'{}' is not the name of a column"),
         ({"template": "{question} {answer} {answer}"}, "names the answer, '{answer}', more than once"),
         ({"template": "{question} {answer}", "system": "S"}, "writes the whole example, but not the system message"),
         ({"template": "{question} {system}"}, "names '{system}', and there is no such column"),
@@ -156,5 +156,5 @@ def test_templates_are_checked_against_the_columns(settings: dict[str, Any], exp
 
 
 def test_what_has_no_place_is_refused(tmp_path: Path) -> None:
-    assert "cannot be put around a conversation" in refusal(tmp_path, {"messages": SPOKEN}, template="{messages}")
-    assert "data.system: is nowhere in plain text" in refusal(tmp_path, {"text": "a"}, system="S")
+    assert "cannot be used for a conversation" in refusal(tmp_path, {"messages": SPOKEN}, template="{messages}")
+    assert "data.system: is not used for plain text" in refusal(tmp_path, {"text": "a"}, system="S")

@@ -5,10 +5,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-from strangers import METHOD, plugin
+from third_party import METHOD, plugin
 
 import adapterzoo
 from adapterzoo.methods.registry import Registry, registry
+from adapterzoo.metrics.registry import metrics
 
 
 def test_every_plugin_file_is_an_entry_point_and_is_found() -> None:
@@ -64,12 +65,12 @@ def test_every_plugin_file_is_an_entry_point_and_is_found() -> None:
             METHOD.replace("NAME", "mine").replace('"me"', '"me"; mergeable_into = [["none"]]'),
             "mergeable_into names [['none']]",
         ),
-        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; learning_rate = 10**400'), "no rate above 0"),
+        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; learning_rate = 10**400'), "which is no number above 0"),
         (
             METHOD.replace("NAME", "mine")
             .replace("class Mine", "class O(Options):\n    label: str = 'x'\nclass Mine")
             .replace('"p", Options', '"p", O'),
-            "has label, which mean something else",
+            "has label, which means something else in a recipe",
         ),
         (
             METHOD.replace("NAME", "mine")
@@ -97,7 +98,7 @@ def test_every_plugin_file_is_an_entry_point_and_is_found() -> None:
         (METHOD.replace("NAME", "mine").replace("[Mine()]", "[Mine(), Mine()]"), "brings two methods named 'mine'"),
         (METHOD.replace("NAME", "mine").replace('"me"', '"me"; contract = 99'), "asks for contract 99"),
         (METHOD.replace("NAME", "mine").replace("1e-3", '"fast"'), "learning_rate is 'fast'"),
-        (METHOD.replace("NAME", "mine").replace("1e-3", 'float("nan")'), "no rate above 0"),
+        (METHOD.replace("NAME", "mine").replace("1e-3", 'float("nan")'), "which is no number above 0"),
         (METHOD.replace("NAME", "mine").replace('"s"', "7"), "summary is 7"),
         (
             METHOD.replace("NAME", "mine").replace('"me"', '"me"; quantizations = "none"'),
@@ -118,29 +119,29 @@ def test_every_plugin_file_is_an_entry_point_and_is_found() -> None:
         ),
     ],
 )
-def test_a_broken_plugin_is_named_and_left_out(strangers: Path, body: str, reason: str) -> None:
-    good = plugin("good", strangers, METHOD.replace("NAME", "good"))
-    zoo = Registry([*entry_points(group="adapterzoo"), plugin("bad", strangers, body), good])
+def test_a_broken_plugin_is_named_and_left_out(plugin_folder: Path, body: str, reason: str) -> None:
+    good = plugin("good", plugin_folder, METHOD.replace("NAME", "good"))
+    zoo = Registry([*entry_points(group="adapterzoo"), plugin("bad", plugin_folder, body), good])
     (broken,) = zoo.broken
     assert broken.plugin == "bad"
     assert reason in broken.reason
     assert {"lora", "good"} <= set(zoo)
 
 
-def test_of_two_strangers_with_one_name_the_second_is_left_out(strangers: Path) -> None:
-    points = [plugin(name, strangers, METHOD.replace("NAME", "mine")) for name in ("b", "a")]
+def test_of_two_strangers_with_one_name_the_second_is_left_out(plugin_folder: Path) -> None:
+    points = [plugin(name, plugin_folder, METHOD.replace("NAME", "mine")) for name in ("b", "a")]
     zoo = Registry(points)
-    assert zoo["mine"].__class__.__module__ == "stranger_a"
+    assert zoo["mine"].__class__.__module__ == "third_party_a"
     (broken,) = zoo.broken
     assert (broken.plugin, "already the name" in broken.reason) == ("b", True)
 
 
-def test_what_a_plugin_prints_stays_out_of_the_way(strangers: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_a_plugin_prints_stays_out_of_the_way(plugin_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     zoo = Registry(
         [
             plugin(
                 "loud",
-                strangers,
+                plugin_folder,
                 "print('hello')\nimport os, sys\nos.write(1, b'raw')\nsys.stdout.close()\n"
                 + METHOD.replace("NAME", "loud"),
             )
@@ -160,24 +161,31 @@ def test_a_fallback_gives_way_to_a_plugin_of_its_name() -> None:
     assert "adaption-prompt" not in zoo, "llama-adapter stands for it"
 
 
-def test_third_party_plugins_can_be_switched_off(strangers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_third_party_plugins_can_be_switched_off(plugin_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADAPTERZOO_NO_THIRD_PARTY", "1")
-    zoo = Registry([*entry_points(group="adapterzoo"), plugin("good", strangers, METHOD.replace("NAME", "good"))])
+    zoo = Registry([*entry_points(group="adapterzoo"), plugin("good", plugin_folder, METHOD.replace("NAME", "good"))])
     assert "good" not in zoo
     assert "lora" in zoo
     assert [broken.reason for broken in zoo.broken] == ["switched off by ADAPTERZOO_NO_THIRD_PARTY"]
 
 
-def test_the_core_names_no_method() -> None:
-    # Some methods are called by common words.
-    names = set(registry()) - {"full", "shadow", "road", "miss"}
-    pattern = re.compile(rf"\b({'|'.join(names)})\b", re.IGNORECASE)
-    for path in Path(adapterzoo.__file__).parent.rglob("*.py"):
-        assert not pattern.search(path.read_text()), (path, pattern.search(path.read_text()))
+def test_the_core_names_no_method_and_no_metric() -> None:
+    # Some methods are called by common words. What a method is called it may be in any case, a metric only as it is.
+    methods = set(registry()) - {"full", "shadow", "road", "miss"}
+    scores = {name for metric in metrics().values() for name in (metric.name, *metric.columns)}
+    patterns = (
+        re.compile(rf"\b({'|'.join(map(re.escape, methods))})\b", re.IGNORECASE),
+        re.compile(rf"\b({'|'.join(map(re.escape, scores))})\b"),
+    )
+    core = Path(adapterzoo.__file__).parent
+    for path in core.rglob("*.py"):
+        if path.parent != core / "metrics" / "built_in":
+            for pattern in patterns:
+                assert not pattern.search(path.read_text()), (path, pattern.search(path.read_text()))
 
 
-def test_a_plugin_that_changes_the_working_directory_is_brought_back(strangers: Path) -> None:
+def test_a_plugin_that_changes_the_working_directory_is_brought_back(plugin_folder: Path) -> None:
     here = Path.cwd()
-    zoo = Registry([plugin("wanders", strangers, "import os; os.chdir('/')\n" + METHOD.replace("NAME", "wanders"))])
+    zoo = Registry([plugin("wanders", plugin_folder, "import os; os.chdir('/')\n" + METHOD.replace("NAME", "wanders"))])
     assert "wanders" in zoo
     assert Path.cwd() == here

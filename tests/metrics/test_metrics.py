@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy
 import pytest
-from strangers import METHOD, plugin
+from third_party import METHOD, plugin
 
 from adapterzoo import Metric, PluginError
 from adapterzoo.methods.registry import Registry
 from adapterzoo.metrics.built_in import bleu, classification, rouge
-from adapterzoo.metrics.contract import RESERVED, overall, per_example
+from adapterzoo.metrics.contract import overall, per_example
+from adapterzoo.metrics.measured import MEASURED_NAMES
 from adapterzoo.metrics.registry import Metrics, metrics
 
 DOCUMENT = Path("docs/metrics.md").read_text(encoding="utf-8")
@@ -212,7 +213,7 @@ def test_macro_f1_is_scikit_learns() -> None:
 
 
 def test_only_those_of_labels_say_so() -> None:
-    assert {name for name in BUILT_IN if BUILT_IN[name].labels} == {"accuracy", "macro_f1"}
+    assert {name for name in BUILT_IN if BUILT_IN[name].label} == {"accuracy", "macro_f1"}
 
 
 @pytest.mark.parametrize(
@@ -282,8 +283,8 @@ def adapterzoo_metrics():
 MINE = METHOD.replace("NAME", "mine")
 
 
-def test_a_strangers_metric_is_found_and_needs_no_method(strangers: Path) -> None:
-    point = plugin("good", strangers, GOOD.replace("NAME", "good"))
+def test_a_third_party_metric_is_found_and_needs_no_method(plugin_folder: Path) -> None:
+    point = plugin("good", plugin_folder, GOOD.replace("NAME", "good"))
     found = Metrics([*entry_points(group="adapterzoo"), point])
     assert per_example(found["good"], "a", "b") == {"good": 0.5}
     assert (found["good"].summary, found.package("good"), found.package("rouge")) == (
@@ -294,16 +295,16 @@ def test_a_strangers_metric_is_found_and_needs_no_method(strangers: Path) -> Non
     assert not Registry([point]).broken
 
 
-def test_one_module_brings_both(strangers: Path) -> None:
-    points = [plugin("both", strangers, MINE + GOOD.replace("NAME", "mine")), plugin("method", strangers, MINE)]
+def test_one_module_brings_both(plugin_folder: Path) -> None:
+    points = [plugin("both", plugin_folder, MINE + GOOD.replace("NAME", "mine")), plugin("method", plugin_folder, MINE)]
     assert "mine" in Metrics(points)
     assert "mine" in Registry(points)
     assert not Metrics(points).broken
 
 
-def test_the_documents_plugin_is_one(strangers: Path) -> None:
+def test_the_documents_plugin_is_one(plugin_folder: Path) -> None:
     (body,) = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
-    metric = Metrics([plugin("document", strangers, body)])["same-length"]
+    metric = Metrics([plugin("document", plugin_folder, body)])["same-length"]
     assert per_example(metric, "a b", "c d") == {"same-length": True}
 
 
@@ -333,12 +334,12 @@ def test_the_documents_plugin_is_one(strangers: Path) -> None:
         (GOOD.replace("NAME", "mine").replace(", score", ", score, columns=('method',)"), "something else"),
         (GOOD.replace("NAME", "mine").replace(", score", ", score, columns=('test_loss',)"), "something else"),
         (GOOD.replace("NAME", "mine").replace(", score", ", score, better='up'"), "better is 'up'"),
-        (GOOD.replace("NAME", "mine").replace(", score", ", score, labels='yes'"), "labels is 'yes'"),
+        (GOOD.replace("NAME", "mine").replace(", score", ", score, label='yes'"), "label is 'yes'"),
         (GOOD.replace("NAME", "mine").replace("score)]", "score)] * 2"), "brings two metrics named 'mine'"),
     ],
 )
-def test_a_broken_plugin_is_named_and_left_out(strangers: Path, body: str, reason: str) -> None:
-    found = Metrics([plugin("bad", strangers, body), plugin("good", strangers, GOOD.replace("NAME", "good"))])
+def test_a_broken_plugin_is_named_and_left_out(plugin_folder: Path, body: str, reason: str) -> None:
+    found = Metrics([plugin("bad", plugin_folder, body), plugin("good", plugin_folder, GOOD.replace("NAME", "good"))])
     (broken,) = found.broken
     assert broken.plugin == "bad"
     assert reason in broken.reason
@@ -347,9 +348,9 @@ def test_a_broken_plugin_is_named_and_left_out(strangers: Path, body: str, reaso
     assert "'rouge'" in found.hint("rogue")
 
 
-def test_third_party_metrics_can_be_switched_off(strangers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_third_party_metrics_can_be_switched_off(plugin_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADAPTERZOO_NO_THIRD_PARTY", "1")
-    found = Metrics([plugin("good", strangers, GOOD.replace("NAME", "good"))])
+    found = Metrics([plugin("good", plugin_folder, GOOD.replace("NAME", "good"))])
     assert set(found) == set(BUILT_IN)
     assert [broken.reason for broken in found.broken] == ["switched off by ADAPTERZOO_NO_THIRD_PARTY"]
 
@@ -363,6 +364,6 @@ def test_finding_the_metrics_imports_nothing_heavy() -> None:
 def test_the_document_has_every_metric_with_its_columns() -> None:
     """Strangers' may be installed here: those that come with adapterzoo."""
     rows = dict(re.findall(r"^\| `([\w-]+)` \| (.*?) \|", DOCUMENT.partition("## A metric")[0], re.MULTILINE))
-    assert set(rows) == {*BUILT_IN, *RESERVED}
+    assert set(rows) == {*BUILT_IN, *MEASURED_NAMES}
     for name, metric in BUILT_IN.items():
         assert rows[name] == ", ".join(metric.columns)

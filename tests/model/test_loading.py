@@ -14,7 +14,7 @@ from click.testing import Result
 from safetensors.torch import load_file, save_file
 
 from adapterzoo.errors import UserError
-from adapterzoo.model.loading import check_weights, refused, weight_problems
+from adapterzoo.model.loading import check_weights, loading_error, weight_problems
 from adapterzoo.recipe.schema import ModelSection
 
 
@@ -59,10 +59,10 @@ def test_code_that_comes_with_a_model_and_cannot_be_run(
 
 def test_a_gated_model_is_told_from_a_missing_one() -> None:
     model = ModelSection(name="meta-llama/Llama-2-7b-hf")
-    gated = str(refused(model, OSError("You are trying to access a gated repo.\nMake sure to have access")))
+    gated = str(loading_error(model, OSError("You are trying to access a gated repo.\nMake sure to have access")))
     assert "it is gated" in gated
     assert "https://huggingface.co/meta-llama/Llama-2-7b-hf" in gated
-    missing = str(refused(model, OSError("meta-llama/Llama-2-7b-hf is not a local folder and is not a valid model")))
+    missing = str(loading_error(model, OSError("meta-llama/Llama-2-7b-hf is not a local folder and is not a valid model")))
     assert "gated" not in missing
 
 

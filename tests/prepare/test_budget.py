@@ -64,7 +64,7 @@ def test_quadratic_and_flat_sizes() -> None:
 
 def test_every_method_comes_as_near_as_it_can(write_recipe: Callable[..., Path]) -> None:
     prepared = prepare(load_recipe(write_recipe(extra=BUDGET)))
-    cells = {cell.label: cell for cell in prepared.cells if cell.method}
+    cells = {cell.label: cell for cell in prepared.method_cells}
     assert set(cells) == set(METHODS)
     sizes = {label: prepared.trainable[label] for label in METHODS}
     for label in ("lora", "qlora", "adalora", "loha"):

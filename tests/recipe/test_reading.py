@@ -51,7 +51,7 @@ def test_all_problems_are_reported_at_once_each_with_its_line(write_recipe: Call
         ({"methods": "[]"}, "'methods' is empty"),
         ({"methods": "lora"}, "'methods' is 'lora'"),
         ({"methods": "[{label: x}]"}, "'methods.0.name' is missing"),
-        ({"methods": "[lora, lora]"}, "'lora' is there twice"),
+        ({"methods": "[lora, lora]"}, "the label 'lora' is used twice"),
         ({"methods": "[{name: lora, label: base}]"}, "the label 'base' is taken"),
         ({"methods": "[{name: lora, label: ../x}]"}, "it becomes a folder"),
         ({"methods": "[{name: lora, r: many}]"}, "'r' is 'many'"),
@@ -96,8 +96,8 @@ def test_a_wrong_value_is_named_with_its_cure(
     [
         ("name: [a\n", "this is not YAML"),
         ("name: a\nname: b\n", ":2: this key is given twice"),
-        ("- a\n- b\n", "holds no recipe"),
-        ("", "holds no recipe"),
+        ("- a\n- b\n", "does not contain a recipe"),
+        ("", "does not contain a recipe"),
         ("name: x\n\tmodel: y\n", "this is not YAML"),
         ("name: 2024-13-45\n", "this is not YAML"),
         ('name: !!int "abc"\n', "this is not YAML"),
@@ -137,8 +137,7 @@ def test_the_resolved_recipe_reads_back_as_the_same(write_recipe: Callable[..., 
     from adapterzoo.results.store import Store
 
     recipe = load_recipe(write_recipe("lora, {name: lora, label: wide, r: 64}, adalora"))
-    store = Store(tmp_path / "out")
-    store.begin(recipe.resolved(), store.check(recipe.resolved(), "hash"))
+    Store(tmp_path / "out").begin(recipe.resolved(), {})
     again = load_recipe(tmp_path / "out" / "recipe.yaml")
     assert again.resolved() == recipe.resolved()
     assert again.methods[1].options["r"] == 64
@@ -155,7 +154,7 @@ def test_set_overrides_and_names_itself_in_errors(write_recipe: Callable[..., Pa
     assert problems(path, "trian.steps=3")[0].startswith("--set trian.steps=3: unknown key 'trian'")
     assert problems(path, "methods=[lora, lroa]")[0].startswith("--set methods=[lora, lroa]: unknown method 'lroa'")
     assert problems(path, "train.steps=")[0] == "--set train.steps=: has no value."
-    assert "Like {name: lora, label: mine}" in problems(path, "methods=[{lora: {r: 64}}]")[-1]
+    assert "For example: {name: lora, label: mine}" in problems(path, "methods=[{lora: {r: 64}}]")[-1]
 
 
 def test_a_method_on_a_base_it_cannot_train_on(

@@ -155,9 +155,9 @@ def test_what_has_no_cost_no_score_or_no_interval(tmp_path: Path) -> None:
 def test_mistakes_are_said(comparison: Comparison, tmp_path: Path, adapterzoo: Callable[..., Any]) -> None:
     said = {
         "train_second": "Did you mean 'train_seconds'?",
-        "base": "There is: ",
+        "base": "Choose from: ",
         "cost": "Give --price too.",
-        "exact_match": "There is: ",
+        "exact_match": "Choose from: ",
     }
     for column, hint in said.items():
         with pytest.raises(UserError, match=re.escape(hint)):
@@ -258,7 +258,7 @@ def test_blocks_stand_on_their_own(comparison: Comparison, tmp_path: Path, adapt
     for option in (["--pareto", "time"], ["--curves"], ["--examples", 1]):
         result = adapterzoo("compare", tmp_path, tmp_path / "other", *option)
         assert result.exit_code == 0
-        first, second = result.output.split("\nNot comparable with the first table: the rows of the data are others")
+        first, second = result.output.split("\nNot comparable with the first table: the data rows differ")
         assert ["best " in part for part in (first, second)] == [True, False]
         assert ["elsewhere" in part for part in (first, second)] == [False, True]
 

@@ -117,11 +117,11 @@ def test_damaged_files_are_no_tracebacks(tmp_path: Path) -> None:
     for content in ("{", "{}", "[]"):
         (tmp_path / "out" / ".adapterzoo.json").write_text(content)
         with pytest.raises(UserError, match="is damaged"):
-            Store(tmp_path / "out").check({"data": {}, "train": {}}, "hash")
+            Store(tmp_path / "out").check({})
     below = Store(path / "below-a-file")
-    recipe_hash = below.check({"data": {}, "train": {}}, "hash")
+    below.check({})
     with pytest.raises(UserError, match="cannot be written"):
-        below.begin({}, recipe_hash)
+        below.begin({}, {})
 
 
 def test_the_comparison_is_a_table_and_a_frame(tmp_path: Path) -> None:
@@ -133,12 +133,10 @@ def test_the_comparison_is_a_table_and_a_frame(tmp_path: Path) -> None:
 
 
 def test_two_runs_into_one_folder_are_kept_apart(tmp_path: Path) -> None:
-    resolved = {"name": "x", "data": {}, "model": {}, "train": {}}
     first, second = Store(tmp_path / "out"), Store(tmp_path / "out")
-    recipe_hash = first.check(resolved, "rows")
-    first.begin(resolved, recipe_hash)
-    second.check(resolved, "rows")
+    first.begin({"name": "x"}, {"model": "m"})
+    second.check({"model": "m"})
     with pytest.raises(UserError, match="another run is writing there"):
-        second.begin(resolved, recipe_hash)
-    del first
-    second.begin(resolved, recipe_hash)
+        second.begin({"name": "x"}, {"model": "m"})
+    first.release()
+    second.begin({"name": "x"}, {"model": "m"})

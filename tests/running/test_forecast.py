@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from adapterzoo.prepare.plan import Cell
+from adapterzoo.prepare.plan import MethodCell
 from adapterzoo.running import forecast
 from adapterzoo.running.cell import adapt
 from adapterzoo.running.forecast import Expected, _cell_seconds, makespan
@@ -22,7 +22,7 @@ def test_every_cell_and_the_run_have_a_time_and_a_memory(
 ) -> None:
     """A method that ends its process has neither, and keeps the others from nothing."""
 
-    def ends_with_ia3(prepared: Any, cell: Cell, *others: Any) -> Any:
+    def ends_with_ia3(prepared: Any, cell: MethodCell, *others: Any) -> Any:
         return os._exit(3) if cell.label == "ia3" else adapt(prepared, cell, *others)
 
     monkeypatch.setattr(forecast, "adapt", ends_with_ia3)
@@ -47,6 +47,6 @@ def test_a_run_takes_as_long_as_its_busiest_job() -> None:
 
 def test_trials_are_of_the_first_seed_and_cells_that_failed_take_no_time() -> None:
     cells = [
-        Cell(label, label, "none", seed, trials=3 * (label == "lora")) for seed in (0, 1) for label in ("lora", "x")
+        MethodCell(label=label, method=label, quantization="none", seed=seed, learning_rate=1.0, trials=3 * (label == "lora")) for seed in (0, 1) for label in ("lora", "x")
     ]
     assert list(_cell_seconds(cells, {"lora": Expected(2.0, 1, 1), "x": "it broke"})) == [8.0, 2.0]

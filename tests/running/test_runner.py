@@ -389,12 +389,12 @@ def test_a_damaged_adapter_is_named_and_trained_again(
 
 
 @pytest.mark.parametrize("name", ["base", "base-4-shot"])
-def test_no_method_has_the_name_of_the_untouched_base(name: str, strangers: Path) -> None:
-    from strangers import METHOD, plugin
+def test_no_method_has_the_name_of_the_untouched_base(name: str, plugin_folder: Path) -> None:
+    from third_party import METHOD, plugin
 
     from adapterzoo.methods.registry import Registry
 
-    zoo = Registry([plugin("mine", strangers, METHOD.replace("NAME", name))])
+    zoo = Registry([plugin("mine", plugin_folder, METHOD.replace("NAME", name))])
     assert name not in zoo
     assert f"Mine.name is '{name}': that is the label of the untouched base" in zoo.broken[0].reason
 
@@ -405,7 +405,7 @@ def test_no_label_is_the_one_of_the_untouched_base(
     for label in ("base", "Base", "base-4-shot"):
         done = adapterzoo("check", write_recipe(f"{{name: lora, label: {label}}}"))
         assert done.exit_code == 2
-        assert f"the label '{label}' is taken: by the untouched base" in done.stderr
+        assert f"the label '{label}' is taken by the untouched base" in done.stderr
 
 
 def test_a_plugin_that_changes_the_working_directory_moves_no_result(

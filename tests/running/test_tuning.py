@@ -16,7 +16,7 @@ import pytest
 from click.testing import Result
 
 from adapterzoo.errors import AdapterzooError
-from adapterzoo.prepare.plan import Cell
+from adapterzoo.prepare.plan import MethodCell
 from adapterzoo.prepare.settings import points
 from adapterzoo.recipe.tune import Range
 from adapterzoo.running.tuning import JOURNAL, Score, tune
@@ -25,16 +25,16 @@ TUNE = "tune:\n  learning_rate: {low: 1e-4, high: 1e-1, trials: 4}\n"
 RATE = Range(low=1e-5, high=1e-2)
 
 
-def cell(**changes: Any) -> Cell:
+def cell(**changes: Any) -> MethodCell:
     settings: dict[str, Any] = {"learning_rate": 3e-4, "ranges": {"learning_rate": RATE}, "trials": 5}
-    return Cell("lora", "lora", "none", **{**settings, **changes})
+    return MethodCell(label="lora", method="lora", quantization="none", **{**settings, **changes})
 
 
-def parabola(other: Cell, number: int) -> Score:
+def parabola(other: MethodCell, number: int) -> Score:
     return Score("exact_match", 1 - abs(3 + _log(other)), abs(3 + _log(other)))
 
 
-def _log(other: Cell) -> float:
+def _log(other: MethodCell) -> float:
     from math import log10
 
     return log10(other.learning_rate or 1)
@@ -78,7 +78,7 @@ def test_equal_scores_are_decided_by_the_loss(tmp_path: Path) -> None:
 
 
 def test_a_setting_that_fails_is_a_trial_and_no_end(tmp_path: Path) -> None:
-    def fails(other: Cell, number: int) -> Score:
+    def fails(other: MethodCell, number: int) -> Score:
         if (other.learning_rate or 0) > 1e-3:
             raise AdapterzooError("the loss became nan")
         return parabola(other, number)
@@ -89,7 +89,7 @@ def test_a_setting_that_fails_is_a_trial_and_no_end(tmp_path: Path) -> None:
     assert failed
     assert failed[0]["error"] == "AdapterzooError: the loss became nan"
 
-    def never(other: Cell, number: int) -> Score:
+    def never(other: MethodCell, number: int) -> Score:
         raise AdapterzooError("no")
 
     with pytest.raises(AdapterzooError, match="all 5 trials failed, the last one: AdapterzooError: no"):
@@ -99,7 +99,7 @@ def test_a_setting_that_fails_is_a_trial_and_no_end(tmp_path: Path) -> None:
 def test_trials_that_are_there_are_not_tried_again(tmp_path: Path) -> None:
     tried: list[float | None] = []
 
-    def stops(other: Cell, number: int) -> Score:
+    def stops(other: MethodCell, number: int) -> Score:
         tried.append(other.learning_rate)
         if len(tried) == 3:
             raise KeyboardInterrupt
@@ -197,9 +197,9 @@ def test_a_killed_run_goes_on_with_the_trial_it_was_at(write_recipe: Callable[..
 @pytest.mark.parametrize(
     ("methods", "tune", "said"),
     [
-        ("lora", "learning_rate: {low: 1}", "takes low and high, or values"),
+        ("lora", "learning_rate: {low: 1}", "needs low and high, or values"),
         ("lora", "r: {values: [4, 4]}", "has the same value twice"),
-        ("lora", "learning_rate: {low: 2, high: 1}", "has a low end that is not below the high one"),
+        ("lora", "learning_rate: {low: 2, high: 1}", "has a low that is not below high"),
         ("lora", "learning_rate: {low: -1, high: 1}", "a learning rate is a number above 0"),
         ("lora", "learning_rate: {values: [fast]}", "a learning rate is a number above 0"),
         ("lora", "learning_rate: {low: 1e-5, high: 1, trials: 0}", "greater than or equal to 1"),
@@ -237,7 +237,7 @@ def test_a_journal_that_ends_anywhere_is_gone_on_with(tmp_path: Path, lines: int
 
 
 def test_a_score_that_is_no_number_is_a_failed_trial(tmp_path: Path) -> None:
-    def overflows(other: Cell, number: int) -> Score:
+    def overflows(other: MethodCell, number: int) -> Score:
         if number == 1:
             return Score("perplexity", float("inf"), float("nan"))
         return parabola(other, number)
@@ -248,7 +248,7 @@ def test_a_score_that_is_no_number_is_a_failed_trial(tmp_path: Path) -> None:
 
 
 def test_a_setting_that_failed_is_tried_again_by_another_run(tmp_path: Path) -> None:
-    def fails(other: Cell, number: int) -> Score:
+    def fails(other: MethodCell, number: int) -> Score:
         raise MemoryError
 
     with pytest.raises(AdapterzooError, match="all 5 trials failed"):
@@ -285,7 +285,7 @@ def test_a_setting_must_work_and_be_of_the_size_that_the_budget_asks_for(
     assert "target_modules .*q_proj changes the size, which the budget sets" in refused.stderr
     refused = adapterzoo("check", write_recipe("lora", extra="tune:\n  target_modules: {values: [q_prog, q_proj]}\n"))
     assert refused.exit_code == 2
-    assert "is no pattern that matches a layer's whole name" in refused.stderr
+    assert "does not match the whole name of any layer" in refused.stderr
     fine = adapterzoo(
         "check", write_recipe("{name: adalora, init_r: 32}", extra="tune:\n  target_r: {values: [16, 24]}\n")
     )
@@ -354,7 +354,7 @@ def test_a_changed_digit_in_the_journal_chooses_nothing_else(tmp_path: Path) -> 
 def test_trials_of_another_version_of_a_plugin_are_others(tmp_path: Path) -> None:
     tried: list[int] = []
 
-    def counting(other: Cell, number: int) -> Score:
+    def counting(other: MethodCell, number: int) -> Score:
         tried.append(number)
         return parabola(other, number)
 

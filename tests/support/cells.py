@@ -14,7 +14,7 @@ from adapterzoo.methods.registry import registry
 from adapterzoo.model import base
 from adapterzoo.prepare.prepared import Prepared, prepare
 from adapterzoo.recipe.reading import load_recipe
-from adapterzoo.training.trainer import Trained, train
+from adapterzoo.training.trainer import Trained, train_adapter
 
 
 class Bench:
@@ -23,7 +23,7 @@ class Bench:
     def __init__(self, recipe: Path, *overrides: str) -> None:
         self.recipe = load_recipe(recipe, overrides)
         self.prepared: Prepared = prepare(self.recipe)
-        self.cells = {cell.label: cell for cell in self.prepared.cells}
+        self.cells = {cell.label: cell for cell in self.prepared.method_cells}
 
     def load(self, quantization: str) -> base.Base:
         return base.load(self.recipe.model, self.prepared.location, quantization, self.recipe.data.max_length)
@@ -54,7 +54,7 @@ class Bench:
             "optimizer": partial(method.optimizer, model, options),
             "resume": method.resumes,
         }
-        return train(model, self.prepared.encoded, self.recipe.train, **{**settings, **changes})
+        return train_adapter(model, self.prepared.encoded, self.recipe.train, **{**settings, **changes})
 
     def adapter(self, label: str, loaded: base.Base, folder: Path, **changes: Any) -> dict[str, Any]:
         """Train a cell and give the tensors that were saved."""

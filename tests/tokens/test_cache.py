@@ -95,9 +95,9 @@ def test_old_ones_are_removed(
 ) -> None:
     from adapterzoo.tokens import cache
 
-    for number in range(cache.KEPT + 3):
+    for number in range(cache.MAX_FILES + 3):
         encoded(write_recipe("lora"), f"data.system=S{number}")
-    assert len(list((tmp_path / "cache" / "tokens").iterdir())) == cache.KEPT
+    assert len(list((tmp_path / "cache" / "tokens").iterdir())) == cache.MAX_FILES
 
 
 def test_every_flipped_bit_in_the_cache_is_seen(

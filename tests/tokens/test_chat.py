@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapterzoo.data.split import Splits
+from adapterzoo.data_row import DataRow, Turn
 from adapterzoo.errors import UserError
 from adapterzoo.recipe.schema import DataSection
-from adapterzoo.row import Row, Turn
 from adapterzoo.tokens.encode import Encoder
 
 # What a family's own tokenizer gives back other than it was given: sentencepiece's mark for a space.
@@ -27,14 +27,14 @@ def encoder(family: str, said: list[str] | None = None, **settings: Any) -> Enco
     return Encoder(copy.deepcopy(tokenizer(family)), section, (said if said is not None else []).append)
 
 
-def conversation(*exchanges: tuple[str, str], system: str | None = None) -> Row:
+def conversation(*exchanges: tuple[str, str], system: str | None = None) -> DataRow:
     turns = [Turn("system", system)] if system else []
     for question, answer in exchanges:
         turns += [Turn("user", question), Turn("assistant", answer)]
-    return Row(tuple(turns))
+    return DataRow(tuple(turns))
 
 
-def learned(made: Encoder, row: Row) -> str:
+def learned(made: Encoder, row: DataRow) -> str:
     example = made.encode(row)
     assert example is not None
     ids = [token for token, wanted in zip(*example.tokens, strict=True) if wanted]
@@ -193,7 +193,7 @@ def test_rows_of_which_a_template_drops_a_part_are_counted(tmp_path: Path) -> No
     )
     said: list[str] = []
     answer = "the answer to much longer than that"  # which has the whole question in it
-    rows = [Row.pair("short", "a", "f.csv:2"), Row.pair("much longer than that", answer, "f.csv:3")]
+    rows = [DataRow.pair("short", "a", "f.csv:2"), DataRow.pair("much longer than that", answer, "f.csv:3")]
     splits = Splits(train=rows, validation=[], test=rows[:1], fingerprint="", format="qa")
     encoder("chatml", said, chat_template=str(path)).encode_splits(splits)
     what = "1 of 2 rows of train: the chat template leaves out or changes part of what is asked (first: f.csv:3)"

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from adapterzoo.data.split import Splits
+from adapterzoo.data_row import DataRow, Turn
 from adapterzoo.errors import UserError
 from adapterzoo.recipe.schema import DataSection
-from adapterzoo.row import Row, Turn
-from adapterzoo.tokens.batches import asked, pad_batch
+from adapterzoo.tokens.batches import pad_batch, row_tokens
 from adapterzoo.tokens.encode import Encoder
 
 EOS, PAD = 2, 0
@@ -27,12 +27,12 @@ def data(**changes: Any) -> DataSection:
     return DataSection(**{"source": "x.csv", **changes})
 
 
-def splits(*rows: Row) -> Splits:
+def splits(*rows: DataRow) -> Splits:
     return Splits([*rows], [], [*rows], "fingerprint", "qa")
 
 
 def test_the_completion_is_the_answer_and_the_end_token(tokenizer: Any) -> None:
-    example = Encoder(tokenizer, data(system="Be brief.")).encode(Row.pair("go", "went"))
+    example = Encoder(tokenizer, data(system="Be brief.")).encode(DataRow.pair("go", "went"))
     assert (
         tokenizer.decode(example.prompt)
         == "<|start|>system\nBe brief.<|end|>\n<|start|>user\ngo<|end|>\n<|start|>assistant\n"
@@ -44,7 +44,7 @@ def test_the_completion_is_the_answer_and_the_end_token(tokenizer: Any) -> None:
 def test_padding_is_not_the_end_token_and_never_in_the_loss_but_the_end_token_is(tokenizer: Any) -> None:
     assert tokenizer.pad_token_id == tokenizer.eos_token_id, "as in the bundled model"
     encoder = Encoder(tokenizer, data())
-    encoded = encoder.encode_splits(splits(Row.pair("go", "went"), Row.pair("photograph", "photographed")))
+    encoded = encoder.encode_splits(splits(DataRow.pair("go", "went"), DataRow.pair("photograph", "photographed")))
     assert encoded.pad_id == PAD != EOS
     assert encoded.end_ids == [EOS]
     batch = pad_batch([e.tokens for e in encoded.train], encoded.pad_id)
@@ -68,13 +68,13 @@ def test_there_is_one_first_token(tokenizer: Any) -> None:
         single="<|start|> $A", special_tokens=[("<|start|>", 1)]
     )
     assert tokenizer("x")["input_ids"][0] == 1
-    example = Encoder(tokenizer, data()).encode(Row.pair("go", "went"))
+    example = Encoder(tokenizer, data()).encode(DataRow.pair("go", "went"))
     assert example.prompt[:2].count(1) == 1
     assert 1 not in example.completion
 
 
 def test_shots_are_turns_before_the_question(tokenizer: Any) -> None:
-    ids = Encoder(tokenizer, data()).prompt(Row.pair("go", "went"), [Row.pair("eat", "ate")])
+    ids = Encoder(tokenizer, data()).prompt(DataRow.pair("go", "went"), [DataRow.pair("eat", "ate")])
     text = "<|start|>user\neat<|end|>\n<|start|>assistant\nate<|end|>\n<|start|>user\ngo<|end|>\n<|start|>assistant\n"
     assert tokenizer.decode(ids) == text
 
@@ -82,7 +82,7 @@ def test_shots_are_turns_before_the_question(tokenizer: Any) -> None:
 def test_a_tokenizer_without_template_is_announced(tokenizer: Any) -> None:
     tokenizer.chat_template = None
     said: list[str] = []
-    example = Encoder(tokenizer, data(system="S"), said.append).encode(Row.pair("go", "went"))
+    example = Encoder(tokenizer, data(system="S"), said.append).encode(DataRow.pair("go", "went"))
     assert tokenizer.decode(example.prompt) == "S\n\ngo\n"
     assert tokenizer.decode(example.completion) == "went<|end|>"
     assert "no chat template" in said[0]
@@ -94,7 +94,7 @@ def lengths(example: Any) -> tuple[int, int]:
 
 def test_the_answer_survives_a_long_question(tokenizer: Any) -> None:
     """The middle of the question goes: its beginning, its end and the template stay."""
-    row = Row.pair("BEGIN " + "x" * 100 + " END", "went")
+    row = DataRow.pair("BEGIN " + "x" * 100 + " END", "went")
     whole = Encoder(tokenizer, data(system="S")).encode(row)
     example = Encoder(tokenizer, data(system="S", max_length=80)).encode(row)
     assert whole is not None
@@ -105,7 +105,7 @@ def test_the_answer_survives_a_long_question(tokenizer: Any) -> None:
     assert text.startswith("<|start|>system\nS<|end|>\n<|start|>user\nBEGIN x")
     assert text.endswith("x END<|end|>\n<|start|>assistant\n")
     assert example.row.prompt == row.prompt
-    answer_too_long = Row.pair("go", "went" * 20)
+    answer_too_long = DataRow.pair("go", "went" * 20)
     assert Encoder(tokenizer, data(max_length=80)).encode(answer_too_long) is None
 
 
@@ -113,7 +113,7 @@ def test_of_a_long_conversation_the_oldest_turns_go(tokenizer: Any) -> None:
     turns = [Turn("system", "S")]
     for number in range(5):
         turns += [Turn("user", f"question {number}"), Turn("assistant", f"answer {number}")]
-    row = Row(tuple(turns))
+    row = DataRow(tuple(turns))
     example = Encoder(tokenizer, data(max_length=100, loss_on="assistant")).encode(row)
     assert example is not None
     assert sum(lengths(example)) <= 100
@@ -125,20 +125,20 @@ def test_of_a_long_conversation_the_oldest_turns_go(tokenizer: Any) -> None:
 
 
 def test_other_ways_to_cut(tokenizer: Any) -> None:
-    long = Row.pair("go", "went" * 20)
+    long = DataRow.pair("go", "went" * 20)
     cut = Encoder(tokenizer, data(max_length=60, truncate="completion")).encode(long)
     assert cut is not None
     assert sum(lengths(cut)) == len(cut.learned) == 60
     assert cut.completion[-1] != EOS
     assert Encoder(tokenizer, data(max_length=60, truncate="drop")).encode(long) is None
-    text = Row((Turn("assistant", "word " * 30),), raw=True)
+    text = DataRow((Turn("assistant", "word " * 30),), raw=True)
     example = Encoder(tokenizer, data(max_length=20)).encode(text)
     assert example is not None
     assert lengths(example) == (0, 20)
 
 
 def test_what_max_length_costs_is_counted_and_said(tokenizer: Any) -> None:
-    short, long = Row.pair("a", "bc"), Row.pair("a", "b" * 60)
+    short, long = DataRow.pair("a", "bc"), DataRow.pair("a", "b" * 60)
     limit = sum(lengths(Encoder(tokenizer, data()).encode(short)))
     said: list[str] = []
     encoded = Encoder(tokenizer, data(max_length=limit), said.append).encode_splits(splits(short, long))
@@ -164,13 +164,13 @@ def test_what_max_length_costs_is_counted_and_said(tokenizer: Any) -> None:
     ],
 )
 def test_what_the_loss_sees(loss_on: str, expected: str, tokenizer: Any) -> None:
-    row = Row((Turn("user", "q1"), Turn("assistant", "a1"), Turn("user", "q2"), Turn("assistant", "a2")))
+    row = DataRow((Turn("user", "q1"), Turn("assistant", "a1"), Turn("user", "q2"), Turn("assistant", "a2")))
     example = Encoder(tokenizer, data(loss_on=loss_on)).encode(row)
     assert example is not None
     ids, learned = example.tokens
     assert tokenizer.decode([token for token, wanted in zip(ids, learned, strict=True) if wanted]) == expected
     assert not learned[0], "nothing predicts the first token"
-    batch = pad_batch([example.tokens, asked([5] * 80, [6, EOS])], PAD)
+    batch = pad_batch([example.tokens, row_tokens([5] * 80, [6, EOS])], PAD)
     assert batch["labels"][0][batch["labels"][0] != -100].tolist() == [
         t for t, w in zip(ids, learned, strict=True) if w
     ]
@@ -178,7 +178,7 @@ def test_what_the_loss_sees(loss_on: str, expected: str, tokenizer: Any) -> None
 
 def test_the_text_of_a_special_token_in_the_data_is_said(tokenizer: Any) -> None:
     said: list[str] = []
-    rows = splits(Row.pair("a", "b"), Row.pair("say <|end|> now", "c", place="x.csv:3"))
+    rows = splits(DataRow.pair("a", "b"), DataRow.pair("say <|end|> now", "c", place="x.csv:3"))
     Encoder(tokenizer, data(), said.append).encode_splits(rows)
     assert "1 of 2 rows of train hold the text of a special token" in said[0]
     assert "(first: x.csv:3)" in said[0]
@@ -191,7 +191,7 @@ def test_padding_on_the_left_changes_no_loss(tiny_model: Path, tokenizer: Any) -
     from adapterzoo.evaluation.evaluate import likelihoods
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    pairs = [Row.pair("go", "went"), Row.pair("photograph", "photographed")]
+    pairs = [DataRow.pair("go", "went"), DataRow.pair("photograph", "photographed")]
     for loss_on in ("completion", "all"):
         encoder = Encoder(tokenizer, data(loss_on=loss_on))
         rows = [encoder.encode(pair).tokens for pair in pairs]  # type: ignore[union-attr]
@@ -211,6 +211,6 @@ def test_padding_on_the_left_changes_no_loss(tiny_model: Path, tokenizer: Any) -
 
 def test_questions_that_were_cut_are_counted(tokenizer: Any) -> None:
     said: list[str] = []
-    rows = splits(Row.pair("x" * 100, "y"), Row.pair("x", "y"))
+    rows = splits(DataRow.pair("x" * 100, "y"), DataRow.pair("x", "y"))
     Encoder(tokenizer, data(max_length=60), said.append).encode_splits(rows)
     assert "data: 1 of 2 questions of train are cut to fit max_length = 60" in said

@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapterzoo.conformance.models import ARCHITECTURES, tiny_base
-from adapterzoo.tokens.batches import asked, pad_batch
+from adapterzoo.tokens.batches import pad_batch, row_tokens
 from adapterzoo.tokens.packing import check_separate, pack, pack_batch
 
-ROWS = [asked([3 + n, 5, 7 + n, 11], [20 + n, *range(30, 30 + n), 2]) for n in range(5)]
+ROWS = [row_tokens([3 + n, 5, 7 + n, 11], [20 + n, *range(30, 30 + n), 2]) for n in range(5)]
 
 
 @given(lengths=st.lists(st.integers(2, 20), min_size=1, max_size=60), room=st.integers(20, 60))
 def test_nothing_is_lost_and_no_pack_is_too_long(lengths: list[int], room: int) -> None:
-    rows = [asked([n] * (length - 1), [n]) for n, length in enumerate(lengths)]
+    rows = [row_tokens([n] * (length - 1), [n]) for n, length in enumerate(lengths)]
     packs = pack(rows, room)
     assert sorted(ids[0] for rows in packs for ids, _ in rows) == list(range(len(rows)))
     assert all(sum(len(ids) for ids, _ in rows) <= room for rows in packs)

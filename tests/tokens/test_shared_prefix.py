@@ -20,11 +20,11 @@ from adapterzoo.tokens.batches import Tokens, pad_batch
 from adapterzoo.tokens.shared_prefix import (
     SharedPrefix,
     common_prefix,
-    for_model,
     joined_batch,
     learned_logits,
-    why_not,
-    why_not_trained,
+    model_arguments,
+    reason_not_to_join,
+    reason_not_to_train_joined,
 )
 
 SIZES: dict[str, Any] = {
@@ -87,7 +87,7 @@ def test_losses_and_gradients_are_those_of_padded_rows(
     model = made(family, attention, attention_dropout=0.0, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0)
     some = rows(prefix, answer=answer)
     assert has_row_attention(model)
-    assert why_not(model, some, 0, "none") is None
+    assert reason_not_to_join(model, some, 0, "none") is None
     expected = _loss_and_gradients(model, pad_batch(some, 0))
     for by_row in (False, True):
         loss, gradients, targets = _loss_and_gradients(model, joined_batch(some, by_row=by_row))
@@ -98,18 +98,18 @@ def test_losses_and_gradients_are_those_of_padded_rows(
 
 def _loss_and_gradients(model: Any, batch: dict[str, Any]) -> tuple[float, torch.Tensor, list[int]]:
     model.zero_grad()
-    answered = model(**for_model(batch, model))
+    answered = model(**model_arguments(batch, model))
     answered.loss.backward()
     gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     return answered.loss.item(), gradients, learned_logits(answered.logits, batch)[1].tolist()
 
 
 def test_models_whose_rows_cannot_be_joined_are_told() -> None:
-    assert "batch" in str(why_not(made("llama"), rows(8), 0, "int8"))
+    assert "batch" in str(reason_not_to_join(made("llama"), rows(8), 0, "int8"))
     mixture = made("mixtral", num_local_experts=2, output_router_logits=True)
-    assert "router" in str(why_not(mixture, rows(8), 0, "none"))
-    assert why_not(made("bloom", n_head=4, n_layer=2), rows(8), 0, "none"), "positions come from its 2-D mask"
-    assert why_not(made("mamba", state_size=4), rows(8), 0, "none"), "a recurrent layer sees the row before"
+    assert "router" in str(reason_not_to_join(mixture, rows(8), 0, "none"))
+    assert reason_not_to_join(made("bloom", n_head=4, n_layer=2), rows(8), 0, "none"), "positions come from its 2-D mask"
+    assert reason_not_to_join(made("mamba", state_size=4), rows(8), 0, "none"), "a recurrent layer sees the row before"
 
 
 @pytest.mark.parametrize(
@@ -127,17 +127,17 @@ def test_models_whose_rows_cannot_be_joined_are_told() -> None:
 def test_what_goes_by_the_place_in_a_sequence_is_refused(family: str, settings: dict[str, Any]) -> None:
     """Also where it makes no difference to the rows that are tried: longer ones may come."""
     short = rows(2, (4, 5, 6, 5))
-    assert why_not(made("mistral", sliding_window=64), short, 0, "none", longest=60) is None
-    assert "its architecture" not in str(why_not(made(family, **settings), short, 0, "none", longest=60))
-    assert why_not(made(family, **settings), short, 0, "none", longest=60)
+    assert reason_not_to_join(made("mistral", sliding_window=64), short, 0, "none", longest=60) is None
+    assert "its architecture" not in str(reason_not_to_join(made(family, **settings), short, 0, "none", longest=60))
+    assert reason_not_to_join(made(family, **settings), short, 0, "none", longest=60)
 
 
 def test_what_changes_the_loss_of_padded_rows_alone_is_not_trained_with_joined_ones() -> None:
-    assert "dropout" in str(why_not_trained(made("gpt2", resid_pdrop=0.1), {}))
-    assert "dropout" in str(why_not_trained(made("llama", attention_dropout=0.1), {}))
+    assert "dropout" in str(reason_not_to_train_joined(made("gpt2", resid_pdrop=0.1), {}))
+    assert "dropout" in str(reason_not_to_train_joined(made("llama", attention_dropout=0.1), {}))
     for name in ("label_smoothing_factor", "neftune_noise_alpha"):
-        assert name in str(why_not_trained(made("llama"), {name: 0.1}))
-        assert why_not_trained(made("llama"), {name: 0.0}) is None
+        assert name in str(reason_not_to_train_joined(made("llama"), {name: 0.1}))
+        assert reason_not_to_train_joined(made("llama"), {name: 0.0}) is None
 
 
 def test_rows_are_given_in_the_form_that_costs_least() -> None:

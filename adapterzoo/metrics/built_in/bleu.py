@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from adapterzoo.hookspecs import hookimpl
 from adapterzoo.metrics.built_in._scripts import HAN, HANGUL, KANA, SOUTH_EAST_ASIAN
-from adapterzoo.metrics.contract import Metric
+from adapterzoo.metrics.contract import ColumnStyle, Metric
 
 if TYPE_CHECKING:
     from sacrebleu import BLEU
@@ -52,5 +52,5 @@ def corpus_bleu(references: Sequence[str], answers: Sequence[str]) -> float:
 
 @hookimpl
 def adapterzoo_metrics() -> list[Metric]:
-    """What this module brings."""
-    return [Metric("bleu", bleu, total=corpus_bleu)]
+    """Return what this module brings."""
+    return [Metric("bleu", bleu, total=corpus_bleu, styles={"bleu": ColumnStyle("BLEU", ".1f", bounds=(0.0, 100.0))})]

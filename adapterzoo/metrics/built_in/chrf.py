@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from adapterzoo.hookspecs import hookimpl
-from adapterzoo.metrics.contract import Metric
+from adapterzoo.metrics.contract import ColumnStyle, Metric
 
 if TYPE_CHECKING:
     from sacrebleu import CHRF
@@ -32,5 +32,5 @@ def corpus_chrf(references: Sequence[str], answers: Sequence[str]) -> float:
 
 @hookimpl
 def adapterzoo_metrics() -> list[Metric]:
-    """What this module brings."""
-    return [Metric("chrf", chrf, total=corpus_chrf)]
+    """Return what this module brings."""
+    return [Metric("chrf", chrf, total=corpus_chrf, styles={"chrf": ColumnStyle("chrF", ".1f", bounds=(0.0, 100.0))})]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from adapterzoo.hookspecs import hookimpl
-from adapterzoo.metrics.contract import Metric
+from adapterzoo.metrics.contract import ColumnStyle, Metric
 
 # What a model puts around a word. Not every sign: C# is not C, -1 is not 1, and <50K is not >50K.
 AROUND = " .,:;!?¡¿…()[]{}\"'«»‹›“”„‟‘’‚‛。，、！？：；（）「」『』【】《》،؛؟।"
@@ -52,9 +52,11 @@ def _f1(pairs: Sequence[tuple[str, str]], one: str) -> float:
 
 @hookimpl
 def adapterzoo_metrics() -> list[Metric]:
-    """What this module brings."""
+    """Return what this module brings."""
     f1 = "Mean F1 of the labels, each counted the same (0 to 1); normalised like accuracy"
+    right = {"accuracy": ColumnStyle("acc.", ".3f", "acc.: share of test labels right", (0.0, 1.0))}
+    mean = {"macro_f1": ColumnStyle("F1", ".3f", "F1: mean over the labels", (0.0, 1.0))}
     return [
-        Metric("accuracy", accuracy, labels=True),
-        Metric("macro_f1", accuracy, summary=f1, total=macro_f1, labels=True),
+        Metric("accuracy", accuracy, label=label, styles=right),
+        Metric("macro_f1", accuracy, summary=f1, total=macro_f1, label=label, styles=mean),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 from adapterzoo.hookspecs import hookimpl
-from adapterzoo.metrics.contract import Metric
+from adapterzoo.metrics.contract import ColumnStyle, Metric
 
 
 def normalised(text: str) -> str:
@@ -20,5 +20,6 @@ def exact_match(reference: str, answer: str) -> bool:
 
 @hookimpl
 def adapterzoo_metrics() -> list[Metric]:
-    """What this module brings."""
-    return [Metric("exact_match", exact_match)]
+    """Return what this module brings."""
+    style = ColumnStyle("match", ".3f", "match: share of test answers exactly right", (0.0, 1.0), drop=0)
+    return [Metric("exact_match", exact_match, styles={"exact_match": style})]

@@ -1,10 +1,10 @@
-"""About the smallest method there can be: a stranger's package, as the tests install it."""
+"""One of the smallest possible methods: a third-party package, as the tests install it."""
 
 from adapterzoo import LinearOptions, PeftMethod, hookimpl
 
 
-class Stranger(PeftMethod):
-    name = "stranger"
+class Example(PeftMethod):
+    name = "example"
     summary = "rank 2, and that is all"
     paper = "https://arxiv.org/abs/2106.09685"
     options = LinearOptions
@@ -19,4 +19,4 @@ class Stranger(PeftMethod):
 
 @hookimpl
 def adapterzoo_methods():
-    return [Stranger()]
+    return [Example()]

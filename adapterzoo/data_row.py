@@ -1,15 +1,15 @@
-"""One example as the user wrote it, whatever shape it came in."""
+"""A row of the user's data: an example, whatever format it was written in."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-PARTS = ("train", "validation", "test")
+SPLIT_NAMES = ("train", "validation", "test")
 
 
 class BadRowError(Exception):
-    """A row that is not what its format says: what is wrong with it, and the hint."""
+    """A row that does not fit its format: what is wrong with it, and a hint."""
 
     def __init__(self, what: str, hint: str = "") -> None:
         super().__init__(what)
@@ -17,7 +17,7 @@ class BadRowError(Exception):
 
 
 class EmptyRowError(Exception):
-    """A row with nothing in a column that is needed."""
+    """A row whose cell is empty in a column that must have text."""
 
     def __init__(self, column: str) -> None:
         super().__init__(column)
@@ -25,7 +25,7 @@ class EmptyRowError(Exception):
 
 
 class Turn(NamedTuple):
-    """What one side says."""
+    """One message of a conversation."""
 
     role: str
     """system, user or assistant"""
@@ -33,25 +33,25 @@ class Turn(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """An example: turns that end with the assistant's answer."""
+class DataRow:
+    """An example: turns, the last of which is the assistant's answer."""
 
     turns: tuple[Turn, ...]
     raw: bool = False
-    """the texts stand as they are, one behind the other: no chat template goes around them"""
+    """whether the texts are joined as they are, without a chat template"""
     place: str = field(default="", compare=False)
-    """file and line"""
+    """file and line of the row"""
     group: str | None = field(default=None, compare=False)
-    """rows of one group never straddle splits; None: those with the same prompt are a group"""
+    """rows of one group stay in one split; None: rows with the same prompt are a group"""
 
     @classmethod
-    def pair(cls, prompt: str, completion: str, place: str = "") -> Row:
-        """A question and its answer."""
+    def pair(cls, prompt: str, completion: str, place: str = "") -> DataRow:
+        """Return the row of one question and its answer."""
         return cls((Turn("user", prompt), Turn("assistant", completion)), place=place)
 
     @property
     def prompt(self) -> str:
-        """What was asked, as one text: of a conversation, all turns before the last answer, but no system message."""
+        """The question as one text; of a conversation, all turns before the last answer but the system message."""
         asked = [turn for turn in self.turns[:-1] if turn.role != "system"]
         if len(asked) == 1:
             return asked[0].content
@@ -59,5 +59,5 @@ class Row:
 
     @property
     def completion(self) -> str:
-        """The answer: of a conversation, the last one."""
+        """The answer; of a conversation, the last one."""
         return self.turns[-1].content

@@ -1,4 +1,4 @@
-"""Plugins that a test writes, in place of a stranger's package."""
+"""Plugins that a test writes to a file, in place of an installed third-party package."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def adapterzoo_methods():
 
 
 def plugin(name: str, folder: Path, body: str) -> EntryPoint:
-    """An entry point whose module is a file; the folder is on the path."""
-    (folder / f"stranger_{name}.py").write_text(body, encoding="utf-8")
-    return EntryPoint(name, f"stranger_{name}", "adapterzoo")
+    """Write a plugin's module to a folder that is on the import path, and return its entry point."""
+    (folder / f"third_party_{name}.py").write_text(body, encoding="utf-8")
+    return EntryPoint(name, f"third_party_{name}", "adapterzoo")

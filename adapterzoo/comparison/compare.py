@@ -1,0 +1,125 @@
+"""Making a comparison: read the results of output folders, build the rows, rank them and put them in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adapterzoo.comparison.comparable import comparable_groups, hardware_differs, what_differs
+from adapterzoo.comparison.comparison import NO_COLUMNS, Block, Comparison
+from adapterzoo.errors import UserError, did_you_mean
+from adapterzoo.results.result import read_results, run_times, unfinished
+from adapterzoo.results.row import HIGHER, Row, better, metric_columns
+
+if TYPE_CHECKING:
+    from adapterzoo.comparison.evidence import Evidence, StoredResult
+
+# Columns that rows cannot be sorted by.
+NOT_SORTABLE = frozenset({"difference", "p_value", "tied", "examples", "error", "status", "adjusted"})
+
+
+def compare(
+    *folders: str | Path, sort: str | None = None, against: str | None = None, price: float | None = None
+) -> Comparison:
+    """Compare everything that is on disk in one or several output folders.
+
+    Args:
+        folders: output folders of runs. Rows that cannot be compared with the first folder's are in blocks of their
+            own.
+        sort: the column to order the rows by, best first; the first metric if None.
+        against: the label of the row that all others are compared with; the best row if None.
+        price: the price of one hour of the machine, in any currency.
+
+    Raises:
+        UserError: a folder holds no results, a result cannot be read, or there is no such column or label.
+    """
+    # Imported here because they import numpy, which would slow down every start of the command line.
+    from adapterzoo.comparison.evidence import StoredResult
+    from adapterzoo.comparison.joining import check_labels, join_rows
+    from adapterzoo.comparison.ranking import rank
+
+    if price is not None and not 0 < price < float("inf"):
+        raise UserError.at(f"--price {price}", "is no price of an hour.", "Give a number above 0.")
+    paths = list({Path(folder).resolve(): Path(folder) for folder in folders}.values())
+    by_path = {path: read_results(path) for path in paths}
+    stored = [StoredResult(path, *cell) for path, cells in by_path.items() for cell in cells]
+    check_labels(stored)
+    groups = _groups(stored)
+    evidence_of_groups = [join_rows(group) for group in groups]
+    rows = [evidence.row for group in evidence_of_groups for evidence in group]
+    column = _sort_column(sort, rows)
+    labels = [row.label for row in rows]
+    if against is not None and against not in labels:
+        raise UserError.at(f"--against {against}", "there is no such row.", did_you_mean(against, labels))
+    metrics = metric_columns(rows)
+    metric = column if column in metrics else next(iter(metrics), None)
+    for number, group in enumerate(evidence_of_groups):
+        for evidence in group:
+            row = evidence.row
+            row.block, row.rank_metric = number, metric
+            # The untouched base model was not trained, so it has no cost.
+            row.cost = None if price is None or row.method is None else row.total_seconds / 3600 * price
+        rank(group, metric, against)
+    if sort is not None and all(row.value(column) is None for row in rows):
+        hint = "Give --price too." if column == "cost" else ""
+        raise UserError.at(f"--sort {sort}", "no row has a value there.", hint)
+    ordered = [_in_order(group, column) for group in evidence_of_groups]
+    missing = {str(path): unfinished(path, (result for _, result in cells)) for path, cells in by_path.items()}
+    return Comparison(
+        _blocks(groups, ordered),
+        against,
+        {folder: seeds_by_label for folder, seeds_by_label in missing.items() if seeds_by_label},
+        {str(path): run_times(path) for path in by_path},
+    )
+
+
+def _groups(stored: Sequence[StoredResult]) -> list[list[StoredResult]]:
+    """Return the cells in groups whose scores can be compared; each group becomes a block."""
+    from adapterzoo.comparison.joining import split_by_base
+
+    by_id = {id(cell.result): cell for cell in stored}
+    groups = comparable_groups([cell.result for cell in stored])
+    return [part for results in groups for part in split_by_base([by_id[id(result)] for result in results])]
+
+
+def _blocks(groups: Sequence[Sequence[StoredResult]], ordered: Sequence[list[Evidence]]) -> list[Block]:
+    """Return the blocks of a comparison.
+
+    Args:
+        groups: the cells of each block.
+        ordered: the rows of each block, in order.
+    """
+    from adapterzoo.comparison.joining import bases_differ
+
+    first = groups[0]
+    blocks = []
+    for group, rows in zip(groups, ordered, strict=True):
+        results = [cell.result for cell in group]
+        differs = [] if group is first else what_differs(first[0].result, results[0]) or bases_differ(first, group)
+        costs_differ = hardware_differs(results)
+        blocks.append(Block(differs, costs_differ, results[0].fingerprints, results[0].environment, rows))
+    return blocks
+
+
+def _in_order(block: Iterable[Evidence], column: str) -> list[Evidence]:
+    """Return the rows, best first; rows that have no value or no metric at all are last, in alphabetical order."""
+    by_label = sorted(block, key=lambda evidence: evidence.row.label)
+    with_value = [evidence for evidence in by_label if evidence.row.value(column) is not None and evidence.row.metrics]
+    without = [evidence for evidence in by_label if evidence not in with_value]
+    highest_first = better([evidence.row for evidence in by_label], column) is HIGHER
+    return sorted(with_value, key=lambda evidence: evidence.row.value(column), reverse=highest_first) + without
+
+
+def _sort_column(sort: str | None, rows: Sequence[Row]) -> str:
+    """Return the column that rows are ordered by.
+
+    Raises:
+        UserError: there is no such column.
+    """
+    if sort is None:
+        return next(iter(metric_columns(rows)), "label")
+    known = {*metric_columns(rows), *Row.__dataclass_fields__} - NO_COLUMNS - NOT_SORTABLE
+    if sort not in known:
+        raise UserError.at(f"--sort {sort}", "there is no such column.", did_you_mean(sort, known))
+    return sort
