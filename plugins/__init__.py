@@ -1,1 +1,1 @@
-"""The built-in methods, one file a family. Each is found through its entry point, as a stranger's would be."""
+"""The built-in methods, one file for each family, found through entry points just like third-party methods."""

@@ -1,7 +1,7 @@
-"""For methods whose parameters PEFT leaves in the base's precision: they are trained in float32 all the same.
+"""Train parameters in float32 that PEFT leaves in the precision of the base.
 
-A weight near 1 in bfloat16 moves in steps of 1/128; an update of a thousandth rounds to nothing, and training does
-nothing in silence.
+A bfloat16 weight near 1 can only change in steps of 1/128. An update of a thousandth would round to nothing, and
+training would have no effect, without any message.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 
 class Float32Method(PeftMethod[OptionsT]):
-    """A PEFT method that trains in float32 over any base."""
+    """A PEFT method that trains in float32 on any base."""
 
     token_wise = True
 
     def trained_modules(self, model: nn.Module) -> Iterator[nn.Module]:
-        """The modules whose own parameters are trained, in a wrapped model."""
+        """Return the modules of a wrapped model whose own parameters are trained."""
         raise NotImplementedError
 
     def wrap(self, model: nn.Module, options: OptionsT, context: Context) -> nn.Module:
         """See :meth:`Method.wrap`."""
         wrapped = super().wrap(model, options, context)
-        self._raise(wrapped)
+        self._to_float32(wrapped)
         return wrapped
 
     def load(self, model: nn.Module, folder: Path) -> nn.Module:
@@ -39,12 +39,12 @@ class Float32Method(PeftMethod[OptionsT]):
         from safetensors.torch import load_file
 
         wrapped = super().load(model, folder)
-        self._raise(wrapped)
-        # Once more: the first time what was saved was rounded.
+        self._to_float32(wrapped)
+        # Load the weights again, because the first time they were rounded to the base's precision.
         set_peft_model_state_dict(wrapped, load_file(folder / "adapter_model.safetensors"))
         return wrapped
 
-    def _raise(self, model: nn.Module) -> None:
+    def _to_float32(self, model: nn.Module) -> None:
         for module in self.trained_modules(model):
             dtypes = {parameter.dtype for parameter in module.parameters(recurse=False)}
             for parameter in module.parameters(recurse=False):
@@ -53,7 +53,7 @@ class Float32Method(PeftMethod[OptionsT]):
 
 
 def compute_in(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Make a module whose weights are float32 compute in another precision; returns it."""
+    """Make a module with float32 weights compute in another precision, and return it."""
     import torch
 
     inner = module.forward

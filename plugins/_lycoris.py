@@ -1,8 +1,8 @@
-"""What LoHa and LoKr share: putting a mended layer into PEFT while a model is wrapped.
+"""Replace PEFT's layers of LoHa and LoKr while a model is wrapped.
 
-PEFT's layers form the whole update as a matrix, in the shape of the base's weight. Over a 4-bit base that shape
-is the one of the packed bytes, and wrapping crashes. The mended layers multiply by the factors instead: they
-never ask for the weight's shape, and are faster too. What they train and save is PEFT's to the letter.
+PEFT's layers compute the whole update as a matrix, in the shape of the base's weight. On a 4-bit base that is the
+shape of the packed bytes, and wrapping crashes. The layers here multiply by the factors instead: they never need the
+weight's shape, and are faster too. The parameters that they train and save are exactly PEFT's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 
 @contextmanager
 def linear_layer(tuner: Any, layer: type[nn.Module]) -> Iterator[None]:
-    """Within, the tuner (a ``LycorisTuner``) wraps linear layers in ``layer``; plain PEFT gets its own back."""
+    """Make a ``LycorisTuner`` wrap linear layers in ``layer``, and restore PEFT's own layer afterwards."""
     before = tuner.layers_mapping
     tuner.layers_mapping = {**before, nn.Linear: layer}
     try:
@@ -27,9 +27,9 @@ def linear_layer(tuner: Any, layer: type[nn.Module]) -> Iterator[None]:
 
 
 def drop_rows(update: torch.Tensor, share: float, *, rescale: bool) -> torch.Tensor:
-    """Rank dropout: PEFT zeroes rows of the weight's update, which are features of its output.
+    """Apply PEFT's rank dropout, which zeroes rows of the weight's update, to the output features of those rows.
 
-    Draws exactly what PEFT draws, so that a seed means the same here and there.
+    It draws the same random numbers as PEFT, so that a seed gives the same result.
     """
     keep = (torch.rand(update.size(-1)) > share).to(update.device, update.dtype)
     return update * (keep / keep.mean() if rescale else keep)

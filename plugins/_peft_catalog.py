@@ -1,9 +1,9 @@
-"""Makes the catalog of PEFT's methods: their options from its configuration classes, their abilities from the kit.
+"""Write the catalog of PEFT's methods: options from its configuration classes, abilities from the conformance kit.
 
     python -m adapterzoo_plugins._peft_catalog [--options | NAME...]
 
-Run it when PEFT is raised, which takes minutes. ``adapterzoo methods`` reads the catalog, and so starts without
-importing PEFT.
+Run it after an upgrade of PEFT; it takes minutes. ``adapterzoo methods`` reads the catalog, so that it need not import
+PEFT.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from adapterzoo.methods.contract import QUANTIZATIONS
 from adapterzoo.methods.registry import registry
 
 CATALOG = Path(__file__).with_name("_peft_catalog.json")
-# Fields that are no choice of the user's: bookkeeping, other trainers' machinery, exceptions layer by layer.
-PLUMBING = {
+# These fields are not offered as options: they are bookkeeping, need another trainer, or are exceptions for layers.
+INTERNAL_FIELDS = {
     "bias", "ensure_weight_tying", "fan_in_fan_out", "init_weights", "layers_pattern", "layers_to_transform",
     "modules_to_save", "num_attention_heads", "num_layers", "num_transformer_submodules", "progressbar",
     "runtime_offload_base_weight", "save_indices", "save_only_topk_weights", "save_precomputed_indices",
     "save_projection", "token_dim", "tokenizer_kwargs", "tokenizer_name_or_path",
 }  # fmt: skip
-# Found out by trial, in this order: what a method that claims everything fails, it does not claim.
+# Property -> the attribute by which a method declares whether the property holds. To find out, the kit tests a method
+# that claims all properties; those that fail are then not claimed.
 DECLARABLE = {
     "starts at base": "starts_at_base",
     "resumes": "resumes",
@@ -43,36 +44,36 @@ DEFAULTS: dict[str, Any] = {"starts_at_base": True, "resumes": True, "changes_ba
 
 
 def option_type(annotation: Any) -> str | list[Any] | None:
-    """A type as the catalog writes it: ``int``, ``float|null``, or the list of allowed words; None: not expressible."""
+    """Return a type as the catalog writes it, like ``int``, ``float|null`` or a list of allowed words; else None."""
     if annotation in (bool, int, float, str):
         return str(annotation.__name__)
     if annotation is type(None):
         return "null"
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return [member.value for member in annotation]
-    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
-        return list(inner)
-    if origin is list and inner in ((str,), (int,)):
-        return f"list[{inner[0].__name__}]"
+        return list(arguments)
+    if origin is list and arguments in ((str,), (int,)):
+        return f"list[{arguments[0].__name__}]"
     if origin in (typing.Union, types.UnionType):
-        parts = [option_type(part) for part in inner]
+        parts = [option_type(part) for part in arguments]
         words = [word for part in parts if isinstance(part, list) for word in part]
-        if words:  # named words, which the class takes as strings too
+        if words:  # PEFT also takes these words as plain strings
             return [*words, *([None] if "null" in parts else [])]
         known = [part for part in parts if isinstance(part, str)]
-        # Sorted: the order in a union depends on what was imported before. What is nothing comes last.
+        # Sort the parts, because their order in a union depends on earlier imports. "null" comes last.
         return "|".join(sorted(known, key=lambda part: (part == "null", part))) if len(known) == len(parts) else None
     return None
 
 
 def options(config: Any) -> dict[str, dict[str, Any]]:
-    """The options of a configuration class that a recipe can give."""
+    """Return the options of a configuration class that a recipe can give."""
     from peft import PeftConfig
 
     hints = typing.get_type_hints(config)
-    common = {field.name for field in dataclasses.fields(PeftConfig)} | PLUMBING
-    found = {}
+    common = {field.name for field in dataclasses.fields(PeftConfig)} | INTERNAL_FIELDS
+    described = {}
     for field in dataclasses.fields(config):
         kind = option_type(hints[field.name])
         if field.name in common or field.name.endswith(("_pattern", "_config")) or kind is None:
@@ -81,20 +82,20 @@ def options(config: Any) -> dict[str, dict[str, Any]]:
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         default = default.value if isinstance(default, enum.Enum) else default
-        help_text = field.metadata.get("help") or _documented(config, field.name)
+        help_text = field.metadata.get("help") or _docstring_help(config, field.name)
         sentence = " ".join(help_text.split()).partition(". ")[0].rstrip(".")
-        found[field.name] = {"type": kind, "default": default, "help": sentence}
-    return found
+        described[field.name] = {"type": kind, "default": default, "help": sentence}
+    return described
 
 
-def _documented(config: Any, field: str) -> str:
-    """What the docstring of a configuration class says of a field, under its arguments."""
-    found = re.search(rf"^ +{field} \(.*?\): *\n?(.*?)(?=^ +\w+ \(|\Z)", config.__doc__ or "", re.DOTALL | re.MULTILINE)
-    return found.group(1) if found else "PEFT does not say"
+def _docstring_help(config: Any, field: str) -> str:
+    """Return the description of a field in the docstring of its configuration class."""
+    match = re.search(rf"^ +{field} \(.*?\): *\n?(.*?)(?=^ +\w+ \(|\Z)", config.__doc__ or "", re.DOTALL | re.MULTILINE)
+    return match.group(1) if match else "PEFT does not say"
 
 
 def schema() -> dict[str, dict[str, Any]]:
-    """Name -> what PEFT's registry and configuration classes say of each of its types."""
+    """Return for each type of PEFT, by name, its configuration class and options."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     return {
@@ -108,43 +109,45 @@ def schema() -> dict[str, dict[str, Any]]:
 
 
 def abilities(name: str) -> dict[str, Any]:
-    """What the kit sees of a method that claims every ability, on every tiny model and base."""
+    """Return what the kit finds out about a method that claims every ability, on every tiny model and quantization."""
     method = derive(name, quantizations=QUANTIZATIONS, mergeable_into=QUANTIZATIONS, **DEFAULTS)
     reports = [Case(method, architecture, base).run() for base in QUANTIZATIONS for architecture in ARCHITECTURES]
     return {**conclude(reports), **size_option(name)}
 
 
 def conclude(reports: list[Report]) -> dict[str, Any]:
-    """Abilities, from the reports on a method that claimed them all."""
+    """Return the abilities of a method, from the reports on it while it claimed all of them."""
     ran = [report for report in reports if not report.declined]
-    found: dict[str, Any] = {"quantizations": [], "mergeable_into": []}
-    # On the plain base: what is not so there, but is over a quantized one, is wrong there.
+    facts: dict[str, Any] = {"quantizations": [], "mergeable_into": []}
+    # A property that fails without quantization is not claimed at all. One that fails only on a quantized base excludes
+    # that base.
     excused = {prop for report in ran if report.quantization == "none" for prop in report.failures} & set(DECLARABLE)
-    found.update({DECLARABLE[prop]: DECLARABLE[prop] == "changes_base" for prop in sorted(excused)})
+    facts.update({DECLARABLE[prop]: DECLARABLE[prop] == "changes_base" for prop in sorted(excused)})
     reasons = []
     for base in dict.fromkeys(report.quantization for report in reports):
-        there = [report for report in ran if report.quantization == base]
+        on_base = [report for report in ran if report.quantization == base]
         failures = {
             f"{prop}: {what}"
-            for report in there
+            for report in on_base
             for prop, what in report.failures.items()
             if prop not in excused and prop != "merges"
         }
-        if there and not failures:
-            found["quantizations"].append(base)
-            if not any("merges" in report.failures for report in there):
-                found["mergeable_into"].append(base)
+        if on_base and not failures:
+            facts["quantizations"].append(base)
+            if not any("merges" in report.failures for report in on_base):
+                facts["mergeable_into"].append(base)
         reasons += [f"{base}: {reason}" for reason in sorted(failures)]
     if any("rows alone" in report.failures for report in ran):
-        found["quantizations"], found["mergeable_into"] = [], []  # int8, where that cannot be asked, is no exception
+        # Refuse int8 as well, although the kit cannot check this property on it.
+        facts["quantizations"], facts["mergeable_into"] = [], []
     reasons = reasons or sorted({report.declined for report in reports if report.declined})
     if reasons:
-        found["refused"] = reasons
-    return found
+        facts["refused"] = reasons
+    return facts
 
 
 def size_option(name: str) -> dict[str, str]:
-    """The first whole-number option, the rank before others, that changes how many parameters are trained."""
+    """Return the first integer option that changes how many parameters are trained; the rank is tried first."""
     numbers = [option for option, about in catalog()[name]["options"].items() if about["type"] == "int"]
     for option in sorted(numbers, key=lambda option: option != "r"):
         case = Case(derive(name, size_option=option, quantizations=QUANTIZATIONS, **DEFAULTS), ARCHITECTURES[0], "none")
@@ -154,16 +157,16 @@ def size_option(name: str) -> dict[str, str]:
 
 
 def main() -> None:
-    """Write the catalog; try all types, or those named, or with ``--options`` none."""
+    """Write the catalog, and test the abilities of all types, of those that are named, or of none (``--options``)."""
     import peft
 
-    made = json.loads(CATALOG.read_text(encoding="utf-8"))
+    previous = json.loads(CATALOG.read_text(encoding="utf-8"))
     derived = schema()
     zoo = registry()
-    # Of a type with a plugin of its own, that plugin says what it can do.
+    # A type with its own plugin needs no abilities in the catalog, because the plugin declares them.
     own = [name for name in derived if name not in zoo or not zoo[name].fallback]
     entries = {
-        name: facts if name in own else {**made["types"].get(name, {}), **facts} for name, facts in derived.items()
+        name: facts if name in own else {**previous["types"].get(name, {}), **facts} for name, facts in derived.items()
     }
     write(peft.__version__, entries)
     named = [name for name in sys.argv[1:] if name != "--options"]
@@ -174,7 +177,7 @@ def main() -> None:
 
 
 def write(version: str, entries: dict[str, Any]) -> None:
-    """Write the catalog, and forget what was read of it."""
+    """Write the catalog, and clear the cached copy of it."""
     CATALOG.write_text(json.dumps({"peft": version, "types": entries}, indent=1) + "\n", encoding="utf-8")
     catalog.cache_clear()
 

@@ -1,9 +1,9 @@
-"""What the methods that learn a prompt share: the prompt is put in front as a cache of keys and values.
+"""The base class of methods that learn a prompt, which is put in front of every row as a cache of keys and values.
 
-PEFT puts virtual tokens in front of the batch and drops ``position_ids``: with padding on the left, how far a row is
-from its prompt then depends on the rows beside it, and labels for the last columns alone no longer fit. In front of
-causal attention a prompt is the same as the keys and values it leaves behind; positions, padding, labels and
-generation then stay what they are for every other method. What is trained and saved is PEFT's to the letter.
+PEFT puts virtual tokens in front of the batch and drops ``position_ids``. With padding on the left, the distance
+between a row and its prompt then depends on the other rows, and labels for only the last columns no longer fit. For
+causal attention, a prompt is equivalent to the keys and values it leaves in the cache. Using those keeps positions,
+padding, labels and generation as they are for every other method. What is trained and saved is exactly PEFT's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class PromptMethod(PeftMethod[OptionsT]):
-    """A method that trains a prompt and leaves every layer alone."""
+    """A method that trains a prompt and changes no layer."""
 
     group = "prompt"
     prepends_tokens = True
@@ -30,69 +30,70 @@ class PromptMethod(PeftMethod[OptionsT]):
 
     def wrap(self, model: nn.Module, options: OptionsT, context: Context) -> nn.Module:
         """See :meth:`Method.wrap`."""
-        return _prompted(super().wrap(model, options, context))
+        return _to_prompt_model(super().wrap(model, options, context))
 
     def load(self, model: nn.Module, folder: Path) -> nn.Module:
         """See :meth:`Method.load`."""
-        return _prompted(super().load(model, folder))
+        return _to_prompt_model(super().load(model, folder))
 
 
-def _prompted(model: nn.Module) -> nn.Module:
-    model.__class__ = _prompt_model()
+def _to_prompt_model(model: nn.Module) -> nn.Module:
+    """Give PEFT's model the ``forward`` and ``generate`` of this file."""
+    model.__class__ = _prompt_model_class()
     return model
 
 
 @cache
-def _prompt_model() -> type[nn.Module]:
+def _prompt_model_class() -> type[nn.Module]:
     import torch
     from peft import PeftModelForCausalLM, PeftType
     from transformers import DynamicCache
 
     class PromptModel(PeftModelForCausalLM):
-        """PEFT's model with another way from the prompt to the answer."""
+        """PEFT's model, with the prompt in the cache."""
 
         def forward(
             self, input_ids: torch.Tensor, attention_mask: torch.Tensor, position_ids: Any = None, **kwargs: Any
         ) -> Any:
             if self.training and getattr(self.base_model, "is_gradient_checkpointing", False):
-                raise AdapterzooError("a learned prompt needs the cache, which gradient_checkpointing switches off")
+                raise AdapterzooError("a learned prompt needs the cache, which gradient_checkpointing turns off")
             if position_ids is None:
                 position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0)
             length = self.active_peft_config.num_virtual_tokens
             return self.base_model(
                 input_ids=input_ids,
-                attention_mask=self._seen(attention_mask),
+                attention_mask=self._with_prompt(attention_mask),
                 position_ids=position_ids + length,
-                past_key_values=self._prompt(len(input_ids)),
+                past_key_values=self._prompt_cache(len(input_ids)),
                 **kwargs,
             )
 
         def generate(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-            # transformers takes as many ids as the cache is long for read already, whatever they are.
+            # transformers skips as many ids as the cache has tokens, so put that many ids in front; any will do.
             length = self.active_peft_config.num_virtual_tokens
-            read = input_ids.new_zeros(len(input_ids), length)
+            skipped = input_ids.new_zeros(len(input_ids), length)
             output: torch.Tensor = self.base_model.generate(
-                input_ids=torch.cat([read, input_ids], dim=1),
-                attention_mask=self._seen(attention_mask),
-                past_key_values=self._prompt(len(input_ids)),
+                input_ids=torch.cat([skipped, input_ids], dim=1),
+                attention_mask=self._with_prompt(attention_mask),
+                past_key_values=self._prompt_cache(len(input_ids)),
                 **kwargs,
             )
             return output[:, length:]
 
-        def _seen(self, attention_mask: torch.Tensor) -> torch.Tensor:
+        def _with_prompt(self, attention_mask: torch.Tensor) -> torch.Tensor:
             ones = attention_mask.new_ones(len(attention_mask), self.active_peft_config.num_virtual_tokens)
             return torch.cat([ones, attention_mask], dim=1)
 
-        def _prompt(self, rows: int) -> Any:
-            """The prompt's keys and values, for so many rows."""
+        def _prompt_cache(self, rows: int) -> Any:
+            """Return the prompt's keys and values, repeated for a number of rows."""
             config = self.active_peft_config
             if config.peft_type in (PeftType.PREFIX_TUNING, PeftType.CARTRIDGE):
                 return self.get_prompt(rows)
             task = torch.zeros(1, dtype=torch.long, device=self.word_embeddings.weight.device)
             embedded = self.get_prompt(1, task_ids=task).to(self.word_embeddings.weight.dtype)
-            read = self.base_model(inputs_embeds=embedded, use_cache=True, logits_to_keep=1).past_key_values
+            cache = self.base_model(inputs_embeds=embedded, use_cache=True, logits_to_keep=1).past_key_values
             return DynamicCache(
-                [(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1)) for layer in read.layers]
+                [(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1)) for layer in cache.layers]
             )
 
     return PromptModel

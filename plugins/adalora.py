@@ -1,4 +1,4 @@
-"""AdaLoRA: low-rank updates in SVD form, whose ranks are cut where they matter least while training."""
+"""AdaLoRA: low-rank updates in SVD form; training removes ranks where they matter least."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class AdaloraOptions(LinearOptions):
-    """Options of AdaLoRA."""
+    """The options of AdaLoRA."""
 
     init_r: int = Field(12, ge=1, description="rank of every update at the start")
     target_r: int = Field(8, ge=1, description="average rank at the end")
@@ -26,17 +26,17 @@ class AdaloraOptions(LinearOptions):
     tfinal: int | None = Field(None, ge=0, description="steps after the last cut; by default four tenths of all")
     deltaT: int = Field(1, ge=1, description="steps between cuts")  # noqa: N815  # PEFT's and the paper's name
     beta1: float = Field(0.85, gt=0, lt=1, description="smoothing of the importance")
-    beta2: float = Field(0.85, gt=0, lt=1, description="smoothing of its uncertainty")
+    beta2: float = Field(0.85, gt=0, lt=1, description="smoothing of the uncertainty of the importance")
 
     @model_validator(mode="after")
     def _shrinks(self) -> AdaloraOptions:
         if self.target_r > self.init_r:
-            raise ValueError("target_r is above init_r: AdaLoRA starts high and cuts")
+            raise ValueError("target_r is above init_r, but AdaLoRA can only lower the rank")
         return self
 
 
 class Adalora(PeftMethod[AdaloraOptions]):
-    """Adaptive budget allocation."""
+    """Adaptive low-rank adaptation, which moves rank between layers."""
 
     name = "adalora"
     summary = "LoRA that moves rank to where it is needed"
@@ -46,21 +46,21 @@ class Adalora(PeftMethod[AdaloraOptions]):
     learning_rate = 1e-3
     learning_rate_source = "the paper, table 10 (SQuAD); its tables also give the other defaults"
     size_option = "init_r"
-    resumes = False  # the running importance of every weight is in no checkpoint
+    resumes = False  # checkpoints do not hold the running importance of the weights
     token_wise = True
 
     def resized(self, options: AdaloraOptions, size: int) -> dict[str, Any]:
-        """See :meth:`Method.resized`: as large a share of the rank is cut as before."""
+        """See :meth:`Method.resized`. The share of the rank that is removed stays the same."""
         return {"init_r": size, "target_r": max(1, round(size * options.target_r / options.init_r))}
 
     def problems(self, skeleton: nn.Module, options: AdaloraOptions, context: Context) -> list[Problem]:
         """See :meth:`Method.problems`."""
-        found = super().problems(skeleton, options, context)
+        problems = super().problems(skeleton, options, context)
         tinit, tfinal = _schedule(options, context.total_steps)
         if tinit + tfinal >= context.total_steps:
-            what = f"{tinit} steps before and {tfinal} after leave none of {context.total_steps} to cut ranks in."
-            found.append(Problem("tinit, tfinal", what, "Train longer, or give smaller ones."))
-        return found
+            what = f"{tinit} + {tfinal} steps leave none of the {context.total_steps} steps for lowering the rank."
+            problems.append(Problem("tinit, tfinal", what, "Train longer, or give smaller values."))
+        return problems
 
     def peft_config(self, model: nn.Module, options: AdaloraOptions, context: Context) -> PeftConfig:
         """See :meth:`PeftMethod.peft_config`."""
@@ -69,25 +69,26 @@ class Adalora(PeftMethod[AdaloraOptions]):
         steps = context.total_steps
         settings = options.model_dump()
         settings["tinit"], settings["tfinal"] = _schedule(options, steps)
-        # PEFT adds the regulariser to every forward pass, and an optimizer step may have several.
+        # PEFT adds the regulariser in every forward pass, and an optimizer step may have several.
         settings["orth_reg_weight"] = options.orth_reg_weight / context.gradient_accumulation
         return AdaLoraConfig(task_type="CAUSAL_LM", total_step=steps, **settings)
 
     def callbacks(self, options: AdaloraOptions, context: Context) -> list[TrainerCallback]:
-        """Reallocates rank at every step. Under a trainer that does not, AdaLoRA never cuts anything."""
+        """Return a callback that reallocates rank at every step; without it, AdaLoRA would never remove a rank."""
         from transformers import TrainerCallback
 
         class Reallocate(TrainerCallback):
-            """After each optimizer step, while the gradients are still there."""
+            """Reallocates rank after each optimizer step, before the gradients are cleared."""
 
             def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
-                # The trainer counts the step afterwards; from 1, so that the last one can settle the ranks.
+                # The trainer has not counted this step yet. Count from 1, because otherwise PEFT would not reach the
+                # step in which it fixes the ranks, if that is the last one.
                 model.base_model.update_and_allocate(state.global_step + 1)
 
         return [Reallocate()]
 
     def findings(self, model: Any) -> dict[str, Any]:
-        """The rank that each layer ended with."""
+        """Return the final rank of each layer."""
         pattern = model.peft_config["default"].rank_pattern or {}
         return {
             "ranks": {
@@ -97,7 +98,10 @@ class Adalora(PeftMethod[AdaloraOptions]):
 
 
 def _schedule(options: AdaloraOptions, steps: int) -> tuple[int, int]:
-    """Steps before the first cut and after the last; the default shares are the medians of the paper's tables."""
+    """Return the numbers of steps before the first cut and after the last.
+
+    The default shares of all steps are the medians of the paper's tables.
+    """
     tinit = steps // 10 if options.tinit is None else options.tinit
     tfinal = steps * 4 // 10 if options.tfinal is None else options.tfinal
     return tinit, tfinal
@@ -105,5 +109,5 @@ def _schedule(options: AdaloraOptions, steps: int) -> tuple[int, int]:
 
 @hookimpl
 def adapterzoo_methods() -> list[Adalora]:
-    """The methods of this file."""
+    """Return the methods of this file."""
     return [Adalora()]

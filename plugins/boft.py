@@ -1,4 +1,4 @@
-"""BOFT: each weight is multiplied by a product of sparse rotations, arranged like butterflies."""
+"""BOFT: each weight is multiplied by a product of sparse rotations in a butterfly arrangement."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 class BoftOptions(LinearOptions):
-    """Options of BOFT."""
+    """The options of BOFT."""
 
-    boft_block_size: int = Field(4, ge=2, description="side of the rotations; must divide every layer's input")
-    boft_n_butterfly_factor: int = Field(1, ge=1, description="how many sparse rotations are multiplied")
+    boft_block_size: int = Field(4, ge=2, description="size of the rotations; must divide every layer's input size")
+    boft_n_butterfly_factor: int = Field(1, ge=1, description="number of sparse rotations that are multiplied")
     boft_dropout: float = Field(0.0, ge=0, lt=1, description="share of blocks left unrotated in a step")
 
 
 class Boft(PeftMethod[BoftOptions]):
-    """Orthogonal butterfly."""
+    """Orthogonal butterfly fine-tuning."""
 
     name = "boft"
     summary = "multiplies weights by butterfly rotations"
@@ -30,7 +30,7 @@ class Boft(PeftMethod[BoftOptions]):
     group = "orthogonal"
     options = BoftOptions
     learning_rate = 8e-4
-    learning_rate_source = "as oft's, which trains rotations too; in PEFT's method comparison nobody tuned it"
+    learning_rate_source = "oft's, which trains rotations too; PEFT's method comparison has no tuned rate for it"
     mergeable_into = ("none", "int8")
     size_option = "boft_block_size"
     token_wise = True
@@ -44,5 +44,5 @@ class Boft(PeftMethod[BoftOptions]):
 
 @hookimpl
 def adapterzoo_methods() -> list[Boft]:
-    """The methods of this file."""
+    """Return the methods of this file."""
     return [Boft()]

@@ -13,13 +13,13 @@ class Dora(Lora):
     name = "dora"
     summary = "LoRA for direction, learned magnitudes"
     paper = "https://arxiv.org/abs/2402.09353"
-    learning_rate_source = "as lora's, so that the two rows differ in the method alone"
-    quantizations = ("none", "nf4")  # over int8 PEFT's layer fails as soon as the base has answered before
+    learning_rate_source = "lora's, so that the two rows differ only in the method"
+    quantizations = ("none", "nf4")  # on int8, PEFT's layer fails once the base has been used before
     mergeable_into = ("none",)
-    variant = {"use_dora": True}  # noqa: RUF012  # a constant
+    variant = {"use_dora": True}  # noqa: RUF012  # it never changes
 
 
 @hookimpl
 def adapterzoo_methods() -> list[Dora]:
-    """The methods of this file."""
+    """Return the methods of this file."""
     return [Dora()]

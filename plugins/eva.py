@@ -1,4 +1,4 @@
-"""EVA: LoRA that begins with the main directions of each layer's inputs, seen on the training rows."""
+"""EVA: LoRA that starts from the main directions of each layer's inputs on the training rows."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 class EvaOptions(LoraOptions):
-    """Options of EVA."""
+    """The options of EVA."""
 
-    rho: float = Field(1.0, ge=1, description="most rank a layer may get, as a multiple of r; 1 = all the same")
+    rho: float = Field(1.0, ge=1, description="largest rank of a layer, as a multiple of r; 1 = r in all layers")
 
 
 class Eva(Lora):
-    """Explained variance adaptation."""
+    """Explained variance adaptation: LoRA with another start."""
 
     name = "eva"
     summary = "starts LoRA from an SVD of layer inputs"
     paper = "https://arxiv.org/abs/2410.07170"
     options = EvaOptions
-    learning_rate_source = "as lora's, so that the two rows differ in the method alone; PEFT's example has 5e-4"
+    learning_rate_source = "lora's, so that the two rows differ only in the method; PEFT's example uses 5e-4"
     reads_data = True
 
     def peft_config(self, model: nn.Module, options: LoraOptions, context: Context) -> PeftConfig:
@@ -45,11 +45,11 @@ class Eva(Lora):
         from peft import initialize_lora_eva_weights
 
         wrapped = super().wrap(model, options, context)
-        where = next(model.parameters()).device
-        # Labels and the like are not for a look at the inputs; the mask says which of them are padding.
-        kept = ("input_ids", "attention_mask", "position_ids")
-        batches = [{name: batch[name].to(where) for name in kept} for batch in context.batches()]
-        if batches:  # none while a recipe is only checked
+        device = next(model.parameters()).device
+        # PEFT only needs the inputs, without labels; the mask tells it which tokens are padding.
+        names = ("input_ids", "attention_mask", "position_ids")
+        batches = [{name: batch[name].to(device) for name in names} for batch in context.batches()]
+        if batches:  # a dry run has none
             wrapped.eval()
             initialize_lora_eva_weights(wrapped, batches, show_progress_bar=False)
         return wrapped
@@ -57,5 +57,5 @@ class Eva(Lora):
 
 @hookimpl
 def adapterzoo_methods() -> list[Eva]:
-    """The methods of this file."""
+    """Return the methods of this file."""
     return [Eva()]

@@ -1,4 +1,4 @@
-"""Full fine-tuning: every weight of the model, the row that everybody asks about."""
+"""Full fine-tuning: every weight of the model is trained, for comparison with the adapters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Full(Method[Options]):
-    """All weights, in float32, under the base's own precision."""
+    """Full fine-tuning: the weights are float32, and the model computes in the base's precision."""
 
     token_wise = True
     name = "full"
@@ -29,17 +29,17 @@ class Full(Method[Options]):
 
     def wrap(self, model: nn.Module, options: Options, context: Context) -> nn.Module:
         """See :meth:`Method.wrap`."""
-        # In bfloat16 a weight has 8 bits: most steps of a small rate would round to nothing.
+        # A bfloat16 weight has 8 significant bits, so that most steps at a low learning rate would round to nothing.
         return _in_float32(model).requires_grad_(True)
 
     def save(self, model: Any, folder: Path) -> None:
-        """See :meth:`Method.save`. A model folder that transformers loads."""
+        """See :meth:`Method.save`. The folder is a model that transformers loads."""
         model.save_pretrained(str(folder))
 
     def load(self, model: Any, folder: Path) -> nn.Module:
         """See :meth:`Method.load`."""
         wrapped = _in_float32(model)
-        # By transformers: what it saves, it may save under other names.
+        # Load with transformers, because it may have saved the weights under other names.
         saved = type(model).from_pretrained(str(folder), dtype="float32", use_safetensors=True)
         wrapped.load_state_dict(saved.state_dict())
         return wrapped
@@ -50,12 +50,12 @@ class Full(Method[Options]):
 
 
 def _in_float32(model: nn.Module) -> nn.Module:
-    """The model with weights in float32, that computes in the precision it had."""
-    computed = next(model.parameters()).dtype
-    return compute_in(model.float(), computed)
+    """Make a model's weights float32, and let it compute in the precision that it had."""
+    dtype = next(model.parameters()).dtype
+    return compute_in(model.float(), dtype)
 
 
 @hookimpl
 def adapterzoo_methods() -> list[Full]:
-    """The methods of this file."""
+    """Return the methods of this file."""
     return [Full()]

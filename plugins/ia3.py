@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import TrainerCallback
 
-# The paper's three places, by the names that model families give them. PEFT's own defaults rescale keys in
-# some families and queries in others: there, changing the model would change the method.
+# The names of the paper's three places in the families of models. PEFT's own defaults are not used, because they
+# rescale keys in some families and queries in others: the method would depend on the model.
 KEYS_AND_VALUES = ("k_proj", "v_proj", "key", "value")
 FEED_FORWARD = ("down_proj", "fc2", "mlp.c_proj", "dense_4h_to_h", "fc_out")
-# Layers that make queries, keys and values at once, by the type of the model, with what tells the query among the
-# features of the output.
+# Model type -> the layer that computes queries, keys and values together, and a function that tells which of its output
+# features are queries.
 FUSED: dict[str, tuple[str, Callable[[Any, torch.Tensor], torch.Tensor]]] = {
     "gpt2": ("c_attn", lambda config, feature: feature < config.hidden_size),
     "gpt_neox": ("query_key_value", lambda config, feature: feature // _head_width(config) % 3 == 0),
@@ -29,13 +29,13 @@ FUSED: dict[str, tuple[str, Callable[[Any, torch.Tensor], torch.Tensor]]] = {
 
 
 class Ia3Options(Options):
-    """Options of IA3."""
+    """The options of IA3."""
 
     target_modules: list[str] | None = Field(
-        None, description="layers to rescale; by default keys, values and the feed-forward's second layer"
+        None, description="layers to rescale; by default keys, values and the second layer of the feed-forward"
     )
     feedforward_modules: list[str] | None = Field(
-        None, description="those of them whose input is rescaled, not their output; by default the feed-forward's"
+        None, description="target modules whose input is rescaled, not the output; by default the feed-forward's"
     )
 
 
@@ -48,86 +48,89 @@ class Ia3(PeftMethod[Ia3Options]):
     group = "sparse and scaling"
     options = Ia3Options
     learning_rate = 5e-3
-    learning_rate_source = "PEFT's method comparison (ia3/llama-3.2-3B-all-attn-5k-lr0.005); the paper has 3e-3"
+    learning_rate_source = "PEFT's method comparison (ia3/llama-3.2-3B-all-attn-5k-lr0.005); the paper uses 3e-3"
     token_wise = True
 
     def problems(self, skeleton: nn.Module, options: Ia3Options, context: Context) -> list[Problem]:
         """See :meth:`Method.problems`."""
         if options.target_modules is not None:
-            found = super().problems(skeleton, options, context)
+            problems = super().problems(skeleton, options, context)
             for name in set(options.feedforward_modules or []) - set(options.target_modules):
-                found.append(Problem("feedforward_modules", f"'{name}' is not among the target_modules."))
-            return found
-        if _places(skeleton) is not None:
+                problems.append(Problem("feedforward_modules", f"'{name}' is not among the target_modules."))
+            return problems
+        if _default_targets(skeleton) is not None:
             return []
-        there = {name.rpartition(".")[2] for name in linear_layers(skeleton)}
-        what = "this architecture names its keys, values or feed-forward in a way that is not known here."
-        return [Problem("target_modules", what, f"Give target_modules and feedforward_modules from: {sorted(there)}.")]
+        names = {name.rpartition(".")[2] for name in linear_layers(skeleton)}
+        what = "adapterzoo does not know how this architecture names its keys, values or feed-forward."
+        return [Problem("target_modules", what, f"Give target_modules and feedforward_modules from: {sorted(names)}.")]
 
     def peft_config(self, model: nn.Module, options: Ia3Options, context: Context) -> PeftConfig:
         """See :meth:`PeftMethod.peft_config`."""
         from peft import IA3Config
 
-        targets = options.target_modules or _places(model) or []
-        inner = options.feedforward_modules
-        return IA3Config(
-            task_type="CAUSAL_LM",
-            target_modules=targets,
-            feedforward_modules=[name for name in targets if name in FEED_FORWARD] if inner is None else inner,
-        )
+        targets = options.target_modules or _default_targets(model) or []
+        feed_forward = options.feedforward_modules
+        if feed_forward is None:
+            feed_forward = [name for name in targets if name in FEED_FORWARD]
+        return IA3Config(task_type="CAUSAL_LM", target_modules=targets, feedforward_modules=feed_forward)
 
     def wrap(self, model: Any, options: Ia3Options, context: Context) -> nn.Module:
         """See :meth:`Method.wrap`."""
         wrapped = super().wrap(model, options, context)
-        wrapped.queries = [] if options.target_modules else _hold_queries(wrapped, model.config)
+        wrapped.queries = [] if options.target_modules else _freeze_queries(wrapped, model.config)
         return wrapped
 
     def callbacks(self, options: Ia3Options, context: Context) -> list[TrainerCallback]:
-        """Where one layer makes queries, keys and values, keeps the queries as they are."""
+        """Return a callback that keeps the factors of queries at 1, in layers that also compute keys and values."""
         from transformers import TrainerCallback
 
-        class HoldQueries(TrainerCallback):
-            """Without a gradient they still decay, where the recipe has weight decay."""
+        class ResetQueries(TrainerCallback):
+            """Undoes weight decay, which changes parameters even without a gradient."""
 
             def on_step_end(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
                 for parameter, query in model.queries:
                     parameter.data[query] = 1.0
 
-        return [HoldQueries()]
+        return [ResetQueries()]
 
 
-def _places(model: Any) -> list[str] | None:
-    """The names of the layers to rescale; None where they are not known."""
-    there = linear_layers(model)
-    feed_forward = [end for end in FEED_FORWARD if any(name.endswith(f".{end}") for name in there)]
-    separate = [end for end in KEYS_AND_VALUES if any(name.endswith(f".{end}") for name in there)]
+def _default_targets(model: Any) -> list[str] | None:
+    """Return the names of the layers to rescale; None where this architecture's names are not known."""
+    names = linear_layers(model)
+    feed_forward = [end for end in FEED_FORWARD if any(name.endswith(f".{end}") for name in names)]
+    separate = [end for end in KEYS_AND_VALUES if any(name.endswith(f".{end}") for name in names)]
     fused = FUSED.get(model.config.model_type)
     attention = separate if len(separate) == 2 else [fused[0]] if fused else []
     return [*attention, *feed_forward] if attention and feed_forward else None
 
 
-def _hold_queries(wrapped: nn.Module, config: Any) -> list[tuple[nn.Parameter, torch.Tensor]]:
-    """The factors of layers that also make queries, with where those are; these get no gradient."""
+def _freeze_queries(wrapped: nn.Module, config: Any) -> list[tuple[nn.Parameter, torch.Tensor]]:
+    """Stop the gradients of queries in layers that also compute keys and values.
+
+    Returns:
+        The factors of each such layer, with a mask of those that belong to queries.
+    """
     import torch
 
     if config.model_type not in FUSED:
         return []
     layer, is_query = FUSED[config.model_type]
-    held = []
+    factors = []
     for name, parameter in wrapped.named_parameters():
         if f".{layer}.ia3_l" in name:
             query = is_query(config, torch.arange(len(parameter), device=parameter.device))
             parameter.register_hook(lambda gradient, query=query: gradient.masked_fill(query[:, None], 0.0))
-            held.append((parameter, query))
-    return held
+            factors.append((parameter, query))
+    return factors
 
 
 def _head_width(config: Any) -> int:
+    """Return the number of features of one attention head."""
     width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return width
 
 
 @hookimpl
 def adapterzoo_methods() -> list[Ia3]:
-    """The methods of this file."""
+    """Return the methods of this file."""
     return [Ia3()]

@@ -1,4 +1,4 @@
-"""LLaMA-Adapter: learned prompts that each attention layer sees through a gate that begins closed."""
+"""LLaMA-Adapter: learned prompts in each attention layer, behind a gate that is closed before training."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class LlamaAdapterOptions(Options):
-    """Options of LLaMA-Adapter."""
+    """The options of LLaMA-Adapter."""
 
-    adapter_len: int = Field(10, ge=1, description="how many tokens are learned in each layer")
-    adapter_layers: int | None = Field(None, ge=1, description="how many of the last layers; by default all")
+    adapter_len: int = Field(10, ge=1, description="number of learned tokens in each layer")
+    adapter_layers: int | None = Field(None, ge=1, description="number of last layers with a prompt; by default all")
 
 
 class LlamaAdapter(Float32Method[LlamaAdapterOptions]):
-    """LLaMA-Adapter, called adaption prompt in PEFT."""
+    """LLaMA-Adapter, which PEFT calls adaption prompt."""
 
     name = "llama-adapter"
     summary = "gated prompts added to attention layers"
@@ -56,5 +56,5 @@ class LlamaAdapter(Float32Method[LlamaAdapterOptions]):
 
 @hookimpl
 def adapterzoo_methods() -> list[LlamaAdapter]:
-    """The methods of this file."""
+    """Return the methods of this file."""
     return [LlamaAdapter()]

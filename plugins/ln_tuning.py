@@ -1,4 +1,4 @@
-"""LN tuning: only the weights of the normalisation layers are trained."""
+"""LN tuning: only the weights of the normalization layers are trained."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class LnTuning(Float32Method[Options]):
     group = "sparse and scaling"
     options = Options
     learning_rate = 5e-3
-    learning_rate_source = "as ia3's, which trains vectors of factors too; none is published for text"
+    learning_rate_source = "ia3's, which trains vectors of factors too; no rate for text is published"
 
     def peft_config(self, model: nn.Module, options: Options, context: Context) -> PeftConfig:
-        """All norms, by what they are: PEFT's own table leaves out some, and some families."""
+        """Return a configuration for all norms, found by their class: PEFT's own table of names is not complete."""
         from peft import LNTuningConfig
 
         norms = [name for name, module in model.named_modules() if type(module).__name__.endswith("Norm")]
@@ -41,5 +41,5 @@ class LnTuning(Float32Method[Options]):
 
 @hookimpl
 def adapterzoo_methods() -> list[LnTuning]:
-    """The methods of this file."""
+    """Return the methods of this file."""
     return [LnTuning()]

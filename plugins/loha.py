@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class LohaOptions(LinearOptions):
-    """Options of LoHa."""
+    """The options of LoHa."""
 
-    r: int = Field(4, ge=1, description="rank of each factor: the update has rank r², and the size of LoRA at 2r")
+    r: int = Field(4, ge=1, description="rank of each factor; as many parameters as LoRA of rank 2r")
     alpha: float = Field(16.0, gt=0, description="the update is scaled by alpha / r")
     rank_dropout: float = Field(0.0, ge=0, lt=1, description="share of output features left out of a step")
     module_dropout: float = Field(0.0, ge=0, lt=1, description="share of layers left out of a step")
@@ -62,7 +62,10 @@ def _layer() -> type[nn.Module]:
     from torch.nn import functional
 
     class Linear(PeftLinear):
-        """PEFT's layer by its factors: with W = (A·B) ∘ (C·D) of rank r each, W = (A⊙C)·(B⊙D) of rank r²."""
+        """PEFT's layer, computed with its factors.
+
+        The update (A·B) ∘ (C·D), with factors of rank r, is also the product (A⊙C)·(B⊙D), with factors of rank r².
+        """
 
         def create_adapter_parameters(self, adapter_name: str, r: int, shape: tuple[int, ...]) -> None:
             super().create_adapter_parameters(adapter_name, r, (self.out_features, self.in_features))
@@ -77,7 +80,7 @@ def _layer() -> type[nn.Module]:
                 right = (b.unsqueeze(1) * d.unsqueeze(0)).flatten(0, 1)  # (r², in)
                 left = (a.unsqueeze(2) * c.unsqueeze(1)).flatten(1, 2)  # (out, r²)
                 update = functional.linear(functional.linear(input, right), left)
-            else:  # the product of the factors is smaller than they are
+            else:  # the whole update is smaller than its factors of rank r²
                 update = functional.linear(input, (a @ b) * (c @ d))
             if self.training and self.rank_dropout[adapter_name]:
                 update = drop_rows(update, self.rank_dropout[adapter_name], rescale=True)
@@ -88,5 +91,5 @@ def _layer() -> type[nn.Module]:
 
 @hookimpl
 def adapterzoo_methods() -> list[Loha]:
-    """The methods of this file."""
+    """Return the methods of this file."""
     return [Loha()]

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class LokrOptions(LinearOptions):
-    """Options of LoKr."""
+    """The options of LoKr."""
 
     r: int = Field(32, ge=1, description="rank of the larger factor")
     alpha: float = Field(64.0, gt=0, description="the update is scaled by alpha / r")
     decompose_factor: int = Field(
-        4, ge=-1, description="side of the smaller factor, where it divides the layer; -1 = as square as can be"
+        4, ge=-1, description="size of the smaller factor, if it divides the layer's size; -1 = similar sizes"
     )
     decompose_both: bool = Field(False, description="make the smaller factor low-rank as well")
     rank_dropout: float = Field(0.0, ge=0, lt=1, description="share of output features left out of a step")
@@ -59,18 +59,18 @@ class Lokr(PeftMethod[LokrOptions]):
         return LoKrConfig(task_type="CAUSAL_LM", **options.model_dump())
 
     def findings(self, model: Any) -> dict[str, Any]:
-        """Layers too small for the rank, or that the factor does not divide: PEFT takes another without a word."""
+        """Return the sizes that PEFT changed, without a message, in layers too small for the rank or not divisible."""
         config = model.peft_config["default"]
         layers = [module for module in model.modules() if hasattr(module, "lokr_w2")]
-        whole = sum("default" in layer.lokr_w2 for layer in layers)
+        full_rank = sum("default" in layer.lokr_w2 for layer in layers)
         factor = config.decompose_factor
-        sides = [tuple(layer.lokr_w1["default"].shape) for layer in layers if "default" in layer.lokr_w1]
-        other = sum(side != (factor, factor) for side in sides) if factor > 0 else 0
+        shapes = [tuple(layer.lokr_w1["default"].shape) for layer in layers if "default" in layer.lokr_w1]
+        changed = sum(shape != (factor, factor) for shape in shapes) if factor > 0 else 0
         adjusted = {}
-        if whole:
-            adjusted["r"] = f"{config.r} -> the whole factor in {whole} of {len(layers)} layers too small for that rank"
-        if other:
-            adjusted["decompose_factor"] = f"{factor} -> another in {other} of {len(layers)} layers"
+        if full_rank:
+            adjusted["r"] = f"{config.r} -> full rank in {full_rank} of {len(layers)} layers, too small for it"
+        if changed:
+            adjusted["decompose_factor"] = f"{factor} -> another value in {changed} of {len(layers)} layers"
         return {"adjusted": adjusted} if adjusted else {}
 
 
@@ -81,13 +81,13 @@ def _layer() -> type[nn.Module]:
     from torch.nn import functional
 
     def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        # Make it a matrix: with four dimensions torch takes other kernels where a weight is not trained, and a loaded
-        # adapter would round otherwise than the one that was measured.
-        flat: torch.Tensor = functional.linear(x.reshape(-1, x.size(-1)), weight)
-        return flat.unflatten(0, x.shape[:-1])
+        # Use a matrix, because with four dimensions torch uses other kernels for a weight that is not trained, and
+        # a loaded adapter would round differently than the one that was measured.
+        matrix: torch.Tensor = functional.linear(x.reshape(-1, x.size(-1)), weight)
+        return matrix.unflatten(0, x.shape[:-1])
 
     class Linear(PeftLinear):
-        """PEFT's layer by its factors: (W1 ⊗ W2)·x = W1·X·W2ᵀ, with x written as a matrix X."""
+        """PEFT's layer, computed with its factors: (W1 ⊗ W2)·x = W1·X·W2ᵀ, with x reshaped to a matrix X."""
 
         def _get_delta_activations(
             self, adapter_name: str, input: torch.Tensor, *args: Any, **kwargs: Any
@@ -115,5 +115,5 @@ def _layer() -> type[nn.Module]:
 
 @hookimpl
 def adapterzoo_methods() -> list[Lokr]:
-    """The methods of this file."""
+    """Return the methods of this file."""
     return [Lokr()]

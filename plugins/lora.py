@@ -1,4 +1,4 @@
-"""LoRA: the update of each linear layer is a product of two thin matrices."""
+"""LoRA: the update of each linear layer is the product of two matrices of low rank."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class LoraOptions(LinearOptions):
-    """Options of LoRA."""
+    """The options of LoRA."""
 
     r: int = Field(8, ge=1, description="rank of the update")
     lora_alpha: float = Field(32.0, gt=0, description="the update is scaled by lora_alpha / r")
@@ -37,7 +37,7 @@ class Lora(PeftMethod[LoraOptions]):
     mergeable_into = ("none", "int8")
     size_option = "r"
     variant: ClassVar[dict[str, Any]] = {}
-    """what of ``LoraConfig`` makes a variant of LoRA, which differs from it in nothing else"""
+    """settings of ``LoraConfig`` by which a variant, like DoRA, differs from LoRA"""
     token_wise = True
 
     def peft_config(self, model: nn.Module, options: LoraOptions, context: Context) -> PeftConfig:
@@ -51,5 +51,5 @@ class Lora(PeftMethod[LoraOptions]):
 
 @hookimpl
 def adapterzoo_methods() -> list[Lora]:
-    """The methods of this file."""
+    """Return the methods of this file."""
     return [Lora()]

@@ -1,4 +1,4 @@
-"""LoRA-FA: LoRA with its first matrix frozen, and gradients corrected for that."""
+"""LoRA-FA: LoRA whose first matrix, A, is frozen, with gradients corrected for that."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LoraFa(Lora):
     name = "lora-fa"
     summary = "freezes LoRA's A and trains only B"
     paper = "https://arxiv.org/abs/2308.03303"
-    learning_rate_source = "as lora's, so that the two rows differ in the method alone"
+    learning_rate_source = "lora's, so that the two rows differ only in the method"
 
     def wrap(self, model: nn.Module, options: LoraOptions, context: Context) -> nn.Module:
         """See :meth:`Method.wrap`."""
@@ -32,16 +32,16 @@ class LoraFa(Lora):
     def optimizer(
         self, model: nn.Module, options: LoraOptions, kind: type[Optimizer], settings: dict[str, Any]
     ) -> Optimizer:
-        """AdamW on gradients that are corrected for the frozen A, whatever optimizer the recipe names."""
+        """Return AdamW with gradients corrected for the frozen A, whatever optimizer the recipe names."""
         from peft.optimizers import create_lorafa_optimizer
 
-        made: Optimizer = create_lorafa_optimizer(
+        optimizer: Optimizer = create_lorafa_optimizer(
             model, options.r, options.lora_alpha, lr=settings["lr"], weight_decay=settings["weight_decay"]
         )
-        return made
+        return optimizer
 
 
 @hookimpl
 def adapterzoo_methods() -> list[LoraFa]:
-    """The methods of this file."""
+    """Return the methods of this file."""
     return [LoraFa()]

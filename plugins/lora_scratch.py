@@ -1,4 +1,4 @@
-"""LoRA written out in torch, with no PEFT in it: the example of a method that brings its own layer."""
+"""LoRA written in plain torch, without PEFT: the example of a method with its own layer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class LoraScratchOptions(LinearOptions):
-    """Options of LoRA from scratch."""
+    """The options of LoRA from scratch."""
 
     r: int = Field(8, ge=1, description="rank of the update")
     lora_alpha: float = Field(32.0, gt=0, description="the update is scaled by lora_alpha / r")
@@ -30,7 +30,7 @@ class LoraScratch(LayerMethod[LoraScratchOptions]):
     group = "low-rank"
     options = LoraScratchOptions
     learning_rate = 3e-4
-    learning_rate_source = "as lora's: the two train the same weights"
+    learning_rate_source = "lora's, because the two train the same weights"
     size_option = "r"
     token_wise = True
 
@@ -51,17 +51,17 @@ def _layer() -> type[nn.Module]:
 
         def __init__(self, linear: nn.Module, options: LoraScratchOptions) -> None:
             super().__init__()
-            inner, outer = features(linear)
+            inputs, outputs = features(linear)
             self.base = linear
-            self.a = nn.Parameter(torch.empty(options.r, inner))
-            self.b = nn.Parameter(torch.zeros(outer, options.r))
+            self.a = nn.Parameter(torch.empty(options.r, inputs))
+            self.b = nn.Parameter(torch.zeros(outputs, options.r))
             nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
             self.scale = options.lora_alpha / options.r
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            low = x.to(self.a.dtype) @ self.a.T @ self.b.T
-            answer: torch.Tensor = self.base(x)
-            return answer + (low * self.scale).to(answer.dtype)
+            update = x.to(self.a.dtype) @ self.a.T @ self.b.T * self.scale
+            output: torch.Tensor = self.base(x)
+            return output + update.to(output.dtype)
 
         def update(self) -> torch.Tensor:
             return self.b @ self.a * self.scale
@@ -71,5 +71,5 @@ def _layer() -> type[nn.Module]:
 
 @hookimpl
 def adapterzoo_methods() -> list[LoraScratch]:
-    """The methods of this file."""
+    """Return the methods of this file."""
     return [LoraScratch()]

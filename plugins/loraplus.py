@@ -1,4 +1,4 @@
-"""LoRA+: LoRA whose second matrix learns at a higher rate than its first."""
+"""LoRA+: LoRA whose second matrix, B, has a higher learning rate than its first, A."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class LoraplusOptions(LoraOptions):
-    """Options of LoRA+."""
+    """The options of LoRA+."""
 
     loraplus_lr_ratio: float = Field(16.0, ge=1, description="B's learning rate, as a multiple of A's")
 
@@ -28,27 +28,27 @@ class Loraplus(Lora):
     paper = "https://arxiv.org/abs/2402.12354"
     options = LoraplusOptions
     learning_rate = 5e-5
-    learning_rate_source = "A's; the authors' README, which has it with a ratio of 20, and PEFT's guide, with 16"
+    learning_rate_source = "the rate of A in the authors' README, with a ratio of 20, and in PEFT's guide, with 16"
 
     def optimizer(
         self, model: nn.Module, options: LoraOptions, kind: type[Optimizer], settings: dict[str, Any]
     ) -> Optimizer:
-        """The recipe's optimizer, with a group of parameters for each rate."""
+        """Return the recipe's optimizer, with one group of parameters for each learning rate."""
         from peft.optimizers import create_loraplus_optimizer
 
         assert isinstance(options, LoraplusOptions)
-        decay = {name: value for name, value in settings.items() if name != "weight_decay"}
-        made: Optimizer = create_loraplus_optimizer(
+        arguments = {name: value for name, value in settings.items() if name != "weight_decay"}
+        optimizer: Optimizer = create_loraplus_optimizer(
             model,
             kind,
             loraplus_lr_ratio=options.loraplus_lr_ratio,
             loraplus_weight_decay=settings["weight_decay"],
-            **decay,
+            **arguments,
         )
-        return made
+        return optimizer
 
 
 @hookimpl
 def adapterzoo_methods() -> list[Loraplus]:
-    """The methods of this file."""
+    """Return the methods of this file."""
     return [Loraplus()]

@@ -1,4 +1,4 @@
-"""OFT: the input of each linear layer is rotated, block by block, before the frozen weight."""
+"""OFT: the input of each linear layer is rotated, block by block, before it meets the frozen weight."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 class OftOptions(LinearOptions):
-    """Options of OFT."""
+    """The options of OFT."""
 
-    oft_block_size: int = Field(32, ge=2, description="side of the rotations; must divide every layer's input")
+    oft_block_size: int = Field(32, ge=2, description="size of the rotations; must divide every layer's input size")
     module_dropout: float = Field(0.0, ge=0, lt=1, description="share of blocks left unrotated in a step")
-    coft: bool = Field(False, description="keep the rotations within eps of the identity")
-    eps: float = Field(6e-5, gt=0, description="the bound of coft")
-    block_share: bool = Field(False, description="one rotation for all blocks of a layer")
-    use_cayley_neumann: bool = Field(True, description="rotations by a series (fast), not by a solve (exact)")
-    num_cayley_neumann_terms: int = Field(5, ge=1, description="terms of the series")
+    coft: bool = Field(False, description="keep the rotations within a distance of eps from the identity")
+    eps: float = Field(6e-5, gt=0, description="largest distance from the identity with coft")
+    block_share: bool = Field(False, description="use one rotation for all blocks of a layer")
+    use_cayley_neumann: bool = Field(True, description="compute rotations with a series (fast, not exact)")
+    num_cayley_neumann_terms: int = Field(5, ge=1, description="number of terms of that series")
 
 
 class Oft(PeftMethod[OftOptions]):
@@ -39,21 +39,21 @@ class Oft(PeftMethod[OftOptions]):
     token_wise = True
 
     def problems(self, skeleton: nn.Module, options: OftOptions, context: Context) -> list[Problem]:
-        """PEFT takes another block size for a layer that cannot be cut so, and says nothing."""
-        found = super().problems(skeleton, options, context)
-        if found:
-            return found
-        uneven = {
+        """Return a problem where the block size does not divide a layer: PEFT would use another without a message."""
+        problems = super().problems(skeleton, options, context)
+        if problems:
+            return problems
+        not_divisible = {
             name: layer.in_features
             for name, layer in targeted(skeleton, options.target_modules).items()
             if hasattr(layer, "in_features") and layer.in_features % options.oft_block_size
         }
-        if uneven:
-            name, width = next(iter(uneven.items()))
-            what = f"{options.oft_block_size} does not divide {width}, the input of {name}"
-            hint = f"Sizes that do: {', '.join(str(n) for n in range(2, 129) if width % n == 0)}."
-            found.append(Problem("oft_block_size", f"{what} (and {len(uneven) - 1} more layers).", hint))
-        return found
+        if not_divisible:
+            name, width = next(iter(not_divisible.items()))
+            what = f"{options.oft_block_size} does not divide {width}, the input size of {name}"
+            hint = f"Choose from: {', '.join(str(size) for size in range(2, 129) if width % size == 0)}."
+            problems.append(Problem("oft_block_size", f"{what} (and {len(not_divisible) - 1} more layers).", hint))
+        return problems
 
     def peft_config(self, model: nn.Module, options: OftOptions, context: Context) -> PeftConfig:
         """See :meth:`PeftMethod.peft_config`."""
@@ -64,5 +64,5 @@ class Oft(PeftMethod[OftOptions]):
 
 @hookimpl
 def adapterzoo_methods() -> list[Oft]:
-    """The methods of this file."""
+    """Return the methods of this file."""
     return [Oft()]

@@ -1,4 +1,4 @@
-"""OLoRA: LoRA that begins with an orthonormal part of each weight, by QR decomposition."""
+"""OLoRA: LoRA that starts from an orthonormal part of each weight, found by QR decomposition."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Olora(MutatingLora):
     name = "olora"
     summary = "starts LoRA from a QR split of weights"
     paper = "https://arxiv.org/abs/2406.01775"
-    learning_rate_source = "as lora's, so that the two rows differ in the method alone"
-    variant = {"init_lora_weights": "olora"}  # noqa: RUF012  # a constant
+    learning_rate_source = "lora's, so that the two rows differ only in the method"
+    variant = {"init_lora_weights": "olora"}  # noqa: RUF012  # it never changes
 
 
 @hookimpl
 def adapterzoo_methods() -> list[Olora]:
-    """The methods of this file."""
+    """Return the methods of this file."""
     return [Olora()]

@@ -1,4 +1,4 @@
-"""P-tuning: embeddings in front of every prompt, made by a small network."""
+"""P-tuning: learned embeddings in front of every prompt, computed by a small network."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 
 
 class PTuningOptions(Options):
-    """Options of p-tuning."""
+    """The options of p-tuning."""
 
-    num_virtual_tokens: int = Field(20, ge=1, description="how many embeddings are learned")
-    encoder_reparameterization_type: Literal["MLP", "LSTM"] = Field("MLP", description="the network that makes them")
-    encoder_hidden_size: int | None = Field(None, ge=1, description="its width; by default the model's")
-    encoder_num_layers: int = Field(2, ge=1, description="layers of the LSTM")
+    num_virtual_tokens: int = Field(20, ge=1, description="number of learned embeddings")
+    encoder_reparameterization_type: Literal["MLP", "LSTM"] = Field(
+        "MLP", description="kind of the network that computes the embeddings"
+    )
+    encoder_hidden_size: int | None = Field(
+        None, ge=1, description="width of that network; by default the model's hidden size"
+    )
+    encoder_num_layers: int = Field(2, ge=1, description="number of layers of the LSTM")
     encoder_dropout: float = Field(0.0, ge=0, lt=1, description="dropout in the LSTM")
 
 
@@ -43,5 +47,5 @@ class PTuning(PromptMethod[PTuningOptions]):
 
 @hookimpl
 def adapterzoo_methods() -> list[PTuning]:
-    """The methods of this file."""
+    """Return the methods of this file."""
     return [PTuning()]

@@ -1,8 +1,8 @@
-"""Every other method of PEFT's, by name: derived from its registry, where no file of its own says more.
+"""All methods in PEFT's registry that have no file of their own here.
 
-What PEFT says of its types, and what the conformance kit saw of them, is in a catalog (see ``_peft_catalog.py``):
-the zoo is listed without importing PEFT. What neither can know, a summary, the paper, a published learning rate, is
-in ``_peft_notes.json``.
+What PEFT tells about its types, and what the conformance kit found out about them, is in a catalog (see
+``_peft_catalog.py``), so that methods are listed without importing PEFT. ``_peft_notes.json`` has what neither can
+know: a summary, the paper and a published learning rate.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ TYPES = {
 
 
 class Derived(PeftMethod[Options]):
-    """A method of which everything is known from the catalog and the notes."""
+    """A method that is described by the catalog and the notes alone."""
 
     fallback = True
     token_wise = True
 
     def __init__(self, name: str, facts: dict[str, Any]) -> None:
-        self.name = name  # type: ignore[misc]  # of the class for all others; here one class has many methods
+        self.name = name  # type: ignore[misc]  # other methods set it on the class, but this class has many methods
         self.facts = facts
         for attribute in attributes():
             if attribute in facts:
@@ -53,16 +53,16 @@ class Derived(PeftMethod[Options]):
 
     @cached_property
     def options(self) -> type[Options]:  # type: ignore[override]
-        """Built when first asked for: thirty models take a while."""
+        """Build the pydantic model of the options, only when it is first needed: building all of them takes long."""
         fields: dict[str, Any] = {}
-        # All linear layers, as for the family of LoRA; None leaves the choice to PEFT.
-        settings = {"target_modules": "all-linear", **self.facts.get("settings", {})}
-        for name, about in self.facts["options"].items():
-            default = settings.get(name, about["default"])
-            kind = _type(about["type"])
-            fields[name] = (kind if default is not None else kind | None, Field(default, description=about["help"]))
-        made: type[Options] = create_model(f"{self.facts['type'].title()}Options", __base__=Options, **fields)
-        return made
+        # The default is all linear layers, as for LoRA and its variants; None leaves the choice to PEFT.
+        defaults = {"target_modules": "all-linear", **self.facts.get("settings", {})}
+        for name, option in self.facts["options"].items():
+            default = defaults.get(name, option["default"])
+            kind = _type(option["type"])
+            fields[name] = (kind if default is not None else kind | None, Field(default, description=option["help"]))
+        model: type[Options] = create_model(f"{self.facts['type'].title()}Options", __base__=Options, **fields)
+        return model
 
     def peft_config(self, model: nn.Module, options: Options, context: Context) -> PeftConfig:
         """See :meth:`PeftMethod.peft_config`."""
@@ -86,13 +86,14 @@ class Derived(PeftMethod[Options]):
 
     def wrap(self, model: nn.Module, options: Options, context: Context) -> nn.Module:
         """See :meth:`Method.wrap`."""
-        return self._mended(super().wrap(model, options, context))
+        return self._repair(super().wrap(model, options, context))
 
     def load(self, model: nn.Module, folder: Path) -> nn.Module:
         """See :meth:`Method.load`."""
-        return self._mended(super().load(model, folder))
+        return self._repair(super().load(model, folder))
 
-    def _mended(self, model: nn.Module) -> nn.Module:
+    def _repair(self, model: nn.Module) -> nn.Module:
+        """Work around the faults of PEFT's layers that the notes name."""
         if self.facts.get("asks_for_task"):
             _give_task(model)
         if self.facts.get("adds_in_place"):
@@ -101,67 +102,68 @@ class Derived(PeftMethod[Options]):
 
 
 class DerivedPrompt(Derived, PromptMethod[Options]):
-    """One that learns a prompt."""
+    """A derived method that learns a prompt."""
 
     token_wise = False
 
 
 @cache
 def catalog() -> dict[str, dict[str, Any]]:
-    """Name -> all that is known of a type of PEFT's."""
-    made = json.loads((HERE / "_peft_catalog.json").read_text(encoding="utf-8"))
+    """Return all facts about each type of PEFT, by the name of its method."""
+    generated = json.loads((HERE / "_peft_catalog.json").read_text(encoding="utf-8"))
     notes = json.loads((HERE / "_peft_notes.json").read_text(encoding="utf-8"))
-    unknown = {
+    defaults = {
         "summary": "PEFT's method of this name",
         "paper": "https://huggingface.co/docs/peft",
         "learning_rate": 1e-3,
-        "learning_rate_source": "none is published; a common one for adapters",
+        "learning_rate_source": "none is published; a common rate for adapters",
     }
-    return {name: {**unknown, **notes.get(name, {}), **facts} for name, facts in made["types"].items()}
+    return {name: {**defaults, **notes.get(name, {}), **facts} for name, facts in generated["types"].items()}
 
 
 def derive(name: str, **claims: Any) -> Derived:
-    """The method of one of PEFT's types; claims replace what the catalog says of its abilities."""
+    """Return the method of one type of PEFT; the claims replace abilities that the catalog gives."""
     facts = {**catalog()[name], **claims}
     kind = DerivedPrompt if "num_virtual_tokens" in facts["options"] else Derived
     return kind(name, facts)
 
 
 def _give_task(model: Any) -> None:
-    """A method for many tasks is asked for one: the first."""
+    """Give a method for many tasks the number of the first task in every call."""
     import torch
 
-    def first(module: nn.Module, arguments: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def add_task(module: nn.Module, arguments: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         rows = keywords["input_ids"]
         return arguments, {**keywords, "task_ids": torch.zeros(len(rows), dtype=torch.long, device=rows.device)}
 
-    model.register_forward_pre_hook(first, with_kwargs=True)
-    answer = model.generate
-    model.generate = lambda **keywords: answer(**first(model, (), keywords)[1])
+    model.register_forward_pre_hook(add_task, with_kwargs=True)
+    generate = model.generate
+    model.generate = lambda **keywords: generate(**add_task(model, (), keywords)[1])
 
 
 def _copy_quantized_outputs(model: nn.Module) -> None:
-    """PEFT adds to what the base's layer returned, in place, which torch forbids for what bitsandbytes returns."""
+    """Copy the outputs of bitsandbytes' layers, because PEFT changes them in place, which torch forbids."""
 
-    def copied(layer: nn.Module, arguments: Any, output: torch.Tensor) -> torch.Tensor:
+    def copy(layer: nn.Module, arguments: Any, output: torch.Tensor) -> torch.Tensor:
         return output.clone()
 
     for layer in model.modules():
         if type(layer).__module__.startswith("bitsandbytes"):
-            layer.register_forward_hook(copied)
+            layer.register_forward_hook(copy)
 
 
 def _type(written: str | list[Any]) -> Any:
+    """Return the Python type that the catalog writes as ``int``, ``float|null`` or a list of allowed words."""
     if isinstance(written, list):
         return Literal[tuple(written)]
     kinds = [TYPES[part] for part in written.split("|")]
-    found: Any = kinds[0]
+    union: Any = kinds[0]
     for kind in kinds[1:]:
-        found = found | kind
-    return found
+        union = union | kind
+    return union
 
 
 @hookimpl
 def adapterzoo_methods() -> list[Derived]:
-    """The methods of this file."""
+    """Return the methods of this file."""
     return [derive(name) for name in catalog()]

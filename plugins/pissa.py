@@ -1,4 +1,4 @@
-"""PiSSA: LoRA that begins with each weight's main singular vectors, and leaves the rest to the base."""
+"""PiSSA: LoRA that starts from each weight's main singular vectors, and leaves the rest of the weight to the base."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Pissa(MutatingLora):
     name = "pissa"
     summary = "starts LoRA from main singular vectors"
     paper = "https://arxiv.org/abs/2404.02948"
-    learning_rate_source = "as lora's, so that the two rows differ in the method alone"
-    variant = {"init_lora_weights": "pissa"}  # noqa: RUF012  # a constant
+    learning_rate_source = "lora's, so that the two rows differ only in the method"
+    variant = {"init_lora_weights": "pissa"}  # noqa: RUF012  # it never changes
 
 
 @hookimpl
 def adapterzoo_methods() -> list[Pissa]:
-    """The methods of this file."""
+    """Return the methods of this file."""
     return [Pissa()]

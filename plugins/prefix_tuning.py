@@ -15,13 +15,17 @@ if TYPE_CHECKING:
 
 
 class PrefixTuningOptions(Options):
-    """Options of prefix tuning."""
+    """The options of prefix tuning."""
 
-    num_virtual_tokens: int = Field(50, ge=1, description="how many keys and values each layer gets")
-    # PEFT's own start, at random, drowns what the model says: on the quickstart, a loss of 16.5 where zero has 3.
-    init_weights: Literal["zero"] | None = Field("zero", description="begin with zeros, or (null) at random")
-    prefix_projection: bool = Field(False, description="learn them through a small network, dropped afterwards")
-    encoder_hidden_size: int | None = Field(None, ge=1, description="its width; by default the model's")
+    num_virtual_tokens: int = Field(50, ge=1, description="number of learned keys and values in each layer")
+    # PEFT's default, a random start, drowns out the input: on the quickstart the loss was 16.5, and 3 with zeros.
+    init_weights: Literal["zero"] | None = Field("zero", description="start from zeros, or (null) at random")
+    prefix_projection: bool = Field(
+        False, description="learn the keys and values with a small network, which is dropped after training"
+    )
+    encoder_hidden_size: int | None = Field(
+        None, ge=1, description="width of that network; by default the model's hidden size"
+    )
 
 
 class PrefixTuning(PromptMethod[PrefixTuningOptions]):
@@ -48,5 +52,5 @@ class PrefixTuning(PromptMethod[PrefixTuningOptions]):
 
 @hookimpl
 def adapterzoo_methods() -> list[PrefixTuning]:
-    """The methods of this file."""
+    """Return the methods of this file."""
     return [PrefixTuning()]

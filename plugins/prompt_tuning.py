@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 
 class PromptTuningOptions(Options):
-    """Options of prompt tuning."""
+    """The options of prompt tuning."""
 
-    num_virtual_tokens: int = Field(20, ge=1, description="how many embeddings are learned")
+    num_virtual_tokens: int = Field(20, ge=1, description="number of learned embeddings")
     prompt_tuning_init: Literal["SAMPLE_VOCAB", "RANDOM"] = Field(
-        "SAMPLE_VOCAB", description="begin with embeddings of random tokens of the vocabulary, or with random numbers"
+        "SAMPLE_VOCAB",
+        description="start from the embeddings of random tokens, or from random numbers",
     )
 
 
@@ -44,5 +45,5 @@ class PromptTuning(PromptMethod[PromptTuningOptions]):
 
 @hookimpl
 def adapterzoo_methods() -> list[PromptTuning]:
-    """The methods of this file."""
+    """Return the methods of this file."""
     return [PromptTuning()]

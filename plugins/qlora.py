@@ -1,4 +1,4 @@
-"""QLoRA: LoRA on a base stored in 4 bits, whatever base the others get."""
+"""QLoRA: LoRA on a base stored in 4 bits, whatever quantization the recipe gives the other methods."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from adapterzoo import hookimpl
 
 
 class QLora(Lora):
-    """LoRA over an nf4 base."""
+    """LoRA on an nf4 base."""
 
     name = "qlora"
     summary = "LoRA on a base stored in 4 bits (nf4)"
     paper = "https://arxiv.org/abs/2305.14314"
     learning_rate_source = (
-        "as lora's, so that the two rows differ in the base alone; the authors' own scripts have 2e-4 at 7B, "
+        "lora's, so that the two rows differ only in the base; the authors' own scripts use 2e-4 for 7B models, "
         "with r 64 and alpha 16"
     )
     quantizations = ("nf4",)
     requires_quantization = "nf4"
-    mergeable_into = ()  # PEFT merges into 4 bits, but rounds the merged weights again
+    mergeable_into = ()  # PEFT can merge into 4 bits, but then rounds the merged weights again
 
 
 @hookimpl
 def adapterzoo_methods() -> list[QLora]:
-    """The methods of this file."""
+    """Return the methods of this file."""
     return [QLora()]

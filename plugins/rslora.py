@@ -1,4 +1,4 @@
-"""rsLoRA: LoRA scaled by the root of the rank, so that a higher rank learns no slower."""
+"""rsLoRA: LoRA scaled by the square root of the rank, so that a higher rank does not learn more slowly."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from adapterzoo import hookimpl
 
 
 class RsloraOptions(LoraOptions):
-    """Options of rsLoRA."""
+    """The options of rsLoRA."""
 
-    # At rank 8 a factor of 5.7; LoRA's 32 would make it 11, where LoRA has 4.
+    # At rank 8 this gives a factor of 5.7. LoRA's own factor is 4, and LoRA's alpha of 32 would give 11.
     lora_alpha: float = Field(16.0, gt=0, description="the update is scaled by lora_alpha / √r")
 
 
@@ -22,11 +22,11 @@ class Rslora(Lora):
     summary = "LoRA scaled by alpha over the root of r"
     paper = "https://arxiv.org/abs/2312.03732"
     options = RsloraOptions
-    learning_rate_source = "as lora's, with an alpha that gives a like scale at the default rank"
-    variant = {"use_rslora": True}  # noqa: RUF012  # a constant
+    learning_rate_source = "lora's, with an alpha that gives a similar scale at the default rank"
+    variant = {"use_rslora": True}  # noqa: RUF012  # it never changes
 
 
 @hookimpl
 def adapterzoo_methods() -> list[Rslora]:
-    """The methods of this file."""
+    """Return the methods of this file."""
     return [Rslora()]

@@ -1,4 +1,4 @@
-"""VeRA: frozen random matrices that all layers share, scaled by a learned vector on either side."""
+"""VeRA: frozen random matrices that all layers share, scaled by learned vectors."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class VeraOptions(LinearOptions):
-    """Options of VeRA."""
+    """The options of VeRA."""
 
     r: int = Field(256, ge=1, description="rank of the random matrices")
-    d_initial: float = Field(0.1, description="where the inner scaling vector begins")
+    d_initial: float = Field(0.1, description="initial value of the inner scaling vector")
     vera_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
     projection_prng_key: int = Field(0, ge=0, description="seed of the random matrices")
 
@@ -44,5 +44,5 @@ class Vera(PeftMethod[VeraOptions]):
 
 @hookimpl
 def adapterzoo_methods() -> list[Vera]:
-    """The methods of this file."""
+    """Return the methods of this file."""
     return [Vera()]

@@ -1,10 +1,10 @@
-"""A tiny real model, a tiny real recipe, and the command line, for tests that train in seconds."""
+"""Fixtures for tests that train in seconds: a tiny real model, a tiny recipe, and the command line."""
 
 from __future__ import annotations
 
 import os
 
-# One thread: the second would be the one of a process that a test starts; and no test asks a hub.
+# Use one thread, because a process that a test starts needs the second core. No test may ask a hub.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
@@ -40,7 +40,7 @@ def past(verb: str) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A two-layer Llama with a tokenizer of bytes, saved as transformers saves."""
+    """Return the folder of a two-layer Llama with a tokenizer of bytes, saved by transformers."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -73,7 +73,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tie_word_embeddings=True,
     )
     model = LlamaForCausalLM(config)
-    # transformers zeroes the row of the padding token, which here ends answers too: it could never be learned.
+    # transformers sets the padding token's embedding to zero; here it is also the end token, which must be learnable.
     torch.nn.init.normal_(model.get_input_embeddings().weight.data[2], std=0.1)
     model.save_pretrained(folder)
     return folder
@@ -88,7 +88,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def write_recipe(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Writes a recipe on the tiny model and data: ``write_recipe("lora, ia3", "extra: lines")``."""
+    """Return a function that writes a recipe for the tiny model: ``write_recipe("lora, ia3", "extra: lines")``."""
 
     def write(methods: str = ", ".join(METHODS), extra: str = "", name: str = "recipe.yaml", **changes: str) -> Path:
         text = RECIPE.format(model=tiny_model, data=tiny_data, methods=methods) + extra
@@ -108,7 +108,7 @@ def write_recipe(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> Callable[
 
 @pytest.fixture
 def adapterzoo() -> Callable[..., Result]:
-    """The command line in this process: ``adapterzoo("run", recipe, "--out", folder)``."""
+    """Return the command line as a function in this process: ``adapterzoo("run", recipe, "--out", folder)``."""
     from adapterzoo.cli import main
 
     def invoke(*arguments: Any) -> Result:
@@ -121,7 +121,7 @@ def adapterzoo() -> Callable[..., Result]:
 
 @pytest.fixture
 def adapterzoo_process() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The command line in a process of its own."""
+    """Return the command line as a function that starts a new process."""
 
     def invoke(*arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "adapterzoo", *map(str, arguments)]
@@ -141,7 +141,7 @@ def plugin_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
 
 @pytest.fixture
 def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading weights is a failure of the test."""
+    """Make the test fail if it loads weights."""
     from adapterzoo.model import base
 
     monkeypatch.setattr(base, "load", lambda *_: pytest.fail("weights were loaded"))

@@ -1,4 +1,4 @@
-"""The documents police themselves: what they name is there, and what is there they name."""
+"""Check the documents: everything that they name exists, and every command, folder and method is in them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ TABLE = re.compile(r"(<!-- adapterzoo methods --markdown -->\n)(.*?)(<!-- end --
 
 @cache
 def built_in() -> Registry:
-    """Without what else may be installed here."""
+    """Return the built-in methods, without third-party ones that may be installed."""
     return Registry(point for point in entry_points(group="adapterzoo") if point.dist and point.dist.name == BUILT_IN)
 
 
 def methods_table() -> str:
     found = TABLE.search(README)
-    assert found, "the table's place is gone"
+    assert found, "the README has no place for the table of methods"
     return found.group(2)
 
 
@@ -41,11 +41,11 @@ def test_the_readme_names_every_folder_and_every_command() -> None:
 
 
 def test_the_readme_lists_the_methods_as_they_are() -> None:
-    """If not: ``python tests/test_docs.py`` writes the table anew."""
+    """If this fails, ``python tests/test_docs.py`` writes the table again."""
     assert methods_table() == markdown(built_in())
 
 
-def test_the_kits_document_has_every_property_and_every_method() -> None:
+def test_the_document_of_the_conformance_kit_has_every_property_and_every_method() -> None:
     text = Path("docs/conformance.md").read_text(encoding="utf-8")
     for name in PROPERTIES:
         assert f"| {name} |" in text
@@ -55,14 +55,14 @@ def test_the_kits_document_has_every_property_and_every_method() -> None:
             assert re.search(rf"^{name} ", report, re.MULTILINE), f"{name}: adapterzoo plugin check --all"
 
 
-def test_every_file_that_a_document_names_is_there() -> None:
+def test_every_file_that_a_document_names_exists() -> None:
     for document in (Path("README.md"), *Path("docs").glob("*.md")):
         text = document.read_text(encoding="utf-8")
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", text) + re.findall(r"`(tests/[\w/]+\.py)`", text):
             assert (document.parent / target).exists() or Path(target).exists(), (document, target)
 
 
-def test_the_example_recipe_of_the_readme_is_sound(tmp_path: Path) -> None:
+def test_the_example_recipe_of_the_readme_loads(tmp_path: Path) -> None:
     (example,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     (tmp_path / "my.yaml").write_text(example, encoding="utf-8")
     (tmp_path / "faq.csv").write_text("Q,A\n", encoding="utf-8")

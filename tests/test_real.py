@@ -1,4 +1,4 @@
-"""On the real model: minutes, so `make test-real` and not `make test`."""
+"""Check training on the real model; this takes minutes, so ``make test-real`` runs it and ``make test`` does not."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_three_adapters_are_those_of_a_fresh_process(
     quantization: str, adapterzoo_process: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     settings = sets(*SHORT, f"model.quantization={quantization}")
-    every = [part for label in THREE for part in ("-m", label)]
-    together = adapterzoo_process("run", QUICKSTART, *every, *settings, "--out", tmp_path / "together")
+    methods = [part for label in THREE for part in ("-m", label)]
+    together = adapterzoo_process("run", QUICKSTART, *methods, *settings, "--out", tmp_path / "together")
     assert together.returncode == 0, together.stderr
     for label in THREE:
         alone = adapterzoo_process("run", QUICKSTART, "-m", label, *settings, "--out", tmp_path / label)

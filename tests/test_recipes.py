@@ -1,4 +1,4 @@
-"""The recipes that come with the repository: sound, as published, and they run, on a small model and a few rows."""
+"""Check the repository's recipes: they load, have the published settings, and run on a small model and a few rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RECIPES = sorted(Path("recipes").glob("*.yaml"))
 DATA = Path("recipes/data")
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
-# What each pipeline is known for; "lora." is its only entry of methods.
+# The published settings of each pipeline; "lora." stands for the only entry of its methods.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "llama2-faq-sop": {
         "model.name": "FlagAlpha/Llama2-Chinese-7b-Chat",
@@ -124,8 +124,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
 }
 
-# In place of what is on a hub, or is not installed, or does not fit a small model or a few rows.
-INSTEAD: dict[str, tuple[str, ...]] = {
+# Settings that replace what is on a hub, is not installed, or does not fit a small model or a few rows.
+REPLACED: dict[str, tuple[str, ...]] = {
     "llama2-faq-sop": ("train.loggers=[]",),
     "llama3-classifier": (),
     "llama2-input-output": ("train.warmup=0", "train.eval_steps=1", "train.save_steps=1"),
@@ -137,9 +137,9 @@ INSTEAD: dict[str, tuple[str, ...]] = {
     ),
     "decilm-lmsys-chat": ("data.source=data/lmsys_sample.jsonl",),
 }
-FEW = {
+ROWS = {
     "llama2-faq-sop": 20,
-    "llama3-classifier": 60,  # of which 4 % are to be tested
+    "llama3-classifier": 60,  # 4 % of them are test rows
     "llama2-input-output": 20,
     "phi2-dialogsum": 4,
     "decilm-lmsys-chat": 14,
@@ -152,7 +152,7 @@ def path_of(name: str) -> Path:
 
 
 def opening(path: Path) -> str:
-    """The comment that a recipe begins with, its lines joined where one goes on."""
+    """Return the comment at the start of a recipe, with continued lines joined."""
     comment = path.read_text(encoding="utf-8").partition("\n\n")[0]
     assert all(line.startswith("#") for line in comment.splitlines())
     return re.sub(r"\\\n#\s*", "", comment)
@@ -160,8 +160,8 @@ def opening(path: Path) -> str:
 
 def small(name: str, *more: str) -> list[str]:
     settings = (
-        *INSTEAD[name],
-        f"data.limit={FEW[name]}",
+        *REPLACED[name],
+        f"data.limit={ROWS[name]}",
         "train.epochs=null",
         "evaluate.max_new_tokens=4",
         *more,
@@ -181,14 +181,14 @@ def test_every_recipe_loads_with_each_command_of_its_opening_comment(path: Path)
         assert words[2] == str(path)
         overrides = [after for word, after in pairwise(words) if word == "--set"]
         assert len(words) == 3 + 2 * len(overrides)
-        if "yours" not in command:
+        if "yours" not in command:  # the reader's own files do not exist here
             load_recipe(path, overrides)
 
 
-def test_the_five_pipelines_are_there() -> None:
+def test_there_is_a_recipe_for_each_of_the_five_pipelines() -> None:
     assert len(PIPELINES) == 5
     assert set(PIPELINES) <= {path.stem for path in RECIPES}
-    assert INSTEAD.keys() == FEW.keys() == PUBLISHED.keys()
+    assert REPLACED.keys() == ROWS.keys() == PUBLISHED.keys()
 
 
 @pytest.mark.parametrize("name", PIPELINES)
@@ -201,7 +201,7 @@ def test_a_pipeline_has_its_published_settings(name: str) -> None:
     assert found == PUBLISHED[name]
 
 
-def test_the_system_messages_are_there_and_the_plateau_can_be_seen() -> None:
+def test_two_pipelines_have_system_messages_and_the_plateau_scheduler_has_evaluations() -> None:
     assert load_recipe(path_of("llama3-classifier")).data.system
     chat = load_recipe(path_of("decilm-lmsys-chat"))
     assert chat.data.system
@@ -215,7 +215,7 @@ def test_a_pipeline_runs_on_a_tiny_model(
 ) -> None:
     recipe = load_recipe(path_of(name))
     out = tmp_path / "out"
-    # A letter of the tiny model's is a token, of Chinese three.
+    # The tiny model has a token for each byte; a Chinese character has three bytes.
     settings = small(name, f"model.name={tiny_model}", "train.steps=2", "data.max_length=224", "evaluate.shots=0")
     done = adapterzoo("run", path_of(name), *settings, "--out", out)
     assert done.exit_code == 0, done.output
@@ -231,7 +231,7 @@ def test_a_pipeline_runs_on_a_tiny_model(
     assert measured <= rows[entry.label]["metrics"].keys()
 
 
-def test_the_classifiers_padding_token_comes_with_its_adapter(
+def test_the_padding_token_of_the_classifier_is_saved_with_its_adapter(
     adapterzoo: Callable[..., Result], tiny_model: Path, tmp_path: Path
 ) -> None:
     from transformers import AutoTokenizer
@@ -251,7 +251,7 @@ def test_a_pipeline_is_checked_and_runs_on_the_real_model(
 ) -> None:
     settings = small(name, "model.name=smollm2-135m", "train.steps=2", "train.gradient_accumulation=1")
     if name == "phi2-dialogsum":
-        settings += ["--set", "model.dtype=bfloat16"]  # a CPU has no fast arithmetic of float16
+        settings += ["--set", "model.dtype=bfloat16"]  # float16 is slow on a CPU
     checked = adapterzoo_process("check", path_of(name), *settings)
     assert checked.returncode == 0, checked.stderr
     assert load_recipe(path_of(name)).methods[0].label in checked.stdout

@@ -1,1 +1,1 @@
-"""Uses trained adapters: loads one with the base that it was trained on, and merges it."""
+"""Use trained adapters: load one on the base that it was trained on, or merge it into the base."""

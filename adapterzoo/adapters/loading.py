@@ -1,4 +1,4 @@
-"""Trained adapters, to be used: found in an output folder, checked, put on the base they were trained on, asked."""
+"""Find trained adapters in an output folder, check their files, and load them on the base they were trained on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from adapterzoo.tokens.encode import Encoder
 
 Say = Callable[[str], None]
-TRAIN_AGAIN = "Run the recipe again: it trains what is damaged anew."
+TRAIN_AGAIN = "Run the recipe again: it trains damaged adapters again."
 
 
 @dataclass(frozen=True)
@@ -34,36 +34,38 @@ class Adapter:
     """One finished cell of an output folder."""
 
     folder: Path
-    """of the whole run"""
+    """output folder of the run"""
     recipe: Recipe
+    """resolved recipe of the run"""
     result: Result
+    """result of the cell"""
 
     @property
     def path(self) -> Path:
-        """Where its weights and its tokenizer are."""
+        """Return the folder with the adapter's weights and tokenizer."""
         return self.folder / self.result.label / f"seed-{self.result.seed}" / ADAPTER
 
 
-def find(folder: Path, method: str, seed: int | None = None) -> Adapter:
-    """The adapter of a label or a method; of the first seed, if none is named.
+def find_adapter(folder: Path, method: str, seed: int | None = None) -> Adapter:
+    """Return the adapter with a label, or of a method; the one of the first seed, if no seed is given.
 
     Raises:
-        UserError: the folder holds no such adapter, or it was made on other weights.
+        UserError: the folder has no such adapter, or several, or its training failed, or the recipe is damaged.
     """
     results = [result for _, result in read_results(folder) if result.method is not None]
-    named = [result for result in results if result.label == method] or [r for r in results if r.method == method]
-    if not named:
+    matching = [result for result in results if result.label == method] or [r for r in results if r.method == method]
+    if not matching:
         known = sorted({result.label for result in results})
         raise UserError.at(f"--method {method}", f"{folder} has no such adapter.", did_you_mean(method, known))
-    if len({result.label for result in named}) > 1:
-        labels = ", ".join(sorted({result.label for result in named}))
-        raise UserError.at(f"--method {method}", f"there are several: {labels}.", "Name one of these.")
-    chosen = next((result for result in named if seed is None or result.seed == seed), None)
+    if len({result.label for result in matching}) > 1:
+        labels = ", ".join(sorted({result.label for result in matching}))
+        raise UserError.at(f"--method {method}", "there are several.", f"Give one of these labels: {labels}.")
+    chosen = next((result for result in matching if seed is None or result.seed == seed), None)
     if chosen is None:
-        seeds = ", ".join(str(result.seed) for result in named)
-        raise UserError.at(f"--seed {seed}", f"'{method}' was trained with: {seeds}.")
+        seeds = ", ".join(str(result.seed) for result in matching)
+        raise UserError.at(f"--seed {seed}", f"'{method}' was not trained with this seed.", f"Choose from: {seeds}.")
     if not chosen.ok:
-        raise UserError.at(f"--method {method}", f"it failed: {chosen.error}", "Run the recipe again.")
+        raise UserError.at(f"--method {method}", f"its training failed: {chosen.error}", "Run the recipe again.")
     try:
         recipe = Recipe.model_validate(document.read(folder / RECIPE).data)
     except ValidationError:
@@ -72,22 +74,22 @@ def find(folder: Path, method: str, seed: int | None = None) -> Adapter:
 
 
 @contextmanager
-def loaded(adapter: Adapter, quantization: str, say: Say) -> Iterator[tuple[nn.Module, Encoder]]:
-    """The base with the adapter on it, ready to answer, and what turns questions into tokens.
+def ready_model(adapter: Adapter, quantization: str, say: Say) -> Iterator[tuple[nn.Module, Encoder]]:
+    """Yield the base with the adapter on it, ready to answer, and the encoder that turns questions into tokens.
 
     Raises:
-        UserError: the base cannot be had or is not the one that it was trained on, or the adapter is not whole.
+        UserError: the base cannot be loaded, or is not the one of the training, or the adapter's files are damaged.
     """
-    lent, encoder = base_of(adapter, quantization, say)
-    with lent.borrow() as plain:
-        yield wrapped_by(adapter, plain), encoder
+    base, encoder = load_base(adapter, quantization, say)
+    with base.borrow() as model:
+        yield apply_adapter(adapter, model), encoder
 
 
-def base_of(adapter: Adapter, quantization: str, say: Say) -> tuple[Base, Encoder]:
-    """Load the base that an adapter was trained on, and what turns questions into tokens.
+def load_base(adapter: Adapter, quantization: str, say: Say) -> tuple[Base, Encoder]:
+    """Load the base that an adapter was trained on, and the encoder that turns questions into tokens.
 
     Raises:
-        UserError: the base cannot be had or is another one, or the adapter's files are not what the run wrote.
+        UserError: the base cannot be loaded, or is not the one of the training, or the adapter's files are damaged.
     """
     from adapterzoo.model import base, loading
     from adapterzoo.model import files as model_files
@@ -97,7 +99,7 @@ def base_of(adapter: Adapter, quantization: str, say: Say) -> tuple[Base, Encode
     model = adapter.recipe.model
     location = model_files.locate(model.name, say)
     _check_model(adapter, model_files.fingerprint(location, loading.load_config(model, location)))
-    # The tokenizer that was trained with: with its template, and a padding token that was added.
+    # Load the tokenizer saved with the adapter: it has the chat template and the padding token of the training.
     tokenizer = load_tokenizer(model.model_copy(update={"revision": None, "padding_token": None}), str(adapter.path))
     data = adapter.recipe.data
     if data.chat_template not in ("auto", "plain"):
@@ -106,24 +108,24 @@ def base_of(adapter: Adapter, quantization: str, say: Say) -> tuple[Base, Encode
     return base.load(model, location, quantization, data.max_length, encoder.vocabulary), encoder
 
 
-def wrapped_by(adapter: Adapter, plain: nn.Module) -> nn.Module:
-    """Put an adapter on its base.
+def apply_adapter(adapter: Adapter, model: nn.Module) -> nn.Module:
+    """Put an adapter on its base, and return the model that answers.
 
     Raises:
-        UserError: the adapter does not fit: weights are missing, or of another method.
+        UserError: the adapter does not fit the base, because weights are missing or of another method.
     """
     try:
-        wrapped = registry()[adapter.result.method or ""].load(plain, adapter.path)
+        wrapped = registry()[adapter.result.method or ""].load(model, adapter.path)
     except AdapterzooError as error:
         raise UserError.at(str(adapter.path), f"cannot be loaded: {error}.", TRAIN_AGAIN) from None
     return wrapped.eval()
 
 
-def question(data: DataSection, prompt: str) -> DataRow:
-    """A question as a row of the recipe's format, to be answered.
+def question_row(data: DataSection, prompt: str) -> DataRow:
+    """Return a question as a data row of the recipe's format, with ``?`` in place of the answer.
 
     Raises:
-        UserError: the recipe's template asks for more than a question.
+        UserError: the prompt is empty, or the recipe's template needs more columns than a question.
     """
     from adapterzoo.data.shape import Shaper
 
@@ -137,7 +139,7 @@ def question(data: DataSection, prompt: str) -> DataRow:
         shaper = Shaper(data.model_copy(update={"filter": {}, "drop_columns": []}), columns, "--prompt", lambda _: None)
     except UserError as error:
         what = "needs more than a question: " + "; ".join(problem.what for problem in error.problems)
-        raise UserError.at("data.template", what, "Such an adapter cannot be asked from here.") from None
+        raise UserError.at("data.template", what, "Such an adapter cannot be asked with a prompt alone.") from None
     cells: dict[str, Any] = dict(zip(columns, (prompt, "?"), strict=True))
     try:
         return shaper.row("--prompt", cells)
@@ -150,18 +152,18 @@ def question(data: DataSection, prompt: str) -> DataRow:
 def _check_files(adapter: Adapter, say: Say) -> None:
     """Raise UserError where a file of the adapter is not what the run wrote."""
     if not adapter.result.adapter_files:
-        say("the result of an older adapterzoo says nothing of the adapter's files: they are not checked")
+        say("an older adapterzoo wrote this result without digests of the adapter's files: they are not checked")
     if not adapter.path.is_dir():
-        raise UserError.at(str(adapter.path), "is not there any more.", TRAIN_AGAIN)
+        raise UserError.at(str(adapter.path), "does not exist any more.", TRAIN_AGAIN)
     if changed := changed_files(adapter.path.parent, adapter.result):
         where = str(adapter.path.parent / changed[0])
         more = f", nor are {len(changed) - 1} more files" if len(changed) > 1 else ""
         raise UserError.at(where, f"is not what the run wrote{more}.", TRAIN_AGAIN)
 
 
-def _check_model(adapter: Adapter, there: str | None) -> None:
-    """Raise UserError where the model's files are not those that the adapter was trained on."""
+def _check_model(adapter: Adapter, digest: str | None) -> None:
+    """Raise UserError where the digest of the model's files is not that of the model of the training."""
     trained_on = Store(adapter.folder).weights()
-    if trained_on is not None and there is not None and trained_on != there:
+    if trained_on is not None and digest is not None and trained_on != digest:
         name = adapter.recipe.model.name
         raise UserError.at(f"model {name}", "its files are not those that the adapter was trained on.")

@@ -1,4 +1,4 @@
-"""The command line: one file a command, and what they share."""
+"""The command line: one file for each command, and what they share."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from adapterzoo.terminal import safe, stderr
 
 
 class _Group(click.Group):
-    """Shows a person's mistake plainly; ``--debug`` shows where in the code it was found."""
+    """A group of commands that prints a user's mistake without a traceback, unless ``--debug`` is given."""
 
     def invoke(self, context: click.Context) -> Any:
-        """Run the command."""
+        """Run the command; exit with 2 after a user's mistake, and with 1 if the system refuses something."""
         try:
             return super().invoke(context)
         except UserError as error:
@@ -29,12 +29,12 @@ class _Group(click.Group):
                 traceback.print_exc()
             sys.exit(2)
         except KeyboardInterrupt:
-            message = "stopped. Finished cells are kept; the same command goes on from there."
+            message = "stopped. Finished cells are kept, and the same command goes on with the rest."
             stderr().print(message if context.invoked_subcommand == "run" else "stopped.")
             sys.exit(130)
         except OSError as error:
             if isinstance(error, BrokenPipeError):
-                # The reader of a pipe went away: nothing is wrong here.
+                # The program that reads the output has ended, which is not an error.
                 sys.stderr.close()
                 sys.exit(0)
             reason = f"{error.filename or 'output'}: {error.strerror or error}"
@@ -48,12 +48,13 @@ class _Group(click.Group):
 @click.version_option(package_name="adapterzoo")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
-    """One recipe, every adapter method, one table you can trust."""
+    """Train a language model with every adapter method by one recipe, and compare them in one table."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # what a terminal of few letters cannot show
-    # Before torch is imported: waiting threads that spin make training 2 to 20 times slower as soon as another
-    # process wants one of the cores. Those that sleep at once make it 2 times slower where none does.
+            stream.reconfigure(errors="replace")  # Some terminals cannot show all characters.
+    # torch reads these when it is imported. By default its waiting threads keep their cores busy, which makes training
+    # 2 to 20 times slower as soon as another process needs a core. Threads that sleep at once make it 2 times slower
+    # if no other process does, so they wait for a short time first.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 

@@ -1,4 +1,4 @@
-"""Arguments that several commands take."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ import click
 
 recipe_argument = click.argument("recipe", type=click.Path(path_type=Path))
 method_option = click.option(
-    "-m", "--method", "methods", multiple=True, metavar="METHOD", help="Only this label or method (repeatable)."
+    "-m", "--method", "methods", multiple=True, metavar="METHOD", help="Run only this label or method (repeatable)."
 )
 seed_option = click.option(
-    "--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="Only this seed (repeatable)."
+    "--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="Run only this seed (repeatable)."
 )
 set_option = click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override the recipe, like train.steps=10."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the recipe, like train.steps=10 (repeatable).",
 )
 out_option = click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the results [runs/<name>]."
@@ -24,7 +28,7 @@ out_option = click.option(
 
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """RECIPE and what selects and overrides parts of it."""
+    """Add the argument RECIPE and the options that select and override parts of it."""
     for decorate in (set_option, seed_option, method_option, recipe_argument):
         command = decorate(command)
     return command

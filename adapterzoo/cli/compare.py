@@ -1,4 +1,4 @@
-"""``adapterzoo compare``: the comparison of what is on disk."""
+"""``adapterzoo compare``: compare the results on disk."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ FORMATS = ("table", "markdown", "csv", "json", "html")
 
 @click.command()
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
-@click.option("--format", "style", type=click.Choice(FORMATS), show_default="table")
+@click.option("--format", "style", type=click.Choice(FORMATS), show_default="table", help="Form of the output.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-@click.option("--sort", metavar="COLUMN", help="Order by this column, best first.")
-@click.option("--against", metavar="LABEL", help="Compare with this row, not with the best.")
-@click.option("--price", type=click.FloatRange(min=0, min_open=True), help="Of an hour of this machine: adds the cost.")
+@click.option("--sort", metavar="COLUMN", help="Order the rows by this column, best first.")
+@click.option("--against", metavar="LABEL", help="Compare all rows with this one, not with the best.")
+@click.option(
+    "--price",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Price of one hour of the machine; adds a column with the cost.",
+)
 @click.option("--pareto", metavar="COLUMN", help="Plot the score against a cost: params, memory, time, ...")
 @click.option("--curves", is_flag=True, help="Plot the training loss of all methods by step.")
 @click.option(
-    "--examples", type=click.IntRange(min=1), metavar="N", help="Show what each method answered to N of them."
+    "--examples", type=click.IntRange(min=1), metavar="N", help="Show the answers of all methods to N test examples."
 )
 def compare(
     folders: tuple[Path, ...],
@@ -37,43 +41,43 @@ def compare(
 ) -> None:
     """Print the comparison of the results in DIR...
 
-    Rows that cannot be compared, of other data or another stack, stand in tables of their own.
+    Rows that are not comparable, because their data or software differs, are in separate tables.
     """
     from adapterzoo import comparison
     from adapterzoo.report import terminal, text
     from adapterzoo.report.columns import names_by_title
 
     if as_json and style not in (None, "json"):
-        raise UserError.at("--json", f"is another form than --format {style}.", "Give one of them.")
+        raise UserError.at("--json", f"contradicts --format {style}.", "Give one of them.")
     style = "json" if as_json else style or "table"
     views = {"--pareto": pareto, "--curves": curves, "--examples": examples}
-    asked = [name for name, value in views.items() if value]
-    if asked and style != "table":
+    chosen = [name for name, value in views.items() if value]
+    if chosen and style != "table":
         hint = f"Leave out {'--json' if as_json else '--format'}; the page of --format html has plots."
-        raise UserError.at(asked[0], "is for the terminal.", hint)
+        raise UserError.at(chosen[0], "works only in the terminal.", hint)
     for name, value in (("--against", against), ("--price", None if pareto else price)):
-        if asked and value is not None:
-            raise UserError.at(name, f"changes nothing of {asked[0]}.", "Leave one of them out.")
+        if chosen and value is not None:
+            raise UserError.at(name, f"has no effect on {chosen[0]}.", "Leave one of them out.")
     column = names_by_title().get(sort or "", sort)
-    found = comparison.compare(*folders, sort=column, against=against, price=price)
+    compared = comparison.compare(*folders, sort=column, against=against, price=price)
     if style != "table":
         from adapterzoo.report import page
 
-        written = page.html(found) if style == "html" else text.FORMATS[style](found)
-        # Whatever a terminal can show: these are files, and their readers expect UTF-8.
+        written = page.html(compared) if style == "html" else text.FORMATS[style](compared)
+        # These formats are for files, and programs that read them expect UTF-8, whatever the terminal can show.
         click.echo(written.encode(), nl=False)
         return
     if examples:
         from adapterzoo.report import side_by_side
 
-        side_by_side.render(found, examples, stdout())
+        side_by_side.render(compared, examples, stdout())
     if pareto:
         from adapterzoo.report import pareto as pareto_plot
 
-        pareto_plot.render(found, names_by_title().get(pareto, pareto), stdout())
+        pareto_plot.render(compared, names_by_title().get(pareto, pareto), stdout())
     if curves:
         from adapterzoo.report import curves as curves_plot
 
-        curves_plot.render(found, stdout())
-    if not asked:
-        terminal.render(found, stdout())
+        curves_plot.render(compared, stdout())
+    if not chosen:
+        terminal.render(compared, stdout())

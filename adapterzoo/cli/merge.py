@@ -1,4 +1,4 @@
-"""``adapterzoo merge``: base and adapter as one plain model."""
+"""``adapterzoo merge``: merge a trained adapter into its base model."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from adapterzoo.terminal import safe, stderr, stdout_to_stderr
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("-m", "--method", required=True, help="Label or method of the adapter.")
-@click.option("--seed", type=click.IntRange(min=0), help="Of which seed [the first].")
-@click.option("--to", required=True, metavar="OUT", type=click.Path(path_type=Path), help="The folder to write.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of the adapter [the first].")
+@click.option("--to", required=True, metavar="OUT", type=click.Path(path_type=Path), help="Folder to write.")
 def merge(folder: Path, method: str, seed: int | None, to: Path) -> None:
-    """Merge the adapter METHOD in DIR into its base: OUT is a plain model folder that transformers loads."""
+    """Merge the adapter METHOD in DIR into its base model, and write to OUT a model folder that transformers loads."""
     from adapterzoo.adapters import loading as adapters
     from adapterzoo.adapters import merging
     from adapterzoo.running.progress import reporter
 
-    adapter = adapters.find(folder, method, seed)
+    adapter = adapters.find_adapter(folder, method, seed)
     from adapterzoo.prepare.prepared import quiet_libraries
 
     with stdout_to_stderr(), quiet_libraries():

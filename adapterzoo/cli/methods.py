@@ -1,4 +1,4 @@
-"""``adapterzoo methods``: what is in the zoo."""
+"""``adapterzoo methods``: list the methods of the zoo, or show one of them."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from adapterzoo.methods.contract import GROUPS, QUANTIZATIONS, Method, attribute
 from adapterzoo.methods.registry import Registry, registry
 from adapterzoo.terminal import escape_markdown, safe, stdout
 
-# Narrower, rate and paper would leave no room for what a method does.
-WIDE = 110
+# A narrower terminal shows no learning rate and no paper, to leave room for what a method does.
+MIN_WIDE_COLUMNS = 110
 LEGEND = "+ trains on a base with that quantization, ++ also merges into it"
 
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-@click.option("--markdown", "as_markdown", is_flag=True, help="A table for a document.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print a table for a document.")
 def methods(name: str | None, as_json: bool, as_markdown: bool) -> None:
-    """What is in the zoo; with NAME, one method with its options and defaults."""
+    """List all methods of the zoo; with NAME, show one method with its options and defaults."""
     zoo = registry()
     if name is not None and name not in zoo:
         raise UserError.at(f"methods {name}", "unknown method.", zoo.hint(name))
     if as_json:
         chosen = [name] if name else list(zoo)
-        described: Any = [_describe(zoo[one], zoo) for one in chosen]
-        broken = [vars(one) for one in zoo.broken]
+        described: Any = [_describe(zoo[method], zoo) for method in chosen]
+        broken = [vars(plugin) for plugin in zoo.broken]
         click.echo(json.dumps(described[0] if name else {"methods": described, "broken": broken}, indent=1))
     elif as_markdown:
         click.echo(markdown(zoo), nl=False)
     elif name is not None:
-        _show_one(zoo[name], zoo)
+        _show_method(zoo[name], zoo)
     else:
         _show_all(zoo)
 
 
 def markdown(zoo: Registry) -> str:
-    """The built-in methods as a table: the one in the README."""
+    """Return the table of the built-in methods for the README."""
     lines = ["| method | what it does | none | int8 | nf4 | learning rate | paper |", "| --- | --- |" + " :---: |" * 5]
-    for group, found in _groups(zoo):
-        found = [method for method in found if zoo.package(method.name) == BUILT_IN]
-        lines += [f"| **{group}** | | | | | | |"] if found else []
-        for method in found:
+    for group, members in _groups(zoo):
+        built_in = [method for method in members if zoo.package(method.name) == BUILT_IN]
+        lines += [f"| **{group}** | | | | | | |"] if built_in else []
+        for method in built_in:
             quantizations = " | ".join(_ability(method, name) for name in QUANTIZATIONS)
             paper = f"[{_paper(method)}]({method.paper})"
             summary = escape_markdown(method.summary)
@@ -63,8 +63,8 @@ def markdown(zoo: Registry) -> str:
 def _show_all(zoo: Registry) -> None:
     console = stdout()
     if not console.is_terminal:
-        console.width = WIDE  # for a file or a pager there is room
-    wide = console.width >= WIDE
+        console.width = MIN_WIDE_COLUMNS  # A file or a pager has room for all columns.
+    wide = console.width >= MIN_WIDE_COLUMNS
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     for title in ("method", *QUANTIZATIONS):
         table.add_column(title, no_wrap=True)
@@ -73,9 +73,9 @@ def _show_all(zoo: Registry) -> None:
         table.add_column("paper", no_wrap=True)
     table.add_column("what it does")
     shown = 0
-    for group, found in _groups(zoo):
+    for group, members in _groups(zoo):
         table.add_row(safe(group, "bold cyan"))
-        for method in found:
+        for method in members:
             cells = [_ability(method, name) for name in QUANTIZATIONS]
             cells += [f"{method.learning_rate:g}", _paper(method)] if wide else []
             table.add_row(safe(f"  {method.name}", "bold"), *map(safe, cells), safe(method.summary))
@@ -91,21 +91,21 @@ def _show_all(zoo: Registry) -> None:
     console.print(Text("adapterzoo methods NAME shows a method's options.", "dim"))
 
 
-def _show_one(method: Method[Any], zoo: Registry) -> None:
+def _show_method(method: Method[Any], zoo: Registry) -> None:
     console = stdout()
     console.print(safe(method.name, "bold").append_text(safe(f": {method.summary}", "none")))
     required = method.requires_quantization
-    demand = f" (loaded for it whatever the recipe says: {required})" if required else ""
+    requirement = f" (always {required}, whatever the recipe says)" if required else ""
     facts = [
         ("cannot be trained here", method.unavailable or ""),
         ("paper", method.paper),
         ("group", method.group),
         ("from", zoo.package(method.name)),
-        ("trains on", (", ".join(method.quantizations) or "-") + demand),
-        ("merges on", ", ".join(method.mergeable_into) or "-"),
+        ("trains on", (", ".join(method.quantizations) or "-") + requirement),
+        ("merges into", ", ".join(method.mergeable_into) or "-"),
         ("learning rate", f"{method.learning_rate:g} ({method.learning_rate_source})"),
-        ("size by", method.size_option or "-"),
-        ("also", "; ".join(_peculiarities(method))),
+        ("size option", method.size_option or "-"),
+        ("also", "; ".join(_notes(method))),
     ]
     for title, text in facts:
         if text:
@@ -130,16 +130,16 @@ def _describe(method: Method[Any], zoo: Registry) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return an attribute as JSON has it."""
+    """Return the value of an attribute as JSON can have it."""
     return list(value) if isinstance(value, tuple) else value
 
 
 def _groups(zoo: Registry) -> Iterator[tuple[str, list[Method[Any]]]]:
-    """The methods that can be trained, by group."""
+    """Yield each group with its methods that can be trained."""
     for group in GROUPS:
-        found = [zoo[name] for name in zoo if zoo[name].group == group and zoo[name].unavailable is None]
-        if found:
-            yield group, found
+        members = [zoo[name] for name in zoo if zoo[name].group == group and zoo[name].unavailable is None]
+        if members:
+            yield group, members
 
 
 def _unavailable(zoo: Registry) -> list[Method[Any]]:
@@ -147,22 +147,23 @@ def _unavailable(zoo: Registry) -> list[Method[Any]]:
 
 
 def _ability(method: Method[Any], quantization: str) -> str:
+    """Return the sign of ``LEGEND`` for a method and a quantization, or ``-``."""
     if quantization not in method.quantizations:
         return "-"
     return "++" if quantization in method.mergeable_into else "+"
 
 
 def _paper(method: Method[Any]) -> str:
-    """The number of an arXiv paper, or that there is another page."""
+    """Return the number of an arXiv paper, or ``page`` for another page."""
     return method.paper.rpartition("/")[2] if "arxiv.org" in method.paper else "page"
 
 
-def _peculiarities(method: Method[Any]) -> list[str]:
-    """What the row of the table cannot show."""
-    said = {
-        "starts away from the base's answers": not method.starts_at_base,
-        "changes weights of the base, which is loaded again for the next row": method.changes_base,
-        "looks at training rows first": method.reads_data,
-        "begins a stopped cell anew": not method.resumes,
+def _notes(method: Method[Any]) -> list[str]:
+    """Return the facts about a method that the table has no column for."""
+    notes = {
+        "does not start with the answers of the base model": not method.starts_at_base,
+        "changes weights of the base model, which is then loaded again for the next cell": method.changes_base,
+        "reads training rows before it starts": method.reads_data,
+        "starts a stopped cell from the beginning": not method.resumes,
     }
-    return [text for text, so in said.items() if so]
+    return [note for note, applies in notes.items() if applies]

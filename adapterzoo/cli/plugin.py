@@ -1,4 +1,4 @@
-"""``adapterzoo plugin``: for authors of methods."""
+"""``adapterzoo plugin``: the commands for authors of methods."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from adapterzoo.cli.plugin_new import new
 
 @click.group()
 def plugin() -> None:
-    """A package for a new method, and the check that a method is sound."""
+    """Create a package for a new method, and check that a method is sound."""
 
 
 plugin.add_command(new)

@@ -1,4 +1,4 @@
-"""``adapterzoo plugin new``: a package for a new method."""
+"""``adapterzoo plugin new``: write a package for a new method."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from adapterzoo.terminal import safe, stdout
     "parent",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path(),
-    help="Where the folder goes [.].",
+    help="Folder to write the package in [.].",
 )
 def new(name: str, parent: Path) -> None:
-    """Write a package for a method called NAME, which installs and passes the check as it is."""
+    """Write a package for a method called NAME. It can be installed, and passes the check, without changes."""
     if not NAME.fullmatch(name):
         raise UserError.at(f"plugin new {name}", "a method's name has lower-case letters, digits and '-' only.")
     if name in registry():
-        taken = f"there is a method of that name, from {registry().package(name)}."
-        raise UserError.at(f"plugin new {name}", taken, "Choose another.")
+        what = f"there is already a method of that name, from {registry().package(name)}."
+        raise UserError.at(f"plugin new {name}", what, "Choose another name.")
     package = f"adapterzoo-{name}"
     folder = parent / package
     if folder.exists():
-        raise UserError.at(str(folder), "is there already.", "Remove it, or give --to another folder.")
+        raise UserError.at(str(folder), "already exists.", "Remove it, or give --to another folder.")
     module = package.replace("-", "_")
     class_name = "".join(part.capitalize() for part in name.split("-"))
     if not class_name.isidentifier() or iskeyword(class_name):
@@ -55,16 +55,16 @@ def new(name: str, parent: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(Template(text).substitute(values), encoding="utf-8")
     console = stdout()
-    console.print(safe(f"{folder} is a package with the method '{name}'. Next:"), soft_wrap=True)
+    console.print(safe(f"The package {folder} has the method '{name}'. Next:"), soft_wrap=True)
     console.print(safe(f"  pip install --editable {folder}"), soft_wrap=True)
     console.print(safe(f"  adapterzoo plugin check {name}"), soft_wrap=True)
-    console.print(safe(f"Then make {folder / module}.py your own."), soft_wrap=True)
+    console.print(safe(f"Then put your own idea into {folder / module}.py."), soft_wrap=True)
 
 
-def _templates(folder: Traversable, before: str = "") -> Iterator[tuple[str, str]]:
-    """The files of the template: their paths and their texts."""
+def _templates(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the path and the text of each file of the template."""
     for entry in folder.iterdir():
-        path = f"{before}{entry.name}"
+        path = f"{prefix}{entry.name}"
         if entry.is_dir():
             yield from _templates(entry, f"{path}/")
         else:

@@ -1,4 +1,4 @@
-"""``adapterzoo preview``: examples exactly as the model will see them."""
+"""``adapterzoo preview``: show examples exactly as the model will see them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from adapterzoo.terminal import stdout, tell
 
 @click.command()
 @recipe_argument
-@click.option("-n", "number", type=click.IntRange(min=0), default=3, show_default=True, help="How many examples.")
-@click.option("--split", type=click.Choice(SPLIT_NAMES), default="train", show_default=True, help="Of which part.")
-@click.option("--tokens", is_flag=True, help="A line for each token, with its id.")
+@click.option(
+    "-n", "number", type=click.IntRange(min=0), default=3, show_default=True, help="Number of examples to show."
+)
+@click.option(
+    "--split", type=click.Choice(SPLIT_NAMES), default="train", show_default=True, help="Split to show examples of."
+)
+@click.option("--tokens", is_flag=True, help="Show each token on a line, with its id.")
 @set_option
 def preview(recipe: Path, number: int, split: str, tokens: bool, overrides: tuple[str, ...]) -> None:
-    """Show examples of RECIPE as the model will see them; what is in the loss stands in ⟦ ⟧."""
+    """Show examples of RECIPE as the model will see them, with ⟦ ⟧ around the tokens that are in the loss."""
     from adapterzoo.recipe.reading import load_recipe
     from adapterzoo.running.progress import reporter
 
@@ -27,7 +31,7 @@ def preview(recipe: Path, number: int, split: str, tokens: bool, overrides: tupl
     from adapterzoo.prepare.prepared import quiet_libraries
 
     console = stdout()
-    # What was read, dropped and chosen is what is asked for here: a result, not a message.
+    # The notes on rows that were read and dropped are printed at the end, because they are a result of this command.
     notes: list[str] = []
     checked, splits = read_data(checked, notes.append)
     with quiet_libraries():
@@ -42,21 +46,25 @@ def preview(recipe: Path, number: int, split: str, tokens: bool, overrides: tupl
             learned = f"{len(example.learned)} tokens, {sum(example.learned)} in the loss"
             place = f" · {example.row.place}" if example.row.place else ""
             tell(console, f"── {split} {index} of {len(examples)} · {learned}{place}", "dim")
-            lines = show.token_lines(example, encoder.tokenizer) if tokens else [show.marked_text(example, encoder.tokenizer)]
+            lines = (
+                show.token_lines(example, encoder.tokenizer)
+                if tokens
+                else [show.marked_text(example, encoder.tokenizer)]
+            )
             for line in lines:
                 console.print(line, soft_wrap=True)
         console.print()
-        for part in SPLIT_NAMES:
-            tell(console, show.split_summary(part, getattr(encoded, part)))
+        for name in SPLIT_NAMES:
+            tell(console, show.split_summary(name, getattr(encoded, name)))
         tell(console, f"{show.length_summary(encoded)} (max_length {checked.data.max_length:,})")
         if encoded.packs:
-            tell(console, f"packed: {len(encoded.train):,} training rows in {len(encoded.packs):,}")
+            tell(console, f"packing: {len(encoded.train):,} training rows are joined to {len(encoded.packs):,}")
         how = "plain lines" if encoder.chat.plain else "the model's own chat template"
         how = checked.data.chat_template if checked.data.chat_template not in ("auto", "plain") else how
         raw = bool(examples) and examples[0].row.raw
         pad, end = encoder.tokenizer.convert_ids_to_tokens([encoder.pad_id, encoded.end_ids[-1]])
-        told = f"format {splits.format}; written with {'nothing around it' if raw else how}"
-        tell(console, f"{told}; loss on {checked.data.loss_on}")
+        written = f"written with {'nothing around it' if raw else how}"
+        tell(console, f"format {splits.format}; {written}; loss on {checked.data.loss_on}")
         tell(console, f"padding {pad}, never in the loss; an answer ends with {end}")
         for note in dict.fromkeys(notes):
             tell(console, note)

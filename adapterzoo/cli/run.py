@@ -1,4 +1,4 @@
-"""``adapterzoo run``: trains and measures every cell, and prints the comparison."""
+"""``adapterzoo run``: train and measure every cell, and print the comparison."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from adapterzoo.terminal import stdout, stdout_to_stderr
 @recipe_options
 @out_option
 @click.option(
-    "--jobs", type=click.IntRange(min=0), help="Cells at a time [the recipe's]; 0: none in a process of its own."
+    "--jobs",
+    type=click.IntRange(min=0),
+    help="Cells that run at the same time [as in the recipe]; 0 = one by one in this process.",
 )
 def run(
     recipe: Path,
@@ -27,14 +29,14 @@ def run(
 ) -> None:
     """Train and evaluate every cell of RECIPE, and print the comparison.
 
-    Cells that have a result are not trained again: a run that was stopped goes on.
+    Cells that already have a result are not trained again, so the command goes on with a stopped run.
     """
     from adapterzoo.api import output_folder
     from adapterzoo.recipe.reading import load_recipe
     from adapterzoo.running.progress import reporter
 
     checked = load_recipe(recipe, overrides if jobs is None else (*overrides, f"jobs={jobs}"))
-    # Once, before any method is tried: it may change the working directory.
+    # Make the path absolute now, because a method may change the working directory.
     folder = (out or output_folder(checked.name, overrides)).absolute()
     progress = reporter()
     from adapterzoo.comparison import compare
@@ -45,7 +47,7 @@ def run(
         try:
             results = runner.run(checked, folder, methods, seeds, progress)
         finally:
-            progress.end()  # before stdout is what it was: the live display holds on to it
+            progress.end()  # End it before stdout is restored, because the live display keeps the present one.
     terminal.render(compare(folder), stdout())
     if not all(result.ok for result in results):
         sys.exit(1)

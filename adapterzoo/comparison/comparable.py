@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from adapterzoo.recipe.train import ON_EVALUATION
-from adapterzoo.results.result import Result
 from adapterzoo.results.identity import differences
+from adapterzoo.results.result import Result
 
 # Recipe keys that change no score: they say what else is measured or written during the run.
 KEYS_WITHOUT_EFFECT = {

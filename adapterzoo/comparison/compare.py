@@ -25,10 +25,9 @@ def compare(
     """Compare everything that is on disk in one or several output folders.
 
     Args:
-        folders: output folders of runs. Rows that cannot be compared with the first folder's are in blocks of their
-            own.
-        sort: the column to order the rows by, best first; the first metric if None.
-        against: the label of the row that all others are compared with; the best row if None.
+        folders: output folders of runs. Rows that are not comparable with those of the first are in other blocks.
+        sort: the column to order the rows by, best first; by default the first metric.
+        against: the label of the row that all others are compared with; by default the best row.
         price: the price of one hour of the machine, in any currency.
 
     Raises:
@@ -63,7 +62,7 @@ def compare(
         rank(group, metric, against)
     if sort is not None and all(row.value(column) is None for row in rows):
         hint = "Give --price too." if column == "cost" else ""
-        raise UserError.at(f"--sort {sort}", "no row has a value there.", hint)
+        raise UserError.at(f"--sort {sort}", "no row has a value in this column.", hint)
     ordered = [_in_order(group, column) for group in evidence_of_groups]
     missing = {str(path): unfinished(path, (result for _, result in cells)) for path, cells in by_path.items()}
     return Comparison(

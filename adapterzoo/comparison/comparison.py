@@ -66,7 +66,7 @@ class Comparison:
         self.against = against
         """label of the row that all others are compared with; None if that is the best row"""
         self.unfinished = dict(unfinished or {})
-        """folder -> label -> seeds that the folder's last run was started for and that have no result"""
+        """folder -> label -> seeds of the folder's last run that have no result"""
         self.times = dict(times or {})
         """folder -> activity, such as training -> its seconds in the folder's last run, all processes together"""
 

@@ -40,18 +40,18 @@ class Evidence:
 
     def seeds(self, metric: str) -> Seeds:
         """Return a metric's scores by seed; empty unless there are scores for every seed that the mean includes."""
-        columns = self.scores.get(metric, {})
-        if len(columns) < len(self.row.seeds):
+        by_seed = self.scores.get(metric, {})
+        if len(by_seed) < len(self.row.seeds):
             return {}
-        return {seed: column.values for seed, column in columns.items()}
+        return {seed: scores.values for seed, scores in by_seed.items()}
 
     def examples(self, metric: str) -> int | None:
         """Return how many test examples a metric's scores cover; None if there are no scores."""
-        return next((column.examples for column in self.scores.get(metric, {}).values()), None)
+        return next((scores.examples for scores in self.scores.get(metric, {}).values()), None)
 
     def right_or_wrong(self, metric: str) -> bool:
         """Tell whether this metric scores every example either 0 or 1."""
-        return all(column.right_or_wrong for column in self.scores.get(metric, {}).values())
+        return all(scores.right_or_wrong for scores in self.scores.get(metric, {}).values())
 
 
 def collect_evidence(label: str, group: Sequence[StoredResult]) -> Evidence:
@@ -69,7 +69,7 @@ def collect_evidence(label: str, group: Sequence[StoredResult]) -> Evidence:
 
 
 def _scores(group: Sequence[StoredResult]) -> tuple[dict[str, dict[int | None, ExampleScores]], list[str]]:
-    """Return the scores of each test example by metric and seed, and the metrics that the files do not show."""
+    """Return the scores of the test examples by metric and seed, and a sentence for each cell whose files lack some."""
     scores: dict[str, dict[int | None, ExampleScores]] = {}
     unproven = []
     for _, folder, result in group:

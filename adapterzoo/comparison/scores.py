@@ -1,7 +1,7 @@
-"""Reads back what every test example of a cell scored: intervals and tests of differences are made of that.
+"""Read the scores of a cell's test examples, from which intervals and differences are computed.
 
-A metric that is no mean over the examples (a loss by token, corpus BLEU, macro-F1) is turned into one: each example gets
-the number by which it moves the whole, so that their mean is the metric, and their spread its uncertainty.
+Some metrics are not a mean over the examples (a loss per token, corpus BLEU, macro-F1). For these, each example gets a
+number that says how much it moves the metric: the mean of the numbers is the metric, and their spread its uncertainty.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from adapterzoo.metrics.registry import metrics as known_metrics
 from adapterzoo.results.result import FORGETTING, Result
 from adapterzoo.results.store import GENERAL, PREDICTIONS
 
-MAX_GROUPS = 50  # a metric of the whole split is computed again without each of so many groups of examples
+MAX_GROUPS = 50  # a metric of the whole split is computed again without each of these groups of examples
 
 
 @dataclass(frozen=True)
@@ -31,28 +31,28 @@ class ExampleScores:
 
     values: NDArray[np.float64]
     examples: int
-    """number of examples that the values stand for"""
+    """number of examples behind the values"""
     right_or_wrong: bool = False
     """whether each value is 0 or 1"""
 
 
 @dataclass(frozen=True)
 class CellScores:
-    """What the files of a cell show of its metrics."""
+    """The scores of one cell's examples."""
 
     by_metric: dict[str, ExampleScores]
     missing: dict[str, str]
-    """metric -> why there are no scores of its examples, as the rest of a sentence about the file"""
+    """metric -> why its scores are not known, as a clause whose subject is the file: it is damaged"""
 
 
 class _NoScoresError(Exception):
-    """The reason why a file shows nothing of a metric."""
+    """The reason why a file does not show a metric's scores."""
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a file of JSON lines by their ``index``; none where it is damaged or not there.
+    """Return the records of a file of JSON lines in the order of their ``index``; none if it is damaged or missing.
 
-    Rows are compared example by example, whatever the order of the lines in either file.
+    Rows are compared example by example, whatever the order of the lines in their files.
     """
     try:
         with path.open(encoding="utf-8") as file:
@@ -63,11 +63,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def cell_scores(folder: Path, result: Result) -> CellScores:
-    """Return the scores by metric, where the examples are there and agree with what the result says of them.
+    """Return the scores of a cell's examples, without metrics whose scores do not agree with the result.
 
     Args:
-        folder: of the cell.
-        result: the cell's.
+        folder: folder of the cell.
+        result: result of the cell.
     """
     by_metric, missing = dict[str, ExampleScores](), dict[str, str]()
     for name, value in result.metrics.items():
@@ -76,7 +76,7 @@ def cell_scores(folder: Path, result: Result) -> CellScores:
             scores = _example_scores(name, _records(folder / file, result.record_digests.get(file)))
             mean = float(scores.values.mean())
             if not math.isclose(mean, value, rel_tol=1e-6, abs_tol=1e-9):
-                raise _NoScoresError(f"its examples come to {mean:.6g}, the result says {value:.6g}")
+                raise _NoScoresError(f"its examples give {mean:.6g}, but the result has {value:.6g}")
             by_metric[name] = scores
         except _NoScoresError as error:
             missing[name] = str(error)
@@ -87,8 +87,8 @@ def _records(path: Path, digest: str | None) -> list[dict[str, Any]]:
     """Return the records of a file, one for each example.
 
     Args:
-        path: the file.
-        digest: of what the run wrote; None where it is not known.
+        path: path of the file.
+        digest: digest of the records that the run wrote; None if it is not known.
 
     Raises:
         _NoScoresError: an example is missing, or the records are not what the run wrote.
@@ -108,12 +108,12 @@ def _example_scores(name: str, records: Records) -> ExampleScores:
         if name in BY_COLUMN:
             values = BY_COLUMN[name].of_examples(records)
         elif total := next((m.total for m in known_metrics().values() if name in m.columns), None):
-            values = _left_out(name, total, records)
+            values = _jackknife(name, total, records)
         else:
             right_or_wrong = all(isinstance(record[name], bool) for record in records)
             return ExampleScores(numbers(records, name), len(records), right_or_wrong)
         return ExampleScores(values, len(records))
-    except KeyError as error:  # written by another version, or by hand
+    except KeyError as error:  # the file was written by another version, or by hand
         raise _NoScoresError(f"it has no {error}") from None
     except (TypeError, ValueError, ArithmeticError) as error:
         raise _NoScoresError(f"its numbers cannot be used: {error}") from None
@@ -121,16 +121,16 @@ def _example_scores(name: str, records: Records) -> ExampleScores:
         raise _NoScoresError(f"the metric raised {type(error).__name__}: {error}") from None
 
 
-def _left_out(
+def _jackknife(
     name: str, total: Callable[[Sequence[str], Sequence[str]], Any], records: Records
 ) -> NDArray[np.float64]:
-    """Return by how much each group of examples moves a metric of the whole split (the jackknife)."""
+    """Return how much each group of examples moves a metric of the whole split: the values of the jackknife."""
     references = [str(record["reference"]).strip() for record in records]
     answers = [str(record["prediction"] or "") for record in records]
 
     def score(kept: Sequence[int]) -> float:
-        found = total([references[i] for i in kept], [answers[i] for i in kept])
-        return float(found[name] if isinstance(found, Mapping) else found)
+        score = total([references[i] for i in kept], [answers[i] for i in kept])
+        return float(score[name] if isinstance(score, Mapping) else score)
 
     groups = min(MAX_GROUPS, len(records))
     whole = score(range(len(records)))
@@ -139,5 +139,5 @@ def _left_out(
     # Assign groups at random, because neighbouring rows of a file may be alike; use one seed for all rows.
     group_of = np.random.default_rng(0).permutation(len(records)) % groups
     without = np.array([score(np.flatnonzero(group_of != group).tolist()) for group in range(groups)])
-    moved: NDArray[np.float64] = whole - (groups - 1) * (without - without.mean())
-    return moved
+    values: NDArray[np.float64] = whole - (groups - 1) * (without - without.mean())
+    return values

@@ -108,7 +108,7 @@ def _speed_up_garbage_collection() -> None:
 
 
 class _Observer:
-    """One method, one base and one folder, and the observation that is made of them."""
+    """Applies one method to one base, saves into one folder, and records what happens."""
 
     def __init__(self, method: Method[Any], architecture: str, quantization: str, options: Any, folder: Path) -> None:
         from adapterzoo.recipe.schema import TrainSection

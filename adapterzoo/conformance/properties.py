@@ -282,7 +282,7 @@ PROPERTIES: dict[str, Check] = {
 
 
 def check_properties(method: Method[Any], observed: Observation) -> dict[str, str | None]:
-    """Return property -> what is wrong; None where it holds, ``NOT_CHECKED`` where it was not reached or does not apply."""
+    """Return property -> what is wrong; None where it holds, ``NOT_CHECKED`` where it was not checked."""
     verdicts: dict[str, str | None] = {}
     stopped = False
     for name, check in PROPERTIES.items():

@@ -137,8 +137,10 @@ def _no_rows(where: str, data: DataSection, counts: Counts) -> Problem:
             f"{column}: {', '.join(map(repr, sorted(values)))}" for column, values in counts.values.items()
         )
         return Problem("data.filter", f"leaves none of {counts.read} rows.", f"Values that were seen: {seen}.")
-    columns = " or ".join(f"'{column}'" for column in counts.empty) or "no usable text"
     kept = counts.read - counts.filtered
+    if not counts.empty:
+        return Problem(where, f"none of {kept} rows is usable.")
+    columns = " or ".join(f"'{column}'" for column in counts.empty)
     return Problem(where, f"all {kept} rows have an empty {columns}.")
 
 

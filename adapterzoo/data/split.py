@@ -1,4 +1,4 @@
-"""Split the rows into train, validation and test, as the recipe gives them or by shares, alike on every machine."""
+"""Split the rows into train, validation and test, as the recipe names them or by shares."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def split_rows(
         groups.setdefault(key, []).append(row)
     ordered = [sorted(groups[key], key=lambda row: row.turns) for key in sorted(groups)]
     held_out = shares["test"] + shares["validation"]
-    # How many rows are shared out once a split is full: first test, then validation, then train.
+    # The number of rows after which each split is full. Test is filled first, then validation, then train.
     ends = {"test": round(len(rows) * shares["test"]), "validation": round(len(rows) * held_out)}
     ends["train"] = ends["validation"] + max(1, round(len(rows) * shares["train"]))
     splits: dict[str, list[DataRow]] = {name: [] for name in SPLIT_NAMES}

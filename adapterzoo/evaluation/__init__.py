@@ -1,1 +1,1 @@
-"""Measures a model: likelihoods, generated answers, and what became of general text."""
+"""Measure a model: likelihoods, generated answers, and forgetting."""

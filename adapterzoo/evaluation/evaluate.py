@@ -1,4 +1,4 @@
-"""The measurement, the same for every row of the table: how likely the test rows are, and answers compared."""
+"""Measure a model in the same way for every row of the table: likelihoods of the test rows, and scores of answers."""
 
 from __future__ import annotations
 
@@ -22,58 +22,58 @@ if TYPE_CHECKING:
 
     from adapterzoo.recipe.schema import EvaluateSection
 
-POSITIONS_AT_ONCE = 64  # whose losses are computed together
-# Of a batch on a CPU: in its caches, what a layer gives is computed with at the speed of arithmetic.
-CPU_POSITIONS = 512
-MAX_DENIED = 0.1  # of answers that generation does not begin as the likeliest tokens did, as a share
+LOSS_POSITIONS = 64  # number of positions whose losses are computed together
+CPU_POSITIONS = 512  # most positions of a batch on a CPU, so that the output of a layer fits into the CPU's caches
+MAX_DISAGREEING = 0.1  # largest share of generated answers that may not begin as the likelihoods predict
 
 
 class Likelihood(NamedTuple):
-    """How likely a row's learned tokens are."""
+    """The likelihood of a row's learned tokens."""
 
     loss: float
-    """summed over them, in nats"""
+    """sum of the losses of the learned tokens, in nats"""
     tokens: int
+    """number of learned tokens"""
     likeliest: tuple[int, ...]
-    """in the place of each of them, the token that the model finds likeliest"""
+    """id of the token that the model finds likeliest in the place of each learned token"""
     right: int
-    """how many of them these are"""
+    """number of learned tokens that are the likeliest ones"""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One test example, asked and answered."""
+    """One test example with the model's answer."""
 
     index: int
     prompt: str
     reference: str
     prediction: str | None
-    """None where no metric needs an answer"""
+    """answer of the model; None if no metric needs an answer"""
     likelihood: Likelihood | None
+    """likelihood of the reference; None if it was not measured"""
     scores: dict[str, float | bool] = field(default_factory=dict)
-    """of the answer, by column"""
+    """column of a metric -> score of the answer"""
 
     def record(self) -> dict[str, Any]:
-        """As a line of ``predictions.jsonl``."""
-        asked = {"index": self.index, "prompt": self.prompt, "reference": self.reference, "prediction": self.prediction}
-        found = self.likelihood
-        likely = {
-            "loss": found and found.loss,
-            "tokens": found and found.tokens,
-            "right_tokens": found and found.right,
+        """Return the prediction as a line of ``predictions.jsonl``."""
+        texts = {"index": self.index, "prompt": self.prompt, "reference": self.reference, "prediction": self.prediction}
+        likelihood = {
+            "loss": self.likelihood and self.likelihood.loss,
+            "tokens": self.likelihood and self.likelihood.tokens,
+            "right_tokens": self.likelihood and self.likelihood.right,
         }
-        return {**asked, **likely, **self.scores}
+        return {**texts, **likelihood, **self.scores}
 
 
 class Evaluation(NamedTuple):
-    """What measuring a model gave."""
+    """The measurements of one model."""
 
     metrics: dict[str, float]
-    """by name, those of answers first"""
+    """metric -> value; metrics of answers come first"""
     predictions: list[Prediction]
-    """one for each example"""
+    """one prediction for each example"""
     answer_seconds: float | None
-    """that an answer took, on average; None where none was asked for"""
+    """mean time of one answer; None if no metric needs answers"""
 
 
 def evaluate(
@@ -83,44 +83,44 @@ def evaluate(
     prompts: Sequence[list[int]] | None = None,
     *,
     part: str = "test",
-    likely: bool = True,
+    with_likelihoods: bool = True,
     prefix: SharedPrefix | None = None,
 ) -> Evaluation:
     """Measure a model on the test split.
 
     Args:
-        model: in whatever state; left in evaluation mode.
-        encoded: its examples of ``part`` are used.
-        settings: which metrics, and the batch size.
-        prompts: other prompts for the same examples, in the same order (examples shown first, say).
-        part: ``validation`` for what is only chosen by.
-        prefix: what makes batches of rows that begin alike; None where every row is to be padded.
-        likely: whether likelihoods are to be measured: of other prompts, only answers can be compared.
+        model: the model; it is left in evaluation mode.
+        encoded: the encoded rows.
+        settings: the metrics and the batch size.
+        prompts: prompts that replace the examples' own, in the same order; for example, prompts with examples in front.
+        part: name of the split to measure on; tuning measures on ``validation``.
+        with_likelihoods: whether to measure likelihoods; those of other prompts may not be comparable.
+        prefix: joins rows that begin with the same tokens into one sequence; None if rows are padded.
 
     Raises:
-        NotFiniteError: the loss is NaN or infinite: the weights blew up in the last step, say.
-        PluginError: a metric that somebody else brought does not do what the contract says.
+        NotFiniteError: the loss is NaN or infinite, because the last step of training broke the weights for instance.
+        PluginError: a third-party metric does not do what the contract says.
     """
     examples: list[Example] = getattr(encoded, part)
     if prompts is None:
         rows, prompts = [example.tokens for example in examples], [example.prompt for example in examples]
     else:
         rows = [row_tokens(prompt, example.completion) for prompt, example in zip(prompts, examples, strict=True)]
-    found: Sequence[Likelihood | None] = [None] * len(rows)
-    if likely:
-        found = likelihoods(model, rows, encoded.pad_id, settings.batch_size, prefix)
-    # First, so that weights that blew up are called that, whatever they would answer.
-    measured = _likelihood_metrics([one for one in found if one is not None], settings)
+    measured: Sequence[Likelihood | None] = [None] * len(rows)
+    if with_likelihoods:
+        measured = likelihoods(model, rows, encoded.pad_id, settings.batch_size, prefix)
+    # Compute these metrics before answering, because they raise an error if the model's weights are not finite.
+    likelihood_metrics = _likelihood_metrics([row for row in measured if row is not None], settings)
     answers: Sequence[str | None] = [None] * len(examples)
     seconds = None
     if set(settings.metrics) - MEASURED_NAMES:
-        answers, seconds = _answers(model, encoded, settings, examples, prompts, found, prefix)
-    compared, scores = _answer_metrics(examples, answers, settings)
+        answers, seconds = _answers(model, encoded, settings, examples, prompts, measured, prefix)
+    answer_metrics, scores = _answer_metrics(examples, answers, settings)
     predictions = [
-        Prediction(index, example.row.prompt, example.row.completion, answers[index], found[index], scores[index])
+        Prediction(index, example.row.prompt, example.row.completion, answers[index], measured[index], scores[index])
         for index, example in enumerate(examples)
     ]
-    return Evaluation({**compared, **measured}, predictions, seconds)
+    return Evaluation({**answer_metrics, **likelihood_metrics}, predictions, seconds)
 
 
 def _answers(
@@ -129,64 +129,65 @@ def _answers(
     settings: EvaluateSection,
     examples: Sequence[Example],
     prompts: Sequence[list[int]],
-    found: Sequence[Likelihood | None],
+    measured: Sequence[Likelihood | None],
     prefix: SharedPrefix | None,
 ) -> tuple[list[str], float]:
-    """Return the greedy answer to each prompt, and the seconds that one took.
+    """Return the greedy answer to each prompt, and the mean seconds that one answer takes.
 
-    How likely the right answer is was computed with the token that is likeliest in the place of each of its tokens: as
-    far as they agree, that is the greedy answer already, and only what comes after is generated. The answers of the
-    first batch are generated from their first token on, to be timed.
+    Measuring the likelihood of a reference has also found the likeliest token in the place of each of its tokens. As
+    long as both are the same, the greedy answer is the reference, so only the rest of an answer is generated. The
+    answers of the first batch are generated from the first token on, to time them and to check this shortcut.
     """
     longest = max(len(example.completion) for example in examples)
     limit = longest if settings.max_new_tokens == "auto" else settings.max_new_tokens
-    timed = range(min(settings.batch_size, len(examples)))
-    before = time.perf_counter()
+    timed = range(min(settings.batch_size, len(examples)))  # the examples of the first batch
+    begun = time.perf_counter()
     answers = greedy(model, encoded, [prompts[i] for i in timed], settings.batch_size, [limit] * len(timed), prefix)
-    seconds = (time.perf_counter() - before) / len(timed)
-    known: list[list[int]] = [[] for _ in examples]
+    seconds = (time.perf_counter() - begun) / len(timed)
+    starts: list[list[int]] = [[] for _ in examples]
     if prefix is not None:
-        known = [agreed(*pair)[:limit] for pair in zip(examples, found, strict=True)]
-        # Rounding may decide between two tokens that are as good as equal; anything else is no greedy answer.
-        denied = sum(answers[i][: len(known[i])] != known[i] for i in timed)
-        if denied > MAX_DENIED * len(timed):
-            known = [[] for _ in examples]
+        starts = [greedy_start(*pair)[:limit] for pair in zip(examples, measured, strict=True)]
+        # If two tokens are almost equally likely, rounding may decide between them; more disagreement is an error.
+        disagreeing = sum(answers[i][: len(starts[i])] != starts[i] for i in timed)
+        if disagreeing > MAX_DISAGREEING * len(timed):
+            starts = [[] for _ in examples]
     rest = range(len(timed), len(examples))
-    open_ended = [i for i in rest if len(known[i]) < limit and not set(known[i]) & set(encoded.end_ids)]
-    asked = [prompts[i] + known[i] for i in open_ended]
-    limits = [limit - len(known[i]) for i in open_ended]
-    new = dict(zip(open_ended, greedy(model, encoded, asked, settings.batch_size, limits, prefix), strict=True))
-    answers += [[*known[i], *new.get(i, [])] for i in rest]
+    unfinished = [i for i in rest if len(starts[i]) < limit and not set(starts[i]) & set(encoded.end_ids)]
+    extended = [prompts[i] + starts[i] for i in unfinished]
+    limits = [limit - len(starts[i]) for i in unfinished]
+    ends = dict(zip(unfinished, greedy(model, encoded, extended, settings.batch_size, limits, prefix), strict=True))
+    answers += [[*starts[i], *ends.get(i, [])] for i in rest]
     return [decoded(ids, encoded) for ids in answers], seconds
 
 
-def agreed(example: Example, likelihood: Likelihood | None) -> list[int]:
-    """Return how the greedy answer begins: as the right one does while the model agrees, and the next token.
+def greedy_start(example: Example, likelihood: Likelihood | None) -> list[int]:
+    """Return the start of the greedy answer: the reference up to where the model disagrees, then the model's token.
 
     Args:
-        example: that was asked.
-        likelihood: of its answer after the same prompt; None where that was not measured.
+        example: the example with its reference.
+        likelihood: likelihood of the reference after the same prompt; None if it was not measured.
     """
-    answer = example.completion
-    # The answer's tokens are the last of a row, so they are also the last of the learned tokens.
-    if likelihood is None or likelihood.tokens < len(answer):
+    reference = example.completion
+    # The reference's tokens are the last of a row, so they are also the last of the learned tokens.
+    if likelihood is None or likelihood.tokens < len(reference):
         return []
-    likeliest = likelihood.likeliest[-len(answer) :]
-    same = next((at for at, pair in enumerate(zip(answer, likeliest, strict=True)) if pair[0] != pair[1]), len(answer))
-    return [*answer[:same], *likeliest[same : same + 1]]
+    likeliest = likelihood.likeliest[-len(reference) :]
+    pairs = enumerate(zip(reference, likeliest, strict=True))
+    same = next((at for at, pair in pairs if pair[0] != pair[1]), len(reference))
+    return [*reference[:same], *likeliest[same : same + 1]]
 
 
-def _likelihood_metrics(found: Sequence[Likelihood], settings: EvaluateSection) -> dict[str, float]:
-    if not found:
+def _likelihood_metrics(measured: Sequence[Likelihood], settings: EvaluateSection) -> dict[str, float]:
+    if not measured:
         return {}
-    tokens = sum(one.tokens for one in found)
-    loss = sum(one.loss for one in found) / tokens
+    tokens = sum(row.tokens for row in measured)
+    loss = sum(row.loss for row in measured) / tokens
     if not math.isfinite(loss):
         raise NotFiniteError(f"the test loss is {loss}")
     values = {
         "loss": ("test_loss", loss),
         "perplexity": ("perplexity", math.exp(min(loss, 700.0))),
-        "token_accuracy": ("token_accuracy", sum(one.right for one in found) / tokens),
+        "token_accuracy": ("token_accuracy", sum(row.right for row in measured) / tokens),
     }
     return dict(values[name] for name in settings.metrics if name in values)
 
@@ -194,57 +195,57 @@ def _likelihood_metrics(found: Sequence[Likelihood], settings: EvaluateSection) 
 def _answer_metrics(
     examples: Sequence[Example], answers: Sequence[str | None], settings: EvaluateSection
 ) -> tuple[dict[str, float], list[dict[str, float | bool]]]:
-    """What all answers score, and what each does."""
+    """Return the metrics of all answers together, and the scores of each answer."""
     references = [example.row.completion.strip() for example in examples]
-    given = [answer or "" for answer in answers]
-    together: dict[str, float] = {}
-    each: list[dict[str, float | bool]] = [{} for _ in examples]
+    texts = [answer or "" for answer in answers]
+    totals: dict[str, float] = {}
+    rows: list[dict[str, float | bool]] = [{} for _ in examples]
     for name in settings.metrics:
         if name in MEASURED_NAMES:
             continue
         metric = known_metrics()[name]
-        scores = [per_example(metric, *pair) for pair in zip(references, given, strict=True)]
-        together.update(overall(metric, references, given, scores))
-        for row, score in zip(each, scores, strict=True):
+        scores = [per_example(metric, *pair) for pair in zip(references, texts, strict=True)]
+        totals.update(overall(metric, references, texts, scores))
+        for row, score in zip(rows, scores, strict=True):
             row.update(score)
-    return together, each
+    return totals, rows
 
 
 def likelihoods(
     model: nn.Module, rows: Sequence[Tokens], pad_id: int, batch_size: int, prefix: SharedPrefix | None = None
 ) -> list[Likelihood]:
-    """Return how likely the learned tokens of each row are.
+    """Return the likelihood of the learned tokens of each row.
 
     Args:
-        model: in whatever state; left in evaluation mode.
-        rows: each with one learned token or more.
-        pad_id: what pads rows.
-        batch_size: rows at a time, at most.
-        prefix: what makes batches of rows that begin alike; None where every row is to be padded.
+        model: the model; it is left in evaluation mode.
+        rows: the rows, each with at least one learned token.
+        pad_id: id of the token that pads rows.
+        batch_size: largest number of rows in a batch.
+        prefix: joins rows that begin with the same tokens into one sequence; None if rows are padded.
     """
     import torch
     from torch.nn import functional
 
-    found: list[Likelihood] = [Likelihood(0.0, 0, (), 0)] * len(rows)
+    measured: list[Likelihood] = [Likelihood(0.0, 0, (), 0)] * len(rows)
     spans = [len(learned) - learned.index(True) + 1 for _, learned in rows]
     counts = [sum(learned) for _, learned in rows]
     model.eval()
-    # Not inference_mode: what a layer caches during it can never be used in training again.
+    # Do not use inference_mode: a tensor that a layer caches in it cannot be used in training later.
     with torch.no_grad():
         positions = CPU_POSITIONS if next(model.parameters()).device.type == "cpu" else math.inf
         for indices in batches_by_length([len(ids) for ids, _ in rows], batch_size, spans, positions):
             group = [rows[i] for i in indices]
-            made = pad_batch(group, pad_id) if prefix is None else prefix.batch(group, pad_id)
-            batch = to_device(made, model)
+            batch = to_device(pad_batch(group, pad_id) if prefix is None else prefix.batch(group, pad_id), model)
+            # Leave the labels out, because the model's own loss may include a method's regulariser.
             inputs = {name: value for name, value in batch.items() if name not in ("labels", "shift_labels")}
-            # The model's own loss may have a method's regulariser in it.
             logits, targets = learned_logits(model(**model_arguments(inputs, model)).logits, batch)
-            # In parts that stay in the processor's cache: a vocabulary is wide.
-            parts = list(zip(logits.split(POSITIONS_AT_ONCE), targets.split(POSITIONS_AT_ONCE), strict=True))
-            losses = torch.cat([functional.cross_entropy(one.float(), token, reduction="none") for one, token in parts])
-            likeliest = torch.cat([one.argmax(dim=1) for one, _ in parts])
-            each = [counts[i] for i in indices]
-            by_row = zip(losses.double().split(each), likeliest.split(each), targets.split(each), strict=True)
-            for i, (loss, best, wanted) in zip(indices, by_row, strict=True):
-                found[i] = Likelihood(loss.sum().item(), counts[i], tuple(best.tolist()), int((best == wanted).sum()))
-    return found
+            # A vocabulary is large, so compute the losses in parts that fit into the processor's cache.
+            parts = list(zip(logits.split(LOSS_POSITIONS), targets.split(LOSS_POSITIONS), strict=True))
+            losses = torch.cat([functional.cross_entropy(part.float(), ids, reduction="none") for part, ids in parts])
+            likeliest = torch.cat([part.argmax(dim=1) for part, _ in parts])
+            sizes = [counts[i] for i in indices]
+            by_row = zip(losses.double().split(sizes), likeliest.split(sizes), targets.split(sizes), strict=True)
+            for i, (loss, best, target) in zip(indices, by_row, strict=True):
+                right = int((best == target).sum())
+                measured[i] = Likelihood(loss.sum().item(), counts[i], tuple(best.tolist()), right)
+    return measured

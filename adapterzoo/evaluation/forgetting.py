@@ -1,4 +1,4 @@
-"""Forgetting: how much less likely general text is after training than it was to the base."""
+"""Measure forgetting: how much less likely general text is after training than with the base model."""
 
 from __future__ import annotations
 
@@ -15,31 +15,32 @@ from adapterzoo.tokens.batches import Tokens
 if TYPE_CHECKING:
     from torch import nn
 
-# Of a text: enough for an interval of a hundredth of a nat, in seconds.
-PARAGRAPHS = 256
-LENGTH = 512
-CURE = "Name a text file in UTF-8, or 'shipped'."
+# A text of this size takes seconds to measure, and its interval is a hundredth of a nat wide.
+MAX_PARAGRAPHS = 256
+MAX_TOKENS = 512  # longer paragraphs are cut
+HINT = "Name a text file in UTF-8, or 'shipped'."
 
 
 def general_rows(named: str, tokenizer: Any, limit: int | None) -> list[Tokens]:
-    """The paragraphs of a general text as token ids, learned from the second on; long ones are cut.
+    """Return the paragraphs of a general text as token ids; all tokens but the first are learned tokens.
 
     Args:
-        named: ``shipped``, or a file in UTF-8 with blank lines between its paragraphs.
-        limit: how many tokens the model reads.
+        named: ``shipped``, or a text file in UTF-8 with blank lines between its paragraphs.
+        tokenizer: the model's tokenizer.
+        limit: number of tokens that the model can read at most; None if it does not say.
 
     Raises:
-        UserError: the file cannot be read, or has no paragraphs of two tokens.
+        UserError: the file cannot be read, or has no paragraph of at least two tokens.
     """
     rows = []
     for paragraph in _paragraphs(named):
-        ids = tokenizer(paragraph)["input_ids"][: min(LENGTH, limit or LENGTH)]
+        ids = tokenizer(paragraph)["input_ids"][: min(MAX_TOKENS, limit or MAX_TOKENS)]
         if len(ids) > 1:
             rows.append((ids, [False] + [True] * (len(ids) - 1)))
-        if len(rows) == PARAGRAPHS:
+        if len(rows) == MAX_PARAGRAPHS:
             break
     if not rows:
-        raise UserError.at(f"evaluate.general_text: {named}", "holds no text.", CURE)
+        raise UserError.at(f"evaluate.general_text: {named}", "holds no text.", HINT)
     return rows
 
 
@@ -49,34 +50,38 @@ def _paragraphs(named: str) -> list[str]:
         text = source.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise UserError.at(f"evaluate.general_text: {named}", f"cannot be read: {reason}.", CURE) from None
+        raise UserError.at(f"evaluate.general_text: {named}", f"cannot be read: {reason}.", HINT) from None
     blocks = "\n".join(line.rstrip() for line in text.splitlines()).split("\n\n")
     return [block.strip() for block in blocks if block.strip()]
 
 
 class General:
-    """The general text, and what the base makes of it."""
+    """The general text, tokenized, and how to measure it."""
 
     def __init__(self, rows: Sequence[Tokens], pad_id: int, batch_size: int) -> None:
         self.rows, self.pad_id, self.batch_size = rows, pad_id, batch_size
 
     def measure(self, model: nn.Module) -> list[Likelihood]:
-        """How likely each paragraph is to a model."""
+        """Return the likelihood of each paragraph with a model."""
         return likelihoods(model, self.rows, self.pad_id, self.batch_size)
 
     @staticmethod
     def change(before: Sequence[Likelihood], after: Sequence[Likelihood]) -> tuple[float, list[dict[str, float]]]:
-        """By how many nats a token became less likely, and the losses of each paragraph.
+        """Return the rise of the loss per token, in nats, and a record of each paragraph's losses.
+
+        Args:
+            before: the paragraphs' likelihoods with the base model.
+            after: their likelihoods with the trained model.
 
         Raises:
-            NotFiniteError: the loss is none any more.
+            NotFiniteError: the loss is NaN or infinite after training.
         """
-        tokens = sum(one.tokens for one in before)
+        tokens = sum(paragraph.tokens for paragraph in before)
         change = sum(new.loss - old.loss for old, new in zip(before, after, strict=True)) / tokens
         if not abs(change) < float("inf"):
             raise NotFiniteError(f"the loss on general text changed by {change}")
-        lines = [
+        records = [
             {"index": i, "base_loss": old.loss, "loss": new.loss, "tokens": old.tokens}
             for i, (old, new) in enumerate(zip(before, after, strict=True))
         ]
-        return change, lines
+        return change, records

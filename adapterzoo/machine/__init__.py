@@ -1,1 +1,1 @@
-"""What this machine has and does: processes, memory, times, versions."""
+"""Use and measure the machine: processes, memory, times, package versions."""

@@ -1,4 +1,4 @@
-"""What a result was made with: package versions and hardware. Rows of different stacks are not comparable."""
+"""Describe what a result was made with: package versions and hardware, which decide which rows are comparable."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def environment(more: Sequence[str] = ()) -> dict[str, Any]:
     """Return package versions, hardware and thread count.
 
     Args:
-        more: packages that scores depend on, beside those that they always do.
+        more: packages that scores depend on, in addition to PACKAGES.
     """
     import torch
 
@@ -37,12 +37,12 @@ def environment(more: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def version_of(package: str) -> str:
-    """A package with its version, as far as that is known."""
+    """Return the name of a package and its version, or only the name if the version is not known."""
     return f"{package} {_version(package) or ''}".strip()
 
 
 def _version(name: str) -> str | None:
-    """Return a package's version; of one that is being worked on (``pip install --editable``) with a digest of it."""
+    """Return the version of a package, with a digest of its source if it is an editable install; None if unknown."""
     try:
         package = metadata.distribution(name)
     except metadata.PackageNotFoundError:
@@ -60,10 +60,10 @@ def _editable(package: metadata.Distribution) -> bool:
 
 
 def _source_digest(package: metadata.Distribution) -> str:
-    """Return a digest of the modules in which a package's entry points lie, with all that lies beside them."""
-    tops = sorted({point.module.partition(".")[0] for point in package.entry_points})
-    specs = [spec for spec in map(importlib.util.find_spec, tops) if spec is not None]
-    folders = [Path(place) for spec in specs for place in spec.submodule_search_locations or ()]
+    """Return a digest of the top-level packages that hold a distribution's entry points."""
+    names = sorted({point.module.partition(".")[0] for point in package.entry_points})
+    specs = [spec for spec in map(importlib.util.find_spec, names) if spec is not None]
+    folders = [Path(folder) for spec in specs for folder in spec.submodule_search_locations or ()]
     files = [Path(spec.origin) for spec in specs if spec.origin]
     files += [path for folder in folders for path in folder.rglob("*.py")]
     return text_digest("\0".join(file_digest(path) for path in sorted({*files}) if path.is_file()))

@@ -1,4 +1,4 @@
-"""The peak memory of one cell, not of the process so far."""
+"""Measure the peak memory of one cell, and control what the process keeps of its freed memory."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from types import TracebackType
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
-# Parameters of glibc's mallopt: its largest threshold for a mapping of its own, and never to trim the heap.
+# Parameters of glibc's mallopt.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-KEEP = {M_MMAP_THRESHOLD: 32 * 1024**2, M_TRIM_THRESHOLD: 2**31 - 1}
+# With these values, blocks below 32 MB (the highest limit that glibc allows) come from the heap, and the heap is never
+# trimmed.
+KEEP_FREED = {M_MMAP_THRESHOLD: 32 * 1024**2, M_TRIM_THRESHOLD: 2**31 - 1}
 
 
 def available() -> int:
-    """Bytes that are free where models are put: on the GPU, else in the machine."""
+    """Return the free bytes where models are loaded: on the GPU if there is one, else in the machine."""
     import psutil
     import torch
 
@@ -28,7 +30,7 @@ def available() -> int:
 
 
 def free_memory() -> None:
-    """Hand back what nothing holds any more."""
+    """Free the memory that no object uses any more."""
     import torch
 
     gc.collect()
@@ -37,20 +39,20 @@ def free_memory() -> None:
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc keep what is freed for the next tensors of this process; returns whether it does.
+    """Make glibc keep freed memory for the next tensors of this process; return whether it does.
 
-    It would give large ones back to the system at once, and clearing new pages for every tensor of a step takes as
-    long as the arithmetic on them.
+    By default glibc gives large blocks back to the system at once. The system then clears new pages for every tensor
+    of a step, which takes as long as the arithmetic on them.
     """
     if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another C library
+        with suppress(OSError, AttributeError):  # the C library is not glibc
             libc = ctypes.CDLL("libc.so.6")
-            return all(libc.mallopt(name, value) for name, value in KEEP.items())
+            return all(libc.mallopt(name, value) for name, value in KEEP_FREED.items())
     return False
 
 
 class PeakMemory:
-    """Measures while it is held: on a GPU what was allocated there, else what the process had in memory.
+    """Measures the peak memory within a ``with`` block: on a GPU what torch allocated there, else the process's.
 
     >>> with PeakMemory() as peak:
     ...     work()
@@ -71,7 +73,7 @@ class PeakMemory:
             return self
         _trim()
         try:
-            CLEAR_REFS.write_text("5")  # Linux: begin the high-water mark anew
+            CLEAR_REFS.write_text("5")  # makes Linux reset the peak that it keeps of this process
         except OSError:
             self._sampler = _Sampler()
             self._sampler.start()
@@ -92,7 +94,7 @@ class PeakMemory:
 
 
 class _Sampler(threading.Thread):
-    """Looks at the resident memory every 20 ms, where the system keeps no resettable peak."""
+    """A thread that reads the resident memory every 20 ms, for systems that keep no peak that can be reset."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -115,7 +117,7 @@ class _Sampler(threading.Thread):
 
 
 def _trim() -> None:
-    """Hand back what earlier cells freed and the allocator kept, which would count as this cell's."""
+    """Give memory that earlier cells freed back to the system, because it would count as this cell's."""
     if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another C library
+        with suppress(OSError, AttributeError):  # the C library is not glibc
             ctypes.CDLL("libc.so.6").malloc_trim(0)

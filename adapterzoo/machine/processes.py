@@ -1,4 +1,4 @@
-"""Processes of their own for cells: whatever one breaks, changes or runs out of is gone with its process."""
+"""Run work in separate processes, so that whatever it breaks, changes or runs out of ends with its process."""
 
 from __future__ import annotations
 
@@ -19,52 +19,52 @@ from adapterzoo.machine.memory import keep_freed_memory
 
 Send = Callable[[Any], None]
 TICK_SECONDS = 0.25
-PR_SET_PDEATHSIG = 1  # of Linux's prctl
-MAX_OUTPUT_BYTES = 20_000  # of what a process printed last
+PR_SET_PDEATHSIG = 1  # an option of Linux's prctl
+MAX_OUTPUT_BYTES = 20_000  # of a process's output, only the end is kept
 
 
 def available() -> bool:
-    """Whether this process can be forked: not where CUDA or macOS's libraries would break in the child."""
+    """Tell whether this process can be forked; with CUDA or on macOS, libraries would break in the child."""
     import torch
 
     return sys.platform == "linux" and not torch.cuda.is_available()
 
 
 class Process:
-    """A forked process that does one piece of work, and says how it goes.
+    """A forked process that does one piece of work and sends messages to this process.
 
-    It begins with all that its parent has in memory, at no cost; what it changes there is its own.
+    It starts with the memory of this process, without copying it; what it changes there, only it can see.
     """
 
     def __init__(self, work: Callable[[Send], None], threads: int) -> None:
-        """Begin.
+        """Start the process.
 
         Args:
             work: is called in the new process, with a function that sends messages (anything that can be pickled).
-            threads: that each parallel operation gets.
+            threads: number of threads that each parallel operation gets.
         """
         context = multiprocessing.get_context("fork")
-        self._messages, theirs = context.Pipe(duplex=False)
+        self._messages, sending_end = context.Pipe(duplex=False)
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # read after the process has ended
-        self._process = context.Process(target=_main, args=(work, theirs, self._output.fileno(), threads))
+        self._process = context.Process(target=_main, args=(work, sending_end, self._output.fileno(), threads))
         self._process.start()
-        theirs.close()
+        sending_end.close()
 
     def messages(self) -> Iterator[Any]:
-        """Yield what it has sent since the last time."""
+        """Yield the messages that the process has sent since the last call."""
         try:
             while self._messages.poll():
                 yield self._messages.recv()
-        except (EOFError, OSError):  # it has ended, in the middle of a message perhaps
+        except (EOFError, OSError):  # the process has ended, perhaps in the middle of a message
             return
 
     @property
     def alive(self) -> bool:
-        """Whether it is still at work."""
+        """Whether the process is still running."""
         return self._process.is_alive()
 
     def failure(self) -> str | None:
-        """Return why a process that has ended came to no good end; None where it did."""
+        """Return why a process that has ended failed; None if it did not fail."""
         code = self._process.exitcode or 0
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
@@ -73,31 +73,33 @@ class Process:
         return f"its process ended with exit code {code}" if code else None
 
     def output(self) -> str:
-        """Return what it printed last."""
+        """Return the end of what the process has printed, at most MAX_OUTPUT_BYTES bytes."""
         self._output.seek(0, os.SEEK_END)
         self._output.seek(max(0, self._output.tell() - MAX_OUTPUT_BYTES))
         return self._output.read().decode(errors="replace")
 
     def kill(self) -> None:
-        """End it at once, and the processes that it has started."""
+        """End the process at once, and the processes that it has started."""
         try:
             os.killpg(self._process.pid or 0, signal.SIGKILL)
-        except ProcessLookupError:  # it has ended, or has no group of its own yet
+        except ProcessLookupError:  # it has ended, or does not lead a process group yet
             self._process.kill()
         self._process.join()
 
 
-def apart(works: Sequence[Callable[[], Any]], at_once: int, each: int | None = None) -> list[Any]:
-    """Call each function in a process of its own, where that can be had: what one changes is there for no other.
+def in_processes(works: Sequence[Callable[[], Any]], jobs: int, threads_each: int | None = None) -> list[Any]:
+    """Call each function in its own process, so that no function sees what another one changed.
+
+    Where processes cannot be forked, the functions are called one after the other in this process.
 
     Args:
         works: functions whose answers can be pickled.
-        at_once: how many of them run at the same time.
-        each: how many threads each of them has; by default as many as this process.
+        jobs: number of functions that run at the same time.
+        threads_each: number of threads of each process; by default as many as this process has.
 
     Returns:
-        Their answers, in their order. In the place of a function that raised an exception stands that exception, and
-        in the place of one whose process ended without an answer, a ProcessEndedError.
+        The answers, in the order of the functions. If a function raised an exception, its answer is that exception;
+        if its process ended without an answer, a ProcessEndedError.
     """
     if not available():
         return [_answer(work) for work in works]
@@ -105,9 +107,9 @@ def apart(works: Sequence[Callable[[], Any]], at_once: int, each: int | None = N
     waiting, running = list(range(len(works))), dict[Process, int]()
     try:
         while waiting or running:
-            while waiting and len(running) < at_once:
+            while waiting and len(running) < jobs:
                 number = waiting.pop(0)
-                running[Process(partial(_send_answer, works[number]), each or threads())] = number
+                running[Process(partial(_send_answer, works[number]), threads_each or threads())] = number
                 answers[number] = ProcessEndedError("its process sent nothing")
             wait_for_any(list(running))
             for process, number in list(running.items()):
@@ -136,17 +138,17 @@ def _send_answer(work: Callable[[], Any], send: Send) -> None:
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def wait_for_any(processes: Sequence[Process]) -> None:
-    """Return when a process has sent something or has ended, at the latest after TICK_SECONDS."""
-    wait([found for one in processes for found in (one._messages, one._process.sentinel)], TICK_SECONDS)
+    """Wait until one of the processes has sent a message or has ended, at most TICK_SECONDS."""
+    wait([source for process in processes for source in (process._messages, process._process.sentinel)], TICK_SECONDS)
 
 
 def threads() -> int:
-    """Return how many threads each parallel operation has in this process."""
+    """Return the number of threads that each parallel operation gets in this process."""
     import torch
 
     count: int = torch.get_num_threads()
@@ -154,16 +156,17 @@ def threads() -> int:
 
 
 def set_threads(number: int) -> None:
-    """Have each parallel operation done by so many threads."""
+    """Set the number of threads that each parallel operation gets in this process."""
     import torch
     from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(number)
-    threadpool_limits(number)  # of the libraries that bring a pool of their own, bitsandbytes' for instance
+    threadpool_limits(number)  # libraries such as bitsandbytes have thread pools of their own
 
 
 def _main(work: Callable[[Send], None], messages: Connection, output: int, threads: int) -> None:
-    os.setpgid(0, 0)  # so that what it starts ends with it, and Ctrl-C is its parent's to handle
+    # In a process group of its own, the process can be killed with its children, and Ctrl-C reaches only its parent.
+    os.setpgid(0, 0)
     _end_with_parent()
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
@@ -173,9 +176,9 @@ def _main(work: Callable[[Send], None], messages: Connection, output: int, threa
     keep_freed_memory()
     work(messages.send)
     sys.stdout.flush()
-    os._exit(0)  # not waiting for threads that a plugin or a logger has left
+    os._exit(0)  # do not wait for threads that a plugin or a logger has left running
 
 
 def _end_with_parent() -> None:
-    """Have Linux end this process when its parent does, even where that one was killed."""
+    """Make Linux end this process when its parent ends, even if the parent is killed."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

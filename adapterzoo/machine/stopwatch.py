@@ -1,4 +1,4 @@
-"""Where the time goes: seconds by the name of what was done."""
+"""Measure how many seconds each activity takes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Adds up the seconds of named pieces of work.
+    """Adds up the seconds of named activities.
 
     >>> watch = Stopwatch()
     >>> with watch("training"):
@@ -22,7 +22,7 @@ class Stopwatch:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Add the time within to a name's."""
+        """Add the time of a ``with`` block to an activity's."""
         begun = time.monotonic()
         try:
             yield
@@ -30,5 +30,5 @@ class Stopwatch:
             self.add(name, time.monotonic() - begun)
 
     def add(self, name: str, seconds: float) -> None:
-        """Add seconds that were measured elsewhere."""
+        """Add seconds that were measured elsewhere to an activity's."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 QUANTIZATIONS = ("none", "int8", "nf4")
 # The version of this contract. It is raised when plugins may use something that earlier versions do not have.
 CONTRACT = 2
+# Attribute of contract 1 -> its name since contract 2.
+RENAMED = {"bases": "quantizations", "demands": "requires_quantization", "merges": "mergeable_into"}
 # The keys of an entry under ``methods`` in a recipe that are not options of the method.
 ENTRY_KEYS = frozenset({"name", "label", "learning_rate"})
 # These names are taken by the rows of the untouched base and by a file in the output folder.
@@ -98,8 +100,8 @@ class Context:
     """number of forward passes whose gradients are added up for one optimizer step"""
     seed: int
     batches: Callable[[], Iterable[dict[str, Any]]] = tuple
-    """returns training batches on the CPU, for a method that initializes from data: each is the arguments of the
-    model's ``forward``, with ``labels``. Their order is not the order of training; there are none in a dry run."""
+    """function that returns training batches on the CPU, for a method that starts from data. A batch holds the
+    arguments of the model's ``forward``, with ``labels``. The order is not that of training; a dry run has none"""
 
 
 class Method(Generic[OptionsT]):

@@ -80,7 +80,9 @@ def _check_keys(model: nn.Module, folder: Path) -> None:
     wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
     if saved != wanted:
         missing, more = sorted(wanted - saved), sorted(saved - wanted)
-        what = f"{len(missing)} weights are missing, like {missing[0]}" if missing else f"{more[0]} has no place in it"
+        what = (
+            f"{len(missing)} weights are missing, like {missing[0]}" if missing else f"{more[0]} does not belong to it"
+        )
         raise AdapterzooError(f"{folder / WEIGHTS} is not the whole adapter: {what}")
 
 

@@ -17,6 +17,7 @@ from adapterzoo.methods.contract import (
     ENTRY_KEYS,
     GROUPS,
     QUANTIZATIONS,
+    RENAMED,
     RESERVED_LABEL,
     Method,
     Options,
@@ -86,6 +87,10 @@ def _verify(method: object) -> None:
         raise PluginError(
             f"{kind} asks for contract {method.contract} and this adapterzoo has {CONTRACT}: upgrade adapterzoo"
         )
+    # Refuse old names, because ignoring one would change what is trained; the base might not be quantized, for example.
+    for old, new in RENAMED.items():
+        if hasattr(method, old):
+            raise PluginError(f"{kind} has the attribute '{old}', which contract 2 calls '{new}'")
     for attribute, hint in attributes().items():
         if not hasattr(method, attribute):
             raise PluginError(f"{kind} has no '{attribute}'")

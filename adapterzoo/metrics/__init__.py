@@ -1,1 +1,1 @@
-"""Scores of answers: the contract of a metric, the registry of what is installed, and the built-in ones."""
+"""Score answers: the contract of a metric, the registry of installed metrics, and the built-in metrics."""

@@ -1,7 +1,7 @@
-"""The numbers that the evaluation measures itself, because they take the model and not its answers.
+"""Describe the metrics that the evaluation measures itself, because they need the model and not its answers.
 
-They are the likelihoods of the test split's references, and what became of general text. Every other number in the
-table comes from a metric, which is a plugin: :mod:`adapterzoo.metrics.registry`.
+They are the likelihood of the test split's references, and forgetting. Every other metric is a plugin; see
+:mod:`adapterzoo.metrics.registry`.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ if TYPE_CHECKING:
     Values = NDArray[np.float64]
 
 Records = Sequence[Mapping[str, Any]]
-"""what the run wrote of each test example, or of each paragraph of general text"""
+"""records that the run wrote, one for each test example or each paragraph of the general text"""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A number that the evaluation measures itself."""
+    """A metric that the evaluation measures itself."""
 
     name: str
-    """as a recipe writes it under ``evaluate.metrics``"""
+    """name in a recipe under ``evaluate.metrics``"""
     column: str
-    """its key in the results"""
+    """key in the results"""
     better: Better
     style: ColumnStyle
     of_examples: Callable[[Records], Values]
-    """gives each example the number by which it moves the whole, so that their mean is the measure"""
+    """returns a number for each record: how much it moves the metric, so that the mean of all is the metric"""
     listed: bool = True
-    """whether ``evaluate.metrics`` may name it; forgetting follows from ``evaluate.general_text``"""
+    """whether ``evaluate.metrics`` may name it; forgetting follows from ``evaluate.general_text`` instead"""
 
 
 def numbers(records: Records, key: str) -> Values:
-    """Return one number of each record.
+    """Return the number that each record has under a key.
 
     Raises:
         ValueError: a number is not finite.
-        KeyError: a record has none.
+        KeyError: a record does not have the key.
     """
     import numpy as np
 
@@ -55,32 +55,35 @@ def numbers(records: Records, key: str) -> Values:
     return values
 
 
-def moved_by(parts: Values, wholes: Values) -> Values:
-    """Return by how much each example moves sum(parts) / sum(wholes), to first order."""
-    whole = parts.sum() / wholes.sum()
-    moved: Values = whole + (parts - whole * wholes) / wholes.mean()
-    return moved
+def ratio_parts(parts: Values, sizes: Values) -> Values:
+    """Return a number for each example whose mean is sum(parts) / sum(sizes): how much it moves that ratio.
+
+    The numbers are those of a linear approximation, which is exact for the mean.
+    """
+    ratio = parts.sum() / sizes.sum()
+    values: Values = ratio + (parts - ratio * sizes) / sizes.mean()
+    return values
 
 
 def _losses(records: Records) -> Values:
-    return moved_by(numbers(records, "loss"), numbers(records, "tokens"))
+    return ratio_parts(numbers(records, "loss"), numbers(records, "tokens"))
 
 
 def _perplexities(records: Records) -> Values:
     import numpy as np
 
     losses = _losses(records)
-    # To first order, a loss that is higher by d is a perplexity that is higher by the share d.
+    # Use the linear approximation exp(loss + d) = exp(loss) * (1 + d) for small differences d.
     perplexities: Values = np.exp(losses.mean()) * (1 + losses - losses.mean())
     return perplexities
 
 
 def _right_tokens(records: Records) -> Values:
-    return moved_by(numbers(records, "right_tokens"), numbers(records, "tokens"))
+    return ratio_parts(numbers(records, "right_tokens"), numbers(records, "tokens"))
 
 
 def _forgotten(records: Records) -> Values:
-    return moved_by(numbers(records, "loss") - numbers(records, "base_loss"), numbers(records, "tokens"))
+    return ratio_parts(numbers(records, "loss") - numbers(records, "base_loss"), numbers(records, "tokens"))
 
 
 MEASURES = (
@@ -104,4 +107,4 @@ MEASURES = (
 )  # fmt: skip
 BY_COLUMN = {measure.column: measure for measure in MEASURES}
 MEASURED_NAMES = frozenset(measure.name for measure in MEASURES if measure.listed)
-"""what ``evaluate.metrics`` may name beside the metrics"""
+"""names that ``evaluate.metrics`` may list in addition to those of the plugins' metrics"""

@@ -1,4 +1,4 @@
-"""Finds the metrics: every module in ``adapterzoo.metrics.built_in``, and every installed plugin that brings some."""
+"""Find the metrics: those of every module in ``adapterzoo.metrics.built_in`` and of every installed plugin."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from adapterzoo.results.row import Row
 
 
 class Metrics(PluginRegistry[Metric]):
-    """The metrics by name, and the plugins whose metrics had to be left out."""
+    """The metrics by name, and the broken plugins whose metrics are left out."""
 
     def __init__(self, entry_points: Iterable[metadata.EntryPoint]) -> None:
         super().__init__()
         loaded, self.broken = load_plugins([*_built_in(), *entry_points], "adapterzoo_metrics", _verify)
-        # The built-in ones first, so that nobody takes their names.
-        for entry_point, package, found in sorted(loaded, key=lambda one: (one[1] != BUILT_IN, one[1], one[0].name)):
+        # Add the built-in metrics first, so that no third-party metric can take their names.
+        loaded.sort(key=lambda plugin: (plugin[1] != BUILT_IN, plugin[1], plugin[0].name))
+        for entry_point, package, items in loaded:
             try:
-                self._add(found, package)
+                self._add(items, package)
             except PluginError as error:
                 self.broken.append(BrokenPlugin(entry_point.name, package, reason(error)))
 
@@ -36,54 +37,55 @@ class Metrics(PluginRegistry[Metric]):
                 raise PluginError(f"it brings two metrics named '{metric.name}'")
             if metric.name in self:
                 raise PluginError(f"'{metric.name}' is already the name of a metric from {self.package(metric.name)}")
-            for other in (*self.values(), *added.values()):
-                if both := set(metric.columns) & set(other.columns):
-                    raise PluginError(f"column '{min(both)}' of '{metric.name}' is one of metric '{other.name}' too")
+            for known in (*self.values(), *added.values()):
+                if both := set(metric.columns) & set(known.columns):
+                    what = f"column '{min(both)}' of metric '{metric.name}' is already a column"
+                    raise PluginError(f"{what} of metric '{known.name}'")
             added[metric.name] = metric
         self.add(added, package)
 
     def hint(self, name: str, more: Iterable[str] = MEASURED_NAMES) -> str:
-        """What to say to somebody who asks for a metric that is not there."""
+        """Return the hint for a metric that is unknown."""
         return super().hint(name, more)
 
 
 @cache
 def metrics() -> Metrics:
-    """The metrics of this environment, read once."""
+    """Return the installed metrics; they are searched for only once."""
     return Metrics(metadata.entry_points(group=hookspecs.PROJECT))
 
 
 def metric_packages(names: Iterable[str]) -> list[str]:
-    """Return the third-party packages that bring these metrics: another version may score otherwise."""
-    found = {metrics().package(name) for name in names if name not in MEASURED_NAMES}
-    return sorted(found - {BUILT_IN})
+    """Return the third-party packages of these metrics, because another version may score differently."""
+    packages = {metrics().package(name) for name in names if name not in MEASURED_NAMES}
+    return sorted(packages - {BUILT_IN})
 
 
-def lower_is_better(names: Iterable[str]) -> list[str]:
-    """The columns of these metrics of which the lower value is the better one; not those of the evaluation's own."""
+def lower_is_better_columns(names: Iterable[str]) -> list[str]:
+    """Return the columns of these metrics whose lower value is better, without those the evaluation measures itself."""
     chosen = [metrics()[name] for name in names if name not in MEASURED_NAMES]
     return [column for metric in chosen if metric.better == "lower" for column in metric.columns]
 
 
-def lower_is_better_by(name: str) -> bool:
-    """Whether the lower value of a metric is the better one, the evaluation's own among them."""
-    own = next((measure for measure in MEASURES if measure.name == name), None)
-    return own.better == "lower" if own else bool(lower_is_better([name]))
+def lower_is_better(name: str) -> bool:
+    """Tell whether the lower value of a metric is better; the evaluation may measure the metric itself."""
+    measure = next((measure for measure in MEASURES if measure.name == name), None)
+    return measure.better == "lower" if measure else bool(lower_is_better_columns([name]))
 
 
 def style(column: str) -> ColumnStyle:
-    """Return how a column reads in the table, whoever brought it; of one that nobody knows any more, its name."""
+    """Return how the table shows a metric's column; a column that is not known any more has its name as title."""
     return styles().get(column, ColumnStyle(column))
 
 
 def styles() -> dict[str, ColumnStyle]:
-    """Return how each column of a metric reads that says so."""
-    own = {column: measure.style for column, measure in BY_COLUMN.items()}
-    return {name: found for metric in metrics().values() for name, found in metric.styles.items()} | own
+    """Return the style of each metric's column that has one."""
+    measured = {column: measure.style for column, measure in BY_COLUMN.items()}
+    return {name: style for metric in metrics().values() for name, style in metric.styles.items()} | measured
 
 
 def right_or_wrong(name: str) -> bool:
-    """Whether a metric calls an answer right or wrong, and gives nothing between; as seen, for none says so."""
+    """Tell whether a metric only says right or wrong, by the type of one score, because metrics do not declare it."""
     if name in MEASURED_NAMES:
         return False
     metric = metrics()[name]
@@ -94,15 +96,15 @@ def right_or_wrong(name: str) -> bool:
 
 
 def _built_in() -> list[metadata.EntryPoint]:
-    """A module each; what begins with ``_`` is none."""
+    """Return an entry point for each module of built-in metrics; modules that begin with ``_`` have none."""
     names = [module.name for module in pkgutil.iter_modules(built_in.__path__) if not module.name.startswith("_")]
     return [metadata.EntryPoint(name, f"{built_in.__name__}.{name}", hookspecs.PROJECT) for name in names]
 
 
 def _verify(metric: object) -> None:
-    """Raises PluginError where an object is no metric, or would hide something else in the results."""
+    """Raise PluginError if an object is not a metric, or if it has a name or column that means something else."""
     if not isinstance(metric, Metric):
-        raise PluginError(f"it returned {metric!r:.100}, which is no adapterzoo.Metric")
+        raise PluginError(f"it returned {metric!r:.100}, which is not an adapterzoo.Metric")
     if metric.name in MEASURED_NAMES:
         raise PluginError(f"'{metric.name}' is a metric that the evaluation measures itself")
     if taken := sorted({*MEASURED_NAMES, *BY_COLUMN, *Row.__dataclass_fields__} & set(metric.columns)):

@@ -1,1 +1,1 @@
-"""The base model: its files, its weights, and how it is put back after a cell."""
+"""The base model: find its files, load its weights, and restore it after each cell."""

@@ -1,4 +1,4 @@
-"""The frozen base model: loaded once per quantization, lent to one cell after the other, always the same."""
+"""The frozen base model, loaded once per quantization and used by one cell after the other without ever changing."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class Base:
-    """A loaded base model that no cell can change.
+    """A loaded base model that is the same for every cell.
 
-    Every cell wraps the same modules in place. Afterwards each module gets back exactly the attributes it had:
-    submodules, parameters, hooks, a replaced ``forward``, the training flag. So the way back is the same for any
-    method, PEFT's or not, and none has to know how to take itself off.
+    Every cell wraps the same modules in place. Afterwards each module gets back exactly the attributes that it had:
+    submodules, parameters, hooks, a replaced ``forward``, the training flag. This works for any method, from PEFT or
+    not, and no method has to know how to unwrap the model.
     """
 
     def __init__(self, model: nn.Module, quantization: str, reload: Callable[[], nn.Module]) -> None:
@@ -30,37 +30,38 @@ class Base:
         self._model: nn.Module | None = None
         self._state: BaseState | None = None
         self._digest: str | None = None
-        self._keep(model)
+        self._set_model(model)
 
     @property
     def model(self) -> Any:
-        """The model, to be looked at; :meth:`borrow` is for what may change it."""
+        """The model, to be read only; use :meth:`borrow` for anything that may change it."""
         if self._model is None:
-            self._keep(self._reload())
+            self._set_model(self._reload())
         return self._model
 
-    def _keep(self, model: nn.Module) -> None:
+    def _set_model(self, model: nn.Module) -> None:
+        """Freeze a freshly loaded model and remember its state."""
         model.eval()
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         state = BaseState(model)
         if self._digest is not None and state.digest != self._digest:
-            raise AdapterzooError("the base loaded again is not what it was: its files were changed during the run")
+            raise AdapterzooError("the base model was loaded again and differs: its files were changed during the run")
         self._model, self._state, self._digest = model, state, state.digest
 
     @contextmanager
     def borrow(self) -> Iterator[nn.Module]:
-        """The model, to be wrapped and trained; on leaving it is what it was, whatever happened inside."""
+        """Give the model for wrapping and training, and restore it afterwards, also after an error."""
         try:
             yield self.model
         finally:
             self.restore()
 
     def restore(self) -> None:
-        """Undo what a cell did. Where tensors hold something else now, the base is loaded again."""
+        """Undo what a cell did to the model. If a tensor's content changed, the model will be loaded again."""
         if self._model is None or self._state is None:
             return
-        self._state.put_back()
+        self._state.restore()
         for parameter in self._model.parameters():
             parameter.requires_grad_(False)
             parameter.grad = None
@@ -68,41 +69,46 @@ class Base:
             self.invalidate()
 
     def invalidate(self) -> None:
-        """Have the weights loaded again: after a merge, which also changes what quantized layers keep beside them.
+        """Forget the model, so that it is loaded again at its next use.
 
-        When they are next needed, not now: whoever changed them still holds them, and there may be no room for two.
+        This is needed after a merge, which also changes what quantized layers keep beside their weights. The model is
+        not loaded at once, because the caller still holds the old one and memory may not be enough for both.
         """
         self._model = self._state = None
 
     @property
     def bytes(self) -> int:
-        """Return the size of all parameters in bytes."""
+        """The size of all parameters in bytes."""
         return sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
 
     @property
     def parameters(self) -> int:
-        """How many parameters the base has; a 4-bit layer holds two in a byte."""
-        stored: int = sum(parameter.numel() for parameter in self.model.parameters())
-        return stored + sum(_packed(module) for module in self.model.modules())
+        """The number of parameters; a 4-bit layer stores two of them in one element."""
+        elements: int = sum(parameter.numel() for parameter in self.model.parameters())
+        return elements + sum(_packed_parameters(module) for module in self.model.modules())
 
 
 def load(model: ModelSection, location: str, quantization: str, max_length: int, vocabulary: int = 0) -> Base:
     """Load the base model with one quantization.
 
     Args:
-        vocabulary: how many embeddings the tokenizer needs; the model gets more where it has fewer.
+        model: the recipe's model section.
+        location: what :func:`adapterzoo.model.files.locate` returned.
+        quantization: name of the quantization.
+        max_length: tokens of the longest row, which decides on the attention implementation.
+        vocabulary: number of embeddings that the tokenizer needs; the model gets more if it has fewer.
 
     Raises:
-        UserError: transformers cannot load it.
+        UserError: transformers cannot load the model.
     """
 
-    def fresh() -> nn.Module:
+    def load_model() -> nn.Module:
         return load_weights(model, location, quantization, max_length, vocabulary)
 
-    return Base(fresh(), quantization, fresh)
+    return Base(load_model(), quantization, load_model)
 
 
-def _packed(module: nn.Module) -> int:
-    """How many more parameters a layer stands for than its weight has elements."""
+def _packed_parameters(module: nn.Module) -> int:
+    """Return how many more parameters a layer has than its weight has elements."""
     state = getattr(getattr(module, "weight", None), "quant_state", None)
     return 0 if state is None else state.shape.numel() - module.weight.numel()

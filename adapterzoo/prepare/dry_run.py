@@ -1,4 +1,4 @@
-"""Every method on the model without its weights: what cannot work, what it would train, the size of the budget."""
+"""Try every method on the model without its weights: find what cannot work, count parameters, solve the budget."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import ValidationError
 
 from adapterzoo.errors import PluginError, Problem, ProcessEndedError, UserError
-from adapterzoo.machine.processes import apart, cores
+from adapterzoo.machine.processes import cores, in_processes
 from adapterzoo.methods.contract import Context, Method, Options, checked_wrap, find_problems
 from adapterzoo.methods.layers import features, linear_layers
 from adapterzoo.methods.registry import Registry
@@ -26,10 +26,18 @@ if TYPE_CHECKING:
 
 
 def dry_run(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> Prepared:
-    """Ask the trainer and each method what cannot work, size it to the budget, and count what it would train.
+    """Find what the trainer or a method cannot do, fit methods to the budget, and count the parameters they train.
+
+    Args:
+        prepared: the run so far.
+        skeleton: the model without its weights.
+        zoo: the installed methods.
+
+    Returns:
+        The run with the sizes of its methods.
 
     Raises:
-        UserError: with the problems of all of them.
+        UserError: the problems of the trainer and all methods.
     """
     from adapterzoo.model.base import Base
     from adapterzoo.training.arguments import check_settings
@@ -42,14 +50,15 @@ def dry_run(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> Prepared:
     wanted = prepared.recipe.budget.trainable_params if prepared.recipe.budget else 0
     if wanted > prepared.base_parameters:
         what = f"{wanted:.3g} is more than the {prepared.base_parameters:,} parameters of the model."
-        problems.append(Problem("budget.trainable_params", what, "Give a part of them."))
+        problems.append(Problem("budget.trainable_params", what, "Give a smaller number."))
         raise UserError(*problems)
     untouched = Base(skeleton, "none", lambda: skeleton)
     cells = list({cell.label: cell for cell in prepared.method_cells}.values())
-    # In processes of their own: what a method changes in its libraries must not be there for any row.
+    # Try each method in its own process, because what it changes in its libraries must not reach any row.
     works = [partial(_try_cell, prepared, cell, untouched, zoo[cell.method]) for cell in cells]
     outcomes = {
-        cell.label: _outcome(cell, tried, zoo) for cell, tried in zip(cells, apart(works, cores()), strict=True)
+        cell.label: _outcome(cell, answer, zoo)
+        for cell, answer in zip(cells, in_processes(works, cores()), strict=True)
     }
     for label, outcome in outcomes.items():
         problems += [Problem(f"{label}: {problem.where}", problem.what, problem.hint) for problem in outcome.problems]
@@ -64,55 +73,55 @@ def dry_run(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> Prepared:
     return replace(
         prepared,
         cells=planned,
-        trainable={label: tried.trainable for label, tried in outcomes.items() if tried.trainable is not None},
-        unknown_sizes={label: tried.why_unknown for label, tried in outcomes.items() if tried.trainable is None},
+        trainable={label: outcome.trainable for label, outcome in outcomes.items() if outcome.trainable is not None},
+        unknown_sizes={label: outcome.why_unknown for label, outcome in outcomes.items() if outcome.trainable is None},
     )
 
 
 class Outcome(NamedTuple):
-    """What came of trying a method on a model without weights."""
+    """The result of trying a method on a model without weights."""
 
     problems: list[Problem]
     trainable: int | None = None
-    """number of parameters that it would train; None where there are problems, or only real weights can tell"""
+    """number of parameters that the method would train; None if there are problems or only real weights can tell"""
     why_unknown: str = ""
-    """why that number is not known"""
+    """why the number of parameters is not known"""
     options: dict[str, Any] | None = None
-    """those that the budget asks for"""
+    """options that meet the budget; None if the recipe has no budget"""
 
 
-def _outcome(cell: MethodCell, tried: Outcome | Exception, zoo: Registry) -> Outcome:
-    """Return what came of trying a cell in a process of its own.
+def _outcome(cell: MethodCell, answer: Outcome | Exception, zoo: Registry) -> Outcome:
+    """Return the outcome of trying a cell, whatever the process that tried it has answered.
 
     Raises:
-        Exception: what the process raised and is no fault of the method's plugin.
+        Exception: the exception that the process raised, if it is not the fault of the method's plugin.
     """
-    if isinstance(tried, ProcessEndedError):  # the method ends its process: its cell will report that
-        return Outcome([], why_unknown=str(tried))
-    if isinstance(tried, PluginError):
-        return Outcome([Problem(zoo.package(cell.method), f"its plugin is at fault: {tried}.")])
-    if isinstance(tried, Exception):
-        raise tried
-    return tried
+    if isinstance(answer, ProcessEndedError):  # the method ends its process: the cell will report that
+        return Outcome([], why_unknown=str(answer))
+    if isinstance(answer, PluginError):
+        return Outcome([Problem(zoo.package(cell.method), f"its plugin is at fault: {answer}.")])
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def _try_cell(prepared: Prepared, cell: MethodCell, untouched: Base, method: Method[Any]) -> Outcome:
-    """Try a cell's method with its options, sized to the budget, and with every setting that it is to be tuned by."""
-    # Without data: what a method would learn from it takes weights.
+    """Try a cell's method with its options, which are fitted to the budget, and with every setting of its tuning."""
+    # Give it no data, because what a method learns from data takes weights.
     context = replace(prepared.context(cell), batches=tuple)
     problems = []
     if prepared.encoded.packs and method.prepends_tokens:
-        what = "puts something in front of every row, and packed rows have only one front."
-        problems.append(Problem("data.packing", f"{method.name} {what}", "Leave it out, or do not pack."))
+        what = f"{method.name} puts tokens in front of every row, which is not possible for rows packed together."
+        problems.append(Problem("data.packing", what, "Leave the method out, or do not pack."))
     options, sized = method.options(**cell.options), None
     attempt = partial(try_method, method, untouched, context=context)
     if cell.budget is not None:
         count_of = partial(_trainable, attempt)
         options = solve(method, options, cell.budget, count_of, divisors(_widths(untouched.model)))
         sized = options.model_dump(mode="json")
-    found = attempt(options=options)
-    problems += [*found.problems, *_untunable(cell, options, found.trainable, attempt)]
-    return Outcome(problems, found.trainable, found.why_unknown, sized)
+    outcome = attempt(options=options)
+    problems += [*outcome.problems, *_tuning_problems(cell, options, outcome.trainable, attempt)]
+    return Outcome(problems, outcome.trainable, outcome.why_unknown, sized)
 
 
 def _trainable(attempt: Callable[..., Outcome], options: Any) -> int | None:
@@ -120,38 +129,39 @@ def _trainable(attempt: Callable[..., Outcome], options: Any) -> int | None:
 
 
 def _widths(skeleton: nn.Module) -> list[int]:
-    """How many features the linear layers take and give."""
+    """Return the numbers of input and output features of the linear layers."""
     return [size for layer in linear_layers(skeleton).values() for size in features(layer)]
 
 
-def _untunable(
+def _tuning_problems(
     cell: MethodCell, sized: Options, count: int | None, attempt: Callable[..., Outcome]
 ) -> list[Problem]:
-    """Return what is wrong with the settings to be tried: they cannot work, or have not the budget's size."""
+    """Return the problems of the first setting of the tuning that cannot work or changes the budget's size."""
     for settings in points(cell):
-        tried = {name: value for name, value in settings.items() if name != LEARNING_RATE}
-        if not tried:
+        options = {name: value for name, value in settings.items() if name != LEARNING_RATE}
+        if not options:
             return []
-        shown = ", ".join(f"{name} {value}" for name, value in tried.items())
+        shown = ", ".join(f"{name} {value}" for name, value in options.items())
         try:
-            outcome = attempt(options=type(sized)(**{**sized.model_dump(mode="json"), **tried}))
+            outcome = attempt(options=type(sized)(**{**sized.model_dump(mode="json"), **options}))
         except ValidationError as error:
             return [Problem("tune", f"{shown}: {error.errors()[0]['msg']}.", "Leave it out of the range.")]
         if outcome.problems:
             return [Problem("tune", f"{shown}: {problem}") for problem in outcome.problems]
         if cell.budget is not None and outcome.trainable != count:
-            return [Problem("tune", f"{shown} changes the size, which the budget sets.", "Leave one of them out.")]
+            hint = "Leave the option out of tune, or leave the budget out."
+            return [Problem("tune", f"{shown} changes the size, which the budget sets.", hint)]
     return []
 
 
 def try_method(method: Method[Any], skeleton: Base, options: Any, context: Context) -> Outcome:
-    """Try a method on an architecture: report what cannot work, and else how many parameters it would train.
+    """Try a method on a model without weights; return its problems or the number of parameters it would train.
 
     Args:
-        method: which.
+        method: the method.
         skeleton: the model without weights.
-        options: the method's.
-        context: the cell's, without batches.
+        options: the method's options.
+        context: the cell's context, without batches.
 
     Raises:
         PluginError: the method does not do what the contract says.
@@ -164,7 +174,7 @@ def try_method(method: Method[Any], skeleton: Base, options: Any, context: Conte
         with skeleton.borrow() as model, torch.device("meta"):
             wrapped = checked_wrap(method, model, options, context)
             return Outcome([], sum(p.numel() for p in wrapped.parameters() if p.requires_grad))
-    except ValueError as error:  # what PEFT, and anyone, says of sizes and layers that do not fit
+    except ValueError as error:  # PEFT and others raise it if sizes or layers do not fit
         return Outcome([Problem("options", " ".join(str(error).split())[:300])])
-    except (Exception, SystemExit) as error:  # it starts from real weights, or is broken: its cell will report that
+    except (Exception, SystemExit) as error:  # it needs real weights, or it is broken: its cell will report that
         return Outcome([], why_unknown=f"{type(error).__name__}: {' '.join(str(error).split())[:150]}")

@@ -1,4 +1,4 @@
-"""The rows of a recipe as the model will see them, and the recipe with what its rows decide."""
+"""Read a recipe's data, fit the recipe to it, and encode the rows as the model will see them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,20 @@ from adapterzoo.recipe.schema import Recipe
 if TYPE_CHECKING:
     from adapterzoo.tokens.encode import Encoded, Encoder
 
-MAX_UNKNOWN_LABELS = 5  # of those only in the test split, so many are named; all are counted
+MAX_UNKNOWN_LABELS = 5  # further labels that only the test split has are counted but not named
 
 
 def read_data(recipe: Recipe, say: Callable[[str], None]) -> tuple[Recipe, Splits]:
-    """The rows, and the recipe with what they decide; needs none of the models' libraries.
+    """Read the rows; return the recipe, with the settings that follow from the rows, and the rows.
+
+    No library of the models is imported.
+
+    Args:
+        recipe: the recipe.
+        say: is told what was dropped or chosen.
 
     Raises:
-        UserError: all that is wrong with the data, or with what is to be measured on it.
+        UserError: all problems of the data and of what is to be measured on it.
     """
     splits = load_splits(recipe.data, say)
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"format": splits.format})})
@@ -29,13 +35,16 @@ def read_data(recipe: Recipe, say: Callable[[str], None]) -> tuple[Recipe, Split
 
 
 def encode_data(recipe: Recipe, location: str, splits: Splits, say: Callable[[str], None]) -> tuple[Encoder, Encoded]:
-    """The rows as tokens.
+    """Encode the rows as tokens; return the encoder and the encoded rows.
 
     Args:
-        location: what transformers is given for the model.
+        recipe: the recipe.
+        location: folder or hub id from which transformers loads the model.
+        splits: the rows.
+        say: is told what was cut or left out.
 
     Raises:
-        UserError: it has no usable tokenizer or chat template, or all rows are too long.
+        UserError: the model has no usable tokenizer or chat template, or all rows are too long.
     """
     from adapterzoo.tokens import cache, encode
 
@@ -44,21 +53,21 @@ def encode_data(recipe: Recipe, location: str, splits: Splits, say: Callable[[st
 
 
 def _fitted(recipe: Recipe, splits: Splits, say: Callable[[str], None]) -> Recipe:
-    """The recipe without what its data has no use for, where nobody asked for that.
+    """Return the recipe without the default settings that its data cannot have.
 
     Raises:
-        UserError: somebody did.
+        UserError: such a setting is written in the recipe.
     """
     settings = recipe.evaluate
-    wanted = settings.model_fields_set
+    written = settings.model_fields_set
     problems: list[Problem] = []
     changes: dict[str, Any] = {}
     if not any(row.prompt for row in splits.test):
         compared = [name for name in settings.metrics if name not in MEASURED_NAMES]
-        if compared and "metrics" in wanted:
+        if compared and "metrics" in written:
             what = f"'{compared[0]}' compares answers, and plain text asks for none."
             problems.append(Problem("evaluate.metrics", what, f"Choose from: {', '.join(sorted(MEASURED_NAMES))}."))
-        if settings.shots and "shots" in wanted:
+        if settings.shots and "shots" in written:
             problems.append(Problem("evaluate.shots", "plain text has no examples to show.", "Set it to 0."))
         changes = {"metrics": [name for name in settings.metrics if name in MEASURED_NAMES], "shots": 0}
     elif len(splits.train) < settings.shots:
@@ -69,28 +78,29 @@ def _fitted(recipe: Recipe, splits: Splits, say: Callable[[str], None]) -> Recip
         raise UserError(*problems)
     if not changes:
         return recipe
-    say("data: nothing is asked, so no answers are compared, and no examples shown")
+    say("data: plain text has no questions, so no answers are compared and no examples are shown in prompts")
     return recipe.model_copy(update={"evaluate": settings.model_copy(update=changes)})
 
 
 def _unknown_labels(metrics: Sequence[str], splits: Splits) -> list[Problem]:
-    """Test labels that no training row has, where labels are what is measured."""
+    """Return problems for the test labels that no training row has, if a metric compares labels."""
     compared = [known_metrics()[name] for name in metrics if name not in MEASURED_NAMES]
     label = next((metric.label for metric in compared if metric.label), None)
     if label is None:
         return []
     learned = {label(row.completion) for row in splits.train}
-    new = {label(row.completion): row for row in splits.test if label(row.completion) not in learned}
-    problems = [Problem(row.place, f"its label '{row.completion}' is in no training row.") for row in new.values()]
+    unknown = {label(row.completion): row for row in splits.test if label(row.completion) not in learned}
+    problems = [Problem(row.place, f"its label '{row.completion}' is in no training row.") for row in unknown.values()]
     shown = problems[:MAX_UNKNOWN_LABELS]
     if shown:
-        what = f"{len(new)} labels are only in the test rows: no method can know them."
-        hint = f"Correct them, give more rows, or measure something else. Learned: {', '.join(sorted(learned)[:10])}."
+        what = f"{len(unknown)} labels are only in the test rows: no method can know them."
+        labels = ", ".join(sorted(learned)[:10])
+        hint = f"Correct them, give more rows, or measure something else. Training rows have: {labels}."
         shown.append(Problem("evaluate.metrics", what, hint))
     return shown
 
 
 def shown_prompts(encoder: Encoder, encoded: Encoded, shots: int) -> list[list[int]]:
-    """The test prompts with examples in front; none where none are wanted."""
+    """Return the test prompts with training examples in front, as token ids; none if ``shots`` is 0."""
     rows = [example.row for example in encoded.train[:shots]]
     return [encoder.prompt(example.row, rows) for example in encoded.test] if rows else []

@@ -1,4 +1,4 @@
-"""The plan of a run: its cells, in the order that loads each base once. Data alone, no torch."""
+"""Plan a run: list its cells, which are plain data, in an order that loads each base model once."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ BASE_LABEL = "base"
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """The work of one row with one seed, described by data alone."""
+    """The work of one row with one seed, described by plain data."""
 
     label: str
     quantization: str
-    """of the base model that it needs"""
+    """quantization of the base model that the cell needs"""
     seed: int = 0
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return what makes it another cell under the same label and seed: the names are ``Result``'s."""
+        """Return the fields that must not differ between results of one label; their names are ``Result``'s."""
         return {name: getattr(self, name, None) for name in SETTINGS} | {"options": {}}
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaseCell(Cell):
-    """The untouched base model, which is only measured."""
+    """A cell of the untouched base model, which is only measured."""
 
     shots: int = 0
-    """examples shown in the prompt"""
+    """number of examples shown in the prompt"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodCell(Cell):
-    """A method, which is trained and measured."""
+    """A cell of a method, which is trained and measured."""
 
     method: str
     options: dict[str, Any] = field(default_factory=dict)
     learning_rate: float
     plugin: str | None = None
-    """the package that brings the method, with its version"""
+    """package of the method, with its version"""
     budget: int | None = None
-    """number of trained parameters that its options shall come to"""
+    """number of parameters that the method should train"""
     ranges: dict[str, Range] = field(default_factory=dict)
-    """option -> values that are tried first, on the validation rows"""
+    """option -> values that tuning tries on the validation rows"""
     tuned: tuple[str, ...] = ()
-    """the options that are tuned of any method"""
+    """options that the recipe tunes, including those that this method does not have"""
     trials: int = 0
-    """number of settings that are tried"""
+    """number of settings that tuning tries"""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -66,14 +66,17 @@ class MethodCell(Cell):
 
 
 def plan(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], zoo: Registry) -> list[Cell]:
-    """All cells: the untouched base first, then those on the recipe's own base, then those on others.
+    """Return the cells: first the untouched base model, then methods on the recipe's quantization, then on others.
 
     Args:
-        methods: only these, by label or name; any other method of the zoo joins by its defaults. Empty: all.
-        seeds: in place of the recipe's. Empty: the recipe's.
+        recipe: the recipe.
+        methods: labels or names of methods to run; if empty, all methods of the recipe. A method that is not in the
+            recipe is run with its defaults.
+        seeds: seeds to run; if empty, the recipe's.
+        zoo: the installed methods.
 
     Raises:
-        UserError: a method that is not there, or cannot train on its base.
+        UserError: a method is unknown, or cannot train on the recipe's quantization.
     """
     own = recipe.model.quantization
     cells: list[Cell] = []
@@ -115,8 +118,8 @@ def _select(recipe: Recipe, names: Sequence[str], zoo: Registry) -> list[MethodE
             entry = MethodEntry(name=name, label=name)
             complete_entry(entry, zoo[name], recipe.train.learning_rate)
             entries = [entry]
-            if found := why_not_trainable(zoo[name], recipe.model.quantization):
-                problems.append(Problem(f"--method {name}", *found))
+            if reason := why_not_trainable(zoo[name], recipe.model.quantization):
+                problems.append(Problem(f"--method {name}", *reason))
         if not entries:
             known = {*zoo, *(entry.label for entry in recipe.methods)}
             problems.append(Problem(f"--method {name}", "unknown method.", did_you_mean(name, known)))

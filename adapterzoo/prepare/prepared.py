@@ -1,4 +1,4 @@
-"""Everything about a run that can be known and checked without the model's weights."""
+"""Prepare a run: everything that can be known and checked without the model's weights."""
 
 from __future__ import annotations
 
@@ -25,38 +25,40 @@ if TYPE_CHECKING:
     from adapterzoo.evaluation.forgetting import General
     from adapterzoo.tokens.encode import Encoded
 
-NOISY = ("bitsandbytes", "peft", "accelerate", "datasets", "huggingface_hub")
+NOISY_LOGGERS = ("bitsandbytes", "peft", "accelerate", "datasets", "huggingface_hub")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Made once and shared by all cells."""
+    """A run that was prepared; all its cells share it."""
 
     recipe: Recipe
     cells: list[Cell]
     location: str
-    """what transformers is given for the model"""
+    """folder or hub id from which transformers loads the model"""
     encoded: Encoded
     sealed_rows: list[SealedRow]
-    """copies of the training rows, for methods that begin from the data"""
+    """copies of the training rows, for methods whose adapter starts from the data"""
     shots: list[list[int]]
-    """the test prompts with examples in front, where the recipe wants them"""
+    """test prompts with examples in front, as token ids; empty if the recipe shows no examples"""
     steps: int
+    """number of optimizer steps of each training"""
     trainable: dict[str, int]
-    """label -> parameters that its method trains; a label is missing where only real weights can tell"""
+    """label -> number of parameters that its method trains; without the labels for which only real weights can tell"""
     unknown_sizes: dict[str, str]
     """label -> why the number of parameters that its method trains is not known before the weights are loaded"""
     base_parameters: int
+    """number of parameters of the base model"""
     linear_parameters: int
-    """those of the base that quantization reaches"""
+    """number of parameters in the base model's linear layers, which quantization stores in fewer bits"""
     weights: str | None
-    """which weights the model's name stands for today"""
+    """hash of the base model's weights; None if it is not known"""
     vocabulary: int
-    """how many embeddings the tokenizer needs"""
+    """number of embeddings that the tokenizer needs"""
     fingerprints: dict[str, str | None]
-    """hashes of the data, of each of its parts, and of the base's weights"""
+    """hashes of the data, of each split, and of the base model's weights"""
     general: General | None
-    """the text on which forgetting is measured, where the recipe wants that"""
+    """text on which forgetting is measured; None if the recipe has none"""
 
     @property
     def method_cells(self) -> list[MethodCell]:
@@ -64,7 +66,7 @@ class Prepared:
         return [cell for cell in self.cells if isinstance(cell, MethodCell)]
 
     def context(self, cell: Cell) -> Context:
-        """What a cell's method may know."""
+        """Return what a cell's method may know of the run."""
         train = self.recipe.train
         return Context(
             quantization=cell.quantization,
@@ -85,11 +87,14 @@ def prepare(
     """Plan the cells, read and tokenize the data, and try every method on the architecture.
 
     Args:
-        say: is told what was dropped, cut or chosen on the way.
-        before_torch: is called when the data is read, before torch computes anything.
+        recipe: the recipe.
+        methods: labels or names of methods to run; if empty, all methods of the recipe.
+        seeds: seeds to run; if empty, the recipe's.
+        say: is told what was dropped, cut or chosen.
+        before_torch: is called after the data was read and before torch computes anything.
 
     Raises:
-        UserError: all that is wrong with the methods, the data or the model.
+        UserError: all problems of the methods, the data or the model.
     """
     zoo = registry()
     recipe, splits = read_data(recipe, say)
@@ -129,10 +134,10 @@ def prepare(
 
 
 def _general(recipe: Recipe, encoded: Encoded, config: Any) -> General | None:
-    """The general text, where the recipe wants it read.
+    """Read and tokenize the general text; return None if the recipe has none.
 
     Raises:
-        UserError: it cannot be.
+        UserError: the text cannot be read.
     """
     from adapterzoo.evaluation.forgetting import General, general_rows
 
@@ -144,12 +149,12 @@ def _general(recipe: Recipe, encoded: Encoded, config: Any) -> General | None:
 
 
 def _limit(config: Any) -> int | None:
-    """How many tokens the model reads."""
+    """Return the number of tokens that the model can read at most; None if it does not say."""
     return getattr(config, "max_position_embeddings", None)
 
 
 def _check_context_length(prepared: Prepared, config: Any) -> None:
-    """Raises UserError where a row, or the test prompts with examples in front, are longer than the model reads."""
+    """Raise UserError if a row, or a test prompt with examples in front, is longer than the model can read."""
     limit = _limit(config)
     if limit is None:
         return
@@ -160,10 +165,10 @@ def _check_context_length(prepared: Prepared, config: Any) -> None:
     shown = max((len(p) + n for p, n in zip(prepared.shots, answers, strict=False)), default=0)
     problems = []
     if longest > limit:
-        what = f"the longest row has {longest} tokens, and the model reads {limit}."
+        what = f"the longest row has {longest} tokens, and the model can read {limit}."
         problems.append(Problem("data.max_length", what, f"Set it to {limit} or less."))
     if shown > limit:
-        what = f"with the examples in front a test prompt has {shown} tokens, and the model reads {limit}."
+        what = f"with the examples in front a test prompt has {shown} tokens, and the model can read {limit}."
         problems.append(Problem("evaluate.shots", what, "Show fewer, or 0."))
     if problems:
         raise UserError(*problems)
@@ -171,16 +176,16 @@ def _check_context_length(prepared: Prepared, config: Any) -> None:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keeps what transformers, PEFT and bitsandbytes print out of the progress display."""
+    """Keep the messages of transformers, PEFT and bitsandbytes out of the progress display."""
     import datasets
     from transformers.utils import logging as transformers_logging
 
     datasets.disable_progress_bars()
     transformers_logging.disable_progress_bar()
     verbosity = transformers_logging.get_verbosity()
-    levels = {name: logging.getLogger(name).level for name in NOISY}
+    levels = {name: logging.getLogger(name).level for name in NOISY_LOGGERS}
     transformers_logging.set_verbosity_error()
-    for name in NOISY:
+    for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():

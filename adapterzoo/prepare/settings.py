@@ -1,4 +1,4 @@
-"""The settings that tuning tries: every method gets the same points of the same ranges, in the same order."""
+"""List the settings that tuning tries: every method gets the same settings from the same ranges, in the same order."""
 
 from __future__ import annotations
 
@@ -12,36 +12,34 @@ LEARNING_RATE = "learning_rate"
 
 
 def chosen(cell: MethodCell, settings: Mapping[str, Any]) -> MethodCell:
-    """The cell with other settings."""
+    """Return a cell with other settings."""
     options = {name: value for name, value in settings.items() if name != LEARNING_RATE}
     rate = settings.get(LEARNING_RATE, cell.learning_rate)
     return replace(cell, options={**cell.options, **options}, learning_rate=rate)
 
 
 def space(cell: MethodCell) -> dict[str, Any]:
-    """What is tried, as plain data."""
-    return {
-        "trials": cell.trials,
-        "ranges": {name: one.model_dump(exclude_none=True, exclude={"trials"}) for name, one in cell.ranges.items()},
-    }
+    """Return a cell's ranges and number of trials, as plain data."""
+    ranges = {name: values.model_dump(exclude_none=True, exclude={"trials"}) for name, values in cell.ranges.items()}
+    return {"trials": cell.trials, "ranges": ranges}
 
 
 def points(cell: MethodCell) -> list[dict[str, Any]]:
-    """The settings to try, the cell's own first where the ranges hold them."""
+    """Return the settings to try; the cell's own come first if they lie in the ranges."""
     if not cell.ranges:
         return []
     from scipy.stats import qmc
 
     own = {name: cell.learning_rate if name == LEARNING_RATE else cell.options.get(name) for name in cell.ranges}
-    found = [own] if all(one.holds(own[name]) for name, one in cell.ranges.items()) else []
-    # Each option has its own dimension, whatever else a method has of those that are tuned.
+    settings = [own] if all(values.holds(own[name]) for name, values in cell.ranges.items()) else []
+    # An option's dimension depends on the recipe alone, so all methods that have it get the same values of it.
     tuned = cell.tuned or tuple(sorted(cell.ranges))
     sequence = qmc.Halton(len(tuned), rng=0)
-    for _ in range(20 * cell.trials):  # ranges may hold fewer different settings
-        if len(found) >= cell.trials:
+    for _ in range(20 * cell.trials):  # the ranges may hold fewer different settings than there should be trials
+        if len(settings) >= cell.trials:
             break
         shares = dict(zip(tuned, sequence.random(1)[0], strict=True))
-        point = {name: one.at(float(shares[name])) for name, one in cell.ranges.items()}
-        if point not in found:
-            found.append(point)
-    return found
+        point = {name: values.at(float(shares[name])) for name, values in cell.ranges.items()}
+        if point not in settings:
+            settings.append(point)
+    return settings

@@ -80,8 +80,8 @@ class DataSection(Section):
     bad_rows: Literal["error", "drop"] = Field(
         "error", description="what to do with rows that do not fit the format; drop = leave them out"
     )
-    shuffle: int | None = Field(None, ge=0, description="seed: shuffle the rows before limit and split")
-    limit: int | None = Field(None, ge=1, description="use only so many rows: the first that are usable")
+    shuffle: int | None = Field(None, ge=0, description="seed: shuffle the rows before limit takes the first")
+    limit: int | None = Field(None, ge=1, description="number of rows to use: the first that are usable")
     split: Split = Field(default_factory=Split)
     max_length: int = Field(512, ge=2, description="tokens of an example at most")
     truncate: Literal["prompt", "completion", "drop"] = Field(

@@ -8,6 +8,7 @@ from pathlib import Path
 from adapterzoo.errors import Problem
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+"""suffix -> usual delimiter of such files"""
 JSON = (".json", ".jsonl", ".ndjson")
 BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
 """suffix -> name of the builder in ``datasets`` that reads such files"""

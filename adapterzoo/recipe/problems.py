@@ -87,14 +87,14 @@ def _option_problems(
     for label, method in with_option.items():
         if key == method.size_option and document.data.get("budget"):
             yield f"'{key}' of {label} is set by the budget.", REMOVE_ONE
-        options = {option: value for option, value in by_label[label].items() if option not in ENTRY_KEYS}
+        settings = {option: value for option, value in by_label[label].items() if option not in ENTRY_KEYS}
         try:
-            method.options(**options)
+            method.options(**settings)
         except Exception:  # method_problems reports it.
             continue
         for value in values:
             try:
-                method.options(**{**options, key: value})
+                method.options(**{**settings, key: value})
             except ValidationError as error:
                 yield f"{label} refuses {key} = {value!r}: {error.errors()[0]['msg']}.", ""
                 break

@@ -79,7 +79,7 @@ class EvaluateSection(Section):
         description="tokens of a generated answer at most; auto = as many as the longest answer of the test split has",
     )
     base: bool = Field(True, description="also measure the untouched base model")
-    shots: int = Field(4, ge=0, description="also measure it with this many examples in the prompt; 0 = do not")
+    shots: int = Field(4, ge=0, description="also measure it with this many examples in its prompt; 0 = do not")
     general_text: str | None = Field(
         None, min_length=1, description="text on which forgetting is measured: shipped, or a file [not measured]"
     )

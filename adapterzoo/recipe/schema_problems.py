@@ -12,8 +12,16 @@ from pydantic_core import ErrorDetails
 from adapterzoo.errors import Problem, did_you_mean
 from adapterzoo.recipe.document import NOT_FILLED_IN, Document, Location
 
-# pydantic appends one of these to the location of a value that may have several types.
-TYPE_TAGS = ("str", "int", "float", "bool", "list[", "dict[", "literal[")
+# pydantic appends a tag that starts like this to the location of a value that may have several types.
+TYPE_TAGS = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "list[": "a list",
+    "dict[": "a mapping",
+    "literal[": "a word",
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ def problems_of(error: ValidationError, part: DocumentPart) -> list[Problem]:
         if _is_unfilled(details, part, unfilled):
             continue  # unfilled_problems reports it.
         location = details["loc"]
-        if len(location) > 1 and str(location[-1]).startswith(TYPE_TAGS):
+        if len(location) > 1 and str(location[-1]).startswith(tuple(TYPE_TAGS)):
             location = location[:-1]
         by_key.setdefault(location, []).append(details)
     problems = []
@@ -56,11 +64,18 @@ def problems_of(error: ValidationError, part: DocumentPart) -> list[Problem]:
         if len(alternatives) == 1:
             problems.append(_problem(alternatives[0], part))
             continue
-        types = " or ".join(str(details["loc"][-1]) for details in alternatives)
+        types = " or ".join(dict.fromkeys(_type_words(str(details["loc"][-1])) for details in alternatives))
         key = ".".join(map(str, location))
         what = f"'{key}' is {alternatives[0]['input']!r}; it can be {types}."
         problems.append(Problem(part.document.where((*part.location, *location)), what))
     return problems
+
+
+def _type_words(tag: str) -> str:
+    """Return a type tag of pydantic in plain words; those of a literal are its values."""
+    if tag.startswith("literal["):
+        return tag[len("literal[") : -1].replace("'", "").replace(",", ", ")
+    return next((words for start, words in TYPE_TAGS.items() if tag.startswith(start)), tag)
 
 
 def _is_unfilled(details: ErrorDetails, part: DocumentPart, unfilled: Set[Location]) -> bool:

@@ -40,7 +40,7 @@ class TrainSection(Section):
     )
     share_prefix: Literal["auto", "never"] = Field(
         "auto",
-        description="auto = compute what all rows begin with only once, and no padding, where the result is the same",
+        description="auto = compute the common start of all rows only once, without padding, if it changes no result",
     )
     loggers: list[str] = Field(
         default_factory=list, description="where to log: tensorboard, wandb, ... (report_to of transformers)"

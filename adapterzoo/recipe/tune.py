@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from adapterzoo.recipe.values import Scalar, Section
 
-TRIALS = 5
+DEFAULT_TRIALS = 5
 
 
 class Range(Section):
@@ -22,7 +22,9 @@ class Range(Section):
     values: list[Scalar] | None = Field(
         None, min_length=1, description="the only values to try, in place of low and high"
     )
-    trials: int | None = Field(None, ge=1, le=1000, description=f"number of settings to try for each method [{TRIALS}]")
+    trials: int | None = Field(
+        None, ge=1, le=1000, description=f"number of settings to try for each method [{DEFAULT_TRIALS}]"
+    )
 
     @model_validator(mode="after")
     def _either(self) -> Range:
@@ -59,4 +61,4 @@ class Range(Section):
 
 def trials(tune: dict[str, Range]) -> int:
     """Return the number of settings to try for each method, on which the checked ranges agree."""
-    return next((option.trials for option in tune.values() if option.trials is not None), TRIALS)
+    return next((option.trials for option in tune.values() if option.trials is not None), DEFAULT_TRIALS)

@@ -35,7 +35,7 @@ def _safe_name(value: Any) -> bool:
     return isinstance(value, str) and SAFE_NAME.fullmatch(value) is not None
 
 
-Name = Annotated[str, checked(_safe_name, "letters, digits, '.', '_' and '-' (it becomes a folder)")]
+Name = Annotated[str, checked(_safe_name, "text of letters, digits, '.', '_' and '-' (it becomes a folder)")]
 LearningRate = Annotated[
     float | Literal["auto"],
     checked(lambda value: value == "auto" or (_number(value) and value > 0), "a positive number, or auto"),
@@ -51,11 +51,13 @@ StepsOrShare = Annotated[
 
 PositiveOrAuto = Annotated[
     int | Literal["auto"],
-    checked(lambda value: value == "auto" or (type(value) is int and value > 0), "a positive number, or auto"),
+    checked(lambda value: value == "auto" or (type(value) is int and value > 0), "a positive whole number, or auto"),
 ]
 CountOrAuto = Annotated[
     int | Literal["auto"],
-    checked(lambda value: value == "auto" or (type(value) is int and value >= 0), "0 or a positive number, or auto"),
+    checked(
+        lambda value: value == "auto" or (type(value) is int and value >= 0), "0, a positive whole number, or auto"
+    ),
 ]
 
 

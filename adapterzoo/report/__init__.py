@@ -1,1 +1,1 @@
-"""A comparison shown: in the terminal, as text for other programs, as a page."""
+"""The forms of a comparison: a table and plots in the terminal, text for other programs, and an HTML page."""

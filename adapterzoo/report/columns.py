@@ -1,4 +1,4 @@
-"""The columns of a comparison: their titles, where their values are, how they read, and which value stands out."""
+"""Describe the columns of the table: their titles, their values, how values are written, and which are marked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from adapterzoo.comparison import Block, Comparison
+from adapterzoo.comparison.comparison import Block, Comparison
 from adapterzoo.metrics.registry import style, styles
 from adapterzoo.prepare.budget import misses
 from adapterzoo.results.row import Interval, Row
@@ -19,29 +19,31 @@ TIED = "="
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: its title, where its values are, and how they read."""
+    """A column of the table."""
 
     title: str
     name: str
+    """name under which a row has the column's value"""
     show: Callable[[Any], str]
+    """returns a value as text"""
     drop: int = 0
-    """what goes first in a narrow terminal has the highest number; 0 always stays"""
+    """order in which columns are left out in a narrow terminal, the highest number first; 0 is never left out"""
     wide: bool = False
-    """only where there is room to spare"""
+    """whether the column is shown only in a wide terminal"""
     explanation: str = ""
-    """a line below the table, where the title does not say it all"""
+    """line below the table that explains the title, if it needs an explanation"""
 
 
-def _rate(value: float) -> str:
+def _learning_rate(value: float) -> str:
     mantissa, _, exponent = f"{value:.1e}".partition("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
-def _p(value: float) -> str:
+def _p_value(value: float) -> str:
     return "<.001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
 
 
-# Stands first where no row has a metric: there it is said that a cell failed.
+# This column comes first if no row has a metric, because the first column says that a row failed.
 NO_METRIC = Column("score", "score", str)
 COSTS = (
     Column("params", "trainable_params", count, drop=2),
@@ -56,50 +58,50 @@ COSTS = (
         "cost",
         lambda value: f"{value:.3g}",
         drop=3,
-        explanation="cost: of tuning, training and measuring all seeds",
+        explanation="cost: tuning, training and measuring of all seeds",
     ),
-    Column("lr", "learning_rate", _rate, drop=4),
+    Column("lr", "learning_rate", _learning_rate, drop=4),
     Column("quant.", "quantization", str, drop=6),
     Column("seeds", "seeds", lambda value: str(len(value)), wide=True),
 )
 
 
 def names_by_title() -> dict[str, str]:
-    """Return the names of the columns that rows can be ordered by, by the titles that the table shows."""
+    """Return title -> name for the columns that the rows can be sorted by."""
     metrics = {style.title: name for name, style in styles().items()}
     return metrics | {column.title: column.name for column in COSTS if column.name != "share"}
 
 
 def metric_column(name: str) -> Column:
-    """Return the column of a metric, whoever brought it."""
-    found = style(name)
-    show = partial(_formatted, found.format)
-    return Column(clean(found.title), name, show, found.drop, found.wide, clean(found.explanation))
+    """Return the column of a metric."""
+    own = style(name)
+    show = partial(_formatted, own.format)
+    return Column(clean(own.title), name, show, own.drop, own.wide, clean(own.explanation))
 
 
 def _formatted(specification: str, value: float) -> str:
     return format(value, specification)
 
 
-def interval_text(found: Interval) -> str:
-    """``.66-.76``: two digits after the point, or as many as tell the ends apart."""
-    low, high = found
-    digits = 2 if max(map(abs, found)) < 10 else 1
+def interval_text(interval: Interval) -> str:
+    """Return an interval as text, like ``.66-.76``, with enough digits to tell its ends apart."""
+    low, high = interval
+    digits = 2 if max(map(abs, interval)) < 10 else 1
     while digits < 6 and high - low < 2 * 10.0**-digits:
         digits += 1
-    ends = [f"{end:.{digits}f}" for end in found]
-    if max(map(abs, found)) <= 1:
+    ends = [f"{end:.{digits}f}" for end in interval]
+    if max(map(abs, interval)) <= 1:
         ends = [end.replace("0.", ".", 1) for end in ends]
     return f"{ends[0]} to {ends[1]}" if low < 0 else "-".join(ends)
 
 
 def difference_text(metric: str) -> Callable[[float], str]:
-    """Return how a difference of a metric's values is written: with its sign, and three decimals where they have."""
+    """Return a function that writes a difference of a metric with its sign, with three decimals if the metric has."""
     return partial(_formatted, "+.3f" if style(metric).format.endswith(".3f") else "+.2g")
 
 
 def columns(comparison: Comparison) -> list[Column]:
-    """All that there are values for; the metric that decides the order, and what is known of it, first."""
+    """Return the columns that have values; first the metric that ranks the rows, with its interval and difference."""
     metrics = [metric_column(name) for name in comparison.metrics]
     ranked = next((row.rank_metric for row in comparison.rows if row.rank_metric), None)
     first = replace(next((column for column in metrics if column.name == ranked), NO_METRIC), drop=0, wide=False)
@@ -107,20 +109,20 @@ def columns(comparison: Comparison) -> list[Column]:
     known = (
         Column("95 %", "interval", interval_text, drop=1),
         Column(reference, "difference", difference_text(first.name), drop=6),
-        Column("p", "p_value", _p, drop=7),
+        Column("p", "p_value", _p_value, drop=7),
     )
-    shown = [first, *known, *(one for one in metrics if one.name != first.name), *COSTS]
-    return [one for one in shown if one is first or any(_present(row, one) for row in comparison.rows)]
+    candidates = [first, *known, *(column for column in metrics if column.name != first.name), *COSTS]
+    return [column for column in candidates if column is first or any(_has(row, column) for row in comparison.rows)]
 
 
-def _present(row: Row, column: Column) -> bool:
+def _has(row: Row, column: Column) -> bool:
     if column.name == "seeds":
         return len(row.seeds) > 1
     return value(row, column) is not None
 
 
 def value(row: Row, column: Column) -> Any:
-    """What a row has in a column; None where it has nothing."""
+    """Return the value of a row in a column; None if it has none."""
     if column.name == "share":
         return 100 * row.trainable_params / row.total_params if row.method and row.total_params else None
     if column.name == "interval":
@@ -131,49 +133,49 @@ def value(row: Row, column: Column) -> Any:
 
 
 def cell(row: Row, column: Column, *, failed: bool = False) -> str:
-    """A cell's text.
+    """Return the text of a row in a column.
 
     Args:
-        row: of which.
-        column: in which.
-        failed: this is the column in which a row without values says so.
+        row: the row.
+        column: the column.
+        failed: whether this column says ``failed`` if the row has no values.
     """
     if row.status == "failed" and not row.metrics:
-        rate = _rate(row.learning_rate) if row.learning_rate else "-"
+        rate = _learning_rate(row.learning_rate) if row.learning_rate else "-"
         if failed:
             return "failed"
         return {"learning_rate": rate, "quantization": clean(row.quantization)}.get(column.name, "-")
-    found = value(row, column)
-    text = "-" if found is None else clean(column.show(found))
-    if column.name == "trainable_params" and found is not None and misses(row.trainable_params, row.budget):
+    shown = value(row, column)
+    text = "-" if shown is None else clean(column.show(shown))
+    if column.name == "trainable_params" and shown is not None and misses(row.trainable_params, row.budget):
         text = f"{text}!"
     return text
 
 
 def mark(comparison: Comparison, block: Block, row: Row, column: Column) -> str:
-    """``*`` at the best value of a column, ``=`` at what cannot be told from it, nothing elsewhere.
+    """Return ``*`` for the best value of a column, ``=`` for a value tied with it, and nothing for others.
 
-    Of a metric nothing is best that has not been seen to be: where answers are not kept, there is no mark.
+    A metric's value is only marked if the scores of its examples show that it is best or tied.
     """
     if column.name in row.metrics:
         tied = row.ties.get(column.name)
-        # One row has nobody to be better than.
-        if tied is None or len([other for other in block.rows if column.name in other.metrics]) < 2:
+        # A single row is not marked, because there is no row that it could be better than.
+        if tied is None or sum(column.name in compared.metrics for compared in block.rows) < 2:
             return ""
         return TIED if tied else BEST if _is_best(comparison, block.rows, row, column) else ""
     if row.method is None or not row.metrics or block.costs_differ:
-        return ""  # the base is trained for nothing: its cost is no merit
+        return ""  # the untouched base model has no training costs to compare
     if column.name in ("trainable_params", "share") and row.budget is not None:
-        return ""  # nor is the size that all were asked for
-    return BEST if _is_best(comparison, [one for one in block.rows if one.method], row, column) else ""
+        return ""  # the recipe asked for this size
+    return BEST if _is_best(comparison, [method for method in block.rows if method.method], row, column) else ""
 
 
 def _is_best(comparison: Comparison, rows: Sequence[Row], row: Row, column: Column) -> bool:
-    choose, mine = comparison.better(column.name), value(row, column)
-    values = [found for one in rows if one.metrics and (found := value(one, column)) is not None]
-    return bool(choose and values and mine is not None and column.show(mine) == column.show(choose(values)))
+    choose, own = comparison.better(column.name), value(row, column)
+    values = [known for compared in rows if compared.metrics and (known := value(compared, column)) is not None]
+    return bool(choose and values and own is not None and column.show(own) == column.show(choose(values)))
 
 
 def marked(comparison: Comparison, column: Column) -> bool:
-    """Whether any cell of a column has a mark, for which the others leave room."""
+    """Tell whether any value of a column is marked."""
     return any(mark(comparison, block, row, column) for block in comparison.blocks for row in block.rows)

@@ -1,4 +1,4 @@
-"""The Pareto front: what no other row beats in both, score and cost; the same in every form of a comparison."""
+"""The Pareto front: the rows that no other row beats in score and in cost; the same in every form of a comparison."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from collections.abc import Mapping
 
 
 def front(places: Mapping[int, tuple[float, float]]) -> list[int]:
-    """Those that no other is as good as for less, or better than for as much; the cheapest first.
+    """Return the rows that no other row beats, the cheapest first.
+
+    A row is beaten by one that is as good and costs less, or is better and costs no more.
 
     Args:
-        places: cost and score of each, of both of which less is better.
+        places: number of a row -> its cost and score; the lower value of both must be the better one.
     """
     beaten = {
-        one
-        for one, (cost, score) in places.items()
-        for other in places.values()
-        if other[0] <= cost and other[1] <= score and other != (cost, score)
+        row
+        for row, (cost, score) in places.items()
+        for other_cost, other_score in places.values()
+        if other_cost <= cost and other_score <= score and (other_cost, other_score) != (cost, score)
     }
-    return sorted(places.keys() - beaten, key=lambda one: (places[one], one))
+    return sorted(places.keys() - beaten, key=lambda row: (places[row], row))

@@ -1,4 +1,4 @@
-"""A comparison as one HTML file: table, notes, plots and trials, all of it inside, nothing fetched from anywhere."""
+"""A comparison as one HTML file with its table, notes, plots and trials, which fetches nothing from the network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adapterzoo.comparison import Block, Comparison
+from adapterzoo.comparison.comparison import Block, Comparison
 from adapterzoo.report import notes
 from adapterzoo.report.columns import COSTS, Column, cell, columns, interval_text, mark, metric_column, value
 from adapterzoo.report.front import front
@@ -21,35 +21,38 @@ from adapterzoo.results.result import Trial, Tuning
 from adapterzoo.results.row import HIGHER, LOWER, Row
 from adapterzoo.terminal import clean, duration
 
-# What a score is plotted against, as the choice is worded, and how plotly writes such numbers on an axis.
+# Costs that the score can be plotted against: name of the choice in the page, and how plotly writes such numbers.
 AGAINST: dict[str, tuple[str, dict[str, str]]] = {
     "trainable_params": ("trainable parameters", {"exponentformat": "B"}),
     "peak_memory_bytes": ("peak memory", {"exponentformat": "SI", "ticksuffix": "B"}),
     "train_seconds": ("training time", {}),
     "cost": ("cost of tuning, training and measuring", {}),
 }
-# Of a curve, each the mean of its part: a screen shows no more, and the file stays light.
-POINTS = 300
-# Of a running mean: rows are of the same batches, and so have the same jumps.
+# Points of a plotted curve, each the mean of one part of it: a screen shows no more, and the file stays small.
+MAX_POINTS = 300
+# Steps of the running mean, which smooths the jumps that the batches cause in every curve.
 WINDOW = 10
 Figure = dict[str, Any]
+"""a plot, as the script in the page reads it"""
 
 
 class Trials(NamedTuple):
-    """What was tried for a row."""
+    """The trials of a row, as the page shows them."""
 
     high_first: bool
+    """whether the highest score is the best"""
     options: list[str]
+    """options that were tuned"""
     ordered: list[Trial]
-    """best first, those without a score last"""
+    """trials, the best first and those without a score last"""
     chosen: Trial | None
 
 
 def html(comparison: Comparison) -> str:
-    """The page, whole. It asks the network for nothing, and no script runs in it but its own.
+    """Return the page, which asks the network for nothing and runs no script but its own.
 
     Args:
-        comparison: what it shows; none of its texts is trusted.
+        comparison: what the page shows; none of its texts is trusted.
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -60,20 +63,21 @@ def html(comparison: Comparison) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
-        finalize=lambda found: found if isinstance(found, Markup) else clean(found),
+        finalize=lambda value: value if isinstance(value, Markup) else clean(value),
     )
     page.filters["digest"] = _digest
-    page.globals.update(apart=notes.apart, cell=cell, mark=mark, key=_key, setting=_setting, time=duration)
+    page.globals.update(why_apart=notes.why_apart, cell=cell, mark=mark)
+    page.globals.update(sort_key=_sort_key, setting=_setting, duration=duration)
     shown = columns(comparison)
     sections = [section for block in comparison.blocks if (section := _section(comparison, block))["plots"]]
-    explained = [one.explanation for one in shown if one.explanation]
+    explanations = [column.explanation for column in shown if column.explanation]
     template = (files("adapterzoo.report") / "page.html.in").read_text(encoding="utf-8")
     return page.from_string(template).render(
         comparison=comparison,
         model=_model(comparison.blocks),
         columns=[(column, _high_first(comparison, column)) for column in shown],
-        rows=list(notes.rows(comparison)),
-        said=[*notes.verdicts(comparison), *notes.legend(comparison), *explained],
+        row_notes=list(notes.row_notes(comparison)),
+        notes=[*notes.verdicts(comparison), *notes.legend(comparison), *explanations],
         tuned=[
             (row, _trials(comparison, row.tuning)) for row in comparison.rows if row.tuning and row.tuning["trials"]
         ],
@@ -84,50 +88,52 @@ def html(comparison: Comparison) -> str:
 
 
 def _digest(script: str) -> str:
-    """What the page's policy knows a script by: no other one runs."""
+    """Return the hash by which the page's security policy allows a script; a browser runs no other script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def _model(blocks: Sequence[Block]) -> str:
-    """The one that all were trained on, as far as there is one."""
-    recipes = [result.recipe for block in blocks for one in block.evidence for result in one.results]
+    """Return the name of the base model; empty if the rows have different ones."""
+    recipes = [result.recipe for block in blocks for evidence in block.evidence for result in evidence.results]
     names = {str(name) for recipe in recipes if (name := recipe.get("model", {}).get("name"))}
     return names.pop() if len(names) == 1 else ""
 
 
 def _high_first(comparison: Comparison, column: Column) -> bool:
-    """Whether the first sorting by a column puts the highest value on top."""
+    """Tell whether the first click on a column's title puts the highest value on top."""
     metric = next((row.rank_metric for row in comparison.rows if row.rank_metric), "")
     return comparison.better(metric if column.name in ("interval", "difference") else column.name) is HIGHER
 
 
-def _key(row: Row, column: Column, text: str) -> Any:
-    """What a cell is sorted by; None stands last."""
-    found = None if text == "-" else value(row, column)
-    return found[0] if isinstance(found, tuple) else len(found) if isinstance(found, list) else found
+def _sort_key(row: Row, column: Column, text: str) -> Any:
+    """Return the value that a cell is sorted by; None if the cell is empty and so stays last."""
+    content = None if text == "-" else value(row, column)
+    return content[0] if isinstance(content, tuple) else len(content) if isinstance(content, list) else content
 
 
 def _trials(comparison: Comparison, tuning: Tuning) -> Trials:
     trials, better = tuning["trials"], comparison.better(tuning["metric"])
-    scored = [(one["score"], one["loss"] or 0.0, one) for one in trials if one["score"] is not None]
-    chosen = next((one for *_, one in scored if one["settings"] == tuning["chosen"]), None)
+    scored = [(trial["score"], trial["loss"] or 0.0, trial) for trial in trials if trial["score"] is not None]
+    chosen = next((trial for *_, trial in scored if trial["settings"] == tuning["chosen"]), None)
     if chosen and any(score != chosen["score"] for score, *_ in scored):
         # The table may not have this metric, but the chosen trial is known to be the best.
         better = HIGHER if chosen["score"] == max(score for score, *_ in scored) else LOWER
     sign = 1 if better is LOWER else -1
-    ordered = [one for *_, one in sorted(scored, key=lambda one: (sign * one[0], one[1]))]
-    options = list(dict.fromkeys(name for one in trials for name in one["settings"]))
-    return Trials(sign < 0, options, ordered + [one for one in trials if one["score"] is None], chosen)
+    ordered = [trial for *_, trial in sorted(scored, key=lambda entry: (sign * entry[0], entry[1]))]
+    options = list(dict.fromkeys(name for trial in trials for name in trial["settings"]))
+    return Trials(sign < 0, options, ordered + [trial for trial in trials if trial["score"] is None], chosen)
 
 
-def _setting(found: Any) -> str:
-    return "-" if found is None else f"{found:.4g}" if isinstance(found, float) else str(found)
+def _setting(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _section(comparison: Comparison, block: Block) -> dict[str, Any]:
-    """The plots of a block."""
-    found = {AGAINST[one.name][0]: _scatter(comparison, block, one) for one in COSTS if one.name in AGAINST}
-    scatters = {choice: figure for choice, figure in found.items() if figure}
+    """Return the plots of a block and their legend, as the template needs them."""
+    figures_of_costs = {
+        AGAINST[cost.name][0]: _scatter(comparison, block, cost) for cost in COSTS if cost.name in AGAINST
+    }
+    scatters = {choice: figure for choice, figure in figures_of_costs.items() if figure}
     curves = _curves(block)
     plots = [
         {"title": "Score against cost", "ask": "against", "choices": scatters},
@@ -135,13 +141,13 @@ def _section(comparison: Comparison, block: Block) -> dict[str, Any]:
     ]
     plots = [{"id": f"plot-{block.rows[0].block}-{i}", **plot} for i, plot in enumerate(plots) if plot["choices"]]
     figures = [figure for choices in (scatters, curves) for figure in choices.values()]
-    drawn = {one["row"] for figure in figures for one in figure["data"] + figure["bases"]}
+    drawn = {trace["row"] for figure in figures for trace in figure["data"] + figure["bases"]}
     legend = [{"row": i, "label": row.label, "base": not row.method} for i, row in enumerate(block.rows) if i in drawn]
     return {"number": block.rows[0].block + 1, "plots": plots, "legend": legend}
 
 
 def _scatter(comparison: Comparison, block: Block, cost: Column) -> Figure | None:
-    """The score against a cost, by the number of the row; None where no row has both."""
+    """Return a plot of the score against a cost; None if no method has both."""
     metric, (title, ticks) = block.rows[0].rank_metric or "", AGAINST[cost.name]
     scored = {i: row for i, row in enumerate(block.rows) if metric in row.metrics}
     points = {i: row for i, row in scored.items() if row.method and value(row, cost) is not None}
@@ -150,10 +156,8 @@ def _scatter(comparison: Comparison, block: Block, cost: Column) -> Figure | Non
     score, costs = metric_column(metric), [value(row, cost) for row in points.values()]
     scale, unit = _unit(max(costs)) if cost.name == "train_seconds" else (1, "")
     direction = "higher" if comparison.better(metric) is HIGHER else "lower"
-    front, axis = (
-        _front(comparison, block, points, cost),
-        _axis([x / scale for x in costs], _short if unit else cost.show),
-    )
+    front = _front(comparison, block, points, cost)
+    axis = _axis([x / scale for x in costs], _short if unit else cost.show)
     bases = {i: row for i, row in scored.items() if not row.method}
     return {
         "data": [_point(i, row, score, cost, scale) for i, row in points.items()],
@@ -169,6 +173,7 @@ def _scatter(comparison: Comparison, block: Block, cost: Column) -> Figure | Non
 
 
 def _point(number: int, row: Row, score: Column, cost: Column, scale: float) -> Figure:
+    """Return the point of a row with its interval; ``scale`` is the number of seconds in the unit of the cost."""
     mean, ends = row.metrics[score.name], row.intervals.get(score.name)
     lines = [row.label, f"{score.title} {cell(row, score)}", f"{cost.title} {cell(row, cost)}"]
     if ends:
@@ -179,54 +184,63 @@ def _point(number: int, row: Row, score: Column, cost: Column, scale: float) -> 
 
 
 def _front(comparison: Comparison, block: Block, points: dict[int, Row], cost: Column) -> list[int]:
+    """Return the numbers of the rows on the Pareto front, the cheapest first."""
     if block.costs_differ and cost.name != "trainable_params":
-        return []  # the times and memory of different machines have no better and worse
+        return []  # times and memory of different machines cannot be compared
     metric = block.rows[0].rank_metric or ""
     sign = -1 if comparison.better(metric) is HIGHER else 1
     return front({i: (value(row, cost), sign * row.metrics[metric]) for i, row in points.items()})
 
 
 def _caption(block: Block, points: dict[int, Row], front: Sequence[int]) -> str:
-    """A plot in words."""
-    said = []
+    """Return the sentences below a plot of the score against a cost."""
+    sentences = []
     if front:
         labels = ", ".join(points[i].label for i in front)
-        said.append(f"On the line (no other is as good for less, or better for as much): {labels}.")
+        sentences.append(
+            f"On the line (no other method is as good at a lower cost, or better at the same cost): {labels}."
+        )
     if any(row.intervals for row in points.values()):
-        said.append("Bars: 95 % intervals.")
+        sentences.append("Bars: 95 % intervals.")
     if missing := [row.label for i, row in enumerate(block.rows) if row.method and i not in points]:
-        said.append(f"Not shown, a value is missing: {', '.join(missing)}.")
-    return clean(" ".join(said))
+        sentences.append(f"Not shown, a value is missing: {', '.join(missing)}.")
+    return clean(" ".join(sentences))
 
 
 def _curves(block: Block) -> dict[str, Figure]:
-    """The loss by step, as it was logged and smoothed; none where no row has any."""
+    """Return the plots of the loss by step, as logged and smoothed; empty if no row has kept its loss."""
     figures = {}
     for choice, window in {"as logged": 1, f"mean of the last {WINDOW}": WINDOW}.items():
         lines = [line for i, row in enumerate(block.rows) if (line := _line(i, row, window))]
         if lines:
             loss = _axis([y for line in lines for y in line["y"]], _short)
             axes = {"xaxis": {"title": {"text": "step"}}, "yaxis": {"title": {"text": "loss"}, **loss}}
-            figures[choice] = {"data": lines, "bases": [], **axes, "caption": "Of the first seed."}
+            figures[choice] = {"data": lines, "bases": [], **axes, "caption": "Loss of the first seed."}
     return figures
 
 
 def _line(number: int, row: Row, window: int) -> Figure | None:
-    found = [
-        (one["step"], one["loss"]) for one in row.history if "step" in one and math.isfinite(one.get("loss", math.nan))
+    """Return the curve of a row, each point the mean of ``window`` steps; None if the row has fewer steps."""
+    points = [
+        (entry["step"], entry["loss"])
+        for entry in row.history
+        if "step" in entry and math.isfinite(entry.get("loss", math.nan))
     ]
-    if len(found) < window or not row.method:
+    if len(points) < window or not row.method:
         return None
-    steps, losses = np.array(found).T
+    steps, losses = np.array(points).T
     means = np.convolve(losses, np.full(window, 1 / window), "valid")
-    parts = min(len(means), POINTS)
+    parts = min(len(means), MAX_POINTS)
     xs = [round(float(part.mean())) for part in np.array_split(steps[window - 1 :], parts)]
     ys = [float(f"{part.mean():.3g}") for part in np.array_split(means, parts)]
     return {"row": number, "x": xs, "y": ys, "name": _text(row.label)}
 
 
 def _axis(values: Sequence[float], show: Callable[[float], str]) -> Figure:
-    """Logarithmic where the values span more than one power of ten: plotly itself would label few of its ticks."""
+    """Return an axis, logarithmic if the values are positive and span more than a factor of ten.
+
+    A logarithmic axis gets its ticks here, because plotly would label only few of them.
+    """
     low, high = min(values), max(values)
     if low <= 0 or high <= 10 * low:
         return {"type": "linear"}
@@ -240,10 +254,10 @@ def _short(number: float) -> str:
 
 
 def _unit(longest: float) -> tuple[int, str]:
-    """In what times are plotted."""
+    """Return the unit for plotted times: its seconds, and its name after the axis title."""
     return (1, ", seconds") if longest < 180 else (60, ", minutes") if longest < 10_800 else (3600, ", hours")
 
 
 def _text(text: str) -> str:
-    """As plotly shows it as it is: to it, ``<b>`` and ``<a href>`` are markup, and a ``$`` begins a formula."""
+    """Escape a text for plotly, which reads ``<b>`` and ``<a href>`` as markup and ``$`` as the start of a formula."""
     return escape(clean(text), quote=False).replace("$", "&#36;")

@@ -1,4 +1,4 @@
-"""What a score costs, plotted in the terminal."""
+"""A plot of the score against a cost, in the terminal, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from adapterzoo.comparison import NO_COLUMNS, Block, Comparison
+from adapterzoo.comparison.comparison import NO_COLUMNS, Block, Comparison
 from adapterzoo.errors import UserError, did_you_mean
 from adapterzoo.report.canvas import Axis, Entry, Plot, legend
 from adapterzoo.report.columns import COSTS, Column, cell, interval_text, metric_column, value
@@ -19,32 +19,37 @@ from adapterzoo.report.terminal import head
 from adapterzoo.results.row import HIGHER, LOWER, Row
 from adapterzoo.terminal import clean, duration, safe, tell
 
+# Note of a base that is drawn as a line through the plot.
+LINE = "the line"
 DIRECTION = {HIGHER: ", higher is better", LOWER: ", lower is better", None: ""}
-# By how many cells a point may stand aside, nearest first.
-ASIDE = (0, 1, -1, 2, -2, 3, -3)
-# Where the legend is narrower, the intervals are in the plot alone.
-ROOM = 48
+# Columns by which a point may be moved so that it hides no other point, in the order in which they are tried.
+SHIFTS = (0, 1, -1, 2, -2, 3, -3)
+# In a narrower terminal the legend leaves out the intervals.
+MIN_WIDTH_FOR_INTERVALS = 48
 
 Better = Callable[..., Any] | None
+"""``max`` or ``min``, whichever picks the better value; None if no value is better"""
 
 
 @dataclass
 class Point(Entry):
-    """A row's score, with the ends of its interval, at what it costs."""
+    """A row in the plot, at its cost and its score."""
 
     cost: float = 0.0
     score: float = 0.0
     low: float = 0.0
+    """low end of the score's interval"""
     high: float = 0.0
+    """high end of the score's interval"""
 
     def rows(self, plot: Plot) -> tuple[int, int, int]:
-        """Where the interval begins, the score is, and the interval ends."""
+        """Return the rows of the plot at which the interval's low end, the score and the interval's high end are."""
         low, score, high = (round(plot.row(value)) for value in (self.low, self.score, self.high))
         return low, score, high
 
 
 def render(comparison: Comparison, column: str, console: Console) -> None:
-    """Plot the score of each method, with its interval, against what it costs.
+    """Plot the score of each method, with its interval, against a cost.
 
     Raises:
         UserError: there is no such column, or no method has a number in it.
@@ -63,42 +68,43 @@ def render(comparison: Comparison, column: str, console: Console) -> None:
 
 
 def _machines(block: Block, cost: Column) -> str:
-    """Why nothing is better or worse in a cost, where it was seen on different machines."""
-    theirs = cost.name in ("cost", "peak_memory_bytes") or "second" in cost.name
-    return "; ".join(block.costs_differ) if theirs else ""
+    """Return what differs between the machines of a block, if the cost depends on the machine; empty otherwise."""
+    of_machine = cost.name in ("cost", "peak_memory_bytes") or "second" in cost.name
+    return "; ".join(block.costs_differ) if of_machine else ""
 
 
 def _cost(comparison: Comparison, name: str) -> Column:
-    """The column of that name.
+    """Return the column of the cost to plot.
 
     Raises:
         UserError: there is no such column, or no method has a number in it.
     """
     known = {*comparison.metrics, *Row.__dataclass_fields__} - NO_COLUMNS
-    found = {one: _column(one, comparison.metrics) for one in known}
+    columns = {column: _column(column, comparison.metrics) for column in known}
     scored = [row for row in comparison.rows if row.method and _score(row) is not None]
-    usable = [one for one in known if any(_number(row, found[one]) is not None for row in scored)]
-    usable = [one for one in usable if one not in {row.rank_metric for row in scored}]
+    usable = [column for column in known if any(_number(row, columns[column]) is not None for row in scored)]
+    usable = [column for column in usable if column not in {row.rank_metric for row in scored}]
     if name not in known:
         raise UserError.at(f"--pareto {name}", "there is no such column.", did_you_mean(name, usable))
     if name not in usable:
-        there = f"Choose from: {', '.join(sorted(usable))}." if usable else ""
-        hint = "Give --price too." if name == "cost" and usable else there
-        raise UserError.at(f"--pareto {name}", "no method has a number there beside its score.", hint)
-    return found[name]
+        hint = f"Choose from: {', '.join(sorted(usable))}." if usable else ""
+        hint = "Give --price too." if name == "cost" and usable else hint
+        raise UserError.at(f"--pareto {name}", "no method has both a score and a number in this column.", hint)
+    return columns[name]
 
 
 def _column(name: str, metrics: Sequence[str]) -> Column:
     if name in metrics:
         return metric_column(name)
     other = Column(name.replace("_", " "), name, duration if name.endswith("_seconds") else lambda n: f"{n:.3g}")
-    return next((one for one in COSTS if one.name == name), other)
+    return next((column for column in COSTS if column.name == name), other)
 
 
 def _number(row: Row, column: Column) -> float | None:
-    found = value(row, column)
-    usable = isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
-    return float(found) if usable else None
+    """Return the value of a row in a column; None if it is no finite number."""
+    number = value(row, column)
+    usable = isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
+    return float(number) if usable else None
 
 
 def _score(row: Row) -> float | None:
@@ -106,86 +112,100 @@ def _score(row: Row) -> float | None:
 
 
 def _points(block: Block, cost: Column) -> list[Point]:
-    """Of the methods that have a score and a cost, and beside them of the untouched base, whose cost is none."""
-    found: list[Point] = []
+    """Return the points of the methods that have a score and a cost, and of the untouched base, which costs nothing.
+
+    Without a method there are no points.
+    """
+    points: list[Point] = []
     for row in block.rows:
         score, costs = _score(row), _number(row, cost) if row.method else 0.0
         if score is not None and costs is not None:
             low, high = row.intervals.get(row.rank_metric or "", (score, score))
-            said = "a seed failed" if row.status == "failed" else ""
-            found.append(Point(row, len(found), said, costs, score, low, high))
-    return found if any(one.row.method for one in found) else []
+            note = "a seed failed" if row.status == "failed" else ""
+            points.append(Point(row, len(points), note, costs, score, low, high))
+    return points if any(point.row.method for point in points) else []
 
 
 def _plot_points(
     comparison: Comparison, points: Sequence[Point], cost: Column, console: Console, *, ranked: bool
 ) -> None:
     score = metric_column(points[0].row.rank_metric or "")
-    methods = [one for one in points if one.row.method]
-    bases = [one for one in points if not one.row.method]
+    methods = [point for point in points if point.row.method]
+    bases = [point for point in points if not point.row.method]
     better, cheaper = comparison.better(score.name), comparison.better(cost.name)
-    if cost.show is duration and max(one.cost for one in methods) < 10:
+    if cost.show is duration and max(point.cost for point in methods) < 10:
         cost = replace(cost, show=lambda seconds: f"{seconds:.2g}s")
     y = Axis.over(_heights(methods, bases), score.show, log=better is LOWER)
-    plot = Plot(Axis.over([one.cost for one in methods], cost.show, log=True), y, console)
-    _put_bases(plot, [one for one in bases if one.said == "the line"])
+    plot = Plot(Axis.over([point.cost for point in methods], cost.show, log=True), y, console)
+    _put_bases(plot, [base for base in bases if base.note == LINE])
     _put_methods(plot, methods, _front(methods, better, cheaper) if ranked else [])
     plot.show(score.title + DIRECTION[better], cost.title + DIRECTION[cheaper])
     columns = [cost, score]
-    if console.width >= ROOM and any(one.row.intervals for one in points):
+    if console.width >= MIN_WIDTH_FOR_INTERVALS and any(point.row.intervals for point in points):
         columns.append(Column("95 %", "interval", interval_text))
-    legend(points, [one.title for one in columns], [[cell(one.row, c) for c in columns] for one in points], console)
+    cells = [[cell(point.row, column) for column in columns] for point in points]
+    legend(points, [column.title for column in columns], cells, console)
 
 
 def _heights(methods: Sequence[Point], bases: Sequence[Point]) -> list[float]:
-    """What the y axis is to hold: the methods with their intervals, and the base where it is not far from them."""
-    ends = [end for one in methods for end in (one.low, one.score, one.high)]
+    """Return the scores that the y axis must include, and note in each base whether it is in the plot.
+
+    Included are the methods with their intervals, and a base that is not far from them.
+    """
+    ends = [end for point in methods for end in (point.low, point.score, point.high)]
     near = (max(ends) - min(ends)) / 2
-    for one in bases:
-        side = "above" if one.score > max(ends) + near else "below" if one.score < min(ends) - near else ""
-        one.said = f"{side} plot" if side else "the line"
-    return [*ends, *(one.score for one in bases if one.said == "the line")]
+    for base in bases:
+        side = "above" if base.score > max(ends) + near else "below" if base.score < min(ends) - near else ""
+        base.note = f"{side} plot" if side else LINE
+    return [*ends, *(base.score for base in bases if base.note == LINE)]
 
 
 def _front(methods: Sequence[Point], better: Better, cheaper: Better) -> list[Point]:
+    """Return the points on the Pareto front, and note in each that it is there."""
     if better is None or cheaper is None:
         return []
-    up, down = (-1 if choose is HIGHER else 1 for choose in (better, cheaper))
-    places = {i: (down * one.cost, up * one.score) for i, one in enumerate(methods)}
-    found = [methods[i] for i in front(places)]
-    for one in found:
-        one.said = ", ".join(filter(None, ("front", one.said)))
-    return found
+    score_sign, cost_sign = (-1 if pick is HIGHER else 1 for pick in (better, cheaper))
+    places = {i: (cost_sign * point.cost, score_sign * point.score) for i, point in enumerate(methods)}
+    on_front = [methods[i] for i in front(places)]
+    for point in on_front:
+        point.note = ", ".join(filter(None, ("front", point.note)))
+    return on_front
 
 
 def _put_bases(plot: Plot, bases: Sequence[Point]) -> None:
-    for one in bases:
-        plot.put([0, plot.columns - 1], [one.rows(plot)[1]] * 2, "┄")
-    for number, one in enumerate(bases):
-        plot.put([plot.columns - 1 - number], [one.rows(plot)[1]], one.letter, one.colour)
+    for base in bases:
+        plot.put([0, plot.columns - 1], [base.rows(plot)[1]] * 2, "┄")
+    for number, base in enumerate(bases):
+        plot.put([plot.columns - 1 - number], [base.rows(plot)[1]], base.letter, base.colour)
 
 
 def _put_methods(plot: Plot, methods: Sequence[Point], front: Sequence[Point]) -> None:
-    """First the front, then the intervals, then the letters; that of the best is put last."""
-    columns = dict(zip(map(id, methods), _aside(plot, methods), strict=True))
-    for one, other in pairwise(front):
-        here, there = columns[id(one)], columns[id(other)]
-        plot.put([here, there, there], [one.rows(plot)[1], one.rows(plot)[1], other.rows(plot)[1]], "·")
-    for one in reversed(methods):
-        low, _, high = one.rows(plot)
-        plot.put([columns[id(one)]] * 2, [low, high], "│", one.colour)
-    for one in reversed(methods):
-        plot.put([columns[id(one)]], [one.rows(plot)[1]], one.letter, one.colour)
+    """Put the front, the intervals and the letters on the plot; the letter of the best method is put last."""
+    columns = dict(zip(map(id, methods), _free_columns(plot, methods), strict=True))
+    for point, following in pairwise(front):
+        column, next_column = columns[id(point)], columns[id(following)]
+        row, next_row = point.rows(plot)[1], following.rows(plot)[1]
+        plot.put([column, next_column, next_column], [row, row, next_row], "·")
+    for point in reversed(methods):
+        low, _, high = point.rows(plot)
+        plot.put([columns[id(point)]] * 2, [low, high], "│", point.colour)
+    for point in reversed(methods):
+        plot.put([columns[id(point)]], [point.rows(plot)[1]], point.letter, point.colour)
 
 
-def _aside(plot: Plot, methods: Sequence[Point]) -> list[int]:
-    """The column of each, beside its own where it would hide another or that one's interval."""
+def _free_columns(plot: Plot, methods: Sequence[Point]) -> list[int]:
+    """Return the column of each point, moved aside where it would hide another point or its interval."""
     taken: list[tuple[int, int, int, int]] = []
-    for one in methods:
-        low, row, high = one.rows(plot)
-        near = [column for by in ASIDE if 0 <= (column := round(plot.column(one.cost)) + by) < plot.columns]
-        free = [c for c in near if not any(c == other and low <= b and a <= high for other, a, _, b in taken)]
-        free += [c for c in near if not any((c, row) == (other, there) for other, _, there, _ in taken)]
-        one.said += "" if free else " (hidden)"
+    for point in methods:
+        low, row, high = point.rows(plot)
+        near = [column for shift in SHIFTS if 0 <= (column := round(plot.column(point.cost)) + shift) < plot.columns]
+        free = [
+            column
+            for column in near
+            if not any(column == other and low <= top and bottom <= high for other, bottom, _, top in taken)
+        ]
+        # Where the intervals overlap in every column, at least the letters must not.
+        free += [c for c in near if not any((c, row) == (other, other_row) for other, _, other_row, _ in taken)]
+        point.note += "" if free else " (hidden)"
         taken.append(((free or near)[0], low, row, high))
     return [column for column, *_ in taken]

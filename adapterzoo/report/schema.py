@@ -1,4 +1,4 @@
-"""The schema of what ``compare --format json`` prints."""
+"""The JSON schema of what ``compare --format json`` prints."""
 
 from __future__ import annotations
 
@@ -6,24 +6,30 @@ from typing import Any
 
 
 def schema() -> dict[str, Any]:
-    """A JSON schema, made of the fields and what they say of themselves."""
-    from adapterzoo.comparison import SCHEMA, Facts
+    """Return the JSON schema, made from the fields of rows and blocks and their docstrings."""
+    from adapterzoo.comparison.comparison import SCHEMA, Facts
     from adapterzoo.results.row import Row
 
     rows, blocks = _fields(Row), _fields(Facts)
     shared = {**rows.pop("$defs", {}), **blocks.pop("$defs", {})}
     properties = {
-        "schema": {"const": SCHEMA, "description": "raised when a field changes its meaning or goes"},
-        "rank_metric": {"type": ["string", "null"], "description": "the metric that differences and ties are of"},
-        "against": {"type": ["string", "null"], "description": "the row that others are compared with; null: the best"},
+        "schema": {
+            "const": SCHEMA,
+            "description": "number that is raised when a field changes its meaning or is removed",
+        },
+        "rank_metric": {"type": ["string", "null"], "description": "metric of the rows' differences and ties"},
+        "against": {
+            "type": ["string", "null"],
+            "description": "label of the row that all others are compared with; null: the best row",
+        },
         "times": {
             "type": "object",
-            "description": "folder -> what the seconds of all processes of its last run were spent on",
+            "description": "folder -> activity -> its seconds in the folder's last run, all processes together",
             "additionalProperties": {"type": "object", "additionalProperties": {"type": "number"}},
         },
         "unfinished": {
             "type": "object",
-            "description": "folder -> label -> seeds that its last run was to do, and that have no result",
+            "description": "folder -> label -> seeds of the folder's last run that have no result",
             "additionalProperties": {
                 "type": "object",
                 "additionalProperties": {"type": "array", "items": {"type": "integer"}},
@@ -31,7 +37,7 @@ def schema() -> dict[str, Any]:
         },
         "rows": {"type": "array", "items": rows},
         "blocks": {"type": "array", "items": blocks},
-        "fingerprints": {"type": "object", "description": "hashes of what the first block was made of"},
+        "fingerprints": {"type": "object", "description": "fingerprints of the first block"},
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -44,11 +50,11 @@ def schema() -> dict[str, Any]:
 
 
 def _fields(kind: type) -> dict[str, Any]:
-    """A dataclass, whose fields are all there."""
+    """Return the schema of a dataclass, in which every field is required."""
     from pydantic import TypeAdapter
 
-    found = TypeAdapter(kind).json_schema()
-    for described in found["properties"].values():
-        described.pop("title", None)
-        described.pop("default", None)
-    return {**found, "required": list(found["properties"]), "additionalProperties": False}
+    schema = TypeAdapter(kind).json_schema()
+    for field in schema["properties"].values():
+        field.pop("title", None)
+        field.pop("default", None)
+    return {**schema, "required": list(schema["properties"]), "additionalProperties": False}

@@ -1,4 +1,4 @@
-"""The same test examples, as every method answered them."""
+"""The answers of all methods to the same test examples, side by side in the terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from adapterzoo.comparison import Block, Comparison
+from adapterzoo.comparison.comparison import Block, Comparison
 from adapterzoo.comparison.evidence import Evidence
 from adapterzoo.comparison.scores import read_lines
 from adapterzoo.errors import UserError
@@ -19,60 +19,63 @@ from adapterzoo.results.row import Row
 from adapterzoo.results.store import PREDICTIONS
 from adapterzoo.terminal import safe, tell
 
-# How many lines of a text a terminal shows, and which part of its width labels may have.
-LINES = 6
-LABELS = 0.3
+# Lines of a text that are shown in a terminal.
+MAX_LINES = 6
+# Share of a terminal's width that labels may take.
+MAX_LABEL_SHARE = 0.3
 REFERENCE = "reference"
 
-Line = Mapping[str, Any]
-"""of ``predictions.jsonl``"""
-Answers = Mapping[int, Line]
-"""by the example's index"""
+Record = Mapping[str, Any]
+"""what the run wrote about one test example, in ``predictions.jsonl``"""
+Answers = Mapping[int, Record]
+"""index of a test example -> its record"""
 
 
 def render(comparison: Comparison, n: int, console: Console) -> None:
-    """Print the first test examples, each with its reference and what every row's first seed answered.
+    """Print the first ``n`` test examples, each with its reference and the answer of every row's first seed.
 
-    In a terminal, what is long is cut; where the output is piped, nothing is.
+    Long texts are cut in a terminal, but not if the output is piped.
 
     Raises:
         UserError: no row has kept an answer.
     """
-    blocks = [(block, [(one.row, _answers(one)) for one in block.evidence]) for block in comparison.blocks]
+    blocks = [
+        (block, [(evidence.row, _answers(evidence)) for evidence in block.evidence]) for block in comparison.blocks
+    ]
     if not any(answers for _, rows in blocks for _, answers in rows):
-        raise UserError.at("--examples", "no row has kept an answer.", f"A cell keeps them in its {PREDICTIONS}.")
+        raise UserError.at("--examples", "no row has kept an answer.", f"A cell keeps its answers in {PREDICTIONS}.")
     for block, rows in blocks:
         _print_block(block, rows, n, console)
 
 
 def _answers(evidence: Evidence) -> Answers:
-    """Of the first seed that has any."""
+    """Return the answers of the first seed that has any."""
     for result, folder in zip(evidence.results, evidence.folders, strict=True):
-        lines = read_lines(folder / PREDICTIONS) if result.ok else []
-        if found := {line["index"]: line for line in lines if line.get("prediction") is not None}:
-            return found
+        records = read_lines(folder / PREDICTIONS) if result.ok else []
+        if answers := {record["index"]: record for record in records if record.get("prediction") is not None}:
+            return answers
     return {}
 
 
 def _print_block(block: Block, rows: Sequence[tuple[Row, Answers]], n: int, console: Console) -> None:
     head(block, console)
-    known = {index: line for _, answers in reversed(rows) for index, line in answers.items()}
+    known = {index: record for _, answers in reversed(rows) for index, record in answers.items()}
     shown = {index: known[index] for index in sorted(known)[:n]}
     answered = [(row, answers) for row, answers in rows if answers]
     if answered:
         tell(console, _heading(answered, len(shown), len(known)), "dim")
-        page = _Page(console, [row.label for row, _ in answered], list(shown))
+        page = _Printer(console, [row.label for row, _ in answered], list(shown))
         for index, example in shown.items():
             page.example(index, example, [(row, answers.get(index)) for row, answers in answered])
-    without = [f"{row.label} (failed)" if row.status == "failed" else row.label for row, found in rows if not found]
+    without = [f"{row.label} (failed)" if row.status == "failed" else row.label for row, kept in rows if not kept]
     if without:
         tell(console, f"no answers kept: {', '.join(without)}")
 
 
-def _heading(answered: Sequence[tuple[Row, Answers]], shown: int, there: int) -> str:
+def _heading(answered: Sequence[tuple[Row, Answers]], shown: int, total: int) -> str:
     metric = answered[0][0].rank_metric or ""
-    scores = [line.get(metric) for _, answers in answered for line in islice(answers.values(), 1)]
-    text = f"{shown} of {there} test examples"
+    scores = [record.get(metric) for _, answers in answered for record in islice(answers.values(), 1)]
+    text = f"{shown} of {total} test examples"
     if any(len(row.seeds) > 1 for row, _ in answered):
         text += ", the first seed's answers"
     if any(isinstance(score, bool) for score in scores):
@@ -80,25 +83,25 @@ def _heading(answered: Sequence[tuple[Row, Answers]], shown: int, there: int) ->
     return f"{text}; with {metric_column(metric).title}" if any(score is not None for score in scores) else text
 
 
-class _Page:
-    """What stands where: the examples' numbers, right of them labels, marks and texts."""
+class _Printer:
+    """Prints examples in aligned columns: the example's number, then labels, marks and texts."""
 
     def __init__(self, console: Console, labels: Sequence[str], indices: Sequence[int]) -> None:
         self.console, self.cut = console, console.is_terminal
         self.number = max(len(str(index)) for index in indices) + 2
         self.label = max(_label(label).cell_len for label in (*labels, REFERENCE))
         if self.cut:
-            self.label = min(self.label, max(len(REFERENCE), int(console.width * LABELS)))
+            self.label = min(self.label, max(len(REFERENCE), int(console.width * MAX_LABEL_SHARE)))
 
-    def example(self, index: int, example: Line, answers: Sequence[tuple[Row, Line | None]]) -> None:
-        """Print one, and what each row answered."""
+    def example(self, index: int, example: Record, answers: Sequence[tuple[Row, Record | None]]) -> None:
+        """Print an example, and what each row answered."""
         self._print(Text(str(index).ljust(self.number), "bold"), example.get("prompt"), "dim")
-        marks = [_mark(line, row.rank_metric) for row, line in answers]
+        marks = [_mark(record, row.rank_metric) for row, record in answers]
         width = max(mark.cell_len for mark in marks)
         self._answer(safe(REFERENCE, "dim"), Text(" " * width), example.get("reference"))
-        for (row, line), mark in zip(answers, marks, strict=True):
+        for (row, record), mark in zip(answers, marks, strict=True):
             mark.align("right", width)
-            self._answer(_label(row.label), mark, line["prediction"] if line else None)
+            self._answer(_label(row.label), mark, record["prediction"] if record else None)
         self.console.print()
 
     def _answer(self, label: Text, mark: Text, text: object) -> None:
@@ -106,30 +109,30 @@ class _Page:
         self._print(Text.assemble(" " * self.number, label, "  ", mark, " "), text)
 
     def _print(self, before: Text, text: object, style: str = "") -> None:
-        """A text, its further lines below its first."""
+        """Print a text, its further lines indented so that they are below its first."""
         for line in self._lines(text, style, self.console.width - before.cell_len):
             self.console.print(Text.assemble(before, line), soft_wrap=True)
             before = Text(" " * before.cell_len)
 
     def _lines(self, text: object, style: str, width: int) -> list[Text]:
-        """A text's own lines, cleaned; in a terminal none wider than it is, and not too many."""
+        """Return a text's cleaned lines; for a terminal, wrapped and without the middle of a long text."""
         whole, width = "-" if text is None else str(text), max(width, 10)
-        if self.cut and len(whole) > 2 * LINES * width:
-            whole = f"{whole[: LINES * width]}\n…\n{whole[-LINES * width :]}"
+        if self.cut and len(whole) > 2 * MAX_LINES * width:
+            whole = f"{whole[: MAX_LINES * width]}\n…\n{whole[-MAX_LINES * width :]}"
         lines = [safe(line.expandtabs(4).rstrip(), style) for line in whole.splitlines()] or [safe("(empty)", "dim")]
         if not self.cut:
             return lines
         lines = [part for line in lines for part in line.wrap(self.console, width)]
-        return lines if len(lines) <= LINES else [*lines[: LINES - 2], Text("…", style), lines[-1]]
+        return lines if len(lines) <= MAX_LINES else [*lines[: MAX_LINES - 2], Text("…", style), lines[-1]]
 
 
 def _label(text: str) -> Text:
     return safe(text.expandtabs(1))
 
 
-def _mark(line: Line | None, metric: str | None) -> Text:
-    """Whether an answer is right, or how good it is; nothing where that is not known."""
-    score = line.get(metric) if line and metric else None
+def _mark(record: Record | None, metric: str | None) -> Text:
+    """Return a sign for a right or wrong answer, or the answer's score; empty if neither is known."""
+    score = record.get(metric) if record and metric else None
     if isinstance(score, bool):
         return Text("✓", "bold green") if score else Text("✗", "red")
     if not isinstance(score, int | float):

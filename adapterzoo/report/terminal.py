@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from adapterzoo.comparison import Block, Comparison
+from adapterzoo.comparison.comparison import Block, Comparison
 from adapterzoo.report import notes
 from adapterzoo.report.columns import BEST, TIED, Column, cell, columns, mark, marked
 from adapterzoo.terminal import clean, safe, tell
 
-# For a label in any terminal; a longer one is broken where columns need the space.
-ROOM = 24
+# Characters that a label always has; a longer label is broken into lines if the columns need the space.
+LABEL_WIDTH = 24
 
 
 def render(comparison: Comparison, console: Console) -> None:
-    """Print the table, as many columns as fit, and below it what the cells have no room for."""
+    """Print the table with as many columns as fit, and the notes below it."""
     shown = columns(comparison)
     width = console.width
     dropped: list[Column] = []
@@ -26,32 +26,32 @@ def render(comparison: Comparison, console: Console) -> None:
         dropped = [column for column in shown if column.wide]
         shown = [column for column in shown if not column.wide]
     while _measure(comparison, shown, console) > width and any(column.drop for column in shown):
-        first = max(shown, key=lambda column: column.drop)
-        dropped.append(first)
-        shown = [column for column in shown if column is not first]
+        least_needed = max(shown, key=lambda column: column.drop)
+        dropped.append(least_needed)
+        shown = [column for column in shown if column is not least_needed]
     for block in comparison.blocks:
         head(block, console)
         console.print(_table(comparison, [block], shown))
-    for told in notes.rows(comparison):
-        console.print(safe(told.text, "red" if told.failure else ""), soft_wrap=True)
-    for line in notes.verdicts(comparison):
-        console.print(safe(line))
-    said = [*notes.legend(comparison)]
-    said += [column.explanation for column in shown if column.explanation]
+    for note in notes.row_notes(comparison):
+        console.print(safe(note.text, "red" if note.failure else ""), soft_wrap=True)
+    for verdict in notes.verdicts(comparison):
+        console.print(safe(verdict))
+    explanations = [*notes.legend(comparison)]
+    explanations += [column.explanation for column in shown if column.explanation]
     if dropped:
-        said.append(f"left out for width: {', '.join(column.title for column in dropped)}")
-    console.print(safe("; ".join(said), "dim"))
+        explanations.append(f"left out for width: {', '.join(column.title for column in dropped)}")
+    console.print(safe("; ".join(explanations), "dim"))
 
 
 def head(block: Block, console: Console) -> None:
-    """Print why a block stands apart, above whatever is shown of it."""
+    """Print why a block's rows are not in the first table, if they are not."""
     if block.differs:
         console.print()
-        tell(console, notes.apart(block), "bold")
+        tell(console, notes.why_apart(block), "bold")
 
 
 def plain(comparison: Comparison) -> str:
-    """The table as text of any width, without colour."""
+    """Return the table as text, 200 characters wide and without colour."""
     stream = io.StringIO()
     render(comparison, Console(file=stream, width=200, highlight=False, no_color=True))
     return stream.getvalue()
@@ -60,9 +60,9 @@ def plain(comparison: Comparison) -> str:
 def _table(comparison: Comparison, blocks: Sequence[Block], shown: Sequence[Column]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     longest = max((len(clean(row.label)) for block in blocks for row in block.rows), default=0)
-    table.add_column("method", overflow="fold", min_width=min(ROOM, longest))
+    table.add_column("method", overflow="fold", min_width=min(LABEL_WIDTH, longest))
     for column in shown:
-        # Room for the mark in every cell of a column that has one, so that the digits stay below each other.
+        # If one cell of a column has a mark, all cells have room for one, so that the digits stay aligned.
         room = " " * len(BEST) if marked(comparison, column) else ""
         table.add_column(safe(column.title + room), justify="right", no_wrap=True)
     for block in blocks:
@@ -78,6 +78,7 @@ def _table(comparison: Comparison, blocks: Sequence[Block], shown: Sequence[Colu
 
 
 def _measure(comparison: Comparison, shown: Sequence[Column], console: Console) -> int:
+    """Return the width of a table with these columns."""
     table = _table(comparison, comparison.blocks, shown)
-    table.columns[0].max_width = ROOM
+    table.columns[0].max_width = LABEL_WIDTH
     return console.measure(table, options=console.options.update(width=1000)).maximum

@@ -12,7 +12,7 @@ from adapterzoo.report import notes
 from adapterzoo.report.columns import BEST, cell, columns, mark
 from adapterzoo.terminal import clean, escape_markdown
 
-# Of a row, what a spreadsheet has a use for; metrics stand behind the seeds.
+# Fields of a row that are of use in a spreadsheet; the columns of metrics are between the two lists.
 FIELDS = ("label", "method", "status", "error", "block", "quantization", "learning_rate", "seeds")
 MORE_FIELDS = (
     "difference", "p_value", "tied", "trainable_params", "total_params", "adapter_bytes", "train_seconds",
@@ -21,12 +21,12 @@ MORE_FIELDS = (
 
 
 def markdown(comparison: Comparison) -> str:
-    """A table for a pull request; the best of a column is bold, and what is tied with it has its sign."""
+    """Return a markdown table; the best value of a column is bold, and values that are tied with it have a ``=``."""
     shown = columns(comparison)
     lines = []
     for block in comparison.blocks:
         if block.differs:
-            lines += ["", escape_markdown(notes.apart(block)), ""]
+            lines += ["", escape_markdown(notes.why_apart(block)), ""]
         lines += [
             "| method | " + " | ".join(escape_markdown(column.title) for column in shown) + " |",
             "| --- |" + " ---: |" * len(shown),
@@ -38,20 +38,21 @@ def markdown(comparison: Comparison) -> str:
                 sign = mark(comparison, block, row, column)
                 cells.append(f"**{text}**" if sign == BEST else f"{text}{sign}")
             lines.append(f"| {escape_markdown(row.label)} | " + " | ".join(cells) + " |")
-    # In bold, a label begins no list and no heading.
-    lines += [f"\n**{escape_markdown(one.label).strip()}**{escape_markdown(one.rest)}" for one in notes.rows(comparison)]
-    lines += [f"\n{escape_markdown(line)}." for line in notes.verdicts(comparison)]
-    explained = [column.explanation for column in shown if column.explanation]
-    lines.append(f"\n{escape_markdown('; '.join([*notes.legend(comparison, best='bold:'), *explained]))}.")
+    # Labels are bold, because a label such as "# a" would begin a heading or a list.
+    for note in notes.row_notes(comparison):
+        lines.append(f"\n**{escape_markdown(note.label).strip()}**{escape_markdown(note.rest)}")
+    lines += [f"\n{escape_markdown(verdict)}." for verdict in notes.verdicts(comparison)]
+    explanations = [column.explanation for column in shown if column.explanation]
+    lines.append(f"\n{escape_markdown('; '.join([*notes.legend(comparison, best='bold:'), *explanations]))}.")
     return "\n".join(lines).strip("\n") + "\n"
 
 
 def csv_text(comparison: Comparison) -> str:
-    """Full precision, one line a row; metrics and the ends of their intervals are columns of their own."""
+    """Return one line for each row, with all digits; each metric and each end of its interval is a column."""
     metrics = [name for metric in comparison.metrics for name in (metric, f"{metric}_low", f"{metric}_high")]
     fields = [*FIELDS, *metrics, *MORE_FIELDS]
     stream = io.StringIO()
-    # Texts in quotes: a spreadsheet that separates at semicolons finds none in them.
+    # Texts are in quotes, because some spreadsheets would split them at semicolons.
     writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow([_inert_formula(name) for name in fields])
     for row in comparison.rows:
@@ -65,7 +66,7 @@ def csv_text(comparison: Comparison) -> str:
 
 
 def json_text(comparison: Comparison) -> str:
-    """Everything, for programs; docs/comparison.schema.json says what is where."""
+    """Return the whole comparison as JSON; docs/comparison.schema.json describes it."""
     return json.dumps(comparison.records(), indent=1) + "\n"
 
 
@@ -73,6 +74,6 @@ FORMATS: dict[str, Callable[[Comparison], str]] = {"markdown": markdown, "csv": 
 
 
 def _inert_formula(value: object) -> object:
-    """A spreadsheet takes a cell that begins like this for a formula."""
+    """Return a value that no spreadsheet takes for a formula: texts that look like one begin with a quote."""
     text = clean(value) if isinstance(value, str) else value
     return f"'{text}" if isinstance(text, str) and text.startswith(("=", "+", "-", "@", "\t")) else text

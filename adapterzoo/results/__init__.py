@@ -1,1 +1,1 @@
-"""What a run leaves on disk, and how it is read back."""
+"""Write the results of a run to disk, and read them back."""

@@ -1,4 +1,4 @@
-"""What must not differ between the rows of one table: the recipe without its methods and seeds."""
+"""Describe the part of a recipe that all rows of one table must share: everything but its methods and seeds."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# These may grow from one run of a recipe to the next, or change no result.
-GROWING = ("methods", "seeds", "name", "jobs", "threads")
+# Keys of a recipe that may change from one run into a folder to the next, because they change no row's result.
+CHANGEABLE = ("methods", "seeds", "name", "jobs", "threads")
 
 
 def recipe_identity(resolved: Mapping[str, Any], data_hash: str, weights: str | None) -> dict[str, Any]:
-    """Return what all rows of a folder must share: the recipe but for its methods, with data and model by content.
+    """Return what all rows of a folder must share: the recipe without methods and seeds, with hashes of its files.
 
     Args:
         resolved: the recipe with every default.
-        data_hash: of the rows as they are split.
-        weights: digest of the base model's weights, where it is known.
+        data_hash: hash of the rows of all splits.
+        weights: hash of the base model's weights; None if it is not known.
     """
     data = {name: value for name, value in resolved["data"].items() if name not in ("source", "split")}
     evaluate = dict(resolved.get("evaluate", {}))
     for section, key in ((data, "chat_template"), (evaluate, "general_text")):
         if Path(section.get(key, "")).is_file():
             section[key] = hashlib.sha256(Path(section[key]).read_bytes()).hexdigest()
-    identity = {name: value for name, value in resolved.items() if name not in GROWING}
+    identity = {name: value for name, value in resolved.items() if name not in CHANGEABLE}
     identity["evaluate"] = evaluate
     if identity.pop("tune", None):
-        # Settings are chosen with the first seed.
+        # The first seed is part of the identity, because tuning uses it.
         identity["tune"] = {**resolved["tune"], "seed": resolved["seeds"][0]}
     identity["model"] = {**identity.get("model", {}), "weights": weights}
     identity["data"] = {**data, "rows": data_hash}
-    # Each method's learning rate is kept with its cell.
+    # Leave the learning rate out, because each cell keeps its own.
     identity["train"] = {name: value for name, value in identity["train"].items() if name != "learning_rate"}
     return identity
 
@@ -43,7 +43,7 @@ def identity_hash(identity: Mapping[str, Any]) -> str:
 
 
 def differences(before: Any, after: Any, path: str = "") -> list[str]:
-    """Return what differs between two identities, a line for each key."""
+    """Return one line for each key in which two identities differ."""
     if isinstance(before, dict) and isinstance(after, dict):
         keys = [*before, *(key for key in after if key not in before)]
         return [

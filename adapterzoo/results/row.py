@@ -54,8 +54,7 @@ class Row:
     intervals: dict[str, Interval]
     """metric -> low and high end of its 95 % interval, over seeds and test examples; of one seed over examples alone"""
     unproven: list[str]
-    """a sentence for each cell whose files of answers are missing, damaged or changed, with the metrics that have no
-    interval because of it"""
+    """a sentence for each cell whose files do not show all its scores: which metrics have no interval, and why"""
     damaged: list[str]
     """adapter files that are not what the run wrote"""
     examples: int | None

@@ -1,6 +1,6 @@
-"""The output folder of a recipe: one folder a cell, whole or not there.
+"""Write and read the output folder of a recipe, which has one folder for each cell.
 
-``result.json`` is written last and in one go, so a cell that has one is finished. No torch in here.
+``result.json`` is written last and in one go, so a cell that has one is finished. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Store:
         self._lock = FileLock(folder / LOCK, timeout=0)
 
     def check(self, identity: Mapping[str, Any]) -> None:
-        """Make sure that the folder is free for a recipe, or holds results of this recipe.
+        """Raise an error unless the folder is empty or missing, or holds results of the same recipe.
 
         Args:
-            identity: what :func:`recipe_identity` gives for the recipe.
+            identity: the recipe's identity, from :func:`recipe_identity`.
 
         Raises:
-            UserError: it holds results of a recipe that differs in more than its methods and seeds, or other files.
+            UserError: it holds other files, or results of a recipe that differs in more than its methods and seeds.
         """
         note = self.folder / NOTE
         try:
@@ -56,10 +56,10 @@ class Store:
                     f"holds the results of another recipe ({changes}).",
                     "Give --out another folder, or remove that one.",
                 )
-            ours = (LOCK, temporary_path(note).name)  # left by a run that was killed at once
+            ours = (LOCK, temporary_path(note).name)  # a run that was killed at once may have left these files
             if before is None and self.folder.exists() and any(p.name not in ours for p in self.folder.iterdir()):
-                what = "is there already and is no output folder of adapterzoo."
-                raise UserError.at(str(self.folder), what, "Give --out another.")
+                what = "is not empty and is not an output folder of adapterzoo."
+                raise UserError.at(str(self.folder), what, "Give --out another folder.")
         except OSError as error:
             raise self._unusable(error) from None
         except (ValueError, KeyError, TypeError):
@@ -68,15 +68,15 @@ class Store:
     def begin(
         self, resolved: Mapping[str, Any], identity: Mapping[str, Any], cells: Sequence[tuple[str, int]] = ()
     ) -> None:
-        """Take the folder for a recipe, and keep other runs out until :meth:`release`.
+        """Create the folder for a recipe, and lock it for other runs until :meth:`release`.
 
         Args:
             resolved: the recipe with every default.
-            identity: what :meth:`check` was given.
-            cells: label and seed of every cell of the run: so it is known later which ones are missing.
+            identity: the recipe's identity, as given to :meth:`check`.
+            cells: label and seed of every cell of the run, so that the missing ones are known later.
 
         Raises:
-            UserError: it cannot be written, or another run is writing there.
+            UserError: the folder cannot be written, or another run is writing into it.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -97,34 +97,34 @@ class Store:
             raise self._unusable(error) from None
 
     def release(self) -> None:
-        """Let other runs in again."""
+        """Unlock the folder for other runs."""
         self._lock.release()
 
     def _unusable(self, error: OSError) -> UserError:
         return UserError.at(f"--out {self.folder}", f"cannot be written: {error.strerror}.", "Give another folder.")
 
     def weights(self) -> str | None:
-        """Which weights of the model its results were made on; None where that is not known."""
+        """Return the hash of the base model's weights in this folder's runs; None if it is not known."""
         try:
-            known: str | None = self._note()["identity"]["model"]["weights"]
+            weights: str | None = self._note()["identity"]["model"]["weights"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return known
+        return weights
 
     def threads(self) -> int | None:
-        """Return the number of threads that its cells have, chosen once for all of them; None before that."""
+        """Return the number of threads of each cell in this folder; None if it was not chosen yet."""
         try:
-            known = self._note()["threads"]
+            number = self._note()["threads"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return known if isinstance(known, int) and known > 0 else None
+        return number if isinstance(number, int) and number > 0 else None
 
     def keep_threads(self, number: int) -> None:
-        """Keep the number of threads for the cells of later runs: another one rounds otherwise."""
+        """Keep the number of threads for later runs, because sums are rounded differently with another number."""
         write_atomically(self.folder / NOTE, json.dumps({**self._note(), "threads": number}, indent=1))
 
     def keep_times(self, times: Mapping[str, float]) -> None:
-        """Keep where the time of this run went, in seconds."""
+        """Keep the seconds of each activity of this run."""
         write_atomically(self.folder / NOTE, json.dumps({**self._note(), TIMES: dict(times)}, indent=1))
 
     def _note(self) -> dict[str, Any]:
@@ -140,17 +140,17 @@ class Store:
         return self.folder / label / f"seed-{seed}"
 
     def of(self, label: str) -> list[Result]:
-        """Return the results of a label, of all seeds that are there."""
+        """Return the results of all seeds of a label."""
         return [read_result(path) for path in sorted((self.folder / label).glob(f"seed-*/{RESULT}"))]
 
     def clear(self, label: str, seed: int, settings: Mapping[str, Any]) -> Path:
-        """Empty the folder of a cell of older results.
+        """Remove older results from the folder of a cell; return the folder.
 
         Args:
-            label: of the cell.
-            seed: of the cell.
-            settings: all that its training depends on beside the recipe. Checkpoints of the same settings are kept:
-                training goes on from them.
+            label: label of the cell.
+            seed: seed of the cell.
+            settings: everything that its training depends on beside the recipe. Checkpoints with the same settings
+                are kept, because training resumes from them.
         """
         folder = self.cell(label, seed)
         for name in (RESULT, PREDICTIONS, GENERAL, TRACEBACK):
@@ -171,7 +171,13 @@ class Store:
         *,
         keep_checkpoints: bool = False,
     ) -> Result:
-        """Write a cell: its predictions and what became of general text, then, in one go, its result.
+        """Write a cell's predictions and records of the general text, and then, in one go, its result.
+
+        Args:
+            result: the result.
+            predictions: one record for each test example.
+            general: one record for each paragraph of the general text.
+            keep_checkpoints: whether to keep the cell's checkpoints.
 
         Returns:
             The result as it was written, with the digests of its records.
@@ -192,33 +198,34 @@ class Store:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Return the size of the weights in an adapter's folder."""
+    """Return the size of the weights in an adapter's folder, in bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
 
 
 def adapter_files(folder: Path) -> dict[str, str]:
-    """Return the digest of each file in an adapter's folder, by its path there."""
+    """Return path -> digest for the files in an adapter's folder."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
 
 
 def changed_files(cell: Path, result: Result) -> list[str]:
-    """Return the files of a cell's adapter that are not what the run wrote: changed, or gone.
+    """Return the adapter files of a cell that are not what the run wrote: changed or missing.
 
-    An adapter that was removed as a whole, to save room for instance, is not among them.
+    If the whole adapter was removed, perhaps to save space, no file is returned.
 
     Args:
         cell: the cell's folder.
-        result: which says what was written.
+        result: the cell's result, with the digests of the files.
     """
     folder = cell / ADAPTER
     if not folder.is_dir():
         return []
     try:
-        there = file_digests(folder / name for name in result.adapter_files if (folder / name).is_file())
-    except OSError:  # what cannot be read is compared as if it were not there
-        there = {}
-    return [f"{ADAPTER}/{name}" for name, digest in result.adapter_files.items() if there.get(folder / name) != digest]
+        digests = file_digests(folder / name for name in result.adapter_files if (folder / name).is_file())
+    except OSError:  # files that cannot be read count as missing
+        digests = {}
+    written = result.adapter_files.items()
+    return [f"{ADAPTER}/{name}" for name, digest in written if digests.get(folder / name) != digest]
 
 
 def _yaml(data: Mapping[str, Any]) -> str:

@@ -1,1 +1,1 @@
-"""Trains and measures the cells of a recipe, side by side in processes of their own."""
+"""Train and measure the cells of a recipe, several at a time, each in its own process."""

@@ -1,4 +1,4 @@
-"""One cell's work on a lent base: an adapter is put on, trained and measured."""
+"""The work of one cell on a borrowed base model: wrap it with an adapter, train the adapter, measure the model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from adapterzoo.machine.memory import free_memory
 from adapterzoo.methods.contract import Context, Method, checked_wrap
 from adapterzoo.methods.registry import registry
-from adapterzoo.metrics.registry import lower_is_better_by
+from adapterzoo.metrics.registry import lower_is_better
 from adapterzoo.prepare.plan import BaseCell, Cell, MethodCell
 from adapterzoo.results.result import Tuning
 from adapterzoo.running.tuning import Score, tune
@@ -30,34 +30,34 @@ if TYPE_CHECKING:
     from adapterzoo.training.trainer import Trained
 
 
-TRIED_ROWS = 4  # the longest ones among them: enough to see whether rows can be joined
-PROBE_STEPS = 2  # of which the last one is timed: the first does what is done once
+TRIED_ROWS = 4  # number of rows, the longest ones among them, on which joining rows is tried
+PROBE_STEPS = 2  # only the last step is timed, because the first one also does work that is done once
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """A base with an adapter on it."""
+    """A base model that a cell's method has wrapped with an adapter."""
 
     method: Method[Any]
     options: Any
     context: Context
     model: nn.Module
     trainable: int
-    """how many parameters were trained"""
+    """number of parameters that are trained"""
     added: int
-    """how many parameters it has more than the base"""
+    """number of parameters that the wrapped model has more than the base model"""
     prefix: SharedPrefix | None
-    """what makes batches of rows that begin alike; None where every row is to be padded"""
+    """joins rows that begin with the same tokens into one sequence; None if rows are padded"""
 
 
 def adapt(prepared: Prepared, cell: MethodCell, model: nn.Module, watch: Watch) -> Adapted:
-    """Put a cell's method on a model."""
+    """Wrap a base model with the adapter of a cell's method."""
     from transformers import set_seed
 
     method, context = registry()[cell.method], prepared.context(cell)
     options = method.options(**cell.options)
     before = sum(parameter.numel() for parameter in model.parameters())
-    # Right before wrapping: whatever ran before, the adapter begins with the same numbers.
+    # Set the seed right before wrapping: the adapter then begins with the same numbers, whatever ran before.
     set_seed(cell.seed)
     wrapped = checked_wrap(method, model, options, context)
     parameters = list(wrapped.parameters())
@@ -70,13 +70,13 @@ def adapt(prepared: Prepared, cell: MethodCell, model: nn.Module, watch: Watch) 
 def shared_prefix(
     prepared: Prepared, cell: Cell, model: nn.Module, watch: Watch, *, token_wise: bool = True
 ) -> SharedPrefix | None:
-    """Return what makes batches of a cell's rows where they begin alike, and say why not where it would pay.
+    """Return what joins a cell's rows that begin with the same tokens; None if the rows have to be padded.
 
     Args:
         prepared: the run.
-        cell: that the model is of.
-        model: with its adapter, if it has one.
-        watch: is told.
+        cell: the cell that the model belongs to.
+        model: the model, with its adapter if it has one.
+        watch: is told the reason for None where a shared prefix would have saved time.
         token_wise: whether the method treats each token by itself.
     """
     import torch
@@ -96,20 +96,22 @@ def shared_prefix(
     if reason is None:
         return prefix
     if prefix.joining_is_cheaper(rows):
-        watch.say(f"{cell.label}: rows are padded, and their common prefix computed for each of them: {reason}")
+        watch.say(f"{cell.label}: rows are padded, and their common prefix is computed for each row: {reason}")
     return None
 
 
 def _tried_rows(prepared: Prepared) -> list[Tokens]:
-    """Return a batch of training rows, with the longest ones of training and test."""
+    """Return a batch of training rows, among them the longest training row and the longest test row."""
     encoded = prepared.encoded
     rows = [example.tokens for example in encoded.train[: prepared.recipe.train.batch_size]]
-    longest = [max((e.tokens for e in part), key=lambda row: len(row[0])) for part in (encoded.train, encoded.test)]
+    longest = [
+        max((example.tokens for example in part), key=lambda row: len(row[0])) for part in (encoded.train, encoded.test)
+    ]
     return [*longest, *rows[: max(1, len(rows) - len(longest))]]
 
 
 def _longest(prepared: Prepared) -> int:
-    """Return how many tokens a prompt with its answer comes to at most."""
+    """Return the largest number of tokens that a prompt and its answer can have together."""
     encoded, wanted = prepared.encoded, prepared.recipe.evaluate.max_new_tokens
     examples = [*encoded.train, *encoded.validation, *encoded.test]
     answer = max(len(example.completion) for example in examples)
@@ -121,7 +123,11 @@ def train(prepared: Prepared, cell: MethodCell, adapted: Adapted, folder: Path, 
     """Train an adapter in place.
 
     Args:
-        folder: for checkpoints.
+        prepared: the run.
+        cell: the cell that the adapter belongs to.
+        adapted: the wrapped model.
+        folder: folder for checkpoints.
+        watch: is told the progress.
     """
     from adapterzoo.tokens.shared_prefix import reason_not_to_train_joined
     from adapterzoo.training.trainer import train_adapter
@@ -130,7 +136,7 @@ def train(prepared: Prepared, cell: MethodCell, adapted: Adapted, folder: Path, 
     prefix = adapted.prefix
     if prefix is not None and (reason := reason_not_to_train_joined(adapted.model, prepared.recipe.train.arguments)):
         watch.say(
-            f"{cell.label}: in training, rows are padded, and their common prefix computed for each of them: {reason}"
+            f"{cell.label}: in training, rows are padded, and their common prefix is computed for each row: {reason}"
         )
         prefix = None
     watch.phase("training")
@@ -153,50 +159,54 @@ def step_seconds(prepared: Prepared, cell: MethodCell, adapted: Adapted) -> floa
     """Train PROBE_STEPS steps; return how many seconds a step with the mean number of tokens takes."""
     steps: list[tuple[float, int]] = []
 
-    class Times(Watch):
-        def step(self, step: int, steps_in_all: int, loss: float, tokens: int) -> None:
+    class StepTimes(Watch):
+        def step(self, step: int, total_steps: int, loss: float, tokens: int) -> None:
             steps.append((time.perf_counter(), tokens))
 
-    few: dict[str, Any] = {"steps": PROBE_STEPS, "epochs": None, "save_steps": 0, "eval_steps": 0, "loggers": []}
-    settings = prepared.recipe.train.model_copy(update=few)
+    changes: dict[str, Any] = {"steps": PROBE_STEPS, "epochs": None, "save_steps": 0, "eval_steps": 0, "loggers": []}
+    settings = prepared.recipe.train.model_copy(update=changes)
     short = replace(prepared, recipe=prepared.recipe.model_copy(update={"train": settings}), steps=PROBE_STEPS)
     with tempfile.TemporaryDirectory() as folder:
-        train(short, cell, adapted, Path(folder), Times())
-    (begun, before), (ended, after) = steps[-2:]
+        train(short, cell, adapted, Path(folder), StepTimes())
+    (begun, tokens_before), (ended, tokens_after) = steps[-2:]
     encoded, rows = prepared.encoded, settings.batch_size * settings.gradient_accumulation
-    mean = rows * sum(len(example.learned) for example in encoded.train) / len(encoded.training_rows)
-    return (ended - begun) * mean / (after - before)
+    mean_tokens = rows * sum(len(example.learned) for example in encoded.train) / len(encoded.training_rows)
+    return (ended - begun) * mean_tokens / (tokens_after - tokens_before)
 
 
-def tuned(prepared: Prepared, cell: MethodCell, base: Base, folder: Path, watch: Watch) -> Tuning:
-    """Return what a cell's ranges came to, setting by setting, on the validation rows; see :mod:`.tuning`.
+def tune_cell(prepared: Prepared, cell: MethodCell, base: Base, folder: Path, watch: Watch) -> Tuning:
+    """Try settings from a cell's ranges on the validation rows; return all trials and the best one: :mod:`.tuning`.
 
     Args:
-        folder: of the cell's label.
+        prepared: the run.
+        cell: the cell with its ranges.
+        base: the base model that each trial borrows.
+        folder: folder of the cell's label.
+        watch: is told the progress of each trial.
     """
-    # With the recipe's first seed, for all of them, whichever are asked for today.
+    # Tune with the recipe's first seed, whichever seeds are run today, because all seeds get the same settings.
     first = replace(cell, seed=prepared.recipe.seeds[0])
     checkpoints = folder / "trial"
 
-    def attempt(other: MethodCell, number: int) -> Score:
-        values = {"learning_rate": other.learning_rate, **other.options}
+    def run_trial(trial: MethodCell, number: int) -> Score:
+        values = {"learning_rate": trial.learning_rate, **trial.options}
         settings = ", ".join(f"{name} {values[name]}" for name in cell.ranges)
         watch.phase(f"trial {number + 1}: {settings}")
         shutil.rmtree(checkpoints, ignore_errors=True)
         try:
             with base.borrow() as model:
-                adapted = adapt(prepared, other, model, watch)
-                train(prepared, other, adapted, checkpoints, watch)
-                return _validated(prepared, adapted)
+                adapted = adapt(prepared, trial, model, watch)
+                train(prepared, trial, adapted, checkpoints, watch)
+                return _validation_score(prepared, adapted)
         finally:
             shutil.rmtree(checkpoints, ignore_errors=True)
             free_memory()
 
-    return tune(first, folder, lower_is_better_by(prepared.recipe.evaluate.metrics[0]), attempt)
+    return tune(first, folder, lower_is_better(prepared.recipe.evaluate.metrics[0]), run_trial)
 
 
-def _validated(prepared: Prepared, adapted: Adapted) -> Score:
-    """What a model comes to on the validation rows, by the metric that decides."""
+def _validation_score(prepared: Prepared, adapted: Adapted) -> Score:
+    """Return a model's score on the validation rows, by the first metric of the recipe."""
     from adapterzoo.evaluation.evaluate import evaluate
 
     first = prepared.recipe.evaluate.metrics[0]
@@ -207,10 +217,12 @@ def _validated(prepared: Prepared, adapted: Adapted) -> Score:
 
 
 def measure(prepared: Prepared, cell: Cell, model: nn.Module, prefix: SharedPrefix | None) -> Evaluation:
-    """Measure a model on the test split, as the cell's row is."""
+    """Measure a cell's model on the test split."""
     from adapterzoo.evaluation.evaluate import evaluate
 
     prompts = prepared.shots if isinstance(cell, BaseCell) and cell.shots else None
-    # With examples in front only the last answer can be compared with what the other rows are measured on.
-    likely = prompts is None or prepared.recipe.data.loss_on == "completion"
-    return evaluate(model, prepared.encoded, prepared.recipe.evaluate, prompts, likely=likely, prefix=prefix)
+    # With examples in the prompt, only the loss of the last answer is comparable with the losses of other rows.
+    comparable = prompts is None or prepared.recipe.data.loss_on == "completion"
+    return evaluate(
+        model, prepared.encoded, prepared.recipe.evaluate, prompts, with_likelihoods=comparable, prefix=prefix
+    )

@@ -1,7 +1,8 @@
-"""What a run will take: two steps of each method and a part of its measuring are timed, side by side as they will run.
+"""Predict the time and memory of a run: time two training steps of each method and a part of its measuring.
 
-Two things are not known beforehand: how long a trained model's answers are, and which rows will be in a batch. An
-untrained adapter answers as the base does, and a step is taken to be as long as its mean number of tokens makes it.
+The cells are timed side by side, as they will run. Two things cannot be known before training: how long a trained
+model's answers are, and which rows will be in a batch. So the answers are taken to be as long as the base model's, and
+a step to have the mean number of tokens.
 """
 
 from __future__ import annotations
@@ -15,99 +16,104 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo.evaluation.forgetting import General
 from adapterzoo.machine.memory import PeakMemory
-from adapterzoo.machine.processes import apart, cores
+from adapterzoo.machine.processes import cores, in_processes
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.prepare.prepared import Prepared, quiet_libraries
 from adapterzoo.running import parallel
 from adapterzoo.running.cell import adapt, measure, shared_prefix, step_seconds
-from adapterzoo.running.parallel import Parallel
+from adapterzoo.running.parallel import Concurrency
 from adapterzoo.running.watch import Watch
 from adapterzoo.running.worker import reason
 
 if TYPE_CHECKING:
     from adapterzoo.model.base import Base
 
-MEASURED_BATCHES = 2  # of test rows
-GENERAL_SHARE = 8  # every eighth paragraph of the general text is measured
+MEASURED_BATCHES = 2  # number of batches of test rows that are measured
+GENERAL_STRIDE = 8  # every eighth paragraph of the general text is measured
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What one cell will take."""
+    """The time and memory that one cell is expected to need."""
 
     seconds: float
     peak_bytes: int
-    """that its process will have in memory; on a GPU, of the GPU's"""
+    """highest memory use of the cell's process; on a GPU, of the GPU's memory"""
     own_bytes: int
-    """of these, what it does not share with the process that holds the base"""
+    """part of ``peak_bytes`` that is not shared with the process that holds the base model"""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run will take."""
+    """The time and memory that a run is expected to need."""
 
     cells: dict[str, Expected | str]
-    """by label; in place of a cell that failed, why"""
-    how: Parallel
+    """label -> what the cell needs, or why it failed"""
+    concurrency: Concurrency
     seconds: float
-    """of the whole run, cells that failed left out"""
+    """time of the whole run, without the cells that failed"""
     peak_bytes: int
-    """of all processes together, at most"""
+    """highest memory use of all processes together"""
 
 
 def forecast(prepared: Prepared, preparing: float, say: Callable[[str], None]) -> Forecast:
-    """Return what a run will take.
+    """Return the time and memory that a run is expected to need.
+
+    Where processes can be forked, torch must have used only one thread in this process so far.
 
     Args:
-        prepared: the run; where processes can be forked, in a process whose torch has computed with one thread only.
-        preparing: the seconds that preparing it took.
+        prepared: the run.
+        preparing: seconds that preparing the run took.
         say: is told how many cells will run at a time.
 
     Raises:
-        UserError: a base cannot be loaded.
+        UserError: a base model cannot be loaded.
     """
     import psutil
 
     from adapterzoo.model import base
 
-    clock, found, tasks = Stopwatch(), dict[str, Expected | str](), list[float]()
-    how: Parallel | None = None
+    clock, expected, tasks = Stopwatch(), dict[str, Expected | str](), list[float]()
+    concurrency: Concurrency | None = None
     model, location, length = prepared.recipe.model, prepared.location, prepared.recipe.data.max_length
     for quantization in dict.fromkeys(cell.quantization for cell in prepared.cells):
         cells = list({cell.label: cell for cell in prepared.cells if cell.quantization == quantization}.values())
         with quiet_libraries():
             with clock("loading"):
                 loaded = base.load(model, location, quantization, length, prepared.vocabulary)
-            if how is None:
+            if concurrency is None:
                 with clock("probing"):
-                    how = _how(prepared, cells, loaded, say)
+                    concurrency = _choose_concurrency(prepared, cells, loaded, say)
             if prepared.general is not None:
-                (seconds,) = apart([partial(_general_of_base, prepared.general, loaded)], 1, how.threads)
+                work = partial(_base_general_seconds, prepared.general, loaded)
+                (seconds,) = in_processes([work], 1, concurrency.threads)
                 tasks.append(seconds if isinstance(seconds, float) else 0.0)
             works = [partial(_expect, prepared, cell, loaded) for cell in cells]
-            answers = apart(works, how.jobs, how.threads)
+            answers = in_processes(works, concurrency.jobs, concurrency.threads)
         for cell, answer in zip(cells, answers, strict=True):
-            found[cell.label] = reason(answer) if isinstance(answer, Exception) else answer
+            expected[cell.label] = reason(answer) if isinstance(answer, Exception) else answer
         shared = psutil.Process().memory_info().rss
         del loaded
-    assert how is not None  # there are cells
-    tasks += _cell_seconds(prepared.cells, found)
-    whole = preparing + sum(clock.seconds.values()) + makespan(tasks, how.jobs)
-    largest = sorted((one.own_bytes for one in found.values() if isinstance(one, Expected)), reverse=True)
-    return Forecast(found, how, whole, shared + sum(largest[: how.jobs]))
+    assert concurrency is not None  # a run has at least one cell
+    tasks += _cell_seconds(prepared.cells, expected)
+    seconds = preparing + sum(clock.seconds.values()) + makespan(tasks, concurrency.jobs)
+    largest = sorted((cell.own_bytes for cell in expected.values() if isinstance(cell, Expected)), reverse=True)
+    return Forecast(expected, concurrency, seconds, shared + sum(largest[: concurrency.jobs]))
 
 
 def makespan(seconds: Sequence[float], jobs: int) -> float:
-    """Return how long tasks take, each begun in its turn as soon as one of the jobs is free."""
-    free = [0.0] * jobs
-    for one in seconds:
-        heapq.heapreplace(free, free[0] + one)
-    return max(free)
+    """Return how long tasks take if each starts, in the given order, as soon as one of the jobs is free."""
+    free_at = [0.0] * jobs
+    for task_seconds in seconds:
+        heapq.heapreplace(free_at, free_at[0] + task_seconds)
+    return max(free_at)
 
 
-def _how(prepared: Prepared, cells: Sequence[Cell], loaded: Base, say: Callable[[str], None]) -> Parallel:
-    """Return how many cells will run at a time, and with how many threads, as a run chooses it."""
+def _choose_concurrency(
+    prepared: Prepared, cells: Sequence[Cell], loaded: Base, say: Callable[[str], None]
+) -> Concurrency:
+    """Return how many cells will run at a time and with how many threads, chosen as a run chooses it."""
     recipe = prepared.recipe
     jobs = recipe.jobs if recipe.jobs else 1
     threads = parallel.known_threads(recipe.threads, recipe.jobs or "auto", None)
@@ -116,20 +122,20 @@ def _how(prepared: Prepared, cells: Sequence[Cell], loaded: Base, say: Callable[
     return parallel.for_threads(threads or cores(), jobs, len(prepared.cells))
 
 
-def _cell_seconds(cells: Sequence[Cell], found: Mapping[str, Expected | str]) -> Iterator[float]:
-    """Yield the seconds of each cell; the first one of a label that is tuned has all its trials."""
+def _cell_seconds(cells: Sequence[Cell], expected: Mapping[str, Expected | str]) -> Iterator[float]:
+    """Yield the seconds of each cell that did not fail; a label's first cell also runs the trials of tuning."""
     tuned = set[str]()
     for cell in cells:
-        expected = found[cell.label]
-        if isinstance(expected, str):
+        needs = expected[cell.label]
+        if isinstance(needs, str):
             continue
         trials = cell.trials if isinstance(cell, MethodCell) and cell.label not in tuned else 0
         tuned.add(cell.label)
-        yield expected.seconds * (1 + trials)
+        yield needs.seconds * (1 + trials)
 
 
 def _expect(prepared: Prepared, cell: Cell, loaded: Base) -> Expected:
-    """Return what a cell will take, by two steps and a part of its measuring."""
+    """Return what a cell will need, estimated from two training steps and a part of its measuring."""
     import psutil
 
     before, clock = psutil.Process().memory_info().rss, Stopwatch()
@@ -141,21 +147,21 @@ def _expect(prepared: Prepared, cell: Cell, loaded: Base) -> Expected:
             model, prefix = adapted.model, adapted.prefix
         else:
             prefix = shared_prefix(prepared, cell, model, Watch())
-        some = _some_test_rows(prepared)
+        sample = _sample_test_rows(prepared)
         begun = time.perf_counter()
-        answer_seconds = measure(some, cell, model, prefix).answer_seconds or 0.0
+        answer_seconds = measure(sample, cell, model, prefix).answer_seconds or 0.0
         seconds = time.perf_counter() - begun
-        # The answers of the first batch are always generated whole, however many rows there are.
-        whole = answer_seconds * min(prepared.recipe.evaluate.batch_size, len(some.encoded.test))
-        share = len(prepared.encoded.test) / len(some.encoded.test)
-        clock.add("measuring", whole + (seconds - whole) * share)
+        # Do not scale the first batch: its answers are generated from the first token in a run of any size.
+        first_batch = answer_seconds * min(prepared.recipe.evaluate.batch_size, len(sample.encoded.test))
+        scale = len(prepared.encoded.test) / len(sample.encoded.test)
+        clock.add("measuring", first_batch + (seconds - first_batch) * scale)
         if isinstance(cell, MethodCell) and prepared.general is not None:
             clock.add("general text", _general_seconds(prepared.general, model))
     return Expected(sum(clock.seconds.values()), peak.bytes, max(peak.bytes - before, 0))
 
 
-def _some_test_rows(prepared: Prepared) -> Prepared:
-    """Return a run whose test rows are some of them, of all lengths."""
+def _sample_test_rows(prepared: Prepared) -> Prepared:
+    """Return the run with MEASURED_BATCHES batches of its test rows, short and long ones among them."""
     encoded = prepared.encoded
     order = sorted(range(len(encoded.test)), key=lambda i: len(encoded.test[i].learned))
     wanted = MEASURED_BATCHES * prepared.recipe.evaluate.batch_size
@@ -164,15 +170,15 @@ def _some_test_rows(prepared: Prepared) -> Prepared:
     return replace(prepared, encoded=replace(encoded, test=[encoded.test[i] for i in chosen]), shots=shots)
 
 
-def _general_of_base(general: General, loaded: Base) -> float:
-    """Return the seconds that the general text takes with the untouched base."""
+def _base_general_seconds(general: General, loaded: Base) -> float:
+    """Return the seconds that measuring the general text takes with the untouched base model."""
     with loaded.borrow() as model:
         return _general_seconds(general, model)
 
 
 def _general_seconds(general: General, model: Any) -> float:
-    """Return the seconds that the general text takes, by some of its paragraphs, of all lengths."""
-    rows = sorted(general.rows, key=lambda row: len(row[0]))[::GENERAL_SHARE]
+    """Return the seconds that measuring the general text takes, estimated from a share of its paragraphs."""
+    rows = sorted(general.rows, key=lambda row: len(row[0]))[::GENERAL_STRIDE]
     begun = time.perf_counter()
     General(rows, general.pad_id, general.batch_size).measure(model)
     seconds = time.perf_counter() - begun

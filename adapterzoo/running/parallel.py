@@ -14,15 +14,15 @@ from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.running.cell import adapt, step_seconds
 from adapterzoo.running.watch import Watch
 
-# Below as many training steps in all, a probe costs more than it saves.
+# With fewer training steps in all cells together, a probe costs more time than it saves.
 MIN_STEPS_TO_PROBE = 200
-# Leave the rest of the free memory unused, because other methods may need more than the one that was probed.
+# Use this share of the free memory, because other methods may need more than the one that was probed.
 SHARE_OF_MEMORY = 0.7
 
 
 @dataclass(frozen=True)
-class Parallel:
-    """So many cells at a time, each with so many threads."""
+class Concurrency:
+    """The number of cells that run at the same time, and the number of threads of each cell."""
 
     jobs: int
     threads: int
@@ -32,12 +32,12 @@ class Parallel:
 
 
 def known_threads(wanted: Any, jobs: Any, kept: int | None) -> int | None:
-    """Return how many threads a cell gets where that can be said without a probe, else None.
+    """Return how many threads each cell gets, or None if only a probe can tell.
 
     Args:
         wanted: the recipe's ``threads``.
         jobs: the recipe's ``jobs``.
-        kept: what the cells had that are there already.
+        kept: number of threads that earlier cells in the output folder had; None if there are none.
     """
     if wanted != "auto":
         return int(wanted)
@@ -52,67 +52,71 @@ def known_threads(wanted: Any, jobs: Any, kept: int | None) -> int | None:
 
 def probe(
     prepared: Prepared, cells: Sequence[Cell], base: Any, jobs: Any, total: int, say: Callable[[str], None]
-) -> Parallel:
+) -> Concurrency:
     """Return the number of jobs and threads that finish the most cells an hour, timed on two steps of the first method.
 
     Args:
-        cells: that are to be done on the base.
-        base: a model that was loaded.
-        jobs: the recipe's.
-        total: how many cells are to be done on any base.
-        say: is told what came of it.
+        prepared: the run.
+        cells: the cells that are still to be done on this base model.
+        base: the loaded base model.
+        jobs: the recipe's ``jobs``.
+        total: number of cells that are still to be done on any base model.
+        say: is told the result of the probe.
     """
     cell = next((cell for cell in cells if isinstance(cell, MethodCell)), None)
     if cell is None or prepared.steps * total < MIN_STEPS_TO_PROBE:
         return for_threads(1, jobs, total)
-    tried: list[tuple[float, Parallel]] = []
+    tried: list[tuple[float, Concurrency]] = []
     threads, memory, room = cores(), 0, available() * SHARE_OF_MEMORY
     while threads >= 1:
-        way = for_threads(threads, jobs, total)
-        if jobs == "auto" and memory * way.jobs > room:
-            way = Parallel(max(1, int(room // memory)), threads)
-        rate, memory = _try(prepared, cell, base, way)
-        tried.append((rate, way))
-        if rate < max(rate for rate, _ in tried):  # more, smaller shares only get slower from here on
+        concurrency = for_threads(threads, jobs, total)
+        if jobs == "auto" and memory * concurrency.jobs > room:
+            concurrency = Concurrency(max(1, int(room // memory)), threads)
+        rate, memory = _trainings_per_hour(prepared, cell, base, concurrency)
+        tried.append((rate, concurrency))
+        if rate < max(rate for rate, _ in tried):  # fewer threads for each cell would be slower still
             break
         threads //= 2
     if not any(rate for rate, _ in tried):
-        say(f"one thread each: no probe of '{cell.label}' came to its end")
+        say(f"each cell gets one thread, because every probe of '{cell.label}' failed")
         return for_threads(1, jobs, total)
-    best = max(tried, key=lambda one: one[0])[1]
-    found = ", ".join(f"{way}: {rate:.0f}" for rate, way in tried)
-    say(f"{best} at a time (a probe of '{cell.label}', trainings an hour: {found})")
+    best = max(tried, key=lambda trial: trial[0])[1]
+    rates = ", ".join(f"{concurrency}: {rate:.0f}" for rate, concurrency in tried)
+    say(f"{best} at a time (a probe of '{cell.label}', trainings an hour: {rates})")
     return best
 
 
-def for_threads(threads: int, jobs: Any, cells: int) -> Parallel:
-    """Return as many jobs as keep every core busy, or the recipe's number of them.
+def for_threads(threads: int, jobs: Any, cells: int) -> Concurrency:
+    """Return as many jobs as keep every core busy, or as many as the recipe sets.
 
     Args:
-        threads: of each cell.
-        jobs: the recipe's.
-        cells: that are to be done.
+        threads: number of threads of each cell.
+        jobs: the recipe's ``jobs``.
+        cells: number of cells that are still to be done.
     """
     wanted = cores() // threads if jobs == "auto" else int(jobs)
-    return Parallel(max(1, min(cells, wanted)), threads)
+    return Concurrency(max(1, min(cells, wanted)), threads)
 
 
-def _try(prepared: Prepared, cell: MethodCell, base: Any, way: Parallel) -> tuple[float, int]:
-    """Return how many trainings of a cell end in an hour, 0 where none does; and the bytes that each has of its own."""
-    begun = [Process(lambda send: _steps(prepared, cell, base, send), way.threads) for _ in range(way.jobs)]
-    running = list(begun)
+def _trainings_per_hour(prepared: Prepared, cell: MethodCell, base: Any, concurrency: Concurrency) -> tuple[float, int]:
+    """Return how many trainings of a cell end in an hour, and the bytes each adds; 0 and 0 if a process failed."""
+    started = [
+        Process(lambda send: _train_steps(prepared, cell, base, send), concurrency.threads)
+        for _ in range(concurrency.jobs)
+    ]
+    running = list(started)
     while running:
         wait_for_any(running)
         running = [process for process in running if process.alive]
-    answers = [answer for process in begun for answer in process.messages()]
-    if len(answers) < len(begun):
+    answers = [answer for process in started for answer in process.messages()]
+    if len(answers) < len(started):
         return 0.0, 0
     seconds = max(seconds for seconds, _ in answers) * prepared.steps
-    return 3600 / seconds * way.jobs, max(memory for _, memory in answers)
+    return 3600 / seconds * concurrency.jobs, max(memory for _, memory in answers)
 
 
-def _steps(prepared: Prepared, cell: MethodCell, base: Any, send: Send) -> None:
-    """Train some steps; send how many seconds one takes, and the bytes that were added to its parent's."""
+def _train_steps(prepared: Prepared, cell: MethodCell, base: Any, send: Send) -> None:
+    """Train some steps; send the seconds that one step takes, and the bytes that training adds to the process."""
     import psutil
 
     before = psutil.Process().memory_info().rss

@@ -1,4 +1,4 @@
-"""What a run tells while it goes: bars at a terminal, plain lines in a pipe. All of it on stderr."""
+"""Show the progress of a run on stderr: bars in a terminal, plain lines in a pipe."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ from rich.text import Text
 from adapterzoo.results.result import Result
 from adapterzoo.terminal import clean, count, duration, safe, size, stderr
 
-# Seconds between two lines about the same training, in a pipe.
-PLAIN_EVERY = 15.0
-LIVE_EVERY = 0.25  # seconds between two drawings of the same lines
+PLAIN_SECONDS = 15.0  # time between two lines about the same training in a pipe
+LIVE_SECONDS = 0.25  # time between two updates of the live display
 
 
 @dataclass
-class Work:
+class RunningCell:
     """A cell that is being done."""
 
     name: str
-    """its label, and its seed where that is not 0"""
+    """label of the cell, followed by its seed if that is not 0"""
     number: int
-    """among the cells of the run, in the order in which they begin"""
+    """number of the cell in the order in which the run's cells start"""
     begun: float = field(default_factory=time.monotonic)
     phase: str = ""
     phase_begun: float = field(default_factory=time.monotonic)
@@ -38,86 +37,89 @@ class Work:
 
     @property
     def seconds_left(self) -> float | None:
-        """Of its training, at its own pace; None while it does not train."""
+        """Return the seconds until its training ends, at its pace so far; None while it is not training."""
         if not self.step:
             return None
         return (time.monotonic() - self.phase_begun) / self.step * (self.steps - self.step)
 
 
 class Reporter:
-    """Told what a run does. Says nothing itself, but keeps the figures for those that do."""
+    """Keeps the figures of a run's progress and shows nothing; subclasses show them."""
 
     def __init__(self) -> None:
         self.cells = 0
         self.jobs = 1
-        self._begun = 0
-        self._at_work: dict[tuple[str, int], Work] = {}
+        self._started = 0
+        """number of cells that have started"""
+        self._running: dict[tuple[str, int], RunningCell] = {}
+        """label and seed -> cell"""
         self._spent: list[float] = []
-        """seconds that each cell with a method took"""
+        """seconds that each finished cell with a method took"""
 
     def say(self, message: str) -> None:
-        """Something worth knowing, apart from progress."""
+        """Show a message that is not about progress."""
 
     def begin(self, cells: int, folder: Path) -> None:
-        """A run of so many cells begins, into a folder."""
+        """Note that a run of this many cells begins, with its results in a folder."""
         self.cells = cells
 
     def loading(self, quantization: str) -> None:
-        """A base is being loaded."""
+        """Note that the base model is being loaded with a quantization."""
 
     def start(self, label: str, seed: int) -> None:
-        """A cell begins."""
-        self._begun += 1
-        self._at_work[label, seed] = Work(label if not seed else f"{label} (seed {seed})", self._begun)
+        """Note that a cell starts."""
+        self._started += 1
+        self._running[label, seed] = RunningCell(label if not seed else f"{label} (seed {seed})", self._started)
 
     def phase(self, label: str, seed: int, name: str) -> None:
-        """A cell does something else now."""
-        work = self._at_work[label, seed]
-        work.phase, work.phase_begun, work.step = name, time.monotonic(), 0
+        """Note that a cell begins its next phase, training or measuring for instance."""
+        cell = self._running[label, seed]
+        cell.phase, cell.phase_begun, cell.step = name, time.monotonic(), 0
 
     def step(self, label: str, seed: int, step: int, steps: int, loss: float, tokens: int) -> None:
-        """A training step of a cell is done; ``tokens`` have been seen so far."""
-        work = self._at_work[label, seed]
-        work.step, work.steps, work.loss, work.tokens = step, steps, loss, tokens
+        """Note that a training step of a cell is done; ``tokens`` is the number of tokens seen so far."""
+        cell = self._running[label, seed]
+        cell.step, cell.steps, cell.loss, cell.tokens = step, steps, loss, tokens
 
     def finish(self, result: Result, kept: bool = False) -> None:
-        """A cell ended; ``kept`` says that its result was there already."""
-        work = self._at_work.pop((result.label, result.seed))
+        """Note that a cell has ended; ``kept`` means that an earlier run did it."""
+        cell = self._running.pop((result.label, result.seed))
         if not kept and result.method is not None:
-            self._spent.append(time.monotonic() - work.begun)
+            self._spent.append(time.monotonic() - cell.begun)
 
     def end(self) -> None:
-        """All cells are done."""
+        """Note that all cells are done."""
 
-    def _progress(self, work: Work) -> str:
-        if not work.step:
-            return work.phase
-        seconds = time.monotonic() - work.phase_begun
-        speed = count(work.tokens / seconds) if seconds > 0 else "-"
-        left = duration(self._left())
-        return f"step {work.step}/{work.steps}  loss {work.loss:.3f}  {speed} tok/s  {left} left"
+    def _progress(self, cell: RunningCell) -> str:
+        if not cell.step:
+            return cell.phase
+        seconds = time.monotonic() - cell.phase_begun
+        speed = count(cell.tokens / seconds) if seconds > 0 else "-"
+        left = duration(self._seconds_left())
+        return f"step {cell.step}/{cell.steps}  loss {cell.loss:.3f}  {speed} tok/s  {left} left"
 
-    def _left(self) -> float:
-        """Seconds to the end of the run: trainings at their pace, the cells to come at the mean of those done."""
+    def _seconds_left(self) -> float:
+        """Return the seconds to the end of the run, if cells that have not started take as long as the mean cell."""
         paces = [
-            (time.monotonic() - work.phase_begun) / work.step * work.steps
-            for work in self._at_work.values()
-            if work.step
+            (time.monotonic() - cell.phase_begun) / cell.step * cell.steps
+            for cell in self._running.values()
+            if cell.step
         ]
         known = self._spent or paces
         mean = sum(known) / len(known)
-        here = [mean if work.seconds_left is None else work.seconds_left for work in self._at_work.values()]
-        together = (sum(here) + mean * (self.cells - self._begun)) / self.jobs
-        return max(together, *here)
+        running = [mean if cell.seconds_left is None else cell.seconds_left for cell in self._running.values()]
+        all_jobs = (sum(running) + mean * (self.cells - self._started)) / self.jobs
+        return max(all_jobs, *running)
 
 
 class PlainReporter(Reporter):
-    """One line for each thing that happened, without colour or cursor movements."""
+    """A reporter that prints one line for each event, without colour or cursor movements."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
         self.console = console
         self._shown: dict[tuple[str, int], float] = {}
+        """label and seed -> time of the cell's last line"""
 
     def say(self, message: str) -> None:
         self._line(message)
@@ -131,28 +133,28 @@ class PlainReporter(Reporter):
 
     def phase(self, label: str, seed: int, name: str) -> None:
         super().phase(label, seed, name)
-        self._tell(label, seed)
+        self._show(label, seed)
 
     def step(self, label: str, seed: int, step: int, steps: int, loss: float, tokens: int) -> None:
         super().step(label, seed, step, steps, loss, tokens)
-        if step == steps or time.monotonic() - self._shown[label, seed] >= PLAIN_EVERY:
-            self._tell(label, seed)
+        if step == steps or time.monotonic() - self._shown[label, seed] >= PLAIN_SECONDS:
+            self._show(label, seed)
 
     def finish(self, result: Result, kept: bool = False) -> None:
-        self._line(_finished(self._at_work[result.label, result.seed], self.cells, result, kept))
+        self._line(_finished(self._running[result.label, result.seed], self.cells, result, kept))
         super().finish(result, kept)
 
-    def _tell(self, label: str, seed: int) -> None:
-        work = self._at_work[label, seed]
+    def _show(self, label: str, seed: int) -> None:
+        cell = self._running[label, seed]
         self._shown[label, seed] = time.monotonic()
-        self._line(f"[{work.number}/{self.cells}] {work.name}: {self._progress(work)}")
+        self._line(f"[{cell.number}/{self.cells}] {cell.name}: {self._progress(cell)}")
 
     def _line(self, text: str) -> None:
         self.console.print(Text(clean(text)), soft_wrap=True)
 
 
 class LiveReporter(Reporter):
-    """A live line for each cell at work; a finished cell leaves its line above them."""
+    """A reporter that updates one line for each running cell; the lines of finished cells stay above them."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -166,7 +168,7 @@ class LiveReporter(Reporter):
     def begin(self, cells: int, folder: Path) -> None:
         super().begin(cells, folder)
         self.say(f"{cells} cells, results in {_short(folder)}")
-        # Without a thread that draws: a process that is forked while that one holds a lock would wait for ever.
+        # Do not let rich draw in a thread: a process forked while that thread holds a lock would wait for ever.
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
         self._live.start()
 
@@ -179,11 +181,11 @@ class LiveReporter(Reporter):
 
     def step(self, label: str, seed: int, step: int, steps: int, loss: float, tokens: int) -> None:
         super().step(label, seed, step, steps, loss, tokens)
-        if time.monotonic() - self._drawn >= LIVE_EVERY:
+        if time.monotonic() - self._drawn >= LIVE_SECONDS:
             self._draw()
 
     def finish(self, result: Result, kept: bool = False) -> None:
-        line = _finished(self._at_work[result.label, result.seed], self.cells, result, kept)
+        line = _finished(self._running[result.label, result.seed], self.cells, result, kept)
         super().finish(result, kept)
         self.console.print(safe(line, "" if result.ok else "red"), soft_wrap=True)
         self._draw()
@@ -196,46 +198,46 @@ class LiveReporter(Reporter):
     def _draw(self, *more: Text) -> None:
         self._drawn = time.monotonic()
         if self._live is not None:
-            lines = [*(self._drawing(work) for work in self._at_work.values()), *more]
+            lines = [*(self._cell_line(cell) for cell in self._running.values()), *more]
             self._live.update(Text("\n").join(lines), refresh=True)
 
-    def _drawing(self, work: Work) -> Text:
-        head, text = f"[{work.number}/{self.cells}] {clean(work.name)} ", self._progress(work)
+    def _cell_line(self, cell: RunningCell) -> Text:
+        head, text = f"[{cell.number}/{self.cells}] {clean(cell.name)} ", self._progress(cell)
         room = self.console.width - len(head) - len(text) - 2
         bar = Text()
-        if work.step and room >= 8:
+        if cell.step and room >= 8:
             width = min(room, 24)
-            done = round(width * work.step / work.steps)
+            done = round(width * cell.step / cell.steps)
             bar.append("━" * done, "green").append("━" * (width - done), "bright_black").append(" ")
         line = Text(head, "bold").append_text(bar).append(clean(text), "none")
         line.truncate(self.console.width, overflow="ellipsis")
         return line
 
 
-def _finished(work: Work, cells: int, result: Result, kept: bool) -> str:
-    return f"[{work.number}/{cells}] {outcome(result, work.name, kept)}"
+def _finished(cell: RunningCell, cells: int, result: Result, kept: bool) -> str:
+    return f"[{cell.number}/{cells}] {outcome(result, cell.name, kept)}"
 
 
 def outcome(result: Result, label: str, kept: bool = False) -> str:
-    """A cell in one line, of less than 80 characters unless it failed."""
+    """Return a cell's result in one line, shorter than 80 characters unless the cell failed."""
     if not result.ok:
         return f"{label}: failed: {result.error}"
-    shown = [*result.metrics][:2]  # those that compare answers come first
+    shown = [*result.metrics][:2]  # metrics of answers come first
     parts = [f"{name.removeprefix('test_').replace('_', ' ')} {result.metrics[name]:.3f}" for name in shown]
     if result.method is not None:
         parts += [f"{count(result.trainable_params)} params", f"in {duration(result.train_seconds or 0)}"]
     if result.peak_memory_bytes:
         parts.append(f"peak {size(result.peak_memory_bytes)}")
-    return f"{label}: {', '.join(parts)}" + (" (there already)" if kept else "")
+    return f"{label}: {', '.join(parts)}" + (" (already done)" if kept else "")
 
 
 def _short(folder: Path) -> Path:
-    """Return a folder's path as it is written from here."""
+    """Return a folder's path, relative to the working directory if the folder is inside it."""
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def reporter() -> Reporter:
-    """A live display where both streams are a terminal, plain lines elsewhere or with NO_COLOR set."""
+    """Return a live reporter if stdout and stderr are a terminal without NO_COLOR, else a plain one."""
     console = stderr()
     live = (
         sys.stdout.isatty() and console.is_terminal and not os.environ.get("NO_COLOR") and not console.is_dumb_terminal

@@ -1,4 +1,4 @@
-"""Runs a recipe: every cell trained and measured, each result written as it ends."""
+"""Run a recipe: train and measure every cell, and write each result as soon as the cell ends."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from adapterzoo.recipe.schema import Recipe
 from adapterzoo.results.identity import recipe_identity
 from adapterzoo.results.result import Result
 from adapterzoo.results.store import Store
-from adapterzoo.running.process_queue import InProcesses
+from adapterzoo.running.process_queue import ProcessQueue
 from adapterzoo.running.progress import Reporter
-from adapterzoo.running.schedule import InThisProcess, Schedule
+from adapterzoo.running.schedule import Schedule, SerialSchedule
 from adapterzoo.running.worker import Worker
 from adapterzoo.terminal import duration
 
@@ -29,60 +29,68 @@ def run(
     seeds: Sequence[int] = (),
     reporter: Reporter | None = None,
 ) -> list[Result]:
-    """Train and measure every cell that has no result yet; returns the results of all.
+    """Train and measure every cell that has no result yet; return the results of all cells.
 
-    A cell that fails becomes a result with its reason, and the others go on. ``out`` is an absolute path: a method may
-    change the working directory.
+    If a cell fails, its result holds the reason, and the other cells are still done.
+
+    Args:
+        recipe: the recipe.
+        out: absolute path of the output folder; a relative one would break if a method changes the working directory.
+        methods: labels or names of methods to run; if empty, all methods of the recipe.
+        seeds: seeds to run; if empty, the recipe's.
+        reporter: shows the progress.
 
     Raises:
-        UserError: the recipe, the data, the model or the folder is at fault; nothing was trained.
+        UserError: something is wrong with the recipe, the data, the model or the folder; nothing was trained.
     """
-    # A process that has used several threads cannot be forked into ones that do.
-    fresh = "torch" not in sys.modules or processes.threads() == 1
-    reporter, clock, before = reporter or Reporter(), Stopwatch(), list[int]()
+    # If torch has used several threads in a process, its forks cannot use several threads.
+    forks_may_use_threads = "torch" not in sys.modules or processes.threads() == 1
+    reporter, clock, threads_before = reporter or Reporter(), Stopwatch(), list[int]()
 
-    def one_thread() -> None:
-        before.append(processes.threads())
+    def use_one_thread() -> None:
+        threads_before.append(processes.threads())
         if recipe.jobs != 0 and processes.available():
             processes.set_threads(1)
 
     try:
         with clock("preparing"):
-            prepared = prepare(recipe, methods, seeds, reporter.say, one_thread)
-        return _run(prepared, out, reporter, clock, fresh)
+            prepared = prepare(recipe, methods, seeds, reporter.say, use_one_thread)
+        return _run(prepared, out, reporter, clock, forks_may_use_threads)
     finally:
-        if before:
-            processes.set_threads(before[0])
+        if threads_before:
+            processes.set_threads(threads_before[0])
 
 
-def _run(prepared: Prepared, out: Path, reporter: Reporter, clock: Stopwatch, fresh: bool) -> list[Result]:
-    """Do the cells of a run; ``fresh`` says that this process can be forked into ones of several threads."""
+def _run(
+    prepared: Prepared, out: Path, reporter: Reporter, clock: Stopwatch, forks_may_use_threads: bool
+) -> list[Result]:
+    """Do the cells of a prepared run; return the results of all cells."""
     store = Store(out)
     resolved = prepared.recipe.resolved()
     identity = recipe_identity(resolved, prepared.encoded.fingerprint, prepared.weights)
     store.check(identity)
     with quiet_libraries():
         worker = Worker(prepared, store, identity)
-        runner: Schedule = InThisProcess(worker, reporter, clock)
+        schedule: Schedule = SerialSchedule(worker, reporter, clock)
         if prepared.recipe.jobs != 0 and processes.available():
-            runner = InProcesses(worker, reporter, clock, fresh)
+            schedule = ProcessQueue(worker, reporter, clock, forks_may_use_threads)
         cells = [(cell.label, cell.seed) for cell in prepared.cells]
         store.begin(kept_recipe(prepared.recipe, registry()), identity, cells)
         reporter.begin(len(cells), out)
         try:
-            results = runner.all()
-            if runner.todo:
-                times = runner.times()
+            results = schedule.run()
+            if schedule.todo:
+                times = schedule.times()
                 store.keep_times(times)
-                reporter.say(told(times))
+                reporter.say(times_line(times))
             return results
         finally:
             store.release()
 
 
-def told(times: Mapping[str, float]) -> str:
-    """Return where the time of a run went, in a line."""
-    parts = sorted(times.items(), key=lambda item: -item[1])
-    whole = sum(times.values())
-    shares = ", ".join(f"{name} {seconds / whole:.0%}" for name, seconds in parts if seconds >= whole / 100)
-    return f"time of all processes: {duration(whole)}: {shares}"
+def times_line(times: Mapping[str, float]) -> str:
+    """Return a line with the total time of a run and the share of each activity, the largest first."""
+    activities = sorted(times.items(), key=lambda item: -item[1])
+    total = sum(times.values())
+    shares = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in activities if seconds >= total / 100)
+    return f"time of all processes: {duration(total)}: {shares}"

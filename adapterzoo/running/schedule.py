@@ -1,4 +1,4 @@
-"""What the cells of a run share, and their order; here one after the other in this process."""
+"""Run the cells of a run and keep what they share; the serial schedule in this module runs them one by one."""
 
 from __future__ import annotations
 
@@ -25,32 +25,34 @@ if TYPE_CHECKING:
 
 
 class Schedule:
-    """One run of a recipe into one folder: what cells share, and in which order they are done."""
+    """One run of a recipe into one folder, with what its cells share; subclasses decide the order of the cells."""
 
     def __init__(self, worker: Worker, reporter: Reporter, clock: Stopwatch) -> None:
         self.worker = worker
         self.clock = clock
         self.jobs = 1
         self.prepared = worker.prepared
-        self.recipe = worker.prepared.recipe  # with what the data made of it
+        self.recipe = worker.prepared.recipe  # with the changes that its data required
         self.store = worker.store
         self.reporter = reporter
-        self.kept = self._whole(_finished(self.prepared.cells, self.store))
+        self.kept = self._undamaged(_finished(self.prepared.cells, self.store))
+        """label and seed -> result of an earlier run"""
         self.todo = [cell for cell in self.prepared.cells if (cell.label, cell.seed) not in self.kept]
         self.done: dict[tuple[str, int], Result] = {}
-        self.loaded = False
-        """whether a base was loaded, or tried to be"""
+        """label and seed -> result"""
+        self.load_attempted = False
+        """whether loading a base model was tried before"""
         self.bases: dict[str, Base | Exception] = {}
-        """what is loaded, or why it cannot be, by quantization"""
+        """quantization -> loaded base model, or why it cannot be loaded"""
         self.general: dict[str, list[Likelihood] | AdapterzooError] = {}
-        """how likely the general text is to each base, or why that is not known, by its quantization"""
+        """quantization -> likelihoods of the general text with the base model, or why they are not known"""
         self.tunings: dict[str, Tuning | AdapterzooError] = {
             label: result.tuning for (label, _), result in self.kept.items() if result.tuning
         }
-        """what was chosen, or why nothing was, by label: all seeds of a label have the same"""
+        """label -> the tuning of all its seeds, or why it failed"""
 
-    def all(self) -> list[Result]:
-        """Do what has no result yet; returns the results of all, in the order of the plan."""
+    def run(self) -> list[Result]:
+        """Do the cells that have no result yet; return the results of all cells, in the order of the plan."""
         for cell in self.prepared.cells:
             if (result := self.kept.get((cell.label, cell.seed))) is not None:
                 self.reporter.start(cell.label, cell.seed)
@@ -61,36 +63,42 @@ class Schedule:
         return [self.done[cell.label, cell.seed] for cell in self.prepared.cells]
 
     def do(self) -> None:
-        """Do the cells that are to be done."""
+        """Do the cells in ``todo``."""
         raise NotImplementedError
 
     def times(self) -> dict[str, float]:
-        """Return what the seconds of all processes were spent on; while one prepares, the others wait."""
+        """Return the seconds that all processes together spent on each activity, waiting among them."""
         times = dict(self.clock.seconds)
-        there = times.pop("cells") * self.jobs
+        available = times.pop("cells") * self.jobs
         for cell in self.todo:
             for name, seconds in self.done[cell.label, cell.seed].seconds.items():
                 times[name] = times.get(name, 0.0) + seconds
-        at_work = sum(seconds for name, seconds in times.items() if name != "preparing")
-        times["waiting"] = max(0.0, there - at_work) + times["preparing"] * (self.jobs - 1)
+        busy = sum(seconds for name, seconds in times.items() if name != "preparing")
+        # One process prepares while the others wait.
+        times["waiting"] = max(0.0, available - busy) + times["preparing"] * (self.jobs - 1)
         return {name: round(seconds, 2) for name, seconds in times.items()}
 
-    def _whole(self, finished: dict[tuple[str, int], Result]) -> dict[tuple[str, int], Result]:
-        """Return the results whose adapters are what was written; the other cells are trained again."""
+    def _undamaged(self, finished: dict[tuple[str, int], Result]) -> dict[tuple[str, int], Result]:
+        """Return the results whose adapter files are what the run wrote; the other cells are trained again."""
         kept = {}
         for (label, seed), result in finished.items():
             if changed := changed_files(self.store.cell(label, seed), result):
-                self.reporter.say(f"{label}, seed {seed}: {changed[0]} is not what was written: trained again")
+                what = f"{changed[0]} is not what the run wrote, so it is trained again"
+                self.reporter.say(f"{label}, seed {seed}: {what}")
             else:
                 kept[label, seed] = result
         return kept
 
     def _load(self, quantization: str) -> Base | Exception:
-        """Return a base; where others were used before, what keeps it from loading is the failure of its own cells."""
+        """Load the base model with a quantization; return it, or the exception that only its own cells will report.
+
+        Raises:
+            Exception: it cannot be loaded, and it is the first base model of the run.
+        """
         from adapterzoo.model import base
 
         self.reporter.loading(quantization)
-        first, self.loaded = not self.loaded, True
+        first, self.load_attempted = not self.load_attempted, True
         try:
             with self.clock("loading"):
                 self.bases[quantization] = base.load(
@@ -107,7 +115,7 @@ class Schedule:
         return self.bases[quantization]
 
     def _measure_general(self, base: Base) -> list[Likelihood]:
-        """Return how likely each paragraph of the general text is to a base."""
+        """Return the likelihood of each paragraph of the general text with an untouched base model."""
         assert self.prepared.general is not None
         with base.borrow() as model:
             return self.prepared.general.measure(model)
@@ -117,8 +125,8 @@ class Schedule:
         self.reporter.finish(result, kept)
 
 
-class InThisProcess(Schedule):
-    """Cell after cell in this process, each base loaded once."""
+class SerialSchedule(Schedule):
+    """A schedule that runs the cells one after the other in this process and loads each base model once."""
 
     def do(self) -> None:
         """Do the cells one after the other."""
@@ -130,13 +138,13 @@ class InThisProcess(Schedule):
         for cell in self.todo:
             base = self.bases.get(cell.quantization)
             if base is None:
-                self.bases = {name: held for name, held in self.bases.items() if isinstance(held, Exception)}
+                self.bases = {name: error for name, error in self.bases.items() if isinstance(error, Exception)}
                 gc.collect()
                 base = self._load(cell.quantization)
             self.reporter.start(cell.label, cell.seed)
-            self._finish(self._one(cell, base))
+            self._finish(self._do_cell(cell, base))
 
-    def _one(self, cell: Cell, base: Base | Exception) -> Result:
+    def _do_cell(self, cell: Cell, base: Base | Exception) -> Result:
         try:
             if isinstance(base, Exception):
                 raise base
@@ -150,47 +158,47 @@ class InThisProcess(Schedule):
 
 
 class CellWatch(Watch):
-    """Passes on how a cell goes to the run's reporter, and what was chosen for its label to its other seeds."""
+    """A watch that passes a cell's progress on to the run's reporter, and its tuning to the label's other seeds."""
 
-    def __init__(self, runner: Schedule, cell: Cell) -> None:
-        self._runner, self._cell = runner, (cell.label, cell.seed)
+    def __init__(self, schedule: Schedule, cell: Cell) -> None:
+        self._schedule, self._cell = schedule, (cell.label, cell.seed)
 
     def phase(self, name: str) -> None:
         """See :meth:`Watch.phase`."""
-        self._runner.reporter.phase(*self._cell, name)
+        self._schedule.reporter.phase(*self._cell, name)
 
     def step(self, step: int, steps: int, loss: float, tokens: int) -> None:
         """See :meth:`Watch.step`."""
-        self._runner.reporter.step(*self._cell, step, steps, loss, tokens)
+        self._schedule.reporter.step(*self._cell, step, steps, loss, tokens)
 
     def say(self, message: str) -> None:
         """See :meth:`Watch.say`."""
-        self._runner.reporter.say(message)
+        self._schedule.reporter.say(message)
 
-    def tuned(self, found: Tuning | AdapterzooError) -> None:
+    def tuned(self, tuning: Tuning | AdapterzooError) -> None:
         """See :meth:`Watch.tuned`."""
-        self._runner.tunings[self._cell[0]] = found
+        self._schedule.tunings[self._cell[0]] = tuning
 
 
 def _finished(cells: Sequence[Cell], store: Store) -> dict[tuple[str, int], Result]:
-    """The results that are there already; those of failures are not.
+    """Return the results of earlier runs into this folder, without those of cells that failed.
 
     Raises:
-        UserError: a label holds results that were made with other settings.
+        UserError: a label has results that were made with other settings.
     """
     kept, problems = {}, []
-    # Of all seeds: those that are not asked for today stand in the same row.
+    # Check all seeds of a label, also those that are not asked for today, because they are in the same row.
     wanted = {cell.label: cell for cell in cells}
     for result in (result for label in wanted for result in store.of(label) if result.ok):
         cell = wanted[result.label]
         kept[result.label, result.seed] = result
         if result.tuning and isinstance(cell, MethodCell):
             cell = chosen(cell, result.tuning["chosen"])
-        for name, here in cell.settings.items():
-            there = getattr(result, name)
-            if there != here:
-                what = f"holds '{cell.label}' with other settings ({name}: {there!r} there, {here!r} here)."
-                hint = "Give it another label, remove that folder, or give --out another."
+        for name, value in cell.settings.items():
+            kept_value = getattr(result, name)
+            if kept_value != value:
+                what = f"holds '{cell.label}' with other settings ({name}: {kept_value!r} there, {value!r} here)."
+                hint = "Give it another label, remove that folder, or give --out another folder."
                 problems.append(Problem(str(store.cell(result.label, result.seed)), what, hint))
                 break
     if problems:

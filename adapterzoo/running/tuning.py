@@ -1,7 +1,8 @@
-"""Equal tuning: every method is tried with the same number of settings, and chosen by the validation rows alone.
+"""Tune every method equally: try the same number of settings of each, and choose by the validation rows alone.
 
-All methods get the same points of the same ranges, spread evenly (Halton's sequence), after their own default where
-that lies within: none profits from a luckier draw. Optuna's journal keeps the trials, each written as it ends.
+All methods get the same settings from the same ranges, spread evenly by Halton's sequence, so no method has luckier
+draws than another. Before these comes a method's own default if it lies in the ranges. Optuna's journal keeps the
+trials; each trial is written as soon as it ends.
 """
 
 from __future__ import annotations
@@ -27,37 +28,38 @@ JOURNAL = "tuning.journal"
 
 @dataclass(frozen=True)
 class Score:
-    """What a setting came to on the validation rows."""
+    """The score of one setting on the validation rows."""
 
     metric: str
     value: float
     loss: float
-    """decides between settings of the same value"""
+    """decides between settings with the same value"""
 
 
-Try = Callable[[MethodCell, int], Score]
-"""trains a cell with other settings and measures it on the validation rows; given the number of the trial"""
+RunTrial = Callable[[MethodCell, int], Score]
+"""is called with a cell that has a trial's settings, and the trial's number; trains the cell and measures it on the
+validation rows"""
 
 
-def tune(cell: MethodCell, folder: Path, lower_is_better: bool, attempt: Try) -> Tuning:
-    """Try every point that was not tried yet.
+def tune(cell: MethodCell, folder: Path, lower_is_better: bool, run_trial: RunTrial) -> Tuning:
+    """Try every setting of a cell that was not tried yet; return all trials and the best one's settings.
 
     Args:
-        cell: with its ranges.
-        folder: of the label; the trials are kept there.
-        lower_is_better: of the metric that decides.
-        attempt: trains and measures one setting; what it raises is that trial's failure.
+        cell: the cell with its ranges.
+        folder: folder of the cell's label, where the trials are kept.
+        lower_is_better: whether a lower value of the metric is better.
+        run_trial: trains and measures one setting; if it raises, the trial has failed.
 
     Raises:
-        AdapterzooError: all trials failed.
+        AdapterzooError: all trials failed, or the kept trials cannot be read.
     """
     study = _study(cell, folder)
-    known = {_key(trial["settings"]): trial for trial in _kept(study)}
+    known = {_key(trial["settings"]): trial for trial in _kept_trials(study)}
     trials: list[Trial] = []
     for number, settings in enumerate(points(cell)):
         trial = known.get(_key(settings))
-        if trial is None or trial["score"] is None:  # what kept it from working may be gone
-            trial = _try(cell, settings, number, attempt)
+        if trial is None or trial["score"] is None:  # the cause of an earlier failure may be gone
+            trial = _try(cell, settings, number, run_trial)
             _write(study, cell, trial)
         trials.append(trial)
     scored = [trial for trial in trials if trial["score"] is not None]
@@ -69,10 +71,10 @@ def tune(cell: MethodCell, folder: Path, lower_is_better: bool, attempt: Try) ->
 
 
 def _study(cell: MethodCell, folder: Path) -> Any:
-    """Where Optuna keeps the trials of a cell.
+    """Return the Optuna study that keeps the trials of a cell.
 
     Raises:
-        AdapterzooError: it cannot be read.
+        AdapterzooError: its journal cannot be read.
     """
     import optuna
     from optuna.storages import JournalStorage
@@ -81,42 +83,46 @@ def _study(cell: MethodCell, folder: Path) -> Any:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder.mkdir(parents=True, exist_ok=True)
     journal = folder.resolve() / JOURNAL
-    # Other runs are kept out of the whole folder: a lock is one that a killed run has left.
+    # Remove a lock that a killed run has left; another run cannot hold it, because the whole folder is locked.
     journal.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)
     try:
         storage = JournalStorage(JournalFileBackend(str(journal)))
-        return optuna.create_study(storage=storage, study_name=_name(cell), load_if_exists=True)
+        return optuna.create_study(storage=storage, study_name=_study_name(cell), load_if_exists=True)
     except (OSError, ValueError, KeyError, TypeError):
-        what = f"{folder / JOURNAL} is damaged. Remove it: its trials are made again"
+        what = f"{folder / JOURNAL} is damaged. Remove it; its trials are then run again"
         raise AdapterzooError(what) from None
 
 
-def _kept(study: Any) -> list[Trial]:
-    """Return the trials in the journal that are as they were written; those that were damaged are made again."""
-    attributes = [kept.user_attrs for kept in study.get_trials(deepcopy=False)]
-    return [kept["trial"] for kept in attributes if "trial" in kept and kept.get("digest") == _digest(kept["trial"])]
+def _kept_trials(study: Any) -> list[Trial]:
+    """Return the trials in the journal, without those that are not as they were written."""
+    kept = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
+    return [
+        attributes["trial"]
+        for attributes in kept
+        if "trial" in attributes and attributes.get("digest") == _digest(attributes["trial"])
+    ]
 
 
 def _digest(trial: Trial) -> str:
     return text_digest(json.dumps(trial, sort_keys=True))
 
 
-def _try(cell: MethodCell, settings: dict[str, Any], number: int, attempt: Try) -> Trial:
+def _try(cell: MethodCell, settings: dict[str, Any], number: int, run_trial: RunTrial) -> Trial:
     begun = time.perf_counter()
     metric = value = loss = failure = None
     try:
-        score = attempt(chosen(cell, settings), number)
+        score = run_trial(chosen(cell, settings), number)
         if not (isfinite(score.value) and isfinite(score.loss)):
             raise NotFiniteError(f"{score.metric} is {score.value}, the loss {score.loss}")
         metric, value, loss = score.metric, score.value, score.loss
-    except (Exception, SystemExit) as error:  # whatever a method does wrong with a setting is that trial's failure
+    except (Exception, SystemExit) as error:  # whatever a method does wrong with a setting, only that trial fails
         failure = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     seconds = time.perf_counter() - begun
     return Trial(settings=settings, metric=metric, score=value, loss=loss, seconds=seconds, error=failure)
 
 
 def _write(study: Any, cell: MethodCell, trial: Trial) -> None:
-    """Put down a trial that has ended, in one line of the journal: it is there or it is not."""
+    """Write a trial that has ended into the journal, in one line, so that a kill never leaves half of it."""
     from optuna.trial import TrialState, create_trial
 
     study.add_trial(
@@ -124,7 +130,7 @@ def _write(study: Any, cell: MethodCell, trial: Trial) -> None:
             state=TrialState.FAIL if trial["score"] is None else TrialState.COMPLETE,
             value=trial["score"],
             params=trial["settings"],
-            distributions={name: _distribution(one) for name, one in cell.ranges.items()},
+            distributions={name: _distribution(values) for name, values in cell.ranges.items()},
             user_attrs={"trial": trial, "digest": _digest(trial)},
         )
     )
@@ -134,22 +140,22 @@ def _key(settings: Mapping[str, Any]) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def _distribution(one: Range) -> Any:
-    """The range as Optuna's own tools show it."""
+def _distribution(tuned: Range) -> Any:
+    """Return a range as an Optuna distribution, which Optuna's own tools can show."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    if one.values is not None:
-        return CategoricalDistribution(one.values)
-    if isinstance(one.low, int) and isinstance(one.high, int):
-        return IntDistribution(one.low, one.high)
-    low, high = float(one.low or 0), float(one.high or 0)
+    if tuned.values is not None:
+        return CategoricalDistribution(tuned.values)
+    if isinstance(tuned.low, int) and isinstance(tuned.high, int):
+        return IntDistribution(tuned.low, tuned.high)
+    low, high = float(tuned.low or 0), float(tuned.high or 0)
     return FloatDistribution(low, high, log=low > 0 and high / low >= 10)
 
 
-def _name(cell: MethodCell) -> str:
-    """Of the study: another one where anything that its trials hang on is another."""
+def _study_name(cell: MethodCell) -> str:
+    """Return the name of a cell's study, with a hash of everything that its trials depend on."""
     fixed = {name: value for name, value in cell.options.items() if name not in cell.ranges}
-    described = [
+    depends_on = [
         cell.method,
         cell.plugin,
         cell.quantization,
@@ -159,4 +165,4 @@ def _name(cell: MethodCell) -> str:
         space(cell),
         points(cell),
     ]
-    return f"{cell.label}-{hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]}"
+    return f"{cell.label}-{hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:12]}"

@@ -1,4 +1,4 @@
-"""How a cell tells what it does: to nobody, or to the process that shows it."""
+"""Pass on the progress of one cell: to nobody, or to the process that shows it."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from adapterzoo.results.result import Tuning
 
 
 class Watch:
-    """Told how one cell goes. Says nothing itself."""
+    """Is told the progress of one cell and ignores it; subclasses pass it on."""
 
     def phase(self, name: str) -> None:
-        """Take in that the cell does something else now."""
+        """Note that the cell begins its next phase, training or measuring for instance."""
 
     def step(self, step: int, steps: int, loss: float, tokens: int) -> None:
-        """Take in that a training step is done; ``tokens`` have been seen so far."""
+        """Note that a training step is done; ``tokens`` is the number of tokens seen so far."""
 
     def say(self, message: str) -> None:
-        """Take in something worth knowing, apart from progress."""
+        """Pass on a message that is not about progress."""
 
-    def tuned(self, found: Tuning | AdapterzooError) -> None:
-        """Take in which settings were chosen, or why none could be."""
+    def tuned(self, tuning: Tuning | AdapterzooError) -> None:
+        """Note the result of tuning, or why it failed."""
 
 
 class Sender(Watch):
-    """Sends what it is told to another process, which calls the same methods of its own."""
+    """A watch that sends each call to another process, which calls the same method on its own watch."""
 
     def __init__(self, send: Callable[[Any], None]) -> None:
         self._send = send
@@ -43,6 +43,6 @@ class Sender(Watch):
         """See :meth:`Watch.say`."""
         self._send(("say", message))
 
-    def tuned(self, found: Tuning | AdapterzooError) -> None:
+    def tuned(self, tuning: Tuning | AdapterzooError) -> None:
         """See :meth:`Watch.tuned`."""
-        self._send(("tuned", found))
+        self._send(("tuned", tuning))

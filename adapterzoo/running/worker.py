@@ -1,4 +1,4 @@
-"""A worker takes a cell and writes one result folder, whatever comes of the cell."""
+"""Do a cell and write its result folder, whether the cell succeeds or fails."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from adapterzoo.errors import AdapterzooError, PluginError
 from adapterzoo.machine.memory import free_memory
 from adapterzoo.machine.stopwatch import Stopwatch
-from adapterzoo.metrics.registry import lower_is_better, metric_packages
+from adapterzoo.metrics.registry import lower_is_better_columns, metric_packages
 from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.prepare.settings import chosen
 from adapterzoo.results.identity import identity_hash
 from adapterzoo.results.result import FORGETTING, Result, Tuning, plain_findings
 from adapterzoo.results.store import ADAPTER, CHECKPOINTS, TRACEBACK, Store, adapter_files, folder_bytes
-from adapterzoo.running.cell import Adapted, adapt, measure, shared_prefix, train, tuned
+from adapterzoo.running.cell import Adapted, adapt, measure, shared_prefix, train, tune_cell
 from adapterzoo.running.watch import Watch
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from adapterzoo.evaluation.evaluate import Likelihood
     from adapterzoo.model.base import Base
 
-SHORTEST = 0.01  # seconds that are worth a line
+MIN_SECONDS = 0.01  # shorter activities are not kept in a result
 
 
 class Worker:
-    """Does the cells of one run, in whatever process and order."""
+    """Does cells of one run, in any process and any order."""
 
     def __init__(self, prepared: Prepared, store: Store, identity: Mapping[str, Any]) -> None:
         from adapterzoo.machine.environment import environment
@@ -38,9 +38,9 @@ class Worker:
         self.prepared = prepared
         self.store = store
         self.threads = 1
-        """that each cell has"""
+        """number of threads of each cell"""
         self.jobs = 1
-        """cells at a time"""
+        """number of cells that run at the same time"""
         self._common: dict[str, Any] = {
             "fingerprints": {"recipe": identity_hash(identity), **prepared.fingerprints},
             "recipe": dict(identity),
@@ -56,14 +56,18 @@ class Worker:
         tuning: Tuning | AdapterzooError | None = None,
         general: Sequence[Likelihood] | AdapterzooError | None = None,
     ) -> Result:
-        """Do a cell and write it down.
+        """Do a cell and write its result.
 
         Args:
-            cell: of the run's plan.
-            base: the model with the cell's quantization; lent, and given back as it was.
-            watch: is told how it goes.
-            tuning: what was chosen for the cell's label, or why nothing was; None where that is to be found out.
-            general: how likely general text is to the base, where the recipe wants that, or why it is not known.
+            cell: a cell of the run's plan.
+            base: the base model with the cell's quantization; the cell borrows it and leaves it unchanged.
+            watch: is told the progress.
+            tuning: tuning of the cell's label, or why it failed; if None, the cell is tuned first if it has ranges.
+            general: likelihoods of the general text with the base model, or why they are not known; None if the
+                recipe has no general text.
+
+        Returns:
+            The result as it was written.
         """
         from adapterzoo.machine.memory import PeakMemory
 
@@ -91,7 +95,7 @@ class Worker:
                 with clock("general text"):
                     forgetting, paragraphs = self._forgotten(model, general) if adapted else ({}, [])
                 del model
-        except (Exception, SystemExit) as error:  # whatever a method does wrong is its own row's failure
+        except (Exception, SystemExit) as error:  # whatever a method does wrong, only its own row fails
             known = _known(base, tuning, adapted)
             return self.fail(cell, reason(error), traceback.format_exc(), **known)
         result = self._result(
@@ -101,7 +105,7 @@ class Worker:
             evaluate_seconds=clock.seconds["measuring"],
             answer_seconds=measured.answer_seconds,
             peak_memory_bytes=peak.bytes,
-            seconds={name: seconds for name, seconds in clock.seconds.items() if seconds >= SHORTEST},
+            seconds={name: seconds for name, seconds in clock.seconds.items() if seconds >= MIN_SECONDS},
             **training,
             **_known(base, tuning, adapted),
         )
@@ -110,14 +114,17 @@ class Worker:
         return result
 
     def fail(self, cell: Cell, why: str, details: str, *, keep_checkpoints: bool = False, **known: Any) -> Result:
-        """Write down that a cell failed.
+        """Write the result of a cell that failed.
 
         Args:
-            cell: the one that failed.
-            why: in one line.
-            details: a traceback, or what its process printed.
-            keep_checkpoints: whether they are not at fault: its process was killed, for instance.
-            known: fields of the result that are known all the same.
+            cell: the cell.
+            why: the reason in one line.
+            details: a traceback, or what the cell's process printed.
+            keep_checkpoints: whether to keep the checkpoints, because they did not cause the failure.
+            known: other fields of the result that are known.
+
+        Returns:
+            The result as it was written.
         """
         result = self._result(cell, status="failed", error=why, **known)
         folder = self.store.cell(cell.label, cell.seed)
@@ -128,7 +135,7 @@ class Worker:
         return result
 
     def _result(self, cell: Cell, **values: Any) -> Result:
-        """Return the result of a cell: what its plan says, what all cells share, and what came of it."""
+        """Return the result of a cell: its settings, what all cells of the run share, and the given values."""
         environment = {**self._common["environment"], "threads": self.threads, "jobs": self.jobs}
         return Result(
             label=cell.label,
@@ -136,23 +143,27 @@ class Worker:
             **cell.settings,
             steps=self.prepared.steps if isinstance(cell, MethodCell) else None,
             budget=cell.budget if isinstance(cell, MethodCell) else None,
-            lower_is_better=lower_is_better(self.prepared.recipe.evaluate.metrics),
+            lower_is_better=lower_is_better_columns(self.prepared.recipe.evaluate.metrics),
             **{**self._common, "environment": environment, **values},
         )
 
     def _depends_on(self, cell: Cell) -> Mapping[str, Any]:
-        """Return what a cell's training depends on beside the recipe: a checkpoint of anything else is no use."""
+        """Return what a cell's training depends on beside the recipe, so that no other checkpoint is resumed."""
         return {**cell.settings, "packages": self._common["environment"]["packages"]}
 
     def _tuned(
         self, cell: MethodCell, base: Base, watch: Watch, tuning: Tuning | AdapterzooError | None
     ) -> tuple[MethodCell, Tuning | None]:
-        """Return the cell with the settings that the validation rows chose, where the recipe has some tried."""
+        """Return the cell with its chosen settings, and its tuning; the cell as it is if it has no ranges.
+
+        Raises:
+            AdapterzooError: tuning failed.
+        """
         if not cell.ranges:
             return cell, None
         if tuning is None:
             try:
-                tuning = tuned(self.prepared, cell, base, self.store.label(cell.label), watch)
+                tuning = tune_cell(self.prepared, cell, base, self.store.label(cell.label), watch)
             except AdapterzooError as error:
                 tuning = error
             watch.tuned(tuning)
@@ -163,7 +174,7 @@ class Worker:
     def _train(
         self, cell: MethodCell, adapted: Adapted, folder: Path, watch: Watch, clock: Stopwatch
     ) -> dict[str, Any]:
-        """Train an adapter and save it; return the fields of the result that follow from that."""
+        """Train an adapter and save it; return the fields of the result that describe the training."""
         with clock("training"):
             trained = train(self.prepared, cell, adapted, folder / CHECKPOINTS, watch)
         findings = plain_findings(adapted.method.findings(adapted.model))
@@ -183,7 +194,7 @@ class Worker:
         """Save an adapter and its tokenizer.
 
         Raises:
-            PluginError: the method has written no safetensors.
+            PluginError: the method wrote no safetensors file.
         """
         adapted.method.save(adapted.model, folder)
         if not any(folder.glob("*.safetensors")):
@@ -193,7 +204,7 @@ class Worker:
     def _forgotten(
         self, model: nn.Module, before: Sequence[Likelihood] | AdapterzooError | None
     ) -> tuple[dict[str, float], list[dict[str, float]]]:
-        """Return what became of general text as a metric, and a record for each paragraph; nothing if not wanted."""
+        """Return forgetting as a metric, and a record for each paragraph; both empty if it is not to be measured."""
         general = self.prepared.general
         if general is None or before is None or isinstance(before, AdapterzooError):
             return {}, []
@@ -202,7 +213,7 @@ class Worker:
 
 
 def _known(base: Base, tuning: Tuning | AdapterzooError | None, adapted: Adapted | None) -> dict[str, Any]:
-    """Return the fields of a result that are known before training, and stay if it fails."""
+    """Return the fields of a result that are known before training, and therefore even if it fails."""
     return {
         "tuning": tuning if isinstance(tuning, dict) else None,
         "trainable_params": adapted.trainable if adapted else 0,
@@ -211,7 +222,7 @@ def _known(base: Base, tuning: Tuning | AdapterzooError | None, adapted: Adapted
 
 
 def reason(error: BaseException) -> str:
-    """Return why a cell failed, in one line."""
+    """Return the reason for a cell's failure, in one line."""
     text: str = " ".join(str(error).split()) or "no reason given"
     if isinstance(error, MemoryError) or "out of memory" in text.lower() or "not enough memory" in text.lower():
         return f"out of memory: {text}"[:300]

@@ -21,7 +21,7 @@ from adapterzoo.starter.header import header_doubt
 from adapterzoo.terminal import clean
 
 MAX_ROWS = 1000  # Only so many rows at the start of the data are looked at.
-MODEL = "smollm2-135m"
+DEFAULT_MODEL = "smollm2-135m"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Starter:
         return _sentences(self.guess)
 
 
-def starter(source: str, model: str = MODEL, shown: str | None = None) -> Starter:
+def starter(source: str, model: str = DEFAULT_MODEL, shown: str | None = None) -> Starter:
     """Return a recipe for a data source.
 
     Args:

@@ -104,15 +104,15 @@ def _by_format_names(columns: Sequence[Column]) -> Shape | None:
 
 def _conversations(columns: Sequence[Column]) -> Shape | None:
     """Return the format of the column with conversations; None if there is no such column."""
-    all_columns = [column for column in columns if column.conversation]
-    named = [column for column in all_columns if column.plain_name in ("messages", "conversations")] or all_columns
+    candidates = [column for column in columns if column.conversation]
+    named = [column for column in candidates if column.plain_name in ("messages", "conversations")] or candidates
     if not named or not (name := named[0].conversation):
         return None
     format = _format(name, "certain", f"{brief(named[0].name)} holds conversations")
     key = FORMATS[name].columns[0]
     if len(named) > 1:
         return format, (_unknown(key, named, "several columns hold conversations"),)
-    alone = len(all_columns) == 1
+    alone = len(candidates) == 1
     reason = "no other column holds conversations" if alone else "it holds conversations, and its name says so"
     return format, (_role(key, named[0].name, "certain" if alone else "likely", reason),)
 

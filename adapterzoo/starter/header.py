@@ -39,8 +39,8 @@ def header_doubt(source: str, columns: Sequence[Column], delimiter: str) -> str:
     numbered = names == [str(number) for number in range(len(names))]  # pandas writes 0, 1, 2 as column names.
     if known_names > 1 or numbered:
         return ""
-    evidences = [evidence for column in columns if not is_known(column) for evidence in _evidence(column)]
-    strongest = max(evidences, key=lambda evidence: evidence.sure, default=None)
+    reasons = [evidence for column in columns if not is_known(column) for evidence in _evidence(column)]
+    strongest = max(reasons, key=lambda evidence: evidence.sure, default=None)
     if strongest is None or (known_names and not strongest.sure):
         return ""
     example = "text" if len(columns) == 1 else delimiter.join(["question", "answer", "topic", "..."][: len(columns)])
@@ -72,8 +72,8 @@ def _value(column: Column, name: str) -> Iterator[Evidence]:
     """Yield evidence if the name is a date or a number; it is sure if most cells are, unless it may be a year."""
     for kind, pattern in VALUES.items():
         if pattern.fullmatch(name):
-            like_cells = _most(pattern.fullmatch(text) for text in column.texts)
-            yield Evidence(like_cells and not YEAR.fullmatch(name), f"{brief(name)} is {kind}")
+            cells_match = _most(pattern.fullmatch(text) for text in column.texts)
+            yield Evidence(cells_match and not YEAR.fullmatch(name), f"{brief(name)} is {kind}")
 
 
 def _sentence(column: Column, name: str) -> Iterator[Evidence]:

@@ -1,1 +1,1 @@
-"""From rows to what the model is called with: chat templates, token ids, what is learned, batches."""
+"""Turn rows into what a model is called with: text by chat templates, token ids, learned tokens, batches."""

@@ -1,4 +1,4 @@
-"""Token ids as padded batches: what the model is called with."""
+"""Put the token ids of rows into padded batches, with which a model is called."""
 
 from __future__ import annotations
 
@@ -13,31 +13,33 @@ if TYPE_CHECKING:
     from torch import nn
 
 IGNORED = -100
-# Of one batch, for which the output head is computed: 800 MB of logits with 50 thousand tokens in the vocabulary.
-POSITIONS = 4096
+"""label of a token that is not in the loss"""
+# With 50,000 tokens in the vocabulary the logits of so many positions take 800 MB.
+MAX_HEAD_POSITIONS = 4096
+"""positions of a batch at most for which the output head is computed"""
 Tokens = tuple[list[int], list[bool]]
-"""a row's token ids, and for each whether it is in the loss"""
+"""a row's token ids, and for each id whether it is in the loss"""
 SealedRow = tuple[bytes, bytes]
-"""the same as bytes (32-bit ids, then a byte for each flag), which nobody can change"""
+"""a row's tokens as bytes, which cannot be changed: the ids with 32 bits each, then one byte for each flag"""
 
 
 def pad_batch(rows: Sequence[Tokens], pad_id: int) -> dict[str, Any]:
-    """Rows as one batch of tensors, each of shape (rows, longest row).
+    """Return rows as one batch of tensors, each of shape (rows, longest row).
 
-    Padding is on the left, so that all answers end in the last column and the model need compute its output head on
-    the last columns only (``logits_to_keep``, an int); ``labels`` has just those columns. What is padding is known
-    from the lengths, never from the token, which may be the end token's.
+    Padding is on the left, so that all answers end in the last column. The model then computes its output head for the
+    last columns only: ``logits_to_keep`` (an int) says how many, and ``labels`` has only those columns. Padding is
+    known from the lengths of the rows and not from the token, which may be the end token.
     """
     import torch
 
     width = max(len(ids) for ids, _ in rows)
-    # One more than what is learned: its first token is predicted from the token before.
-    kept = min(width, 1 + max(len(ids) - _first(learned) for ids, learned in rows))
-    made = []
+    # Keep one column before the first learned token, because it predicts that token.
+    kept = min(width, 1 + max(len(ids) - _first_learned(learned) for ids, learned in rows))
+    padded = []
     for ids, learned in rows:
         padding = width - len(ids)
         labels = [token if wanted else IGNORED for token, wanted in zip(ids, learned, strict=True)]
-        made.append(
+        padded.append(
             {
                 "input_ids": [pad_id] * padding + ids,
                 "attention_mask": [0] * padding + [1] * len(ids),
@@ -45,13 +47,13 @@ def pad_batch(rows: Sequence[Tokens], pad_id: int) -> dict[str, Any]:
                 "labels": ([IGNORED] * padding + labels)[-kept:],
             }
         )
-    batch: dict[str, torch.Tensor | int] = {name: torch.tensor([row[name] for row in made]) for name in made[0]}
+    batch: dict[str, torch.Tensor | int] = {name: torch.tensor([row[name] for row in padded]) for name in padded[0]}
     batch["logits_to_keep"] = kept
     return batch
 
 
 def seal(row: Tokens) -> SealedRow:
-    """Return a copy of a row that can be given away."""
+    """Return a copy of a row that cannot be changed."""
     ids, learned = row
     return array("i", ids).tobytes(), bytes(learned)
 
@@ -59,26 +61,26 @@ def seal(row: Tokens) -> SealedRow:
 def shuffled_batches(
     rows: Sequence[SealedRow], size: int, seed: int, pad_id: int
 ) -> Callable[[], Iterator[dict[str, Any]]]:
-    """Return a function that gives rows once, as batches, in an order that the seed alone decides.
+    """Return a function that yields batches of all rows once, in an order that depends on the seed alone.
 
-    It is handed to methods, so nothing but these rows can be reached through it: not the test rows.
+    Methods get this function. Through it they can reach these rows only, and not the test rows.
     """
     shuffled = tuple(random.Random(seed).sample(rows, len(rows)))
 
     def batches() -> Iterator[dict[str, Any]]:
         for start in range(0, len(shuffled), size):
-            part = shuffled[start : start + size]
-            yield pad_batch([(list(array("i", ids)), [bool(flag) for flag in flags]) for ids, flags in part], pad_id)
+            batch = shuffled[start : start + size]
+            yield pad_batch([(list(array("i", ids)), [bool(flag) for flag in flags]) for ids, flags in batch], pad_id)
 
     return batches
 
 
 def row_tokens(prompt: list[int], completion: Sequence[int] = ()) -> Tokens:
-    """A prompt, and an answer that is in the loss."""
+    """Return the tokens of a prompt and its completion, of which only the completion is in the loss."""
     return [*prompt, *completion], [False] * len(prompt) + [True] * len(completion)
 
 
-def _first(learned: Sequence[bool]) -> int:
+def _first_learned(learned: Sequence[bool]) -> int:
     return learned.index(True) if True in learned else len(learned)
 
 
@@ -91,24 +93,24 @@ def to_device(batch: dict[str, Any], model: nn.Module) -> dict[str, Any]:
 def batches_by_length(
     lengths: Sequence[int], size: int, spans: Sequence[int] | None = None, positions: float = math.inf
 ) -> list[list[int]]:
-    """Return indices in batches of like length: little padding, and the same batches for every model.
+    """Return the indices of rows in batches of similar length, so that there is little padding.
 
     Args:
-        lengths: tokens of each row.
-        size: rows of a batch, at most.
-        spans: for how many positions each row needs the output head; a batch is smaller where they are many.
-        positions: of a padded batch, at most; a longer row is alone.
+        lengths: number of tokens of each row.
+        size: rows of a batch at most.
+        spans: number of positions for which each row needs the output head; batches are smaller if it is large.
+        positions: positions of a padded batch at most; a row that is longer gets a batch of its own.
     """
     batches: list[list[int]] = []
-    widest = 0
+    widest_span = 0
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         span = spans[index] if spans else 1
         batch = batches[-1] if batches else []
         rows = len(batch) + 1
-        heads, width = max(widest, span) * rows, lengths[batch[0]] if batch else 0
-        if not batch or rows > size or heads > POSITIONS or width * rows > positions:
+        head_positions, width = max(widest_span, span) * rows, lengths[batch[0]] if batch else 0
+        if not batch or rows > size or head_positions > MAX_HEAD_POSITIONS or width * rows > positions:
             batches.append([])
-            widest = 0
+            widest_span = 0
         batches[-1].append(index)
-        widest = max(widest, span)
+        widest_span = max(widest_span, span)
     return batches

@@ -1,4 +1,4 @@
-"""Token ids on disk: made once for the same rows, tokenizer and format, and taken from there ever after."""
+"""Keep token ids on disk, so that the same rows, tokenizer and settings are only tokenized once."""
 
 from __future__ import annotations
 
@@ -15,34 +15,35 @@ from adapterzoo.digests import file_digest
 from adapterzoo.files import cache_folder
 from adapterzoo.tokens.encode import Encoded, Encoder, Example
 
-# Raised when the same rows become other tokens than before.
+# Raise the version when the same rows become other tokens than before.
 VERSION = 2
-MAX_FILES = 20
+MAX_FILES = 20  # older files are removed
+# Settings of the recipe's data section that change the tokens.
 SETTINGS = ("system", "chat_template", "loss_on", "max_length", "truncate")
 
 
 def encode_splits(encoder: Encoder, splits: Splits) -> Encoded:
-    """As :meth:`Encoder.encode_splits`, from the cache where that has them; what was dropped is said all the same.
+    """Return the same as :meth:`Encoder.encode_splits`, from the cache if it has the examples.
 
     Raises:
-        UserError: nothing is left of a split.
+        UserError: no row of a split can be learned from.
     """
     folder, key = cache_folder() / "tokens", _key(encoder, splits)
-    if (found := _read(folder, key, splits)) is not None:
-        examples, said = found
-        for line in said:
-            encoder.say(line)
-        return encoder.collect(examples, said, splits.fingerprint)
-    made = encoder.encode_splits(splits)
-    _write(folder, key, made, splits)
-    return made
+    if (cached := _read(folder, key, splits)) is not None:
+        examples, notes = cached
+        for note in notes:
+            encoder.say(note)
+        return encoder.collect(examples, notes, splits.fingerprint)
+    encoded = encoder.encode_splits(splits)
+    _write(folder, key, encoded, splits)
+    return encoded
 
 
 def _key(encoder: Encoder, splits: Splits) -> str:
-    """By content: of the rows, of the tokenizer with its template, and what the recipe says of the format."""
+    """Return a hash of all that decides on the tokens: rows, tokenizer with its chat template, recipe settings."""
     tokenizer, data = encoder.tokenizer, encoder.data
     fast = getattr(tokenizer, "backend_tokenizer", None)
-    described = {
+    content = {
         "version": VERSION,
         "rows": splits.fingerprint,
         "tokenizer": fast.to_str() if fast is not None else sorted(tokenizer.get_vocab().items()),
@@ -51,31 +52,32 @@ def _key(encoder: Encoder, splits: Splits) -> str:
         "template": tokenizer.chat_template,
         "settings": {name: getattr(data, name) for name in SETTINGS},
     }
-    # default: special tokens may be objects of their own
-    return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    # default=str is for special tokens that are not strings.
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 def _read(folder: Path, key: str, splits: Splits) -> tuple[dict[str, list[Example]], list[str]] | None:
+    """Return the examples of each split and the messages about them; None if the cache does not have them."""
     import pyarrow
     from pyarrow import parquet
 
-    if (path := _whole(folder, key)) is None:
+    if (path := _undamaged(folder, key)) is None:
         return None
     try:
         table = parquet.read_table(path)
-        said = json.loads(table.schema.metadata[b"said"])
+        notes = json.loads(table.schema.metadata[b"said"])
         examples: dict[str, list[Example]] = {name: [] for name in SPLIT_NAMES}
         columns = [table[name].to_pylist() for name in ("part", "row", "prompt", "completion", "learned")]
-        for part, row, prompt, completion, learned in zip(*columns, strict=True):
-            examples[part].append(Example(getattr(splits, part)[row], prompt, completion, learned))
+        for split, row, prompt, completion, learned in zip(*columns, strict=True):
+            examples[split].append(Example(getattr(splits, split)[row], prompt, completion, learned))
     except (OSError, pyarrow.ArrowException, ValueError, KeyError, TypeError, IndexError):
-        return None  # damaged: made again
+        return None  # the file is damaged, so the rows are tokenized again
     os.utime(path)
-    return examples, said
+    return examples, notes
 
 
-def _whole(folder: Path, key: str) -> Path | None:
-    """Return the cached file of a key that is what was written, by the digest in its name; damaged ones are removed."""
+def _undamaged(folder: Path, key: str) -> Path | None:
+    """Return the file of a key whose content has the digest in its name, and remove damaged files of that key."""
     for path in folder.glob(f"{key}-*.parquet"):
         try:
             if path.stem.rpartition("-")[2] == file_digest(path):
@@ -87,29 +89,30 @@ def _whole(folder: Path, key: str) -> Path | None:
 
 
 def _write(folder: Path, key: str, encoded: Encoded, splits: Splits) -> None:
-    """Put down in one go, beside what other runs put there; a cache that cannot be written is none."""
+    """Write the examples to the cache. If it cannot be written, do nothing: the rows are tokenized again."""
     import pyarrow
     from pyarrow import parquet
 
     columns: dict[str, list[Any]] = {name: [] for name in ("part", "row", "prompt", "completion", "learned")}
-    for part in SPLIT_NAMES:
-        numbers = {id(row): number for number, row in enumerate(getattr(splits, part))}
-        for example in getattr(encoded, part):
-            row = (part, numbers[id(example.row)], example.prompt, example.completion, example.learned)
+    for split in SPLIT_NAMES:
+        numbers = {id(row): number for number, row in enumerate(getattr(splits, split))}
+        for example in getattr(encoded, split):
+            row = (split, numbers[id(example.row)], example.prompt, example.completion, example.learned)
             for values, value in zip(columns.values(), row, strict=True):
                 values.append(value)
     ids = pyarrow.list_(pyarrow.int32())
     kinds = (pyarrow.string(), pyarrow.int64(), ids, ids, pyarrow.list_(pyarrow.bool_()))
     schema = pyarrow.schema(
-        list(zip(columns, kinds, strict=True)), metadata={"said": json.dumps(encoded.said, ensure_ascii=True)}
+        list(zip(columns, kinds, strict=True)), metadata={"said": json.dumps(encoded.notes, ensure_ascii=True)}
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=folder, suffix=".new")
+        # Write to another name first, because other runs read this folder at the same time.
+        handle, new = tempfile.mkstemp(dir=folder, suffix=".new")
         os.close(handle)
-        parquet.write_table(pyarrow.table(columns, schema=schema), aside, compression="zstd")
-        os.replace(aside, folder / f"{key}-{file_digest(Path(aside))}.parquet")
-        for old in sorted(folder.glob("*.parquet"), key=lambda one: one.stat().st_mtime)[:-MAX_FILES]:
+        parquet.write_table(pyarrow.table(columns, schema=schema), new, compression="zstd")
+        os.replace(new, folder / f"{key}-{file_digest(Path(new))}.parquet")
+        for old in sorted(folder.glob("*.parquet"), key=lambda path: path.stat().st_mtime)[:-MAX_FILES]:
             old.unlink(missing_ok=True)
     except OSError:
         return

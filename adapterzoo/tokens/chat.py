@@ -1,4 +1,4 @@
-"""How turns become the text that a model reads: its chat template, a plain one, or none."""
+"""Write the turns of a row as the text that a model reads: by a chat template, as plain lines, or as they are."""
 
 from __future__ import annotations
 
@@ -13,32 +13,39 @@ from adapterzoo.data_row import DataRow, Turn
 from adapterzoo.errors import UserError
 from adapterzoo.recipe.schema import DataSection
 
-PROBE = "xanswerx"
-# The day on which every run takes place, for chat templates that write it into their prompts: a row must not become
-# another one overnight. The day that Llama 3's templates take where they are given none.
-DAY = datetime(2024, 7, 26)
-TODAY = re.compile(r"""strftime_now\(\s*(['"])(?P<format>.*?)\1\s*\)""")
+PROBE_ANSWER = "xanswerx"
+# Some chat templates write the current date into the prompt. They get this fixed date, so that rows are the same on
+# every day. It is the default date of Llama 3's templates.
+FIXED_DATE = datetime(2024, 7, 26)
+DATE_CALL = re.compile(r"""strftime_now\(\s*(['"])(?P<format>.*?)\1\s*\)""")
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of an example's text."""
+    """A part of an example's text."""
 
     text: str
-    answer: bool = False
-    """whether the assistant says it"""
-    ends: bool = False
-    """whether the tokenizer's end token follows, which the text does not hold"""
+    is_answer: bool = False
+    """whether the text is an answer of the assistant"""
+    adds_end: bool = False
+    """whether the tokenizer's end token has to be added after the text"""
 
 
 class Chat:
-    """Writes turns for one tokenizer. Announces which template it takes, and what that cannot write."""
+    """Writes turns as text for one tokenizer, and tells the user which chat template it uses."""
 
     def __init__(self, tokenizer: Any, data: DataSection, say: Callable[[str], None]) -> None:
-        """Choose the template; one from a file is given to the tokenizer, and saved with it.
+        """Choose the chat template.
+
+        A template from a file is set on the tokenizer, so that it is saved with it.
+
+        Args:
+            tokenizer: the model's tokenizer.
+            data: the recipe's data section.
+            say: is called with messages about the chat template.
 
         Raises:
-            UserError: the file of the template cannot be read or parsed.
+            UserError: the template's file cannot be read or parsed.
         """
         self.tokenizer = tokenizer
         self.system = data.system
@@ -50,36 +57,38 @@ class Chat:
         if self.plain and data.chat_template == "auto":
             say("model: its tokenizer has no chat template; prompt and answer are put on lines of their own")
         self._say = say
-        self._said_fold = False
-        self.asks = True
-        self.left_out: list[str] = []
-        """where rows are of which the template does not write all that is asked"""
+        self._announced_fold = False
+        self.has_generation_prompt = True
+        self.incomplete: list[str] = []
+        """places of the rows of which the chat template leaves out or changes a question or system message"""
         if self.plain:
             return
         own = tokenizer.get_chat_template()
-        self._template = TODAY.sub(lambda call: repr(DAY.strftime(call["format"])), own)
+        self._template = DATE_CALL.sub(lambda call: repr(FIXED_DATE.strftime(call["format"])), own)
         if self._template != own:
-            say(f"model: its chat template writes the date; it is {DAY.day} {DAY:%B %Y} for every row, today and later")
-        # What the template writes between its generation prompt and an answer: the last one, and those before.
-        probe = [Turn("user", "xuserx"), Turn("assistant", PROBE)]
+            date = f"{FIXED_DATE.day} {FIXED_DATE:%B %Y}"
+            say(f"model: its chat template writes the date; it is {date} for every row, today and later")
+        probe = [Turn("user", "xuserx"), Turn("assistant", PROBE_ANSWER)]
         self._headers = {True: self._header(probe, 1), False: self._header([*probe, *probe], 1)}
+        """whether an answer is the last one -> text that the template writes between generation prompt and answer"""
         prompted = self._render(probe[:1], ask=True) != self._render(probe[:1], ask=False)
-        self.asks = prompted or not self._headers[True].strip()
-        if not self.asks:
-            say("model: its chat template has no generation prompt; what it writes before an answer is asked with")
+        self.has_generation_prompt = prompted or not self._headers[True].strip()
+        if not self.has_generation_prompt:
+            say("model: its chat template has no generation prompt; what it writes before an answer joins the prompt")
         self.folds_system = not self._takes_system()
         whole = self._render(probe, ask=False)
-        if PROBE in whole and probe[0].content not in whole:
+        if PROBE_ANSWER in whole and probe[0].content not in whole:
             raise self._unusable("leaves out the question")
 
     def segments(self, row: DataRow, shots: Sequence[DataRow] = ()) -> list[Segment]:
-        """The text of an example, in order; what the assistant says is apart. The last one is the answer.
+        """Return the text of an example in segments. Each answer is a segment, and the last segment is one.
 
         Args:
-            shots: examples shown before it, with their answers.
+            row: the example.
+            shots: examples that are shown before it, with their answers.
 
         Raises:
-            UserError: the chat template refuses the turns, or changes earlier turns once there is an answer.
+            UserError: the chat template cannot write these turns, or changes earlier turns when an answer follows.
         """
         turns = [*self._with_system(row), *row.turns]
         if shots:
@@ -98,64 +107,69 @@ class Chat:
         return []
 
     def _folded(self, turns: list[Turn]) -> list[Turn]:
-        """With the system message in front of the first question, where the template has no place for it."""
+        """Return the turns, with the system message in the first question if the template does not write one."""
         if not self.folds_system or turns[0].role != "system":
             return turns
-        if not self._said_fold:
+        if not self._announced_fold:
             self._say("model: its chat template takes no system message; it is put before the first question")
-            self._said_fold = True
+            self._announced_fold = True
         return [Turn("user", f"{turns[0].content}\n\n{turns[1].content}"), *turns[2:]]
 
     def _templated(self, turns: Sequence[Turn], place: str) -> list[Segment]:
-        """Each answer is found in the whole text behind the text that asks for it: no template need mark it."""
+        """Return the segments that the chat template writes.
+
+        Each answer is found after the text that asks for it, so that the template does not have to mark answers.
+        """
         whole = self._render(turns, ask=False)
         segments: list[Segment] = []
-        done = 0
+        previous_end = 0
         for number, turn in enumerate(turns):
             if turn.role != "assistant":
                 continue
             last = number == len(turns) - 1
             before = self._render(turns[:number], ask=True)
-            begins = len(before)
-            if not whole.startswith(before) or begins < done:
+            start = len(before)
+            if not whole.startswith(before) or start < previous_end:
                 raise self._unusable("changes the prompt once there is an answer")
             header = self._headers[last]
-            if not whole.startswith(header + turn.content, begins):
+            if not whole.startswith(header + turn.content, start):
                 header = self._header(turns, number)
-            if not whole.startswith(header + turn.content, begins):
+            if not whole.startswith(header + turn.content, start):
                 raise self._unusable("does not write an answer as it is given")
-            found = begins + len(header)
-            end, ended = self._end(whole, found + len(turn.content))
-            # Without a generation prompt, what stands in front of every answer is part of what asks for it.
-            begins = begins if self.asks else found
-            segments.append(Segment(whole[done:begins]))
-            segments.append(Segment(whole[begins:end], answer=True, ends=last and not ended))
-            done = end
-        # Answers are left aside: they may repeat the question. Templates may take away spaces around a text, no more.
-        asked = "".join(segment.text for segment in segments if not segment.answer)
+            answer_start = start + len(header)
+            end, has_end = self._end(whole, answer_start + len(turn.content))
+            # Without a generation prompt, the text in front of an answer is part of the prompt.
+            start = start if self.has_generation_prompt else answer_start
+            segments.append(Segment(whole[previous_end:start]))
+            segments.append(Segment(whole[start:end], is_answer=True, adds_end=last and not has_end))
+            previous_end = end
+        # Look outside the answers, which may repeat a question, and ignore spaces, which templates may strip.
+        asked = "".join(segment.text for segment in segments if not segment.is_answer)
         if not all(turn.content.strip() in asked for turn in turns if turn.role != "assistant"):
-            self.left_out.append(place)
+            self.incomplete.append(place)
         return segments
 
-    def _end(self, whole: str, at: int) -> tuple[int, bool]:
-        """Behind the token that ends the turn; and whether there is one."""
-        rest = whole[at:]
+    def _end(self, whole: str, answer_end: int) -> tuple[int, bool]:
+        """Return the index after the special token that follows an answer, and whether there is such a token."""
+        rest = whole[answer_end:]
         spaces = len(rest) - len(rest.lstrip())
-        for token in self._specials():
+        for token in self._special_tokens():
             if rest.startswith(token, spaces):
-                return at + spaces + len(token), True
-        return at, False
+                return answer_end + spaces + len(token), True
+        return answer_end, False
 
-    def _specials(self) -> list[str]:
+    def _special_tokens(self) -> list[str]:
+        """Return the texts of the special tokens, the longest first."""
         return sorted(self.tokenizer.all_special_tokens, key=len, reverse=True)
 
     def _render(self, turns: Sequence[Turn], *, ask: bool) -> str:
+        """Return what the chat template writes, with a generation prompt if ``ask`` is set."""
         messages = [{"role": turn.role, "content": turn.content} for turn in turns]
         try:
             text: str = self.tokenizer.apply_chat_template(
                 messages, chat_template=self._template, tokenize=False, add_generation_prompt=ask
             )
-        except Exception as error:  # jinja's own errors, and whatever else a template runs into
+        except Exception as error:  # the code of a template may raise any error
             raise self._unusable(f"refuses the turns ({str(error).splitlines()[0]})") from None
         return text
 
@@ -164,14 +178,14 @@ class Chat:
         return UserError.at(self._where, f"{template} {what}.", "Give data.chat_template another template, or plain.")
 
     def _header(self, turns: Sequence[Turn], number: int) -> str:
-        """What stands between the text that asks for an answer and the answer, found with one that is unmistakable."""
+        """Return the text between the generation prompt and an answer, which is found with a probe as the answer."""
         asked = self._render(turns[:number], ask=True)
-        whole = self._render([*turns[:number], Turn("assistant", PROBE), *turns[number + 1 :]], ask=False)
-        at = whole.find(PROBE, len(asked))
-        return whole[len(asked) : at] if at >= 0 else ""
+        whole = self._render([*turns[:number], Turn("assistant", PROBE_ANSWER), *turns[number + 1 :]], ask=False)
+        index = whole.find(PROBE_ANSWER, len(asked))
+        return whole[len(asked) : index] if index >= 0 else ""
 
     def _takes_system(self) -> bool:
-        """Whether the template writes a system message down."""
+        """Tell whether the template writes a system message."""
         probe = [Turn("system", "xsystemx"), Turn("user", "xuserx")]
         try:
             return "xsystemx" in self._render(probe, ask=True)
@@ -180,18 +194,18 @@ class Chat:
 
 
 def _raw(turns: Sequence[Turn]) -> list[Segment]:
-    """The texts as they are; those that are only shown, with an empty line behind each."""
+    """Return the texts as they are, with an empty line after the answer of each example that is only shown."""
     before = [Segment(f"{turn.content}\n\n" if turn.role == "assistant" else turn.content) for turn in turns[:-1]]
-    return [*before, Segment(turns[-1].content, answer=True, ends=True)]
+    return [*before, Segment(turns[-1].content, is_answer=True, adds_end=True)]
 
 
 def _plain(turns: Sequence[Turn], shown: int) -> list[Segment]:
-    """Each turn on lines of its own. Answers end with the end token, but for those that are only shown."""
+    """Return each turn on its own lines. Answers get the end token, except in the first ``shown`` turns."""
     segments = []
     for number, turn in enumerate(turns):
         last = number == len(turns) - 1
         if turn.role == "assistant":
-            segments.append(Segment(turn.content, answer=True, ends=number >= shown))
+            segments.append(Segment(turn.content, is_answer=True, adds_end=number >= shown))
             segments += [] if last else [Segment("\n\n")]
         else:
             segments.append(Segment(turn.content + ("\n\n" if turn.role == "system" else "\n")))
@@ -199,6 +213,7 @@ def _plain(turns: Sequence[Turn], shown: int) -> list[Segment]:
 
 
 def _read(path: Path) -> str:
+    """Return the text of a chat template's file, and check its syntax."""
     import jinja2
 
     try:
@@ -207,8 +222,8 @@ def _read(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError.at(str(path), f"cannot be read: {error}.") from None
     except jinja2.TemplateSyntaxError as error:
-        if "generation" not in str(error):  # a tag of transformers' own
-            raise UserError.at(f"{path}:{error.lineno}", f"is no Jinja template: {error.message}.") from None
+        if "generation" not in str(error):  # transformers adds this tag to Jinja
+            raise UserError.at(f"{path}:{error.lineno}", f"is not a Jinja template: {error.message}.") from None
     if not text.strip():
         raise UserError.at(str(path), "is empty.", "Give data.chat_template another template, or plain.")
     return text

@@ -1,4 +1,4 @@
-"""From rows to tokens: what is learned of each, its end token, and what has to be cut."""
+"""Turn rows into token ids, mark the learned ones, and cut or drop rows that are too long."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from adapterzoo.data.split import Splits
 from adapterzoo.data_row import SPLIT_NAMES, DataRow
 from adapterzoo.errors import UserError
-from adapterzoo.model.padding import add_padding_token, padding_token
+from adapterzoo.model.padding import add_padding_token, choose_padding_id
 from adapterzoo.recipe.schema import DataSection, ModelSection
 from adapterzoo.tokens import shorten
 from adapterzoo.tokens.batches import SealedRow, Tokens, pad_batch, seal
@@ -21,45 +21,48 @@ from adapterzoo.tokens.shared_prefix import SharedPrefix
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A row as token ids. The completion ends with the end token, unless it was cut."""
+    """A row as token ids."""
 
     row: DataRow
     prompt: list[int]
+    """ids of the tokens before the last answer"""
     completion: list[int]
+    """ids of the last answer and the end token, unless the answer was cut"""
     learned: list[bool]
-    """for each token of prompt and completion: whether it is in the loss; never the first, which nothing predicts"""
+    """whether each token of prompt and completion is in the loss; the first is not, because nothing predicts it"""
 
     @property
     def tokens(self) -> Tokens:
-        """For a batch."""
+        """All token ids, and whether each is in the loss."""
         return [*self.prompt, *self.completion], self.learned
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Everything that training and evaluation see; the same object for every cell."""
+    """The examples of all splits, with what training and evaluation need; all cells share it."""
 
     tokenizer: Any
     train: list[Example]
     validation: list[Example]
     test: list[Example]
     end_ids: list[int]
-    """tokens that end an answer"""
+    """ids of the tokens that end an answer"""
     pad_id: int
-    """never an end token, where the tokenizer has any other"""
+    """id of the padding token; not an end token, if the tokenizer has any other"""
     fingerprint: str
-    said: list[str] = field(default_factory=list)
-    """what was dropped and cut on the way"""
+    """hash of the content of all rows"""
+    notes: list[str] = field(default_factory=list)
+    """messages to the user: which rows were dropped and cut"""
     packs: list[list[Tokens]] = field(default_factory=list)
-    """the training rows, several in one; none where rows are not packed"""
+    """the training rows in packs; empty without packing"""
 
     @property
     def training_rows(self) -> Sequence[Any]:
-        """What one row of a training batch is made of: an example, or a pack of them."""
+        """The rows of training batches: packs of examples with packing, else examples."""
         return self.packs or self.train
 
     def collate(self, rows: Sequence[Any], prefix: SharedPrefix | None = None) -> dict[str, Any]:
-        """Return a batch of such rows; with ``prefix`` in one sequence where that costs less."""
+        """Return a batch of training rows; with ``prefix``, they are joined in one sequence if that costs less."""
         if self.packs:
             return pack_batch(rows, self.pad_id)
         tokens = [row.tokens for row in rows]
@@ -80,101 +83,104 @@ class Encoder:
         if tokenizer.eos_token_id is None:
             raise UserError.at("model", "its tokenizer has no end token.", "Answers could never end.")
         self.chat = Chat(tokenizer, data, say)
-        self.pad_id = padding_token(tokenizer)
+        self.pad_id = choose_padding_id(tokenizer)
         tokenizer.pad_token_id = self.pad_id
         self.vocabulary = len(tokenizer)
         self._shortened = 0
-        self.specials = set(tokenizer.all_special_ids)
-        # What is shown or said in front of every question is the same text each time.
+        self.special_ids = set(tokenizer.all_special_ids)
+        # Cache the tokens of texts, because all rows begin with the same system message and the same shots.
         self._tokenize = lru_cache(maxsize=1024)(self._tokens_of)
-        self.begins = _first_tokens(tokenizer)
-        """the ids that the tokenizer puts in front of a text"""
+        self.start_ids = _start_ids(tokenizer)
+        """ids of the tokens that the tokenizer puts in front of a text"""
 
     def prompt(self, row: DataRow, shots: Sequence[DataRow] = ()) -> list[int]:
-        """The token ids before the answer; ``shots`` are examples shown first, with their answers."""
+        """Return the token ids before the answer; ``shots`` are examples that are shown first, with their answers."""
         segments = self.chat.segments(row, shots)
-        return self._ids([*segments[:-1], Segment("", answer=True)], row.raw)[0]
+        return self._ids([*segments[:-1], Segment("", is_answer=True)], row.raw)[0]
 
     def encode(self, row: DataRow) -> Example | None:
-        """A row, cut to ``max_length`` tokens; None where nothing would be left to learn.
+        """Return a row as token ids, cut to ``max_length`` tokens; None if nothing would be left to learn.
 
         Raises:
             UserError: the chat template cannot write its turns.
         """
         example = self.example(row)
-        longer = len(example.learned) - self.data.max_length
-        if longer <= 0:
+        excess = len(example.learned) - self.data.max_length
+        if excess <= 0:
             return example
-        shortened = shorten.shorten(self, example, longer)
+        shortened = shorten.shorten(self, example, excess)
         self._shortened += shortened is not None
         return shortened
 
     def encode_splits(self, splits: Splits) -> Encoded:
-        """All rows; those that ``max_length`` leaves nothing of are dropped, and said.
+        """Return the examples of all splits, and tell the user how many rows were dropped and cut.
 
         Raises:
-            UserError: nothing is left of a split.
+            UserError: no row of a split can be learned from.
         """
-        said: list[str] = []
-        parts = {name: self._part(name, getattr(splits, name), said) for name in SPLIT_NAMES}
-        for line in said:
-            self.say(line)
-        return self.collect(parts, said, splits.fingerprint)
+        notes: list[str] = []
+        examples = {name: self._encode_split(name, getattr(splits, name), notes) for name in SPLIT_NAMES}
+        for note in notes:
+            self.say(note)
+        return self.collect(examples, notes, splits.fingerprint)
 
-    def collect(self, parts: dict[str, list[Example]], said: list[str], fingerprint: str) -> Encoded:
-        """The examples of all parts, with what holds for all of them."""
-        ends = {example.completion[-1] for example in parts["train"]} & self.specials
+    def collect(self, examples: dict[str, list[Example]], notes: list[str], fingerprint: str) -> Encoded:
+        """Return the examples of all splits together with the end tokens, the padding token and the packs."""
+        ends = {example.completion[-1] for example in examples["train"]} & self.special_ids
         packing = self.data.packing
         return Encoded(
             self.tokenizer,
-            **parts,
+            **examples,
             end_ids=sorted(ends | {self.tokenizer.eos_token_id}),
             pad_id=self.pad_id,
             fingerprint=fingerprint,
-            said=said,
-            packs=pack([example.tokens for example in parts["train"]], self.data.max_length) if packing else [],
+            notes=notes,
+            packs=pack([example.tokens for example in examples["train"]], self.data.max_length) if packing else [],
         )
 
-    def _part(self, name: str, rows: Sequence[DataRow], said: list[str]) -> list[Example]:
-        kept, cut, odd = [], 0, []
+    def _encode_split(self, name: str, rows: Sequence[DataRow], notes: list[str]) -> list[Example]:
+        """Return the examples of a split, and add messages about its rows to ``notes``."""
+        kept, cut, with_special_text = [], 0, []
         self._shortened = 0
-        self.chat.left_out.clear()
+        self.chat.incomplete.clear()
         limit = f"max_length = {self.data.max_length}"
         for row in rows:
             example = self.encode(row)
-            if not row.raw and any(self._names_a_special(turn.content) for turn in row.turns):
-                odd.append(row.place)
+            if not row.raw and any(self._has_special_text(turn.content) for turn in row.turns):
+                with_special_text.append(row.place)
             if example is None or not any(example.learned):
                 continue
             kept.append(example)
-            cut += example.completion[-1] not in self.specials
+            cut += example.completion[-1] not in self.special_ids
         if rows and not kept:
             longest = max(len(self.example(row).prompt) for row in rows)
             raise UserError.at(
                 "data.max_length",
                 f"{limit} leaves nothing to learn in all {len(rows)} rows of {name}.",
-                f"Prompts alone reach {longest} tokens: raise it.",
+                f"The longest prompt alone has {longest} tokens: raise max_length.",
             )
         if dropped := len(rows) - len(kept):
-            said.append(
+            notes.append(
                 f"data: {dropped} of {len(rows)} rows of {name} dropped: {limit} leaves no room for their answer"
             )
         if cut:
-            said.append(f"data: {cut} of {len(rows)} answers of {name} are cut short by {limit}, and do not end")
+            notes.append(
+                f"data: {cut} of {len(rows)} answers of {name} are cut short by {limit}, and have no end token"
+            )
         if questions := self._shortened - cut:
-            said.append(f"data: {questions} of {len(rows)} questions of {name} are cut to fit {limit}")
-        if odd:
-            where = f" (first: {odd[0]})" if odd[0] else ""
+            notes.append(f"data: {questions} of {len(rows)} questions of {name} are cut to fit {limit}")
+        if with_special_text:
+            where = f" (first: {with_special_text[0]})" if with_special_text[0] else ""
             what = "hold the text of a special token, which the model will read as that token"
-            said.append(f"data: {len(odd)} of {len(rows)} rows of {name} {what}{where}")
-        if left_out := list(dict.fromkeys(self.chat.left_out)):
+            notes.append(f"data: {len(with_special_text)} of {len(rows)} rows of {name} {what}{where}")
+        if incomplete := list(dict.fromkeys(self.chat.incomplete)):
             what = "the chat template leaves out or changes part of what is asked"
-            where = f" (first: {left_out[0]})" if left_out[0] else ""
-            said.append(f"data: {len(left_out)} of {len(rows)} rows of {name}: {what}{where}")
+            where = f" (first: {incomplete[0]})" if incomplete[0] else ""
+            notes.append(f"data: {len(incomplete)} of {len(rows)} rows of {name}: {what}{where}")
         return kept
 
     def example(self, row: DataRow) -> Example:
-        """A row as it is, however long.
+        """Return a row as token ids, whatever its length.
 
         Raises:
             UserError: the chat template cannot write its turns.
@@ -183,52 +189,53 @@ class Encoder:
         return Example(row, prompt, completion, learned)
 
     def _ids(self, segments: Sequence[Segment], raw: bool) -> tuple[list[int], list[int], list[bool]]:
-        """The ids before the last segment, its own, and for each of both whether it is learned.
+        """Return the ids before the last segment, the ids of that segment, and for each id whether it is learned.
 
-        Every stretch is tokenized behind the one before it, whose ids stay what they are alone: when the model
-        answers, that is all there will be.
+        A segment never changes the ids of the text before it, because the model gets that text alone when it answers.
         """
-        # A chat template writes its own first token: the tokenizer's would be a second one.
-        ids: list[int] = list(self.begins) if raw or self.chat.plain else []
+        # A chat template writes its own start token, so the tokenizer must not add a second one.
+        ids: list[int] = list(self.start_ids) if raw or self.chat.plain else []
         learned = [self.data.loss_on == "all"] * len(ids)
-        begins = 0
+        start = 0
         before = ""
         for segment in segments:
-            begins = len(ids)
-            own = [*self._behind(before, segment.text), *([self.tokenizer.eos_token_id] if segment.ends else [])]
-            wanted = self.data.loss_on == "all" or (segment.answer and self.data.loss_on == "assistant")
+            start = len(ids)
+            end = [self.tokenizer.eos_token_id] if segment.adds_end else []
+            own = [*self._tokenize_after(before, segment.text), *end]
+            wanted = self.data.loss_on == "all" or (segment.is_answer and self.data.loss_on == "assistant")
             ids += own
             learned += [wanted] * len(own)
-            before = "" if segment.ends else segment.text
+            before = "" if segment.adds_end else segment.text
         if self.data.loss_on == "completion":
-            learned[begins:] = [True] * (len(ids) - begins)
+            learned[start:] = [True] * (len(ids) - start)
         if learned:
             learned[0] = False
-        return ids[:begins], ids[begins:], learned
+        return ids[:start], ids[start:], learned
 
-    def size(self, text: str) -> int:
-        """How many tokens a stretch of text is by itself."""
+    def token_count(self, text: str) -> int:
+        """Return the number of tokens of a text by itself."""
         return len(self._tokenize(text))
 
-    def _behind(self, before: str, text: str) -> tuple[int, ...]:
+    def _tokenize_after(self, before: str, text: str) -> tuple[int, ...]:
+        """Return the ids of a text that follows another one."""
         if not text:
             return ()
         first, both = self._tokenize(before), self._tokenize(before + text)
-        # Where a token would reach across, the text is tokenized by itself, as it is when the model answers.
+        # If a token would reach across both texts, tokenize the text by itself, as it is when the model answers.
         return both[len(first) :] if both[: len(first)] == first else self._tokenize(text)
 
     def _tokens_of(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
 
-    def _names_a_special(self, text: str) -> bool:
+    def _has_special_text(self, text: str) -> bool:
         return any(token in text for token in self.tokenizer.all_special_tokens)
 
 
 def load_tokenizer(model: ModelSection, location: str) -> Any:
-    """The model's tokenizer.
+    """Return the model's tokenizer.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: the tokenizer cannot be loaded.
     """
     from transformers import AutoTokenizer
 
@@ -245,8 +252,8 @@ def load_tokenizer(model: ModelSection, location: str) -> Any:
     return tokenizer
 
 
-def _first_tokens(tokenizer: Any) -> list[int]:
-    """What the tokenizer puts in front of a text, if anything."""
-    bare, whole = (tokenizer("x", add_special_tokens=added)["input_ids"] for added in (False, True))
-    first: list[int] = whole[: next((n for n in range(len(whole)) if whole[n : n + len(bare)] == bare), 0)]
-    return first
+def _start_ids(tokenizer: Any) -> list[int]:
+    """Return the ids that the tokenizer puts in front of a text, if there are any."""
+    bare, whole = (tokenizer("x", add_special_tokens=add)["input_ids"] for add in (False, True))
+    start: list[int] = whole[: next((n for n in range(len(whole)) if whole[n : n + len(bare)] == bare), 0)]
+    return start

@@ -1,4 +1,4 @@
-"""Several examples in one row: full rows in place of padding, and no example sees another."""
+"""Pack several examples into one row, so that there is little padding, and keep them separate."""
 
 from __future__ import annotations
 
@@ -14,67 +14,67 @@ if TYPE_CHECKING:
 
 
 def pack(rows: Sequence[Tokens], length: int) -> list[list[Tokens]]:
-    """The rows in groups of no more than ``length`` tokens together; the longest first, each where it fits best."""
+    """Return the rows in packs of at most ``length`` tokens: longest row first, each in the fullest pack with room."""
     packs: list[list[Tokens]] = []
-    room: list[tuple[int, int]] = []  # tokens left, number of the pack; in order
+    room: list[tuple[int, int]] = []  # free tokens and number of each pack, in ascending order
     for row in sorted(rows, key=lambda row: -len(row[0])):
-        at = bisect.bisect_left(room, (len(row[0]), -1))
-        if at < len(room):
-            left, number = room.pop(at)
+        index = bisect.bisect_left(room, (len(row[0]), -1))
+        if index < len(room):
+            free, number = room.pop(index)
         else:
-            left, number = max(length, len(row[0])), len(packs)
+            free, number = max(length, len(row[0])), len(packs)
             packs.append([])
         packs[number].append(row)
-        bisect.insort(room, (left - len(row[0]), number))
+        bisect.insort(room, (free - len(row[0]), number))
     return packs
 
 
 def pack_batch(packs: Sequence[Sequence[Tokens]], pad_id: int) -> dict[str, Any]:
-    """Packs as one batch of tensors, each of shape (packs, longest pack).
+    """Return packs as one batch of tensors, each of shape (packs, longest pack).
 
-    Positions begin anew with every example, which is how transformers tells where one ends: without an attention
-    mask and without a cache. ``attention_mask`` is there to count tokens by, and must not reach the model.
+    Positions start again with every example. By them transformers knows where an example ends, if it gets no attention
+    mask and no cache. ``attention_mask`` is only for counting tokens, and must not be given to the model.
     """
     import torch
 
     width = max(sum(len(ids) for ids, _ in rows) for rows in packs)
-    made = []
+    padded = []
     for rows in packs:
         padding = width - sum(len(ids) for ids, _ in rows)
         tokens = [pair for ids, learned in rows for pair in zip(ids, learned, strict=True)]
-        made.append(
+        padded.append(
             {
                 "input_ids": [pad_id] * padding + [token for token, _ in tokens],
-                # Every padding token a row of its own, which nothing attends to.
+                # Position 0 makes every padding token an example of its own, which no other token sees.
                 "position_ids": [0] * padding + [position for ids, _ in rows for position in range(len(ids))],
                 "labels": [IGNORED] * padding + [token if wanted else IGNORED for token, wanted in tokens],
                 "attention_mask": [0] * padding + [1] * (width - padding),
             }
         )
-    batch: dict[str, Any] = {name: torch.tensor([row[name] for row in made]) for name in made[0]}
+    batch: dict[str, Any] = {name: torch.tensor([row[name] for row in padded]) for name in padded[0]}
     return {**batch, "use_cache": False}
 
 
 def check_separate(model: nn.Module, packs: Sequence[Sequence[Tokens]], pad_id: int) -> None:
-    """See that this model keeps packed examples apart: what the second one is answered must not depend on the first.
+    """Check that a model keeps packed examples separate: the logits of an example must not depend on the one before.
 
     Raises:
-        AdapterzooError: it does not.
+        AdapterzooError: they depend on it.
     """
     import torch
 
     first, second = packs[0][0], packs[-1][-1]
-    other = ([*reversed(first[0])], first[1])
-    answers = []
+    reversed_first = ([*reversed(first[0])], first[1])
+    logits = []
     training = model.training
     model.eval()
     with torch.no_grad():
-        for before in (first, other):
+        for before in (first, reversed_first):
             batch = pack_batch([[before, second]], pad_id)
             del batch["attention_mask"], batch["labels"]
-            answers.append(model(**to_device(batch, model)).logits[0, -len(second[0]) :].float())
+            logits.append(model(**to_device(batch, model)).logits[0, -len(second[0]) :].float())
     model.train(training)
-    if not torch.allclose(*answers, rtol=1e-3, atol=1e-3):
+    if not torch.allclose(*logits, rtol=1e-3, atol=1e-3):
         raise AdapterzooError(
-            "this model, or this method, does not keep packed examples apart: set data.packing: false"
+            "this model, or this method, does not keep packed examples separate: set data.packing: false"
         )

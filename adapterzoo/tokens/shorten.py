@@ -1,4 +1,4 @@
-"""Cuts examples that are too long, so that what is learned survives."""
+"""Cut examples that are too long, and keep what is learned."""
 
 from __future__ import annotations
 
@@ -11,50 +11,56 @@ if TYPE_CHECKING:
     from adapterzoo.tokens.encode import Encoder, Example
 
 
-def shorten(encoder: Encoder, example: Example, longer: int) -> Example | None:
-    """An example without so many of its tokens, as the recipe wants them cut; None where nothing would be learned."""
+def shorten(encoder: Encoder, example: Example, excess: int) -> Example | None:
+    """Return an example that is cut as the recipe says; None if nothing would be left to learn.
+
+    Args:
+        encoder: the encoder that made the example.
+        example: an example that is too long.
+        excess: number of tokens to remove at least.
+    """
     how = encoder.data.truncate
     if how == "drop":
         return None
     if how == "completion" or not example.prompt:
-        return _without_end(example, longer)
-    # The oldest turns go first; then the middle of the longest question, so that what is asked for, at its
-    # beginning or its end, stays.
-    row, limit = example.row, len(example.learned) - longer
+        return _without_end(example, excess)
+    # Remove the oldest turns first, then the middle of the longest question, because its beginning or its end usually
+    # says what is asked.
+    row, limit = example.row, len(example.learned) - excess
     while len(example.learned) > limit and (shorter := _without_oldest(row)) is not None:
         row = shorter
         example = replace(encoder.example(row), row=example.row)
-    longer = len(example.learned) - limit
-    return example if longer <= 0 else _without_middle(encoder, example, row, longer)
+    excess = len(example.learned) - limit
+    return example if excess <= 0 else _without_middle(encoder, example, row, excess)
 
 
-def _without_end(example: Example, longer: int) -> Example | None:
-    """Without the end of its answer."""
-    if longer >= len(example.completion):
+def _without_end(example: Example, excess: int) -> Example | None:
+    """Return an example without the end of its answer; None if nothing of the answer would be left."""
+    if excess >= len(example.completion):
         return None
-    return replace(example, completion=example.completion[:-longer], learned=example.learned[:-longer])
+    return replace(example, completion=example.completion[:-excess], learned=example.learned[:-excess])
 
 
 def _without_oldest(row: DataRow) -> DataRow | None:
-    """Without its oldest question and answer; None where there is only one."""
+    """Return a row without its oldest question and answer; None if it has only one question."""
     system = [turn for turn in row.turns if turn.role == "system"]
     spoken = [turn for turn in row.turns if turn.role != "system"]
     return DataRow((*system, *spoken[2:]), row.raw, row.place) if len(spoken) > 2 else None
 
 
-def _without_middle(encoder: Encoder, example: Example, row: DataRow, longer: int) -> Example | None:
-    """Without the middle of the longest question; None where that is not enough."""
+def _without_middle(encoder: Encoder, example: Example, row: DataRow, excess: int) -> Example | None:
+    """Return an example without the middle of its longest question; None if that question is too short."""
     question = max((turn.content for turn in row.turns[:-1] if turn.role == "user"), key=len)
     asked = "".join(segment.text for segment in encoder.chat.segments(row)[:-1])
-    at = asked.rfind(question)
-    head = encoder.size(asked[:at]) + len(encoder.begins)
-    tail = encoder.size(asked[at + len(question) :])
-    free = len(example.prompt) - head - tail
-    if at < 0 or free <= longer:
+    position = asked.rfind(question)
+    tokens_before = encoder.token_count(asked[:position]) + len(encoder.start_ids)
+    tokens_after = encoder.token_count(asked[position + len(question) :])
+    question_tokens = len(example.prompt) - tokens_before - tokens_after
+    if position < 0 or question_tokens <= excess:
         return None
-    begin = head + (free - longer) // 2
+    start = tokens_before + (question_tokens - excess) // 2
     return replace(
         example,
-        prompt=example.prompt[:begin] + example.prompt[begin + longer :],
-        learned=example.learned[:begin] + example.learned[begin + longer :],
+        prompt=example.prompt[:start] + example.prompt[start + excess :],
+        learned=example.learned[:start] + example.learned[start + excess :],
     )

@@ -1,1 +1,1 @@
-"""Trains one adapter."""
+"""Train one adapter."""

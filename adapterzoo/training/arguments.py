@@ -1,4 +1,4 @@
-"""The recipe's ``train`` section as transformers' TrainingArguments, and what of it cannot work."""
+"""Turn the recipe's ``train`` section into transformers' TrainingArguments, and find what cannot work."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from adapterzoo.errors import Problem, did_you_mean
 from adapterzoo.recipe.schema import TrainSection
 from adapterzoo.recipe.train import ON_EVALUATION
 
-# Of the trainer's arguments, what a key of the recipe or the fairness of the table decides.
-OWN = {
+# The trainer's arguments that a recipe cannot pass -> the recipe key, option or program that sets them.
+SET_BY = {
     "max_steps": "train.steps",
     "num_train_epochs": "train.epochs",
     "per_device_train_batch_size": "train.batch_size",
@@ -69,31 +69,31 @@ OWN = {
 
 
 def check_settings(settings: TrainSection, steps: int) -> list[Problem]:
-    """What transformers does not know or cannot import, and steps that never come."""
+    """Return the problems of the ``train`` section: what transformers does not know, cannot import or refuses."""
     problems = [*_optimizer(settings), *_scheduler(settings), *_loggers(settings)]
     if in_steps(settings.warmup, steps) >= steps > 1:
         what = f"{settings.warmup} steps of warmup leave none of {steps} to train in."
         problems.append(Problem("train.warmup", what))
-    problems += _passed(settings.arguments)
+    problems += _passed_arguments(settings.arguments)
     if not problems:
         try:
             arguments(settings, steps, 1e-4, 0, Path("unused"), fp16=False)
-        except Exception as error:  # each argument has checks, and errors, of its own
+        except Exception as error:  # each argument has its own checks, which raise different errors
             reason = " ".join(str(error).split()).rstrip(".")
             where = "train.arguments" if settings.arguments else "train"
             problems.append(Problem(where, f"the trainer refuses them: {reason}."))
     return problems
 
 
-def _passed(values: Mapping[str, Any]) -> list[Problem]:
-    """Arguments that there are not, that are a key of the recipe, or whose value is of another type."""
-    known = {item.name: item for item in fields(TrainingArguments) if item.init and item.name not in OWN}
-    kinds = get_type_hints(TrainingArguments)
+def _passed_arguments(values: Mapping[str, Any]) -> list[Problem]:
+    """Return a problem for each argument that does not exist, that is set elsewhere, or whose type is wrong."""
+    known = {field.name: field for field in fields(TrainingArguments) if field.init and field.name not in SET_BY}
+    types = get_type_hints(TrainingArguments)
     problems = []
     for name, value in values.items():
         place = f"train.arguments.{name}"
-        if name in OWN:
-            problems.append(Problem(place, f"is set by {OWN[name]}."))
+        if name in SET_BY:
+            problems.append(Problem(place, f"is set by {SET_BY[name]}."))
             continue
         if name not in known:
             problems.append(Problem(place, f"the trainer has no '{name}'.", did_you_mean(name, known)))
@@ -105,9 +105,9 @@ def _passed(values: Mapping[str, Any]) -> list[Problem]:
             )
             continue
         try:
-            TypeAdapter(kinds[name], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+            TypeAdapter(types[name], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
         except ValidationError:
-            wanted = kinds[name].__name__ if isinstance(kinds[name], type) else str(kinds[name]).replace("typing.", "")
+            wanted = types[name].__name__ if isinstance(types[name], type) else str(types[name]).replace("typing.", "")
             problems.append(Problem(place, f"is {value!r}, and must be {wanted}."))
     return problems
 
@@ -134,12 +134,12 @@ def _scheduler(settings: TrainSection) -> list[Problem]:
         hint = did_you_mean(settings.scheduler, schedulers)
         return [Problem("train.scheduler", f"transformers has no '{settings.scheduler}'.", hint)]
     if settings.scheduler in ON_EVALUATION and not settings.eval_steps:
-        what = f"'{settings.scheduler}' goes by the validation loss, which is never measured."
+        what = f"'{settings.scheduler}' depends on the validation loss, which is never measured."
         return [Problem("train.scheduler", what, "Set train.eval_steps.")]
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     try:
         get_scheduler(settings.scheduler, optimizer, 1, 10, settings.scheduler_options)
-    except Exception as error:  # each scheduler has checks of its own
+    except Exception as error:  # each scheduler has its own checks
         reason = " ".join(str(error).split()).partition("() ")[2] or str(error)
         return [Problem("train.scheduler_options", f"'{settings.scheduler}' {reason}.")]
     return []
@@ -160,7 +160,7 @@ def _loggers(settings: TrainSection) -> list[Problem]:
 
 
 def total_steps(train: TrainSection, rows: int) -> int:
-    """Optimizer steps of the whole training."""
+    """Return the number of optimizer steps of the whole training."""
     if train.steps is not None:
         return train.steps
     assert train.epochs is not None
@@ -168,18 +168,22 @@ def total_steps(train: TrainSection, rows: int) -> int:
 
 
 def in_steps(value: int | float, steps: int) -> int:
-    """A number of steps, from one or from a share of all."""
+    """Return a number of steps; a float is a share of all steps."""
     return value if isinstance(value, int) else math.ceil(value * steps)
 
 
 def arguments(
     settings: TrainSection, steps: int, learning_rate: float, seed: int, folder: Path, *, fp16: bool
 ) -> TrainingArguments:
-    """The trainer's arguments.
+    """Return the trainer's arguments.
 
     Args:
-        folder: for checkpoints.
-        fp16: scale gradients, which float16 needs.
+        settings: the recipe's ``train`` section.
+        steps: number of optimizer steps.
+        learning_rate: the cell's learning rate.
+        seed: the cell's seed.
+        folder: folder for checkpoints.
+        fp16: whether to scale gradients, which float16 needs.
     """
     save_steps, eval_steps = in_steps(settings.save_steps, steps), in_steps(settings.eval_steps, steps)
     passed: dict[str, Any] = {"dataloader_pin_memory": torch.cuda.is_available(), **settings.arguments}
@@ -205,10 +209,10 @@ def arguments(
         eval_steps=eval_steps or None,
         save_strategy="steps" if save_steps else "no",
         save_steps=save_steps or steps,
-        save_total_limit=None,  # the trainer removes file by file: see adapterzoo.training.checkpoints
+        save_total_limit=None,  # adapterzoo.training.checkpoints removes old checkpoints, each in one go
         train_sampling_strategy="group_by_length" if settings.group_by_length else "random",
         logging_steps=1,
-        logging_nan_inf_filter=False,  # else a NaN is logged as 0.0, and training ends as if all were well
+        logging_nan_inf_filter=False,  # otherwise a NaN is logged as 0.0, and training seems to succeed
         include_num_input_tokens_seen="non_padding",
         report_to=settings.loggers or "none",
         remove_unused_columns=False,

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: each is whole, as its manifest says, or it is none.
+"""Write, find and remove checkpoints; only a checkpoint whose manifest proves it complete is used.
 
 The trainer writes a checkpoint file by file. The manifest is written last and in one go.
 """
@@ -20,77 +20,77 @@ NAME = re.compile(r"checkpoint-(\d+)")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that is whole."""
+    """A complete checkpoint."""
 
     path: Path
     step: int
-    """optimizer steps that were done"""
+    """number of optimizer steps that were done"""
     seconds: float
-    """that training had taken"""
+    """time that training had taken"""
 
 
 def complete(path: Path, seconds: float) -> None:
-    """Write the manifest of a checkpoint of which all files are written.
+    """Write the manifest of a checkpoint, after all its files were written.
 
     Args:
         path: the checkpoint's folder.
-        seconds: that training has taken so far.
+        seconds: time that training has taken so far.
     """
     files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.name != MANIFEST]
     digests = {file.relative_to(path).as_posix(): file_digest(file) for file in files}
-    held = {"step": _step(path), "seconds": seconds, "files": digests}
-    write_atomically(path / MANIFEST, json.dumps({**held, "digest": _digest(held)}, indent=1))
+    manifest = {"step": _step(path), "seconds": seconds, "files": digests}
+    write_atomically(path / MANIFEST, json.dumps({**manifest, "digest": _digest(manifest)}, indent=1))
 
 
 def newest(folder: Path, *, wanted: bool) -> Checkpoint | None:
-    """Return the newest whole checkpoint in a folder, and remove all others.
+    """Return the newest complete checkpoint in a folder, if there is one, and remove all others.
 
-    Left there, an older one would be taken for the newest by the trainer, and its own be deleted as the oldest.
+    The others have to go: the trainer could take one of them for its newest checkpoint.
 
     Args:
-        folder: of a cell's checkpoints.
-        wanted: whether training may go on from one; if not, all are removed.
+        folder: folder of a cell's checkpoints.
+        wanted: whether training may resume from a checkpoint; if not, all are removed.
     """
-    found = None
+    checkpoint = None
     for path in reversed(_all(folder)):
-        if found is None and wanted:
-            found = _whole(path)
-        if found is None or found.path != path:
+        if checkpoint is None and wanted:
+            checkpoint = _read(path)
+        if checkpoint is None or checkpoint.path != path:
             remove_folder(path)
-    return found
+    return checkpoint
 
 
 def keep_newest(folder: Path, limit: int) -> None:
     """Remove all but the newest checkpoints.
 
     Args:
-        folder: of a cell's checkpoints.
-        limit: how many to keep, at least one.
+        folder: folder of a cell's checkpoints.
+        limit: number of checkpoints to keep, at least one.
     """
     for path in _all(folder)[:-limit]:
         remove_folder(path)
 
 
 def _all(folder: Path) -> list[Path]:
-    """Return the checkpoints, whole or not, by step."""
-    steps = {path: NAME.fullmatch(path.name) for path in folder.glob("checkpoint-*")}
-    return sorted((path for path, match in steps.items() if match), key=_step)
+    """Return the folders of all checkpoints, complete or not, in the order of their steps."""
+    matches = {path: NAME.fullmatch(path.name) for path in folder.glob("checkpoint-*")}
+    return sorted((path for path, match in matches.items() if match), key=_step)
 
 
 def _step(path: Path) -> int:
     return int(path.name.rpartition("-")[2])
 
 
-def _whole(path: Path) -> Checkpoint | None:
-    """Return a checkpoint of which every file is what it was when it was written; None for any other."""
+def _read(path: Path) -> Checkpoint | None:
+    """Return a checkpoint if every file is as it was written, else None."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        # Under the name of another step, it would be taken for more training than it is.
-        named = manifest.pop("digest") == _digest(manifest) and manifest["step"] == _step(path)
-        whole = named and all(file_digest(path / name) == digest for name, digest in manifest["files"].items())
+        # A copy under the name of another step would count as that much training.
+        valid = manifest.pop("digest") == _digest(manifest) and manifest["step"] == _step(path)
+        intact = valid and all(file_digest(path / name) == digest for name, digest in manifest["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return Checkpoint(path, _step(path), manifest["seconds"]) if whole else None
+    return Checkpoint(path, _step(path), manifest["seconds"]) if intact else None
 
 
 def _digest(manifest: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Training one wrapped model: transformers' Trainer, with what would make the table wrong mended."""
+"""Train one wrapped model with transformers' Trainer, changed where it would make the table wrong."""
 
 from __future__ import annotations
 
@@ -33,21 +33,22 @@ from adapterzoo.training.checkpoints import Checkpoint
 STATE = "adapter_state.safetensors"
 LOGS = "logs"
 OnStep = Callable[[int, int, float, int], None]
-"""called with step, all steps, loss, and tokens seen so far"""
+"""is called with the step, the number of steps in all, the loss, and the number of tokens seen so far"""
 MakeOptimizer = Callable[[type[torch.optim.Optimizer], dict[str, Any]], torch.optim.Optimizer | None]
-"""called with the recipe's optimizer and its arguments; None stands for that optimizer as it is"""
+"""is called with the class of the recipe's optimizer and its arguments; returns None to use that optimizer"""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What training one cell gave, apart from the weights."""
+    """The figures of one finished training; the weights are in the model."""
 
     seconds: float
     tokens: int
-    """real tokens that went through the model, padding left out"""
+    """number of tokens that went through the model, without padding"""
     history: list[dict[str, float]]
     positions_per_token: float | None
-    """positions that were computed for each real token; None where a checkpoint held the finished training"""
+    """positions computed for each token: above 1 with padding, below 1 with a shared prefix; None if a checkpoint held
+    the finished training"""
 
 
 def train_adapter(
@@ -66,67 +67,77 @@ def train_adapter(
 ) -> Trained:
     """Train a wrapped model in place.
 
-    The order of the rows is a matter of the seed alone: row k of it is the same for every method.
+    The order of the rows depends on the seed alone, so it is the same for every method.
 
     Args:
-        prefix: what makes batches of rows that begin alike; None where every row is to be padded.
-        folder: where checkpoints go, and where training goes on from if there are any and ``resume`` is set.
+        model: the wrapped model.
+        encoded: the training rows and validation rows.
+        settings: the recipe's ``train`` section.
+        learning_rate: the cell's learning rate.
+        seed: the cell's seed.
+        folder: folder for checkpoints.
+        callbacks: the method's callbacks.
+        optimizer: makes the method's own optimizer, if it has one.
+        resume: whether to resume from a checkpoint in ``folder``.
+        prefix: joins rows that begin with the same tokens into one sequence; None if rows are padded.
+        on_step: is called after every step.
 
     Raises:
-        NotFiniteError: the loss became NaN or infinite.
+        NotFiniteError: the loss or the gradient became NaN or infinite.
     """
     steps = total_steps(settings, len(encoded.training_rows))
     if encoded.packs:
         check_separate(model, encoded.packs, encoded.pad_id)
-    arguments = training_arguments.arguments(settings, steps, learning_rate, seed, folder, fp16=_half(model))
-    # A cell trains on one device: transformers would multiply the batch by the number of GPUs it sees.
+    fp16 = _scales_gradients(model)
+    arguments = training_arguments.arguments(settings, steps, learning_rate, seed, folder, fp16=fp16)
+    # Train on one GPU, because transformers would multiply the batch size by the number of GPUs.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     checkpoint = checkpoints.newest(folder, wanted=resume and bool(settings.save_steps))
-    # What was trained before the checkpoint has taken its time too.
-    before = checkpoint.seconds if checkpoint else 0.0
+    # The training before the checkpoint counts as training time.
+    seconds_before = checkpoint.seconds if checkpoint else 0.0
     trainer = CompletionTrainer(
         model=model,
         args=arguments,
         train_dataset=encoded.training_rows,
         eval_dataset=encoded.validation,
         data_collator=partial(encoded.collate, prefix=prefix),
-        callbacks=[*callbacks, _Watch(on_step, before, settings.save_limit)],
+        callbacks=[*callbacks, _StepCallback(on_step, seconds_before, settings.save_limit)],
     )
     trainer.pad_id, trainer.prefix, trainer.own_optimizer = encoded.pad_id, prefix, optimizer
-    # They print every log line, which is the progress display's business.
+    # Remove the callbacks that print every log line, because the progress display shows the progress.
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)
     for callback in trainer.callback_handler.callbacks:
-        # TensorBoard's would be among the checkpoints, which are gone when the cell is done.
+        # TensorBoard would write its files among the checkpoints, which are removed when the cell is done.
         if getattr(callback, "logging_dir", "") is None:
             callback.logging_dir = str(folder.parent / LOGS)
     if checkpoint and checkpoint.step >= steps:
         seconds = trainer.finished(checkpoint)
     else:
         result = trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
-        seconds = before + result.metrics["train_runtime"]
+        seconds = seconds_before + result.metrics["train_runtime"]
     return Trained(
         seconds=seconds,
         tokens=int(trainer.state.num_input_tokens_seen),
-        history=[_plain(entry) for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry],
+        history=[_kept(entry) for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry],
         positions_per_token=trainer.positions / float(trainer.tokens) if trainer.positions else None,
     )
 
 
 class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not followed for types
-    """The Trainer, whose evaluation is adapterzoo's: the loss on completions, and nothing a method adds to it."""
+    """A Trainer that evaluates as adapterzoo does: the loss of completions, without what a method adds to the loss."""
 
     pad_id: int
     prefix: SharedPrefix | None
     own_optimizer: MakeOptimizer
     control: Any
     positions = 0
-    """that went through the model, padding too"""
+    """number of positions that went through the model, with padding"""
     tokens: Any = 0
-    """real ones that these stand for; a tensor, so that no step waits for its number"""
+    """number of tokens in all rows, without padding; a tensor, because reading its number would delay a step"""
 
     def __init__(self, model: Any, **settings: Any) -> None:
-        # transformers takes any adapter but PEFT's for none at all, and refuses to train a quantized base.
+        # transformers does not see adapters that are not PEFT's, and would refuse to train a quantized base model.
         model._hf_peft_config_loaded = True
         try:
             super().__init__(model=model, **settings)
@@ -134,26 +145,26 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
             del model._hf_peft_config_loaded
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The model's own loss."""
+        """Return the model's own loss, and count positions and tokens."""
         self.positions += inputs["input_ids"].numel()
         self.tokens = self.tokens + inputs["attention_mask"].sum()
         if ROW_LENGTHS in inputs:
             inputs = model_arguments(inputs, model)
-        elif "use_cache" in inputs:  # packed rows, whose mask is there to count tokens by
+        elif "use_cache" in inputs:  # packed rows; their attention mask only serves to count tokens
             inputs = {name: value for name, value in inputs.items() if name != "attention_mask"}
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
-        # From the lengths and the seed alone: the same order for every method.
+        # Order the rows by their lengths and the seed alone, so that the order is the same for every method.
         lengths = [_length(row) for row in self.train_dataset]
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps
         generator = torch.Generator().manual_seed(self.args.data_seed)
         return LengthGroupedSampler(size, lengths=lengths, generator=generator)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The method's own optimizer, or the recipe's."""
+        """Create the method's own optimizer, or the recipe's if the method has none."""
         kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
         own = self.own_optimizer(kind, {"weight_decay": self.args.weight_decay, **settings})
         if own is None:
@@ -161,8 +172,8 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         self.optimizer = own
         return own
 
-    # A checkpoint holds what training changes, the same for every method: how a method saves its adapter for use
-    # is its own affair, and need not have all of it. The base and what follows from the seed are made again.
+    # A checkpoint of any method holds all tensors that training changes. The adapter as a method saves it may lack
+    # some of them. The base model and what follows from the seed need not be saved.
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -171,32 +182,33 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         saved, state = load_file(Path(resume_from_checkpoint) / STATE), _state(self.model)
         if saved.keys() != state.keys():
-            raise AdapterzooError(f"{resume_from_checkpoint} is of another adapter than is trained now")
+            raise AdapterzooError(f"{resume_from_checkpoint} is a checkpoint of another adapter")
         with torch.no_grad():
             for name, tensor in state.items():
                 tensor.copy_(saved[name])
 
     def finished(self, checkpoint: Checkpoint) -> float:
-        """Take over a training that was finished, and return its seconds: the trainer would do one step more."""
+        """Load the checkpoint of a finished training; return its seconds. The trainer itself would do one more step."""
         self._load_from_checkpoint(str(checkpoint.path))
         self.state = TrainerState.load_from_json(str(checkpoint.path / TRAINER_STATE_NAME))
-        # A checkpoint does not hold the effect of callbacks that act when training begins or ends.
+        # Callbacks may act when training begins or ends, which a checkpoint does not hold.
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
         return checkpoint.seconds
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
-        """The mean loss of a completion's token on the validation rows."""
+        """Return the loss per completion token on the validation rows."""
         rows = [example.tokens for example in self.eval_dataset]
-        found = likelihoods(self.model, rows, self.pad_id, self.args.eval_batch_size, self.prefix)
-        metrics = {f"{metric_key_prefix}_loss": sum(one.loss for one in found) / sum(one.tokens for one in found)}
+        measured = likelihoods(self.model, rows, self.pad_id, self.args.eval_batch_size, self.prefix)
+        loss = sum(row.loss for row in measured) / sum(row.tokens for row in measured)
+        metrics = {f"{metric_key_prefix}_loss": loss}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
 
-class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Tells the loss of each step, stops at one that is no number, and completes each checkpoint."""
+class _StepCallback(TrainerCallback):  # type: ignore[misc]
+    """A callback that reports each step, stops if its loss is not finite, and completes each checkpoint."""
 
     def __init__(self, on_step: OnStep, seconds_before: float, save_limit: int) -> None:
         self.on_step = on_step
@@ -218,21 +230,21 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
 
 def _length(row: Any) -> int:
-    """Tokens of a training row, packed or not."""
+    """Return the number of tokens of a training row, packed or not."""
     return sum(len(ids) for ids, _ in (row if isinstance(row, list) else [row.tokens]))
 
 
 def _state(model: Any) -> dict[str, torch.Tensor]:
-    """What training may change: trained parameters, and buffers."""
+    """Return the tensors that training may change: trained parameters and buffers."""
     return {**trained_parameters(model), **dict(model.named_buffers())}
 
 
-def _half(model: Any) -> bool:
-    """Whether gradients need scaling: float16 on a GPU."""
-    where = next(model.parameters())
-    return bool(getattr(model, "dtype", None) == torch.float16 and where.device.type == "cuda")
+def _scales_gradients(model: Any) -> bool:
+    """Tell whether gradients need scaling, as they do with float16 on a GPU."""
+    device = next(model.parameters()).device
+    return bool(getattr(model, "dtype", None) == torch.float16 and device.type == "cuda")
 
 
-def _plain(entry: dict[str, Any]) -> dict[str, float]:
-    kept = ("step", "loss", "eval_loss", "learning_rate", "grad_norm", "epoch")
-    return {name: float(entry[name]) for name in kept if name in entry}
+def _kept(entry: dict[str, Any]) -> dict[str, float]:
+    names = ("step", "loss", "eval_loss", "learning_rate", "grad_norm", "epoch")
+    return {name: float(entry[name]) for name in names if name in entry}

@@ -1,4 +1,4 @@
-"""Trained adapters put to use: asked on the base they were trained on, and merged into a plain model."""
+"""Use trained adapters: answer on the base they were trained on, and merge them into a plain model."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ def test_a_trained_adapter_answers_as_it_did_when_it_was_measured(
     done = adapterzoo("generate", out, "--method", "mine", *prompts, "--max-new-tokens", "20")
     assert done.exit_code == 0, done.stderr
     assert done.stdout.splitlines() == [line["prediction"] for line in wanted]
-    # Merged, plain transformers gives the same answers from the folder alone.
+    # Plain transformers gives the same answers from the folder of the merged model.
     merged = tmp_path / "merged"
     done = adapterzoo("merge", out, "-m", "lora", "--to", merged)
     assert done.exit_code == 0, done.stderr
     assert plain_answers(merged, wanted, out) == [line["prediction"] for line in wanted]
     again = adapterzoo("merge", out, "-m", "mine", "--to", merged)
     assert again.exit_code == 2
-    assert "is there already" in again.stderr
+    assert "already exists" in again.stderr
 
 
 def plain_answers(folder: Path, wanted: list[dict[str, str]], out: Path) -> list[str]:
-    """With transformers alone; the prompts as adapterzoo writes them."""
+    """Return the answers of a model folder, generated with transformers alone from adapterzoo's prompts."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from adapterzoo.adapters.loading import question
+    from adapterzoo.adapters.loading import question_row
     from adapterzoo.recipe.document import read
     from adapterzoo.recipe.schema import Recipe
     from adapterzoo.tokens.encode import Encoder
@@ -60,13 +60,13 @@ def plain_answers(folder: Path, wanted: list[dict[str, str]], out: Path) -> list
     encoder = Encoder(tokenizer, data)
     answers = []
     for line in wanted:
-        ids = torch.tensor([encoder.prompt(question(data, line["prompt"]))])
+        ids = torch.tensor([encoder.prompt(question_row(data, line["prompt"]))])
         output = model.generate(ids, max_new_tokens=20, do_sample=False, eos_token_id=2, pad_token_id=0)
         answers.append(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip())
     return answers
 
 
-def test_an_added_padding_token_has_room_and_disturbs_nothing(write_recipe: Callable[..., Path]) -> None:
+def test_an_added_padding_token_has_an_embedding_and_changes_no_logits(write_recipe: Callable[..., Path]) -> None:
     import torch
 
     plain, added = Bench(write_recipe("lora")), Bench(write_recipe("lora"), "model.padding_token=<|pad|>")
@@ -86,7 +86,7 @@ def test_an_added_padding_token_has_room_and_disturbs_nothing(write_recipe: Call
     assert torch.equal(second.get_input_embeddings().weight[259], second.get_input_embeddings().weight[263])
 
 
-def test_adapters_that_are_not_there(
+def test_adapters_that_do_not_exist_are_refused(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -94,9 +94,12 @@ def test_adapters_that_are_not_there(
     assert adapterzoo("run", recipe, "--out", out).exit_code == 0
     for arguments, expected in (
         (("generate", out, "-m", "lroa", "--prompt", "x"), "Did you mean 'lora'"),
-        (("generate", out, "-m", "lora", "--seed", "4", "--prompt", "x"), "'lora' was trained with: 0."),
+        (
+            ("generate", out, "-m", "lora", "--seed", "4", "--prompt", "x"),
+            "'lora' was not trained with this seed. Choose from: 0.",
+        ),
         (("generate", tmp_path, "-m", "lora", "--prompt", "x"), "holds no results"),
-        (("generate", out, "-m", "lora"), "there is nothing to ask"),
+        (("generate", out, "-m", "lora"), "there is no prompt"),
         (("merge", out, "-m", "prompt-tuning", "--to", tmp_path / "m"), "has nothing to merge into a model"),
         (("merge", out, "-m", "base", "--to", tmp_path / "m"), "has no such adapter"),
     ):
@@ -107,7 +110,7 @@ def test_adapters_that_are_not_there(
     assert adapterzoo("generate", out, "-m", "big", "--prompt", "go", "--max-new-tokens", "2").exit_code == 0
 
 
-def test_a_4_bit_adapter_is_asked_on_4_bits_and_merged_without(
+def test_a_4_bit_adapter_answers_on_4_bits_and_is_merged_without_quantization(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -125,7 +128,7 @@ def test_a_4_bit_adapter_is_asked_on_4_bits_and_merged_without(
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: Path) -> Path:
-    """The output folder of two methods that learned something."""
+    """Return the output folder of a run with two methods that learned something."""
     from tiny import RECIPE
 
     import adapterzoo
@@ -140,25 +143,25 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_dat
 
 @pytest.fixture
 def out(trained: Path, tmp_path: Path) -> Path:
-    """A copy, to be damaged."""
+    """Return a copy of the output folder, which a test may damage."""
     return Path(shutil.copytree(trained, tmp_path / "out"))
 
 
-def without_b(adapter: Path, other: Path) -> None:
+def without_b(adapter: Path, other_adapter: Path) -> None:
     weights = {name: tensor for name, tensor in load_file(adapter / WEIGHTS).items() if "lora_B" not in name}
     save_file(weights, adapter / WEIGHTS, metadata={"format": "pt"})
 
 
-def of_another_method(adapter: Path, other: Path) -> None:
+def folder_of_another_method(adapter: Path, other_adapter: Path) -> None:
     shutil.rmtree(adapter)
-    shutil.copytree(other, adapter)
+    shutil.copytree(other_adapter, adapter)
 
 
-def weights_of_another_method(adapter: Path, other: Path) -> None:
-    shutil.copy(other / WEIGHTS, adapter / WEIGHTS)
+def weights_of_another_method(adapter: Path, other_adapter: Path) -> None:
+    shutil.copy(other_adapter / WEIGHTS, adapter / WEIGHTS)
 
 
-def one_bit(adapter: Path, other: Path) -> None:
+def with_one_flipped_bit(adapter: Path, other_adapter: Path) -> None:
     content = bytearray((adapter / WEIGHTS).read_bytes())
     content[-8] ^= 1
     (adapter / WEIGHTS).write_bytes(content)
@@ -167,12 +170,15 @@ def one_bit(adapter: Path, other: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "digests"),
     [
-        *((damage, True) for damage in (without_b, of_another_method, weights_of_another_method, one_bit)),
-        # A result of an older adapterzoo has no digests; the keys of the weights tell.
+        (without_b, True),
+        (folder_of_another_method, True),
+        (weights_of_another_method, True),
+        (with_one_flipped_bit, True),
+        # A result of an older adapterzoo has no digests, so that only the names of the weights show the damage.
         *((damage, False) for damage in (without_b, weights_of_another_method)),
     ],
 )
-def test_an_adapter_that_is_not_whole_answers_nothing(
+def test_a_damaged_adapter_is_refused(
     damage: Any, digests: bool, out: Path, adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     damage(out / "lora" / "seed-0" / "adapter", out / "ia3" / "seed-0" / "adapter")
@@ -192,7 +198,7 @@ def test_an_adapter_that_is_not_whole_answers_nothing(
 
 
 def effect_in_hooks(method: Any, model: Any) -> Any:
-    """Merge like a careless author: the model in memory is right, and its weights are the base's."""
+    """Merge wrongly: the model in memory answers right, but its weights are those of the base."""
     before = {name: weight.clone() for name, weight in linear_weights(model.get_base_model())}
     merged = model.merge_and_unload()
     for name, weight in list(linear_weights(merged)):
@@ -212,7 +218,7 @@ def linear_weights(model: Any) -> Any:
             yield name.replace(".base_layer", ""), module.weight
 
 
-def effect_in_what_is_not_saved(method: Any, model: Any) -> Any:
+def effect_in_a_buffer_that_is_not_saved(method: Any, model: Any) -> Any:
     merged = model.merge_and_unload()
     layer = merged.model.layers[0].mlp
     weight = layer.up_proj.weight.detach()
@@ -229,8 +235,10 @@ class UpProjection(torch.nn.Module):
         return x @ self.merged.T
 
 
-@pytest.mark.parametrize("merge", [effect_in_hooks, effect_in_what_is_not_saved, lambda method, model: model.unload()])
-def test_a_merge_that_loses_the_adapter_is_not_called_written(
+@pytest.mark.parametrize(
+    "merge", [effect_in_hooks, effect_in_a_buffer_that_is_not_saved, lambda method, model: model.unload()]
+)
+def test_a_merge_that_loses_the_adapter_is_refused(
     merge: Any, out: Path, adapterzoo: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from adapterzoo.methods.registry import registry
@@ -239,14 +247,14 @@ def test_a_merge_that_loses_the_adapter_is_not_called_written(
     done = adapterzoo("merge", out, "-m", "lora", "--to", tmp_path / "merged")
     assert done.exit_code == 2, done.output
     assert "written" not in done.stderr or "nothing was written" in " ".join(done.stderr.split())
-    assert not list(tmp_path.glob("*merged*")), "nothing is left of it"
+    assert not list(tmp_path.glob("*merged*")), "no folder is left"
 
 
-def test_a_small_effect_is_no_excuse_for_a_merge_that_loses_it(
+def test_a_merge_that_loses_a_small_effect_is_refused(
     trained: Path, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """In bfloat16 merging may move answers by more than a short training did."""
+    """In bfloat16, merging may change the logits by more than a short training did."""
     from adapterzoo.methods.registry import registry
 
     recipe = write_recipe("lora", steps="2", dtype="bfloat16")
@@ -267,8 +275,8 @@ def test_the_merged_model_keeps_the_generation_configuration_of_its_base(
     recipe, out = write_recipe("lora", steps="10"), tmp_path / "o"
     arguments = ("--set", f"model.name={model}", "--set", "train.learning_rate=1e-2")
     assert adapterzoo("run", recipe, *arguments, "--out", out).exit_code == 0
-    other = adapterzoo("run", recipe, *arguments[2:], "--out", tmp_path / "plain")
-    assert other.exit_code == 0
+    plain_run = adapterzoo("run", recipe, *arguments[2:], "--out", tmp_path / "plain")
+    assert plain_run.exit_code == 0
     answers = [(folder / "lora/seed-0/predictions.jsonl").read_text() for folder in (out, tmp_path / "plain")]
     assert answers[0] == answers[1], "greedy means greedy"
     assert adapterzoo("merge", out, "-m", "lora", "--to", tmp_path / "merged").exit_code == 0
@@ -278,7 +286,7 @@ def test_the_merged_model_keeps_the_generation_configuration_of_its_base(
 ESCAPES = "\x1b[31mred\x1b[0m \x1b]0;title\x07 \u202eback\ttab\nnext\r"
 
 
-def test_answers_cannot_steer_a_terminal_and_lose_nothing_in_a_pipe(
+def test_answers_send_no_control_characters_to_a_terminal_and_are_unchanged_in_a_pipe(
     out: Path, adapterzoo: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import sys
@@ -299,7 +307,7 @@ def test_answers_cannot_steer_a_terminal_and_lose_nothing_in_a_pipe(
     assert "\ttab\nnext" in text
 
 
-def test_what_a_killed_merge_left_is_not_in_the_next_one(
+def test_files_of_a_killed_merge_are_not_in_the_next_one(
     out: Path, adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     (tmp_path / ".merged.new").mkdir()
@@ -308,7 +316,7 @@ def test_what_a_killed_merge_left_is_not_in_the_next_one(
     assert not (tmp_path / "merged" / "added_tokens.json").exists()
 
 
-def test_a_recipe_that_is_none_is_named(out: Path, adapterzoo: Callable[..., Result]) -> None:
+def test_an_invalid_recipe_in_the_output_folder_is_named(out: Path, adapterzoo: Callable[..., Result]) -> None:
     (out / "recipe.yaml").write_text("foo: 1")
     done = adapterzoo("generate", out, "-m", "lora", "--prompt", "go")
     assert done.exit_code == 2

@@ -1,4 +1,4 @@
-"""The mistakes that people make with data: each named with its file and row, with the hint, and exit code 2."""
+"""Check the usual mistakes in data: each is reported with its file, its row and a hint, and the exit code is 2."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
         "source: wrong.csv, format: qa",
         ("wrong.csv:1: there is no column 'answer'. Did you mean 'anwser'?",),
     ),
-    "columns of no format": ("source: wrong.csv", ("fit no format. Map your columns under data.columns.",)),
-    "a format that there is not": ("source: good.csv, format: q&a", ("'data.format' is 'q&a'.",)),
-    "a mapping of no column": (
+    "columns that fit no format": ("source: wrong.csv", ("fit no format. Map your columns under data.columns.",)),
+    "an unknown format": ("source: good.csv, format: q&a", ("'data.format' is 'q&a'.",)),
+    "a mapping of an unknown column": (
         "source: good.csv, format: qa, columns: {prompt: q}",
         ("is no column of the format qa",),
     ),
@@ -73,7 +73,7 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "bad UTF-8": ("source: latin.csv", ("latin.csv:32: is not UTF-8", "Save it as UTF-8.")),
     "a comma without quotes": ("source: wide.csv", ("wide.csv:32: this row has 3 cells", "in quotes")),
-    "two columns of one name": ("source: twice.csv", ("twice.csv:1: there are two columns 'answer'. Rename",)),
+    "two columns with one name": ("source: twice.csv", ("twice.csv:1: there are two columns 'answer'. Rename",)),
     "an empty file": ("source: empty.csv", ("empty.csv: does not begin with a line of column names",)),
     "no rows": ("source: header.csv", ("header.csv: has column names but no rows",)),
     "no usable row": ("source: blank.csv", ("blank.csv: all 2 rows have an empty 'answer'",)),
@@ -83,12 +83,18 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
         ("other.csv: has a column 'source' that", "data.drop_columns"),
     ),
     "a quote never closed": ("source: quote.csv", ("quote.csv:32: cannot be read as CSV",)),
-    "mixed types": ("source: mixed.jsonl", ("mixed.jsonl:2: 'answer' is a number here and text in", "Write it the same way")),
+    "mixed types": (
+        "source: mixed.jsonl",
+        ("mixed.jsonl:2: 'answer' is a number here and text in", "Write it the same way"),
+    ),
     "nested cells": ("source: nested.jsonl", ("nested.jsonl:1: 'answer' is a dict, not text",)),
     "a broken line": ("source: broken.jsonl", ("broken.jsonl:2: is not JSON", "one whole object")),
-    "lines that are no objects": ("source: list.jsonl", ("list.jsonl:1: is not an object with a key for each column",)),
-    "a document that is no table": ("source: scalar.json", ("scalar.json: holds no list of objects",)),
-    "half a character": ("source: half.jsonl", ("half.jsonl:1: 'question' holds half a character",)),
+    "lines that are not objects": (
+        "source: list.jsonl",
+        ("list.jsonl:1: is not an object with a key for each column",),
+    ),
+    "a file that is not a table": ("source: scalar.json", ("scalar.json: holds no list of objects",)),
+    "half a surrogate pair": ("source: half.jsonl", ("half.jsonl:1: 'question' holds half a character",)),
     "an unknown role": (
         "source: role.jsonl",
         ("role.jsonl:1: its message 2 has the unknown role 'robot'. Known: system",),
@@ -100,23 +106,29 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "images": ("source: image.jsonl", ("image.jsonl:1: the content of its message 1 is not text",)),
     "keys of another format": ("source: keys.jsonl", ("keys.jsonl:1: its message 1 has no 'role' and 'content'",)),
-    "nobody answers": ("source: unanswered.jsonl", ("all 9 rows have an empty 'messages (no answer in it)'",)),
+    "conversations without an answer": (
+        "source: unanswered.jsonl",
+        ("all 9 rows have an empty 'messages (no answer in it)'",),
+    ),
     "a damaged file": ("source: damaged.parquet", ("damaged.parquet: cannot be read",)),
     "a dataset script": ("source: script.py", ("script.py' is a script, and scripts are never run",)),
     "a spreadsheet": ("source: book.xlsx", ("book.xlsx' is not of a known kind", ".csv")),
     "no such file": ("source: gone.csv", ("there is no file 'gone.csv'. Looked in",)),
     "a folder": ("source: .", ("is a folder, but not a dataset that save_to_disk wrote",)),
-    "a template of another column": (
+    "a template with an unknown column": (
         "source: good.csv, template: '{qestion}'",
         ("names '{qestion}'", "Did you mean 'question'?"),
     ),
-    "a template that is none": ("source: good.csv, template: '{question'", ("data.template: expected '}'",)),
-    "a filter on no column": ("source: good.csv, filter: {lang: en}", ("data.filter: there is no column 'lang'",)),
+    "a broken template": ("source: good.csv, template: '{question'", ("data.template: expected '}'",)),
+    "a filter on an unknown column": (
+        "source: good.csv, filter: {lang: en}",
+        ("data.filter: there is no column 'lang'",),
+    ),
     "a filter that leaves nothing": (
         "source: good.csv, filter: {question: x}",
         ("data.filter: leaves none of 30 rows", "'q0'"),
     ),
-    "groups of no column": (
+    "groups by an unknown column": (
         "source: good.csv, split: {group_by: doc}",
         ("data.split.group_by: there is no column 'doc'",),
     ),
@@ -129,43 +141,43 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
         "split: {train: [good.csv], validation: 0, test: [good.csv]}",
         ("good.csv:2: is in test too", "30 of 30 training rows", "duplicates: drop"),
     ),
-    "a split of a file": ("source: good.csv, split: {test: test}", ("there is no file 'test'",)),
+    "a named split of a file": ("source: good.csv, split: {test: test}", ("there is no file 'test'",)),
     "everything too long": (
         "source: good.csv, max_length: 4",
-        ("max_length = 4 leaves nothing to learn in all", "raise it"),
+        ("max_length = 4 leaves nothing to learn in all", "raise max_length"),
     ),
     "a broken chat template": (
         "source: good.csv, chat_template: broken.jinja",
-        ("broken.jinja:1: is no Jinja template",),
+        ("broken.jinja:1: is not a Jinja template",),
     ),
-    "a chat template that is not there": (
+    "a missing chat template": (
         "source: good.csv, chat_template: own.jinja",
         ("there is no file 'own.jinja'",),
     ),
     "no source": ("format: qa", ("'data.source' is missing",)),
     "an unknown key": ("source: good.csv, shufle: 1", ("unknown key 'data.shufle'. Did you mean 'shuffle'?",)),
-    "a limit of none": (
+    "a limit of 0": (
         "source: good.csv, limit: 0",
         ("'data.limit' is 0: input should be greater than or equal to 1",),
     ),
-    "labels that nothing teaches": ("source: good.csv", ("' is in no training row", "no method can know them")),
+    "labels only in the test rows": ("source: good.csv", ("' is in no training row", "no method can know them")),
 }
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("mistakes")
+    folder = tmp_path_factory.mktemp("mistakes")
     for name, content in FILES.items():
-        (made / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    return made
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
 
 
-def test_there_are_at_least_twenty() -> None:
+def test_there_are_at_least_twenty_mistakes() -> None:
     assert len(MISTAKES) >= 20
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_named_with_its_place_and_cure(
+def test_a_mistake_is_reported_with_its_place_and_a_hint(
     mistake: str, folder: Path, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

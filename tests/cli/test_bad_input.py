@@ -1,4 +1,4 @@
-"""Every mistake has its clear error and exit code 2, before any weights are loaded."""
+"""Check that every mistake gives a clear error and exit code 2 before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("no_weights")
 
 
 @pytest.mark.parametrize("command", ["run", "check"])
-def test_the_recipe(
+def test_mistakes_in_the_recipe(
     command: str, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     refused(adapterzoo(command, tmp_path / "none.yaml"), "none.yaml: there is no such file")
@@ -28,7 +28,9 @@ def test_the_recipe(
     refused(adapterzoo(command, write_recipe("lora"), "-m", "lroa"), "--method lroa: unknown method")
 
 
-def test_the_data(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
+def test_mistakes_in_the_data(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
     def run(content: str, *overrides: str) -> Result:
         (tmp_path / "rows.csv").write_text(content)
         sets = [part for override in ("data.source=rows.csv", *overrides) for part in ("--set", override)]
@@ -43,7 +45,9 @@ def test_the_data(write_recipe: Callable[..., Path], adapterzoo: Callable[..., R
     refused(run("verb,past\ngo,went\n"), "1 different prompts are too few")
 
 
-def test_the_methods_on_this_architecture(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]) -> None:
+def test_options_that_do_not_fit_the_model(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]
+) -> None:
     methods = (
         "{name: lora, target_modules: [q_proj, v_prj]}, {name: oft, oft_block_size: 48}, {name: adalora, tinit: 9}"
     )
@@ -51,8 +55,8 @@ def test_the_methods_on_this_architecture(write_recipe: Callable[..., Path], ada
         adapterzoo("run", write_recipe(methods)),
         "lora: target_modules: 'v_prj' matches no layer. Did you mean 'v_proj'?",
         "oft: oft_block_size: 48 does not divide 64",
-        "Sizes that do: 2, 4, 8, 16, 32, 64.",
-        "adalora: tinit, tfinal: 9 steps before and 2 after leave none of 6",
+        "Choose from: 2, 4, 8, 16, 32, 64.",
+        "adalora: tinit, tfinal: 9 + 2 steps leave none of the 6 steps",
     )
 
 
@@ -60,18 +64,18 @@ def test_the_methods_on_this_architecture(write_recipe: Callable[..., Path], ada
     ("targets", "expected"),
     [
         ("all_linear", "'all_linear' does not match the whole name of any layer. Did you mean 'all-linear'?"),
-        ("'*'", "'*' is no pattern"),
+        ("'*'", "'*' does not match the whole name of any layer"),
         ("[]", "target_modules: is empty. Choose from: down_proj, gate_proj, k_proj"),
     ],
 )
-def test_targets_that_match_nothing(
+def test_target_modules_that_match_nothing(
     targets: str, expected: str, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]
 ) -> None:
     for method in ("lora", "oft"):
         refused(adapterzoo("check", write_recipe(f"{{name: {method}, target_modules: {targets}}}")), expected)
 
 
-def test_the_trainer(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]) -> None:
+def test_unknown_names_for_the_trainer(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]) -> None:
     sets = ("--set", "train.optimizer=adamw_troch", "--set", "train.loggers=[wandbb]")
     refused(
         adapterzoo("run", write_recipe("lora"), *sets),
@@ -80,7 +84,7 @@ def test_the_trainer(write_recipe: Callable[..., Path], adapterzoo: Callable[...
     )
 
 
-def test_what_the_model_or_the_data_has_no_room_for(
+def test_settings_that_do_not_fit_the_model_or_the_data(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     recipe = write_recipe("lora", shots="25")
@@ -95,7 +99,9 @@ def test_what_the_model_or_the_data_has_no_room_for(
     refused(adapterzoo("run", write_recipe("lora"), "--out", "/dev/null/x"), "--out /dev/null/x: cannot be written")
 
 
-def test_the_model(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
+def test_models_that_cannot_be_loaded(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
     refused(adapterzoo("run", write_recipe("lora"), "--set", "model.name=smollm2-135"), "Did you mean 'smollm2-135m'?")
     missing = adapterzoo("run", write_recipe("lora"), "--set", "model.name=nobody/nothing")
     refused(missing, "model nobody/nothing: cannot be loaded", "HF_HUB_OFFLINE is set")
@@ -103,7 +109,7 @@ def test_the_model(write_recipe: Callable[..., Path], adapterzoo: Callable[..., 
     refused(adapterzoo("run", write_recipe("lora"), "--set", f"model.name={tmp_path / 'empty'}"), "cannot be loaded")
 
 
-def test_the_arguments(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
+def test_wrong_arguments(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
     assert adapterzoo("run").exit_code == 2
     assert adapterzoo("walk").exit_code == 2
     assert adapterzoo("run", write_recipe("lora"), "--seed", "-1").exit_code == 2
@@ -111,5 +117,5 @@ def test_the_arguments(write_recipe: Callable[..., Path], adapterzoo: Callable[.
     refused(adapterzoo("compare", tmp_path), "holds no results")
 
 
-def test_debug_shows_where_it_was_found(adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
+def test_debug_shows_the_traceback(adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
     assert "Traceback" in adapterzoo("--debug", "run", tmp_path / "none.yaml").stderr

@@ -1,3 +1,5 @@
+"""Check the commands: what they import, print and return, in a pipe and in a terminal."""
+
 from __future__ import annotations
 
 import json
@@ -33,7 +35,7 @@ def finished(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result
         ["init", "CSV"],
     ],
 )
-def test_what_does_not_train_imports_nothing_heavy(arguments: list[str], finished: Path, tiny_data: Path) -> None:
+def test_commands_that_do_not_train_import_nothing_heavy(arguments: list[str], finished: Path, tiny_data: Path) -> None:
     code = (
         "import sys\nfrom adapterzoo.cli import main\n"
         "try:\n    main(sys.argv[1:])\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
@@ -45,7 +47,7 @@ def test_what_does_not_train_imports_nothing_heavy(arguments: list[str], finishe
     assert done.stdout.endswith("HEAVY []\n"), done
 
 
-def test_methods_lists_all_in_groups_and_shows_each(adapterzoo: Callable[..., Result]) -> None:
+def test_methods_lists_all_methods_and_shows_each(adapterzoo: Callable[..., Result]) -> None:
     listed = adapterzoo("methods").stdout
     described = json.loads(adapterzoo("methods", "--json").stdout)["methods"]
     trainable = [method for method in described if not method["unavailable"]]
@@ -60,7 +62,7 @@ def test_methods_lists_all_in_groups_and_shows_each(adapterzoo: Callable[..., Re
         assert method["unavailable"] is None or method["unavailable"] in listed
         for option, schema in method["options"].items():
             assert option in shown
-            assert schema["description"], f"{name}.{option} says nothing"
+            assert schema["description"], f"{name}.{option} has no description"
     assert re.search(r"^  lora +\+\+ +\+\+ +\+ ", listed, re.MULTILINE)
     assert listed.index("low-rank") < listed.index("  lora") < listed.index("orthogonal") < listed.index("  oft")
 
@@ -96,7 +98,7 @@ def test_check_prints_the_plan_without_weights(
     assert "data: 24 train, 8 validation, 8 test rows" in done.stdout
 
 
-def test_the_parameters_that_check_counts_are_those_that_run_trains(
+def test_check_counts_the_parameters_that_run_trains(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     from adapterzoo.prepare.prepared import prepare
@@ -120,17 +122,19 @@ def test_piped_output_is_plain_lines(
         assert "\x1b" not in stream
         assert "\r" not in stream
     assert done.stdout.startswith("method")
-    said = done.stderr.splitlines()
-    assert said[0].startswith("3 cells, results in ")
-    assert "[1/3] lora: training" in said
-    assert any(line.startswith("[1/3] lora: step 2/2  loss ") and "tok/s" in line and "left" in line for line in said)
-    assert any(line.startswith("[1/3] lora: exact match ") and len(line) < 80 for line in said)
+    messages = done.stderr.splitlines()
+    assert messages[0].startswith("3 cells, results in ")
+    assert "[1/3] lora: training" in messages
+    assert any(
+        line.startswith("[1/3] lora: step 2/2  loss ") and "tok/s" in line and "left" in line for line in messages
+    )
+    assert any(line.startswith("[1/3] lora: exact match ") and len(line) < 80 for line in messages)
     ours = ("[", "3 cells", "loading the base model", "time of all processes")
-    assert all(line.startswith(ours) for line in said), "nothing that a library prints"
+    assert all(line.startswith(ours) for line in messages), "a library printed something"
 
 
 def test_a_terminal_gets_live_progress(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
-    """Under a real pseudo-terminal of 100 columns."""
+    """Run in a real pseudo-terminal of 100 columns."""
     main, side = pty.openpty()
     command = [
         sys.executable,
@@ -157,12 +161,12 @@ def test_a_terminal_gets_live_progress(write_recipe: Callable[..., Path], tmp_pa
     text = seen.decode()
     assert process.wait() == 0, text
     assert "\x1b[" in text
-    assert re.search(r"step \d+/150  loss \d", text), "the step, while it trains"
+    assert re.search(r"step \d+/150  loss \d", text), "no step was shown during training"
     assert "tok/s" in text
     assert "[1/3] lora: exact match" in text
 
 
-def test_json_on_stdout_is_json_alone(finished: Path, adapterzoo: Callable[..., Result]) -> None:
+def test_stdout_has_only_the_requested_format(finished: Path, adapterzoo: Callable[..., Result]) -> None:
     for style in ("json", "csv", "markdown"):
         done = adapterzoo("compare", finished, "--format", style)
         assert done.exit_code == 0

@@ -1,4 +1,4 @@
-"""Other shapes of data and metrics through whole runs."""
+"""Run lora on other kinds of data and with other metrics."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ from click.testing import Result
 def run(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> Callable[..., tuple[Result, list[dict[str, Any]], list[dict[str, Any]]]]:
-    """Runs lora on rows: the command's result, the rows of the comparison, and lora's predictions."""
+    """Return a function that runs lora on rows.
 
-    def go(rows: list[dict[str, Any]], *overrides: str) -> tuple[Result, list[dict[str, Any]], list[dict[str, Any]]]:
+    It returns the result of the command, the rows of the comparison and the predictions of lora.
+    """
+
+    def run_lora(
+        rows: list[dict[str, Any]], *overrides: str
+    ) -> tuple[Result, list[dict[str, Any]], list[dict[str, Any]]]:
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         sets = ["data.source=rows.jsonl", "data.columns={}", "train.steps=2", "data.max_length=128", *overrides]
         out = tmp_path / f"out{len(list(tmp_path.glob('out*')))}"
-        arguments = [part for one in sets for part in ("--set", one)]
+        arguments = [part for override in sets for part in ("--set", override)]
         done = adapterzoo("run", write_recipe("lora"), *arguments, "--out", out)
         if done.exit_code:
             return done, [], []
@@ -29,19 +34,21 @@ def run(
         lines = (out / "lora" / "seed-0" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
         return done, compared, [json.loads(line) for line in lines]
 
-    return go
+    return run_lora
 
 
-def test_plain_text_is_learned_whole_and_nothing_is_asked(run: Callable[..., Any]) -> None:
+def test_plain_text_is_learned_as_a_whole_and_has_no_answers(run: Callable[..., Any]) -> None:
     data = [{"text": f"Once upon a time there was {n}."} for n in range(40)]
     done, rows, predictions = run(data, "evaluate={batch_size: 4}")
     assert done.exit_code == 0, done.stderr
-    assert "nothing is asked, so no answers are compared, and no examples shown" in done.stderr
+    assert "plain text has no questions, so no answers are compared" in done.stderr
     assert [row["label"] for row in rows] == ["lora", "base"] or [row["label"] for row in rows] == ["base", "lora"]
     assert set(rows[0]["metrics"]) == {"test_loss", "perplexity"}
     assert predictions[0]["prediction"] is None
     assert predictions[0]["prompt"] == ""
-    assert predictions[0]["tokens"] == len(predictions[0]["reference"]), "a byte each, the end for the first of them"
+    assert predictions[0]["tokens"] == len(predictions[0]["reference"]), (
+        "one token per byte, plus the end token, without the first byte"
+    )
     refused, *_ = run([{"text": f"t {n}"} for n in range(40)], "evaluate.metrics=[rouge]", "evaluate.shots=0")
     assert refused.exit_code == 2
     assert "evaluate.metrics: 'rouge' compares answers, and plain text asks for none" in refused.stderr
@@ -53,7 +60,9 @@ def test_a_conversation_of_many_turns(run: Callable[..., Any]) -> None:
     done, rows, predictions = run(data, "data.loss_on=assistant", "evaluate.shots=1")
     assert done.exit_code == 0, done.stderr
     by_label = {row["label"]: row for row in rows}
-    assert set(by_label["base-1-shot"]["metrics"]) == {"exact_match"}, "its loss would be that of other tokens"
+    assert set(by_label["base-1-shot"]["metrics"]) == {"exact_match"}, (
+        "the loss with examples in the prompt is over other tokens"
+    )
     assert set(by_label["lora"]["metrics"]) == {"exact_match", "test_loss", "perplexity"}
     first = predictions[0]
     n = first["reference"][1:]
@@ -61,7 +70,7 @@ def test_a_conversation_of_many_turns(run: Callable[..., Any]) -> None:
     assert first["tokens"] == 2 * (len(n) + 2)
 
 
-def test_metrics_by_name_are_kept_for_every_example(run: Callable[..., Any]) -> None:
+def test_metrics_are_kept_for_every_test_example(run: Callable[..., Any]) -> None:
     data = [{"question": f"say {n}", "answer": f"the cat number {n} sat"} for n in range(40)]
     names = ["rouge", "bleu", "chrf", "token_accuracy", "loss", "exact_match"]
     done, rows, predictions = run(data, f"evaluate.metrics=[{', '.join(names)}]", "evaluate.max_new_tokens=8")
@@ -76,10 +85,10 @@ def test_metrics_by_name_are_kept_for_every_example(run: Callable[..., Any]) -> 
     assert "R-1" in done.stdout
     assert "chrF" in done.stdout
     order = [row["metrics"]["rouge1"] for row in rows]
-    assert order == sorted(order, reverse=True), "by the first metric of the recipe"
+    assert order == sorted(order, reverse=True), "rows are ordered by the first metric of the recipe"
 
 
-def test_labels_that_were_never_learned(run: Callable[..., Any]) -> None:
+def test_labels_that_are_only_in_the_test_rows_are_refused(run: Callable[..., Any]) -> None:
     data = [{"question": f"q{n}", "answer": "yes" if n % 2 else "no"} for n in range(60)]
     done, rows, predictions = run(data, "evaluate.metrics=[accuracy, macro_f1]", "evaluate.shots=0")
     assert done.exit_code == 0, done.stderr
@@ -94,7 +103,7 @@ def test_labels_that_were_never_learned(run: Callable[..., Any]) -> None:
     assert "12 labels are only in the test rows: no method can know them." in text
 
 
-def test_unknown_metrics_are_named_with_their_line(run: Callable[..., Any]) -> None:
+def test_unknown_metrics_are_reported(run: Callable[..., Any]) -> None:
     refused, *_ = run([{"question": "q", "answer": "a"}], "evaluate.metrics=[exactmatch, los]")
     assert refused.exit_code == 2
     assert "unknown metric 'exactmatch'. Did you mean 'exact_match'?" in refused.stderr
@@ -108,4 +117,4 @@ def test_a_template_with_loss_on_all(run: Callable[..., Any]) -> None:
     line = predictions[0]
     assert line["prompt"] == f"问：q{line['reference'][1:]}\n答："
     whole = (line["prompt"] + line["reference"]).encode()
-    assert line["tokens"] == len(whole), "every byte but the first, and the end"
+    assert line["tokens"] == len(whole), "one token per byte, plus the end token, without the first byte"

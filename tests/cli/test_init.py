@@ -1,4 +1,4 @@
-"""``adapterzoo init``: a recipe that checks, for data in any shape."""
+"""Check that ``adapterzoo init`` writes a valid recipe for many kinds of data, and says how sure it is."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def lines(rows: list[dict[str, Any]]) -> str:
         ("t.jsonl", lines([{"body": f"text {n}"} for n in range(30)]), "text", {"text": "body"}, "loss"),
     ],
 )  # fmt: skip
-def test_the_recipe_loads_and_has_the_right_shape(
+def test_the_recipe_loads_and_fits_the_data(
     name: str, content: str, format: str, columns: dict[str, str], metrics: str,
     adapterzoo: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -51,7 +51,7 @@ def test_the_recipe_loads_and_has_the_right_shape(
     assert done.exit_code == 0, done.stderr
     path = tmp_path / f"{Path(name).stem}.yaml"
     assert f"adapterzoo preview {path.name}" in " ".join(done.stderr.split())
-    assert str(tmp_path) not in path.read_text(), "it can be moved with its data"
+    assert str(tmp_path) not in path.read_text(), "the recipe cannot be moved with its data"
     recipe = load_recipe(path)
     assert recipe.data.format == format
     assert recipe.data.columns == columns
@@ -60,7 +60,7 @@ def test_the_recipe_loads_and_has_the_right_shape(
 
 
 def test_the_recipe_runs(adapterzoo: Callable[..., Result], tmp_path: Path, tiny_model: Path, tiny_data: Path) -> None:
-    recipe = tmp_path / "made.yaml"
+    recipe = tmp_path / "new.yaml"
     assert adapterzoo("init", tiny_data, "--out", recipe, "--model", tiny_model).exit_code == 0
     text = recipe.read_text()
     assert "guessed" in text
@@ -70,7 +70,7 @@ def test_the_recipe_runs(adapterzoo: Callable[..., Result], tmp_path: Path, tiny
     assert adapterzoo("run", recipe, *sets, "--out", tmp_path / "out").exit_code == 0
 
 
-def test_names_that_are_no_yaml(adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
+def test_names_that_need_quotes_in_yaml(adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
     content = "Frage: was?,#x,yes\n" + "".join(f"frage {i},{i},antwort {i}\n" for i in range(30))
     (tmp_path / "no: data #1.csv").write_text(content)
     done = adapterzoo("init", tmp_path / "no: data #1.csv", "--out", tmp_path / "r.yaml")
@@ -84,7 +84,7 @@ def test_nothing_is_overwritten(adapterzoo: Callable[..., Result], tmp_path: Pat
     (tmp_path / "r.yaml").write_text("mine")
     done = adapterzoo("init", tiny_data, "--out", tmp_path / "r.yaml")
     assert done.exit_code == 2
-    assert "is there already" in done.stderr
+    assert "already exists" in done.stderr
     assert (tmp_path / "r.yaml").read_text() == "mine"
     assert adapterzoo("init", tmp_path / "none.csv").exit_code == 2
     (tmp_path / "empty.csv").write_text("a,b\n")
@@ -97,7 +97,7 @@ Init = Callable[[str, str], tuple[Result, Path]]
 
 @pytest.fixture
 def init(adapterzoo: Callable[..., Result], tmp_path: Path) -> Init:
-    """``init("data.csv", content)`` gives what was printed, and the recipe's path."""
+    """Return a function that runs init on a file, and returns the result of the command and the path of the recipe."""
 
     def run(name: str, content: str) -> tuple[Result, Path]:
         (tmp_path / name).write_text(content, encoding="utf-8")
@@ -115,14 +115,14 @@ def line_of(path: Path, start: str) -> int:
 
 
 def assert_stated(done: Result, path: Path, *statements: str) -> None:
-    """Each is a line at the terminal, and a comment of the recipe."""
+    """Assert that each statement is a line of stderr and a comment of the recipe."""
     printed, comments = done.stderr.splitlines(), path.read_text(encoding="utf-8").splitlines()
     for statement in statements:
         assert statement in printed
         assert f"#   {statement}" in comments
 
 
-def test_what_is_certain_is_said_and_nothing_is_left_open(init: Init) -> None:
+def test_clear_column_names_leave_nothing_to_fill_in(init: Init) -> None:
     done, path = init("faq.csv", table("question,answer", lambda i: f"why {i}?,because {i}"))
     assert done.exit_code == 0, done.stderr
     assert_stated(
@@ -210,8 +210,8 @@ def test_text_without_an_answer_is_plain_text(init: Init) -> None:
         ("法国的首都是哪里？,巴黎", "{} 是哪里？,城市 {}", "'法国的首都是哪里？' is a sentence"),
     ],
 )
-def test_a_first_row_is_not_taken_for_column_names(init: Init, first: str, row: str, why: str) -> None:
-    """A file without a header."""
+def test_a_row_is_not_taken_for_column_names(init: Init, first: str, row: str, why: str) -> None:
+    """Refuse a file without a header."""
     ends = ("good", "bad") if row.endswith("good") else ("good", "good")
     done, path = init("t.csv", table(first, lambda i: row.replace("good", ends[i % 2]).format(i % 10, i % 10)))
     assert done.exit_code == 2
@@ -220,7 +220,7 @@ def test_a_first_row_is_not_taken_for_column_names(init: Init, first: str, row: 
     assert not path.exists()
 
 
-def test_a_file_without_a_header_and_with_tabs(init: Init) -> None:
+def test_a_tsv_file_without_a_header_is_refused(init: Init) -> None:
     done, _ = init("t.tsv", table("7\thello you\thallo du", lambda i: f"{i}\thello {i}\thallo {i}"))
     assert done.exit_code == 2
     assert "t.tsv:1: this line looks like a row, not like column names: '7'" in done.stderr
@@ -233,15 +233,15 @@ def test_a_file_without_a_header_and_with_tabs(init: Init) -> None:
         "prompt (English),reply (English)", "text,label", "FinalQuestion,final_answer", "Wie?,Warum?", "in/en,in/de",
     ],
 )  # fmt: skip
-def test_ordinary_headers_raise_no_alarm(init: Init, header: str) -> None:
+def test_ordinary_headers_are_accepted(init: Init, header: str) -> None:
     done, path = init("t.csv", table(header, lambda i: f"{i},Does the film number {i} please you?"))
     assert done.exit_code == 0, done.stderr
     assert "line 1" not in done.stderr
     load_recipe(path)
 
 
-def test_a_header_in_doubt_is_asked_for(init: Init) -> None:
-    """Surveys have whole questions for column names."""
+def test_the_user_fills_in_columns_if_the_header_is_in_doubt(init: Init) -> None:
+    """A survey, for example, has whole questions as column names."""
     content = table("Who are you?,How satisfied are you with us?", lambda i: f"person {i},{('very', 'not')[i % 2]}")
     done, path = init("t.csv", content)
     assert done.exit_code == 0, done.stderr
@@ -259,26 +259,26 @@ def test_a_header_in_doubt_is_asked_for(init: Init) -> None:
         lambda i: {"talk": [{"from": "human", "value": LETTER}, {"from": "gpt", "value": "ab"[i % 2]}]},
     ],
 )
-def test_the_labels_of_conversations_are_seen(init: Init, cell: Callable[[int], dict[str, Any]]) -> None:
+def test_labels_in_conversations_are_found(init: Init, cell: Callable[[int], dict[str, Any]]) -> None:
     done, path = init("t.jsonl", lines([cell(i) for i in range(40)]))
     assert load_recipe(path).evaluate.metrics == ["accuracy", "macro_f1", "loss"]
     assert_stated(done, path, "metrics = [accuracy, macro_f1, loss]: likely (the answers are labels: 'a', 'b')")
 
 
-def test_conversations_in_several_columns_are_asked_for(init: Init) -> None:
+def test_the_user_chooses_between_columns_with_conversations(init: Init) -> None:
     done, path = init("t.jsonl", lines([{"chosen": CHAT, "rejected": CHAT} for _ in range(9)]))
     assert "messages: not known: fill in data.columns.messages" in done.stderr
     assert "messages: ???" in path.read_text()
 
 
-def test_two_long_sentences_are_no_labels(init: Init) -> None:
+def test_two_long_sentences_are_not_labels(init: Init) -> None:
     answers = ("The customer got a new machine and was content in the end.", "Nothing could be done for this customer.")
     done, path = init("t.csv", table("question,answer", lambda i: f"{i} washes,{answers[i % 2]}"))
     assert load_recipe(path).evaluate.metrics[0] == "exact_match"
     assert "labels:" not in done.stderr
 
 
-def test_labels_decide_where_no_name_does(init: Init) -> None:
+def test_a_column_with_labels_is_the_answer(init: Init) -> None:
     done, path = init(
         "t.csv", table("id,letter,team", lambda i: f'{i},"{LETTER.format(i)}",{("sales", "repair")[i % 2]}')
     )
@@ -292,8 +292,8 @@ def test_labels_decide_where_no_name_does(init: Init) -> None:
     )
 
 
-def test_labels_do_not_decide_between_short_texts(init: Init) -> None:
-    """The labels may be the answer, or say what kind of row it is."""
+def test_the_user_chooses_between_labels_and_short_texts(init: Init) -> None:
+    """The labels may be the answer, or name the kind of a row."""
     done, path = init(
         "t.csv", table("verb,past,kind", lambda i: f"walk {i},walked {i},{('regular', 'irregular')[i % 2]}")
     )
@@ -302,7 +302,7 @@ def test_labels_do_not_decide_between_short_texts(init: Init) -> None:
     assert path.read_text().count("???") == 3
 
 
-def test_what_cannot_be_known_is_asked_for_by_an_error(init: Init, adapterzoo: Callable[..., Result]) -> None:
+def test_an_error_asks_for_what_is_not_known(init: Init, adapterzoo: Callable[..., Result]) -> None:
     done, path = init("t.csv", table("premise,claim,label", lambda i: f"one {i},two {i},{('yes', 'no')[i % 2]}"))
     assert done.exit_code == 0
     reason = "(neither names nor values show it; it can be 'premise', 'claim')"
@@ -320,7 +320,7 @@ def test_what_cannot_be_known_is_asked_for_by_an_error(init: Init, adapterzoo: C
     assert load_recipe(path).data.columns == {"question": "claim", "answer": "label"}
 
 
-def test_three_columns_that_nothing_tells_apart(init: Init) -> None:
+def test_the_user_chooses_between_three_similar_columns(init: Init) -> None:
     done, path = init("t.csv", table("first,second,third", lambda i: f"a {i},b {i},c {i}"))
     assert "question and answer: not known: fill in data.columns.question and data.columns.answer" in done.stderr
     assert path.read_text().count("# fill in one of: first, second, third") == 2
@@ -328,15 +328,15 @@ def test_three_columns_that_nothing_tells_apart(init: Init) -> None:
     assert_stated(done, path, f"metrics = [exact_match, loss, perplexity]: likely {reason}")
 
 
-def test_an_answer_that_is_no_text_is_not_replaced(init: Init) -> None:
-    """As in SQuAD."""
+def test_an_answer_that_is_not_text_is_not_replaced(init: Init) -> None:
+    """SQuAD has such answers."""
     rows = [{"context": f"film {i}", "question": f"why {i}?", "answers": {"text": ["x"]}} for i in range(40)]
     done, path = init("t.jsonl", lines(rows))
     assert "answer: not known: fill in data.columns.answer ('answers' has such a name, but holds no text" in done.stderr
     assert "answer: ???" in path.read_text()
 
 
-def test_columns_that_fit_several_formats(init: Init) -> None:
+def test_the_user_chooses_between_several_formats(init: Init) -> None:
     rows = [{"prompt": f"p{i}", "completion": f"c{i}", "question": f"q{i}", "answer": LETTER} for i in range(40)]
     done, path = init("t.jsonl", lines(rows))
     assert "format: not known: fill in data.format (the columns fit prompt_completion and qa)" in done.stderr
@@ -348,13 +348,13 @@ def test_columns_that_fit_several_formats(init: Init) -> None:
     ]
 
 
-def test_names_with_control_characters(init: Init) -> None:
+def test_column_names_with_control_characters(init: Init) -> None:
     done, path = init("t.csv", table('"q\x1b[31m\u202e","c\x85d",e', lambda i: f"a {i},b {i},{i}", 9))
     assert "\x1b" not in done.stderr
     assert load_recipe(path).data.columns == {"question": "q\x1b[31m\u202e", "answer": "c\x85d"}
 
 
-OPEN = """\
+UNFILLED = """\
 name: open
 model:
   name: ???
@@ -383,14 +383,14 @@ seedz: [1]
 """
 
 
-def test_every_open_key_is_reported_once_with_all_other_problems(tmp_path: Path) -> None:
+def test_every_unfilled_key_is_reported_once_beside_all_other_problems(tmp_path: Path) -> None:
     path = tmp_path / "open.yaml"
-    path.write_text(OPEN)
+    path.write_text(UNFILLED)
     with pytest.raises(UserError) as caught:
         load_recipe(path)
     problems = [str(problem).removeprefix(f"{path}:") for problem in caught.value.problems]
-    is_open = [problem.partition("' is not filled in yet. Replace ???")[0] for problem in problems if "???" in problem]
-    assert is_open == [
+    unfilled = [problem.partition("' is not filled in yet. Replace ???")[0] for problem in problems if "???" in problem]
+    assert unfilled == [
         "3: 'model.name", "5: 'data.source", "8: 'data.columns.answer", "9: 'data.split.train",
         "11: 'train.batch_size", "15: 'evaluate.metrics.1", "16: 'evaluate.general_text", "18: 'tune.r.values.1",
         "20: 'methods.0", "21: 'methods.1.name", "22: 'methods.2.label", "23: 'methods.3.label",

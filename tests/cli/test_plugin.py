@@ -1,4 +1,4 @@
-"""Third-party packages, really installed by pip, and the commands for their authors."""
+"""Check that third-party packages, installed by pip, work, and the commands for their authors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGE = Path("tests/support/third_party_package")
 
 
 def pip_install(package: Path, site: Path) -> None:
-    """Into a folder of its own, so that the environment of the tests stays as it is."""
+    """Install a package into a folder of its own, so that the environment of the tests does not change."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     done = subprocess.run([*command, "--target", str(site), str(package)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -53,7 +53,9 @@ def test_a_third_party_package_is_listed_and_trains(
 
 
 def test_a_third_party_package_is_checked(site: Path, adapterzoo_process: Process) -> None:
-    done = adapterzoo_process("plugin", "check", "example", "--base", "none", "--jobs", "1", PYTHONPATH=str(site))
+    done = adapterzoo_process(
+        "plugin", "check", "example", "--quantization", "none", "--jobs", "1", PYTHONPATH=str(site)
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip().endswith("sound")
     assert "resumes" in done.stdout
@@ -71,14 +73,14 @@ def test_the_smallest_method_is_under_thirty_lines() -> None:
     assert len((PACKAGE / "adapterzoo_example.py").read_text().splitlines()) < 30
 
 
-def test_a_new_package_installs_and_passes_at_once(adapterzoo_process: Process, tmp_path: Path) -> None:
-    made = adapterzoo_process("plugin", "new", "my-method", "--to", tmp_path)
-    assert made.returncode == 0, made.stderr
+def test_a_new_package_installs_and_passes_its_tests(adapterzoo_process: Process, tmp_path: Path) -> None:
+    created = adapterzoo_process("plugin", "new", "my-method", "--to", tmp_path)
+    assert created.returncode == 0, created.stderr
     package = tmp_path / "adapterzoo-my-method"
-    assert "pip install --editable" in made.stdout
+    assert "pip install --editable" in created.stdout
     pip_install(package, tmp_path / "site")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
-    # Its own tests, as the README in it says; on one base, the others are the zoo's tests' business.
+    # Its own tests run without quantization only, because the tests of the kit cover the rest.
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "none"]
     done = subprocess.run(command, cwd=package, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
@@ -86,54 +88,54 @@ def test_a_new_package_installs_and_passes_at_once(adapterzoo_process: Process, 
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected"),
     [
         ("../evil", "lower-case letters, digits and '-' only"),
         ("[bold]x", "lower-case letters, digits and '-' only"),
-        ("lora", "there is a method of that name, from adapterzoo"),
-        ("hira", "there is a method of that name, from adapterzoo"),
+        ("lora", "there is already a method of that name, from adapterzoo"),
+        ("hira", "there is already a method of that name, from adapterzoo"),
     ],
 )
-def test_a_name_that_cannot_be_is_refused(
-    name: str, said: str, adapterzoo: Callable[..., Result], tmp_path: Path
+def test_a_wrong_or_taken_name_is_refused(
+    name: str, expected: str, adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     result = adapterzoo("plugin", "new", name, "--to", tmp_path)
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert expected in result.stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_there_is_left_alone(adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_changed(adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "adapterzoo-mine").mkdir()
     result = adapterzoo("plugin", "new", "mine", "--to", tmp_path)
     assert result.exit_code == 2
-    assert "is there already" in result.stderr
+    assert "already exists" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["none", "3d", "class", "a-2"])
-def test_any_name_makes_a_class(name: str, adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
+def test_any_name_gives_a_module_that_compiles(name: str, adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
     assert adapterzoo("plugin", "new", name, "--to", tmp_path).exit_code == 0
     module = tmp_path / f"adapterzoo-{name}" / f"adapterzoo_{name.replace('-', '_')}.py"
     compile(module.read_text(), str(module), "exec")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (("lorra",), "Did you mean 'lora'?"),
         ((), "name a method, or give --all"),
         (("xlora",), "it cannot be trained here: it mixes adapters"),
     ],
 )
-def test_check_says_what_it_cannot_check(
-    arguments: tuple[str, ...], said: str, adapterzoo: Callable[..., Result]
+def test_methods_that_cannot_be_checked_are_refused(
+    arguments: tuple[str, ...], expected: str, adapterzoo: Callable[..., Result]
 ) -> None:
     result = adapterzoo("plugin", "check", *arguments)
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert expected in result.stderr
 
 
-def test_an_unsound_method_fails_the_check_and_says_why(adapterzoo_process: Process, tmp_path: Path) -> None:
+def test_an_unsound_method_fails_the_check_with_the_reason(adapterzoo_process: Process, tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(PACKAGE, source)
     module = source / "adapterzoo_example.py"
@@ -141,7 +143,7 @@ def test_an_unsound_method_fails_the_check_and_says_why(adapterzoo_process: Proc
     module.write_text(module.read_text().replace("    options = ", broken + "    options = "))
     pip_install(source, tmp_path / "site")
     site = str(tmp_path / "site")
-    done = adapterzoo_process("plugin", "check", "example", "--base", "none", "--jobs", "1", PYTHONPATH=site)
+    done = adapterzoo_process("plugin", "check", "example", "--quantization", "none", "--jobs", "1", PYTHONPATH=site)
     assert done.returncode == 1
     assert "NO" in done.stdout
     assert "not sound: example" in done.stdout
@@ -149,7 +151,7 @@ def test_an_unsound_method_fails_the_check_and_says_why(adapterzoo_process: Proc
     assert "adapterzoo_example.py" in done.stderr
 
 
-def test_a_method_that_kills_the_process_is_named(adapterzoo_process: Process, tmp_path: Path) -> None:
+def test_a_method_that_kills_the_process_is_reported(adapterzoo_process: Process, tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(PACKAGE, source)
     module = source / "adapterzoo_example.py"
@@ -158,7 +160,7 @@ def test_a_method_that_kills_the_process_is_named(adapterzoo_process: Process, t
     )
     pip_install(source, tmp_path / "site")
     site = str(tmp_path / "site")
-    done = adapterzoo_process("plugin", "check", "example", "--base", "none", "--json", PYTHONPATH=site)
+    done = adapterzoo_process("plugin", "check", "example", "--quantization", "none", "--json", PYTHONPATH=site)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert all("the process died" in report["verdicts"]["wraps"] for report in json.loads(done.stdout))

@@ -1,4 +1,4 @@
-"""``adapterzoo preview``: what the model will see, in plain text too."""
+"""Check what ``adapterzoo preview`` prints, in a pipe and in a terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from click.testing import Result
 
 
-def test_what_is_learned_stands_in_brackets(
+def test_learned_tokens_are_in_brackets(
     write_recipe: Callable[..., Path], adapterzoo_process: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     done = adapterzoo_process("preview", write_recipe("lora"), "-n", "2")
@@ -34,7 +34,9 @@ def test_what_is_learned_stands_in_brackets(
     assert "padding <|unk|>, never in the loss; an answer ends with <|end|>" in tail
 
 
-def test_every_token_on_a_line(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]) -> None:
+def test_tokens_prints_each_token_on_a_line(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]
+) -> None:
     shown = adapterzoo("preview", write_recipe("lora"), "-n", "1", "--tokens").stdout.splitlines()
     assert shown[1] == "      1      '<|start|>'"
     assert any(line.startswith("      2 loss '<|end|>'") for line in shown)
@@ -43,17 +45,19 @@ def test_every_token_on_a_line(write_recipe: Callable[..., Path], adapterzoo: Ca
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_another_part(split: str, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]) -> None:
+def test_another_split(split: str, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]) -> None:
     assert f"── {split} 1 of 8" in adapterzoo("preview", write_recipe("lora"), "--split", split).stdout
 
 
-def test_what_was_dropped_and_chosen_is_there(
+def test_notes_say_which_rows_were_left_out(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     rows = [f"verb{i},past{i},{'en' if i % 2 else 'de'}" for i in range(60)]
     (tmp_path / "rows.csv").write_text("question,answer,language\n,x,en\n" + "\n".join(rows) + "\n")
     sets = ("data.source=rows.csv", "data.columns={}", "data.filter={language: en}", "data.chat_template=plain")
-    done = adapterzoo("preview", write_recipe("lora"), *(part for one in sets for part in ("--set", one)), "-n", "1")
+    done = adapterzoo(
+        "preview", write_recipe("lora"), *(part for override in sets for part in ("--set", override)), "-n", "1"
+    )
     assert done.exit_code == 0, done.stderr
     text = done.stdout
     assert "data: format qa (a question and its answer), recognised from the columns" in text
@@ -63,7 +67,7 @@ def test_what_was_dropped_and_chosen_is_there(
     assert "↵\n⟦past" in text
 
 
-def test_text_that_would_steer_the_terminal_is_inert(
+def test_control_characters_are_removed(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     (tmp_path / "rows.csv").write_text("verb,past\n" + "".join(f"\x1b[31m{i},[bold]x{i}[/]\x07\n" for i in range(40)))
@@ -74,7 +78,7 @@ def test_text_that_would_steer_the_terminal_is_inert(
     assert "[bold]x" in done.stdout
 
 
-def test_special_tokens_and_learned_ones_are_coloured(tiny_model: Path) -> None:
+def test_special_and_learned_tokens_have_colours(tiny_model: Path) -> None:
     from transformers import AutoTokenizer
 
     from adapterzoo.data_row import DataRow
@@ -93,7 +97,7 @@ def test_special_tokens_and_learned_ones_are_coloured(tiny_model: Path) -> None:
     assert styles["<|end|>"] == "bold green cyan"
 
 
-def test_a_mistake_in_the_data_is_no_traceback(
+def test_a_mistake_in_the_data_gives_no_traceback(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     (tmp_path / "rows.csv").write_text("verb,oast\nx,y\n")

@@ -6,28 +6,31 @@ import random
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from click.testing import Result
 from written import ENVIRONMENT, FINGERPRINTS, RECIPE, write
 
-from adapterzoo.comparison import compare
+from adapterzoo.comparison import compare, evidence
 from adapterzoo.errors import UserError
 from adapterzoo.metrics.registry import metrics
+from adapterzoo.results import result as results
+from adapterzoo.results.row import MEAN, Row
 from adapterzoo.results.store import PREDICTIONS, Store
 
 FROZEN = Path("tests/support/frozen/schema-1")
 
 
 def answers(share: float, seed: int = 0, examples: int = 100) -> list[bool]:
-    """So many right, the same ones first whatever the share: rows that differ little disagree little."""
+    """Return which answers are right, about ``share`` of them; the same examples are hard for every share and seed."""
     rng = random.Random(seed)
-    hard = [random.Random(index).random() for index in range(examples)]
-    return [one + rng.gauss(0, 0.02) < share for one in hard]
+    difficulties = [random.Random(index).random() for index in range(examples)]
+    return [difficulty + rng.gauss(0, 0.02) < share for difficulty in difficulties]
 
 
-def test_a_clear_winner_is_named_and_ties_are_said(tmp_path: Path) -> None:
+def test_rows_are_tied_unless_one_is_clearly_better(tmp_path: Path) -> None:
     for seed in range(3):
         for label, share in (("a", 0.9), ("b", 0.9), ("c", 0.5)):
             write(tmp_path, label, answers(share, seed * 10 + ord(label)), seed=seed)
@@ -43,23 +46,23 @@ def test_a_clear_winner_is_named_and_ties_are_said(tmp_path: Path) -> None:
         low, high = row.intervals["exact_match"]
         assert low < row.metrics["exact_match"] < high
     shutil.rmtree(tmp_path / "b")
-    assert compare(tmp_path).rows[0].tied is False, "nobody is tied with it any more: it wins"
+    assert compare(tmp_path).rows[0].tied is False, "no row is tied with it any more, so it wins"
 
 
-def test_against_a_row_the_others_are_compared_with_it(tmp_path: Path) -> None:
+def test_rows_can_be_compared_with_a_named_row(tmp_path: Path) -> None:
     for label, share in (("a", 0.9), ("b", 0.7), ("c", 0.5)):
         write(tmp_path, label, answers(share))
-    found = {row.label: row for row in compare(tmp_path, against="b").rows}
-    assert found["a"].difference == pytest.approx(0.2, abs=0.06)
-    assert found["c"].difference == pytest.approx(-0.2, abs=0.06)
-    assert found["b"].difference == 0
-    # Two comparisons that were chosen before, in place of three pairs.
-    assert (found["a"].p_value or 0) < (compare(tmp_path).rows[1].p_value or 0) * 3
+    rows = {row.label: row for row in compare(tmp_path, against="b").rows}
+    assert rows["a"].difference == pytest.approx(0.2, abs=0.06)
+    assert rows["c"].difference == pytest.approx(-0.2, abs=0.06)
+    assert rows["b"].difference == 0
+    # The correction is for two comparisons with the named row, not for the three pairs.
+    assert (rows["a"].p_value or 0) < (compare(tmp_path).rows[1].p_value or 0) * 3
     with pytest.raises(UserError, match="Did you mean 'b'"):
         compare(tmp_path, against="bb")
 
 
-def test_the_tested_metric_is_the_one_rows_are_sorted_by(tmp_path: Path) -> None:
+def test_differences_are_of_the_metric_that_rows_are_sorted_by(tmp_path: Path) -> None:
     write(tmp_path, "a", answers(0.5), losses=[1.0 + i / 100 for i in range(100)])
     write(tmp_path, "b", answers(0.9), losses=[2.0 + i / 100 for i in range(100)])
     first, second = compare(tmp_path, sort="test_loss").rows
@@ -69,20 +72,20 @@ def test_the_tested_metric_is_the_one_rows_are_sorted_by(tmp_path: Path) -> None
     assert second.rank_metric == "exact_match"
 
 
-def test_one_row_one_seed_one_example_and_ties_everywhere(tmp_path: Path) -> None:
+def test_a_single_example_and_equal_answers_make_ties(tmp_path: Path) -> None:
     write(tmp_path / "one", "a", [True])
     (row,) = compare(tmp_path / "one").rows
     assert row.tied is False
     assert row.intervals["exact_match"][0] < 0.3
     assert "test_loss" not in row.intervals
     write(tmp_path / "one", "b", [False])
-    assert [row.tied for row in compare(tmp_path / "one").rows] == [True, True], "one example distinguishes nothing"
+    assert [row.tied for row in compare(tmp_path / "one").rows] == [True, True], "one example cannot show a difference"
     for label in "abc":
         write(tmp_path / "ties", label, [True] * 40)
     assert [(row.tied, row.p_value) for row in compare(tmp_path / "ties").rows] == [(True, None), (True, 1), (True, 1)]
 
 
-def test_all_failed_and_a_metric_that_some_rows_lack(tmp_path: Path) -> None:
+def test_failed_rows_and_rows_without_a_metric_are_compared(tmp_path: Path) -> None:
     for label in "ab":
         write(tmp_path / "failed", label, [True], status="failed", error="boom", metrics={})
     assert [row.status for row in compare(tmp_path / "failed").rows] == ["failed", "failed"]
@@ -96,7 +99,7 @@ def test_all_failed_and_a_metric_that_some_rows_lack(tmp_path: Path) -> None:
     assert rows["b"].ties == {"test_loss": False}
 
 
-def test_answers_that_are_gone_or_not_those_of_the_result_prove_nothing(
+def test_without_the_answers_of_the_result_there_is_no_interval_and_no_tie(
     tmp_path: Path, adapterzoo: Callable[..., Result]
 ) -> None:
     for label, share in (("a", 0.9), ("b", 0.5), ("c", 0.5), ("d", 0.5)):
@@ -104,10 +107,10 @@ def test_answers_that_are_gone_or_not_those_of_the_result_prove_nothing(
     (tmp_path / "b" / "seed-0" / PREDICTIONS).unlink()
     damaged = tmp_path / "c" / "seed-0" / PREDICTIONS
     damaged.write_text(damaged.read_text()[:-20])
-    other = tmp_path / "d" / "seed-0" / PREDICTIONS
-    other.write_text("".join(other.read_text().splitlines(keepends=True)[:50]))
+    incomplete = tmp_path / "d" / "seed-0" / PREDICTIONS
+    incomplete.write_text("".join(incomplete.read_text().splitlines(keepends=True)[:50]))
     rows = {row.label: row for row in compare(tmp_path).rows}
-    reasons = {"b": "it is not there", "c": "it is damaged", "d": "its examples come to 0.8, the result says 0.5"}
+    reasons = {"b": "it is not there", "c": "it is damaged", "d": "it is not what the run wrote"}
     for label, reason in reasons.items():
         assert rows[label].intervals == {}
         assert rows[label].tied is None
@@ -117,11 +120,13 @@ def test_answers_that_are_gone_or_not_those_of_the_result_prove_nothing(
     assert rows["a"].tied is None, "whether it wins is not known"
     assert rows["a"].unproven == []
     printed = adapterzoo("compare", tmp_path).stdout
-    assert "b: seed-0/predictions.jsonl does not show its exact_match, test_loss (it is not there): no interval" in printed
+    assert (
+        "b: seed-0/predictions.jsonl does not show its exact_match, test_loss (it is not there): no interval" in printed
+    )
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "reason"),
     [
         ({"recipe": {**RECIPE, "train": {"steps": 20}}}, "train.steps: 10 there, 20 here"),
         ({"fingerprints": {**FINGERPRINTS, "test": "z"}}, "the test rows differ"),
@@ -131,21 +136,21 @@ def test_answers_that_are_gone_or_not_those_of_the_result_prove_nothing(
         ({"environment": {**ENVIRONMENT, "device": "H100"}}, "device: 'cpu' there, 'H100' here"),
     ],
 )
-def test_rows_that_cannot_be_compared_stand_apart_and_say_why(
-    tmp_path: Path, changes: dict[str, object], said: str
+def test_rows_that_cannot_be_compared_are_in_separate_blocks_with_the_reason(
+    tmp_path: Path, changes: dict[str, object], reason: str
 ) -> None:
     write(tmp_path / "x", "a", answers(0.5))
     write(tmp_path / "y", "b", answers(0.9), **changes)
-    found = compare(tmp_path / "x", tmp_path / "y")
-    assert [[row.label for row in block.rows] for block in found.blocks] == [["a"], ["b"]]
-    assert said in found.blocks[1].differs
-    assert found.rows[1].difference == 0, "it is the best of its own block, and told apart from nothing"
-    record = json.loads(json.dumps(found.records()))
+    comparison = compare(tmp_path / "x", tmp_path / "y")
+    assert [[row.label for row in block.rows] for block in comparison.blocks] == [["a"], ["b"]]
+    assert reason in comparison.blocks[1].differs
+    assert comparison.rows[1].difference == 0, "it is the best row of its own block"
+    record = json.loads(json.dumps(comparison.records()))
     assert [row["block"] for row in record["rows"]] == [0, 1]
-    assert said in record["blocks"][1]["differs"]
+    assert reason in record["blocks"][1]["differs"]
 
 
-def test_what_changes_no_score_keeps_rows_together(tmp_path: Path) -> None:
+def test_settings_that_change_no_score_keep_rows_in_one_block(tmp_path: Path) -> None:
     write(tmp_path / "x", "a", answers(0.5))
     more = {**RECIPE, "evaluate": {"metrics": ["exact_match"], "shots": 4, "base": True}}
     slower = {**ENVIRONMENT, "threads": 2, "packages": {"torch": "2", "datasets": "9"}}
@@ -154,7 +159,7 @@ def test_what_changes_no_score_keeps_rows_together(tmp_path: Path) -> None:
     assert block.costs_differ == ["threads: 1 and 2"]
 
 
-def test_one_label_of_two_folders(tmp_path: Path) -> None:
+def test_a_label_of_two_folders_is_one_row_if_only_the_seeds_differ(tmp_path: Path) -> None:
     write(tmp_path / "x", "a", answers(0.5), seed=0)
     write(tmp_path / "y", "a", answers(0.5, 1), seed=1)
     write(tmp_path / "z", "a", answers(0.5, 2), seed=2, options={"r": 64})
@@ -168,25 +173,25 @@ def test_one_label_of_two_folders(tmp_path: Path) -> None:
     assert sum(row.label == "base" for row in compare(tmp_path / "x", tmp_path / "y").rows) == 1
 
 
-def test_results_of_the_first_version_are_read_with_their_intervals() -> None:
-    found = compare(FROZEN)
-    assert {row.label for row in found.rows} == {"base", "base-2-shot", "lora", "ia3", "loha"}
-    rows = {row.label: row for row in found.rows}
+def test_results_of_schema_1_are_read_with_their_intervals() -> None:
+    comparison = compare(FROZEN)
+    rows = {row.label: row for row in comparison.rows}
+    assert set(rows) == {"base", "base-2-shot", "lora", "ia3", "loha"}
     assert rows["lora"].seeds == [0, 1]
-    assert rows["lora"].ties["test_loss"] is False, "lora wins by loss, and is the only one to have learned"
+    assert rows["lora"].ties["test_loss"] is False, "lora has the lowest loss, as the only method that learned"
     assert rows["ia3"].tied
-    assert found.blocks[0].fingerprints["data"]
-    assert compare(FROZEN, FROZEN).rows[0].seeds == found.rows[0].seeds
+    assert comparison.blocks[0].fingerprints["data"]
+    assert compare(FROZEN, FROZEN).rows[0].seeds == comparison.rows[0].seeds
 
 
-def test_results_of_the_first_version_are_not_ranked_among_others(tmp_path: Path) -> None:
+def test_results_of_schema_1_are_in_a_block_of_their_own(tmp_path: Path) -> None:
     write(tmp_path, "a", answers(0.5))
-    found = compare(tmp_path, FROZEN)
-    assert len(found.blocks) == 2
-    assert found.blocks[1].differs
+    comparison = compare(tmp_path, FROZEN)
+    assert len(comparison.blocks) == 2
+    assert comparison.blocks[1].differs
 
 
-def test_a_price_gives_the_cost_of_all_that_was_done(tmp_path: Path) -> None:
+def test_the_cost_includes_all_seeds_with_training_and_measuring(tmp_path: Path) -> None:
     for seed in (0, 1):
         write(tmp_path, "a", answers(0.5), seed=seed, train_seconds=900.0, evaluate_seconds=300.0)
     (row,) = compare(tmp_path, price=3.0).rows
@@ -195,7 +200,7 @@ def test_a_price_gives_the_cost_of_all_that_was_done(tmp_path: Path) -> None:
     assert compare(tmp_path).rows[0].cost is None
 
 
-def test_metrics_of_the_whole_split_have_intervals_too(
+def test_metrics_of_the_whole_split_have_intervals(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     recipe = write_recipe("lora, ia3")
@@ -205,13 +210,13 @@ def test_metrics_of_the_whole_split_have_intervals_too(
     recipe.write_text(text)
     adapterzoo("run", recipe, "--out", tmp_path / "out")
     for row in compare(tmp_path / "out").rows:
-        # What is 0 in every answer has no spread, and so no interval.
+        # A metric that is 0 for every answer has no spread and so no interval.
         assert {"perplexity", "test_loss"} <= set(row.intervals)
         for name, (low, high) in row.intervals.items():
             assert low <= row.metrics[name] <= high
 
 
-def test_a_named_row_without_kept_answers_is_compared_with_all_the_same(tmp_path: Path) -> None:
+def test_rows_have_a_difference_to_a_named_row_without_answers_but_no_p_value(tmp_path: Path) -> None:
     for label, share in (("a", 0.9), ("b", 0.7), ("c", 0.5)):
         write(tmp_path, label, answers(share))
     (tmp_path / "b" / "seed-0" / PREDICTIONS).unlink()
@@ -221,7 +226,7 @@ def test_a_named_row_without_kept_answers_is_compared_with_all_the_same(tmp_path
     assert rows["a"].tied is None
 
 
-def test_a_failure_after_the_answers_were_measured_is_one(tmp_path: Path) -> None:
+def test_a_cell_that_failed_after_it_wrote_its_answers_has_no_metrics(tmp_path: Path) -> None:
     write(tmp_path, "lora", [True, False])
     write(tmp_path, "ia3", [True, True], status="failed", error="the loss on general text is nan")
     rows = compare(tmp_path).rows
@@ -229,8 +234,8 @@ def test_a_failure_after_the_answers_were_measured_is_one(tmp_path: Path) -> Non
     assert rows[1].metrics == {}
 
 
-def test_the_best_by_seeds_of_its_own_is_no_winner(tmp_path: Path) -> None:
-    """It leads by a seed that the other does not have; where both have one, it is behind."""
+def test_a_best_row_that_is_behind_on_the_common_seeds_is_tied(tmp_path: Path) -> None:
+    """Row a is best because of seed 1, which b does not have; on seed 0, which both have, a is behind."""
     write(tmp_path, "a", [i < 100 for i in range(200)])
     write(tmp_path, "a", [True] * 200, seed=1)
     write(tmp_path, "b", [i < 140 for i in range(200)])
@@ -238,7 +243,7 @@ def test_the_best_by_seeds_of_its_own_is_no_winner(tmp_path: Path) -> None:
     assert (first.label, first.tied, second.tied) == ("a", True, True)
 
 
-def test_a_line_separator_in_an_answer_is_a_character(tmp_path: Path) -> None:
+def test_unicode_line_separators_do_not_end_a_record(tmp_path: Path) -> None:
     result = write(tmp_path, "a", [True, False, True])
     lines = [json.loads(line) for line in (tmp_path / "a" / "seed-0" / PREDICTIONS).read_text().splitlines()]
     lines[1]["prompt"] = "one\u2028two\u0085three"
@@ -246,7 +251,7 @@ def test_a_line_separator_in_an_answer_is_a_character(tmp_path: Path) -> None:
     assert compare(tmp_path).rows[0].unproven == []
 
 
-def test_forgetting_of_different_texts_is_not_compared(tmp_path: Path) -> None:
+def test_forgetting_on_different_texts_is_not_compared(tmp_path: Path) -> None:
     for label, text in (("a", "shipped"), ("b", "mine")):
         recipe = {**RECIPE, "evaluate": {"general_text": text}}
         result = write(
@@ -258,7 +263,7 @@ def test_forgetting_of_different_texts_is_not_compared(tmp_path: Path) -> None:
     assert all("forgetting" in row.intervals and row.ties.get("forgetting") is None for row in rows)
 
 
-def test_against_a_row_of_another_table_nothing_is_told(tmp_path: Path) -> None:
+def test_rows_have_no_difference_to_a_row_of_another_table(tmp_path: Path) -> None:
     for label, share in (("a", 0.9), ("b", 0.5)):
         write(tmp_path / "one", label, answers(share))
     for label, share in (("c", 0.9), ("d", 0.5)):
@@ -270,11 +275,11 @@ def test_against_a_row_of_another_table_nothing_is_told(tmp_path: Path) -> None:
     assert rows["d"].ties["exact_match"] is False
 
 
-def test_a_metric_of_the_whole_split_has_bounds_and_says_of_how_many_examples(tmp_path: Path) -> None:
+def test_intervals_of_whole_split_metrics_are_bounded_and_count_the_examples(tmp_path: Path) -> None:
     right = [i % 30 != 0 for i in range(300)]
     total = metrics()["bleu"].total
     assert total is not None
-    value = total(["yes"] * 300, ["yes" if one else "no" for one in right])
+    value = total(["yes"] * 300, ["yes" if is_right else "no" for is_right in right])
     write(tmp_path, "a", right, metrics={"bleu": value})
     row = compare(tmp_path).rows[0]
     assert row.examples == 300
@@ -283,7 +288,7 @@ def test_a_metric_of_the_whole_split_has_bounds_and_says_of_how_many_examples(tm
     assert compare(tmp_path / "few").rows[0].intervals["perplexity"][0] == 1.0
 
 
-def test_of_two_folders_the_base_is_the_one_of_which_most_is_known(tmp_path: Path) -> None:
+def test_a_failed_base_is_replaced_by_the_base_of_another_folder(tmp_path: Path) -> None:
     write(tmp_path / "x", "base", [True], status="failed", error="no", metrics={})
     write(tmp_path / "y", "base", [True, False])
     for order in (("x", "y"), ("y", "x")):
@@ -291,7 +296,7 @@ def test_of_two_folders_the_base_is_the_one_of_which_most_is_known(tmp_path: Pat
         assert [(row.label, row.status) for row in rows] == [("base", "ok")]
 
 
-def test_a_seed_that_failed_elsewhere_joins_its_row_and_all_tuning_is_paid_for(tmp_path: Path) -> None:
+def test_a_failed_seed_joins_the_row_of_its_label_and_the_tuning_of_all_folders_counts(tmp_path: Path) -> None:
     def tuning(seconds: float) -> dict[str, object]:
         trial = {"settings": {"r": 8}, "metric": "m", "score": 1.0, "loss": 1.0, "seconds": seconds, "error": None}
         return {"metric": "m", "trials": [trial], "chosen": {"r": 8}, "space": {}}
@@ -305,7 +310,7 @@ def test_a_seed_that_failed_elsewhere_joins_its_row_and_all_tuning_is_paid_for(t
         assert row.error == "seed 2: no"
 
 
-def test_nothing_is_sorted_by_what_has_no_order(tmp_path: Path) -> None:
+def test_rows_without_a_value_are_last_and_unordered_columns_are_refused(tmp_path: Path) -> None:
     write(tmp_path, "base", [True, False])
     write(tmp_path, "large", [True, False], trainable_params=9)
     write(tmp_path, "small", [True, False], trainable_params=5)
@@ -317,26 +322,26 @@ def test_nothing_is_sorted_by_what_has_no_order(tmp_path: Path) -> None:
             compare(tmp_path, sort=column)
 
 
-def test_what_a_scheduler_goes_by_sets_rows_apart(tmp_path: Path) -> None:
+def test_rows_with_another_evaluation_interval_are_apart_if_the_scheduler_uses_it(tmp_path: Path) -> None:
     for name, steps in (("x", 1), ("y", 30)):
         train = {"scheduler": "reduce_lr_on_plateau", "eval_steps": steps}
         write(tmp_path / name, "a", [True], recipe={**RECIPE, "train": train})
-    found = compare(tmp_path / "x", tmp_path / "y")
-    assert found.blocks[1].differs == ["train.eval_steps: 1 there, 30 here"]
+    blocks = compare(tmp_path / "x", tmp_path / "y").blocks
+    assert blocks[1].differs == ["train.eval_steps: 1 there, 30 here"]
 
 
-def test_what_a_stopped_run_still_has_to_do_is_said_in_every_format(
+def test_every_format_lists_the_missing_cells_of_a_stopped_run(
     tmp_path: Path, adapterzoo: Callable[..., Result]
 ) -> None:
     Store(tmp_path).begin({}, {}, [(label, seed) for seed in (0, 1, 2) for label in ("lora", "ia3")])
     write(tmp_path, "lora", [True, False])
     write(tmp_path, "lora", [True, True], seed=1)
-    said = f"{tmp_path}: not finished: no result yet of ia3, lora (seed 2)"
+    note = f"{tmp_path}: not finished: no result yet for ia3, lora (seed 2)"
     for style in ("table", "markdown", "html"):
         printed = adapterzoo("compare", tmp_path, "--format", style).stdout
-        assert said in " ".join(re.sub(r"<[^>]*>|\*\*|\\", "", printed).split()), style
-    found = json.loads(adapterzoo("compare", tmp_path, "--json").stdout)
-    assert found["unfinished"] == {str(tmp_path): {"lora": [2], "ia3": [0, 1, 2]}}
+        assert note in " ".join(re.sub(r"<[^>]*>|\*\*|\\", "", printed).split()), style
+    printed = json.loads(adapterzoo("compare", tmp_path, "--json").stdout)
+    assert printed["unfinished"] == {str(tmp_path): {"lora": [2], "ia3": [0, 1, 2]}}
     write(tmp_path, "lora", [True, True], seed=2)
     for seed in range(3):
         write(tmp_path, "ia3", [True, True], seed=seed)
@@ -344,37 +349,37 @@ def test_what_a_stopped_run_still_has_to_do_is_said_in_every_format(
 
 
 @pytest.mark.parametrize("cells", [None, "lora", [["lora"]], [["lora", "x"]], [[{}, 0]]])
-def test_a_note_that_names_no_cells_says_nothing(tmp_path: Path, cells: object) -> None:
+def test_damaged_lists_of_cells_are_ignored(tmp_path: Path, cells: object) -> None:
     write(tmp_path, "lora", [True])
     (tmp_path / ".adapterzoo.json").write_text(json.dumps({"cells": cells}))
     assert compare(tmp_path).unfinished == {}
 
 
-def test_two_forms_at_once_and_columns_without_values_are_refused(
+def test_two_formats_at_once_and_columns_without_values_are_refused(
     tmp_path: Path, adapterzoo: Callable[..., Result]
 ) -> None:
     write(tmp_path, "lora", [True])
-    for arguments, said in (
-        (("--json", "--format", "csv"), "--json: is another form than --format csv. Give one of them."),
-        (("--sort", "cost"), "--sort cost: no row has a value there. Give --price too."),
-        (("--sort", "tune_seconds"), "--sort tune_seconds: no row has a value there."),
+    for arguments, message in (
+        (("--json", "--format", "csv"), "--json: contradicts --format csv. Give one of them."),
+        (("--sort", "cost"), "--sort cost: no row has a value in this column. Give --price too."),
+        (("--sort", "tune_seconds"), "--sort tune_seconds: no row has a value in this column."),
     ):
         refused = adapterzoo("compare", tmp_path, *arguments)
         assert refused.exit_code == 2
-        assert said in refused.stderr
+        assert message in refused.stderr
     assert adapterzoo("compare", tmp_path, "--json", "--format", "json").exit_code == 0
 
 
-def test_a_damaged_tuning_is_named(tmp_path: Path) -> None:
+def test_an_error_names_damaged_tuning(tmp_path: Path) -> None:
     write(tmp_path, "a", [True])
     path = tmp_path / "a" / "seed-0" / "result.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "tuning": {"trials": [{"score": "good"}]}}))
-    with pytest.raises(UserError, match="is damaged: tuning"):
+    with pytest.raises(UserError, match="is damaged: wrong values of tuning"):
         compare(tmp_path)
 
 
-def test_a_folder_is_what_it_is_called(tmp_path: Path) -> None:
-    """Renamed or copied by hand; and a label from elsewhere leads out of no folder."""
+def test_the_folder_decides_label_and_seed(tmp_path: Path) -> None:
+    """People rename and copy folders by hand, and a label in a result must not lead to files elsewhere."""
     write(tmp_path, "a", answers(0.5), seed=0)
     shutil.copytree(tmp_path / "a", tmp_path / "copied")
     shutil.copytree(tmp_path / "a" / "seed-0", tmp_path / "a" / "seed-7")
@@ -386,38 +391,38 @@ def test_a_folder_is_what_it_is_called(tmp_path: Path) -> None:
     assert rows["copied"].intervals
 
 
-def test_numbers_that_are_none(tmp_path: Path) -> None:
+def test_losses_that_are_nan_are_left_out_and_metrics_that_are_nan_are_refused(tmp_path: Path) -> None:
     write(tmp_path, "a", [True, False], history=[{"step": 1.0, "loss": float("nan")}, {"step": 2.0, "loss": 1.0}])
     assert json.loads(json.dumps(compare(tmp_path).records(), allow_nan=False))["rows"][0]["history"][0] == {"step": 1}
     path = tmp_path / "a" / "seed-0" / "result.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "metrics": {"exact_match": float("nan")}}))
-    with pytest.raises(UserError, match=r"is damaged: metrics\.exact_match"):
+    with pytest.raises(UserError, match=r"is damaged: wrong values of metrics\.exact_match"):
         compare(tmp_path)
 
 
 @pytest.mark.parametrize("price", [float("nan"), float("inf"), 0.0])
-def test_a_price_is_a_number(tmp_path: Path, price: float) -> None:
+def test_a_price_must_be_a_positive_number(tmp_path: Path, price: float) -> None:
     write(tmp_path, "a", [True])
     with pytest.raises(UserError, match="is no price of an hour"):
         compare(tmp_path, price=price)
 
 
-def test_folders_whose_base_rows_disagree_stand_apart_in_any_order(tmp_path: Path) -> None:
-    """Their other rows were trained on bases that differ, so neither are they ranked together nor seeds averaged."""
+def test_folders_with_different_bases_are_in_separate_blocks_in_any_order(tmp_path: Path) -> None:
+    """The methods were trained on different base models, so their rows are not ranked and their seeds not averaged."""
     for seed, (folder, right) in enumerate((("x", [1, 1, 0, 0]), ("y", [1, 0, 0, 0]), ("z", [1, 1, 0, 0]))):
-        write(tmp_path / folder, "base", [bool(one) for one in right])
+        write(tmp_path / folder, "base", [bool(value) for value in right])
         write(tmp_path / folder, "lora", [True, True, True, False], seed=seed)
     for order in (("x", "y", "z"), ("y", "z", "x")):
-        found = compare(*(tmp_path / name for name in order))
-        bases = [row.metrics["exact_match"] for row in found.rows if row.label == "base"]
+        comparison = compare(*(tmp_path / name for name in order))
+        bases = [row.metrics["exact_match"] for row in comparison.rows if row.label == "base"]
         assert sorted(bases) == [0.25, 0.5]
-        assert sorted(tuple(sorted(row.seeds)) for row in found.rows if row.label == "lora") == [(0, 2), (1,)]
-        assert len(found.blocks) == 2
-        assert "base: exact_match is " in found.blocks[1].differs[0]
+        assert sorted(tuple(sorted(row.seeds)) for row in comparison.rows if row.label == "lora") == [(0, 2), (1,)]
+        assert len(comparison.blocks) == 2
+        assert "base: exact_match is " in comparison.blocks[1].differs[0]
     assert len(compare(tmp_path / "x", tmp_path / "z").blocks) == 1
 
 
-def test_bases_of_other_machines_may_round_otherwise(tmp_path: Path) -> None:
+def test_bases_on_other_machines_may_differ_by_rounding(tmp_path: Path) -> None:
     for folder, threads, loss in (("x", 1, 4.0), ("y", 2, 4.01), ("z", 2, 4.4)):
         environment = {**ENVIRONMENT, "threads": threads}
         write(tmp_path / folder, "base", [False, False], losses=[loss, loss], environment=environment)
@@ -425,7 +430,7 @@ def test_bases_of_other_machines_may_round_otherwise(tmp_path: Path) -> None:
     assert len(compare(tmp_path / "x", tmp_path / "z").blocks) == 2
 
 
-def test_the_order_of_kept_answers_changes_nothing(tmp_path: Path) -> None:
+def test_the_order_of_kept_answers_does_not_matter_but_each_must_be_there_once(tmp_path: Path) -> None:
     rng = random.Random(0)
     right = {"a": [rng.random() < 0.7 for _ in range(60)], "b": [rng.random() < 0.5 for _ in range(60)]}
     for label, answers in right.items():
@@ -437,7 +442,7 @@ def test_the_order_of_kept_answers_changes_nothing(tmp_path: Path) -> None:
         rng.shuffle(lines)
         path.write_text("".join(lines))
     assert compare(tmp_path).records() == before
-    # An example that is there twice, or not at all, proves nothing.
+    # With an example twice, missing, or under another's index, the file shows no metric.
     path = tmp_path / "a" / "seed-0" / "predictions.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     swapped = [line.replace('"index": 3,', '"index": ?,').replace('"index": 4,', '"index": 3,') for line in lines]
@@ -456,10 +461,37 @@ def test_the_order_of_kept_answers_changes_nothing(tmp_path: Path) -> None:
         assert row.p_value is None
 
 
-def test_another_version_of_a_metrics_package_sets_rows_apart(tmp_path: Path) -> None:
+def test_rows_with_another_version_of_a_metric_package_are_in_separate_blocks(tmp_path: Path) -> None:
     for label, version in (("a", "1.0"), ("b", "2.0")):
         packages = {**ENVIRONMENT["packages"], "my-metrics": version}
         write(tmp_path, label, [True, False], environment={**ENVIRONMENT, "packages": packages})
     blocks = compare(tmp_path).blocks
     assert len(blocks) == 2
     assert blocks[1].differs == ["packages.my-metrics: '1.0' there, '2.0' here"]
+
+
+def test_a_field_that_rows_and_results_share_is_carried_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True)
+    class WiderResult(results.Result):
+        optimizer: str = ""
+        watts: float | None = None
+
+    @dataclass
+    class WiderRow(Row):
+        optimizer: str = ""
+        watts: float | None = field(default=None, metadata=MEAN)
+
+    monkeypatch.setattr(evidence, "Row", WiderRow)
+    watts = {0: 50.0, 1: 70.0, 2: None}
+    cells = [
+        evidence.StoredResult(
+            tmp_path,
+            tmp_path,
+            WiderResult("a", "lora", seed, "none", metrics={"bleu": 1.0}, optimizer="adamw", watts=watts[seed]),
+        )
+        for seed in watts
+    ]
+    row = evidence.collect_evidence("a", cells).row
+    assert isinstance(row, WiderRow)
+    assert row.optimizer == "adamw", "the same for all seeds"
+    assert row.watts == 60.0, "the mean over the seeds that have it"

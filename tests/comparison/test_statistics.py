@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-from simulated import World, coverage, false_claims
+from simulated import Simulation, coverage, false_claims
 
 from adapterzoo.comparison.power import DISAGREE, LASTING, SEED_DEVIATION, examples_needed, smallest_difference
 from adapterzoo.comparison.statistics import difference, differences, holm, interval
@@ -14,80 +14,82 @@ from adapterzoo.comparison.statistics import difference, differences, holm, inte
 @pytest.mark.parametrize("right_or_wrong", [True, False])
 @pytest.mark.parametrize("examples", [50, 300, 1000])
 @pytest.mark.parametrize("seeds", [1, 3, 5])
-def test_intervals_hold_the_truth_as_often_as_they_say(seeds: int, examples: int, right_or_wrong: bool) -> None:
-    found = coverage(World(right_or_wrong, seeds, examples), 2000)
-    for share in found:
-        assert 0.93 <= share <= 0.97, found
+def test_intervals_hold_the_true_value_in_95_percent_of_draws(seeds: int, examples: int, right_or_wrong: bool) -> None:
+    shares = coverage(Simulation(right_or_wrong, seeds, examples), 2000)
+    for share in shares:
+        assert 0.93 <= share <= 0.97, shares
 
 
 @pytest.mark.parametrize("right_or_wrong", [True, False])
 @pytest.mark.parametrize("rows", [2, 5, 12])
 @pytest.mark.parametrize(("seeds", "examples"), [(1, 50), (3, 50), (3, 300), (5, 300)])
-def test_equal_rows_have_no_winner(seeds: int, examples: int, rows: int, right_or_wrong: bool) -> None:
-    winner, worse = false_claims(World(right_or_wrong, seeds, examples, rows), {2: 1000, 5: 300, 12: 100}[rows])
+def test_equal_rows_are_rarely_called_better_or_worse(
+    seeds: int, examples: int, rows: int, right_or_wrong: bool
+) -> None:
+    winner, worse = false_claims(Simulation(right_or_wrong, seeds, examples, rows), {2: 1000, 5: 300, 12: 100}[rows])
     assert winner <= 0.05 + 0.007, "one standard error of a thousand draws"
     assert worse <= 0.07
 
 
-def test_a_naive_bootstrap_over_three_seeds_would_not_do() -> None:
-    """What the chosen method is chosen over: resampling seeds and examples alike holds the truth too rarely."""
-    world, rng, held = World(False, 3, 300, seed_spread=1.0), np.random.default_rng(0), 0
+def test_intervals_hold_the_true_value_more_often_than_a_bootstrap() -> None:
+    """Resampling three seeds and the examples together gives intervals that hold the true value too rarely."""
+    simulation, rng, held = Simulation(False, 3, 300, seed_spread=1.0), np.random.default_rng(0), 0
     for _ in range(200):
-        first, second = world.draw(rng)
+        first, second = simulation.draw(rng)
         delta = first - second
         draws = [delta[np.ix_(rng.integers(0, 3, 3), rng.integers(0, 300, 300))].mean() for _ in range(200)]
         low, high = np.quantile(draws, (0.025, 0.975))
         held += low <= 0 <= high
     assert held / 200 < 0.9
-    assert coverage(world, 200)[1] > 0.92
+    assert coverage(simulation, 200)[1] > 0.92
 
 
-def test_one_seed_right_or_wrong_is_mcnemars_exact_test() -> None:
+def test_one_seed_of_right_or_wrong_answers_gets_mcnemars_exact_test() -> None:
     first = np.array([[1.0] * 12 + [0.0] * 38])
     second = np.array([[0.0] * 12 + [1.0] * 2 + [0.0] * 36])
     assert difference(first - second, right_or_wrong=True).p == pytest.approx(stats.binomtest(12, 14).pvalue)
 
 
-def test_one_seed_of_numbers_is_the_paired_t_test() -> None:
+def test_one_seed_of_numbers_gets_the_paired_t_test() -> None:
     rng = np.random.default_rng(0)
     first, second = rng.normal(0, 1, (1, 80)), rng.normal(0.3, 1, (1, 80))
-    wanted = stats.ttest_rel(first[0], second[0])
-    found = difference(first - second)
-    assert found.p == pytest.approx(wanted.pvalue)
-    assert found.interval == pytest.approx(tuple(wanted.confidence_interval()))
+    expected = stats.ttest_rel(first[0], second[0])
+    measured = difference(first - second)
+    assert measured.p == pytest.approx(expected.pvalue)
+    assert measured.interval == pytest.approx(tuple(expected.confidence_interval()))
 
 
-def test_seeds_that_make_all_the_difference_are_a_t_test_over_seeds() -> None:
+def test_seeds_that_cause_all_the_spread_get_a_t_test_over_seeds() -> None:
     by_seed = np.array([0.1, 0.5, 0.9])
     scores = np.repeat(by_seed[:, None], 200, axis=1) + np.random.default_rng(0).normal(0, 1e-6, (3, 200))
-    wanted = stats.ttest_1samp(by_seed, 0)
-    assert difference(scores).p == pytest.approx(wanted.pvalue, rel=1e-3)
+    expected = stats.ttest_1samp(by_seed, 0)
+    assert difference(scores).p == pytest.approx(expected.pvalue, rel=1e-3)
 
 
-def test_more_rows_tell_more_of_the_seeds() -> None:
+def test_more_rows_make_intervals_narrower() -> None:
     rng = np.random.default_rng(0)
-    world = World(False, 3, 300, rows=8, seed_spread=1.0)
-    rows = {str(i): dict(enumerate(scores)) for i, scores in enumerate(world.draw(rng))}
+    simulation = Simulation(False, 3, 300, rows=8, seed_spread=1.0)
+    rows = {str(i): dict(enumerate(scores)) for i, scores in enumerate(simulation.draw(rng))}
 
-    def width(found: tuple[float, float] | None) -> float:
-        assert found is not None
-        return found[1] - found[0]
+    def width(ends: tuple[float, float] | None) -> float:
+        assert ends is not None
+        return ends[1] - ends[0]
 
-    together = np.mean([width(one.interval) for one in differences(rows).values()])
+    together = np.mean([width(found.interval) for found in differences(rows).values()])
     alone = np.mean([width(differences({k: rows[k] for k in pair})[pair].interval) for pair in differences(rows)])
     assert together < alone / 1.2
 
 
-def test_the_untouched_base_changes_with_no_seed() -> None:
+def test_every_seed_is_compared_with_the_same_untouched_base() -> None:
     rng = np.random.default_rng(0)
     base, row = {None: rng.normal(0, 1, 100)}, {seed: rng.normal(2, 1, 100) for seed in range(3)}
-    found = differences({"base": base, "row": row})
-    assert found["row", "base"].value == pytest.approx(np.mean([row[s] for s in row]) - base[None].mean())
-    assert found["row", "base"].value == -found["base", "row"].value
-    assert (found["row", "base"].p or 0) < 1e-6
+    pairs = differences({"base": base, "row": row})
+    assert pairs["row", "base"].value == pytest.approx(np.mean([row[s] for s in row]) - base[None].mean())
+    assert pairs["row", "base"].value == -pairs["base", "row"].value
+    assert (pairs["row", "base"].p or 0) < 1e-6
 
 
-def test_seeds_are_paired_by_number_and_else_by_any() -> None:
+def test_equal_seeds_are_paired_and_any_seeds_if_none_are_equal() -> None:
     scores = {seed: np.random.default_rng(seed).normal(seed, 1, 50) for seed in range(4)}
     first, second = {0: scores[0], 1: scores[1]}, {1: scores[1], 2: scores[2]}
     assert differences({"a": first, "b": second})["a", "b"].value == 0, "seed 1 is in both"
@@ -95,7 +97,7 @@ def test_seeds_are_paired_by_number_and_else_by_any() -> None:
     assert apart["a", "b"].value == pytest.approx(scores[0].mean() - scores[3].mean())
 
 
-def test_what_never_varied_is_not_taken_for_certain() -> None:
+def test_scores_without_any_spread_are_not_taken_for_certain() -> None:
     right = np.ones((3, 50))
     low, high = interval(right, right_or_wrong=True) or (0, 0)
     assert high == 1
@@ -107,13 +109,13 @@ def test_what_never_varied_is_not_taken_for_certain() -> None:
     assert difference(np.zeros((3, 50))).p == 1
     shifted = difference(np.full((3, 50), 0.5))
     assert shifted.interval is None
-    assert shifted.p == 2.0**-49, "as often as 50 coins fall alike"
+    assert shifted.p == 2.0**-49, "the probability that 50 coins fall on the same side"
     assert interval(np.full((2, 50), 0.5)) is None
 
 
-def test_few_examples_prove_nothing_however_many_seeds_say_so() -> None:
+def test_few_examples_show_no_difference_however_many_seeds_agree() -> None:
     everywhere = difference(np.ones((5, 4)), right_or_wrong=True)
-    assert everywhere.p == 0.125, "as often as four coins fall alike"
+    assert everywhere.p == 0.125, "the probability that four coins fall on the same side"
     assert everywhere.interval is not None
     assert 0 < everywhere.interval[0] < 0.1 < everywhere.interval[1] == 1
     taking_turns = np.array([[1.0, 0.0], [0.0, 1.0]])
@@ -124,14 +126,14 @@ def test_few_examples_prove_nothing_however_many_seeds_say_so() -> None:
     assert nearly.interval[1] == 1
 
 
-def test_the_seeds_of_the_base_are_none_of_its_rows() -> None:
-    """However many rows there are that no seed changes: the spread between seeds is the trained row's alone."""
-    rng, found = np.random.default_rng(0), 0
+def test_rows_without_seeds_do_not_change_the_spread_between_seeds() -> None:
+    """The spread between seeds comes from the trained row alone, however many base rows there are."""
+    rng, significant = np.random.default_rng(0), 0
     for _ in range(300):
         rows = {f"base-{i}": {None: rng.normal(0, 0.1, 200)} for i in range(3)}
         trained = {"lora": {seed: rng.normal(0, 0.1, 200) + rng.normal(0, 0.3) for seed in range(3)}}
-        found += (differences({**rows, **trained})["lora", "base-0"].p or 0) < 0.05
-    assert found / 300 < 0.08
+        significant += (differences({**rows, **trained})["lora", "base-0"].p or 0) < 0.05
+    assert significant / 300 < 0.08
 
 
 def test_one_example_has_no_spread() -> None:
@@ -142,34 +144,34 @@ def test_one_example_has_no_spread() -> None:
     assert high == 1
 
 
-def test_holm() -> None:
+def test_p_values_are_corrected_as_holm_described() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
 
 
-def test_the_power_that_is_promised_is_there() -> None:
-    """A difference as large as ``check`` says can be shown is found in about four of five draws."""
+def test_four_of_five_draws_find_the_smallest_difference() -> None:
+    """``adapterzoo check`` prints this difference for one seed."""
     for examples in (8, 30, 200, 1000):
-        size, rng, found = smallest_difference(examples, 1), np.random.default_rng(0), 0
+        size, rng, significant = smallest_difference(examples, 1), np.random.default_rng(0), 0
         assert size is not None
         disagree = max(0.2, size)
         shares = [(disagree + size) / 2, (disagree - size) / 2, 1 - disagree]
         for _ in range(400):
             delta = rng.choice([1.0, -1.0, 0.0], p=shares, size=(1, examples))
-            found += (difference(delta, right_or_wrong=True).p or 0) < 0.05
-        assert 0.74 < found / 400 < 0.86
+            significant += (difference(delta, right_or_wrong=True).p or 0) < 0.05
+        assert 0.74 < significant / 400 < 0.86
         assert examples_needed(size, 1) == pytest.approx(examples, rel=0.05)
-    assert smallest_difference(4, 1) is None, "four coins fall alike too often"
+    assert smallest_difference(4, 1) is None, "four coins fall on the same side too often"
     assert smallest_difference(1, 3) is None
-    assert examples_needed(0.001, 3) is None, "seeds alone move a score by more"
+    assert examples_needed(0.001, 3) is None, "the spread between seeds is larger"
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 @pytest.mark.parametrize("rows", [2, 7])
-def test_the_power_over_seeds_that_is_promised_is_there(rows: int, seeds: int) -> None:
-    """So it is with several seeds, of which few tell little, and more where other rows tell of them too."""
-    rng, found, times = np.random.default_rng(0), 0, {2: 300, 7: 60}[rows]
+def test_four_of_five_draws_find_the_smallest_difference_over_several_seeds(rows: int, seeds: int) -> None:
+    """A few seeds show little of the spread between seeds; with more rows it is known better."""
+    rng, significant, times = np.random.default_rng(0), 0, {2: 300, 7: 60}[rows]
     size = smallest_difference(300, seeds, rows)
     assert size is not None
     lasting, passing = math.sqrt(DISAGREE * LASTING / 2), math.sqrt(DISAGREE * (1 - LASTING) / 2)
@@ -178,7 +180,7 @@ def test_the_power_over_seeds_that_is_promised_is_there(rows: int, seeds: int) -
         scores += rng.normal(0, SEED_DEVIATION / math.sqrt(2), (rows, seeds, 1))
         scores[0] += size
         p = differences({str(i): dict(enumerate(row)) for i, row in enumerate(scores)})["0", "1"].p
-        found += p is not None and p < 0.05
-    assert 0.65 < found / times < 0.95
+        significant += p is not None and p < 0.05
+    assert 0.65 < significant / times < 0.95
     needed = examples_needed(size, seeds, rows)
     assert needed == pytest.approx(300, rel=0.02)

@@ -1,4 +1,4 @@
-"""The kit finds what is wrong: a broken example of each property, and nothing else, is caught."""
+"""The conformance kit finds a broken example of each property, and does not blame other properties."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from adapterzoo.methods.registry import registry
 
 
 class Layer(nn.Module):
-    """Low-rank, and sound: the broken ones change one thing each."""
+    """A sound low-rank layer; each broken example changes one thing."""
 
     def __init__(self, linear: Any, options: Any) -> None:
         super().__init__()
-        inner, outer = features(linear)
+        inputs, outputs = features(linear)
         self.base = linear
-        self.a = nn.Parameter(torch.randn(options.r, inner) / inner**0.5)
-        self.b = nn.Parameter(torch.zeros(outer, options.r))
+        self.a = nn.Parameter(torch.randn(options.r, inputs) / inputs**0.5)
+        self.b = nn.Parameter(torch.zeros(outputs, options.r))
 
     def add(self, x: torch.Tensor) -> torch.Tensor:
         return x.to(self.a.dtype) @ self.a.T @ self.b.T
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        answer = self.base(x)
-        return answer + self.add(x).to(answer.dtype)
+        output = self.base(x)
+        return output + self.add(x).to(output.dtype)
 
     def update(self) -> torch.Tensor:
         return self.b @ self.a
@@ -47,11 +47,11 @@ class Sound(LayerMethod[Options]):
     options = Options
     learning_rate, learning_rate_source = 1e-3, "-"
     size_option = "r"
-    kind: type[nn.Module] = Layer
+    layer_class: type[nn.Module] = Layer
     token_wise = True
 
     def layer(self, linear: nn.Module, options: Options) -> nn.Module:
-        return self.kind(linear, options)
+        return self.layer_class(linear, options)
 
 
 def method(**attributes: Any) -> Sound:
@@ -59,15 +59,15 @@ def method(**attributes: Any) -> Sound:
 
 
 def layer(**functions: Callable[..., Any]) -> dict[str, Any]:
-    return {"kind": type("BrokenLayer", (Layer,), functions)}
+    return {"layer_class": type("BrokenLayer", (Layer,), functions)}
 
 
-def begins_elsewhere(self: Any, linear: Any, options: Any) -> None:
+def does_not_start_at_the_base(self: Any, linear: Any, options: Any) -> None:
     Layer.__init__(self, linear, options)
     nn.init.normal_(self.b, std=0.1)
 
 
-def reads_codes(self: Any, x: torch.Tensor) -> torch.Tensor:
+def reads_quantized_codes(self: Any, x: torch.Tensor) -> torch.Tensor:
     return Layer.forward(self, x) + nn.functional.linear(x, self.base.weight.detach().to(x.dtype)) / 1e3
 
 
@@ -77,7 +77,7 @@ def raises_in_training(self: Any, x: torch.Tensor) -> torch.Tensor:
     return Layer.forward(self, x)
 
 
-def climbs(self: Any, linear: Any, options: Any) -> None:
+def raises_the_loss(self: Any, linear: Any, options: Any) -> None:
     Layer.__init__(self, linear, options)
     self.b.register_hook(lambda gradient: -gradient)
 
@@ -128,15 +128,15 @@ def merges_twice(self: Any) -> torch.Tensor:
 
 
 class Bottleneck(Layer):
-    """No change of a weight: it cannot merge, and forgets to say so."""
+    """A layer whose effect is not a change of the weight: it cannot merge, but does not say so."""
 
-    update = property()  # type: ignore[assignment]  # as if it were not there
+    update = property()  # type: ignore[assignment]  # hides Layer's function
 
     def add(self, x: torch.Tensor) -> torch.Tensor:
         return torch.tanh(x.to(self.a.dtype) @ self.a.T) @ self.b.T
 
 
-def leaves(self: Any, model: Any, *_: Any) -> None:
+def exits(self: Any, model: Any, *_: Any) -> None:
     if not next(model.parameters()).is_meta:
         raise SystemExit(0)
 
@@ -151,7 +151,7 @@ def misspelt_callback(self: Any, options: Any, context: Any) -> list[Any]:
     return [Misspelt()]
 
 
-def of_one_size(self: Any, linear: Any, options: Any) -> None:
+def ignores_the_size(self: Any, linear: Any, options: Any) -> None:
     Layer.__init__(self, linear, Options(r=2))
 
 
@@ -167,13 +167,13 @@ def draws_elsewhere(self: Any, linear: Any, options: Any) -> None:
 
 BROKEN = {
     "wraps": [
-        method(wrap=lambda *_: 1 / 0), method(wrap=lambda *_: None), method(wrap=leaves), method(problems=lambda *_: 7),
+        method(wrap=lambda *_: 1 / 0), method(wrap=lambda *_: None), method(wrap=exits), method(problems=lambda *_: 7),
         method(_put_layers=lambda self, model, options: model.requires_grad_(False)),
     ],
-    "starts at base": [method(**layer(__init__=begins_elsewhere))],
-    "same when quantized": [method(**layer(forward=reads_codes))],
+    "starts at base": [method(**layer(__init__=does_not_start_at_the_base))],
+    "same when quantized": [method(**layer(forward=reads_quantized_codes))],
     "trains": [method(**layer(forward=raises_in_training))],
-    "learns": [method(**layer(__init__=climbs))],
+    "learns": [method(**layer(__init__=raises_the_loss))],
     "bfloat16": [method(**layer(__init__=in_the_bases_precision))],
     "gradients": [method(**layer(__init__=has_a_spare_parameter))],
     "base untouched": [method(**layer(forward=moves_the_base))],
@@ -182,16 +182,16 @@ BROKEN = {
     "generates": [method(**layer(add=forgets_the_cache))],
     "saves": [method(save=saves_half), method(save=saves_a_pickle), method(load=lambda self, model, folder: model)],
     "merges": [
-        method(**layer(update=merges_twice)), method(kind=Bottleneck), method(merge=lambda self, model: model),
+        method(**layer(update=merges_twice)), method(layer_class=Bottleneck), method(merge=lambda self, model: model),
     ],
     "findings": [method(findings=lambda self, model: {"scale": torch.tensor(1.0)}), method(findings=lambda *_: 5)],
     "callbacks fire": [method(callbacks=misspelt_callback)],
-    "size changes": [method(**layer(__init__=of_one_size))],
+    "size changes": [method(**layer(__init__=ignores_the_size))],
     "resumes": [method(**layer(add=counts_in_python))],
     "repeats": [method(**layer(__init__=draws_elsewhere))],
 }  # fmt: skip
-# One fault may show in several ways: what is loaded, resumed or run again is not the same either.
-ALSO = {
+# Some faults break further properties too; for example, a loaded or resumed adapter then differs as well.
+ALSO_BROKEN = {
     "starts at base": {"same when quantized"},
     "same when quantized": {"starts at base"},
     "base untouched": {"shares a prefix", "repeats", "resumes", "saves", "merges"},
@@ -206,7 +206,7 @@ def run(broken: Sound, base: str) -> Report:
     return Case(broken, "llama", base).run()
 
 
-def test_a_sound_method_is_found_sound() -> None:
+def test_a_sound_method_passes() -> None:
     for base in ("none", "int8", "nf4"):
         report = run(method(), base)
         assert not report.failures, str(report)
@@ -217,12 +217,12 @@ def test_there_is_a_broken_example_of_every_property() -> None:
     assert set(BROKEN) == set(PROPERTIES)
 
 
-@pytest.mark.parametrize(("name", "broken"), [(name, one) for name, several in BROKEN.items() for one in several])
-def test_a_broken_method_is_found_out(name: str, broken: Sound) -> None:
+@pytest.mark.parametrize(("name", "broken"), [(name, broken) for name, methods in BROKEN.items() for broken in methods])
+def test_a_broken_method_fails(name: str, broken: Sound) -> None:
     report = run(broken, "int8" if name == "same when quantized" else "none")
     assert name in report.failures, str(report)
-    assert set(report.failures) <= {name, *ALSO.get(name, ())}, str(report)
-    assert "test_conformance.py" in str(report), "where to look"
+    assert set(report.failures) <= {name, *ALSO_BROKEN.get(name, ())}, str(report)
+    assert "test_properties.py" in str(report), "the file of the method"
     if name not in ("wraps", "trains", "callbacks fire", "findings", "merges", "saves"):
         assert any(letter.isdigit() for letter in report.failures[name]), "the numbers"
 
@@ -230,15 +230,15 @@ def test_a_broken_method_is_found_out(name: str, broken: Sound) -> None:
 @pytest.mark.parametrize(
     ("declared", "name"),
     [
-        ({"starts_at_base": False, **layer(__init__=begins_elsewhere)}, "starts at base"),
+        ({"starts_at_base": False, **layer(__init__=does_not_start_at_the_base)}, "starts at base"),
         ({"changes_base": True, **layer(forward=moves_the_base)}, "base untouched"),
         ({"mergeable_into": (), **layer(update=merges_twice)}, "merges"),
         ({"token_wise": False, **layer(add=adds_noise)}, "shares a prefix"),
         ({"resumes": False, **layer(add=counts_in_python)}, "resumes"),
-        ({"size_option": None, **layer(__init__=of_one_size)}, "size changes"),
+        ({"size_option": None, **layer(__init__=ignores_the_size)}, "size changes"),
     ],
 )
-def test_what_is_declared_is_not_asked(declared: dict[str, Any], name: str) -> None:
+def test_a_property_that_is_declared_not_to_hold_is_not_checked(declared: dict[str, Any], name: str) -> None:
     assert run(method(**declared), "none").verdicts[name] == "-"
 
 
@@ -251,12 +251,12 @@ def test_a_method_that_declines_says_why() -> None:
     assert not report.failures
 
 
-def test_cases_cover_two_architectures_and_every_base_that_is_claimed() -> None:
+def test_cases_cover_two_architectures_and_every_declared_quantization() -> None:
     assert [str(case) for case in cases("qlora")] == ["qlora-llama-nf4", "qlora-gpt_neox-nf4"]
     assert len(cases(method())) == 6
 
 
-# Part of the tests by default: that the zoo is sound is what the zoo is for.
+# This runs by default although it takes long, because the comparison relies on sound methods.
 @pytest.mark.parametrize(
     "case", [case for name in registry() if not registry()[name].unavailable for case in cases(name)], ids=str
 )

@@ -1,5 +1,7 @@
-"""Datasets of a hub, through the real libraries and a server that answers as the hub does; in processes of their own,
-since the libraries read the environment when they are imported."""
+"""Datasets of the hub, read by the real libraries from a server that answers like the hub.
+
+Each test asks in another process, because the libraries read the environment when they are imported.
+"""
 
 from __future__ import annotations
 
@@ -51,23 +53,23 @@ Case = dict[str, Any]
 
 
 def ask(endpoint: str, home: Path, *cases: Case, **environment: str) -> list[Answer]:
-    """What each case gives, one after the other in one process."""
-    kept = {name: value for name, value in os.environ.items() if "HF_" not in name and "OFFLINE" not in name}
-    own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "NO_PROXY": "*", **environment}
+    """Return the answer to each case; one process reads them all."""
+    inherited = {name: value for name, value in os.environ.items() if "HF_" not in name and "OFFLINE" not in name}
+    changed = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "NO_PROXY": "*", **environment}
     command = [sys.executable, "-c", ASK]
     done = subprocess.run(
-        command, input=json.dumps(cases), env={**kept, **own}, capture_output=True, text=True, timeout=120
+        command, input=json.dumps(cases), env={**inherited, **changed}, capture_output=True, text=True, timeout=120
     )
     answers = [line.removeprefix("ANSWER") for line in done.stdout.splitlines() if line.startswith("ANSWER")]
     assert len(answers) == len(cases), done.stderr
     return [Answer(*json.loads(answer)) for answer in answers]
 
 
-def closed() -> str:
-    """An address where nothing listens."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{one.getsockname()[1]}"
+def closed_endpoint() -> str:
+    """Return an address where nothing listens."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{unused.getsockname()[1]}"
 
 
 def jsonl(name: str, count: int) -> bytes:
@@ -107,7 +109,7 @@ REPOSITORIES = {
     ),
     "o/large": Repository({"main": {"train.jsonl": LARGE}}),
     "o/gated": Repository({"main": {"README.md": b"# Rows\n", **ROWS}}, gated=("",)),
-    # The hub shows the card of a gated dataset to all; with it, the columns may be known before a row is.
+    # The hub shows the card of a gated dataset to all. The card may name the columns, but no row can be read.
     "o/open-card": Repository({"main": {"README.md": FEATURES, **ROWS}}, gated=(".jsonl",)),
     "o/script": Repository(
         {"main": {"script.py": b"0\n"}, "refs/convert/parquet": {"default/train/0000.parquet": parquet("made", 2)}}
@@ -122,7 +124,7 @@ def case(source: str, in_split: str | None = "train", **settings: Any) -> Case:
     return {"source": f"o/{source}", "in_split": in_split, **settings}
 
 
-# name -> what is asked for, the prompts that it gives
+# name -> the case, and the prompts of its rows
 GOOD: dict[str, tuple[Case, list[str]]] = {
     "jsonl": (case("jsonl"), [f"train {i}" for i in range(5)]),
     "another split": (case("jsonl", "test"), ["test 0", "test 1", "test 2"]),
@@ -137,23 +139,23 @@ GOOD: dict[str, tuple[Case, list[str]]] = {
     "streamed csv": (case("csv", None, limit=2), ["what?"]),
     "streamed configuration": (case("configs", config="one", limit=1), ["one 0"]),
 }
-# name -> what is asked for, what is said; each also streamed
+# name -> the case, and a part of its error; each case is also tried with streaming
 BAD: dict[str, tuple[Case, str]] = {
-    "missing": (case("none"), "data.source o/none: is neither a dataset on the hub nor a file or folder here. Check"),
-    "missing, by a name that misleads": (case("gated-none"), "data.source o/gated-none: is neither a dataset on the hub"),
+    "missing": (case("none"), "data.source o/none: is neither a dataset on the hub nor a file or folder here."),
+    "missing, with a misleading name": (case("gated-none"), "data.source o/gated-none: is neither a dataset"),
     "gated": (case("gated"), "data.source o/gated: is gated: its owners ask who reads it. Accept their terms at "),
     "gated but for its card": (case("open-card"), "data.source o/open-card: is gated"),
     "script": (case("script"), "is a dataset script (.py), which is not run. Give the files of its rows, or set"),
     "script of another name": (case("other-script"), "has no data files (csv, json, parquet, ...). If a script"),
     "revision": (case("jsonl", revision="v7"), "data.revision: o/jsonl has no such revision. Its branches and tags: "),
     "split": (case("jsonl", "tset"), "data.split: o/jsonl has no split 'tset'. Did you mean 'test'?"),
-    "no split": (case("jsonl", None), "data.split: o/jsonl has several splits (train, test). Choose them, like data.split"),
+    "no split": (case("jsonl", None), "data.split: o/jsonl has several splits (train, test). Choose them"),
     "configuration": (case("configs", config="on"), "data.config: o/configs has no configuration 'on'. Did you mean "),
     "no configuration": (case("configs"), "data.config: o/configs has several configurations. Name one: one, two."),
     "no rows": (case("header"), "o/header: has column names but no rows."),
     "damaged": (case("damaged"), "data.source o/damaged: cannot be loaded: JSON parse error"),
 }  # fmt: skip
-STREAMED = {f"{name}, streamed": ({**asked, "limit": 2}, said) for name, (asked, said) in BAD.items()}
+STREAMED = {f"{name}, streamed": ({**settings, "limit": 2}, expected) for name, (settings, expected) in BAD.items()}
 
 
 @pytest.fixture(scope="module")
@@ -163,53 +165,53 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[Hub]:
-    with serving(REPOSITORIES) as one:
-        yield one
+    with serving(REPOSITORIES) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def answers(hub: Hub, home: Path) -> dict[str, Answer]:
-    """Of all the cases, in one process; what they download stays in the cache."""
-    asked = {f"good {name}": one for name, (one, _) in GOOD.items()}
-    asked |= {f"bad {name}": one for name, (one, _) in (BAD | STREAMED).items()}
-    return dict(zip(asked, ask(hub.endpoint, home, *asked.values()), strict=True))
+    """Return the answers to all cases, from one process; what it downloads stays in the cache."""
+    cases = {f"good {name}": settings for name, (settings, _) in GOOD.items()}
+    cases |= {f"bad {name}": settings for name, (settings, _) in (BAD | STREAMED).items()}
+    return dict(zip(cases, ask(hub.endpoint, home, *cases.values()), strict=True))
 
 
 @pytest.mark.parametrize("name", GOOD)
 def test_rows_of_a_hub(name: str, answers: dict[str, Answer]) -> None:
-    answer, (asked, prompts) = answers[f"good {name}"], GOOD[name]
+    answer, (settings, prompts) = answers[f"good {name}"], GOOD[name]
     assert answer.prompts == prompts
-    where = asked["source"] + (f" [{asked['in_split']}]" if asked["in_split"] else "")
+    where = settings["source"] + (f" [{settings['in_split']}]" if settings["in_split"] else "")
     assert [place for _, _, place in answer.rows] == [f"{where}, row {i + 1}" for i in range(len(prompts))]
 
 
 @pytest.mark.parametrize("name", BAD | STREAMED)
-def test_why_there_are_none_is_said_with_the_cure(name: str, answers: dict[str, Answer]) -> None:
-    answer, (_, said) = answers[f"bad {name}"], (BAD | STREAMED)[name]
-    assert said in answer.error
+def test_the_error_says_why_there_are_no_rows_with_a_hint(name: str, answers: dict[str, Answer]) -> None:
+    answer, (_, expected) = answers[f"bad {name}"], (BAD | STREAMED)[name]
+    assert expected in answer.error
     assert "\n" not in answer.error
     assert answer.seconds < 15
 
 
-def test_of_a_large_file_only_the_beginning_is_fetched(hub: Hub, tmp_path: Path) -> None:
-    """datasets takes 10 MB at a time and 5 MB ahead, and the first ones twice."""
+def test_only_the_beginning_of_a_large_file_is_downloaded(hub: Hub, tmp_path: Path) -> None:
+    """The library reads 10 MB at a time and 5 MB ahead, and the first ones twice."""
     (answer,) = ask(hub.endpoint, tmp_path, case("large", limit=2))
     assert answer.prompts == ["q", "q"]
     assert 0 < hub.fetched("o/large") < 0.7 * len(LARGE)
 
 
 def test_a_login_that_does_not_help(hub: Hub, tmp_path: Path) -> None:
-    (stranger,) = ask(hub.endpoint, tmp_path, case("gated"), HF_TOKEN="hf_stranger")
-    assert "o/gated: is gated" in stranger.error
+    (unknown,) = ask(hub.endpoint, tmp_path, case("gated"), HF_TOKEN="hf_unknown")
+    assert "o/gated: is gated" in unknown.error
     (expired,) = ask(hub.endpoint, tmp_path, case("jsonl"), HF_TOKEN="bad")
     assert "data.source o/jsonl: cannot be loaded: the hub does not know this login. Log in again" in expired.error
 
 
 @pytest.mark.parametrize("switch", ["", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"])
-def test_without_a_hub_the_cache_gives_what_was_asked_for_or_nothing(
+def test_without_a_hub_the_cache_gives_the_wanted_revision_or_an_error(
     switch: str, answers: dict[str, Answer], home: Path
 ) -> None:
-    """The library alone would give whatever revision was cached last, after 24 seconds."""
+    """The library alone would give the revision that was cached last, after 24 seconds."""
     commits = {revision: commit for commit, revision in REPOSITORIES["o/jsonl"].commits().items()}
     cases = [
         case("jsonl"),
@@ -222,16 +224,16 @@ def test_without_a_hub_the_cache_gives_what_was_asked_for_or_nothing(
         case("configs", config="one"),
         case("large"),
     ]
-    found = ask(closed(), home, *cases, **({switch: "1"} if switch else {}))
+    offline = ask(closed_endpoint(), home, *cases, **({switch: "1"} if switch else {}))
     main, v1 = [f"train {i}" for i in range(5)], ["v1 0", "v1 1"]
-    assert [answer.prompts for answer in found[:5]] == [main, v1, v1, main[:2], v1[:1]]
-    v2, split, config, large = (answer.error for answer in found[5:])
+    assert [answer.prompts for answer in offline[:5]] == [main, v1, v1, main[:2], v1[:1]]
+    v2, split, config, large = (answer.error for answer in offline[5:])
     assert "data.revision: v2 of o/jsonl is not in the cache, and no hub could be asked. The cache has " in v2
-    assert any(commits[there] in v2 for there in ("main", "v1"))
+    assert any(commits[revision] in v2 for revision in ("main", "v1"))
     assert "data.split: o/jsonl has no split 'tset'. Did you mean 'test'?" in split
     assert "data.config: o/configs has no configuration 'one' in the cache, and no hub could be asked." in config
     if switch:
         assert f"o/large: is not in the cache, and {switch} is set, so no hub was asked." in large
     else:
         assert "o/large: cannot be loaded: the hub cannot be reached from here. Connect, or" in large
-    assert all(answer.seconds < 15 for answer in found)
+    assert all(answer.seconds < 15 for answer in offline)

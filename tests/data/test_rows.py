@@ -1,4 +1,4 @@
-"""Rows as they come out of files: text stays text, what is left out is said, what is broken is named."""
+"""Reading rows: text stays as it is written, rows that are left out are counted, and errors name the file and line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from adapterzoo.data import rows
+from adapterzoo.data.rows import read_rows
 from adapterzoo.data_row import DataRow
 from adapterzoo.errors import UserError
 from adapterzoo.recipe.files import find_source
@@ -21,17 +21,17 @@ from adapterzoo.recipe.schema import DataSection
 def read(
     folder: Path, content: str | bytes, name: str = "rows.csv", **settings: Any
 ) -> tuple[list[DataRow], list[str]]:
-    """The rows of a file with this content, and what was said."""
+    """Return the rows of a file with this content, and the messages."""
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return read_file(path, **settings)
 
 
 def read_file(*paths: Path, **settings: Any) -> tuple[list[DataRow], list[str]]:
-    said: list[str] = []
+    messages: list[str] = []
     names = [str(path) for path in paths]
-    found, _ = rows.read_rows(DataSection(**{"source": names, "format": "qa", **settings}), names, None, said.append)
-    return found, said
+    rows, _ = read_rows(DataSection(**{"source": names, "format": "qa", **settings}), names, None, messages.append)
+    return rows, messages
 
 
 QA = [
@@ -48,7 +48,7 @@ def test_text_stays_text(tmp_path: Path) -> None:
 
 
 def as_csv(path: Path, frame: Any) -> None:
-    frame.to_csv(path)  # with its index, as people forget to leave it out
+    frame.to_csv(path)  # with the index column, which people forget to leave out
 
 
 def saved(path: Path, frame: Any) -> None:
@@ -93,7 +93,7 @@ def test_every_kind_of_file_that_pandas_and_datasets_write(
 
 
 def test_dates_and_numbers_in_json_are_what_is_written(tmp_path: Path) -> None:
-    """datasets makes a timestamp of the first, and 1.5 of the second."""
+    """The JSON reader of datasets makes the date a timestamp, and 1.50 the number 1.5."""
     text = '{"question": "2020-01-01", "answer": 1.50}\n{"question": "2020-02-01", "answer": 2}\n'
     assert read(tmp_path, text, "rows.jsonl")[0] == [
         DataRow.pair("2020-01-01", "1.50"),
@@ -101,15 +101,15 @@ def test_dates_and_numbers_in_json_are_what_is_written(tmp_path: Path) -> None:
     ]
 
 
-def test_typed_columns_are_written_out(tmp_path: Path) -> None:
+def test_dates_and_numbers_of_typed_columns_become_text(tmp_path: Path) -> None:
     from pandas import DataFrame
 
     frame = DataFrame({"question": [datetime.date(2020, 1, 2)] * 3, "answer": [1.5, None, 2.0]})
     frame.to_parquet(tmp_path / "rows.parquet")
-    found, said = read_file(tmp_path / "rows.parquet")
-    assert found == [DataRow.pair("2020-01-02", "1.5"), DataRow.pair("2020-01-02", "2.0")]
-    assert "1 of 3 rows dropped: 'answer' is empty (first: " in said[0]
-    assert "row 2" in said[0]
+    rows, messages = read_file(tmp_path / "rows.parquet")
+    assert rows == [DataRow.pair("2020-01-02", "1.5"), DataRow.pair("2020-01-02", "2.0")]
+    assert "1 of 3 rows dropped: 'answer' is empty (first: " in messages[0]
+    assert "row 2" in messages[0]
 
 
 def test_several_files_and_a_pattern(tmp_path: Path) -> None:
@@ -128,24 +128,24 @@ def test_several_files_and_a_pattern(tmp_path: Path) -> None:
 
 
 def test_rows_know_their_line(tmp_path: Path) -> None:
-    found, _ = read(tmp_path, 'question,answer\n"a\nb",c\n\nd,e\n')
-    assert [row.place.rpartition("/")[2] for row in found] == ["rows.csv:2", "rows.csv:5"]
-    assert found[0].prompt == "a\nb"
+    rows, _ = read(tmp_path, 'question,answer\n"a\nb",c\n\nd,e\n')
+    assert [row.place.rpartition("/")[2] for row in rows] == ["rows.csv:2", "rows.csv:5"]
+    assert rows[0].prompt == "a\nb"
 
 
-def test_repeated_rows_are_said(tmp_path: Path) -> None:
+def test_repeated_rows_are_counted(tmp_path: Path) -> None:
     assert read(tmp_path, "question,answer\na,b\na,b\nc,d\n")[1] == ["data: 1 of 3 rows repeat another row"]
 
 
-def test_one_column_for_both_sides_is_refused(tmp_path: Path) -> None:
+def test_one_column_for_question_and_answer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="both the column 'question'"):
         read(tmp_path, "question,answer\na,b\n", columns={"answer": "question"})
 
 
-def test_rows_with_an_empty_side_are_dropped_and_said(tmp_path: Path) -> None:
-    found, said = read(tmp_path, "question,answer\na,b\nc,\n , d\ne,f\n")
-    assert found == [DataRow.pair("a", "b"), DataRow.pair("e", "f")]
-    assert [line.replace(str(tmp_path), "") for line in said] == [
+def test_rows_with_an_empty_cell_are_dropped_and_counted(tmp_path: Path) -> None:
+    rows, messages = read(tmp_path, "question,answer\na,b\nc,\n , d\ne,f\n")
+    assert rows == [DataRow.pair("a", "b"), DataRow.pair("e", "f")]
+    assert [line.replace(str(tmp_path), "") for line in messages] == [
         "data: 1 of 4 rows dropped: 'answer' is empty (first: /rows.csv:3)",
         "data: 1 of 4 rows dropped: 'question' is empty (first: /rows.csv:4)",
     ]
@@ -168,7 +168,7 @@ def test_rows_with_an_empty_side_are_dropped_and_said(tmp_path: Path) -> None:
         ("\nquestion,answer\na,b\n", "does not begin with a line of column names"),
     ],
 )
-def test_bad_csv_files_are_named_with_the_cure(tmp_path: Path, content: str | bytes, expected: str) -> None:
+def test_errors_of_csv_files_name_the_file_and_give_a_hint(tmp_path: Path, content: str | bytes, expected: str) -> None:
     with pytest.raises(UserError) as caught:
         read(tmp_path, content)
     assert expected in str(caught.value)
@@ -199,7 +199,7 @@ def test_another_delimiter(tmp_path: Path) -> None:
         ("rows.arrow", "nonsense", "rows.arrow: cannot be read"),
     ],
 )
-def test_bad_files_are_named_with_the_place(tmp_path: Path, name: str, content: str, expected: str) -> None:
+def test_errors_of_other_files_name_the_line_or_row(tmp_path: Path, name: str, content: str, expected: str) -> None:
     with pytest.raises(UserError) as caught:
         read(tmp_path, content, name)
     assert expected in str(caught.value)
@@ -212,12 +212,12 @@ def test_many_bad_rows_are_counted_or_dropped(tmp_path: Path) -> None:
         read(tmp_path, content, "rows.jsonl")
     assert len(caught.value.problems) == 6
     assert "4 more rows are not usable either. data.bad_rows: drop" in str(caught.value)
-    found, said = read(tmp_path, content, "rows.jsonl", bad_rows="drop")
-    assert len(found) == 1
-    assert "9 of 10 rows dropped as unusable (first: " in said[0]
+    rows, messages = read(tmp_path, content, "rows.jsonl", bad_rows="drop")
+    assert len(rows) == 1
+    assert "9 of 10 rows dropped as unusable (first: " in messages[0]
 
 
-def test_sources_that_are_none(tmp_path: Path) -> None:
+def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "make.py").write_text("")
     (tmp_path / "rows.xlsx").write_text("")
     (tmp_path / "folder").mkdir()
@@ -249,9 +249,9 @@ def table(tmp_path: Path, count: int = 100) -> Path:
 
 def test_rows_are_filtered_by_the_values_of_columns(tmp_path: Path) -> None:
     path = table(tmp_path)
-    found, said = read_file(path, filter={"language": "de"})
-    assert [row.prompt for row in found] == [f"q{i}" for i in range(0, 100, 4)]
-    assert said == ["data: 75 of 100 rows left out by data.filter"]
+    rows, messages = read_file(path, filter={"language": "de"})
+    assert [row.prompt for row in rows] == [f"q{i}" for i in range(0, 100, 4)]
+    assert messages == ["data: 75 of 100 rows left out by data.filter"]
     assert len(read_file(path, filter={"language": ["de", "en"], "even": True})[0]) == 50
     with pytest.raises(UserError, match=r"data.filter: leaves none of 100 rows. .*seen: language: 'de', 'en'"):
         read_file(path, filter={"language": "fr"})
@@ -267,17 +267,17 @@ def test_the_first_rows_and_a_shuffle_that_is_the_same_everywhere(tmp_path: Path
     whole = [row.prompt for row in read_file(path, shuffle=7)[0]]
     assert sorted(whole) == sorted(f"q{i}" for i in range(100))
     assert [row.prompt for row in read_file(path, shuffle=7, limit=5)[0]] == whole[:5]
-    assert whole[:5] == ["q47", "q39", "q62", "q97", "q53"], "by SHA-256 of seed and number: no library decides"
+    assert whole[:5] == ["q47", "q39", "q62", "q97", "q53"], "the order comes from SHA-256, and not from a library"
     assert [row.prompt for row in read_file(path, shuffle=8, limit=5)[0]] != whole[:5]
 
 
-def test_the_first_rows_are_usable_ones_and_no_more_are_read(tmp_path: Path) -> None:
+def test_limit_counts_usable_rows_only_and_reads_no_further(tmp_path: Path) -> None:
     content = "question,answer\na,\nb,c\nd,e\nf,g,far,too,long\n"
     assert [row.prompt for row in read(tmp_path, content, limit=2)[0]] == ["b", "d"]
 
 
 def test_a_file_of_gigabytes_is_streamed(tmp_path: Path) -> None:
-    """A sparse file of 8 GB, of which the first rows are there: read whole, it would fill the memory."""
+    """The sparse file has 8 GB and starts with rows; reading it whole would fill the memory."""
     path = tmp_path / "huge.jsonl"
     with path.open("w") as file:
         for number in range(10_000):
@@ -291,7 +291,7 @@ def test_a_file_of_gigabytes_is_streamed(tmp_path: Path) -> None:
     tracemalloc.stop()
 
 
-def test_the_order_of_a_shuffle_does_not_depend_on_what_is_random(tmp_path: Path) -> None:
+def test_the_order_of_a_shuffle_does_not_depend_on_the_random_module(tmp_path: Path) -> None:
     path = table(tmp_path)
     random.seed(1)
     first = read_file(path, shuffle=0)
@@ -299,7 +299,7 @@ def test_the_order_of_a_shuffle_does_not_depend_on_what_is_random(tmp_path: Path
     assert read_file(path, shuffle=0) == first
 
 
-def test_a_class_has_its_name(tmp_path: Path) -> None:
+def test_a_class_label_becomes_its_name(tmp_path: Path) -> None:
     import datasets
 
     features = datasets.Features(
@@ -311,7 +311,7 @@ def test_a_class_has_its_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orient", ["columns", "records", "index", "split", "table"])
-def test_every_orientation_of_pandas_that_names_columns(orient: str, tmp_path: Path) -> None:
+def test_every_json_orientation_of_pandas_that_names_columns(orient: str, tmp_path: Path) -> None:
     from pandas import DataFrame
 
     frame = DataFrame([{"question": row.prompt, "answer": row.completion} for row in QA])
@@ -319,7 +319,7 @@ def test_every_orientation_of_pandas_that_names_columns(orient: str, tmp_path: P
     assert read_file(tmp_path / "rows.json")[0] == QA
 
 
-def test_what_is_no_text_and_no_file(tmp_path: Path) -> None:
+def test_files_that_are_not_text_and_a_pipe(tmp_path: Path) -> None:
     import os
 
     for name in ("rows.csv", "rows.json"):
@@ -333,7 +333,7 @@ def test_what_is_no_text_and_no_file(tmp_path: Path) -> None:
     assert "is not an ordinary file" in str(problem)
 
 
-def test_a_key_that_a_row_gives_twice_is_named(tmp_path: Path) -> None:
+def test_a_key_that_a_row_has_twice_is_named(tmp_path: Path) -> None:
     lines = '{"question": "a", "answer": "b"}\n{"question": "c", "answer": "d", "answer": "e"}\n'
     with pytest.raises(UserError, match=r"rows.jsonl:2: the key 'answer' is given twice, with different values"):
         read(tmp_path, lines, "rows.jsonl")

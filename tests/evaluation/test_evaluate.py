@@ -1,3 +1,5 @@
+"""Check the evaluation: metrics, greedy answers, and the shortcut for answers that begin like the reference."""
+
 from __future__ import annotations
 
 import math
@@ -11,19 +13,19 @@ from cells import Bench
 from adapterzoo.tokens.batches import batches_by_length
 
 
-def test_a_model_that_learned_answers_and_stops(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
-    """Trained to know its few rows by heart, greedy answers match them exactly: so the end token was learned."""
+def test_a_trained_model_answers_and_stops(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """After training on few rows until it knows them, its answers match exactly, so it has learned the end token."""
     from adapterzoo.evaluation.evaluate import evaluate
 
     path = write_recipe("{name: lora, r: 32}", steps="150", max_new_tokens="20", batch_size="8")
     bench = Bench(path, "train.learning_rate=1e-2", "data.split={train: 0.5, validation: 0.2, test: 0.3}")
     encoded = bench.prepared.encoded
-    known = type(encoded)(**{**vars(encoded), "test": encoded.train})
+    training_rows = type(encoded)(**{**vars(encoded), "test": encoded.train})
     loaded = bench.load("none")
     with bench.wrapped("lora", loaded) as model:
-        before, *_ = evaluate(model, known, bench.recipe.evaluate)
+        before, *_ = evaluate(model, training_rows, bench.recipe.evaluate)
         bench.train("lora", model, tmp_path)
-        after, predictions, _ = evaluate(model, known, bench.recipe.evaluate)
+        after, predictions, _ = evaluate(model, training_rows, bench.recipe.evaluate)
     assert before["exact_match"] == 0.0
     assert after["exact_match"] > 0.9, [(p.reference, p.prediction) for p in predictions]
     assert after["test_loss"] < before["test_loss"] / 5
@@ -41,7 +43,7 @@ def test_answers_do_not_depend_on_the_batch(write_recipe: Callable[..., Path]) -
     )
 
 
-def test_a_model_whose_weights_blew_up_is_no_row(write_recipe: Callable[..., Path]) -> None:
+def test_a_model_with_weights_that_are_not_finite_fails(write_recipe: Callable[..., Path]) -> None:
     from adapterzoo.errors import NotFiniteError
     from adapterzoo.evaluation.evaluate import evaluate
 
@@ -62,8 +64,8 @@ def test_only_the_metrics_asked_for_are_measured(write_recipe: Callable[..., Pat
     assert predictions[0].scores == {}
 
 
-def test_greedy_is_greedy_whatever_the_model_would_rather_do(write_recipe: Callable[..., Path]) -> None:
-    """A model's generation configuration may sample, punish repetition, or forbid what is likeliest."""
+def test_answers_are_greedy_whatever_the_models_generation_configuration_is(write_recipe: Callable[..., Path]) -> None:
+    """A model's generation configuration may sample, punish repetition, or forbid the likeliest token."""
     from adapterzoo.evaluation.generation import generate
 
     bench = Bench(write_recipe("lora"))
@@ -75,17 +77,17 @@ def test_greedy_is_greedy_whatever_the_model_would_rather_do(write_recipe: Calla
     own.update(repetition_penalty=5.0, no_repeat_ngram_size=1, suppress_tokens=[3, 4, 5], min_new_tokens=6)
     own.update(do_sample=True, temperature=3.0, top_k=3)
     assert generate(loaded.model, encoded, prompts, 8, 6) == expected
-    assert loaded.model.generation_config is own, "it is saved with the merged model"
+    assert loaded.model.generation_config is own, "the model keeps its configuration, which merge saves with it"
     with bench.wrapped("lora", loaded) as model:
         assert generate(model, encoded, prompts, 8, 6) == expected
 
 
 @pytest.mark.parametrize("loss_on", ["completion", "all"])
 @pytest.mark.parametrize("shared", [False, True])
-def test_answers_that_begin_as_the_right_one_are_those_of_generate(
+def test_answers_are_the_same_with_and_without_the_shortcut(
     loss_on: str, shared: bool, write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """What the model agrees with is not generated again, and the answers stay what they are."""
+    """The start of an answer that equals the reference is not generated, and the answers do not change."""
     from adapterzoo.evaluation.evaluate import evaluate
     from adapterzoo.evaluation.generation import generate
     from adapterzoo.tokens.shared_prefix import SharedPrefix
@@ -106,8 +108,8 @@ def test_answers_that_begin_as_the_right_one_are_those_of_generate(
     assert limit == 3 or 0 < sum(right) < len(right)
 
 
-def test_a_model_that_reads_the_right_answer_is_not_believed(write_recipe: Callable[..., Path]) -> None:
-    """One that looks at the next token agrees with every answer, and generates none of them."""
+def test_the_shortcut_is_not_used_for_a_model_that_sees_the_next_token(write_recipe: Callable[..., Path]) -> None:
+    """Such a model agrees with every reference but generates none of them."""
     from types import SimpleNamespace
 
     import torch
@@ -121,12 +123,12 @@ def test_a_model_that_reads_the_right_answer_is_not_believed(write_recipe: Calla
         answer = model.forward
 
         def peeks(input_ids: Any, logits_to_keep: Any = 0, **arguments: Any) -> Any:
-            made = answer(input_ids=input_ids, logits_to_keep=0, **arguments)
-            logits = made.logits.clone()
+            output = answer(input_ids=input_ids, logits_to_keep=0, **arguments)
+            logits = output.logits.clone()
             following = torch.nn.functional.one_hot(input_ids[:, 1:], logits.shape[-1])
             logits[:, :-1] += 100.0 * following
             part = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            return SimpleNamespace(logits=logits[:, part], past_key_values=made.past_key_values)
+            return SimpleNamespace(logits=logits[:, part], past_key_values=output.past_key_values)
 
         model.forward = peeks
         found = evaluate(model, bench.prepared.encoded, bench.recipe.evaluate, part="train", prefix=SharedPrefix(10.0))
@@ -136,6 +138,6 @@ def test_a_model_that_reads_the_right_answer_is_not_believed(write_recipe: Calla
 def test_rows_are_batched_by_length_within_every_limit() -> None:
     lengths = [5, 100, 60, 60, 5, 5, 5, 300]
     batches = batches_by_length(lengths, 3, positions=150)
-    assert batches == [[7], [1], [2, 3], [0, 4, 5], [6]], "a row that is too long is alone"
+    assert batches == [[7], [1], [2, 3], [0, 4, 5], [6]], "a row above the limit is a batch of its own"
     assert batches_by_length(lengths, 3) == [[7, 1, 2], [3, 0, 4], [5, 6]]
     assert batches_by_length([10, 10], 8, spans=[3000, 3000]) == [[0], [1]], "logits of a wide vocabulary are large"

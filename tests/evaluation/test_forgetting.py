@@ -1,3 +1,5 @@
+"""Check forgetting: the change of the loss on general text."""
+
 from __future__ import annotations
 
 import json
@@ -17,7 +19,7 @@ def recipe(write_recipe: Callable[..., Path]) -> Path:
     return path
 
 
-def test_the_change_against_the_base_is_a_column(
+def test_the_change_from_the_base_model_is_a_column(
     recipe: Path, adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     done = adapterzoo("run", recipe, "--out", tmp_path / "out", "--set", "train.learning_rate=0.1")
@@ -35,7 +37,7 @@ def test_the_change_against_the_base_is_a_column(
         json.loads((tmp_path / "out" / label / "seed-0" / "general.jsonl").open().readline())
         for label in ("lora", "qlora")
     ]
-    assert base[0]["base_loss"] != base[1]["base_loss"], "each against the base it was trained on"
+    assert base[0]["base_loss"] != base[1]["base_loss"], "each is compared with the base model that it was trained on"
     assert "forgot" in adapterzoo("compare", tmp_path / "out", "--format", "markdown").stdout
 
 
@@ -45,24 +47,28 @@ def test_an_untrained_adapter_forgets_nothing(recipe: Path, adapterzoo: Callable
     assert result["metrics"]["forgetting"] == pytest.approx(0, abs=1e-6)
 
 
-def test_it_changes_nothing_else(recipe: Path, adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
+def test_measuring_forgetting_changes_no_other_metric(
+    recipe: Path, adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
     adapterzoo("run", recipe, "-m", "lora", "--out", tmp_path / "with")
     adapterzoo("run", recipe, "-m", "lora", "--out", tmp_path / "without", "--set", "evaluate.general_text=null")
-    one, other = (
+    with_text, without = (
         json.loads((tmp_path / name / "lora" / "seed-0" / "result.json").read_text())["metrics"]
         for name in ("with", "without")
     )
-    one.pop("forgetting")
-    assert one == other
+    with_text.pop("forgetting")
+    assert with_text == without
 
 
-def test_a_text_of_ones_own(recipe: Path, adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_recipe_may_name_its_own_general_text(
+    recipe: Path, adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
     (tmp_path / "mine.txt").write_text("One paragraph\nof two lines.\n \nAnother.\n\n\n\nAnd more.\n", encoding="utf-8")
     recipe.write_text(recipe.read_text().replace(GENERAL, "general_text: mine.txt"))
     assert adapterzoo("run", recipe, "-m", "lora", "--out", tmp_path / "out").exit_code == 0
     assert len((tmp_path / "out" / "lora" / "seed-0" / "general.jsonl").read_text().splitlines()) == 3
     again = adapterzoo("run", recipe, "-m", "lora", "--out", tmp_path / "out")
-    assert "there already" in again.stderr
+    assert "already done" in again.stderr
     (tmp_path / "mine.txt").write_text("Something else.", encoding="utf-8")
     refused = adapterzoo("run", recipe, "-m", "lora", "--out", tmp_path / "out")
     assert refused.exit_code == 2
@@ -70,15 +76,16 @@ def test_a_text_of_ones_own(recipe: Path, adapterzoo: Callable[..., Result], tmp
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "there is no file"), (b"", "holds no text"), (b"\xff\xfe\x00", "it is not UTF-8")]
+    ("content", "message"), [(None, "there is no file"), (b"", "holds no text"), (b"\xff\xfe\x00", "it is not UTF-8")]
 )
-def test_a_text_that_is_none(
-    recipe: Path, adapterzoo: Callable[..., Result], tmp_path: Path, content: bytes | None, said: str, no_weights: None
-) -> None:
+def test_a_general_text_that_cannot_be_read_is_refused(
+    recipe: Path, adapterzoo: Callable[..., Result], tmp_path: Path, content: bytes | None, message: str,
+    no_weights: None,
+) -> None:  # fmt: skip
     if content is not None:
         (tmp_path / "mine.txt").write_bytes(content)
     recipe.write_text(recipe.read_text().replace(GENERAL, "general_text: mine.txt"))
     refused = adapterzoo("check", recipe)
     assert refused.exit_code == 2
     assert "mine.txt" in refused.stderr
-    assert said in refused.stderr
+    assert message in refused.stderr

@@ -1,4 +1,4 @@
-"""The shapes of rows: recognised or named, mapped, templated; what does not fit is named with its row."""
+"""Formats of rows: recognised or named, with mapped columns and templates; errors name the row that does not fit."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from adapterzoo.recipe.schema import DataSection
 def read(folder: Path, *cells: Any, **settings: Any) -> tuple[list[DataRow], list[str]]:
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in cells), encoding="utf-8")
-    said: list[str] = []
-    return read_rows(DataSection(source=str(path), **settings), [str(path)], None, said.append)[0], said
+    notes: list[str] = []
+    return read_rows(DataSection(source=str(path), **settings), [str(path)], None, notes.append)[0], notes
 
 
-def one(folder: Path, cells: Any, **settings: Any) -> list[tuple[str, str]]:
+def roles_and_texts(folder: Path, cells: Any, **settings: Any) -> list[tuple[str, str]]:
     (row,), _ = read(folder, cells, **settings)
     return [(turn.role, turn.content) for turn in row.turns]
 
@@ -39,44 +39,51 @@ def test_there_is_an_example_of_every_format() -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_format_is_recognised_and_said(name: str, tmp_path: Path) -> None:
+def test_a_format_is_recognised_and_announced(name: str, tmp_path: Path) -> None:
     cells, turns = EXAMPLES[name]
-    (row,), said = read(tmp_path, {**cells, "id": 1})
+    (row,), notes = read(tmp_path, {**cells, "id": 1})
     assert [tuple(turn) for turn in row.turns] == turns
     assert row.raw == (name == "text")
-    assert said == [f"data: format {name} ({FORMATS[name].summary}), recognised from the columns"]
-    assert one(tmp_path, cells, format=name) == turns
+    assert notes == [f"data: format {name} ({FORMATS[name].summary}), recognised from the columns"]
+    assert roles_and_texts(tmp_path, cells, format=name) == turns
 
 
 def test_an_instruction_without_input(tmp_path: Path) -> None:
-    assert one(tmp_path, {"instruction": "Sing.", "input": "", "output": "La"}) == [(U, "Sing."), (A, "La")]
-    assert one(tmp_path, {"instruction": "Sing.", "output": "La"}) == [(U, "Sing."), (A, "La")]
+    assert roles_and_texts(tmp_path, {"instruction": "Sing.", "input": "", "output": "La"}) == [(U, "Sing."), (A, "La")]
+    assert roles_and_texts(tmp_path, {"instruction": "Sing.", "output": "La"}) == [(U, "Sing."), (A, "La")]
 
 
 def test_columns_are_mapped(tmp_path: Path) -> None:
     cells = {"Frage": "Hi", "Antwort": "Hello", "text": "?"}
-    assert one(tmp_path, cells, columns={"question": "Frage", "answer": "Antwort"}) == [(U, "Hi"), (A, "Hello")]
-    turns = one(tmp_path, {"conversation": SPOKEN[1:]}, format="messages", columns={"messages": "conversation"})
+    assert roles_and_texts(tmp_path, cells, columns={"question": "Frage", "answer": "Antwort"}) == [
+        (U, "Hi"),
+        (A, "Hello"),
+    ]
+    turns = roles_and_texts(
+        tmp_path, {"conversation": SPOKEN[1:]}, format="messages", columns={"messages": "conversation"}
+    )
     assert turns == [(U, "Hi"), (A, "Hello")]
 
 
 def test_columns_that_fit_no_format_or_several(tmp_path: Path) -> None:
-    said = refusal(tmp_path, {"Frage": "a", "Antwort": "b"})
-    assert "its columns (Frage, Antwort) fit no format. Map your columns under data.columns." in said
-    assert "qa (question, answer)" in said
+    error = refusal(tmp_path, {"Frage": "a", "Antwort": "b"})
+    assert "its columns (Frage, Antwort) fit no format. Map your columns under data.columns." in error
+    assert "qa (question, answer)" in error
     both = {"question": "a", "answer": "b", "prompt": "a", "completion": "b"}
-    said = refusal(tmp_path, both)
-    assert "its columns fit several formats: prompt_completion, qa. Choose with data.format." in said
-    assert one(tmp_path, both, format="qa") == [(U, "a"), (A, "b")]
-    assert one(tmp_path, both, drop_columns=["prompt"]) == [(U, "a"), (A, "b")]
+    error = refusal(tmp_path, both)
+    assert "its columns fit several formats: prompt_completion, qa. Choose with data.format." in error
+    assert roles_and_texts(tmp_path, both, format="qa") == [(U, "a"), (A, "b")]
+    assert roles_and_texts(tmp_path, both, drop_columns=["prompt"]) == [(U, "a"), (A, "b")]
     assert "no column 'antwort'. Did you mean 'Antwort'" in refusal(
         tmp_path, {"Frage": "a", "Antwort": "b"}, columns={"question": "Frage", "answer": "antwort"}
     )
 
 
-def test_roles_of_all_names_in_a_conversation_of_many_turns(tmp_path: Path) -> None:
+def test_all_names_of_roles_in_a_long_conversation(tmp_path: Path) -> None:
     named = ["system", "human", "gpt", "user", "assistant", "human", "chatgpt"]
-    turns = one(tmp_path, {"conversations": [{"from": name, "value": str(n)} for n, name in enumerate(named)]})
+    turns = roles_and_texts(
+        tmp_path, {"conversations": [{"from": name, "value": str(n)} for n, name in enumerate(named)]}
+    )
     assert [role for role, _ in turns] == [S, U, A, U, A, U, A]
 
 
@@ -92,30 +99,30 @@ def test_roles_of_all_names_in_a_conversation_of_many_turns(tmp_path: Path) -> N
         ([None], "rows.jsonl:2: its message 1 has no 'role' and 'content'. Like [{"),
     ],
 )
-def test_conversations_that_cannot_be_learned(messages: Any, expected: str, tmp_path: Path) -> None:
+def test_conversations_that_are_not_usable(messages: Any, expected: str, tmp_path: Path) -> None:
     if isinstance(messages, list):
         messages = [pair and {"role": pair[0], "content": pair[1]} for pair in messages]
     assert expected in refusal(tmp_path, {"messages": SPOKEN}, {"messages": messages})
-    found, said = read(tmp_path, {"messages": SPOKEN}, {"messages": messages}, bad_rows="drop")
-    assert len(found) == 1
-    assert "1 of 2 rows dropped as unusable" in said[1]
+    rows, notes = read(tmp_path, {"messages": SPOKEN}, {"messages": messages}, bad_rows="drop")
+    assert len(rows) == 1
+    assert "1 of 2 rows dropped as unusable" in notes[1]
 
 
-def test_a_last_question_without_answer_is_left_out_and_said(tmp_path: Path) -> None:
+def test_a_last_question_without_an_answer_is_left_out_and_counted(tmp_path: Path) -> None:
     more = [*SPOKEN, {"role": U, "content": "And?"}]
-    (row, *rest), said = read(tmp_path, {"messages": more}, {"messages": [SPOKEN[1]]}, {"messages": []})
+    (row, *rest), notes = read(tmp_path, {"messages": more}, {"messages": [SPOKEN[1]]}, {"messages": []})
     assert row.turns[-1] == Turn(A, "Hello")
     assert rest == []
-    assert any("1 conversations end with a question, which is left out (first: " in line for line in said)
-    assert any("'messages (no answer in it)' is empty" in line for line in said)
+    assert any("1 conversations end with a question, which is left out (first: " in line for line in notes)
+    assert any("'messages (no answer in it)' is empty" in line for line in notes)
 
 
 def test_a_template_for_the_question(tmp_path: Path) -> None:
     template = "Answer in {language}: {question} {{really}}"
     cells = {"question": "Hi", "answer": "Hallo", "language": "German"}
-    assert one(tmp_path, cells, template=template) == [(U, "Answer in German: Hi {really}"), (A, "Hallo")]
+    assert roles_and_texts(tmp_path, cells, template=template) == [(U, "Answer in German: Hi {really}"), (A, "Hallo")]
     alpaca = {"instruction": "Translate.", "input": "Hi", "output": "Hallo"}
-    assert one(tmp_path, alpaca, template="{instruction}: {input}") == [(U, "Translate.: Hi"), (A, "Hallo")]
+    assert roles_and_texts(tmp_path, alpaca, template="{instruction}: {input}") == [(U, "Translate.: Hi"), (A, "Hallo")]
 
 
 def test_a_template_for_the_whole_example(tmp_path: Path) -> None:
@@ -124,7 +131,7 @@ def test_a_template_for_the_whole_example(tmp_path: Path) -> None:
     assert row.raw
     assert [tuple(turn) for turn in row.turns] == [(U, "问题：你好\n答案："), (A, "好。")]
     system = {"template": "{system}\nQ: {question}\nA: {answer}", "system": "Be brief."}
-    assert one(tmp_path, {"question": "q", "answer": "a"}, **system)[0] == (U, "Be brief.\nQ: q\nA: ")
+    assert roles_and_texts(tmp_path, {"question": "q", "answer": "a"}, **system)[0] == (U, "Be brief.\nQ: q\nA: ")
 
 
 def test_a_template_for_plain_text(tmp_path: Path) -> None:
@@ -155,6 +162,6 @@ def test_templates_are_checked_against_the_columns(settings: dict[str, Any], exp
     assert expected in refusal(tmp_path, {"question": "a", "answer": "b"}, **settings)
 
 
-def test_what_has_no_place_is_refused(tmp_path: Path) -> None:
+def test_templates_and_system_messages_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     assert "cannot be used for a conversation" in refusal(tmp_path, {"messages": SPOKEN}, template="{messages}")
     assert "data.system: is not used for plain text" in refusal(tmp_path, {"text": "a"}, system="S")

@@ -1,4 +1,4 @@
-"""What a result was made with."""
+"""Check the versions of packages that a result keeps."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from adapterzoo.machine.environment import version_of
 
 
-def test_a_package_that_is_being_worked_on_is_known_by_its_content(
+def test_the_version_of_an_editable_install_changes_with_its_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An author changes the method and runs the next seed: two things must not become one row."""
+    """If an author changes a method between two seeds, the two results must not become one row."""
     installed = tmp_path / "mine-1.0.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text("Name: mine\nVersion: 1.0\n")

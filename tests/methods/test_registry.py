@@ -17,8 +17,8 @@ def test_every_plugin_file_is_an_entry_point_and_is_found() -> None:
     assert files == {
         point.name for point in entry_points(group="adapterzoo") if point.value.startswith("adapterzoo_plugins")
     }
-    with_one_method = {path.replace("_", "-") for path in files - {"peft_types"}}
-    assert with_one_method <= set(registry())
+    method_names = {file.replace("_", "-") for file in files - {"peft_types"}}
+    assert method_names <= set(registry())
     assert not [broken for broken in registry().broken if broken.package == "adapterzoo"]
 
 
@@ -38,6 +38,7 @@ def test_every_plugin_file_is_an_entry_point_and_is_found() -> None:
         ),
         (METHOD.replace("NAME", "lora"), "already the name of a method from adapterzoo"),
         (METHOD.replace("NAME", "../x"), "only lower-case letters"),
+        (METHOD.replace("NAME", "old").replace('"me"', '"me"; demands = "nf4"'), "calls 'requires_quantization'"),
         (
             METHOD.replace("NAME", "mine").replace('"me"', '"me"; quantizations = ("int3",)'),
             "quantizations names ('int3',)",
@@ -128,7 +129,7 @@ def test_a_broken_plugin_is_named_and_left_out(plugin_folder: Path, body: str, r
     assert {"lora", "good"} <= set(zoo)
 
 
-def test_of_two_strangers_with_one_name_the_second_is_left_out(plugin_folder: Path) -> None:
+def test_the_second_of_two_third_party_methods_with_one_name_is_left_out(plugin_folder: Path) -> None:
     points = [plugin(name, plugin_folder, METHOD.replace("NAME", "mine")) for name in ("b", "a")]
     zoo = Registry(points)
     assert zoo["mine"].__class__.__module__ == "third_party_a"
@@ -136,7 +137,7 @@ def test_of_two_strangers_with_one_name_the_second_is_left_out(plugin_folder: Pa
     assert (broken.plugin, "already the name" in broken.reason) == ("b", True)
 
 
-def test_what_a_plugin_prints_stays_out_of_the_way(plugin_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_plugin_cannot_print_to_stdout_or_close_it(plugin_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     zoo = Registry(
         [
             plugin(
@@ -153,12 +154,12 @@ def test_what_a_plugin_prints_stays_out_of_the_way(plugin_folder: Path, capfd: p
     assert capfd.readouterr().out == "still open\n"
 
 
-def test_a_fallback_gives_way_to_a_plugin_of_its_name() -> None:
+def test_a_plugin_replaces_a_fallback_of_its_name() -> None:
     zoo = registry()
     assert zoo["hira"].fallback
     for name in ("lora", "vera", "prompt-tuning"):
         assert not zoo[name].fallback
-    assert "adaption-prompt" not in zoo, "llama-adapter stands for it"
+    assert "adaption-prompt" not in zoo, "llama-adapter replaces it"
 
 
 def test_third_party_plugins_can_be_switched_off(plugin_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +171,7 @@ def test_third_party_plugins_can_be_switched_off(plugin_folder: Path, monkeypatc
 
 
 def test_the_core_names_no_method_and_no_metric() -> None:
-    # Some methods are called by common words. What a method is called it may be in any case, a metric only as it is.
+    # Leave out methods whose names are common words. Search method names in any case, metric names in lower case only.
     methods = set(registry()) - {"full", "shadow", "road", "miss"}
     scores = {name for metric in metrics().values() for name in (metric.name, *metric.columns)}
     patterns = (
@@ -184,8 +185,8 @@ def test_the_core_names_no_method_and_no_metric() -> None:
                 assert not pattern.search(path.read_text()), (path, pattern.search(path.read_text()))
 
 
-def test_a_plugin_that_changes_the_working_directory_is_brought_back(plugin_folder: Path) -> None:
-    here = Path.cwd()
-    zoo = Registry([plugin("wanders", plugin_folder, "import os; os.chdir('/')\n" + METHOD.replace("NAME", "wanders"))])
-    assert "wanders" in zoo
-    assert Path.cwd() == here
+def test_the_working_directory_is_restored_after_a_plugin_changed_it(plugin_folder: Path) -> None:
+    before = Path.cwd()
+    zoo = Registry([plugin("moves", plugin_folder, "import os; os.chdir('/')\n" + METHOD.replace("NAME", "moves"))])
+    assert "moves" in zoo
+    assert Path.cwd() == before

@@ -1,4 +1,4 @@
-"""A model's fingerprint: the content of everything that transformers reads, and each file read once."""
+"""A model's fingerprint: it covers all that transformers reads, and unchanged files are not read again."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from adapterzoo.model.files import fingerprint
 
 @pytest.fixture
 def model(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model of its own, and a cache of its own."""
+    """Return a copy of the tiny model, and use an empty cache."""
     monkeypatch.setenv("ADAPTERZOO_CACHE", str(tmp_path / "cache"))
     return Path(shutil.copytree(tiny_model, tmp_path / "model"))
 
 
-def flip(path: Path, at: int | None = None) -> None:
-    """Change one byte, in the middle by default; size and time stay as they are."""
+def flip(path: Path, index: int | None = None) -> None:
+    """Change one byte, in the middle by default, and keep the size and the time of the file."""
     content, status = bytearray(path.read_bytes()), path.stat()
-    content[len(content) // 2 if at is None else at] ^= 1
+    content[len(content) // 2 if index is None else index] ^= 1
     path.write_bytes(content)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
@@ -41,7 +41,7 @@ def flip(path: Path, at: int | None = None) -> None:
         "chat_template.jinja",
     ],
 )
-def test_a_byte_in_any_file_makes_another_model(name: str, model: Path) -> None:
+def test_a_changed_byte_in_any_file_changes_the_fingerprint(name: str, model: Path) -> None:
     (model / "large.safetensors").write_bytes(bytes(2**22))
     before = fingerprint(str(model), None)
     assert fingerprint(str(model), None) == before
@@ -65,7 +65,7 @@ def test_files_of_subfolders_count_where_transformers_reads_them(model: Path) ->
     assert fingerprint(str(model), None) != with_parts
 
 
-def test_each_file_is_read_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_file_is_read_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     digest = digests.file_digest
 
@@ -83,7 +83,7 @@ def test_each_file_is_read_once(model: Path, monkeypatch: pytest.MonkeyPatch) ->
     flip(model / "config.json")
     assert fingerprint(str(model), None) != first
     assert read == ["config.json"]
-    # A damaged cache is none, and costs no more than reading the files again.
+    # If the cache is damaged, the files are read again.
     flip(digests.cache_folder() / digests.CACHE)
     read.clear()
     fingerprint(str(model), None)
@@ -101,8 +101,8 @@ def test_a_changed_template_between_two_runs_is_another_model(
 ) -> None:
     arguments = ("run", write_recipe("ia3", steps="1"), "--set", f"model.name={model}", "--out", tmp_path / "o")
     assert adapterzoo(*arguments).exit_code == 0
-    asked = adapterzoo("generate", tmp_path / "o", "-m", "ia3", "--prompt", "go", "--max-new-tokens", "1")
-    assert asked.exit_code == 0, asked.stderr
+    answered = adapterzoo("generate", tmp_path / "o", "-m", "ia3", "--prompt", "go", "--max-new-tokens", "1")
+    assert answered.exit_code == 0, answered.stderr
     template = model / "chat_template.jinja"
     template.write_text(template.read_text() + "{# other #}")
     again = adapterzoo(*arguments)

@@ -1,4 +1,4 @@
-"""Why a model cannot be had, in words and with the hint; before any weight is loaded."""
+"""Loading models: the message says why one cannot be loaded, with a hint, before any weight is loaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from adapterzoo.recipe.schema import ModelSection
 
 @pytest.fixture
 def own_code(tiny_model: Path, tmp_path: Path) -> Path:
-    """A model that comes with code, which is for another version of what it imports."""
+    """Return a model that comes with code for an older version of transformers."""
     folder = tmp_path / "own"
     shutil.copytree(tiny_model, folder)
     config = json.loads((folder / "config.json").read_text())
@@ -35,17 +35,17 @@ def own_code(tiny_model: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_code_that_comes_with_a_model_is_not_run_unasked(
+def test_a_models_own_code_is_not_run_without_consent(
     own_code: Path, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]
 ) -> None:
     done = adapterzoo("check", write_recipe("lora"), "--set", f"model.name={own_code}")
     assert done.exit_code == 2
     text = " ".join(done.stderr.split())
-    assert "it comes with code of its own, which is not run unasked" in text
-    assert "If you trust its authors: model.trust_remote_code: true." in text
+    assert "it comes with its own code, which is not run without your consent" in text
+    assert "If you trust its authors, set model.trust_remote_code: true." in text
 
 
-def test_code_that_comes_with_a_model_and_cannot_be_run(
+def test_a_models_own_code_that_fails(
     own_code: Path, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]
 ) -> None:
     sets = ("--set", f"model.name={own_code}", "--set", "model.trust_remote_code=true")
@@ -57,12 +57,14 @@ def test_code_that_comes_with_a_model_and_cannot_be_run(
     assert "Traceback" not in text
 
 
-def test_a_gated_model_is_told_from_a_missing_one() -> None:
+def test_a_gated_and_a_missing_model_have_different_messages() -> None:
     model = ModelSection(name="meta-llama/Llama-2-7b-hf")
     gated = str(loading_error(model, OSError("You are trying to access a gated repo.\nMake sure to have access")))
     assert "it is gated" in gated
     assert "https://huggingface.co/meta-llama/Llama-2-7b-hf" in gated
-    missing = str(loading_error(model, OSError("meta-llama/Llama-2-7b-hf is not a local folder and is not a valid model")))
+    missing = str(
+        loading_error(model, OSError("meta-llama/Llama-2-7b-hf is not a local folder and is not a valid model"))
+    )
     assert "gated" not in missing
 
 
@@ -96,7 +98,7 @@ def one_layer_fewer(weights: dict[str, Any], config: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (drop_a_layer, "lacks weights of the model, which would be drawn at random: model.layers.1."),
         (
@@ -109,20 +111,20 @@ def one_layer_fewer(weights: dict[str, Any], config: dict[str, Any]) -> None:
         (one_layer_fewer, "holds weights that the model has no place for: model.layers.1."),
     ],
 )
-def test_weights_that_are_not_the_models_are_no_base(
-    change: Any, said: str, tiny_model: Path, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result],
+def test_weights_that_do_not_fit_the_model_are_refused(
+    change: Any, message: str, tiny_model: Path, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result],
     tmp_path: Path, no_weights: None,
 ) -> None:  # fmt: skip
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     damage(folder, change)
     done = adapterzoo("run", write_recipe("lora"), "--set", f"model.name={folder}", "--out", tmp_path / "o")
     assert done.exit_code == 2, done.output
-    assert said in " ".join(done.stderr.split())
+    assert message in " ".join(done.stderr.split())
     assert not (tmp_path / "o").exists()
 
 
 def test_a_missing_expert_is_named_as_the_folder_names_it(tmp_path: Path) -> None:
-    """transformers puts experts together while it loads them, and says of a missing one only that it cannot."""
+    """transformers joins experts while it loads them, and does not name an expert that is missing."""
     from transformers import MixtralConfig, MixtralForCausalLM
 
     sizes = {"hidden_size": 16, "intermediate_size": 8, "num_attention_heads": 2, "num_key_value_heads": 2}
@@ -134,7 +136,7 @@ def test_a_missing_expert_is_named_as_the_folder_names_it(tmp_path: Path) -> Non
         check_weights(ModelSection(name=str(tmp_path)), str(tmp_path), config)
 
 
-def test_masks_that_older_versions_saved_are_no_weights(tmp_path: Path) -> None:
+def test_masks_that_older_versions_saved_are_ignored(tmp_path: Path) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(vocab_size=32, n_embd=16, n_layer=1, n_head=2)
@@ -144,8 +146,8 @@ def test_masks_that_older_versions_saved_are_no_weights(tmp_path: Path) -> None:
     check_weights(ModelSection(name=str(tmp_path)), str(tmp_path), config)
 
 
-def test_a_base_is_looked_at_when_it_is_loaded_too(tiny_model: Path, tmp_path: Path) -> None:
-    """A model of a hub has no folder to look at before."""
+def test_weights_are_also_checked_when_they_are_loaded(tiny_model: Path, tmp_path: Path) -> None:
+    """The weights of a model of the hub cannot be checked earlier."""
     from adapterzoo.model import base
 
     folder = shutil.copytree(tiny_model, tmp_path / "model")
@@ -162,7 +164,7 @@ def test_a_head_that_a_task_adds_may_be_missing() -> None:
     assert not weight_problems("m", keys, added=["score", "scores"])
 
 
-def test_damaged_weights_are_no_traceback(
+def test_damaged_weights_give_no_traceback(
     tiny_model: Path, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     folder = shutil.copytree(tiny_model, tmp_path / "model")
@@ -177,7 +179,7 @@ def test_an_adapter_beside_the_weights_is_refused(
     tiny_model: Path, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
     no_weights: None,
 ) -> None:  # fmt: skip
-    """transformers puts it on unasked, and the untouched base is none."""
+    """transformers would load it without being asked, and the base model would not be the untouched one."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -191,7 +193,7 @@ def test_an_adapter_beside_the_weights_is_refused(
     assert "Merge it into the weights first" in text
 
 
-def test_a_model_without_sdpa_is_loaded_with_the_attention_that_it_has(tmp_path: Path) -> None:
+def test_a_model_without_sdpa_is_loaded_with_eager_attention(tmp_path: Path) -> None:
     from transformers import BloomConfig, BloomForCausalLM
 
     from adapterzoo.model.loading import load_weights
@@ -201,7 +203,7 @@ def test_a_model_without_sdpa_is_loaded_with_the_attention_that_it_has(tmp_path:
     assert model.config._attn_implementation == "eager"
 
 
-def test_sdpa_is_taken_where_a_model_has_it_row_by_row_if_need_be(tiny_model: Path) -> None:
+def test_sdpa_is_used_except_for_short_rows_in_bfloat16(tiny_model: Path) -> None:
     from adapterzoo.model.loading import load_weights
 
     for dtype, length, expected in (("float32", 64, "sdpa"), ("bfloat16", 64, "eager"), ("bfloat16", 4096, "sdpa")):

@@ -9,7 +9,9 @@ from cells import Bench
 SHORT = "{name: adalora, init_r: 8, target_r: 2, tinit: 1, tfinal: 2}"
 
 
-def test_ranks_are_cut_to_the_budget_and_moved(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+def test_ranks_are_reduced_to_the_budget_and_moved_between_layers(
+    write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
     bench = Bench(write_recipe(SHORT, steps="10"))
     with bench.wrapped("adalora", bench.load("none")) as model:
         bench.train("adalora", model, tmp_path)
@@ -17,11 +19,11 @@ def test_ranks_are_cut_to_the_budget_and_moved(write_recipe: Callable[..., Path]
         kept = {name: int((p != 0).sum()) for name, p in model.named_parameters() if ".lora_E." in name}
     assert len(ranks) == 14
     assert sum(ranks.values()) == 2 * 14, "the average rank at the end is target_r"
-    assert len(set(ranks.values())) > 1, "rank went where it matters, not evenly"
-    assert sorted(kept.values()) == sorted(ranks.values()), "what was cut stays zero in the last steps"
+    assert len(set(ranks.values())) > 1, "the layers have different ranks"
+    assert sorted(kept.values()) == sorted(ranks.values()), "removed ranks stay zero in the last steps"
 
 
-def test_the_regulariser_acts(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_regulariser_keeps_the_matrices_orthogonal(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
     def unorthogonality(weight: float) -> float:
         recipe = write_recipe(SHORT.replace("}", f", orth_reg_weight: {weight}}}"), steps="10")
         bench = Bench(recipe)
@@ -36,7 +38,7 @@ def test_the_regulariser_acts(write_recipe: Callable[..., Path], tmp_path: Path)
 def test_the_regulariser_counts_once_a_step_however_many_passes_it_has(
     write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Each forward pass adds it, and the trainer adds up the passes of a step."""
+    """PEFT adds the regulariser in each forward pass, and the trainer adds up the passes of a step."""
 
     def losses(batch_size: int, passes: int) -> list[float]:
         extra = f"  gradient_accumulation: {passes}\n"
@@ -55,7 +57,7 @@ def test_the_regulariser_counts_once_a_step_however_many_passes_it_has(
 
 
 def test_evaluation_leaves_the_regulariser_out(write_recipe: Callable[..., Path]) -> None:
-    """Untrained, AdaLoRA answers like the base, and has its loss."""
+    """Before training, AdaLoRA answers like the base and has the same loss."""
     from adapterzoo.evaluation.evaluate import evaluate
 
     bench = Bench(write_recipe("{name: adalora, orth_reg_weight: 1.0}"))

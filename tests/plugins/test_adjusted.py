@@ -1,4 +1,4 @@
-"""A size that a layer cannot take is an error, or is said in the results; never changed in silence."""
+"""A size that does not fit a layer is an error or is reported with the results; it is never changed silently."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from click.testing import Result
 from adapterzoo.errors import UserError
 
 
-def test_peft_adjusts_a_block_size_in_silence_and_it_is_found(write_recipe: Callable[..., Path]) -> None:
+def test_a_block_size_that_peft_adjusts_silently_is_reported(write_recipe: Callable[..., Path]) -> None:
     from adapterzoo.methods.registry import registry
 
     method = registry()["oft"]
     bench = Bench(write_recipe("oft"))
-    options = method.options(oft_block_size=24)  # which divides neither 64 nor 128
+    options = method.options(oft_block_size=24)  # 24 divides neither 64 nor 128
     with bench.load("none").borrow() as model:
         findings = method.findings(method.wrap(model, options, bench.method("oft")[2]))
     assert findings["adjusted"] == {"oft_block_size": "24 -> 16 in 14 layers"}
 
 
 @pytest.mark.parametrize(
-    ("method", "said"),
+    ("method", "message"),
     [
         ("{name: oft, oft_block_size: 24}", "24 does not divide 64"),
         ("{name: boft, boft_block_size: 24}", "boft_block_size"),
@@ -34,20 +34,20 @@ def test_peft_adjusts_a_block_size_in_silence_and_it_is_found(write_recipe: Call
     ],
 )
 def test_a_size_that_does_not_fit_is_an_error_before_weights_are_loaded(
-    method: str, said: str, write_recipe: Callable[..., Path]
+    method: str, message: str, write_recipe: Callable[..., Path]
 ) -> None:
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         Bench(write_recipe(method))
 
 
-def test_what_was_adjusted_is_below_the_table(
+def test_adjusted_sizes_are_shown_below_the_table(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     recipe = write_recipe("{name: lokr, decompose_factor: 5}", steps="1")
     done = adapterzoo("run", recipe, "--out", tmp_path / "out")
     assert done.exit_code == 0, done.stderr
-    assert "lokr, r: 32 -> the whole factor in 14 of 14 layers" in done.stdout
-    assert "lokr, decompose_factor: 5 -> another in 14 of 14 layers" in done.stdout
+    assert "lokr, r: 32 -> full rank in 14 of 14 layers" in done.stdout
+    assert "lokr, decompose_factor: 5 -> another value in 14 of 14 layers" in done.stdout
     rows = json.loads(adapterzoo("compare", tmp_path / "out", "--format", "json").stdout)["rows"]
     assert [sorted(row["adjusted"]) for row in rows if row["method"]] == [["decompose_factor", "r"]]
-    assert "the whole factor" in adapterzoo("compare", tmp_path / "out", "--format", "markdown").stdout
+    assert "full rank" in adapterzoo("compare", tmp_path / "out", "--format", "markdown").stdout

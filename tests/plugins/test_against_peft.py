@@ -1,4 +1,4 @@
-"""Each plugin against a training loop of plain PEFT: same configuration, data order and seed, in float32."""
+"""Compare each plugin with a training loop in plain PEFT: same configuration, order of rows and seed, in float32."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ LORA_FAMILY: dict[str, dict[str, Any]] = {
     "lora-fa": {},
     "loraplus": {},
 }
-MORE = ("vera", "boft", "llama-adapter", "ln-tuning")
+MORE_METHODS = ("vera", "boft", "llama-adapter", "ln-tuning")
 
 
 def peft_config(label: str, steps: int) -> Any:
-    """Written out by hand, not taken from the plugin: its defaults are under test too."""
+    """Return a configuration written by hand and not taken from the plugin, whose defaults are tested too."""
     import peft
 
     task = {"task_type": "CAUSAL_LM"}
@@ -64,7 +64,7 @@ def peft_config(label: str, steps: int) -> Any:
 
 
 def plain_loop(model: Any, bench: Bench, label: str, order: list[list[int]]) -> list[float]:
-    """The textbook loop: forward on right-padded rows, AdamW, linear warmup and decay."""
+    """Train with a textbook loop (rows padded on the right, AdamW, linear warmup and decay), and return the losses."""
     import peft.optimizers
 
     settings, encoded = bench.recipe.train, bench.prepared.encoded
@@ -73,10 +73,9 @@ def plain_loop(model: Any, bench: Bench, label: str, order: list[list[int]]) -> 
     if label == "lora-fa":
         optimizer = peft.optimizers.create_lorafa_optimizer(model, r=8, lora_alpha=32, lr=rate)
     elif label == "loraplus":
-        second = [p for n, p in model.named_parameters() if "lora_B" in n]
         groups = [
             {"params": [p for n, p in model.named_parameters() if "lora_A" in n]},
-            {"params": second, "lr": 16 * rate},
+            {"params": [p for n, p in model.named_parameters() if "lora_B" in n], "lr": 16 * rate},
         ]
         optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=0.0)
     else:
@@ -98,7 +97,7 @@ def plain_loop(model: Any, bench: Bench, label: str, order: list[list[int]]) -> 
             mask.append([1] * (width - padding) + [0] * padding)
         loss = model(
             input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask), labels=torch.tensor(labels)
-        ).loss  # PEFT adds AdaLoRA's regulariser here
+        ).loss  # for AdaLoRA, PEFT adds the regulariser to it
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
         optimizer.step()
@@ -110,12 +109,12 @@ def plain_loop(model: Any, bench: Bench, label: str, order: list[list[int]]) -> 
     return losses
 
 
-def seen_order(bench: Bench, label: str, folder: Path) -> tuple[list[list[int]], list[float], Path]:
-    """Which rows each step of adapterzoo's training saw, its losses, and the adapter's folder."""
+def recorded_training(bench: Bench, label: str, folder: Path) -> tuple[list[list[int]], list[float], Path]:
+    """Train with adapterzoo; return the numbers of each step's rows, the losses and the adapter's folder."""
     from adapterzoo.tokens import encode as module
 
     encoded, order = bench.prepared.encoded, []
-    numbers = {tuple(e.tokens[0]): i for i, e in enumerate(encoded.train)}
+    numbers = {tuple(example.tokens[0]): number for number, example in enumerate(encoded.train)}
     pad_batch = module.pad_batch
 
     def recording(rows: Any, pad_id: int) -> Any:
@@ -133,13 +132,15 @@ def seen_order(bench: Bench, label: str, folder: Path) -> tuple[list[list[int]],
     return order[: len(losses)], losses, folder / "adapter"
 
 
-@pytest.mark.parametrize("label", [*METHODS, *LORA_FAMILY, *MORE])
-def test_training_is_pefts(label: str, write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("label", [*METHODS, *LORA_FAMILY, *MORE_METHODS])
+def test_training_gives_the_same_losses_and_weights_as_peft(
+    label: str, write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
     import peft
     from transformers import AutoModelForCausalLM, set_seed
 
     bench = Bench(write_recipe(label, steps="12"))
-    order, losses, folder = seen_order(bench, label, tmp_path)
+    order, losses, folder = recorded_training(bench, label, tmp_path)
     base = AutoModelForCausalLM.from_pretrained(
         bench.prepared.location, dtype=torch.float32, attn_implementation="sdpa"
     )
@@ -150,8 +151,8 @@ def test_training_is_pefts(label: str, write_recipe: Callable[..., Path], tmp_pa
     assert losses == pytest.approx(expected, rel=1e-5)
     assert losses[-1] < losses[0]
     if label in ("pissa", "olora"):
-        return  # saved in another form, which the test of loading looks at
-    # Weight by weight as well: of what is left of AdaLoRA's, the saved part.
+        return  # these are saved in another form, which the test of loading compares
+    # Compare the weights as well. For AdaLoRA these are the ranks that are left.
     model.save_pretrained(tmp_path / "peft")
     ours = load_file(folder / "adapter_model.safetensors")
     theirs = load_file(tmp_path / "peft" / "adapter_model.safetensors")
@@ -164,12 +165,14 @@ def test_training_is_pefts(label: str, write_recipe: Callable[..., Path], tmp_pa
 
 def test_all_methods_see_the_same_rows_in_the_same_order(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
     bench = Bench(write_recipe(steps="8"))
-    orders = {label: seen_order(bench, label, tmp_path / label)[0] for label in ("lora", "ia3", "adalora", "oft")}
+    orders = {
+        label: recorded_training(bench, label, tmp_path / label)[0] for label in ("lora", "ia3", "adalora", "oft")
+    }
     assert len({str(order) for order in orders.values()}) == 1
     assert len({row for batch in orders["lora"][:6] for row in batch}) == 24, "an epoch repeats no row"
 
 
-@pytest.mark.parametrize("label", [*METHODS, *LORA_FAMILY, *MORE, "eva"])
+@pytest.mark.parametrize("label", [*METHODS, *LORA_FAMILY, *MORE_METHODS, "eva"])
 def test_the_saved_adapter_loads_in_plain_peft(label: str, write_recipe: Callable[..., Path], tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -194,12 +197,12 @@ def test_the_saved_adapter_loads_in_plain_peft(label: str, write_recipe: Callabl
 
 
 def test_lora_from_scratch_is_lora(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
-    """From the same weights, which the two draw in another order: the same loss and gradients; and it loads again."""
+    """Starting from the same weights, both have the same loss and gradients; a saved adapter loads again."""
     bench = Bench(write_recipe("lora, lora-scratch"))
     batch = next(iter(bench.prepared.context(bench.cells["lora"]).batches()))
     torch.manual_seed(1)
     drawn: list[torch.Tensor] = []
-    found = []
+    results = []
     for label in ("lora", "lora-scratch"):
         with bench.wrapped(label, bench.load("none")) as model:
             trained = [p for p in model.parameters() if p.requires_grad]
@@ -208,11 +211,11 @@ def test_lora_from_scratch_is_lora(write_recipe: Callable[..., Path], tmp_path: 
                 parameter.data.copy_(value)
             output = model(**batch)
             output.loss.backward()
-            found.append((output.loss.item(), [p.grad for p in trained]))
+            results.append((output.loss.item(), [p.grad for p in trained]))
             bench.method(label)[0].save(model, tmp_path / label)
             answer = output.logits.detach()
-    assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
-    for theirs, ours in zip(found[0][1], found[1][1], strict=True):
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-6)
+    for theirs, ours in zip(results[0][1], results[1][1], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
     with bench.load("none").borrow() as model:
         loaded = bench.method("lora-scratch")[0].load(model, tmp_path / "lora-scratch")
@@ -223,7 +226,7 @@ def test_an_adapter_of_another_method_is_refused(write_recipe: Callable[..., Pat
     from adapterzoo import AdapterzooError
 
     bench = Bench(write_recipe("lora, lora-scratch", steps="2"))
-    _, _, folder = seen_order(bench, "lora", tmp_path)
+    _, _, folder = recorded_training(bench, "lora", tmp_path)
     with (
         bench.load("none").borrow() as model,
         pytest.raises(AdapterzooError, match="holds no adapter of 'lora-scratch'"),
@@ -232,7 +235,7 @@ def test_an_adapter_of_another_method_is_refused(write_recipe: Callable[..., Pat
 
 
 def test_eva_begins_with_the_directions_of_the_training_rows(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
-    """Of each layer's inputs, A spans the main ones: it keeps more of them than a random A does."""
+    """A spans the main directions of a layer's inputs, so that it keeps more of them than a random A does."""
     bench = Bench(write_recipe("eva, lora"))
     batch = next(shuffled_batches(bench.prepared.sealed_rows, 8, 1, bench.prepared.encoded.pad_id)())
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
@@ -240,22 +243,24 @@ def test_eva_begins_with_the_directions_of_the_training_rows(write_recipe: Calla
     for label in ("eva", "lora"):
         with bench.wrapped(label, bench.load("none")) as model:
             layer = model.base_model.model.model.layers[1].mlp.down_proj
-            seen: list[torch.Tensor] = []
-            hook = layer.register_forward_pre_hook(lambda module, given, seen=seen: seen.append(given[0]))
+            recorded: list[torch.Tensor] = []
+            hook = layer.register_forward_pre_hook(lambda module, given, recorded=recorded: recorded.append(given[0]))
             with torch.no_grad():
                 model(**inputs)
             hook.remove()
-            rows = seen[0][inputs["attention_mask"].bool()]
+            vectors = recorded[0][inputs["attention_mask"].bool()]
             basis = torch.linalg.qr(layer.lora_A["default"].weight.T).Q
-            kept[label] = ((rows @ basis).norm() / rows.norm()).item()
+            kept[label] = ((vectors @ basis).norm() / vectors.norm()).item()
     assert kept["eva"] > 2 * kept["lora"]
 
 
-def test_full_fine_tuning_is_the_plain_loop(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+def test_full_fine_tuning_gives_the_same_losses_and_weights_as_the_plain_loop(
+    write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
     from transformers import AutoModelForCausalLM
 
     bench = Bench(write_recipe("full", steps="8"))
-    order, losses, folder = seen_order(bench, "full", tmp_path)
+    order, losses, folder = recorded_training(bench, "full", tmp_path)
     model = AutoModelForCausalLM.from_pretrained(
         bench.prepared.location, dtype=torch.float32, attn_implementation="sdpa"
     )

@@ -1,4 +1,4 @@
-"""A method means the same on every architecture, whatever that calls its layers."""
+"""A method adapts the same parts of every architecture, whatever the names of its layers."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def tiny(family: str) -> Any:
     return AutoModelForCausalLM.from_config(config)
 
 
-def trained(model: Any) -> dict[str, torch.nn.Parameter]:
+def trained_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def step(model: Any) -> None:
-    """Two steps with weight decay, as the trainer takes them."""
-    optimizer = torch.optim.AdamW(trained(model).values(), lr=0.05, weight_decay=0.1)
+def train_two_steps(model: Any) -> None:
+    """Take two steps with weight decay, like the trainer."""
+    optimizer = torch.optim.AdamW(trained_parameters(model).values(), lr=0.05, weight_decay=0.1)
     ids = torch.arange(3, 15)[None]
     for _ in range(2):
         model(input_ids=ids, labels=ids).loss.backward()
@@ -46,11 +46,11 @@ def step(model: Any) -> None:
 def test_the_lora_family_adapts_every_linear_layer_but_the_head(name: str, family: str) -> None:
     model, method = tiny(family), registry()[name]
     layers = len(linear_layers(model))
-    names = trained(method.wrap(model, method.options(), CONTEXT))
-    # B of each layer, which every one of them trains.
-    seconds = [n for n in names if n.endswith((".lora_B.default.weight", ".lora_B.default", ".b"))]
-    assert len(seconds) == layers >= LAYERS * 4
-    assert not any("lm_head" in n or "embed_out" in n for n in names)
+    names = trained_parameters(method.wrap(model, method.options(), CONTEXT))
+    # Count the B matrices, because every method of the family trains one in each layer.
+    matrices = [name for name in names if name.endswith((".lora_B.default.weight", ".lora_B.default", ".b"))]
+    assert len(matrices) == layers >= LAYERS * 4
+    assert not any("lm_head" in name or "embed_out" in name for name in names)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -59,19 +59,19 @@ def test_ia3_rescales_keys_values_and_the_feed_forwards_second_layer(family: str
     context = CONTEXT
     assert method.problems(model, method.options(), context) == []
     wrapped = method.wrap(model, method.options(), context)
-    step(wrapped)
+    train_two_steps(wrapped)
     for callback in method.callbacks(method.options(), context):
         callback.on_step_end(None, None, None, model=wrapped)
-    moved = {name: int((p != 1).sum()) for name, p in trained(wrapped).items()}
-    feed_forward = {name: n for name, n in moved.items() if ".mlp." in name}
-    attention = sum(n for name, n in moved.items() if name not in feed_forward)
+    changed = {name: int((factors != 1).sum()) for name, factors in trained_parameters(wrapped).items()}
+    feed_forward = {name: count for name, count in changed.items() if ".mlp." in name}
+    attention = sum(count for name, count in changed.items() if name not in feed_forward)
     grouped = family not in ("gpt2", "gpt_neox")
     keys = WIDTH * KV_HEADS // HEADS if grouped else WIDTH
     assert sum(feed_forward.values()) == LAYERS * INNER, "the feed-forward's inner activations"
     assert attention == LAYERS * 2 * keys, "keys and values, and no query"
 
 
-def test_ia3_says_what_it_does_not_know() -> None:
+def test_ia3_refuses_an_architecture_with_unknown_names() -> None:
     model, method = tiny("llama"), registry()["ia3"]
     for layer in model.model.layers:
         layer.mlp.other = layer.mlp.down_proj

@@ -1,4 +1,4 @@
-"""The methods derived from PEFT's registry: complete, true to the installed PEFT, and judged by the kit alone."""
+"""The methods derived from PEFT's registry are complete, match the installed PEFT, and passed the conformance kit."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from adapterzoo.conformance import Report
 from adapterzoo.methods.contract import Context
 from adapterzoo.methods.registry import registry
 
-MADE = json.loads(Path(CATALOG).read_text(encoding="utf-8"))
+WRITTEN = json.loads(Path(CATALOG).read_text(encoding="utf-8"))
 
 
 def test_the_catalog_is_of_the_installed_peft() -> None:
-    assert MADE["peft"] == peft.__version__, "python -m adapterzoo_plugins._peft_catalog"
-    told = {name: {key: facts[key] for key in ("type", "config", "options")} for name, facts in MADE["types"].items()}
-    assert told == json.loads(json.dumps(schema()))
+    assert WRITTEN["peft"] == peft.__version__, "python -m adapterzoo_plugins._peft_catalog"
+    keys = ("type", "config", "options")
+    described = {name: {key: facts[key] for key in keys} for name, facts in WRITTEN["types"].items()}
+    assert described == json.loads(json.dumps(schema()))
 
 
 def test_every_type_of_peft_is_in_the_zoo() -> None:
     zoo = registry()
-    assert len(MADE["types"]) == len(PEFT_TYPE_TO_CONFIG_MAPPING)
-    stood_for = {name for method in zoo for name in zoo[method].stands_for}
-    assert set(MADE["types"]) <= {*zoo, *stood_for}
+    assert len(WRITTEN["types"]) == len(PEFT_TYPE_TO_CONFIG_MAPPING)
+    replaced = {name for method in zoo for name in zoo[method].stands_for}
+    assert set(WRITTEN["types"]) <= {*zoo, *replaced}
 
 
-def test_what_cannot_be_trained_was_seen_to_fail() -> None:
-    """No list kept by hand: a person's words may only say better why the kit refused."""
+def test_methods_that_cannot_be_trained_failed_in_the_kit() -> None:
+    """A method is unavailable only because the kit refused it; a note may only explain the reason better."""
     for name in registry():
         method = registry()[name]
         if method.fallback:
-            facts = MADE["types"][name]
-            assert "quantizations" in facts, f"{name} was never put through the kit"
+            facts = WRITTEN["types"][name]
+            assert "quantizations" in facts, f"the kit never tested {name}"
             assert bool(method.unavailable) == (not facts["quantizations"])
             assert facts["quantizations"] or facts["refused"]
 
@@ -54,7 +55,7 @@ def test_what_cannot_be_trained_was_seen_to_fail() -> None:
         (object, None),
     ],
 )
-def test_types_are_written_or_left_out(annotation: Any, written: str | None) -> None:
+def test_types_are_written_as_text_or_left_out(annotation: Any, written: str | None) -> None:
     assert option_type(annotation) == written
 
 
@@ -70,7 +71,7 @@ def test_options_are_typed_and_documented() -> None:
             assert field.description, f"{name}.{option}"
 
 
-def test_a_configuration_is_what_the_options_say() -> None:
+def test_a_configuration_has_the_values_of_the_options() -> None:
     context = Context(quantization="none", total_steps=10, gradient_accumulation=1, seed=0)
     method = derive("road")
     config = method.peft_config(None, method.options(group_size=32), context)
@@ -81,17 +82,17 @@ def report(base: str, **failures: str) -> Report:
     return Report("mine", "llama", base, verdicts={name.replace("_", " "): text for name, text in failures.items()})
 
 
-def test_abilities_follow_from_what_was_seen() -> None:
+def test_abilities_follow_from_the_reports() -> None:
     plain, int8 = report("none", starts_at_base="by 3"), report("int8", starts_at_base="by 3", merges="by 2")
     assert conclude([plain, int8]) == {
         "quantizations": ["none", "int8"],
         "mergeable_into": ["none"],
         "starts_at_base": False,
     }
-    # What holds over the plain base has to hold over the others.
-    found = conclude([report("none"), report("int8", starts_at_base="by 3")])
-    assert (found["quantizations"], found["refused"]) == (["none"], ["int8: starts at base: by 3"])
-    found = conclude([report("none", rows_alone="by 1"), report("int8")])
-    assert found["quantizations"] == []
+    # A property that holds without quantization has to hold on the quantized bases too.
+    facts = conclude([report("none"), report("int8", starts_at_base="by 3")])
+    assert (facts["quantizations"], facts["refused"]) == (["none"], ["int8: starts at base: by 3"])
+    facts = conclude([report("none", rows_alone="by 1"), report("int8")])
+    assert facts["quantizations"] == []
     declined = Report("mine", "llama", "none", declined="options: too wide")
     assert conclude([declined]) == {"quantizations": [], "mergeable_into": [], "refused": ["options: too wide"]}

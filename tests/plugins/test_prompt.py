@@ -1,4 +1,4 @@
-"""Learned prompts against plain PEFT, where PEFT is right: rows that need no padding."""
+"""Compare learned prompts with plain PEFT on rows without padding, where PEFT is right."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROMPTS = ("prompt-tuning", "prefix-tuning", "p-tuning", "multitask-prompt-tunin
 
 
 def plain_peft(model: Any) -> Any:
-    """The same adapter, with PEFT's own way from the prompt to the answer."""
+    """Return the same adapter with PEFT's own forward pass."""
     from peft import PeftModelForCausalLM
 
     model.__class__ = PeftModelForCausalLM
@@ -24,13 +24,13 @@ def plain_peft(model: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", PROMPTS)
-def test_loss_and_gradients_are_pefts(name: str, write_recipe: Callable[..., Path]) -> None:
+def test_loss_and_gradients_are_the_same_as_in_peft(name: str, write_recipe: Callable[..., Path]) -> None:
     bench = Bench(write_recipe(name))
     row = bench.prepared.encoded.train[0]
     ids = torch.tensor([row.prompt + row.completion])
     labels = torch.tensor([[-100] * len(row.prompt) + row.completion])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
-    found = []
+    results = []
     for change in (lambda model: model, plain_peft):
         with bench.wrapped(name, bench.load("none")) as wrapped:
             model = change(wrapped)
@@ -38,8 +38,8 @@ def test_loss_and_gradients_are_pefts(name: str, write_recipe: Callable[..., Pat
             loss = model(**inputs, **task).loss
             loss.backward()
             gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
-            found.append((loss.item(), gradients))
-    (ours, our_gradients), (theirs, their_gradients) = found
+            results.append((loss.item(), gradients))
+    (ours, our_gradients), (theirs, their_gradients) = results
     assert ours == pytest.approx(theirs, rel=1e-5)
     assert our_gradients.keys() == their_gradients.keys()
     for parameter, gradient in our_gradients.items():

@@ -1,3 +1,5 @@
+"""Check that recipes are read, that values can be overridden, and that all problems are reported."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -60,15 +62,15 @@ def test_all_problems_are_reported_at_once_each_with_its_line(write_recipe: Call
         ({"methods": "[{name: adalora, init_r: 4}]"}, "target_r is above init_r"),
         ({"epochs": ".inf"}, "'train.epochs' is inf"),
         ({"seeds": "[4294967296]"}, "'seeds.0' is 4294967296"),
-        ({"max_new_tokens": "0"}, "must be a positive number, or auto, not 0"),
-        ({"methods": "[{name: lora, target_modules: 3}]"}, "'target_modules' is 3; it can be str or list[str]."),
+        ({"max_new_tokens": "0"}, "must be a positive whole number, or auto, not 0"),
+        ({"methods": "[{name: lora, target_modules: 3}]"}, "'target_modules' is 3; it can be text or a list."),
         ({"methods": "[{name: lora, lora_alpha: .inf}]"}, "'lora_alpha' is inf"),
         ({"methods": "[{name: lora, label: recipe.yaml}]"}, "the label 'recipe.yaml' is taken"),
         ({"seeds": "[1, 1]"}, "'seeds' has the same seed twice"),
         ({"name": "../../etc"}, "it becomes a folder"),
     ],
 )
-def test_a_wrong_value_is_named_with_its_cure(
+def test_a_wrong_value_is_reported_with_a_hint(
     write_recipe: Callable[..., Path], changes: dict[str, str], expected: str
 ) -> None:
     (key, value), *_ = changes.items()
@@ -105,7 +107,7 @@ def test_a_wrong_value_is_named_with_its_cure(
         ("name: " + "[" * 3000 + "\n", "nested too deeply"),
     ],
 )
-def test_what_is_no_recipe_says_so(tmp_path: Path, text: str, expected: str) -> None:
+def test_a_file_that_is_not_a_recipe_is_refused(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(text)
     assert expected in problems(path)[0]
@@ -118,13 +120,13 @@ def test_missing_file_folder_and_binary(tmp_path: Path) -> None:
     assert "cannot be read" in problems(tmp_path / "binary.yaml")[0]
 
 
-def test_numbers_and_words_are_what_they_look_like(write_recipe: Callable[..., Path]) -> None:
+def test_yaml_1_2_numbers_and_words(write_recipe: Callable[..., Path]) -> None:
     recipe = load_recipe(write_recipe("lora"), ["train.learning_rate=1e-4", "data.system=no"])
     assert recipe.train.learning_rate == 1e-4
     assert recipe.data.system == "no"
 
 
-def test_learning_rate_auto_is_each_methods_own_and_a_number_is_for_all(write_recipe: Callable[..., Path]) -> None:
+def test_learning_rate_auto_differs_by_method_and_a_number_is_for_all(write_recipe: Callable[..., Path]) -> None:
     methods = "lora, ia3, {name: lora, label: fast, learning_rate: 0.01}"
     own = load_recipe(write_recipe(methods)).methods
     assert own[0].learning_rate != own[1].learning_rate
@@ -133,7 +135,7 @@ def test_learning_rate_auto_is_each_methods_own_and_a_number_is_for_all(write_re
     assert [entry.learning_rate for entry in shared] == [1e-3, 1e-3, 0.01]
 
 
-def test_the_resolved_recipe_reads_back_as_the_same(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_resolved_recipe_loads_as_the_same_recipe(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
     from adapterzoo.results.store import Store
 
     recipe = load_recipe(write_recipe("lora, {name: lora, label: wide, r: 64}, adalora"))
@@ -144,7 +146,7 @@ def test_the_resolved_recipe_reads_back_as_the_same(write_recipe: Callable[..., 
     assert again.methods[0].options["r"] == 8
 
 
-def test_set_overrides_and_names_itself_in_errors(write_recipe: Callable[..., Path]) -> None:
+def test_set_overrides_a_key_and_is_named_in_errors(write_recipe: Callable[..., Path]) -> None:
     path = write_recipe("lora")
     assert load_recipe(path, ["train.steps=3", "methods=[ia3]"]).methods[0].name == "ia3"
     assert problems(path, "train.steps=-3")[0].startswith("--set train.steps=-3: 'train.steps' is -3")
@@ -164,11 +166,10 @@ def test_a_method_on_a_base_it_cannot_train_on(
 
     monkeypatch.setattr(type(registry()["ia3"]), "quantizations", ("none", "int8"))
     found = problems(write_recipe("lora, ia3"), "model.quantization=nf4")
-    assert found == [str(problem) for problem in found]
     assert "ia3 cannot train on a base with quantization nf4. It trains on: none, int8." in found[0]
 
 
-def test_steps_on_the_command_line_stand_in_place_of_epochs(write_recipe: Callable[..., Path]) -> None:
+def test_steps_on_the_command_line_replace_epochs(write_recipe: Callable[..., Path]) -> None:
     recipe = load_recipe(write_recipe("lora"), ["train.epochs=2.0"])
     assert (recipe.train.steps, recipe.train.epochs) == (None, 2.0)
-    assert any("steps and epochs" in one for one in problems(write_recipe("lora"), "train.epochs=2.0", "train.steps=3"))
+    assert "steps and epochs" in problems(write_recipe("lora"), "train.epochs=2.0", "train.steps=3")[0]

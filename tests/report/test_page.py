@@ -1,4 +1,4 @@
-"""The HTML page, as a real browser shows it."""
+"""Tests of the HTML page in a real browser."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Show = Callable[..., AbstractContextManager[Any]]
 
 
 def put(folder: Path, label: str, right: int | None = None, **more: Any) -> None:
-    """A finished cell with so many right answers; one without a score where that is None."""
+    """Write a cell with so many right answers; without a score if ``right`` is None."""
     metrics = {} if right is None else {"exact_match": right / EXAMPLES}
     settings = {
         "method": label,
@@ -64,22 +64,22 @@ def tuning(trials: list[dict[str, Any]], r: int, metric: str = "exact_match") ->
 
 @pytest.fixture
 def comparison(tmp_path: Path) -> Comparison:
-    """Two base rows, four methods, of which ``costly`` is worse than ``good`` and dearer, and one that failed."""
-    made = {"environment": {"device": "cpu", "packages": {"torch": "2.13.0", "peft": "0.21.2"}}}
-    made |= {"recipe": {"model": {"name": "smollm2-135m"}}, "fingerprints": {"weights": "4306fc409579ace3"}}
-    put(tmp_path, "base", 1, method=None, **made)
-    put(tmp_path, "base-4-shot", 13, method=None, **made)
+    """Return two base rows, four methods and a failed one; ``costly`` is worse than ``good`` and costs more."""
+    common = {"environment": {"device": "cpu", "packages": {"torch": "2.13.0", "peft": "0.21.2"}}}
+    common |= {"recipe": {"model": {"name": "smollm2-135m"}}, "fingerprints": {"weights": "4306fc409579ace3"}}
+    put(tmp_path, "base", 1, method=None, **common)
+    put(tmp_path, "base-4-shot", 13, method=None, **common)
     costs = {"tiny": (57_600, 56.0), "cheap": (900_000, 120.0), "good": (2_400_000, 97.0), "costly": (3_600_000, 124.0)}
     for right, (label, (params, seconds)) in zip((24, 28, 33, 32), costs.items(), strict=True):
-        found = {"trainable_params": params, "train_seconds": seconds, "history": history(3.0 + right / 10)}
-        found |= {"learning_rate": 3e-4, "adapter_bytes": 4 * params} | made
+        values = {"trainable_params": params, "train_seconds": seconds, "history": history(3.0 + right / 10)}
+        values |= {"learning_rate": 3e-4, "adapter_bytes": 4 * params} | common
         if label != "tiny":
-            found["peak_memory_bytes"] = 1_700_000_000 + params
+            values["peak_memory_bytes"] = 1_700_000_000 + params
         if label == "good":
             trials = [trial(1, 0.9), trial(2, 0.5), trial(4, None, "out of memory"), trial(8, 0.9), trial(16, 0.7)]
-            found["tuning"] = tuning(trials, 8)
-        put(tmp_path, label, right, **found)
-    put(tmp_path, "broke", status="failed", error="out of memory", **made)
+            values["tuning"] = tuning(trials, 8)
+        put(tmp_path, label, right, **values)
+    put(tmp_path, "broke", status="failed", error="out of memory", **common)
     return compare(tmp_path)
 
 
@@ -87,19 +87,19 @@ def comparison(tmp_path: Path) -> Comparison:
 def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
         assert not os.environ.get("CI"), "there is no Chromium"
         pytest.skip("there is no Chromium")
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield running
         running.close()
 
 
 @pytest.fixture
 def show(browser: Any, tmp_path: Path) -> Show:
-    """Opens the page of a comparison, which must ask for nothing but itself, and have nothing to complain of."""
+    """Return a function that opens the page of a comparison, and fails if the page loads a file or logs a message."""
 
     @contextmanager
     def opened(comparison: Comparison, allowed: str = "", **settings: Any) -> Iterator[Any]:
@@ -107,17 +107,17 @@ def show(browser: Any, tmp_path: Path) -> Show:
         path.write_text(page.html(comparison), encoding="utf-8")
         context = browser.new_context(offline=True, **settings)
         context.set_default_timeout(10_000)
-        shown, asked, said = context.new_page(), [], []
-        shown.on("request", lambda request: asked.append(request.url))
-        shown.on("console", lambda message: said.append(message.text))
-        shown.on("pageerror", lambda error: said.append(str(error)))
-        shown.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+        shown, requests, messages = context.new_page(), [], []
+        shown.on("request", lambda request: requests.append(request.url))
+        shown.on("console", lambda message: messages.append(message.text))
+        shown.on("pageerror", lambda error: messages.append(str(error)))
+        shown.on("dialog", lambda dialog: (messages.append(dialog.message), dialog.dismiss()))
         shown.goto(path.as_uri())
         yield shown
         shown.wait_for_timeout(50)
         context.close()
-        assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [path.as_uri()]
-        assert [line for line in said if not allowed or allowed not in line] == []
+        assert [url for url in requests if not url.startswith(("data:", "blob:"))] == [path.as_uri()]
+        assert [message for message in messages if not allowed or allowed not in message] == []
 
     return opened
 
@@ -136,20 +136,21 @@ def figures(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
 
 
 def drawn(shown: Any, number: int) -> Any:
-    """The traces of a plot as plotly has them, which finds no fault with them."""
+    """Return the traces of a plot as plotly has them, after plotly has found no fault with them."""
     box = shown.locator(".plot").nth(number)
     faults = box.evaluate("box => Plotly.validate(box.data, box.layout) ?? []")
     assert [fault for fault in faults if fault["code"] not in ("unused", "invisible")] == []
     return box.evaluate("box => box.data.map(({x, y, mode, text, line}) => ({x, y, mode, text, line}))")
 
 
-def test_without_javascript_there_is_the_table_with_every_cell(show: Show, comparison: Comparison) -> None:
+def test_the_whole_table_is_readable_without_javascript(show: Show, comparison: Comparison) -> None:
     shown_columns = columns(comparison)
     with show(comparison, java_script_enabled=False) as shown:
         for row, line in zip(comparison.rows, shown.locator("tbody").first.locator("tr").all(), strict=True):
             texts = [text.rstrip("*=") for text in line.locator("td").all_inner_texts()]
-            assert texts == [cell(row, one, failed=one is shown_columns[0]) for one in shown_columns]
-        assert shown.locator("thead").first.locator("th").all_inner_texts()[1:] == [one.title for one in shown_columns]
+            assert texts == [cell(row, column, failed=column is shown_columns[0]) for column in shown_columns]
+        titles = [column.title for column in shown_columns]
+        assert shown.locator("thead").first.locator("th").all_inner_texts()[1:] == titles
         assert shown.get_by_text("need JavaScript").is_visible()
         assert shown.locator(".plots").is_hidden()
         assert shown.locator(".best").count() > 0
@@ -159,7 +160,7 @@ def test_without_javascript_there_is_the_table_with_every_cell(show: Show, compa
         assert "broke failed: out of memory" in shown.locator(".notes").inner_text()
 
 
-def test_columns_sort_by_mouse_and_keyboard_and_what_is_missing_stays_last(show: Show, comparison: Comparison) -> None:
+def test_columns_sort_by_mouse_and_keyboard_and_missing_values_stay_last(show: Show, comparison: Comparison) -> None:
     with show(comparison) as shown:
         assert labels(shown)[0] == "good"
         params = header(shown, "params")
@@ -179,7 +180,9 @@ def test_columns_sort_by_mouse_and_keyboard_and_what_is_missing_stays_last(show:
         assert labels(shown) == sorted(labels(shown))
 
 
-def test_on_a_phone_only_the_table_scrolls_sideways_and_its_labels_stay(show: Show, comparison: Comparison) -> None:
+def test_on_a_phone_only_the_table_scrolls_sideways_and_its_labels_stay_in_view(
+    show: Show, comparison: Comparison
+) -> None:
     comparison.rows[0].label = "a-label-of-many-words-" * 6
     phone = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
     with show(comparison, **phone) as shown:
@@ -202,7 +205,7 @@ def test_on_a_phone_only_the_table_scrolls_sideways_and_its_labels_stay(show: Sh
         shown.wait_for_function("top => scrollY > top + 100", arg=place["y"] - 200)
 
 
-def test_the_score_is_plotted_against_the_cost_that_is_chosen(show: Show, comparison: Comparison) -> None:
+def test_the_score_is_plotted_against_the_chosen_cost(show: Show, comparison: Comparison) -> None:
     with show(comparison) as shown:
         box, select = shown.locator(".plot").first, shown.locator("select").first
         assert box.locator("svg.main-svg").count() > 0
@@ -219,7 +222,7 @@ def test_the_score_is_plotted_against_the_cost_that_is_chosen(show: Show, compar
         assert drawn(shown, 0)[0]["x"] == [56, 97]
         assert box.locator(".xtitle").text_content() == "training time, seconds"
         select.select_option("peak memory")
-        assert len(drawn(shown, 0)) == 1 + 3, "without the memory of one there is no point of it"
+        assert len(drawn(shown, 0)) == 1 + 3, "a method without a memory figure has no point"
         assert "a value is missing: tiny, broke" in shown.locator("figcaption").first.inner_text()
 
 
@@ -242,7 +245,7 @@ def test_the_loss_of_every_method_is_drawn_and_rows_can_be_hidden(show: Show, co
         assert len(drawn(shown, 1)) == 4
 
 
-def test_trials_stand_best_first_and_the_chosen_one_is_marked(show: Show, comparison: Comparison) -> None:
+def test_trials_are_sorted_and_the_chosen_one_is_marked(show: Show, comparison: Comparison) -> None:
     with show(comparison) as shown:
         section = shown.locator(".tuning")
         assert section.locator("summary").inner_text() == "good: 5 trials, chosen: r 8"
@@ -256,7 +259,7 @@ def test_trials_stand_best_first_and_the_chosen_one_is_marked(show: Show, compar
         assert section.locator("tr.chosen").count() == 1
 
 
-def test_where_the_lower_score_is_better_trials_and_the_front_know(tmp_path: Path) -> None:
+def test_trials_and_the_front_are_right_if_a_lower_score_is_better(tmp_path: Path) -> None:
     for label, loss, params in (("a", 0.5, 10), ("b", 0.9, 5), ("c", 0.6, 20)):
         put(tmp_path, label, metrics={"test_loss": loss}, trainable_params=params)
     tried = tuning([trial(1, 0.71), trial(2, 0.33)], 2, "validation loss")
@@ -269,22 +272,22 @@ def test_where_the_lower_score_is_better_trials_and_the_front_know(tmp_path: Pat
 
 
 def hostile(folder: Path) -> Comparison:
-    """Whatever a recipe, a plugin or a model may have brought is hostile."""
+    """Return rows in which every text of a recipe, a plugin or a model is hostile."""
     for i, text in enumerate(HOSTILE):
         tried = tuning([{**trial(1, 0.5, text), "settings": {text: text}}], 1, text) | {"chosen": {text: text}}
         metrics = {text: 0.1 * i, **{f"other {text}": 0.2 for text in HOSTILE}}
-        made = {"environment": {"device": text, "packages": {text: text}}, "fingerprints": {"weights": text}}
-        made |= {"recipe": {"model": {"name": HOSTILE[0]}, "evaluate": {"text": text}}, "tuning": tried}
+        values = {"environment": {"device": text, "packages": {text: text}}, "fingerprints": {"weights": text}}
+        values |= {"recipe": {"model": {"name": HOSTILE[0]}, "evaluate": {"text": text}}, "tuning": tried}
         more = {"metrics": metrics, "trainable_params": 1 + i, "history": history(3.0), "quantization": text}
-        put(folder, f"row-{i}", findings={"adjusted": {text: text}}, **more, **made)
+        put(folder, f"row-{i}", findings={"adjusted": {text: text}}, **more, **values)
     put(folder, "row-last", status="failed", error=" ".join(HOSTILE))
     comparison = compare(folder)
     for row, text in zip(comparison.rows, HOSTILE, strict=False):
-        row.label = text  # no folder can be called that, but other programs make comparisons too
+        row.label = text  # a folder cannot have this name, but a comparison made by another program can
     return comparison
 
 
-def test_hostile_text_is_shown_and_does_nothing(show: Show, tmp_path: Path) -> None:
+def test_hostile_text_is_shown_but_has_no_effect(show: Show, tmp_path: Path) -> None:
     comparison = hostile(tmp_path)
     assert not any(sign in page.html(comparison) for sign in ("\x1b", "\x07", "\u202e"))
     with show(comparison) as shown:
@@ -297,7 +300,7 @@ def test_hostile_text_is_shown_and_does_nothing(show: Show, tmp_path: Path) -> N
         assert SEEN[0] in shown.title()
 
 
-def test_hostile_text_is_as_harmless_when_a_plot_tells_of_a_point(show: Show, tmp_path: Path) -> None:
+def test_hostile_text_has_no_effect_in_the_box_over_a_point(show: Show, tmp_path: Path) -> None:
     for text in HOSTILE:
         put(tmp_path, "only", 20, trainable_params=5, history=history(3.0))
         comparison = compare(tmp_path)
@@ -307,12 +310,12 @@ def test_hostile_text_is_as_harmless_when_a_plot_tells_of_a_point(show: Show, tm
                 shown.locator(".plot").nth(number).evaluate(
                     "(box, curve) => Plotly.Fx.hover(box, [{curveNumber: curve, pointNumber: 0}])", 1 - number
                 )
-                told = shown.locator(".plot").nth(number).locator(".hoverlayer text")
-                assert SEEN[HOSTILE.index(text)] in told.first.text_content()
-                assert told.locator("a, b").count() == 0
+                box = shown.locator(".plot").nth(number).locator(".hoverlayer text")
+                assert SEEN[HOSTILE.index(text)] in box.first.text_content()
+                assert box.locator("a, b").count() == 0
 
 
-def test_the_policy_keeps_other_scripts_and_addresses_out(show: Show, comparison: Comparison) -> None:
+def test_the_policy_blocks_other_scripts_and_the_network(show: Show, comparison: Comparison) -> None:
     with show(comparison, allowed="Content Security Policy") as shown:
         shown.evaluate(
             """() => {
@@ -327,14 +330,14 @@ def test_the_policy_keeps_other_scripts_and_addresses_out(show: Show, comparison
         assert picture.startswith("data:image/png")
 
 
-def test_it_is_dark_where_the_reader_wants_it_dark_and_never_on_paper(show: Show, comparison: Comparison) -> None:
+def test_the_page_is_dark_if_the_reader_wants_it_and_never_on_paper(show: Show, comparison: Comparison) -> None:
     def colours(shown: Any) -> tuple[int, int]:
-        """The brightness of the page and of the words on a plot."""
-        found = shown.evaluate(
+        """Return the brightness of the page and of the words on a plot."""
+        background_and_text = shown.evaluate(
             """() => [getComputedStyle(document.body).backgroundColor,
                       getComputedStyle(document.querySelector(".plot .xtick text")).fill]"""
         )
-        page, words = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in found)
+        page, words = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in background_and_text)
         return page, words
 
     with show(comparison, color_scheme="dark") as shown:
@@ -382,7 +385,7 @@ CASES = (one_row, all_failed, metrics_missing, only_the_base, empty_tuning, loss
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_any_results_make_a_page(case: Callable[[Path], None], show: Show, tmp_path: Path) -> None:
+def test_unusual_results_make_a_page(case: Callable[[Path], None], show: Show, tmp_path: Path) -> None:
     case(tmp_path)
     comparison = compare(tmp_path, price=2.0)
     with show(comparison) as shown:
@@ -391,7 +394,7 @@ def test_any_results_make_a_page(case: Callable[[Path], None], show: Show, tmp_p
             drawn(shown, i)
 
 
-def test_what_cannot_be_compared_stands_apart(show: Show, tmp_path: Path) -> None:
+def test_rows_that_cannot_be_compared_are_in_separate_tables(show: Show, tmp_path: Path) -> None:
     for label, torch, cores in (("a", "2.10", 2), ("b", "2.10", 4), ("c", "2.13", 2)):
         environment = {"packages": {"torch": torch}, "cores": cores}
         put(tmp_path, label, 20, environment=environment, train_seconds=5.0, trainable_params=5)
@@ -402,10 +405,10 @@ def test_what_cannot_be_compared_stands_apart(show: Show, tmp_path: Path) -> Non
         assert shown.get_by_role("heading", name="Score against cost, table 2").is_visible()
         assert len(drawn(shown, 0)[0]["x"]) > 0
         shown.locator("select").first.select_option("training time")
-        assert drawn(shown, 0)[0]["x"] == [], "of different machines no time is the better one"
+        assert drawn(shown, 0)[0]["x"] == [], "times of different machines have no front"
 
 
-def test_the_page_is_small_but_for_one_copy_of_plotly(tmp_path: Path) -> None:
+def test_the_page_is_small_apart_from_one_copy_of_plotly(tmp_path: Path) -> None:
     from plotly.offline import get_plotlyjs
 
     for i in range(50):
@@ -414,4 +417,4 @@ def test_the_page_is_small_but_for_one_copy_of_plotly(tmp_path: Path) -> None:
     assert text.count("plotly.js v") == get_plotlyjs().count("plotly.js v") == 1
     assert len(text) - len(get_plotlyjs()) < 1_000_000
     all_failed(tmp_path / "failed")
-    assert len(page.html(compare(tmp_path / "failed"))) < 30_000, "without a plot there is no need of plotly"
+    assert len(page.html(compare(tmp_path / "failed"))) < 30_000, "a page without plots does not include plotly"

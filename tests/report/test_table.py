@@ -17,7 +17,7 @@ from adapterzoo.results.store import Store
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 [/] [red]x[/red] |<b>`*\u202e"
 SCHEMA = Path("docs/comparison.schema.json")
-# Of 300 test answers.
+# Number of right answers, of 300.
 RIGHT = {
     "base": 0,
     "base-4-shot": 97,
@@ -32,7 +32,7 @@ RIGHT = {
 
 
 def results(folder: Path, seeds: int = 1) -> None:
-    """Nine rows as the quickstart has them."""
+    """Write the results of nine rows like those of the quickstart."""
     for number, (label, right) in enumerate(RIGHT.items()):
         trained = not label.startswith("base")
         costs = {
@@ -67,31 +67,31 @@ def shown(comparison: Comparison, width: int) -> str:
     return stream.getvalue()
 
 
-def test_everything_that_matters_fits_in_80_columns(comparison: Comparison) -> None:
+def test_the_most_important_columns_fit_in_80_characters(comparison: Comparison) -> None:
     printed = shown(comparison, 80)
     lines = printed.splitlines()
     assert max(map(len, lines)) <= 80
     assert "…" not in printed
     assert lines[0].split() == [
-        "method", "match", "95", "%", "vs", "best", "p", "loss", "params", "time", "lr", "base",
+        "method", "match", "95", "%", "vs", "best", "p", "loss", "params", "time", "lr", "quant.",
     ]  # fmt: skip
     assert "\x1b" not in printed
 
 
-def test_ties_are_marked_and_no_winner_is_made_up(comparison: Comparison) -> None:
+def test_tied_rows_are_marked_and_no_winner_is_named(comparison: Comparison) -> None:
     printed = shown(comparison, 80)
     by_label = {line.split()[0]: line for line in printed.splitlines()}
     for label in ("lora", "lokr", "qlora", "oft", "adalora"):
         assert "=" in by_label[label].split()[1]
     assert "=" not in by_label["loha"]
-    assert "57.6k*" in by_label["ia3"], "costs have a best"
-    assert "*" not in by_label["base"], "the base trains nothing: its cost is no merit"
-    said = " ".join(printed.split())
-    assert "no winner; lora cannot be told from lokr, qlora, oft, adalora, ia3" in said
-    assert "300 test examples of one seed: another seed may lie outside" in said
+    assert "57.6k*" in by_label["ia3"], "the lowest cost is marked"
+    assert "*" not in by_label["base"], "the base trains nothing, so its costs are not the best"
+    one_line = " ".join(printed.split())
+    assert "no winner; lora is tied with lokr, qlora, oft, adalora, ia3" in one_line
+    assert "300 test examples of one seed: another seed may lie outside" in one_line
 
 
-def test_a_winner_is_marked_where_there_is_one(tmp_path: Path) -> None:
+def test_a_best_row_that_is_not_tied_is_marked(tmp_path: Path) -> None:
     for label, share in (("a", 90), ("b", 50), ("c", 20)):
         write(tmp_path, label, [index < share for index in range(100)])
     printed = shown(compare(tmp_path), 80)
@@ -99,23 +99,23 @@ def test_a_winner_is_marked_where_there_is_one(tmp_path: Path) -> None:
     assert "match: a is the best, and no other row is tied with it" in printed
 
 
-def test_seeds_are_told(tmp_path: Path) -> None:
+def test_the_number_of_seeds_is_below_the_table(tmp_path: Path) -> None:
     results(tmp_path, seeds=3)
     assert "intervals over 3 seeds and 300 test examples" in " ".join(shown(compare(tmp_path), 80).split())
 
 
-def test_rows_that_cannot_be_compared_are_in_tables_of_their_own(tmp_path: Path) -> None:
+def test_rows_that_cannot_be_compared_are_in_separate_tables(tmp_path: Path) -> None:
     write(tmp_path / "x", "a", [True] * 9)
     write(tmp_path / "y", "b", [True] * 9, recipe={"train": {"steps": 3}})
-    found = compare(tmp_path / "x", tmp_path / "y")
-    for printed in (shown(found, 80), text.markdown(found)):
+    comparison = compare(tmp_path / "x", tmp_path / "y")
+    for printed in (shown(comparison, 80), text.markdown(comparison)):
         before, _, after = printed.partition("Not comparable with the first table:")
         assert "train.steps: 10 there, 3 here" in " ".join(after.split())
         assert "method" in before
         assert "method" in after
 
 
-def test_of_other_machines_times_have_no_best(tmp_path: Path) -> None:
+def test_times_of_different_machines_have_no_best(tmp_path: Path) -> None:
     for label, threads in (("a", 1), ("b", 2)):
         machine = {"device": "cpu", "threads": threads}
         write(tmp_path, label, [True] * 9, train_seconds=5.0 + threads, environment=machine)
@@ -130,11 +130,13 @@ def test_a_budget_that_was_missed_is_marked(tmp_path: Path) -> None:
     printed = shown(compare(tmp_path), 80)
     assert "57.6k!" in printed
     assert "1.00M!" not in printed
-    assert "b: 57.6k parameters is as near to 1.01M as it comes" in printed
-    assert "57.6k!*" not in printed, "a size that was asked for is no merit, and one that was missed is none either"
+    assert "b: 57.6k parameters, the nearest to 1.01M that is possible" in printed
+    assert "57.6k!*" not in printed, (
+        "a size that the recipe asked for is never the best, and neither is one that missed it"
+    )
 
 
-def test_a_narrow_terminal_loses_columns_not_digits(comparison: Comparison) -> None:
+def test_a_narrow_terminal_leaves_out_columns_and_no_digits(comparison: Comparison) -> None:
     printed = shown(comparison, 40)
     assert max(map(len, printed.splitlines())) <= 40
     assert "0.713=" in printed
@@ -143,8 +145,8 @@ def test_a_narrow_terminal_loses_columns_not_digits(comparison: Comparison) -> N
     assert "left out for width:" in " ".join(printed.split())
 
 
-def test_a_wide_terminal_shows_more(comparison: Comparison) -> None:
-    assert "base" in shown(comparison, 130).splitlines()[0]
+def test_a_wide_terminal_shows_more_columns(comparison: Comparison) -> None:
+    assert "tok/s" in shown(comparison, 130).splitlines()[0]
 
 
 def test_markdown_csv_and_json(comparison: Comparison) -> None:
@@ -164,26 +166,27 @@ def test_markdown_csv_and_json(comparison: Comparison) -> None:
     } <= set(record)  # fmt: skip
 
 
-def test_the_json_is_what_its_schema_says(comparison: Comparison) -> None:
+def test_the_json_matches_its_schema(comparison: Comparison) -> None:
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     printed = json.loads(text.json_text(comparison))
     validate(printed, schema)
     assert printed["schema"] == schema["properties"]["schema"]["const"]
 
 
-def test_labels_are_broken_before_a_digit_is_lost(tmp_path: Path) -> None:
+def test_labels_are_broken_into_lines_before_a_digit_is_left_out(tmp_path: Path) -> None:
     for name in ("a", "b"):
         folder = tmp_path / "experiments-of-a-long-november" / "llama-3-8b-instruct" / name / "out"
         write(folder, "lora-r64-all-linear", [True, False], options={"r": ord(name)}, trainable_params=1234)
-    found = compare(*(tmp_path / "experiments-of-a-long-november" / "llama-3-8b-instruct" / n / "out" for n in "ab"))
-    assert [row.label for row in found.rows] == ["lora-r64-all-linear (a/out)", "lora-r64-all-linear (b/out)"]
-    printed = shown(found, 60)
+    parent = tmp_path / "experiments-of-a-long-november" / "llama-3-8b-instruct"
+    comparison = compare(*(parent / name / "out" for name in "ab"))
+    assert [row.label for row in comparison.rows] == ["lora-r64-all-linear (a/out)", "lora-r64-all-linear (b/out)"]
+    printed = shown(comparison, 60)
     assert printed.count("0.500") == 2
     assert printed.count("1.23k") == 2
     assert max(map(len, printed.splitlines())) <= 60
 
 
-def test_notes_say_of_which_table_they_are(tmp_path: Path) -> None:
+def test_notes_name_the_table_that_they_are_about(tmp_path: Path) -> None:
     for name in ("x", "y"):
         fingerprints = {"data": name, "test": name}
         write(tmp_path / name, "a", [True] * 30, fingerprints=fingerprints)
@@ -195,16 +198,16 @@ def test_notes_say_of_which_table_they_are(tmp_path: Path) -> None:
     assert "table 1: match: a is the best, and no other row is tied with it" in printed
 
 
-def test_one_seed_among_several_is_named(tmp_path: Path) -> None:
+def test_a_row_with_one_seed_among_rows_with_several_is_named(tmp_path: Path) -> None:
     for seed in range(3):
         write(tmp_path, "a", [True] * 20 + [seed > 1] * 9, seed=seed)
     write(tmp_path, "b", [True] * 20 + [False] * 9, seed=7)
     printed = " ".join(shown(compare(tmp_path), 120).split())
-    assert "of one seed, another may lie outside: b" in printed
-    assert "a difference of rows without a common seed is over any of theirs" in printed
+    assert "only one seed, so another may lie outside: b" in printed
+    assert "the difference of two rows without a common seed pairs any of their seeds" in printed
 
 
-def test_a_label_in_markdown_begins_nothing(tmp_path: Path) -> None:
+def test_a_label_in_markdown_begins_no_heading_and_no_list(tmp_path: Path) -> None:
     for label in ("# heading", "- item", "_x_", "1. one"):
         write(tmp_path, label, [True], status="failed", error="no", metrics={}, method="lora")
     printed = text.markdown(compare(tmp_path))
@@ -232,7 +235,7 @@ def test_hostile_text_is_inert_everywhere(tmp_path: Path) -> None:
     assert errors["a"] == HOSTILE
 
 
-def test_a_failed_row_keeps_its_place_and_says_why(tmp_path: Path) -> None:
+def test_a_failed_row_stays_in_the_table_with_its_error_below(tmp_path: Path) -> None:
     results(tmp_path)
     failed = {"learning_rate": 1.0, "status": "failed", "error": "out of " + "very long " * 30}
     Store(tmp_path).write(Result(label="broke", method="broke", seed=0, quantization="none", **failed))
@@ -242,7 +245,7 @@ def test_a_failed_row_keeps_its_place_and_says_why(tmp_path: Path) -> None:
     assert "very long very long" in printed
 
 
-def test_a_row_with_a_failed_seed_is_ranked_by_the_others_and_says_so(tmp_path: Path) -> None:
+def test_a_row_with_a_failed_seed_is_ranked_by_its_other_seeds(tmp_path: Path) -> None:
     for seed in (0, 1):
         write(tmp_path, "a", [index < 90 for index in range(100)], seed=seed)
         write(tmp_path, "b", [index < 50 for index in range(100)], seed=seed)
@@ -253,8 +256,8 @@ def test_a_row_with_a_failed_seed_is_ranked_by_the_others_and_says_so(tmp_path: 
     assert "match: a is the best, and no other row is tied with it" in printed
 
 
-def test_rows_of_different_seeds_say_what_their_differences_are_of(tmp_path: Path) -> None:
+def test_a_note_says_which_seeds_differences_are_computed_from(tmp_path: Path) -> None:
     for label, seeds in (("a", (0, 1)), ("b", (1,))):
         for seed in seeds:
             write(tmp_path, label, [index % 2 == seed for index in range(20)], seed=seed)
-    assert "a difference is over those that both have" in " ".join(shown(compare(tmp_path), 80).split())
+    assert "a difference is over the seeds that both rows have" in " ".join(shown(compare(tmp_path), 80).split())

@@ -14,22 +14,30 @@ from rich.console import Console
 from adapterzoo.comparison import Comparison, compare
 from adapterzoo.errors import UserError
 from adapterzoo.report import canvas as drawing
-from adapterzoo.report import curves, pareto, side_by_side
+from adapterzoo.report import curves, pareto, side_by_side, terminal
 from adapterzoo.report.columns import interval_text
 from adapterzoo.results.result import Result
 from adapterzoo.results.store import Store
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 [/] [red]x[/red] `*\u202e\tT"
-STEERING = {"\x1b", "\x07", "\u202e", "\t"}
+CONTROL_CHARACTERS = {"\x1b", "\x07", "\u202e", "\t"}
 LABELS = (HOSTILE, "日本語のとても長いラベル" * 4, "👩‍👩‍👧 emoji", "x" * 200, "plain")
 EXAMPLES = 40
 
 
 def write(folder: Path, label: str, right: float, seconds: float | None = 60.0, **given: Any) -> None:
-    """A cell that has such a part of its answers right."""
-    asked = ({"index": i, "prompt": f"verb {i}", "reference": f"past {i}"} for i in range(EXAMPLES if right else 0))
-    whole = [{**one, "prediction": f"{label} {n}", "exact_match": n < right * EXAMPLES} for n, one in enumerate(asked)]
-    answers = given.pop("answers", whole)
+    """Write a cell with this share of right answers; with the share 0, it has no answers and no metrics."""
+    all_answers = [
+        {
+            "index": i,
+            "prompt": f"verb {i}",
+            "reference": f"past {i}",
+            "prediction": f"{label} {i}",
+            "exact_match": i < right * EXAMPLES,
+        }
+        for i in range(EXAMPLES if right else 0)
+    ]
+    answers = given.pop("answers", all_answers)
     values = {
         "method": "lora",
         "seed": 0,
@@ -47,7 +55,7 @@ def history(end: float) -> list[dict[str, float]]:
 
 @pytest.fixture
 def comparison(tmp_path: Path) -> Comparison:
-    """``best`` and ``cheap`` are the front, ``worse`` is beaten by both, ``slow`` by best alone."""
+    """Return rows of which ``best`` and ``cheap`` are the front; both beat ``worse``, and ``best`` beats ``slow``."""
     write(tmp_path, "best", 0.9, 300.0, history=history(0.2), trainable_params=2_000_000)
     write(tmp_path, "slow", 0.8, 2000.0, history=history(0.3))
     write(tmp_path, "cheap", 0.7, 100.0, history=history(0.4), trainable_params=50_000)
@@ -59,7 +67,7 @@ def comparison(tmp_path: Path) -> Comparison:
 
 def shown(view: Callable[..., None], *arguments: Any, width: int = 80, **console: Any) -> str:
     stream = io.StringIO()
-    if console.get("no_color"):  # as adapterzoo's own console is then
+    if console.get("no_color"):  # adapterzoo's own console does the same
         console["color_system"] = None
     view(*arguments, Console(file=stream, width=width, **console))
     lines = re.sub("\x1b\\[[0-9;]*m", "", stream.getvalue()).splitlines()
@@ -68,13 +76,13 @@ def shown(view: Callable[..., None], *arguments: Any, width: int = 80, **console
 
 
 def canvas(text: str) -> list[str]:
-    """What is right of the y axis."""
+    """Return the lines of a plot, without what is left of the y axis."""
     lines = [re.fullmatch(r" *[-.,\w]*[┤│](.*)", line) for line in text.splitlines()]
-    return [found[1] for found in lines if found]
+    return [line[1] for line in lines if line]
 
 
 def legend(text: str) -> dict[str, list[str]]:
-    """label -> its letter and its cells"""
+    """Return label -> letter and cells of each row in the legend."""
     lines = [line.split() for line in text[text.index("method") :].splitlines()[1:]]
     return {words[1]: [words[0], *words[2:]] for words in lines if len(words) > 2 and len(words[0]) == 1}
 
@@ -84,7 +92,7 @@ def front(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("width", [80, 50])
-def test_pareto_shows_every_method_in_the_plot_and_in_the_legend(comparison: Comparison, width: int) -> None:
+def test_every_method_is_in_the_plot_and_in_the_legend(comparison: Comparison, width: int) -> None:
     text = shown(pareto.render, comparison, "train_seconds", width=width)
     assert "\x1b" not in text
     assert list(legend(text)) == ["best", "slow", "cheap", "worse", "base"]
@@ -93,20 +101,20 @@ def test_pareto_shows_every_method_in_the_plot_and_in_the_legend(comparison: Com
     assert legend(text)["best"] == ["a", "5:00", "0.900", interval, "front"]
     assert front(text) == {"best", "cheap"}
     assert legend(text)["base"][-2:] == ["below", "plot"]
-    for said in ("not in the plot: broke (failed)", "match, higher is better", "time, lower is better, log scale"):
-        assert said in text
+    for line in ("not in the plot: broke (failed)", "match, higher is better", "time, lower is better, log scale"):
+        assert line in text
     assert len(canvas(text)) == drawing.HEIGHT - 2
 
 
-def test_a_point_stands_where_its_score_and_cost_are(comparison: Comparison) -> None:
+def test_a_point_is_at_its_score_and_cost(comparison: Comparison) -> None:
     rows = canvas(shown(pareto.render, comparison, "train_seconds"))
     place = {letter: (row, line.index(letter)) for row, line in enumerate(rows) for letter in "abcd" if letter in line}
     assert sorted(place, key=lambda letter: place[letter][0]) == ["a", "b", "c", "d"], "the best is highest"
-    assert sorted(place, key=lambda letter: place[letter][1]) == ["c", "a", "d", "b"], "the dearest is rightmost"
-    assert [rows[place["b"][0] + by][place["b"][1]] for by in (-1, 0, 1)] == [*"│b│"], "with its interval"
+    assert sorted(place, key=lambda letter: place[letter][1]) == ["c", "a", "d", "b"], "the most expensive is rightmost"
+    assert [rows[place["b"][0] + shift][place["b"][1]] for shift in (-1, 0, 1)] == [*"│b│"], "with its interval"
 
 
-def test_the_front_knows_which_way_is_better(comparison: Comparison, tmp_path: Path) -> None:
+def test_the_front_depends_on_which_values_are_better(comparison: Comparison, tmp_path: Path) -> None:
     by_loss = shown(pareto.render, compare(tmp_path, sort="test_loss"), "train_seconds")
     assert front(by_loss) == {"best", "cheap"}
     write(tmp_path, "fast", 0.5, tokens_per_second=90.0)
@@ -116,11 +124,11 @@ def test_the_front_knows_which_way_is_better(comparison: Comparison, tmp_path: P
     neither = shown(pareto.render, compare(tmp_path), "total_params")
     assert not front(neither)
     write(tmp_path, "fast", 0.5, environment={"processor": "another"})
-    for column, found in (("train_seconds", set()), ("trainable_params", {"best", "cheap"})):
-        assert front(shown(pareto.render, compare(tmp_path), column)) == found, "of different machines"
+    for column, labels in (("train_seconds", set()), ("trainable_params", {"best", "cheap"})):
+        assert front(shown(pareto.render, compare(tmp_path), column)) == labels, "the machines are different"
 
 
-def test_points_that_would_hide_each_other_stand_side_by_side(tmp_path: Path) -> None:
+def test_points_that_would_hide_each_other_are_side_by_side(tmp_path: Path) -> None:
     for label in "uvwxyz":
         write(tmp_path, label, 0.5, answers=[])
     text = shown(pareto.render, compare(tmp_path), "trainable_params")
@@ -128,10 +136,10 @@ def test_points_that_would_hide_each_other_stand_side_by_side(tmp_path: Path) ->
     assert front(text) == {*"uvwxyz"}, "none is better than another"
     for number in range(60):
         write(tmp_path, f"more-{number}", 0.5, answers=[])
-    assert shown(pareto.render, compare(tmp_path), "trainable_params").count("(hidden)") == 66 - len(pareto.ASIDE)
+    assert shown(pareto.render, compare(tmp_path), "trainable_params").count("(hidden)") == 66 - len(pareto.SHIFTS)
 
 
-def test_what_has_no_cost_no_score_or_no_interval(tmp_path: Path) -> None:
+def test_rows_without_cost_or_score_are_named_below_the_plot(tmp_path: Path) -> None:
     write(tmp_path, "half", 0.95)
     write(tmp_path, "half", 0.0, seed=1, status="failed", error="killed")
     write(tmp_path, "whole", 0.9)
@@ -141,7 +149,9 @@ def test_what_has_no_cost_no_score_or_no_interval(tmp_path: Path) -> None:
     write(tmp_path, "few-shot", 0.6, None, method=None)
     text = shown(pareto.render, compare(tmp_path), "train_seconds")
     assert "not in the plot: no-time (no train_seconds)\nnot in the plot: no-score (failed)\n" in text
-    assert any(line.count("┄") > 60 and line.endswith("d") for line in canvas(text)), "a base that is near is a line"
+    assert any(line.count("┄") > 60 and line.endswith("d") for line in canvas(text)), (
+        "a base near the methods is a line"
+    )
     assert legend(text)["few-shot"][-2:] == ["the", "line"]
     assert "log scale" not in text
     assert legend(text)["no-answers"] == ["c", "1:00", "0.700", "-"]
@@ -152,14 +162,16 @@ def test_what_has_no_cost_no_score_or_no_interval(tmp_path: Path) -> None:
     assert "".join(canvas(text)).strip() == "a"
 
 
-def test_mistakes_are_said(comparison: Comparison, tmp_path: Path, adapterzoo: Callable[..., Any]) -> None:
-    said = {
+def test_wrong_columns_and_empty_views_are_refused(
+    comparison: Comparison, tmp_path: Path, adapterzoo: Callable[..., Any]
+) -> None:
+    hints = {
         "train_second": "Did you mean 'train_seconds'?",
         "base": "Choose from: ",
         "cost": "Give --price too.",
         "exact_match": "Choose from: ",
     }
-    for column, hint in said.items():
+    for column, hint in hints.items():
         with pytest.raises(UserError, match=re.escape(hint)):
             pareto.render(comparison, column, Console())
     write(tmp_path / "failed", "lora", 0.0, None, status="failed", error="no")
@@ -169,37 +181,37 @@ def test_mistakes_are_said(comparison: Comparison, tmp_path: Path, adapterzoo: C
         assert result.output.startswith(f"error: {option[0]}")
 
 
-def test_what_changes_nothing_of_a_view_is_refused(
+def test_options_without_effect_on_a_view_are_refused(
     comparison: Comparison, tmp_path: Path, adapterzoo: Callable[..., Any]
 ) -> None:
     write(tmp_path / "views", "lora", 0.5)
-    for arguments, said in (
-        (("--curves", "--against", "lora"), "--against: changes nothing of --curves. Leave one of them out."),
-        (("--examples", 1, "--price", 2), "--price: changes nothing of --examples."),
-        (("--json", "--curves"), "--curves: is for the terminal. Leave out --json;"),
+    for arguments, message in (
+        (("--curves", "--against", "lora"), "--against: has no effect on --curves. Leave one of them out."),
+        (("--examples", 1, "--price", 2), "--price: has no effect on --examples."),
+        (("--json", "--curves"), "--curves: works only in the terminal. Leave out --json;"),
     ):
         refused = adapterzoo("compare", tmp_path / "views", *arguments)
         assert refused.exit_code == 2
-        assert said in refused.stderr
+        assert message in refused.stderr
 
 
-def test_a_metric_of_any_name_has_its_title(tmp_path: Path) -> None:
+def test_the_title_of_an_unknown_metric_is_its_name(tmp_path: Path) -> None:
     write(tmp_path, "lora", 0.5, metrics={"pass[/k]": 0.5})
     assert "pass[/k]" in shown(pareto.render, compare(tmp_path), "train_seconds")
 
 
-def test_trials_of_mixed_values_are_in_order(tmp_path: Path) -> None:
+def test_trials_of_numbers_and_texts_can_be_sorted(tmp_path: Path) -> None:
     trials = [
-        {"settings": {"init": one}, "metric": "m", "score": 0.5, "loss": 1.0, "seconds": 1.0, "error": None}
-        for one in ("pissa", True, "gaussian", 3)
+        {"settings": {"init": value}, "metric": "m", "score": 0.5, "loss": 1.0, "seconds": 1.0, "error": None}
+        for value in ("pissa", True, "gaussian", 3)
     ]
     tuning = {"metric": "m", "trials": trials, "chosen": {"init": "pissa"}, "space": {}}
     write(tmp_path, "lora", 0.5, tuning=tuning)
-    printed = str(compare(tmp_path))
-    assert "init pissa chosen of 4 by m on the validation rows (0.500, the least loss of equals)" in printed
+    printed = terminal.plain(compare(tmp_path))
+    assert "init pissa chosen of 4 by m on the validation rows (0.500, the lowest loss of equal scores)" in printed
 
 
-def test_curves_show_each_loss(comparison: Comparison) -> None:
+def test_each_loss_is_plotted(comparison: Comparison) -> None:
     text = shown(curves.render, comparison)
     losses = {"best": "0.207", "slow": "0.307", "cheap": "0.407", "worse": "0.507"}
     assert {label: words[1] for label, words in legend(text).items()} == losses
@@ -208,7 +220,7 @@ def test_curves_show_each_loss(comparison: Comparison) -> None:
     assert "\x1b" not in text
 
 
-def test_a_long_curve_is_of_means_and_what_is_no_loss_is_left_out(tmp_path: Path) -> None:
+def test_a_long_curve_is_smoothed_and_other_records_are_left_out(tmp_path: Path) -> None:
     noise = [{"step": n, "loss": 1.0 + n % 2} for n in range(1, 101)] + [{"step": 50, "eval_loss": 9.0}]
     write(tmp_path, "lora", 0.5, history=[*noise, {"step": 101, "loss": math.nan}])
     text = shown(curves.render, compare(tmp_path))
@@ -219,7 +231,7 @@ def test_a_long_curve_is_of_means_and_what_is_no_loss_is_left_out(tmp_path: Path
 
 
 @pytest.mark.parametrize("width", [80, 50])
-def test_hostile_labels_neither_steer_nor_shift(tmp_path: Path, width: int) -> None:
+def test_hostile_labels_neither_control_the_terminal_nor_shift_the_legend(tmp_path: Path, width: int) -> None:
     for number in range(len(LABELS)):
         write(tmp_path, f"m{number}", 0.9 - number / 10, history=history(1.0))
     comparison = compare(tmp_path)
@@ -227,14 +239,14 @@ def test_hostile_labels_neither_steer_nor_shift(tmp_path: Path, width: int) -> N
         row.label = label
     for view, more in ((pareto.render, ["train_seconds"]), (curves.render, [])):
         text = shown(view, comparison, *more, width=width)
-        assert not STEERING & {*text}
+        assert not CONTROL_CHARACTERS & {*text}
         assert "[/]" in text
         assert len({cell_len(line) for line in text[text.index("  method") :].splitlines()}) == 1
-    terminal = shown(side_by_side.render, comparison, 1, width=width, force_terminal=True, no_color=True)
-    assert not STEERING & {*terminal}
+    examples = shown(side_by_side.render, comparison, 1, width=width, force_terminal=True, no_color=True)
+    assert not CONTROL_CHARACTERS & {*examples}
 
 
-def test_colours_are_for_terminals_that_want_them(comparison: Comparison) -> None:
+def test_only_a_terminal_with_colours_gets_colours(comparison: Comparison) -> None:
     for view, more in ((pareto.render, ["train_seconds"]), (curves.render, []), (side_by_side.render, [2])):
         given = {"width": 50, "height": 16, "color_system": "256", "force_terminal": True}
         coloured = shown(view, comparison, *more, **given)
@@ -244,7 +256,7 @@ def test_colours_are_for_terminals_that_want_them(comparison: Comparison) -> Non
         assert len(canvas(without)) == (16 - 4 - 2 if more != [2] else 0), "a small terminal gets a small plot"
 
 
-def test_what_somebody_else_plots_stays_out(comparison: Comparison) -> None:
+def test_plots_of_other_code_in_the_process_are_not_shown(comparison: Comparison) -> None:
     import plotext
 
     plotext.figure.draw(plotext.figure.signal([1, 2], [1, 2], marker="Q"))
@@ -253,7 +265,9 @@ def test_what_somebody_else_plots_stays_out(comparison: Comparison) -> None:
     assert not {*"abcd"} & {*plotext.figure.build().string(colorless=True)}, "nothing is left behind"
 
 
-def test_blocks_stand_on_their_own(comparison: Comparison, tmp_path: Path, adapterzoo: Callable[..., Any]) -> None:
+def test_every_view_shows_blocks_separately(
+    comparison: Comparison, tmp_path: Path, adapterzoo: Callable[..., Any]
+) -> None:
     write(tmp_path / "other", "elsewhere", 0.3, history=history(0.9), fingerprints={"data": "another"})
     for option in (["--pareto", "time"], ["--curves"], ["--examples", 1]):
         result = adapterzoo("compare", tmp_path, tmp_path / "other", *option)
@@ -263,7 +277,9 @@ def test_blocks_stand_on_their_own(comparison: Comparison, tmp_path: Path, adapt
         assert ["elsewhere" in part for part in (first, second)] == [False, True]
 
 
-def test_examples_stand_side_by_side(comparison: Comparison, tmp_path: Path, adapterzoo: Callable[..., Any]) -> None:
+def test_answers_are_shown_below_their_example(
+    comparison: Comparison, tmp_path: Path, adapterzoo: Callable[..., Any]
+) -> None:
     lines = adapterzoo("compare", tmp_path, "--examples", 30).output.splitlines()
     assert lines[0] == "30 of 40 test examples; ✓ right, ✗ wrong (match)"
     at = lines.index("28  verb 28")
@@ -273,7 +289,7 @@ def test_examples_stand_side_by_side(comparison: Comparison, tmp_path: Path, ada
     assert shown(side_by_side.render, comparison, 999).startswith("40 of 40 test examples")
 
 
-def test_a_long_answer_is_whole_where_it_is_piped(tmp_path: Path) -> None:
+def test_a_long_answer_is_cut_in_a_terminal_and_whole_in_a_pipe(tmp_path: Path) -> None:
     text = "\n".join(f"line {n} " + "long " * 30 for n in range(50)) + HOSTILE
     answer = {"index": 7, "prompt": text, "reference": "", "prediction": text, "chrf": 41.26}
     for label, seed, given in (("lora", 0, text), ("lora", 1, "second seed"), ("mute", 0, None)):
@@ -282,12 +298,12 @@ def test_a_long_answer_is_whole_where_it_is_piped(tmp_path: Path) -> None:
     piped = shown(side_by_side.render, comparison, 3)
     assert piped.startswith("1 of 1 test examples, the first seed's answers; with chrF\n7  line 0 long")
     assert "\n   lora       41.3 line 0 long" in piped
-    assert "\n                   line 49 long" in piped, "further lines stand below the first"
+    assert "\n                   line 49 long" in piped, "further lines are below the first"
     assert "   reference       (empty)" in piped
     assert "second seed" not in piped
     assert piped.count("long") == 2 * 50 * 30
-    assert not {*STEERING, "…"} & {*piped}
+    assert not {*CONTROL_CHARACTERS, "…"} & {*piped}
     assert "no answers kept: mute" in piped
-    terminal = shown(side_by_side.render, comparison, 3, width=50, force_terminal=True, no_color=True)
-    assert terminal.count("…") == 2
-    assert len(terminal.splitlines()) <= 2 * side_by_side.LINES + 5
+    cut = shown(side_by_side.render, comparison, 3, width=50, force_terminal=True, no_color=True)
+    assert cut.count("…") == 2
+    assert len(cut.splitlines()) <= 2 * side_by_side.MAX_LINES + 5

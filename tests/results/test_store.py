@@ -1,3 +1,5 @@
+"""Check the output folder: what is written and read back, and which folders are refused."""
+
 from __future__ import annotations
 
 import json
@@ -21,17 +23,17 @@ def result(label: str, seed: int = 0, **changes: object) -> Result:
     return Result(label=label, **{**settings, **changes})  # type: ignore[arg-type]
 
 
-def test_a_result_comes_back_as_it_went(tmp_path: Path) -> None:
+def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     store = Store(tmp_path)
     written = result("a", options={"r": 8}, error=None, findings={"ranks": {"x": 1}})
     store.write(written, [{"prompt": "中"}])
     assert store.of("a") == [written]
     assert read_results(tmp_path) == [(tmp_path / "a" / "seed-0", written)]
     assert json.loads((tmp_path / "a" / "seed-0" / "predictions.jsonl").read_text()) == {"prompt": "中"}
-    assert not list(tmp_path.rglob(".*")), "nothing is left beside it"
+    assert not list(tmp_path.rglob(".*")), "no temporary file is left"
 
 
-def test_checkpoints_are_kept_for_the_same_settings_only(tmp_path: Path) -> None:
+def test_checkpoints_are_only_kept_for_the_same_settings(tmp_path: Path) -> None:
     store = Store(tmp_path)
 
     def kept(settings: dict[str, object]) -> bool:
@@ -45,13 +47,13 @@ def test_checkpoints_are_kept_for_the_same_settings_only(tmp_path: Path) -> None
     assert not (tmp_path / "a" / "seed-0" / "checkpoints").exists()
 
 
-def test_damaged_and_newer_results_are_named(tmp_path: Path) -> None:
+def test_damaged_and_newer_results_are_refused(tmp_path: Path) -> None:
     Store(tmp_path).write(result("a"))
     path = tmp_path / "a" / "seed-0" / RESULT
     newer = json.loads(path.read_text())
     for content in (b"{", b"\xff\xfe", b"[]"):
         path.write_bytes(content)
-        with pytest.raises(UserError, match="is damaged: it is no result in JSON"):
+        with pytest.raises(UserError, match="is damaged: it is not a result in JSON"):
             read_results(tmp_path)
     path.write_text(json.dumps({**newer, "metrics": {}}))
     assert read_results(tmp_path)[0][1].error == "seed-0/result.json holds no metrics"
@@ -62,17 +64,17 @@ def test_damaged_and_newer_results_are_named(tmp_path: Path) -> None:
     assert read_results(tmp_path)[0][1].label == "a"
 
 
-def test_a_folder_without_results_says_so(tmp_path: Path) -> None:
+def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no results"):
         compare(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         compare(tmp_path / "none")
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         compare(tmp_path / "file")
 
 
-def test_rows_are_means_over_seeds_best_first(tmp_path: Path) -> None:
+def test_rows_are_means_over_seeds_and_the_best_comes_first(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for seed, match in ((0, 0.4), (1, 0.6)):
         store.write(result("a", seed, metrics={"exact_match": match}))
@@ -90,7 +92,7 @@ def test_rows_are_means_over_seeds_best_first(tmp_path: Path) -> None:
         compare(tmp_path, sort="exact_macth")
 
 
-def test_a_label_is_one_thing_in_all_its_seeds(tmp_path: Path) -> None:
+def test_all_seeds_of_a_label_must_have_the_same_settings(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.write(result("a", 0, options={"r": 4}))
     store.write(result("a", 1, options={"r": 32}, status="failed", error="of old", metrics={}))
@@ -100,7 +102,7 @@ def test_a_label_is_one_thing_in_all_its_seeds(tmp_path: Path) -> None:
         compare(tmp_path)
 
 
-def test_damaged_files_are_no_tracebacks(tmp_path: Path) -> None:
+def test_damaged_files_give_no_traceback(tmp_path: Path) -> None:
     Store(tmp_path).write(result("a"))
     path = tmp_path / "a" / "seed-0" / RESULT
     good = json.loads(path.read_text())
@@ -132,7 +134,7 @@ def test_the_comparison_is_a_table_and_a_frame(tmp_path: Path) -> None:
     assert "<table" in found._repr_html_()
 
 
-def test_two_runs_into_one_folder_are_kept_apart(tmp_path: Path) -> None:
+def test_a_second_run_into_the_same_folder_is_refused(tmp_path: Path) -> None:
     first, second = Store(tmp_path / "out"), Store(tmp_path / "out")
     first.begin({"name": "x"}, {"model": "m"})
     second.check({"model": "m"})

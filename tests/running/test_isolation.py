@@ -1,4 +1,4 @@
-"""A row is the method and nothing else: whatever ran before, and in whatever process, the adapter is the same."""
+"""Check that a row depends on its method alone: whatever ran before, in any process, the adapter is the same."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def adapter(out: Path, label: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
-def test_each_adapter_is_the_one_of_a_fresh_process_in_any_order(
+def test_in_any_order_each_adapter_is_that_of_a_fresh_process(
     quantization: str,
     write_recipe: Callable[..., Path],
     adapterzoo: Callable[..., Result],
@@ -34,7 +34,7 @@ def test_each_adapter_is_the_one_of_a_fresh_process_in_any_order(
         assert adapterzoo("run", recipe, "--set", setting, "--out", tmp_path / name).exit_code == 0
 
     def alone(label: str) -> subprocess.CompletedProcess[str]:
-        # No base row either: the cell is the first thing that ever happens to its base.
+        # Without the untouched base model's row, this cell is the first to use the base model.
         arguments = ("-m", label, "--set", setting, "--set", "evaluate.base=false", "--out", tmp_path / "alone" / label)
         return adapterzoo_process("run", recipe, *arguments)
 
@@ -51,29 +51,29 @@ def test_each_adapter_is_the_one_of_a_fresh_process_in_any_order(
 def test_evaluation_before_and_during_training_changes_nothing(
     quantization: str, write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """On nf4 bitsandbytes repacks the weights in the first evaluation, and training would go wrong in silence."""
+    """With nf4, bitsandbytes repacks the weights in the first evaluation, which would spoil training silently."""
     from adapterzoo.evaluation.evaluate import evaluate
 
     recipe = write_recipe("lora", dtype="bfloat16", steps="8")
     bench = Bench(recipe)
-    at_once = bench.adapter("lora", bench.load(quantization), tmp_path / "at-once")
+    expected = bench.adapter("lora", bench.load(quantization), tmp_path / "without-evaluation")
     loaded = bench.load(quantization)
     with loaded.borrow() as model:
         before, *_ = evaluate(model, bench.prepared.encoded, bench.recipe.evaluate)
-    assert_same(bench.adapter("lora", loaded, tmp_path / "after"), at_once)
+    assert_same(bench.adapter("lora", loaded, tmp_path / "after"), expected)
     with loaded.borrow() as model:
         assert evaluate(model, bench.prepared.encoded, bench.recipe.evaluate)[0] == before
     recipe.write_text(recipe.read_text().replace("  steps: 8\n", "  steps: 8\n  eval_steps: 3\n"))
-    watched = Bench(recipe)
-    with watched.wrapped("lora", loaded) as model:
-        history = watched.train("lora", model, tmp_path / "watched" / "checkpoints").history
-        watched.method("lora")[0].save(model, tmp_path / "watched" / "adapter")
+    evaluating = Bench(recipe)
+    with evaluating.wrapped("lora", loaded) as model:
+        history = evaluating.train("lora", model, tmp_path / "during" / "checkpoints").history
+        evaluating.method("lora")[0].save(model, tmp_path / "during" / "adapter")
     assert [entry["step"] for entry in history if "eval_loss" in entry] == [3, 6, 8]
-    assert_same(load_file(tmp_path / "watched" / "adapter" / "adapter_model.safetensors"), at_once)
+    assert_same(load_file(tmp_path / "during" / "adapter" / "adapter_model.safetensors"), expected)
 
 
 def test_the_next_row_does_not_see_what_a_method_changed(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
-    """Methods that change weights of the base, look at data first, replace whole layers or answer in their own way."""
+    """The methods change weights of the base model, read data first, replace layers, or change how it answers."""
     before = ("pissa", "full", "eva", "ln-tuning", "llama-adapter", "prompt-tuning", "poly", "lora-scratch", "hra")
     bench = Bench(write_recipe(f"lora, {', '.join(before)}", dtype="bfloat16", steps="3"))
     loaded = bench.load("none")
@@ -85,7 +85,7 @@ def test_the_next_row_does_not_see_what_a_method_changed(write_recipe: Callable[
 
 
 @pytest.mark.parametrize("label", ["lora", "ia3", "oft", "adalora"])
-def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
+def test_a_training_that_was_stopped_resumes_and_ends_with_the_same_weights(
     label: str, write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
     class StopError(Exception):
@@ -111,7 +111,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
     shutil.rmtree(tmp_path / "parts")
 
 
-def test_what_a_method_does_to_the_base_is_undone(write_recipe: Callable[..., Path]) -> None:
+def test_what_a_method_changes_in_the_base_model_is_undone(write_recipe: Callable[..., Path]) -> None:
     import torch
     from torch import nn
 
@@ -163,7 +163,7 @@ def change_a_buffer(model: Any) -> None:
 def replace_code_of_the_class(model: Any) -> None:
     kind = type(model.model.layers[0].mlp)
     kind.forward = lambda self, x: x * 0
-    kind.left_behind = True  # a guard against patching twice
+    kind.left_behind = True  # as a patch does that must not be applied twice
 
 
 def change_the_class(model: Any) -> None:
@@ -185,7 +185,7 @@ def change_the_settings(model: Any) -> None:
      change_the_settings],
 )  # fmt: skip
 def test_no_cell_leaves_a_trace_in_what_a_forward_pass_reads(change: Any, write_recipe: Callable[..., Path]) -> None:
-    """A sum of the weights does not see rows that are swapped, flipped or rolled."""
+    """Swapped, flipped or rolled rows would not change a sum of the weights."""
     import torch
 
     bench = Bench(write_recipe("lora"))
@@ -232,7 +232,7 @@ def test_no_cell_leaves_a_trace_in_what_quantized_layers_keep(
     with loaded.borrow() as model:
         again = model
         model(prompt)
-    assert loaded.model is again, "answering changes nothing that would have to be loaded again"
+    assert loaded.model is again, "a forward pass changes nothing, so the base model need not be loaded again"
 
 
 def test_a_base_whose_files_changed_during_the_run_is_not_loaded_again(
@@ -256,14 +256,14 @@ def test_a_base_whose_files_changed_during_the_run_is_not_loaded_again(
 
 
 def reachable(start: Any) -> list[Any]:
-    """Everything that a function leads to but for its module's own names: closures, defaults, owners, attributes."""
-    found: dict[int, Any] = {}
+    """Return all objects that a function can reach through closures, defaults, owners and attributes."""
+    reached: dict[int, Any] = {}
     waiting = [start]
     while waiting:
         thing = waiting.pop()
-        if id(thing) in found or isinstance(thing, type):
+        if id(thing) in reached or isinstance(thing, type):
             continue
-        found[id(thing)] = thing
+        reached[id(thing)] = thing
         for name in ("__self__", "func", "args", "keywords", "__wrapped__", "__defaults__", "__dict__"):
             waiting.append(getattr(thing, name, None))
         waiting += [cell.cell_contents for cell in getattr(thing, "__closure__", None) or ()]
@@ -271,7 +271,7 @@ def reachable(start: Any) -> list[Any]:
             waiting += thing.values()
         elif isinstance(thing, (list, tuple, set)):
             waiting += thing
-    return list(found.values())
+    return list(reached.values())
 
 
 def test_a_method_reaches_the_training_rows_and_no_others(write_recipe: Callable[..., Path]) -> None:
@@ -292,5 +292,5 @@ def test_a_method_reaches_the_training_rows_and_no_others(write_recipe: Callable
     assert not [thing for thing in things if isinstance(thing, (Encoded, Example))]
     held = [list(array("i", thing)) for thing in things if isinstance(thing, bytes) and len(thing) % 4 == 0]
     assert not [example for example in (*encoded.test, *encoded.validation) if example.tokens[0] in held]
-    for example in encoded.train:  # what a method was given cannot be changed by it for the next row
+    for example in encoded.train:  # a method has copies, so it cannot change the rows for the next method
         assert not any(thing is example.prompt or thing is example.completion for thing in things)

@@ -1,4 +1,4 @@
-"""Cells side by side: each in a process of its own, that can end in any way, and the same whatever runs beside it."""
+"""Check that cells run side by side in their own processes, each with the same result, however another one ends."""
 
 from __future__ import annotations
 
@@ -26,18 +26,15 @@ QUIET = ("--set", "evaluate.base=false", "--set", "evaluate.shots=0")
 
 
 def rows(out: Path) -> dict[str, dict[str, Any]]:
-    found = {}
-    for path in out.glob("*/seed-*/result.json"):
-        result = json.loads(path.read_text())
-        found[f"{result['label']}/{result['seed']}"] = result
-    return found
+    results = [json.loads(path.read_text()) for path in out.glob("*/seed-*/result.json")]
+    return {f"{result['label']}/{result['seed']}": result for result in results}
 
 
 def adapters(out: Path) -> dict[str, Any]:
     return {str(path.relative_to(out)): load_file(path) for path in sorted(out.rglob("adapter_model.safetensors"))}
 
 
-def test_how_many_run_at_a_time_changes_no_bit(
+def test_the_number_of_jobs_changes_no_bit_of_any_result(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     recipe = write_recipe("lora, qlora, ia3, adalora", "seeds: [0, 1]\n")
@@ -48,15 +45,15 @@ def test_how_many_run_at_a_time_changes_no_bit(
         assert adapterzoo("run", recipe, *sets, "--out", tmp_path / str(jobs)).exit_code == 0
     first, metrics = adapters(tmp_path / "0"), {name: row["metrics"] for name, row in rows(tmp_path / "0").items()}
     assert len(first) == 8
-    for other in ("1", "3"):
-        assert {name: row["metrics"] for name, row in rows(tmp_path / other).items()} == metrics
-        found = adapters(tmp_path / other)
-        assert found.keys() == first.keys()
-        for name, tensors in found.items():
+    for jobs in ("1", "3"):
+        assert {name: row["metrics"] for name, row in rows(tmp_path / jobs).items()} == metrics
+        trained = adapters(tmp_path / jobs)
+        assert trained.keys() == first.keys()
+        for name, tensors in trained.items():
             assert_same(tensors, first[name])
 
 
-def test_a_method_that_crashes_while_it_is_only_tried_is_a_failed_row(
+def test_a_method_that_crashes_in_the_dry_run_is_a_failed_row(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -71,7 +68,7 @@ def leaves_a_thread(*_: object) -> list[Any]:
     return []
 
 
-def test_a_thread_that_a_method_leaves_does_not_keep_the_run(
+def test_a_run_does_not_wait_for_a_thread_that_a_method_left_running(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -96,7 +93,7 @@ def interrupts(*_: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "said"),
+    ("end", "message"),
     [
         (crashes, "its process was ended by SIGSEGV"),
         (exits, "its process ended before the cell did"),
@@ -105,7 +102,7 @@ def interrupts(*_: object) -> None:
     ],
 )
 def test_a_method_that_ends_its_process_fails_its_own_row(
-    end: Callable[..., None], said: str, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result],
+    end: Callable[..., None], message: str, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result],
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(type(registry()["ia3"]), "callbacks", end)
@@ -113,16 +110,16 @@ def test_a_method_that_ends_its_process_fails_its_own_row(
     assert done.exit_code == 1
     found = rows(tmp_path / "o")
     assert {name: row["status"] for name, row in found.items()} == {"lora/0": "ok", "ia3/0": "failed", "oft/0": "ok"}
-    assert found["ia3/0"]["error"] == said
+    assert found["ia3/0"]["error"] == message
     if end in (crashes, interrupts):
-        assert "test_processes.py" in (tmp_path / "o/ia3/seed-0/traceback.txt").read_text(), "where it was"
+        assert Path(__file__).name in (tmp_path / "o/ia3/seed-0/traceback.txt").read_text(), "the traceback is kept"
 
 
-def test_what_a_method_changes_in_its_libraries_is_not_there_for_the_next_row(
+def test_what_a_method_changes_in_its_libraries_does_not_reach_the_next_row(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """A function of a module, a global hook, a setting of torch: nothing of a base puts them back."""
+    """Restoring the base model would not undo a patched function, a global hook or a setting of torch."""
     import torch
     from torch.nn import functional
 
@@ -130,12 +127,12 @@ def test_what_a_method_changes_in_its_libraries_is_not_there_for_the_next_row(
     kind = type(registry()["ia3"])
     wrap = kind.wrap
 
-    def patches(method: Any, model: Any, *others: Any) -> Any:
-        # First of all where it is tried on the architecture without weights.
+    def patches(method: Any, model: Any, *arguments: Any) -> Any:
+        # The dry run calls this too, on the model without weights.
         functional.silu = torch.tanh
         torch.nn.modules.module.register_module_forward_hook(lambda module, inputs, output: None)
         torch.set_default_dtype(torch.float64)
-        return wrap(method, model, *others)
+        return wrap(method, model, *arguments)
 
     monkeypatch.setattr(kind, "wrap", patches)
     assert adapterzoo("run", write_recipe("ia3, lora"), *QUIET, "--out", tmp_path / "after").exit_code == 0
@@ -156,8 +153,8 @@ def test_settings_are_chosen_once_for_all_seeds(
     assert len({row["learning_rate"] for row in found.values()}) == 1
 
 
-def begin(recipe: Path, out: Path) -> subprocess.Popen[str]:
-    """A run whose trainings do not end by themselves, with two of them at work."""
+def start_run(recipe: Path, out: Path) -> subprocess.Popen[str]:
+    """Start a run whose trainings do not end by themselves; return when two of them are training."""
     command = [sys.executable, "-m", "adapterzoo", "run", str(recipe), *QUIET, "--jobs", "2", "--out", str(out)]
     command += ["--set", "train.steps=100000"]
     run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -167,31 +164,31 @@ def begin(recipe: Path, out: Path) -> subprocess.Popen[str]:
         training += "training" in line
         if training == 2:
             return run
-    pytest.fail("it never got to training")
+    pytest.fail("the run did not begin to train")
 
 
-def family(run: subprocess.Popen[str]) -> list[psutil.Process]:
+def children_of(run: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(run.pid).children(recursive=True)
 
 
-@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGKILL])
-def test_the_end_of_a_run_is_the_end_of_its_processes(
-    way: signal.Signals, write_recipe: Callable[..., Path], tmp_path: Path
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+def test_when_a_run_ends_its_processes_end(
+    ending: signal.Signals, write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
-    run = begin(write_recipe("lora, ia3"), tmp_path / "o")
-    children = family(run)
+    run = start_run(write_recipe("lora, ia3"), tmp_path / "o")
+    children = children_of(run)
     assert len(children) == 2
-    run.send_signal(way)
-    assert run.wait(30) == (130 if way == signal.SIGINT else -signal.SIGKILL)
+    run.send_signal(ending)
+    assert run.wait(30) == (130 if ending == signal.SIGINT else -signal.SIGKILL)
     gone, alive = psutil.wait_procs(children, timeout=30)
     assert not alive
     assert len(gone) == 2
 
 
-def test_a_killed_process_is_one_failed_row_and_goes_on_from_its_checkpoint(
+def test_a_killed_process_is_one_failed_row_and_the_next_run_resumes_its_checkpoint(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
-    """kill -9 from outside, in the middle of a training."""
+    """The process is killed from outside, in the middle of a training."""
     recipe, out = write_recipe("lora, ia3"), tmp_path / "o"
     sets = ("--set", "train.steps=400", "--set", "train.save_steps=20", *QUIET)
     assert adapterzoo("run", recipe, *sets, "--out", tmp_path / "whole").exit_code == 0
@@ -200,7 +197,7 @@ def test_a_killed_process_is_one_failed_row_and_goes_on_from_its_checkpoint(
     try:
         while run.poll() is None and not any(out.glob("*/seed-0/checkpoints/checkpoint-*/manifest.json")):
             time.sleep(0.01)
-        family(run)[0].kill()
+        children_of(run)[0].kill()
         stdout, stderr = run.communicate(timeout=120)
     finally:
         run.kill()
@@ -216,7 +213,7 @@ def test_a_killed_process_is_one_failed_row_and_goes_on_from_its_checkpoint(
         assert_same(load_file(out / name), load_file(tmp_path / "whole" / name))
 
 
-def test_where_the_time_went_is_told_and_kept(
+def test_the_time_of_each_activity_is_printed_and_kept(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     for jobs in (0, 2):

@@ -1,3 +1,5 @@
+"""Check a whole run: what is trained, what is on disk, what a failure costs, and what a second run does."""
+
 from __future__ import annotations
 
 import json
@@ -22,7 +24,7 @@ def rows(out: Path, adapterzoo: Callable[..., Result]) -> dict[str, dict[str, ob
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
-def test_all_seven_train_on_every_base(
+def test_all_seven_methods_train_with_every_quantization(
     quantization: str, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     done = adapterzoo(
@@ -45,7 +47,7 @@ def test_all_seven_train_on_every_base(
                 for e in json.loads((tmp_path / "o" / label / "seed-0" / "result.json").read_text())["history"]
             ]
             assert losses[-1] < losses[0], label
-    # The base has as many parameters however they are stored.
+    # The base model's number of parameters does not depend on the quantization.
     assert len({found[label]["total_params"] for label in ("base", "base-2-shot")}) == 1
     assert (
         found["lora"]["total_params"]
@@ -54,7 +56,9 @@ def test_all_seven_train_on_every_base(
     )
 
 
-def test_what_is_on_disk(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
+def test_the_files_of_a_run(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
     out = tmp_path / "o"
     assert (
         adapterzoo("run", write_recipe("lora, {name: adalora, label: ada}"), "--seed", "3", "--out", out).exit_code == 0
@@ -78,14 +82,14 @@ def test_what_is_on_disk(write_recipe: Callable[..., Path], adapterzoo: Callable
     )
     assert sum(line["exact_match"] for line in lines) / len(lines) == result["metrics"]["exact_match"]
     assert json.loads((out / "ada" / "seed-3" / "result.json").read_text())["findings"]["ranks"]
-    # The tokenizer that is kept pads with something else than the end token.
+    # The saved tokenizer does not pad with the end token.
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(cell / "adapter")
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
 
 
-def test_what_a_method_answers_is_looked_at_and_costs_its_own_row_alone(
+def test_what_a_method_returns_is_checked_and_only_its_own_row_fails(
     write_recipe: Callable[..., Path],
     adapterzoo: Callable[..., Result],
     tmp_path: Path,
@@ -125,15 +129,15 @@ def test_what_a_method_answers_is_looked_at_and_costs_its_own_row_alone(
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "message"),
     [
         (lambda *_: 1 / 0, "problems() of oft raised ZeroDivisionError: division by zero"),
         (lambda *_: "nonsense", "problems() of oft returned 'nonsense', not a list of problems"),
         (lambda *_: None, "problems() of oft returned None"),
     ],
 )
-def test_nonsense_before_training_is_said_with_the_plugin(
-    answer: Any, said: str, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
+def test_a_wrong_answer_before_training_is_reported_with_the_plugin(
+    answer: Any, message: str, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     from adapterzoo.methods.registry import registry
@@ -141,7 +145,7 @@ def test_nonsense_before_training_is_said_with_the_plugin(
     monkeypatch.setattr(type(registry()["oft"]), "problems", answer)
     done = adapterzoo("run", write_recipe("lora, oft"), "--out", tmp_path / "o")
     assert done.exit_code == 2
-    assert f"adapterzoo: its plugin is at fault: {said}" in done.stderr
+    assert f"adapterzoo: its plugin is at fault: {message}" in done.stderr
     assert not (tmp_path / "o").exists()
 
 
@@ -175,12 +179,12 @@ def test_a_cell_that_fails_is_a_row_with_its_reason_and_the_others_finish(
     assert "oft failed: RuntimeError: no [red]wrap[/] today" in done.stdout
     assert not list((tmp_path / "o" / "diverges").rglob("predictions.jsonl"))
     assert "Traceback" in (tmp_path / "o" / "oft" / "seed-0" / "traceback.txt").read_text()
-    # Mended, a rerun trains what failed and keeps the rest.
+    # When the methods work again, a second run trains what failed and keeps the rest.
     monkeypatch.undo()
     again = adapterzoo("run", write_recipe(methods.replace("1e30", "1e-3")), "--out", tmp_path / "o")
     assert again.exit_code == 0, again.output
     assert "lora: exact match" in again.stderr
-    assert again.stderr.count("(there already)") == 3
+    assert again.stderr.count("(already done)") == 3
 
 
 def test_another_recipes_folder_is_left_alone(
@@ -189,13 +193,13 @@ def test_another_recipes_folder_is_left_alone(
     out = tmp_path / "o"
     assert adapterzoo("run", write_recipe("lora", steps="2"), "--out", out).exit_code == 0
     before = (out / "lora" / "seed-0" / "result.json").read_bytes()
-    other = adapterzoo("run", write_recipe("lora", steps="3"), "--out", out)
-    assert other.exit_code == 2
-    assert "holds the results of another recipe (train.steps: 2 there, 3 here)" in other.stderr
+    steps = adapterzoo("run", write_recipe("lora", steps="3"), "--out", out)
+    assert steps.exit_code == 2
+    assert "holds the results of another recipe (train.steps: 2 there, 3 here)" in steps.stderr
     option = adapterzoo("run", write_recipe("{name: lora, r: 4}", steps="2"), "--out", out)
     assert option.exit_code == 2
     assert "holds 'lora' with other settings" in option.stderr
-    assert "r: 8" in (out / "recipe.yaml").read_text(), "what was refused has left no trace"
+    assert "r: 8" in (out / "recipe.yaml").read_text(), "a refused run leaves no trace"
     seed = adapterzoo("run", write_recipe("{name: lora, r: 4}", steps="2"), "--out", out, "--seed", "7")
     assert seed.exit_code == 2, "another seed would stand in the same row"
     assert "holds 'lora' with other settings" in seed.stderr
@@ -207,7 +211,7 @@ def test_another_recipes_folder_is_left_alone(
     assert adapterzoo("run", write_recipe("lora"), "--out", tmp_path / "mine").exit_code == 2
 
 
-def test_another_model_under_the_same_name_is_another_recipe(
+def test_a_model_with_the_same_name_and_other_weights_is_another_recipe(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tiny_model: Path, tmp_path: Path
 ) -> None:
     import torch
@@ -226,7 +230,7 @@ def test_another_model_under_the_same_name_is_another_recipe(
     assert "holds the results of another recipe (model.weights:" in again.stderr
 
 
-def test_a_method_outside_the_recipe_joins_by_name(
+def test_a_method_that_is_not_in_the_recipe_can_be_named(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     recipe = write_recipe("lora, {name: lora, label: small, r: 2}", steps="2")
@@ -238,7 +242,7 @@ def test_a_method_outside_the_recipe_joins_by_name(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_a_killed_run_keeps_what_was_finished_and_goes_on(
+def test_a_killed_run_keeps_its_finished_cells_and_can_go_on(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     recipe, out = write_recipe("lora, ia3, oft", steps="40"), tmp_path / "o"
@@ -257,7 +261,7 @@ def test_a_killed_run_keeps_what_was_finished_and_goes_on(
     assert {row["status"] for row in rows(out, adapterzoo).values()} == {"ok"}
 
 
-def test_default_output_folder_is_one_for_each_set_of_overrides(
+def test_each_set_of_overrides_has_its_own_default_output_folder(
     write_recipe: Callable[..., Path],
     adapterzoo: Callable[..., Result],
     tmp_path: Path,
@@ -272,7 +276,7 @@ def test_default_output_folder_is_one_for_each_set_of_overrides(
     assert folders[1].startswith("tiny-")
 
 
-def test_peak_memory_is_of_the_cell_not_of_the_process() -> None:
+def test_peak_memory_is_that_of_the_cell_not_of_the_process() -> None:
     from adapterzoo.machine.memory import PeakMemory
 
     def peak(megabytes: int) -> int:
@@ -301,15 +305,15 @@ print(int(keep_freed_memory()), faults(), faults())
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has this setting")
 def test_freed_memory_is_kept_for_the_next_tensor() -> None:
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     kept, _, faults = map(int, done.stdout.split())
     assert kept
-    assert faults < 100, "each time anew it would be 200,000"
+    assert faults < 100, "with new memory for each tensor there are 200,000"
 
 
-def test_the_same_from_python(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+def test_python_functions_run_and_compare_like_the_commands(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
     import adapterzoo
 
     comparison = adapterzoo.run(write_recipe("ia3"), tmp_path / "o", overrides=["train.steps=2"])
@@ -322,7 +326,7 @@ def test_another_version_of_a_plugin_is_another_method(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Seeds of two versions are no row, and a checkpoint of one is not gone on with by the other."""
+    """Seeds of two versions are not joined into a row, and one version does not resume a checkpoint of the other."""
     from adapterzoo.prepare import plan
     from adapterzoo.running import worker
 
@@ -350,8 +354,8 @@ def test_another_version_of_a_plugin_is_another_method(
         assert refused.exit_code == 2
         text = " ".join(refused.stderr.split())
         assert "holds 'lora' with other settings (plugin: 'adapterzoo 2.0' there, 'adapterzoo 3.0' here)" in text
-    other = adapterzoo("run", recipe, *sets, "--seed", "1", "--out", tmp_path / "other")
-    assert other.exit_code == 0
+    second = adapterzoo("run", recipe, *sets, "--seed", "1", "--out", tmp_path / "other")
+    assert second.exit_code == 0
     table = json.loads(adapterzoo("compare", tmp_path / "o", tmp_path / "other", "--format", "json").stdout)
     assert sorted((row["label"], row["plugin"]) for row in table["rows"]) == [
         ("lora (o)", "adapterzoo 2.0"), ("lora (other)", "adapterzoo 3.0"),
@@ -369,8 +373,8 @@ def test_a_damaged_adapter_is_named_and_trained_again(
         damaged = bytearray(content)
         damaged[len(content) // 2] ^= 1
         (folder / name).write_bytes(damaged)
-        said = f"seed-0/adapter/{name} is not what the run wrote"
-        assert f"lora: {said}" in " ".join(adapterzoo("compare", out).stdout.split())
+        message = f"lora: seed-0/adapter/{name} is not what the run wrote"
+        assert message in " ".join(adapterzoo("compare", out).stdout.split())
         assert rows(out, adapterzoo)["lora"]["damaged"] == [f"seed-0/adapter/{name}"]
         (folder / name).write_bytes(content)
     assert rows(out, adapterzoo)["lora"]["damaged"] == []
@@ -378,18 +382,19 @@ def test_a_damaged_adapter_is_named_and_trained_again(
     ia3 = (out / "ia3" / "seed-0" / "result.json").read_bytes()
     again = adapterzoo("run", recipe, "--out", out)
     assert again.exit_code == 0
-    assert "lora, seed 0: adapter/adapter_model.safetensors is not what was written: trained again" in again.stderr
+    message = "lora, seed 0: adapter/adapter_model.safetensors is not what the run wrote, so it is trained again"
+    assert message in again.stderr
     assert (folder / "adapter_model.safetensors").read_bytes() == whole["adapter_model.safetensors"]
     assert (out / "ia3" / "seed-0" / "result.json").read_bytes() == ia3
-    # Removed as a whole, to save room, an adapter is not trained again.
+    # If the whole adapter was removed, perhaps to save space, it is not trained again.
     shutil.rmtree(folder)
     kept = adapterzoo("run", recipe, "--out", out)
-    assert kept.stderr.count("(there already)") == 4
+    assert kept.stderr.count("(already done)") == 4
     assert rows(out, adapterzoo)["lora"]["damaged"] == []
 
 
 @pytest.mark.parametrize("name", ["base", "base-4-shot"])
-def test_no_method_has_the_name_of_the_untouched_base(name: str, plugin_folder: Path) -> None:
+def test_no_method_can_have_the_label_of_the_untouched_base(name: str, plugin_folder: Path) -> None:
     from third_party import METHOD, plugin
 
     from adapterzoo.methods.registry import Registry
@@ -399,7 +404,7 @@ def test_no_method_has_the_name_of_the_untouched_base(name: str, plugin_folder: 
     assert f"Mine.name is '{name}': that is the label of the untouched base" in zoo.broken[0].reason
 
 
-def test_no_label_is_the_one_of_the_untouched_base(
+def test_no_recipe_can_use_the_label_of_the_untouched_base(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]
 ) -> None:
     for label in ("base", "Base", "base-4-shot"):
@@ -408,7 +413,7 @@ def test_no_label_is_the_one_of_the_untouched_base(
         assert f"the label '{label}' is taken by the untouched base" in done.stderr
 
 
-def test_a_plugin_that_changes_the_working_directory_moves_no_result(
+def test_results_stay_in_place_if_a_plugin_changes_the_working_directory(
     write_recipe: Callable[..., Path], adapterzoo_process: Callable[..., Any], adapterzoo: Callable[..., Result],
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -420,12 +425,12 @@ def test_a_plugin_that_changes_the_working_directory_moves_no_result(
     monkeypatch.chdir(tmp_path / "here")
     kind, wrap = type(registry()["oft"]), type(registry()["oft"]).wrap
 
-    def wanders(self: object, model: Any, *rest: Any) -> Any:
+    def changes_directory(self: object, model: Any, *arguments: Any) -> Any:
         os.chdir(tmp_path / "there")
-        model.get_input_embeddings().weight.data.add_(1)  # so that the base has to be loaded again, from where it was
-        return wrap(self, model, *rest)
+        model.get_input_embeddings().weight.data.add_(1)  # so that the base model has to be loaded again
+        return wrap(self, model, *arguments)
 
-    monkeypatch.setattr(kind, "wrap", wanders)
+    monkeypatch.setattr(kind, "wrap", changes_directory)
     recipe = write_recipe("oft, ia3, lora", steps="1")
     done = adapterzoo("run", recipe, "--set", "model.name=./model", "--out", "o")
     assert done.exit_code == 0, done.output

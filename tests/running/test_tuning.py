@@ -1,3 +1,5 @@
+"""Check tuning: every method gets the same settings, the validation rows choose, and trials are kept."""
+
 from __future__ import annotations
 
 import json
@@ -9,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from math import log10
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +33,10 @@ def cell(**changes: Any) -> MethodCell:
     return MethodCell(label="lora", method="lora", quantization="none", **{**settings, **changes})
 
 
-def parabola(other: MethodCell, number: int) -> Score:
-    return Score("exact_match", 1 - abs(3 + _log(other)), abs(3 + _log(other)))
-
-
-def _log(other: MethodCell) -> float:
-    from math import log10
-
-    return log10(other.learning_rate or 1)
+def peak(trial: MethodCell, number: int) -> Score:
+    """Return a score that is best with a learning rate of 1e-3."""
+    distance = abs(3 + log10(trial.learning_rate or 1))
+    return Score("exact_match", 1 - distance, distance)
 
 
 def test_all_methods_get_the_same_points_after_their_own_default() -> None:
@@ -51,37 +50,37 @@ def test_all_methods_get_the_same_points_after_their_own_default() -> None:
         low < rate < high
         for rate, low, high in zip(rates, (1e-5, 4e-5, 2e-4, 1e-3), (7e-5, 4e-4, 2e-3, 1e-2), strict=True)
     )
-    assert points(cell(learning_rate=1.0))[0] != {"learning_rate": 1.0}, "not where the range leaves it out"
+    assert points(cell(learning_rate=1.0))[0] != {"learning_rate": 1.0}, "a default outside the range is left out"
 
 
-def test_ranges_of_whole_numbers_and_of_values() -> None:
+def test_a_range_may_have_whole_numbers_or_a_list_of_values() -> None:
     ranges = {"r": Range(low=2, high=5), "dropout": Range(values=[0.0, 0.1])}
     found = points(cell(ranges=ranges, options={"r": 8, "dropout": 0.0}, trials=30))
-    assert len(found) == 8, "there are no more"
+    assert len(found) == 8, "the ranges have only 8 different settings"
     assert {point["r"] for point in found} == {2, 3, 4, 5}
 
 
-def test_the_best_of_the_validation_rows_is_chosen(tmp_path: Path) -> None:
-    found = tune(cell(), tmp_path, False, parabola)
+def test_the_setting_with_the_best_validation_score_is_chosen(tmp_path: Path) -> None:
+    found = tune(cell(), tmp_path, False, peak)
     assert len(found["trials"]) == 5
     best = max(found["trials"], key=lambda trial: trial["score"] or -9)
     assert found["chosen"] == best["settings"]
     assert found["metric"] == "exact_match"
-    lower = tune(cell(learning_rate=4e-4), tmp_path, True, parabola)
+    lower = tune(cell(learning_rate=4e-4), tmp_path, True, peak)
     assert lower["chosen"] != found["chosen"]
 
 
 def test_equal_scores_are_decided_by_the_loss(tmp_path: Path) -> None:
-    found = tune(cell(), tmp_path, False, lambda other, n: Score("m", 0.5, parabola(other, n).loss))
+    found = tune(cell(), tmp_path, False, lambda trial, n: Score("m", 0.5, peak(trial, n).loss))
     best = min(found["trials"], key=lambda trial: trial["loss"] or 9)
     assert found["chosen"] == best["settings"]
 
 
-def test_a_setting_that_fails_is_a_trial_and_no_end(tmp_path: Path) -> None:
-    def fails(other: MethodCell, number: int) -> Score:
-        if (other.learning_rate or 0) > 1e-3:
+def test_a_setting_that_fails_is_a_failed_trial_and_does_not_end_tuning(tmp_path: Path) -> None:
+    def fails(trial: MethodCell, number: int) -> Score:
+        if (trial.learning_rate or 0) > 1e-3:
             raise AdapterzooError("the loss became nan")
-        return parabola(other, number)
+        return peak(trial, number)
 
     found = tune(cell(), tmp_path, False, fails)
     failed = [trial for trial in found["trials"] if trial["score"] is None]
@@ -89,27 +88,27 @@ def test_a_setting_that_fails_is_a_trial_and_no_end(tmp_path: Path) -> None:
     assert failed
     assert failed[0]["error"] == "AdapterzooError: the loss became nan"
 
-    def never(other: MethodCell, number: int) -> Score:
+    def never(trial: MethodCell, number: int) -> Score:
         raise AdapterzooError("no")
 
     with pytest.raises(AdapterzooError, match="all 5 trials failed, the last one: AdapterzooError: no"):
         tune(cell(learning_rate=2e-4), tmp_path, False, never)
 
 
-def test_trials_that_are_there_are_not_tried_again(tmp_path: Path) -> None:
+def test_finished_trials_are_not_run_again(tmp_path: Path) -> None:
     tried: list[float | None] = []
 
-    def stops(other: MethodCell, number: int) -> Score:
-        tried.append(other.learning_rate)
+    def stops(trial: MethodCell, number: int) -> Score:
+        tried.append(trial.learning_rate)
         if len(tried) == 3:
             raise KeyboardInterrupt
-        return parabola(other, number)
+        return peak(trial, number)
 
     with pytest.raises(KeyboardInterrupt):
         tune(cell(), tmp_path, False, stops)
     found = tune(cell(), tmp_path, False, stops)
-    assert len(tried) == 6, "the one that was stopped once more"
-    whole = tune(cell(), tmp_path / "whole", False, parabola)
+    assert len(tried) == 6, "only the trial that was stopped is run again"
+    whole = tune(cell(), tmp_path / "whole", False, peak)
 
     def known(tuning: Any) -> list[Any]:
         return sorted((trial["settings"]["learning_rate"], trial["score"]) for trial in tuning["trials"])
@@ -120,7 +119,7 @@ def test_trials_that_are_there_are_not_tried_again(tmp_path: Path) -> None:
     assert len(tried) == 6
 
 
-def test_a_run_tunes_by_the_validation_rows_and_says_so(
+def test_a_run_tunes_by_the_validation_rows_and_reports_it(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     recipe = write_recipe("lora, ia3", extra=TUNE + "seeds: [0, 1]\n")
@@ -134,21 +133,21 @@ def test_a_run_tunes_by_the_validation_rows_and_says_so(
     for (label, _), result in results.items():
         assert len(result["tuning"]["trials"]) == 4
         assert result["learning_rate"] == result["tuning"]["chosen"]["learning_rate"]
-        assert result["tuning"] == results[label, 0]["tuning"], "tuned once, for all seeds"
+        assert result["tuning"] == results[label, 0]["tuning"], "tuned once for all seeds"
         losses = [trial["loss"] for trial in result["tuning"]["trials"]]
         assert len(set(losses)) == 4
-        assert result["metrics"]["test_loss"] not in losses, "those are of other rows"
+        assert result["metrics"]["test_loss"] not in losses, "the losses of trials are those of validation rows"
     assert not list((tmp_path / "out").rglob("trial"))
     assert re.search(r"lora: learning_rate \S+ chosen of 4 by exact_match on the validation rows", done.stdout)
     again = adapterzoo("run", recipe, "--out", tmp_path / "out")
-    assert "there already" in again.stderr
+    assert "already done" in again.stderr
     assert "training" not in again.stderr
-    other = adapterzoo("run", recipe, "--out", tmp_path / "out", "--set", "tune.learning_rate.trials=5")
-    assert other.exit_code == 2
-    assert "holds the results of another recipe (tune.learning_rate.trials: 4 there, 5 here)" in other.stderr
+    refused = adapterzoo("run", recipe, "--out", tmp_path / "out", "--set", "tune.learning_rate.trials=5")
+    assert refused.exit_code == 2
+    assert "holds the results of another recipe (tune.learning_rate.trials: 4 there, 5 here)" in refused.stderr
 
 
-def test_seeds_that_are_asked_for_later_have_the_same_settings(
+def test_seeds_that_are_run_later_have_the_same_settings(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     recipe = write_recipe("lora", extra=TUNE + "seeds: [3, 1]\n")
@@ -162,10 +161,10 @@ def test_seeds_that_are_asked_for_later_have_the_same_settings(
     assert len({result["learning_rate"] for result in results}) == 1
 
 
-def test_what_tuning_chose_is_what_training_with_it_gives(
+def test_a_tuned_row_equals_a_row_trained_with_the_chosen_settings(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
-    """Trials leave no trace in the row that is trained after them."""
+    """The trials leave no trace in the row that is trained after them."""
     adapterzoo("run", write_recipe("lora", extra=TUNE), "--out", tmp_path / "tuned")
     tuned = json.loads((tmp_path / "tuned" / "lora" / "seed-0" / "result.json").read_text())
     recipe = write_recipe("lora", name="plain.yaml")
@@ -175,7 +174,7 @@ def test_what_tuning_chose_is_what_training_with_it_gives(
     assert plain["history"] == tuned["history"]
 
 
-def test_a_killed_run_goes_on_with_the_trial_it_was_at(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_with_its_unfinished_trial(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
     recipe, out = write_recipe("lora", extra=TUNE, steps="60"), tmp_path / "out"
     command = [sys.executable, "-m", "adapterzoo", "run", str(recipe), "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
@@ -195,7 +194,7 @@ def test_a_killed_run_goes_on_with_the_trial_it_was_at(write_recipe: Callable[..
 
 
 @pytest.mark.parametrize(
-    ("methods", "tune", "said"),
+    ("methods", "tune", "message"),
     [
         ("lora", "learning_rate: {low: 1}", "needs low and high, or values"),
         ("lora", "r: {values: [4, 4]}", "has the same value twice"),
@@ -207,64 +206,68 @@ def test_a_killed_run_goes_on_with_the_trial_it_was_at(write_recipe: Callable[..
         ("lora", "r: {values: [0, 8]}", "lora refuses r = 0"),
         ("{name: lora, r: 4}", "r: {values: [4, 8]}", "'r' is also set for lora"),
         ("{name: lora, learning_rate: 1e-4}", "learning_rate: {low: 1e-5, high: 1}", "is also set for lora"),
-        ("lora", "{learning_rate: {values: [1e-4], trials: 2}, r: {values: [4], trials: 3}}", "asks for 2, 3 trials"),
+        (
+            "lora",
+            "{learning_rate: {values: [1e-4], trials: 2}, r: {values: [4], trials: 3}}",
+            "has different numbers of trials: 2, 3",
+        ),
         ("lora", "r: {values: [4, 8]}\nbudget: {trainable_params: 5k}", "'r' of lora is set by the budget"),
     ],
 )
-def test_mistakes_are_said_with_their_line(
+def test_mistakes_are_reported_with_their_line(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], no_weights: None, methods: str, tune: str,
-    said: str,
+    message: str,
 ) -> None:  # fmt: skip
     refused = adapterzoo("check", write_recipe(methods, extra=f"tune:\n  {tune}\n"))
     assert refused.exit_code == 2
-    assert said in refused.stderr
+    assert message in refused.stderr
     assert re.search(r"recipe.yaml:\d+", refused.stderr)
 
 
 @pytest.mark.parametrize("lines", range(1, 9))
-def test_a_journal_that_ends_anywhere_is_gone_on_with(tmp_path: Path, lines: int) -> None:
-    """Killed after any line: every trial once, in the same order, and the same one chosen."""
-    whole = tune(cell(), tmp_path / "whole", False, parabola)
+def test_tuning_continues_a_journal_that_ends_after_any_line(tmp_path: Path, lines: int) -> None:
+    """Every trial is run once, in the same order, and the same settings are chosen."""
+    whole = tune(cell(), tmp_path / "whole", False, peak)
     folder = tmp_path / "cut"
     folder.mkdir()
     journal = (tmp_path / "whole" / JOURNAL).read_text().splitlines(keepends=True)
     (folder / JOURNAL).write_text("".join(journal[:lines]))
     (folder / f"{JOURNAL}.lock").symlink_to("nowhere")
-    found = tune(cell(), folder, False, parabola)
-    plain = [[{**trial, "seconds": 0} for trial in one["trials"]] for one in (whole, found)]
-    assert plain[0] == plain[1]
+    found = tune(cell(), folder, False, peak)
+    trials = [[{**trial, "seconds": 0} for trial in tuning["trials"]] for tuning in (whole, found)]
+    assert trials[0] == trials[1]
     assert found["chosen"] == whole["chosen"]
 
 
-def test_a_score_that_is_no_number_is_a_failed_trial(tmp_path: Path) -> None:
-    def overflows(other: MethodCell, number: int) -> Score:
+def test_a_score_that_is_not_finite_is_a_failed_trial(tmp_path: Path) -> None:
+    def overflows(trial: MethodCell, number: int) -> Score:
         if number == 1:
             return Score("perplexity", float("inf"), float("nan"))
-        return parabola(other, number)
+        return peak(trial, number)
 
     trials = tune(cell(), tmp_path, False, overflows)["trials"]
     assert [number for number, trial in enumerate(trials) if trial["score"] is None] == [1]
     assert "perplexity is inf" in (trials[1]["error"] or "")
 
 
-def test_a_setting_that_failed_is_tried_again_by_another_run(tmp_path: Path) -> None:
-    def fails(other: MethodCell, number: int) -> Score:
+def test_another_run_tries_a_failed_setting_again(tmp_path: Path) -> None:
+    def fails(trial: MethodCell, number: int) -> Score:
         raise MemoryError
 
     with pytest.raises(AdapterzooError, match="all 5 trials failed"):
         tune(cell(), tmp_path, False, fails)
-    assert all(trial["score"] is not None for trial in tune(cell(), tmp_path, False, parabola)["trials"])
+    assert all(trial["score"] is not None for trial in tune(cell(), tmp_path, False, peak)["trials"])
 
 
-def test_an_option_has_the_same_points_whatever_else_a_method_has() -> None:
+def test_an_option_gets_the_same_values_whatever_other_options_a_method_has() -> None:
     both = {"lora_dropout": Range(low=0.0, high=0.5), "learning_rate": RATE}
     names = ("learning_rate", "lora_dropout")
-    with_it = points(cell(ranges=both, tuned=names, learning_rate=1.0))
+    with_dropout = points(cell(ranges=both, tuned=names, learning_rate=1.0))
     without = points(cell(ranges={"learning_rate": RATE}, tuned=names, learning_rate=1.0))
-    assert [point["learning_rate"] for point in with_it] == [point["learning_rate"] for point in without]
+    assert [point["learning_rate"] for point in with_dropout] == [point["learning_rate"] for point in without]
 
 
-def test_what_is_kept_of_a_tuned_recipe_can_be_run_again(
+def test_the_recipe_that_a_tuned_run_keeps_can_be_run_again(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     extra = "tune:\n  lora_dropout: {values: [0.0, 0.1]}\nbudget: {trainable_params: 20k}\n"
@@ -272,10 +275,10 @@ def test_what_is_kept_of_a_tuned_recipe_can_be_run_again(
     assert first.exit_code == 0, first.stderr
     again = adapterzoo("run", tmp_path / "out" / "recipe.yaml", "--out", tmp_path / "out")
     assert again.exit_code == 0, again.stderr
-    assert "there already" in again.stderr
+    assert "already done" in again.stderr
 
 
-def test_a_setting_must_work_and_be_of_the_size_that_the_budget_asks_for(
+def test_a_setting_must_work_and_must_not_change_the_size_that_the_budget_sets(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], no_weights: None
 ) -> None:
     budget = "budget: {trainable_params: 20k}\n"
@@ -292,7 +295,7 @@ def test_a_setting_must_work_and_be_of_the_size_that_the_budget_asks_for(
     assert fine.exit_code == 0, fine.stderr
 
 
-def test_rows_to_choose_by_are_none_of_the_test(
+def test_validation_rows_that_are_also_test_rows_are_refused(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], no_weights: None, tmp_path: Path
 ) -> None:
     for name, first in (("train", 0), ("validation", 20), ("test", 25)):
@@ -303,14 +306,14 @@ def test_rows_to_choose_by_are_none_of_the_test(
     recipe.write_text(re.sub(r"  source: .*\n", "", recipe.read_text()))
     refused = adapterzoo("check", recipe)
     assert refused.exit_code == 2
-    assert "5 of 10 validation rows are in test too: what is chosen by them has seen the test" in refused.stderr
+    assert "5 of 10 validation rows are in test too: settings would be chosen by test rows" in refused.stderr
     dropped = adapterzoo("check", recipe, "--set", "data.split.duplicates=drop")
     assert dropped.exit_code == 0, dropped.stderr
     assert "5 validation, 10 test rows" in dropped.stdout
 
 
 @pytest.mark.parametrize("name", ["[lora]", "{a: 1}", "null"])
-def test_names_that_are_none_are_no_traceback(
+def test_a_method_name_that_is_not_a_text_is_reported_with_its_line(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], no_weights: None, name: str
 ) -> None:
     refused = adapterzoo("check", write_recipe(f"{{name: {name}}}", extra=TUNE))
@@ -318,7 +321,7 @@ def test_names_that_are_none_are_no_traceback(
     assert re.search(r"recipe.yaml:\d+", refused.stderr)
 
 
-def test_there_must_be_rows_to_choose_by(
+def test_tuning_needs_validation_rows(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], no_weights: None
 ) -> None:
     recipe = write_recipe("lora", extra=TUNE, split="{train: 0.8, validation: 0, test: 0.2}")
@@ -328,16 +331,16 @@ def test_there_must_be_rows_to_choose_by(
 
 
 def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
-    tune(cell(), tmp_path, False, parabola)
+    tune(cell(), tmp_path, False, peak)
     with (tmp_path / JOURNAL).open("a") as file:
         file.write('{"op_code": 6, "worker\n{}\n')
     with pytest.raises(AdapterzooError, match=r"tuning\.journal is damaged\. Remove it"):
-        tune(cell(), tmp_path, False, parabola)
+        tune(cell(), tmp_path, False, peak)
 
 
-def test_a_changed_digit_in_the_journal_chooses_nothing_else(tmp_path: Path) -> None:
-    """The trial is made again, or the journal is named as damaged."""
-    whole = tune(cell(), tmp_path / "whole", False, parabola)
+def test_a_changed_digit_in_the_journal_does_not_change_the_choice(tmp_path: Path) -> None:
+    """The trial is run again, or the journal is reported as damaged."""
+    whole = tune(cell(), tmp_path / "whole", False, peak)
     journal = (tmp_path / "whole" / JOURNAL).read_text()
     digits = [at for at, letter in enumerate(journal) if letter.isdigit()]
     for number, at in enumerate(digits[:: len(digits) // 60]):
@@ -345,18 +348,18 @@ def test_a_changed_digit_in_the_journal_chooses_nothing_else(tmp_path: Path) -> 
         folder.mkdir()
         (folder / JOURNAL).write_text(journal[:at] + str((int(journal[at]) + 5) % 10) + journal[at + 1 :])
         found = whole
-        with suppress(AdapterzooError):  # which says that the journal is damaged
-            found = tune(cell(), folder, False, parabola)
+        with suppress(AdapterzooError):  # the journal is reported as damaged
+            found = tune(cell(), folder, False, peak)
         assert found["chosen"] == whole["chosen"]
         assert [trial["score"] for trial in found["trials"]] == [trial["score"] for trial in whole["trials"]]
 
 
-def test_trials_of_another_version_of_a_plugin_are_others(tmp_path: Path) -> None:
+def test_another_version_of_a_plugin_has_its_own_trials(tmp_path: Path) -> None:
     tried: list[int] = []
 
-    def counting(other: MethodCell, number: int) -> Score:
+    def counting(trial: MethodCell, number: int) -> Score:
         tried.append(number)
-        return parabola(other, number)
+        return peak(trial, number)
 
     for version, expected in (("p 1.0", 5), ("p 1.0", 0), ("p 2.0", 5)):
         tried.clear()

@@ -1,4 +1,4 @@
-"""What the tests of training share: one prepared cell on the tiny model, by hand."""
+"""Wrap, train and save single cells of a prepared recipe on the tiny model, for tests of training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from adapterzoo.training.trainer import Trained, train_adapter
 
 
 class Bench:
-    """A recipe that is prepared, with bases loaded as they are asked for."""
+    """A prepared recipe, whose cells a test can wrap, train and save one by one."""
 
     def __init__(self, recipe: Path, *overrides: str) -> None:
         self.recipe = load_recipe(recipe, overrides)
@@ -29,7 +29,7 @@ class Bench:
         return base.load(self.recipe.model, self.prepared.location, quantization, self.recipe.data.max_length)
 
     def method(self, label: str) -> tuple[Any, Any, Any]:
-        """The method of a cell, its options and its context."""
+        """Return the method of a cell, its options and its context."""
         cell = self.cells[label]
         method = registry()[cell.method]
         return method, method.options(**cell.options), self.prepared.context(cell)
@@ -57,7 +57,7 @@ class Bench:
         return train_adapter(model, self.prepared.encoded, self.recipe.train, **{**settings, **changes})
 
     def adapter(self, label: str, loaded: base.Base, folder: Path, **changes: Any) -> dict[str, Any]:
-        """Train a cell and give the tensors that were saved."""
+        """Train a cell, and return the saved tensors by name."""
         with self.wrapped(label, loaded) as model:
             self.train(label, model, folder / "checkpoints", **changes)
             self.method(label)[0].save(model, folder / "adapter")
@@ -65,7 +65,7 @@ class Bench:
 
 
 def assert_same(first: dict[str, Any], second: dict[str, Any]) -> None:
-    """The same tensors, bit for bit."""
+    """Assert that two adapters have the same tensors, bit for bit."""
     assert first.keys() == second.keys()
     different = [name for name in first if not first[name].equal(second[name])]
     assert not different, f"{len(different)} of {len(first)} tensors differ, like {different[0]}"

@@ -1,6 +1,6 @@
-"""Four families of models as their tokenizers and chat templates are, with a vocabulary of their own.
+"""Small tokenizers that behave like those of four model families, with their published chat templates.
 
-The templates are those that the models are published with, up to line breaks.
+The templates differ from the published ones only in line breaks.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ MISTRAL = (
     "{{ '[INST] ' + message['content'] + ' [/INST]' }}"
     "{% elif message['role'] == 'assistant' %}{{ ' ' + message['content'] + eos_token }}{% endif %}{% endfor %}"
 )
-# As Qwen3's: only the last answer is written with the place where a model may think.
+# As in Qwen3's template, only the last answer gets a block for thoughts.
 THINKING = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{% if message['role'] == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
     "{{ message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-# name -> template, its tokens, the end of a turn, and whether spaces are part of words as sentencepiece has them
+# Name -> template, special tokens, the token that ends a turn, and whether spaces are part of words (sentencepiece).
 FAMILIES: dict[str, tuple[str, tuple[str, ...], str, bool]] = {
     "chatml": (CHATML, ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), "<|im_end|>", False),
     "llama3": (
@@ -66,42 +66,44 @@ TEXT = (
 
 @cache
 def tokenizer(family: str, *, adds_bos: bool = True) -> Any:
-    """A tokenizer of the family, that puts its first token in front of any text, as theirs do."""
+    """Return a tokenizer of the family; like the real ones, it puts the bos token in front of every text."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
 
     template, specials, end, words = FAMILIES[family]
-    made = Tokenizer(models.BPE())
+    backend = Tokenizer(models.BPE())
     alphabet = [] if words else pre_tokenizers.ByteLevel.alphabet()
     if words:
-        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
         replace = decoders.Replace("▁", " ")
-        made.decoder = decoders.Sequence([replace, decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+        backend.decoder = decoders.Sequence(
+            [replace, decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        )
     else:
-        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        made.decoder = decoders.ByteLevel()
-    made.train_from_iterator(
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+    backend.train_from_iterator(
         [TEXT], trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False)
     )
-    if words:  # a token for each byte, for what no other can write
-        trained = json.loads(made.to_str())["model"]
+    if words:  # add one token for each byte, for texts that no other tokens can write
+        trained = json.loads(backend.to_str())["model"]
         vocabulary = {
             token: n for n, token in enumerate([*trained["vocab"], "<unk>", *(f"<0x{b:02X}>" for b in range(256))])
         }
         merges = [tuple(pair) for pair in trained["merges"]]
-        made.model = models.BPE(vocabulary, merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True)
+        backend.model = models.BPE(vocabulary, merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True)
     names = {"bos_token": specials[0], "eos_token": "</s>" if family == "mistral" else end}
     if family == "gemma":
         names["eos_token"] = "<eos>"
     if family == "chatml":
         del names["bos_token"]
-    made.add_special_tokens(list(specials))
+    backend.add_special_tokens(list(specials))
     if adds_bos and "bos_token" in names:
-        bos = (specials[0], made.token_to_id(specials[0]))
-        made.post_processor = TemplateProcessing(single=f"{specials[0]} $A", special_tokens=[bos])
+        bos = (specials[0], backend.token_to_id(specials[0]))
+        backend.post_processor = TemplateProcessing(single=f"{specials[0]} $A", special_tokens=[bos])
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=made, **names, extra_special_tokens=list(specials), clean_up_tokenization_spaces=False
+        tokenizer_object=backend, **names, extra_special_tokens=list(specials), clean_up_tokenization_spaces=False
     )
     fast.chat_template = template
     return fast

@@ -1,4 +1,4 @@
-"""A hub of datasets on this machine: what huggingface_hub and datasets ask for, answered as the real one does."""
+"""A local server that answers huggingface_hub and datasets like the real hub."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
-# What is small is redirected to a cache on the same host, what is large to another host.
+# Like the real hub, it redirects requests for small files to a cache on the same host, and for large ones to another.
 ADDRESSES = [
     re.compile(r"/api/datasets/(?P<id>[^/]+/[^/]+)(/(?P<what>revision|tree)/(?P<revision>[^/]+)(?P<folder>/.+)?)?"),
     re.compile(r"/datasets/(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)"),
     re.compile(r"/(api/resolve-cache|cdn)/datasets/(?P<id>[^/]+/[^/]+)/(?P<revision>[^/]+)/(?P<path>.+)"),
 ]  # fmt: skip
-LARGE = 100_000
+LARGE = 100_000  # bytes
 
 
 @dataclass
 class Repository:
-    """Branch or tag -> path -> content; and how the paths end that only those may read whom the owners let in."""
+    """A dataset on the hub."""
 
     revisions: dict[str, dict[str, bytes]]
+    """branch or tag -> path -> content"""
     gated: tuple[str, ...] = ()
+    """endings of the paths that need the owners' permission"""
 
     def commits(self) -> dict[str, str]:
         return {hashlib.sha1(f"{name} {sorted(self.revisions)}".encode()).hexdigest(): name for name in self.revisions}
@@ -35,13 +37,16 @@ class Repository:
 
 @dataclass
 class Hub:
+    """The datasets of a server, and a record of its requests."""
+
     repositories: dict[str, Repository]
     endpoint: str = ""
-    asked: list[tuple[str, str, int]] = field(default_factory=list)  # method, path, bytes that were taken
+    requests: list[tuple[str, str, int]] = field(default_factory=list)
+    """HTTP method, path and number of bytes sent of each request"""
 
     def fetched(self, dataset: str) -> int:
-        """How many bytes were taken of a dataset's files."""
-        return sum(count for method, path, count in self.asked if method == "GET" and f"datasets/{dataset}/" in path)
+        """Return how many bytes of a dataset's files were sent."""
+        return sum(count for method, path, count in self.requests if method == "GET" and f"datasets/{dataset}/" in path)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -53,16 +58,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
-        found = next(filter(None, (address.fullmatch(path) for address in ADDRESSES)), None)
-        asked = {name: unquote(value) for name, value in found.groupdict().items() if value} if found else {}
+        match = next(filter(None, (address.fullmatch(path) for address in ADDRESSES)), None)
+        asked = {name: unquote(value) for name, value in match.groupdict().items() if value} if match else {}
         login = self.headers.get("authorization")
         if login == "Bearer bad":
             return self.send(401, {"X-Error-Message": "Invalid credentials in Authorization header"})
         if (repository := self.hub.repositories.get(asked.get("id", ""))) is None:
-            return self.refuse(401, "RepoNotFound", "Invalid username or password.")  # there may be a private one
+            # The real hub says this as well, because it does not tell whether a private repository exists.
+            return self.refuse(401, "RepoNotFound", "Invalid username or password.")
         revision = asked.get("revision", "main")
         commits = repository.commits()
-        if (commit := next((one for one, name in commits.items() if revision in (one, name)), None)) is None:
+        if (commit := next((sha for sha, name in commits.items() if revision in (sha, name)), None)) is None:
             return self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         files = repository.revisions[commits[commit]]
         if "path" not in asked:
@@ -117,16 +123,17 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         sent = 0
-        try:  # in pieces, to know how much a client took that goes away
+        try:  # send small pieces, to know how much a client read before it closed the connection
             while self.command != "HEAD" and sent < len(body):
                 sent += self.wfile.write(body[sent : sent + 65536])
         except OSError:
             self.close_connection = True
-        self.hub.asked.append((self.command, unquote(self.path), sent))
+        self.hub.requests.append((self.command, unquote(self.path), sent))
 
 
 @contextmanager
 def serving(repositories: dict[str, Repository]) -> Iterator[Hub]:
+    """Run a server with these datasets, and yield its record of requests."""
     hub = Hub(repositories)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("HandlerOfHub", (Handler,), {"hub": hub}))
     server.daemon_threads = True

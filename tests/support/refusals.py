@@ -1,4 +1,4 @@
-"""What a user's mistake looks like at the command line."""
+"""Check how the command line refuses a user's mistake."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from click.testing import Result
 
 
 def refused(result: Result, *expected: str) -> None:
-    """Exit code 2, nothing on stdout, no traceback, and each of these texts among what was said."""
+    """Assert exit code 2, an empty stdout, no traceback, and each of these texts on stderr."""
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
     assert "Traceback" not in result.output

@@ -1,4 +1,4 @@
-"""A row of every format, and the turns that it is."""
+"""One example row of every data format, with the turns that it contains."""
 
 from __future__ import annotations
 

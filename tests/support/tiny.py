@@ -1,4 +1,4 @@
-"""The recipe that most tests write, and the seven methods of the quickstart."""
+"""The recipe on the tiny model that most tests write, and the seven methods of the quickstart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results written by hand, with the answers of each test example, as a run writes them."""
+"""Write the results of a cell as a run writes them, with scores that a test chooses."""
 
 from __future__ import annotations
 
@@ -23,8 +23,17 @@ def write(
     losses: Sequence[float] = (),
     **changes: Any,
 ) -> Result:
-    """One cell of as many test examples as there are in ``right``, each of two tokens."""
-    losses = losses or [2.0 if one else 4.0 for one in right]
+    """Write one cell's result and predictions.
+
+    Args:
+        folder: the output folder.
+        label: the label of the row.
+        right: whether the answer to each test example is right; every example has two tokens.
+        seed: the seed.
+        losses: the loss of each test example; by default 2 for right answers and 4 for wrong ones.
+        changes: values of further fields of the result.
+    """
+    losses = losses or [2.0 if is_right else 4.0 for is_right in right]
     settings: dict[str, Any] = {
         "method": None if label.startswith("base") else label.partition("-")[0],
         "quantization": "none",
@@ -39,13 +48,13 @@ def write(
             "index": index,
             "prompt": f"question {index}",
             "reference": "yes",
-            "prediction": "yes" if one else "no",
+            "prediction": "yes" if is_right else "no",
             "loss": loss,
             "tokens": 2,
-            "right_tokens": 2 if one else 0,
-            "exact_match": one,
+            "right_tokens": 2 if is_right else 0,
+            "exact_match": is_right,
         }
-        for index, (one, loss) in enumerate(zip(right, losses, strict=True))
+        for index, (is_right, loss) in enumerate(zip(right, losses, strict=True))
     ]
     Store(folder).write(result, lines)
     return result

@@ -1,4 +1,4 @@
-"""Rows become tokens once; a changed byte, another template or another limit makes them anew."""
+"""The cache of token ids: rows are tokenized once, and again after any change to what decides on their tokens."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ SHORT = ("data.max_length=31", "data.truncate=drop")
 
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[Encoded, int, list[str]]]:
-    """Prepares a recipe with a cache of its own: the rows as tokens, how many had to be made, and what was said."""
+    """Return a function that prepares a recipe: the encoded rows, how many were tokenized, and the messages."""
     monkeypatch.setenv("ADAPTERZOO_CACHE", str(tmp_path / "cache"))
-    made = []
+    tokenized = []
     encode = Encoder.encode
 
     def counting(self: Encoder, row: object) -> object:
-        made.append(row)
+        tokenized.append(row)
         return encode(self, row)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Encoder, "encode", counting)
 
     def run(recipe: Path, *overrides: str) -> tuple[Encoded, int, list[str]]:
-        made.clear()
-        said: list[str] = []
-        found = prepare(load_recipe(recipe, overrides), say=said.append).encoded
-        return found, len(made), said
+        tokenized.clear()
+        messages: list[str] = []
+        rows = prepare(load_recipe(recipe, overrides), say=messages.append).encoded
+        return rows, len(tokenized), messages
 
     return run
 
@@ -40,20 +40,20 @@ def test_the_second_run_tokenizes_nothing(
     encoded: Callable[..., tuple[Encoded, int, list[str]]], write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
     recipe = write_recipe("lora")
-    first, made, said = encoded(recipe, *SHORT)
-    assert made == 40
-    assert any("dropped: max_length = 31" in line for line in said)
-    again, made, said_again = encoded(recipe, *SHORT)
-    assert made == 0
-    assert said_again == said
-    for part in ("train", "validation", "test"):
-        assert getattr(again, part) == getattr(first, part)
+    first, count, messages = encoded(recipe, *SHORT)
+    assert count == 40
+    assert any("dropped: max_length = 31" in line for line in messages)
+    again, count, same_messages = encoded(recipe, *SHORT)
+    assert count == 0
+    assert same_messages == messages
+    for name in ("train", "validation", "test"):
+        assert getattr(again, name) == getattr(first, name)
     assert (again.end_ids, again.pad_id, again.fingerprint) == (first.end_ids, first.pad_id, first.fingerprint)
-    # Of other methods, training and measurement, too.
+    # Other methods and training settings use the same tokens.
     assert encoded(write_recipe("ia3", steps="9"), *SHORT)[1] == 0
 
 
-def test_a_changed_byte_or_setting_makes_them_anew(
+def test_a_changed_byte_or_setting_needs_new_tokens(
     encoded: Callable[..., tuple[Encoded, int, list[str]]], write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
     recipe = write_recipe("lora")
@@ -73,24 +73,24 @@ def test_a_changed_byte_or_setting_makes_them_anew(
     assert encoded(recipe, f"data.chat_template={template}")[1] == 40
 
 
-def test_a_damaged_cache_is_no_cache(
+def test_a_damaged_cache_is_not_used(
     encoded: Callable[..., tuple[Encoded, int, list[str]]], write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
     recipe = write_recipe("lora")
     first, _, _ = encoded(recipe)
     (path,) = (tmp_path / "cache" / "tokens").glob("*.parquet")
     path.write_bytes(path.read_bytes()[:-100])
-    again, made, _ = encoded(recipe)
-    assert made == 40
+    again, count, _ = encoded(recipe)
+    assert count == 40
     assert again.train == first.train
     assert encoded(recipe)[1] == 0
     path.unlink()
     path.parent.rmdir()
-    path.parent.write_text("in the way")
+    path.parent.write_text("a file in place of the folder")
     assert encoded(recipe)[1] == 40
 
 
-def test_old_ones_are_removed(
+def test_old_files_are_removed(
     encoded: Callable[..., tuple[Encoded, int, list[str]]], write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
     from adapterzoo.tokens import cache
@@ -100,18 +100,18 @@ def test_old_ones_are_removed(
     assert len(list((tmp_path / "cache" / "tokens").iterdir())) == cache.MAX_FILES
 
 
-def test_every_flipped_bit_in_the_cache_is_seen(
+def test_a_flipped_bit_anywhere_in_the_cache_is_noticed(
     encoded: Callable[..., tuple[Encoded, int, list[str]]], write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
     recipe = write_recipe("lora")
     first, _, _ = encoded(recipe)
     (path,) = (tmp_path / "cache" / "tokens").glob("*.parquet")
     whole = path.read_bytes()
-    for at in range(0, len(whole), len(whole) // 21):
+    for index in range(0, len(whole), len(whole) // 21):
         damaged = bytearray(whole)
-        damaged[at] ^= 4
+        damaged[index] ^= 4
         path.write_bytes(damaged)
-        again, made, _ = encoded(recipe)
-        assert made == 40, at
+        again, count, _ = encoded(recipe)
+        assert count == 40, index
         assert (again.train, again.test) == (first.train, first.test)
-    assert [found.read_bytes() for found in path.parent.glob("*.parquet")] == [whole], "what was damaged is gone"
+    assert [file.read_bytes() for file in path.parent.glob("*.parquet")] == [whole], "damaged files are removed"

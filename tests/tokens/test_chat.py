@@ -1,4 +1,4 @@
-"""For every family of chat templates: what is learned is the answer and the end of its turn, nothing else."""
+"""Chat templates: for every family of models only the answers and their end tokens are learned."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from adapterzoo.errors import UserError
 from adapterzoo.recipe.schema import DataSection
 from adapterzoo.tokens.encode import Encoder
 
-# What a family's own tokenizer gives back other than it was given: sentencepiece's mark for a space.
+# Leave out the character that marks a space in sentencepiece, because decoding changes it.
 TEXTS = st.text(min_size=1, max_size=40).map(str.strip).filter(lambda text: text and "▁" not in text)
 CONVERSATIONS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=3)
 
 
-def encoder(family: str, said: list[str] | None = None, **settings: Any) -> Encoder:
+def encoder_for(family: str, messages: list[str] | None = None, **settings: Any) -> Encoder:
     section = DataSection(**{"source": "x.csv", "max_length": 4096, **settings})
-    return Encoder(copy.deepcopy(tokenizer(family)), section, (said if said is not None else []).append)
+    return Encoder(copy.deepcopy(tokenizer(family)), section, (messages if messages is not None else []).append)
 
 
 def conversation(*exchanges: tuple[str, str], system: str | None = None) -> DataRow:
@@ -34,82 +34,81 @@ def conversation(*exchanges: tuple[str, str], system: str | None = None) -> Data
     return DataRow(tuple(turns))
 
 
-def learned(made: Encoder, row: DataRow) -> str:
-    example = made.encode(row)
+def learned(encoder: Encoder, row: DataRow) -> str:
+    example = encoder.encode(row)
     assert example is not None
     ids = [token for token, wanted in zip(*example.tokens, strict=True) if wanted]
-    text: str = made.tokenizer.decode(ids)
+    text: str = encoder.tokenizer.decode(ids)
     return text
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(exchanges=CONVERSATIONS)
-def test_the_loss_sees_the_answers_and_their_ends(family: str, exchanges: list[tuple[str, str]]) -> None:
+def test_the_loss_sees_the_answers_and_their_end_tokens(family: str, exchanges: list[tuple[str, str]]) -> None:
     end = FAMILIES[family][2]
     row = conversation(*exchanges)
-    assert learned(encoder(family), row).strip() == exchanges[-1][1] + end
-    every = learned(encoder(family, loss_on="assistant"), row)
-    # Where a tokenizer makes words of spaces, the first of an answer's may have one in front.
+    assert learned(encoder_for(family), row).strip() == exchanges[-1][1] + end
+    every = learned(encoder_for(family, loss_on="assistant"), row)
+    # Strip the answers, because some tokenizers decode the first word of a text with a space in front.
     assert [part.strip() for part in every.split(end)] == [*(answer for _, answer in exchanges), ""]
-    whole = encoder(family, loss_on="all")
+    whole = encoder_for(family, loss_on="all")
     example = whole.encode(row)
     assert example is not None
     assert example.learned == [False, *[True] * (len(example.learned) - 1)]
     bos = whole.tokenizer.bos_token_id
     assert bos is None or example.tokens[0].count(bos) == 1
-    # What is asked in training is what will be asked.
+    # Training and evaluation use the same prompt.
     assert example.prompt == whole.prompt(row)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=50, deadline=None)
 @given(question=TEXTS, answer=TEXTS)
-def test_plain_text_has_one_first_token_and_one_end(family: str, question: str, answer: str) -> None:
-    made = encoder(family, chat_template="plain", loss_on="all")
-    example = made.encode(conversation((question, answer)))
+def test_plain_text_has_one_start_token_and_one_end_token(family: str, question: str, answer: str) -> None:
+    encoder = encoder_for(family, chat_template="plain", loss_on="all")
+    example = encoder.encode(conversation((question, answer)))
     assert example is not None
     ids = example.tokens[0]
-    tok = made.tokenizer
-    assert ids[-1] == tok.eos_token_id
-    if tok.bos_token_id is not None:
-        assert ids[0] == tok.bos_token_id
-        assert ids.count(tok.bos_token_id) == 1
-    assert tok.decode(example.completion, skip_special_tokens=True).strip() == answer
+    assert ids[-1] == encoder.tokenizer.eos_token_id
+    if encoder.tokenizer.bos_token_id is not None:
+        assert ids[0] == encoder.tokenizer.bos_token_id
+        assert ids.count(encoder.tokenizer.bos_token_id) == 1
+    assert encoder.tokenizer.decode(example.completion, skip_special_tokens=True).strip() == answer
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_system_message_is_in_the_prompt_or_folded_into_it(family: str) -> None:
-    said: list[str] = []
-    made = encoder(family, said, system="Be brief.")
-    example = made.encode(conversation(("Hello?", "Yes.")))
+    messages: list[str] = []
+    encoder = encoder_for(family, messages, system="Be brief.")
+    example = encoder.encode(conversation(("Hello?", "Yes.")))
     assert example is not None
-    text = made.tokenizer.decode(example.prompt)
+    text = encoder.tokenizer.decode(example.prompt)
     assert "Be brief." in text
     folded = family in ("gemma", "mistral")
-    assert bool(said) == folded
-    assert not folded or said == [
+    assert bool(messages) == folded
+    assert not folded or messages == [
         "model: its chat template takes no system message; it is put before the first question"
     ]
-    own = made.encode(conversation(("Hello?", "Yes."), system="Be long."))
+    own = encoder.encode(conversation(("Hello?", "Yes."), system="Be long."))
     assert own is not None
-    assert "Be long." in made.tokenizer.decode(own.prompt)
-    assert "Be brief." not in made.tokenizer.decode(own.prompt)
+    assert "Be long." in encoder.tokenizer.decode(own.prompt)
+    assert "Be brief." not in encoder.tokenizer.decode(own.prompt)
 
 
 def test_a_template_that_writes_more_into_the_last_answer(tmp_path: Path) -> None:
     path = tmp_path / "thinking.jinja"
     path.write_text(THINKING)
-    made = encoder("chatml", loss_on="assistant", chat_template=str(path))
+    encoder = encoder_for("chatml", loss_on="assistant", chat_template=str(path))
     for first, second in (("a1", "a2"), ("<", "k"), ("think", "<think>")):
         row = conversation(("q1", first), ("q2", second))
-        assert learned(made, row) == f"{first}<|im_end|><think>\n\n</think>\n\n{second}<|im_end|>"
+        assert learned(encoder, row) == f"{first}<|im_end|><think>\n\n</think>\n\n{second}<|im_end|>"
 
 
-def test_examples_shown_stand_before_the_question_and_behind_the_system_message() -> None:
-    made = encoder("llama3", system="S")
-    ids = made.prompt(conversation(("q", "a")), [conversation(("q1", "a1"))])
-    text = made.tokenizer.decode(ids)
+def test_shots_stand_between_the_system_message_and_the_question() -> None:
+    encoder = encoder_for("llama3", system="S")
+    ids = encoder.prompt(conversation(("q", "a")), [conversation(("q1", "a1"))])
+    text = encoder.tokenizer.decode(ids)
     assert text.count("S<|eot_id|>") == text.count("<|begin_of_text|>") == 1
     assert text.index("S<") < text.index("q1") < text.index("a1") < text.index("q<|eot_id|>")
 
@@ -118,11 +117,11 @@ def test_a_template_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "own.jinja"
     path.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}\n{% endfor %}"
                     "{% if add_generation_prompt %}assistant: {% endif %}")  # fmt: skip
-    made = encoder("chatml", chat_template=str(path))
-    example = made.encode(conversation(("q", "a")))
+    encoder = encoder_for("chatml", chat_template=str(path))
+    example = encoder.encode(conversation(("q", "a")))
     assert example is not None
-    assert made.tokenizer.decode(example.prompt + example.completion) == "user: q<|im_end|>\nassistant: a<|im_end|>"
-    assert made.tokenizer.chat_template == path.read_text(), "and is saved with the tokenizer"
+    assert encoder.tokenizer.decode(example.prompt + example.completion) == "user: q<|im_end|>\nassistant: a<|im_end|>"
+    assert encoder.tokenizer.chat_template == path.read_text(), "the template is saved with the tokenizer"
 
 
 @pytest.mark.parametrize(
@@ -137,7 +136,7 @@ def test_templates_that_cannot_be_learned_from(template: str, expected: str, tmp
     path = tmp_path / "odd.jinja"
     path.write_text(template)
     with pytest.raises(UserError) as caught:
-        encoder("chatml", chat_template=str(path)).encode(conversation(("question", "answer")))
+        encoder_for("chatml", chat_template=str(path)).encode(conversation(("question", "answer")))
     assert expected in str(caught.value)
     assert "data.chat_template" in str(caught.value)
 
@@ -145,57 +144,57 @@ def test_templates_that_cannot_be_learned_from(template: str, expected: str, tmp
 def test_a_file_that_is_no_template(tmp_path: Path) -> None:
     path = tmp_path / "broken.jinja"
     path.write_text("\n{% for m in messages %}")
-    with pytest.raises(UserError, match=r"broken.jinja:2: is no Jinja template"):
-        encoder("chatml", chat_template=str(path))
+    with pytest.raises(UserError, match=r"broken.jinja:2: is not a Jinja template"):
+        encoder_for("chatml", chat_template=str(path))
 
 
 def test_a_template_without_a_generation_prompt(tmp_path: Path) -> None:
-    """What it writes before an answer is asked with, not learned: the model would say it, and match nothing."""
+    """What it writes before an answer is in the prompt. A model that learned it would write it in its answers."""
     path = tmp_path / "own.jinja"
     path.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
-    said: list[str] = []
-    made = encoder("chatml", said, chat_template=str(path), loss_on="assistant")
+    messages: list[str] = []
+    encoder = encoder_for("chatml", messages, chat_template=str(path), loss_on="assistant")
     row = conversation(("q1", "a1"), ("q2", "a2"))
-    assert learned(made, row) == "a1a2<|im_end|>"
-    assert made.tokenizer.decode(made.prompt(row)) == "user: q1\nassistant: a1\nuser: q2\nassistant: "
-    assert "no generation prompt" in said[0]
-    assert learned(made, conversation(("q", "a"))) == "a<|im_end|>", "and not the a of assistant"
+    assert learned(encoder, row) == "a1a2<|im_end|>"
+    assert encoder.tokenizer.decode(encoder.prompt(row)) == "user: q1\nassistant: a1\nuser: q2\nassistant: "
+    assert "no generation prompt" in messages[0]
+    assert learned(encoder, conversation(("q", "a"))) == "a<|im_end|>", "the answer is not taken for the a of assistant"
 
 
 def test_a_template_that_writes_the_date_writes_the_same_one_every_day(tmp_path: Path) -> None:
-    """Else prompts out of the cache have another day than those that are made now."""
-    path, said = tmp_path / "dated.jinja", list[str]()
+    """Else prompts from the cache would have another date than new ones."""
+    path, messages = tmp_path / "dated.jinja", list[str]()
     path.write_text(f"Today: {{{{ strftime_now('%d %b %Y') }}}}\n{tokenizer('chatml').chat_template}")
-    made = encoder("chatml", said, chat_template=str(path))
-    assert "Today: 26 Jul 2024" in made.chat.segments(conversation(("question", "answer")))[0].text
-    assert said == ["model: its chat template writes the date; it is 26 July 2024 for every row, today and later"]
+    encoder = encoder_for("chatml", messages, chat_template=str(path))
+    assert "Today: 26 Jul 2024" in encoder.chat.segments(conversation(("question", "answer")))[0].text
+    assert messages == ["model: its chat template writes the date; it is 26 July 2024 for every row, today and later"]
 
 
 def test_a_template_that_is_empty(tmp_path: Path) -> None:
     (tmp_path / "own.jinja").write_text("\n")
     with pytest.raises(UserError, match=r"own.jinja: is empty"):
-        encoder("chatml", chat_template=str(tmp_path / "own.jinja"))
+        encoder_for("chatml", chat_template=str(tmp_path / "own.jinja"))
 
 
 def test_a_template_that_drops_the_question_is_refused(tmp_path: Path) -> None:
-    """Every row would be the same prompt, with another answer."""
+    """Else every row would have the same prompt."""
     path = tmp_path / "deaf.jinja"
     path.write_text("{% for m in messages if m.role != 'user' %}<|{{ m.role }}|>{{ m.content }}{% endfor %}")
     with pytest.raises(UserError, match=r"deaf.jinja: the template leaves out the question"):
-        encoder("chatml", chat_template=str(path))
+        encoder_for("chatml", chat_template=str(path))
 
 
-def test_rows_of_which_a_template_drops_a_part_are_counted(tmp_path: Path) -> None:
+def test_rows_that_a_template_shortens_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "short.jinja"
     path.write_text(
         "{% for m in messages %}{{ m.role }}: {% if m.role == 'user' %}{{ m.content[:12] }}{% else %}{{ m.content }}"
         "{% endif %}<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
     )
-    said: list[str] = []
-    answer = "the answer to much longer than that"  # which has the whole question in it
+    messages: list[str] = []
+    answer = "the answer to much longer than that"  # contains the whole question
     rows = [DataRow.pair("short", "a", "f.csv:2"), DataRow.pair("much longer than that", answer, "f.csv:3")]
     splits = Splits(train=rows, validation=[], test=rows[:1], fingerprint="", format="qa")
-    encoder("chatml", said, chat_template=str(path)).encode_splits(splits)
+    encoder_for("chatml", messages, chat_template=str(path)).encode_splits(splits)
     what = "1 of 2 rows of train: the chat template leaves out or changes part of what is asked (first: f.csv:3)"
-    assert f"data: {what}" in said
-    assert not any("rows of test" in line for line in said)
+    assert f"data: {what}" in messages
+    assert not any("rows of test" in line for line in messages)

@@ -1,3 +1,5 @@
+"""Encoding rows: prompt, completion, end token, learned tokens, padding, and cutting long rows."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -41,27 +43,27 @@ def test_the_completion_is_the_answer_and_the_end_token(tokenizer: Any) -> None:
     assert example.completion[-1] == EOS
 
 
-def test_padding_is_not_the_end_token_and_never_in_the_loss_but_the_end_token_is(tokenizer: Any) -> None:
+def test_the_end_token_is_in_the_loss_and_padding_is_another_token_that_is_not(tokenizer: Any) -> None:
     assert tokenizer.pad_token_id == tokenizer.eos_token_id, "as in the bundled model"
     encoder = Encoder(tokenizer, data())
     encoded = encoder.encode_splits(splits(DataRow.pair("go", "went"), DataRow.pair("photograph", "photographed")))
     assert encoded.pad_id == PAD != EOS
     assert encoded.end_ids == [EOS]
-    batch = pad_batch([e.tokens for e in encoded.train], encoded.pad_id)
+    batch = pad_batch([example.tokens for example in encoded.train], encoded.pad_id)
     kept = batch["logits_to_keep"]
     assert batch["labels"].shape == (2, kept)
     for i, example in enumerate(encoded.train):
         labels = batch["labels"][i]
         assert labels[labels != -100].tolist() == example.completion
         assert labels[-1] == EOS
-        assert labels[0] == -100, "the first kept column only predicts"
+        assert labels[0] == -100, "the first kept column only predicts the next one"
         real = batch["attention_mask"][i].bool()
         assert batch["input_ids"][i][real].tolist() == example.prompt + example.completion
         assert batch["position_ids"][i][real].tolist() == list(range(len(example.prompt) + len(example.completion)))
 
 
-def test_there_is_one_first_token(tokenizer: Any) -> None:
-    """A template writes its own; a tokenizer that adds one must not add a second."""
+def test_there_is_one_start_token(tokenizer: Any) -> None:
+    """A chat template writes the start token, so a tokenizer that adds one must not add a second."""
     from tokenizers.processors import TemplateProcessing
 
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
@@ -81,19 +83,19 @@ def test_shots_are_turns_before_the_question(tokenizer: Any) -> None:
 
 def test_a_tokenizer_without_template_is_announced(tokenizer: Any) -> None:
     tokenizer.chat_template = None
-    said: list[str] = []
-    example = Encoder(tokenizer, data(system="S"), said.append).encode(DataRow.pair("go", "went"))
+    messages: list[str] = []
+    example = Encoder(tokenizer, data(system="S"), messages.append).encode(DataRow.pair("go", "went"))
     assert tokenizer.decode(example.prompt) == "S\n\ngo\n"
     assert tokenizer.decode(example.completion) == "went<|end|>"
-    assert "no chat template" in said[0]
+    assert "no chat template" in messages[0]
 
 
 def lengths(example: Any) -> tuple[int, int]:
     return len(example.prompt), len(example.completion)
 
 
-def test_the_answer_survives_a_long_question(tokenizer: Any) -> None:
-    """The middle of the question goes: its beginning, its end and the template stay."""
+def test_a_long_question_is_cut_and_its_answer_is_not(tokenizer: Any) -> None:
+    """The middle of the question is removed; its beginning, its end and the chat template stay."""
     row = DataRow.pair("BEGIN " + "x" * 100 + " END", "went")
     whole = Encoder(tokenizer, data(system="S")).encode(row)
     example = Encoder(tokenizer, data(system="S", max_length=80)).encode(row)
@@ -109,7 +111,7 @@ def test_the_answer_survives_a_long_question(tokenizer: Any) -> None:
     assert Encoder(tokenizer, data(max_length=80)).encode(answer_too_long) is None
 
 
-def test_of_a_long_conversation_the_oldest_turns_go(tokenizer: Any) -> None:
+def test_the_oldest_turns_of_a_long_conversation_are_removed(tokenizer: Any) -> None:
     turns = [Turn("system", "S")]
     for number in range(5):
         turns += [Turn("user", f"question {number}"), Turn("assistant", f"answer {number}")]
@@ -137,18 +139,20 @@ def test_other_ways_to_cut(tokenizer: Any) -> None:
     assert lengths(example) == (0, 20)
 
 
-def test_what_max_length_costs_is_counted_and_said(tokenizer: Any) -> None:
+def test_rows_that_max_length_drops_or_cuts_are_counted(tokenizer: Any) -> None:
     short, long = DataRow.pair("a", "bc"), DataRow.pair("a", "b" * 60)
     limit = sum(lengths(Encoder(tokenizer, data()).encode(short)))
-    said: list[str] = []
-    encoded = Encoder(tokenizer, data(max_length=limit), said.append).encode_splits(splits(short, long))
+    messages: list[str] = []
+    encoded = Encoder(tokenizer, data(max_length=limit), messages.append).encode_splits(splits(short, long))
     assert [example.row for example in encoded.train] == [short]
-    assert f"data: 1 of 2 rows of train dropped: max_length = {limit} leaves no room for their answer" in said
-    said.clear()
+    assert f"data: 1 of 2 rows of train dropped: max_length = {limit} leaves no room for their answer" in messages
+    messages.clear()
     cut = data(max_length=limit, truncate="completion")
-    assert len(Encoder(tokenizer, cut, said.append).encode_splits(splits(short, long)).train) == 2
-    assert any("1 of 2 answers of train are cut short" in line for line in said)
-    with pytest.raises(UserError, match=r"leaves nothing to learn in all 2 rows of train. Prompts alone reach"):
+    assert len(Encoder(tokenizer, cut, messages.append).encode_splits(splits(short, long)).train) == 2
+    assert any("1 of 2 answers of train are cut short" in line for line in messages)
+    with pytest.raises(
+        UserError, match=r"leaves nothing to learn in all 2 rows of train. The longest prompt alone has"
+    ):
         Encoder(tokenizer, data(max_length=3)).encode_splits(splits(short, long))
 
 
@@ -176,16 +180,16 @@ def test_what_the_loss_sees(loss_on: str, expected: str, tokenizer: Any) -> None
     ]
 
 
-def test_the_text_of_a_special_token_in_the_data_is_said(tokenizer: Any) -> None:
-    said: list[str] = []
+def test_rows_with_the_text_of_a_special_token_are_counted(tokenizer: Any) -> None:
+    messages: list[str] = []
     rows = splits(DataRow.pair("a", "b"), DataRow.pair("say <|end|> now", "c", place="x.csv:3"))
-    Encoder(tokenizer, data(), said.append).encode_splits(rows)
-    assert "1 of 2 rows of train hold the text of a special token" in said[0]
-    assert "(first: x.csv:3)" in said[0]
+    Encoder(tokenizer, data(), messages.append).encode_splits(rows)
+    assert "1 of 2 rows of train hold the text of a special token" in messages[0]
+    assert "(first: x.csv:3)" in messages[0]
 
 
 def test_padding_on_the_left_changes_no_loss(tiny_model: Path, tokenizer: Any) -> None:
-    """The loss of a row alone is its loss in a padded batch, and the model's own loss is the mean of both."""
+    """A row has the same loss alone and in a padded batch, and the model's own loss is the mean over all tokens."""
     from transformers import AutoModelForCausalLM
 
     from adapterzoo.evaluation.evaluate import likelihoods
@@ -197,20 +201,20 @@ def test_padding_on_the_left_changes_no_loss(tiny_model: Path, tokenizer: Any) -
         rows = [encoder.encode(pair).tokens for pair in pairs]  # type: ignore[union-attr]
         together = likelihoods(model, rows, PAD, 2)
         alone = likelihoods(model, rows, PAD, 1)
-        assert [one.loss for one in together] == pytest.approx([one.loss for one in alone], rel=1e-5)
-        assert [one[1:] for one in together] == [one[1:] for one in alone]
+        assert [row.loss for row in together] == pytest.approx([row.loss for row in alone], rel=1e-5)
+        assert [row[1:] for row in together] == [row[1:] for row in alone]
         by_hand = []
         for ids, learned in rows:
             labels = torch.tensor([[i if wanted else -100 for i, wanted in zip(ids, learned, strict=True)]])
             by_hand.append(model(torch.tensor([ids]), labels=labels).loss.item() * sum(learned))
-        assert [one.loss for one in together] == pytest.approx(by_hand, rel=1e-5)
-        assert [one.tokens for one in together] == [sum(learned) for _, learned in rows]
+        assert [row.loss for row in together] == pytest.approx(by_hand, rel=1e-5)
+        assert [row.tokens for row in together] == [sum(learned) for _, learned in rows]
         own = model(**pad_batch(rows, PAD)).loss.item()
-        assert own == pytest.approx(sum(by_hand) / sum(one.tokens for one in together), rel=1e-5)
+        assert own == pytest.approx(sum(by_hand) / sum(row.tokens for row in together), rel=1e-5)
 
 
 def test_questions_that_were_cut_are_counted(tokenizer: Any) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     rows = splits(DataRow.pair("x" * 100, "y"), DataRow.pair("x", "y"))
-    Encoder(tokenizer, data(max_length=60), said.append).encode_splits(rows)
-    assert "data: 1 of 2 questions of train are cut to fit max_length = 60" in said
+    Encoder(tokenizer, data(max_length=60), messages.append).encode_splits(rows)
+    assert "data: 1 of 2 questions of train are cut to fit max_length = 60" in messages

@@ -1,4 +1,4 @@
-"""Packed examples: full rows, and none sees another."""
+"""Packed examples: packs are full, and no example sees another."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ ROWS = [row_tokens([3 + n, 5, 7 + n, 11], [20 + n, *range(30, 30 + n), 2]) for n
 
 
 @given(lengths=st.lists(st.integers(2, 20), min_size=1, max_size=60), room=st.integers(20, 60))
-def test_nothing_is_lost_and_no_pack_is_too_long(lengths: list[int], room: int) -> None:
+def test_packs_hold_all_rows_and_none_is_too_long(lengths: list[int], room: int) -> None:
     rows = [row_tokens([n] * (length - 1), [n]) for n, length in enumerate(lengths)]
     packs = pack(rows, room)
     assert sorted(ids[0] for rows in packs for ids, _ in rows) == list(range(len(rows)))
     assert all(sum(len(ids) for ids, _ in rows) <= room for rows in packs)
-    # No two packs would fit into one.
+    # The two shortest packs do not fit into one.
     sums = sorted(sum(len(ids) for ids, _ in rows) for rows in packs)
     assert len(sums) < 2 or sums[0] + sums[1] > room
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_packed_example_has_the_loss_that_it_has_alone(architecture: str) -> None:
+def test_a_packed_example_has_the_same_loss_as_alone(architecture: str) -> None:
     model = tiny_base(architecture, "none").model
     model.eval()
     packs = pack(ROWS, 24)
@@ -46,7 +46,7 @@ def test_a_packed_example_has_the_loss_that_it_has_alone(architecture: str) -> N
     check_separate(model, packs, 0)
 
 
-def test_a_model_that_looks_across_is_found() -> None:
+def test_a_model_that_mixes_packed_examples_is_refused() -> None:
     model = tiny_base("llama", "none").model
     forward = type(model).forward
 
@@ -56,18 +56,18 @@ def test_a_model_that_looks_across_is_found() -> None:
             self.model = model
 
         def forward(self, input_ids: torch.Tensor, **rest: object) -> object:
-            return forward(self.model, input_ids=input_ids)  # without the positions that tell examples apart
+            return forward(self.model, input_ids=input_ids)  # without the positions, which show where examples start
 
     from adapterzoo.errors import AdapterzooError
 
-    with pytest.raises(AdapterzooError, match=r"does not keep packed examples apart: set data.packing: false"):
+    with pytest.raises(AdapterzooError, match=r"does not keep packed examples separate: set data.packing: false"):
         check_separate(Mixing(), [ROWS], 0)
 
 
 def test_training_on_packed_rows(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
-    """24 training rows in a few packs of 96 tokens: an epoch is as many steps as there are packs."""
+    """The 24 training rows fit into fewer packs of 96 tokens, and two methods train on them."""
     bench = Bench(write_recipe("lora, lokr"), "data.packing=true", "data.max_length=96")
     packs = bench.prepared.encoded.packs
     assert 0 < len(packs) < len(bench.prepared.encoded.train) == 24
@@ -77,4 +77,4 @@ def test_training_on_packed_rows(
     assert done.exit_code == 0, done.output
     refused = adapterzoo("check", write_recipe("prompt-tuning"), *sets)
     assert refused.exit_code == 2
-    assert "packed rows have only one front" in refused.stderr
+    assert "which is not possible for rows packed together" in refused.stderr

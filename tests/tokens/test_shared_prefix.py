@@ -1,4 +1,4 @@
-"""Rows in one sequence with a shared prefix: the same losses and gradients as with padding, and when it is not done."""
+"""Rows joined in one sequence: they give the same losses and gradients as padded rows, or they are refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def made(family: str, attention: str | None = None, **more: Any) -> Any:
+def tiny_model_of(family: str, attention: str | None = None, **more: Any) -> Any:
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **{**SIZES, **more})
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
@@ -49,7 +49,7 @@ def rows(prefix: int, lengths: tuple[int, ...] = (5, 9, 4, 7), answer: int = 2) 
     return [(row, [False] * (len(row) - answer) + [True] * answer) for row in ids]
 
 
-def test_the_prefix_ends_before_what_predicts_the_first_learned_token() -> None:
+def test_the_prefix_ends_before_the_token_that_predicts_a_learned_one() -> None:
     assert common_prefix([([5, 6, 7, 8], [False, False, True, True])] * 2) == 1
     assert common_prefix([([5, 6, 7, 8], [False, True, True, True])] * 2) == 0
     assert common_prefix([([5, 6, 7], [False] * 3), ([5, 7, 7], [False] * 3)]) == 1
@@ -71,7 +71,7 @@ def test_each_token_sees_the_prefix_and_its_own_row() -> None:
     ]
     assert batch["logits_to_keep"].tolist() == [2, 5]
     assert batch["labels"].tolist() == [[8, 4]]
-    assert batch["attention_mask"].sum() == 9, "real tokens of all rows"
+    assert batch["attention_mask"].sum() == 9, "tokens of all rows"
 
 
 @pytest.mark.parametrize(
@@ -83,14 +83,14 @@ def test_each_token_sees_the_prefix_and_its_own_row() -> None:
 def test_losses_and_gradients_are_those_of_padded_rows(
     family: str, attention: str | None, prefix: int, answer: int
 ) -> None:
-    """In one sequence with a mask, and row by row."""
-    model = made(family, attention, attention_dropout=0.0, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0)
-    some = rows(prefix, answer=answer)
+    """Joined rows are tried with a mask and row by row."""
+    model = tiny_model_of(family, attention, attention_dropout=0.0, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0)
+    batch_rows = rows(prefix, answer=answer)
     assert has_row_attention(model)
-    assert reason_not_to_join(model, some, 0, "none") is None
-    expected = _loss_and_gradients(model, pad_batch(some, 0))
+    assert reason_not_to_join(model, batch_rows, 0, "none") is None
+    expected = _loss_and_gradients(model, pad_batch(batch_rows, 0))
     for by_row in (False, True):
-        loss, gradients, targets = _loss_and_gradients(model, joined_batch(some, by_row=by_row))
+        loss, gradients, targets = _loss_and_gradients(model, joined_batch(batch_rows, by_row=by_row))
         assert targets == expected[2]
         assert loss == pytest.approx(expected[0], rel=1e-5)
         assert (gradients - expected[1]).norm() <= 1e-5 * expected[1].norm()
@@ -98,18 +98,22 @@ def test_losses_and_gradients_are_those_of_padded_rows(
 
 def _loss_and_gradients(model: Any, batch: dict[str, Any]) -> tuple[float, torch.Tensor, list[int]]:
     model.zero_grad()
-    answered = model(**model_arguments(batch, model))
-    answered.loss.backward()
-    gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-    return answered.loss.item(), gradients, learned_logits(answered.logits, batch)[1].tolist()
+    output = model(**model_arguments(batch, model))
+    output.loss.backward()
+    gradients = torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
+    return output.loss.item(), gradients, learned_logits(output.logits, batch)[1].tolist()
 
 
-def test_models_whose_rows_cannot_be_joined_are_told() -> None:
-    assert "batch" in str(reason_not_to_join(made("llama"), rows(8), 0, "int8"))
-    mixture = made("mixtral", num_local_experts=2, output_router_logits=True)
+def test_models_whose_rows_cannot_be_joined_are_refused() -> None:
+    assert "batch" in str(reason_not_to_join(tiny_model_of("llama"), rows(8), 0, "int8"))
+    mixture = tiny_model_of("mixtral", num_local_experts=2, output_router_logits=True)
     assert "router" in str(reason_not_to_join(mixture, rows(8), 0, "none"))
-    assert reason_not_to_join(made("bloom", n_head=4, n_layer=2), rows(8), 0, "none"), "positions come from its 2-D mask"
-    assert reason_not_to_join(made("mamba", state_size=4), rows(8), 0, "none"), "a recurrent layer sees the row before"
+    assert reason_not_to_join(tiny_model_of("bloom", n_head=4, n_layer=2), rows(8), 0, "none"), (
+        "positions come from its 2-D mask"
+    )
+    assert reason_not_to_join(tiny_model_of("mamba", state_size=4), rows(8), 0, "none"), (
+        "a recurrent layer sees the row before"
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,34 +128,38 @@ def test_models_whose_rows_cannot_be_joined_are_told() -> None:
         }}),
     ],
 )  # fmt: skip
-def test_what_goes_by_the_place_in_a_sequence_is_refused(family: str, settings: dict[str, Any]) -> None:
-    """Also where it makes no difference to the rows that are tried: longer ones may come."""
+def test_models_that_depend_on_the_place_in_a_sequence_are_refused(family: str, settings: dict[str, Any]) -> None:
+    """They are refused even if the tried rows give the same logits, because later rows may be longer."""
     short = rows(2, (4, 5, 6, 5))
-    assert reason_not_to_join(made("mistral", sliding_window=64), short, 0, "none", longest=60) is None
-    assert "its architecture" not in str(reason_not_to_join(made(family, **settings), short, 0, "none", longest=60))
-    assert reason_not_to_join(made(family, **settings), short, 0, "none", longest=60)
+    assert reason_not_to_join(tiny_model_of("mistral", sliding_window=64), short, 0, "none", longest=60) is None
+    assert "its architecture" not in str(
+        reason_not_to_join(tiny_model_of(family, **settings), short, 0, "none", longest=60)
+    )
+    assert reason_not_to_join(tiny_model_of(family, **settings), short, 0, "none", longest=60)
 
 
-def test_what_changes_the_loss_of_padded_rows_alone_is_not_trained_with_joined_ones() -> None:
-    assert "dropout" in str(reason_not_to_train_joined(made("gpt2", resid_pdrop=0.1), {}))
-    assert "dropout" in str(reason_not_to_train_joined(made("llama", attention_dropout=0.1), {}))
+def test_settings_that_need_padded_rows_are_not_trained_with_joined_ones() -> None:
+    assert "dropout" in str(reason_not_to_train_joined(tiny_model_of("gpt2", resid_pdrop=0.1), {}))
+    assert "dropout" in str(reason_not_to_train_joined(tiny_model_of("llama", attention_dropout=0.1), {}))
     for name in ("label_smoothing_factor", "neftune_noise_alpha"):
-        assert name in str(reason_not_to_train_joined(made("llama"), {name: 0.1}))
-        assert reason_not_to_train_joined(made("llama"), {name: 0.0}) is None
+        assert name in str(reason_not_to_train_joined(tiny_model_of("llama"), {name: 0.1}))
+        assert reason_not_to_train_joined(tiny_model_of("llama"), {name: 0.0}) is None
 
 
 def test_rows_are_given_in_the_form_that_costs_least() -> None:
     prefix = SharedPrefix(pair_cost=0.001, row_cost=4.0)
     uneven = [(ids * 40, learned * 40) for ids, learned in rows(0, (2, 8, 3, 5))]
 
-    def form(some: list[Tokens], how: SharedPrefix = prefix) -> str:
-        batch = how.batch(some, 0)
+    def form(batch_rows: list[Tokens], costs: SharedPrefix = prefix) -> str:
+        batch = costs.batch(batch_rows, 0)
         return "padded" if ROW_LENGTHS not in batch else "mask" if "visible" in batch else "by row"
 
     assert form(rows(30)) == "mask"
     assert form(uneven) == "by row"
-    assert form(rows(0, (8, 8, 8, 8))) == "padded", "alike in length, and nothing in common"
-    assert form(uneven, SharedPrefix(pair_cost=0.01)) == "padded", "quadratic attention"
+    assert form(rows(0, (8, 8, 8, 8))) == "padded", "rows of one length with nothing in common"
+    assert form(uneven, SharedPrefix(pair_cost=0.01)) == "padded", (
+        "the cost of attention grows with the square of the length"
+    )
 
 
 def test_a_long_uneven_batch_has_no_padding_and_no_large_mask() -> None:
@@ -163,26 +171,26 @@ def test_a_long_uneven_batch_has_no_padding_and_no_large_mask() -> None:
 
 
 def test_models_without_row_attention_still_have_their_rows_joined() -> None:
-    """Attention of their own that is not in transformers' registry."""
-    model = made("falcon", num_kv_heads=2, new_decoder_architecture=True)
+    """The attention of Falcon is not in transformers' registry."""
+    model = tiny_model_of("falcon", num_kv_heads=2, new_decoder_architecture=True)
     assert not has_row_attention(model)
     assert SharedPrefix.of(model).row_cost is None
 
 
-def test_a_row_is_trained_and_measured_as_if_it_were_computed_whole(
+def test_joined_rows_give_the_results_of_padded_rows(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
-    """Over a base in float32, all that a run gives is the same but for rounding."""
+    """On a base model in float32 all results of a run are the same but for rounding."""
     from adapterzoo.comparison import compare
 
-    # A long beginning: on so tiny a model a short one does not pay.
+    # Use a long system message, because joining rows with a short prefix does not pay on such a tiny model.
     recipe = write_recipe("lora, ia3, p-tuning, pvera", max_length="256")
     system = "data.system=Give the past tense of the English verb that comes next, and say no more than that."
     for how in ("auto", "never"):
         done = adapterzoo("run", recipe, "--set", f"train.share_prefix={how}", "--set", system, "--out", tmp_path / how)
         assert done.exit_code == 0, done.output
-        said = [line for line in done.stderr.splitlines() if "computed for each of them" in line]
-        assert [line.partition(":")[0] for line in said] == (["p-tuning", "pvera"] if how == "auto" else [])
+        messages = [line for line in done.stderr.splitlines() if "computed for each row" in line]
+        assert [line.partition(":")[0] for line in messages] == (["p-tuning", "pvera"] if how == "auto" else [])
     auto, never = ({row.label: row for row in compare(tmp_path / how).rows} for how in ("auto", "never"))
     for label, row in never.items():
         for name, value in row.metrics.items():
@@ -191,15 +199,15 @@ def test_a_row_is_trained_and_measured_as_if_it_were_computed_whole(
         how: read_result(tmp_path / how / "lora" / "seed-0" / RESULT).positions_per_token or 0.0
         for how in ("auto", "never")
     }
-    assert 0 < ratio["auto"] < 0.8, "the common prefix once for eight rows"
-    assert 1 < ratio["never"] < 1.5, "padding"
+    assert 0 < ratio["auto"] < 0.8, "the common prefix is computed once for eight rows"
+    assert 1 < ratio["never"] < 1.5, "padding adds positions"
     for label in ("lora", "ia3"):
-        found, expected = (
+        joined, expected = (
             load_file(tmp_path / how / label / "seed-0" / "adapter" / "adapter_model.safetensors")
             for how in ("auto", "never")
         )
         for name, tensor in expected.items():
-            torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(joined[name], tensor, rtol=1e-3, atol=1e-5)
         assert auto[label].tokens_per_second is not None
 
 
@@ -209,30 +217,30 @@ def test_training_row_by_row_gives_the_adapter_of_padded_rows(
 ) -> None:
     bench = Bench(write_recipe("lora"), f"train.gradient_checkpointing={checkpointing}")
     loaded = bench.load("none")
-    no_mask = SharedPrefix(pair_cost=1e-9, row_cost=-1.0)  # row by row costs least
+    no_mask = SharedPrefix(pair_cost=1e-9, row_cost=-1.0)  # makes row by row the cheapest form
     tokens = [example.tokens for example in bench.prepared.encoded.train[:8]]
     assert "visible" not in no_mask.batch(tokens, 0)
     assert ROW_LENGTHS in no_mask.batch(tokens, 0)
-    found = bench.adapter("lora", loaded, tmp_path / "joined", prefix=no_mask)
+    joined = bench.adapter("lora", loaded, tmp_path / "joined", prefix=no_mask)
     expected = bench.adapter("lora", loaded, tmp_path / "padded")
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(joined[name], tensor, rtol=1e-3, atol=1e-5)
 
 
-def test_label_smoothing_is_that_of_padded_rows(
+def test_label_smoothing_trains_on_padded_rows(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     recipe = write_recipe("lora", max_length="256")
     sets = ["data.system=Give the past tense of the English verb that comes next, and say no more than that."]
     sets += ["train.arguments={label_smoothing_factor: 0.2}", "evaluate.base=false"]
     for how in ("auto", "never"):
-        options = [part for one in (*sets, f"train.share_prefix={how}") for part in ("--set", one)]
+        options = [word for value in (*sets, f"train.share_prefix={how}") for word in ("--set", value)]
         assert adapterzoo("run", recipe, *options, "--out", tmp_path / how).exit_code == 0
     name = "lora/seed-0/adapter/adapter_model.safetensors"
     assert_same(load_file(tmp_path / "auto" / name), load_file(tmp_path / "never" / name))
 
 
-def test_trainings_go_on_from_a_checkpoint_with_a_shared_prefix(
+def test_training_continues_from_a_checkpoint_with_a_shared_prefix(
     write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
     bench = Bench(write_recipe("lora"), "train.save_steps=2")

@@ -1,4 +1,4 @@
-"""The train section: every key reaches the trainer, any other argument can be passed, nonsense is refused."""
+"""Check the train section: every key reaches the trainer, other arguments can be passed, and mistakes are refused."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from cells import Bench
 from click.testing import Result
 
 from adapterzoo.recipe.schema import TrainSection
-from adapterzoo.training.arguments import OWN, arguments, check_settings
+from adapterzoo.training.arguments import SET_BY, arguments, check_settings
 
 
-def made(**settings: Any) -> Any:
+def trainer_arguments(**settings: Any) -> Any:
     return arguments(TrainSection(**settings), 100, 1e-3, 7, Path("unused"), fp16=False)
 
 
 def test_every_key_reaches_the_trainer() -> None:
-    got = made(
+    got = trainer_arguments(
         batch_size=3,
         gradient_accumulation=2,
         scheduler="cosine_with_restarts",
@@ -42,7 +42,7 @@ def test_every_key_reaches_the_trainer() -> None:
         5,
     )
     assert (got.optim, got.weight_decay, got.max_grad_norm) == ("paged_adamw_8bit", 0.1, 0.3)
-    # Old checkpoints are removed by adapterzoo, each at once; the trainer would do it file by file.
+    # save_total_limit is None, because adapterzoo removes old checkpoints; the trainer would do it file by file.
     assert (got.eval_steps, got.save_steps, got.save_total_limit) == (20, 25, None)
     assert (got.seed, got.data_seed, got.gradient_checkpointing) == (7, 7, True)
     assert got.train_sampling_strategy == "group_by_length"
@@ -53,7 +53,7 @@ def test_every_key_reaches_the_trainer() -> None:
     ("settings", "expected"),
     [
         ({"scheduler": "cosin"}, "train.scheduler: transformers has no 'cosin'. Did you mean 'cosine'?"),
-        ({"scheduler": "reduce_lr_on_plateau"}, "goes by the validation loss, which is never measured"),
+        ({"scheduler": "reduce_lr_on_plateau"}, "depends on the validation loss, which is never measured"),
         ({"scheduler_options": {"x": 1}}, "train.scheduler_options: 'linear' got an unexpected keyword argument 'x'."),
         ({"arguments": {"adam_beta": 0.9}}, "train.arguments.adam_beta: the trainer has no 'adam_beta'. Did you mean"),
         ({"arguments": {"learning_rate": 1}}, "train.arguments.learning_rate: is set by train.learning_rate."),
@@ -69,22 +69,22 @@ def test_every_key_reaches_the_trainer() -> None:
         ({"arguments": {"dataloader_prefetch_factor": 2}}, "train.arguments: the trainer refuses them: "),
     ],
 )
-def test_nonsense_is_refused(settings: dict[str, Any], expected: str) -> None:
-    said = "\n".join(map(str, check_settings(TrainSection(**settings), 100)))
-    assert expected in said
+def test_mistakes_are_refused(settings: dict[str, Any], expected: str) -> None:
+    messages = "\n".join(map(str, check_settings(TrainSection(**settings), 100)))
+    assert expected in messages
 
 
-def test_what_is_kept_from_users_is_the_trainers() -> None:
+def test_the_arguments_that_a_recipe_cannot_pass_are_the_trainers() -> None:
     from dataclasses import fields
 
     from transformers import TrainingArguments
 
-    known = {item.name for item in fields(TrainingArguments)}
-    # Names of older versions, which people still write.
-    assert set(OWN) - known <= {"warmup_ratio", "group_by_length"}
+    known = {field.name for field in fields(TrainingArguments)}
+    # People still write these names of older versions.
+    assert set(SET_BY) - known <= {"warmup_ratio", "group_by_length"}
 
 
-def test_a_plateau_lowers_the_rate(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_plateau_lowers_the_learning_rate(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
     sets = (
         "train.scheduler=reduce_lr_on_plateau",
         "train.scheduler_options={patience: 0, factor: 0.1}",
@@ -100,15 +100,15 @@ def test_a_plateau_lowers_the_rate(write_recipe: Callable[..., Path], tmp_path: 
     assert min(rates) < 0.05
 
 
-def test_batches_of_like_length(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
-    """The same for every method, and with less padding than by chance."""
+def test_batches_of_rows_of_similar_length(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """The batches are the same for every method and have less padding than random batches."""
     from adapterzoo.tokens import encode
 
     seen: dict[str, list[list[int]]] = {}
     pad_batch = encode.pad_batch
-    for label, sets in (("lora", True), ("ia3", True), ("plain", False)):
-        bench = Bench(write_recipe("lora, ia3"), f"train.group_by_length={str(sets).lower()}", "train.batch_size=2")
-        method = "lora" if label == "plain" else label
+    for label, grouped in (("lora", True), ("ia3", True), ("random", False)):
+        bench = Bench(write_recipe("lora, ia3"), f"train.group_by_length={str(grouped).lower()}", "train.batch_size=2")
+        method = "lora" if label == "random" else label
         lengths: list[list[int]] = []
 
         def recording(rows: Any, pad_id: int, lengths: list[list[int]] = lengths) -> Any:
@@ -124,23 +124,25 @@ def test_batches_of_like_length(write_recipe: Callable[..., Path], tmp_path: Pat
         seen[label] = lengths
     assert seen["lora"] == seen["ia3"]
     spread = {name: sum(max(batch) - min(batch) for batch in batches) for name, batches in seen.items()}
-    assert spread["lora"] < spread["plain"]
+    assert spread["lora"] < spread["random"]
 
 
-def test_checkpoints_are_kept_to_the_limit(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+def test_only_the_newest_checkpoints_are_kept(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
     bench = Bench(write_recipe("lora"), "train.save_steps=1", "train.save_limit=2")
     with bench.wrapped("lora", bench.load("none")) as model:
         bench.train("lora", model, tmp_path)
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-5", "checkpoint-6"]
 
 
-def test_the_recipe_says_where(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]) -> None:
+def test_an_unknown_argument_of_the_trainer_is_reported(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]
+) -> None:
     done = adapterzoo("check", write_recipe("lora"), "--set", "train.arguments={adam_beta2: 0.9, x: 1}")
     assert done.exit_code == 2
     assert "train.arguments.x: the trainer has no 'x'" in done.stderr
 
 
-def test_a_loggers_files_are_there_after_the_run(
+def test_the_files_of_a_logger_are_kept_after_the_run(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
     recipe = write_recipe("lora", steps="2")

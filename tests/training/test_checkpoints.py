@@ -1,4 +1,4 @@
-"""Checkpoints are whole or none, old ones go at once, and a finished training is finished."""
+"""Check that only complete checkpoints are used, that old ones are removed in one go, and how a training resumes."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ PLATEAU = ("train.scheduler=reduce_lr_on_plateau", "train.eval_steps=1", "train.
 @pytest.mark.parametrize(
     "schedule", [("train.scheduler=constant",), PLATEAU, ()], ids=["constant", "plateau", "linear"]
 )
-def test_a_training_that_was_killed_while_it_was_measured_is_finished(
+def test_a_cell_that_was_killed_while_measuring_is_not_trained_further(
     schedule: tuple[str, ...], write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     from adapterzoo.running import worker
 
-    # Training ends in the middle of an epoch: at the end of one the trainer finds no row for a step too many.
+    # Training ends in the middle of an epoch, because at its end the trainer would have no rows for an extra step.
     settings = ("train.steps=8", "train.save_steps=4", "train.warmup=0", "evaluate.base=false", *schedule)
     sets = [part for setting in settings for part in ("--set", setting)]
     recipe, measure = write_recipe("lora"), worker.measure
@@ -65,12 +65,12 @@ def test_a_training_that_was_killed_while_it_was_measured_is_finished(
     assert not (tmp_path / "killed/lora/seed-0/checkpoints").exists()
 
 
-def test_what_a_method_does_at_the_end_of_training_it_does_for_a_finished_one_too(
+def test_the_end_of_training_is_also_called_for_a_training_that_a_checkpoint_finished(
     write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
     from transformers import TrainerCallback
 
-    class Doubles(TrainerCallback):
+    class DoubleAtTheEnd(TrainerCallback):
         def on_train_end(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
             for parameter in model.parameters():
                 if parameter.requires_grad:
@@ -78,8 +78,8 @@ def test_what_a_method_does_at_the_end_of_training_it_does_for_a_finished_one_to
 
     bench = Bench(write_recipe("lora"), "train.steps=8", "train.save_steps=4")
     loaded = bench.load("none")
-    first = bench.adapter("lora", loaded, tmp_path, callbacks=[Doubles()])
-    assert_same(bench.adapter("lora", loaded, tmp_path, callbacks=[Doubles()]), first)
+    first = bench.adapter("lora", loaded, tmp_path, callbacks=[DoubleAtTheEnd()])
+    assert_same(bench.adapter("lora", loaded, tmp_path, callbacks=[DoubleAtTheEnd()]), first)
 
 
 def damage(path: Path) -> None:
@@ -90,7 +90,7 @@ def damage(path: Path) -> None:
 
 @pytest.mark.parametrize("broken", [Path.unlink, damage, lambda path: path.write_bytes(b"")])
 @pytest.mark.parametrize("name", [*WRITTEN, checkpoints.MANIFEST])
-def test_a_checkpoint_that_is_not_whole_is_passed_over(name: str, broken: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_not_complete_is_removed(name: str, broken: Any, tmp_path: Path) -> None:
     for step in (2, 4):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
@@ -102,17 +102,21 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(name: str, broken: Any, t
     assert not (tmp_path / "checkpoint-2").exists(), "the trainer would take it for the newest"
     shutil.copytree(tmp_path / "checkpoint-4", tmp_path / "checkpoint-2")
     checkpoints.complete(tmp_path / "checkpoint-2", seconds=1.0)
-    shutil.copytree(tmp_path / "checkpoint-4", tmp_path / "checkpoint-10")  # which is not of step 10
+    shutil.copytree(
+        tmp_path / "checkpoint-4", tmp_path / "checkpoint-10"
+    )  # its manifest has another step than its name
     broken(tmp_path / "checkpoint-4" / name)
-    before = checkpoints.newest(tmp_path, wanted=True)
-    assert before is not None
-    assert before.step == 2
+    older = checkpoints.newest(tmp_path, wanted=True)
+    assert older is not None
+    assert older.step == 2
     assert not (tmp_path / "checkpoint-4").exists()
     assert checkpoints.newest(tmp_path, wanted=False) is None
     assert not list(tmp_path.iterdir())
 
 
-def test_training_goes_on_from_the_newest_whole_checkpoint(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+def test_training_resumes_from_the_newest_complete_checkpoint(
+    write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
     class StopError(Exception):
         pass
 
@@ -131,16 +135,16 @@ def test_training_goes_on_from_the_newest_whole_checkpoint(write_recipe: Callabl
         if name:
             (folder / "checkpoints" / "checkpoint-4" / name).unlink()
         seen: list[int] = []
-        assert_same(bench.adapter("lora", loaded, folder, on_step=partial(_note, seen)), expected)
+        assert_same(bench.adapter("lora", loaded, folder, on_step=partial(_append_step, seen)), expected)
         assert seen[0] == first
 
 
-def _note(seen: list[int], step: int, *_: object) -> None:
+def _append_step(seen: list[int], step: int, *_: object) -> None:
     seen.append(step)
 
 
-def test_an_old_checkpoint_goes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kill in the middle of removing it leaves nothing under its name."""
+def test_an_old_checkpoint_is_removed_in_one_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the run is killed while it removes a checkpoint, nothing with the checkpoint's name is left."""
     for step in (2, 4):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "optimizer.pt").write_bytes(b"x")
@@ -161,13 +165,13 @@ def test_an_old_checkpoint_goes_at_once(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("odd", ['"seconds": NaN', '"seconds": -1', '"files": {}', '"files": []', '"seconds": null'])
-def test_a_manifest_that_somebody_changed_proves_nothing(odd: str, tmp_path: Path) -> None:
+def test_a_checkpoint_with_a_changed_manifest_is_not_used(odd: str, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint-2"
     folder.mkdir()
     (folder / "optimizer.pt").write_bytes(b"x")
     checkpoints.complete(folder, seconds=1.0)
     manifest = json.loads((folder / checkpoints.MANIFEST).read_text())
     (folder / checkpoints.MANIFEST).write_text(json.dumps({**manifest, **json.loads(f"{{{odd}}}")}))
-    (tmp_path / "checkpoint-3").write_bytes(b"no folder")
+    (tmp_path / "checkpoint-3").write_bytes(b"not a folder")
     assert checkpoints.newest(tmp_path, wanted=True) is None
     assert not list(tmp_path.iterdir())

@@ -1,3 +1,5 @@
+"""Check the training itself: steps, gradient accumulation and checkpointing, schedule, optimizer and seed."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -16,7 +18,7 @@ def losses(recipe: Path, folder: Path, *overrides: str) -> list[float]:
         return [entry["loss"] for entry in bench.train("lora", model, folder).history if "loss" in entry]
 
 
-def test_steps_from_epochs_and_shares() -> None:
+def test_steps_follow_from_epochs_and_from_shares() -> None:
     assert total_steps(TrainSection(steps=7), 100) == 7
     assert total_steps(TrainSection(epochs=2.0, batch_size=8, gradient_accumulation=2), 100) == 13
     assert total_steps(TrainSection(), 100) == 13
@@ -28,13 +30,13 @@ def test_steps_from_epochs_and_shares() -> None:
 def test_gradient_checkpointing_changes_no_loss(
     quantization: str, write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
-    recipe, base = write_recipe("lora"), f"model.quantization={quantization}"
-    plain = losses(recipe, tmp_path, base)
-    assert losses(recipe, tmp_path, base, "train.gradient_checkpointing=true") == pytest.approx(plain, rel=1e-6)
+    recipe, setting = write_recipe("lora"), f"model.quantization={quantization}"
+    plain = losses(recipe, tmp_path, setting)
+    assert losses(recipe, tmp_path, setting, "train.gradient_checkpointing=true") == pytest.approx(plain, rel=1e-6)
 
 
-def test_gradient_accumulation_is_a_larger_batch(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
-    """By tokens, not by rows: passes with few tokens count for less."""
+def test_gradient_accumulation_equals_a_larger_batch(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """Each token counts the same, so a forward pass with few tokens counts less."""
     recipe = write_recipe("lora", batch_size="8")
     text = recipe.read_text().replace("evaluate:\n  batch_size: 8", "evaluate:\n  batch_size: 4")
     recipe.write_text(text)
@@ -43,7 +45,9 @@ def test_gradient_accumulation_is_a_larger_batch(write_recipe: Callable[..., Pat
     assert parts == pytest.approx(whole, rel=1e-5)
 
 
-def test_schedule_optimizer_and_simple_quantization(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+def test_scheduler_and_optimizer_work_with_nf4_without_double_quantization(
+    write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
     bench = Bench(
         write_recipe("lora"), "train.steps=10", "train.scheduler=cosine", "train.warmup=2", "train.optimizer=adafactor",
         "model.quantization=nf4", "model.double_quantization=false",

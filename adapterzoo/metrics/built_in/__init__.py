@@ -1,10 +1,10 @@
-"""The metrics that come with adapterzoo: a module each, found as plugins are."""
+"""The metrics that come with adapterzoo, one module each; they are found like those of plugins."""
 
 SUITABLE = {
     "labels": ("accuracy", "macro_f1"),
     "long answers": ("rouge",),
     "short answers": ("exact_match",),
 }
-"""kind of answers -> the metrics that ``adapterzoo init`` proposes for them"""
+"""kind of answers -> metrics that ``adapterzoo init`` proposes for them"""
 DEFAULT = SUITABLE["short answers"]
-"""what a recipe measures that names no metrics"""
+"""metrics of a recipe that names none"""

@@ -1,4 +1,4 @@
-"""Which scripts put no spaces between words."""
+"""Patterns of scripts, above all of those without spaces between words."""
 
 from __future__ import annotations
 

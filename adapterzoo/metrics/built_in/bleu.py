@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def tokenizer(references: Sequence[str]) -> str:
-    """sacrebleu's name of the tokenizer for these references; answers have no say, so every row has the same.
+    """Return sacrebleu's name of the tokenizer for these references; it does not depend on the answers.
 
-    ``zh`` where most hold Chinese characters; ``char`` where most are Japanese, Korean, Thai, Lao, Burmese or
-    Khmer, for which sacrebleu has nothing better without a dictionary; else ``13a``, its default.
+    It is ``zh`` if most references have Chinese characters; ``char`` if most are Japanese, Korean, Thai, Lao, Burmese
+    or Khmer, for which sacrebleu has no better one without a dictionary; else ``13a``, its default.
     """
     han = characters = 0
     for text in references:
@@ -35,22 +35,22 @@ def tokenizer(references: Sequence[str]) -> str:
 def _bleu(tokenize: str) -> BLEU:
     from sacrebleu import BLEU
 
-    # Effective order: without it, a test split whose answers all have under four words scores 0, even if all are
-    # right; with a single longer answer it is the same number. Forced: it warns of answers that end in " .".
+    # Without effective_order, a test split scores 0 if no answer has four words, even if all are right; with a single
+    # longer answer it changes nothing. force silences a warning about answers that end in " .".
     return BLEU(tokenize=tokenize, effective_order=True, force=True)
 
 
 def bleu(reference: str, answer: str) -> float:
-    """BLEU-4 of the whole split (0 to 100), case counts; sacrebleu's 13a, zh or char tokens by the references."""
+    """BLEU-4 of the whole split (0 to 100); case counts; the references decide between 13a, zh and char tokens."""
     return float(_bleu(tokenizer([reference])).sentence_score(answer, [reference]).score)
 
 
 def corpus_bleu(references: Sequence[str], answers: Sequence[str]) -> float:
-    """Of the whole test split: not the mean of its sentences."""
+    """Return the BLEU of the whole test split, which is not the mean over its sentences."""
     return float(_bleu(tokenizer(references)).corpus_score(answers, [references]).score)
 
 
 @hookimpl
 def adapterzoo_metrics() -> list[Metric]:
-    """Return what this module brings."""
+    """Return the metrics of this module."""
     return [Metric("bleu", bleu, total=corpus_bleu, styles={"bleu": ColumnStyle("BLEU", ".1f", bounds=(0.0, 100.0))})]

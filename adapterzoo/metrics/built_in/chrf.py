@@ -21,16 +21,16 @@ def _chrf() -> CHRF:
 
 
 def chrf(reference: str, answer: str) -> float:
-    """F2 of character 1- to 6-grams of the whole split (0 to 100); case counts, white space does not."""
+    """F2 of sequences of 1 to 6 characters, of the whole split (0 to 100); case counts, white space does not."""
     return float(_chrf().sentence_score(answer, [reference]).score)
 
 
 def corpus_chrf(references: Sequence[str], answers: Sequence[str]) -> float:
-    """Of the whole test split: not the mean of its sentences."""
+    """Return the chrF of the whole test split, which is not the mean over its sentences."""
     return float(_chrf().corpus_score(answers, [references]).score)
 
 
 @hookimpl
 def adapterzoo_metrics() -> list[Metric]:
-    """Return what this module brings."""
+    """Return the metrics of this module."""
     return [Metric("chrf", chrf, total=corpus_chrf, styles={"chrf": ColumnStyle("chrF", ".1f", bounds=(0.0, 100.0))})]

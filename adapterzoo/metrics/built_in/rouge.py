@@ -14,14 +14,17 @@ COLUMNS = ("rouge1", "rouge2", "rougeL")
 
 
 class Words:
-    """Lower-case words of any script; the package's own tokenizer knows a-z and 0-9 and drops the rest."""
+    """A tokenizer for words of any script; the package's own tokenizer drops everything but a-z and 0-9."""
 
     def tokenize(self, text: str) -> list[str]:
-        """Runs of letters and digits, with their accents and vowel signs; a character where words have no spaces."""
+        """Return the lower-case words of a text; in scripts without spaces between words, each character is a word.
+
+        A word is a run of letters and digits, with their accents and vowel signs.
+        """
         tokens: list[str] = []
         inside = False
         for character in unicodedata.normalize("NFC", text.lower()):
-            # Not the pattern \w: it ends an Indic or Arabic word at every vowel sign, and takes _ for a letter.
+            # The pattern \w would not do: it ends an Indic or Arabic word at every vowel sign, and accepts _.
             kind = unicodedata.category(character)[0]
             if kind == "M" and inside:
                 tokens[-1] += character
@@ -44,14 +47,14 @@ def _scorer() -> Any:
 
 def rouge(reference: str, answer: str) -> dict[str, float]:
     """F1 of words, word pairs and the longest common subsequence (0 to 1); lower-cased, any script, no stemmer."""
-    found = _scorer().score(target=reference, prediction=answer)
-    return {column: found[column].fmeasure for column in COLUMNS}
+    scores = _scorer().score(target=reference, prediction=answer)
+    return {column: scores[column].fmeasure for column in COLUMNS}
 
 
 @hookimpl
 def adapterzoo_metrics() -> list[Metric]:
-    """Return what this module brings."""
-    # All three are called ROUGE below the table; of a narrow one, the longest common subsequence stays longest.
+    """Return the metrics of this module."""
+    # One explanation is enough for all three columns. A narrow terminal leaves R-L out last.
     titles = (("R-1", "R: ROUGE", 13), ("R-2", "", 14), ("R-L", "", 12))
     styles = {
         column: ColumnStyle(title, ".3f", explanation, (0.0, 1.0), drop)
