@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from adapterzoo.comparison.comparable import comparable_groups, hardware_differs, what_differs
 from adapterzoo.comparison.comparison import NO_COLUMNS, Block, Comparison
+from adapterzoo.comparison.order import HIGHER, better, metric_columns
 from adapterzoo.errors import UserError, did_you_mean
 from adapterzoo.results.result import read_results, run_times, unfinished
-from adapterzoo.results.row import HIGHER, Row, better, metric_columns
+from adapterzoo.results.row import Row
 
 if TYPE_CHECKING:
     from adapterzoo.comparison.evidence import Evidence, StoredResult

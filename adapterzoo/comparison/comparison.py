@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from adapterzoo.comparison.order import better, metric_columns
 from adapterzoo.results.result import Result
-from adapterzoo.results.row import Row, better, metric_columns
+from adapterzoo.results.row import Row
 
 if TYPE_CHECKING:
     from pandas import DataFrame

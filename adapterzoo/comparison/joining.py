@@ -10,8 +10,8 @@ from pathlib import Path
 from adapterzoo.comparison.comparable import hardware
 from adapterzoo.comparison.evidence import Evidence, StoredResult, collect_evidence
 from adapterzoo.errors import UserError
+from adapterzoo.metrics.measured import BY_COLUMN
 from adapterzoo.results.result import SETTINGS, Result
-from adapterzoo.results.row import LIKELIHOOD
 
 # Machines round differently: accept a relative difference of 1 % between likelihoods of the same base model.
 BASE_TOLERANCE = 0.01
@@ -65,7 +65,7 @@ def bases_differ(first: Sequence[StoredResult], second: Sequence[StoredResult]) 
         same_hardware = hardware(base) == hardware(other_base)
         tolerance = 1e-6 if same_hardware else BASE_TOLERANCE
         for name in base.metrics.keys() & other_base.metrics.keys():
-            if not same_hardware and name not in LIKELIHOOD:
+            if not same_hardware and name not in BY_COLUMN:
                 continue
             score, other_score = base.metrics[name], other_base.metrics[name]
             if not isclose(score, other_score, rel_tol=tolerance):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from adapterzoo.comparison.evidence import Evidence
+from adapterzoo.comparison.order import better, metric_columns
 from adapterzoo.comparison.statistics import LEVEL, Difference, Seeds, differences, holm, interval, stack
 from adapterzoo.metrics.registry import style
 from adapterzoo.results.result import FORGETTING
-from adapterzoo.results.row import better, metric_columns
 
 Pairs = Mapping[tuple[str, str], Difference]
 

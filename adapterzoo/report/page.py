@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adapterzoo.comparison.comparison import Block, Comparison
+from adapterzoo.comparison.order import HIGHER, LOWER
 from adapterzoo.report import notes
 from adapterzoo.report.columns import COSTS, Column, cell, columns, interval_text, mark, metric_column, value
 from adapterzoo.report.front import front
 from adapterzoo.results.result import Trial, Tuning
-from adapterzoo.results.row import HIGHER, LOWER, Row
+from adapterzoo.results.row import Row
 from adapterzoo.terminal import clean, duration
 
 # Costs that the score can be plotted against: name of the choice in the page, and how plotly writes such numbers.

@@ -11,12 +11,13 @@ from typing import Any
 from rich.console import Console
 
 from adapterzoo.comparison.comparison import NO_COLUMNS, Block, Comparison
+from adapterzoo.comparison.order import HIGHER, LOWER
 from adapterzoo.errors import UserError, did_you_mean
 from adapterzoo.report.canvas import Axis, Entry, Plot, legend
 from adapterzoo.report.columns import COSTS, Column, cell, interval_text, metric_column, value
 from adapterzoo.report.front import front
 from adapterzoo.report.terminal import head
-from adapterzoo.results.row import HIGHER, LOWER, Row
+from adapterzoo.results.row import Row
 from adapterzoo.terminal import clean, duration, safe, tell
 
 # Note of a base that is drawn as a line through the plot.

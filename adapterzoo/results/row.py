@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapterzoo.results.result import FORGETTING, Tuning
+from adapterzoo.results.result import Tuning
 
 Interval = tuple[float, float]
-# The function that picks the better of two values. Columns that are not listed here and are no metric (learning rate,
-# quantization) have no better value. Of a metric the higher value is better, unless the result says otherwise.
-HIGHER, LOWER = max, min
-BETTER = {
-    "test_loss": LOWER,
-    "perplexity": LOWER,
-    FORGETTING: LOWER,
-    "trainable_params": LOWER,
-    "adapter_bytes": LOWER,
-    "train_seconds": LOWER,
-    "answer_seconds": LOWER,
-    "total_seconds": LOWER,
-    "cost": LOWER,
-    "tokens_per_second": HIGHER,
-    "peak_memory_bytes": LOWER,
-}
-# Metrics that do not decide the order of the rows if there is a metric of answers.
-LIKELIHOOD = ("test_loss", "perplexity", "token_accuracy", FORGETTING)
 # Fields of a row with this mark are means over the seeds that finished. Other fields that a row has in common with a
 # result have one value for all seeds.
 IS_MEAN = "is_mean"
@@ -128,16 +109,3 @@ class Row:
     def record(self) -> dict[str, Any]:
         """Return the row as in ``compare --format json``."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
-
-
-def metric_columns(rows: Iterable[Row]) -> list[str]:
-    """Return the columns of all metrics: first those of answers, in the recipe's order, then the likelihoods."""
-    names = list(dict.fromkeys(name for row in rows for name in row.metrics))
-    return sorted(names, key=lambda name: LIKELIHOOD.index(name) + 1 if name in LIKELIHOOD else 0)
-
-
-def better(rows: Sequence[Row], column: str) -> Callable[..., Any] | None:
-    """Return ``max`` or ``min``, whichever picks the better value of a column; None if no value of it is better."""
-    if column in BETTER or not any(column in row.metrics for row in rows):
-        return BETTER.get(column)
-    return LOWER if any(column in row.lower_is_better for row in rows) else HIGHER

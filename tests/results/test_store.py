@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from adapterzoo.comparison import compare
+from adapterzoo import compare
 from adapterzoo.errors import UserError
 from adapterzoo.results.result import RESULT, Result, read_results
 from adapterzoo.results.store import Store
@@ -25,8 +25,9 @@ def result(label: str, seed: int = 0, **changes: object) -> Result:
 
 def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    written = result("a", options={"r": 8}, error=None, findings={"ranks": {"x": 1}})
-    store.write(written, [{"prompt": "中"}])
+    given = result("a", options={"r": 8}, error=None, findings={"ranks": {"x": 1}})
+    written = store.write(given, [{"prompt": "中"}])
+    assert [*written.record_digests] == ["predictions.jsonl"]
     assert store.of("a") == [written]
     assert read_results(tmp_path) == [(tmp_path / "a" / "seed-0", written)]
     assert json.loads((tmp_path / "a" / "seed-0" / "predictions.jsonl").read_text()) == {"prompt": "中"}
