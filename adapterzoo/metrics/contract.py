@@ -29,7 +29,7 @@ from typing import Any, Literal, get_args
 from adapterzoo.errors import PluginError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-# Allow capitals in columns, because names such as rougeL have them.
+# Allow capitals in columns, because many scores are spelled with them.
 COLUMN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 Better = Literal["higher", "lower"]
 Score = float | bool | Mapping[str, float]

@@ -171,4 +171,4 @@ def test_stdout_has_only_the_requested_format(finished: Path, adapterzoo: Callab
         done = adapterzoo("compare", finished, "--format", style)
         assert done.exit_code == 0
         assert done.stderr == ""
-    assert json.loads(adapterzoo("compare", finished, "--format", "json").stdout)["schema"] == 2
+    assert json.loads(adapterzoo("compare", finished, "--format", "json").stdout)["schema"] == 3
