@@ -48,7 +48,10 @@ def check(
     difference: float | None,
     probe: bool,
 ) -> None:
-    """Find every problem of RECIPE without training; print the plan, and the differences that the run can show."""
+    """Find every problem of RECIPE without training.
+
+    Then print the plan, and the differences that the run can show.
+    """
     from adapterzoo.recipe.reading import load_recipe
     from adapterzoo.running.progress import reporter
 

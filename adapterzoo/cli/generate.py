@@ -24,7 +24,10 @@ BATCH_SIZE = 8
     "--max-new-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Tokens of an answer at most."
 )
 def generate(folder: Path, method: str, seed: int | None, prompts: tuple[str, ...], max_new_tokens: int) -> None:
-    """Answer prompts with the adapter METHOD in DIR, on the base model and in the chat format of its training."""
+    """Answer prompts with the adapter METHOD in DIR.
+
+    The base model and the chat format are those of its training.
+    """
     from adapterzoo.adapters import loading as adapters
     from adapterzoo.running.progress import reporter
 

@@ -15,7 +15,10 @@ from adapterzoo.terminal import stderr, tell
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Recipe file to write [<data>.yaml].")
 @click.option("--model", help="Base model: a hub id, a folder, or a bundled name.")
 def init(data: str, out: Path | None, model: str | None) -> None:
-    """Write a commented recipe for DATA (a file, a saved dataset or a hub id), and say what was guessed about it."""
+    """Write a commented recipe for DATA.
+
+    DATA is a file, a saved dataset or a hub id. Print what was guessed about it, and how sure each guess is.
+    """
     from adapterzoo.recipe.files import find_source
     from adapterzoo.starter import DEFAULT_MODEL, starter
 

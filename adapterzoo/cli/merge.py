@@ -15,7 +15,10 @@ from adapterzoo.terminal import safe, stderr, stdout_to_stderr
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the adapter [the first].")
 @click.option("--to", required=True, metavar="OUT", type=click.Path(path_type=Path), help="Folder to write.")
 def merge(folder: Path, method: str, seed: int | None, to: Path) -> None:
-    """Merge the adapter METHOD in DIR into its base model, and write to OUT a model folder that transformers loads."""
+    """Merge the adapter METHOD in DIR into its base model.
+
+    OUT becomes a model folder that transformers loads.
+    """
     from adapterzoo.adapters import loading as adapters
     from adapterzoo.adapters import merging
     from adapterzoo.running.progress import reporter

@@ -26,7 +26,10 @@ LEGEND = "+ trains on a base with that quantization, ++ also merges into it"
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print a table for a document.")
 def methods(name: str | None, as_json: bool, as_markdown: bool) -> None:
-    """List all methods of the zoo; with NAME, show one method with its options and defaults."""
+    """List all methods of the zoo, or show the method NAME.
+
+    A single method is shown with its options and defaults.
+    """
     zoo = registry()
     if name is not None and name not in zoo:
         raise UserError.at(f"methods {name}", "unknown method.", zoo.hint(name))

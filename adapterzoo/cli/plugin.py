@@ -10,7 +10,7 @@ from adapterzoo.cli.plugin_new import new
 
 @click.group()
 def plugin() -> None:
-    """Create a package for a new method, and check that a method is sound."""
+    """Write a package for a new method, or check a method."""
 
 
 plugin.add_command(new)

@@ -28,7 +28,10 @@ from adapterzoo.terminal import safe, stdout
     help="Folder to write the package in [.].",
 )
 def new(name: str, parent: Path) -> None:
-    """Write a package for a method called NAME. It can be installed, and passes the check, without changes."""
+    """Write a package for a method called NAME.
+
+    It can be installed, and passes the check, without changes.
+    """
     if not NAME.fullmatch(name):
         raise UserError.at(f"plugin new {name}", "a method's name has lower-case letters, digits and '-' only.")
     if name in registry():

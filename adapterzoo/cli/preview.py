@@ -22,7 +22,10 @@ from adapterzoo.terminal import stdout, tell
 @click.option("--tokens", is_flag=True, help="Show each token on a line, with its id.")
 @set_option
 def preview(recipe: Path, number: int, split: str, tokens: bool, overrides: tuple[str, ...]) -> None:
-    """Show examples of RECIPE as the model will see them, with ⟦ ⟧ around the tokens that are in the loss."""
+    """Show examples of RECIPE as the model will see them.
+
+    The tokens in the loss are between ⟦ and ⟧.
+    """
     from adapterzoo.recipe.reading import load_recipe
     from adapterzoo.running.progress import reporter
 

@@ -27,9 +27,10 @@ def run(
     out: Path | None,
     jobs: int | None,
 ) -> None:
-    """Train and evaluate every cell of RECIPE, and print the comparison.
+    """Train and evaluate every cell of RECIPE.
 
-    Cells that already have a result are not trained again, so the command goes on with a stopped run.
+    Then print the comparison of all methods. Cells that already have a result are not trained again, so the command
+    goes on with a stopped run.
     """
     from adapterzoo.api import output_folder
     from adapterzoo.recipe.reading import load_recipe

@@ -130,8 +130,8 @@ class _Observer:
 
     def observe(self) -> Observation:
         observed, base = self.observed, self.base
-        observed.logits["base"] = logits(base.model, self.rows)
-        observed.logits["base alone"] = logits(base.model, self.rows, at_once=False)
+        observed.logits["base"] = logits(base.get_model(), self.rows)
+        observed.logits["base alone"] = logits(base.get_model(), self.rows, at_once=False)
         with observed.stage("problems"):
             skeleton = tiny_skeleton(observed.architecture)
             observed.declined = try_method(self.method, skeleton, self.options, self.context).problems
@@ -143,7 +143,7 @@ class _Observer:
             base.invalidate()
         if observed.quantization != "none" and "none" in self.method.quantizations:
             plain = tiny_base(observed.architecture, "none")
-            observed.logits["plain base"] = logits(plain.model, self.rows)
+            observed.logits["plain base"] = logits(plain.get_model(), self.rows)
             with observed.stage("plain"), plain.borrow() as model:
                 wrapped = self._wrap(model)
                 observed.logits["plain start"] = logits(wrapped, self.rows)

@@ -31,10 +31,14 @@ class Base:
         self._state: BaseState | None = None
         self._digest: str | None = None
         self._set_model(model)
+        self.bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+        """size of all parameters"""
+        elements = sum(parameter.numel() for parameter in model.parameters())
+        self.parameters = elements + sum(_packed_parameters(module) for module in model.modules())
+        """number of parameters; a 4-bit layer stores two of them in one element"""
 
-    @property
-    def model(self) -> Any:
-        """The model, to be read only; use :meth:`borrow` for anything that may change it."""
+    def get_model(self) -> Any:
+        """Return the model to be read only, loaded again if it has to be; what may change it calls :meth:`borrow`."""
         if self._model is None:
             self._set_model(self._reload())
         return self._model
@@ -53,7 +57,7 @@ class Base:
     def borrow(self) -> Iterator[nn.Module]:
         """Give the model for wrapping and training, and restore it afterwards, also after an error."""
         try:
-            yield self.model
+            yield self.get_model()
         finally:
             self.restore()
 
@@ -75,17 +79,6 @@ class Base:
         not loaded at once, because the caller still holds the old one and memory may not be enough for both.
         """
         self._model = self._state = None
-
-    @property
-    def bytes(self) -> int:
-        """The size of all parameters in bytes."""
-        return sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
-
-    @property
-    def parameters(self) -> int:
-        """The number of parameters; a 4-bit layer stores two of them in one element."""
-        elements: int = sum(parameter.numel() for parameter in self.model.parameters())
-        return elements + sum(_packed_parameters(module) for module in self.model.modules())
 
 
 def load(model: ModelSection, location: str, quantization: str, max_length: int, vocabulary: int = 0) -> Base:

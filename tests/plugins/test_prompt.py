@@ -61,7 +61,7 @@ def test_the_saved_prompt_answers_the_same_in_plain_peft(
         model.eval()
         with torch.no_grad():
             ours = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-    loaded = PeftModel.from_pretrained(bench.load("none").model, tmp_path / "adapter")
+    loaded = PeftModel.from_pretrained(bench.load("none").get_model(), tmp_path / "adapter")
     loaded.eval()
     task = {"task_ids": torch.tensor([0])} if name.startswith("multitask") else {}
     with torch.no_grad():

@@ -119,7 +119,7 @@ def test_what_a_method_changes_in_the_base_model_is_undone(write_recipe: Callabl
     loaded = bench.load("none")
     prompt = torch.tensor([bench.prepared.encoded.test[0].prompt])
     with torch.no_grad():
-        before = loaded.model(prompt).logits
+        before = loaded.get_model()(prompt).logits
     with loaded.borrow() as model, torch.no_grad():
         layer = model.model.layers[0]
         layer.mlp = nn.Identity()
@@ -130,7 +130,7 @@ def test_what_a_method_changes_in_the_base_model_is_undone(write_recipe: Callabl
         model.config.use_cache = False
         model.new = nn.Linear(1, 1)
         model.train()
-    after = loaded.model
+    after = loaded.get_model()
     with torch.no_grad():
         assert after(prompt).logits.equal(before)
     assert not [p for p in after.parameters() if p.requires_grad]
@@ -192,12 +192,12 @@ def test_no_cell_leaves_a_trace_in_what_a_forward_pass_reads(change: Any, write_
     loaded = bench.load("none")
     prompt = torch.tensor([bench.prepared.encoded.test[0].prompt])
     with torch.no_grad():
-        before = loaded.model(prompt).logits
+        before = loaded.get_model()(prompt).logits
         with loaded.borrow() as model:
             change(model)
-        assert loaded.model(prompt).logits.equal(before)
-    assert loaded.model.generation_config.repetition_penalty in (None, 1.0)
-    assert not hasattr(type(loaded.model.model.layers[0].mlp), "left_behind")
+        assert loaded.get_model()(prompt).logits.equal(before)
+    assert loaded.get_model().generation_config.repetition_penalty in (None, 1.0)
+    assert not hasattr(type(loaded.get_model().model.layers[0].mlp), "left_behind")
 
 
 @pytest.mark.parametrize(
@@ -222,17 +222,17 @@ def test_no_cell_leaves_a_trace_in_what_quantized_layers_keep(
     loaded = bench.load(quantization)
     prompt = torch.tensor([bench.prepared.encoded.test[0].prompt])
     with torch.no_grad():
-        before = loaded.model(prompt).logits
+        before = loaded.get_model()(prompt).logits
         with loaded.borrow() as model:
             model(prompt)
         with loaded.borrow() as model:
             change(model.model.layers[0].mlp.up_proj)
             assert not model(prompt).logits.equal(before)
-        assert loaded.model(prompt).logits.equal(before)
+        assert loaded.get_model()(prompt).logits.equal(before)
     with loaded.borrow() as model:
         again = model
         model(prompt)
-    assert loaded.model is again, "a forward pass changes nothing, so the base model need not be loaded again"
+    assert loaded.get_model() is again, "a forward pass changes nothing, so the base model need not be loaded again"
 
 
 def test_a_base_whose_files_changed_during_the_run_is_not_loaded_again(

@@ -32,7 +32,7 @@ def test_packs_hold_all_rows_and_none_is_too_long(lengths: list[int], room: int)
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_packed_example_has_the_same_loss_as_alone(architecture: str) -> None:
-    model = tiny_base(architecture, "none").model
+    model = tiny_base(architecture, "none").get_model()
     model.eval()
     packs = pack(ROWS, 24)
     assert len(packs) < len(ROWS)
@@ -47,7 +47,7 @@ def test_a_packed_example_has_the_same_loss_as_alone(architecture: str) -> None:
 
 
 def test_a_model_that_mixes_packed_examples_is_refused() -> None:
-    model = tiny_base("llama", "none").model
+    model = tiny_base("llama", "none").get_model()
     forward = type(model).forward
 
     class Mixing(torch.nn.Module):

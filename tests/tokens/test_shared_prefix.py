@@ -245,7 +245,7 @@ def test_training_continues_from_a_checkpoint_with_a_shared_prefix(
 ) -> None:
     bench = Bench(write_recipe("lora"), "train.save_steps=2")
     loaded = bench.load("none")
-    prefix = SharedPrefix.of(loaded.model)
+    prefix = SharedPrefix.of(loaded.get_model())
     first = bench.adapter("lora", loaded, tmp_path / "a", prefix=prefix)
     again = bench.adapter("lora", loaded, tmp_path / "a", prefix=prefix)
     assert_same(first, again)
