@@ -21,6 +21,7 @@ from adapterzoo.results.row import MEAN, Row
 from adapterzoo.results.store import PREDICTIONS, Store
 
 FROZEN = Path("tests/support/frozen/schema-1")
+FROZEN_2 = Path("tests/support/frozen/schema-2")
 
 
 def answers(share: float, seed: int = 0, examples: int = 100) -> list[bool]:
@@ -182,6 +183,15 @@ def test_results_of_schema_1_are_read_with_their_intervals() -> None:
     assert rows["ia3"].tied
     assert comparison.blocks[0].fingerprints["data"]
     assert compare(FROZEN, FROZEN).rows[0].seeds == comparison.rows[0].seeds
+
+
+def test_results_of_schema_2_are_read_with_their_base_as_the_quantization() -> None:
+    comparison = compare(FROZEN_2)
+    rows = {row.label: row for row in comparison.rows}
+    assert {label: row.quantization for label, row in rows.items()} == {"lora": "none", "ia3": "none", "qlora": "nf4"}
+    assert not any(row.unproven for row in rows.values())
+    assert rows["lora"].intervals["test_loss"]
+    assert rows["lora"].plugin
 
 
 def test_results_of_schema_1_are_in_a_block_of_their_own(tmp_path: Path) -> None:
