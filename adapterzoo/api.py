@@ -20,7 +20,7 @@ class PrintedComparison(Comparison):
     """A comparison that is printed as a table, in a terminal and in a notebook."""
 
     def __str__(self) -> str:
-        from adapterzoo.report.terminal import plain
+        from adapterzoo.report.table import plain
 
         return plain(self)
 

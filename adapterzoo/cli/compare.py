@@ -44,7 +44,7 @@ def compare(
     Rows that are not comparable, because their data or software differs, are in separate tables.
     """
     from adapterzoo import comparison
-    from adapterzoo.report import terminal, text
+    from adapterzoo.report import table, text
     from adapterzoo.report.columns import names_by_title
 
     if as_json and style not in (None, "json"):
@@ -80,4 +80,4 @@ def compare(
 
         curves_plot.render(compared, stdout())
     if not chosen:
-        terminal.render(compared, stdout())
+        table.render(compared, stdout())

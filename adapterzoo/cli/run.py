@@ -41,7 +41,7 @@ def run(
     folder = (out or output_folder(checked.name, overrides)).absolute()
     progress = reporter()
     from adapterzoo.comparison import compare
-    from adapterzoo.report import terminal
+    from adapterzoo.report import table
     from adapterzoo.running import runner
 
     with stdout_to_stderr():
@@ -49,6 +49,6 @@ def run(
             results = runner.run(checked, folder, methods, seeds, progress)
         finally:
             progress.end()  # End it before stdout is restored, because the live display keeps the present one.
-    terminal.render(compare(folder), stdout())
+    table.render(compare(folder), stdout())
     if not all(result.ok for result in results):
         sys.exit(1)

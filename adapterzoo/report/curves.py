@@ -11,7 +11,7 @@ from rich.console import Console
 from adapterzoo.comparison import Comparison
 from adapterzoo.errors import UserError
 from adapterzoo.report.canvas import Axis, Entry, Plot, legend
-from adapterzoo.report.terminal import head
+from adapterzoo.report.table import head
 from adapterzoo.results.row import Row
 
 # A curve with more points than this is smoothed.

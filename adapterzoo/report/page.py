@@ -17,7 +17,7 @@ from adapterzoo.comparison.comparison import Block, Comparison
 from adapterzoo.comparison.order import HIGHER, LOWER
 from adapterzoo.report import notes
 from adapterzoo.report.columns import COSTS, Column, cell, columns, interval_text, mark, metric_column, value
-from adapterzoo.report.front import front
+from adapterzoo.report.pareto_front import pareto_front
 from adapterzoo.results.result import Trial, Tuning
 from adapterzoo.results.row import Row
 from adapterzoo.terminal import clean, duration
@@ -190,7 +190,7 @@ def _front(comparison: Comparison, block: Block, points: dict[int, Row], cost: C
         return []  # times and memory of different machines cannot be compared
     metric = block.rows[0].rank_metric or ""
     sign = -1 if comparison.better(metric) is HIGHER else 1
-    return front({i: (value(row, cost), sign * row.metrics[metric]) for i, row in points.items()})
+    return pareto_front({i: (value(row, cost), sign * row.metrics[metric]) for i, row in points.items()})
 
 
 def _caption(block: Block, points: dict[int, Row], front: Sequence[int]) -> str:

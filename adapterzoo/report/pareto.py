@@ -15,8 +15,8 @@ from adapterzoo.comparison.order import HIGHER, LOWER
 from adapterzoo.errors import UserError, did_you_mean
 from adapterzoo.report.canvas import Axis, Entry, Plot, legend
 from adapterzoo.report.columns import COSTS, Column, cell, interval_text, metric_column, value
-from adapterzoo.report.front import front
-from adapterzoo.report.terminal import head
+from adapterzoo.report.pareto_front import pareto_front
+from adapterzoo.report.table import head
 from adapterzoo.results.row import Row
 from adapterzoo.terminal import clean, duration, safe, tell
 
@@ -167,7 +167,7 @@ def _front(methods: Sequence[Point], better: Better, cheaper: Better) -> list[Po
         return []
     score_sign, cost_sign = (-1 if pick is HIGHER else 1 for pick in (better, cheaper))
     places = {i: (cost_sign * point.cost, score_sign * point.score) for i, point in enumerate(methods)}
-    on_front = [methods[i] for i in front(places)]
+    on_front = [methods[i] for i in pareto_front(places)]
     for point in on_front:
         point.note = ", ".join(filter(None, ("front", point.note)))
     return on_front

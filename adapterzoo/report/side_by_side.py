@@ -14,7 +14,7 @@ from adapterzoo.comparison.evidence import Evidence
 from adapterzoo.comparison.scores import read_lines
 from adapterzoo.errors import UserError
 from adapterzoo.report.columns import metric_column
-from adapterzoo.report.terminal import head
+from adapterzoo.report.table import head
 from adapterzoo.results.row import Row
 from adapterzoo.results.store import PREDICTIONS
 from adapterzoo.terminal import safe, tell

@@ -16,7 +16,7 @@ from adapterzoo.methods.registry import registry
 from adapterzoo.metrics.registry import lower_is_better
 from adapterzoo.prepare.plan import BaseCell, Cell, MethodCell
 from adapterzoo.results.result import Tuning
-from adapterzoo.running.tuning import Score, tune
+from adapterzoo.running.tuning import TrialScore, tune
 from adapterzoo.running.watch import Watch
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def tune_cell(prepared: Prepared, cell: MethodCell, base: Base, folder: Path, wa
     first = replace(cell, seed=prepared.recipe.seeds[0])
     checkpoints = folder / "trial"
 
-    def run_trial(trial: MethodCell, number: int) -> Score:
+    def run_trial(trial: MethodCell, number: int) -> TrialScore:
         values = {"learning_rate": trial.learning_rate, **trial.options}
         settings = ", ".join(f"{name} {values[name]}" for name in cell.ranges)
         watch.phase(f"trial {number + 1}: {settings}")
@@ -205,7 +205,7 @@ def tune_cell(prepared: Prepared, cell: MethodCell, base: Base, folder: Path, wa
     return tune(first, folder, lower_is_better(prepared.recipe.evaluate.metrics[0]), run_trial)
 
 
-def _validation_score(prepared: Prepared, adapted: Adapted) -> Score:
+def _validation_score(prepared: Prepared, adapted: Adapted) -> TrialScore:
     """Return a model's score on the validation rows, by the first metric of the recipe."""
     from adapterzoo.evaluation.evaluate import evaluate
 
@@ -213,7 +213,7 @@ def _validation_score(prepared: Prepared, adapted: Adapted) -> Score:
     settings = prepared.recipe.evaluate.model_copy(update={"metrics": list(dict.fromkeys((first, "loss")))})
     metrics = evaluate(adapted.model, prepared.encoded, settings, part="validation", prefix=adapted.prefix).metrics
     name = next(iter(metrics))
-    return Score(name, metrics[name], metrics["test_loss"])
+    return TrialScore(name, metrics[name], metrics["test_loss"])
 
 
 def measure(prepared: Prepared, cell: Cell, model: nn.Module, prefix: SharedPrefix | None) -> Evaluation:

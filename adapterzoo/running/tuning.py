@@ -27,7 +27,7 @@ JOURNAL = "tuning.journal"
 
 
 @dataclass(frozen=True)
-class Score:
+class TrialScore:
     """The score of one setting on the validation rows."""
 
     metric: str
@@ -36,7 +36,7 @@ class Score:
     """decides between settings with the same value"""
 
 
-RunTrial = Callable[[MethodCell, int], Score]
+RunTrial = Callable[[MethodCell, int], TrialScore]
 """is called with a cell that has a trial's settings, and the trial's number; trains the cell and measures it on the
 validation rows"""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import AdapterzooError, PluginError
-from adapterzoo.machine.memory import free_memory
+from adapterzoo.machine.memory import PeakMemory, free_memory
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.metrics.registry import lower_is_better_columns, metric_packages
 from adapterzoo.prepare.plan import Cell, MethodCell
@@ -69,8 +69,6 @@ class Worker:
         Returns:
             The result as it was written.
         """
-        from adapterzoo.machine.memory import PeakMemory
-
         clock = Stopwatch()
         adapted: Adapted | None = None
         try:

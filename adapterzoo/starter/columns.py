@@ -33,7 +33,7 @@ MAX_LABEL_CHARACTERS, MAX_LABEL_WORDS = 40, 4
 MAX_SHOWN = 8  # Further names and labels are only counted.
 
 
-class Column:
+class DataColumn:
     """A column of the data: its name, and its cells in the rows that are looked at."""
 
     def __init__(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -83,20 +83,20 @@ class Column:
         return not self.texts and any(isinstance(cell, (list, dict)) for cell in self.cells)
 
 
-def columns_of(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+def columns_of(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[DataColumn]:
     """Return the columns of a table by their names, with the cells of the given rows."""
-    columns = [Column(name, rows) for name in names]
+    columns = [DataColumn(name, rows) for name in names]
     by_name = {column.plain_name: column for column in columns}
     if {"q", "a"} <= set(by_name):  # One of the two alone may be any letter.
         by_name["q"].plain_name, by_name["a"].plain_name = "question", "answer"
     return columns
 
 
-def _named_identifier(column: Column) -> bool:
+def _named_identifier(column: DataColumn) -> bool:
     return column.plain_name.rpartition(" ")[2] in IDENTIFIER_NAMES
 
 
-def is_known(column: Column) -> bool:
+def is_known(column: DataColumn) -> bool:
     """Tell whether the name of a column is one of those that show what it is for."""
     return column.plain_name in set().union(*QUESTION_NAMES, *ANSWER_NAMES, IDENTIFIER_NAMES - {""})
 
@@ -121,7 +121,7 @@ def listed(texts: Sequence[str]) -> str:
     return ", ".join([*map(brief, texts[:MAX_SHOWN]), *more])
 
 
-def rank(column: Column, names: Sequence[set[str]]) -> int:
+def rank(column: DataColumn, names: Sequence[set[str]]) -> int:
     """Return how well the name of a column fits groups of names: 1 is best, more is worse, 0 is not at all."""
     last = column.plain_name.rpartition(" ")[2]
     matches = [word in group for word in (column.plain_name, last, last.removesuffix("s")) for group in names]

@@ -14,7 +14,7 @@ from adapterzoo.starter.columns import (
     ANSWER_NAMES,
     NUMBERING,
     QUESTION_NAMES,
-    Column,
+    DataColumn,
     brief,
     labels_in,
     listed,
@@ -70,7 +70,7 @@ Shape = tuple[Finding, tuple[Finding, ...]]
 """the format, and a finding for each column of that format"""
 
 
-def guess(columns: Sequence[Column], doubt: str = "") -> Guess:
+def guess(columns: Sequence[DataColumn], doubt: str = "") -> Guess:
     """Guess what the columns of a data file are for.
 
     Args:
@@ -86,7 +86,7 @@ def guess(columns: Sequence[Column], doubt: str = "") -> Guess:
     return Guess(format, roles, _metrics(format, roles, columns), unused)
 
 
-def _by_format_names(columns: Sequence[Column]) -> Shape | None:
+def _by_format_names(columns: Sequence[DataColumn]) -> Shape | None:
     """Return the format with answers whose column names the data has; None if there is none."""
     texts = [column.name for column in columns if not column.no_text]
     # A column spelled exactly like the format's has priority over one that differs in capitals.
@@ -102,7 +102,7 @@ def _by_format_names(columns: Sequence[Column]) -> Shape | None:
     return _format(names[0], "certain", "the columns' names say so"), tuple(roles)
 
 
-def _conversations(columns: Sequence[Column]) -> Shape | None:
+def _conversations(columns: Sequence[DataColumn]) -> Shape | None:
     """Return the format of the column with conversations; None if there is no such column."""
     candidates = [column for column in columns if column.conversation]
     named = [column for column in candidates if column.plain_name in ("messages", "conversations")] or candidates
@@ -117,7 +117,7 @@ def _conversations(columns: Sequence[Column]) -> Shape | None:
     return format, (_role(key, named[0].name, "certain" if alone else "likely", reason),)
 
 
-def _by_roles(columns: Sequence[Column], doubt: str) -> Shape:
+def _by_roles(columns: Sequence[DataColumn], doubt: str) -> Shape:
     """Return plain text, or the columns that are most likely the question and the answer."""
     texts = [column for column in columns if column.texts and (doubt or not column.identifier)]
     if not texts:
@@ -136,7 +136,7 @@ def _by_roles(columns: Sequence[Column], doubt: str) -> Shape:
     return _question_and_answer(columns, texts)
 
 
-def _plain_text(text: Column, columns: Sequence[Column], doubt: str) -> Shape:
+def _plain_text(text: DataColumn, columns: Sequence[DataColumn], doubt: str) -> Shape:
     """Return the format of plain text for data with one column of text."""
     # Labels and numbers that look like identifiers may be answers.
     identifiers = [column for column in columns if column.identifier]
@@ -151,7 +151,7 @@ def _plain_text(text: Column, columns: Sequence[Column], doubt: str) -> Shape:
     return format, (_role("text", text.name, sureness, "no other column is text"),)
 
 
-def _question_and_answer(columns: Sequence[Column], texts: Sequence[Column]) -> Shape:
+def _question_and_answer(columns: Sequence[DataColumn], texts: Sequence[DataColumn]) -> Shape:
     """Return the columns with the question and the answer, by their names or else by their values."""
     question, answer = _named("question", texts, QUESTION_NAMES), _named("answer", texts, ANSWER_NAMES)
     objects = [column for column in columns if column.no_text and rank(column, ANSWER_NAMES)]
@@ -166,7 +166,7 @@ def _question_and_answer(columns: Sequence[Column], texts: Sequence[Column]) -> 
     return _format("qa", sureness, "there are several columns of text"), (question, answer)
 
 
-def _named(key: str, texts: Sequence[Column], names: Sequence[set[str]]) -> Finding | None:
+def _named(key: str, texts: Sequence[DataColumn], names: Sequence[set[str]]) -> Finding | None:
     """Return the column whose name says that it is the question or the answer; None if no name does."""
     ranks = {column.name: value for column in texts if (value := rank(column, names))}
     best = min(ranks.values(), default=0)
@@ -186,7 +186,7 @@ def _named(key: str, texts: Sequence[Column], names: Sequence[set[str]]) -> Find
     )
 
 
-def _answer_by_values(rest: Sequence[Column], question: Finding | None) -> Finding:
+def _answer_by_values(rest: Sequence[DataColumn], question: Finding | None) -> Finding:
     """Return the answer's column if no name shows it: the one with labels, the only one left, or the second of two."""
     labelled = [column for column in rest if column.labels]
     if len(labelled) > 1:
@@ -203,7 +203,7 @@ def _answer_by_values(rest: Sequence[Column], question: Finding | None) -> Findi
     return _unknown("answer", rest, "neither names nor values show it")
 
 
-def _question_by_values(rest: Sequence[Column], answer: Finding) -> Finding:
+def _question_by_values(rest: Sequence[DataColumn], answer: Finding) -> Finding:
     """Return the question's column if no name shows it: the only one left, or the one with the longest texts."""
     if len(rest) > 1:
         return _longest("question", rest, "neither names nor values show it")
@@ -211,7 +211,7 @@ def _question_by_values(rest: Sequence[Column], answer: Finding) -> Finding:
     return _role("question", rest[0].name, sureness, "it is the only other column of text")
 
 
-def _longest(key: str, columns: Sequence[Column], reason: str) -> Finding:
+def _longest(key: str, columns: Sequence[DataColumn], reason: str) -> Finding:
     """Return the column with by far the longest texts, without labels and numbers; unknown if there is none."""
     texts = [column for column in columns if column.has_words and not column.labels]
     first, second = [*sorted(texts, key=lambda column: column.length, reverse=True), None, None][:2]
@@ -220,13 +220,13 @@ def _longest(key: str, columns: Sequence[Column], reason: str) -> Finding:
     return _unknown(key, columns, reason)
 
 
-def _rest(texts: Sequence[Column], finding: Finding | None) -> list[Column]:
+def _rest(texts: Sequence[DataColumn], finding: Finding | None) -> list[DataColumn]:
     """Return the columns that a finding does not need; all columns if it needs all."""
     taken = set() if finding is None else {finding.value, *finding.choices}
     return [column for column in texts if column.name not in taken] or list(texts)
 
 
-def _metrics(format: Finding, roles: Sequence[Finding], columns: Sequence[Column]) -> Finding:
+def _metrics(format: Finding, roles: Sequence[Finding], columns: Sequence[DataColumn]) -> Finding:
     """Return the metrics that fit the answers; unknown if they depend on which column has the answers."""
     key = "evaluate.metrics"
     if format.value == "text":
@@ -256,7 +256,7 @@ def _kind(answers: Sequence[str]) -> str:
     return "labels" if labels_in(answers) else "long answers" if long else "short answers"
 
 
-def _answers(format: Finding, roles: Sequence[Finding], columns: Sequence[Column]) -> list[list[str]]:
+def _answers(format: Finding, roles: Sequence[Finding], columns: Sequence[DataColumn]) -> list[list[str]]:
     """Return the answers of each column that may be the answer."""
     if format.value is None:
         keys = [FORMATS[name].answer for name in format.choices]
@@ -267,7 +267,7 @@ def _answers(format: Finding, roles: Sequence[Finding], columns: Sequence[Column
     return [_last_answers(format.value, column) if is_conversation else column.texts for column in possible]
 
 
-def _last_answers(format: str, column: Column) -> list[str]:
+def _last_answers(format: str, column: DataColumn) -> list[str]:
     """Return the last answer of each conversation that fits the format."""
     answers = []
     for cell in column.cells:
@@ -287,11 +287,11 @@ def _role(key: str, column: str, sureness: Sureness, reason: str) -> Finding:
     return Finding(f"data.columns.{key}", column, sureness, reason)
 
 
-def _unknown(key: str, columns: Sequence[Column], reason: str) -> Finding:
+def _unknown(key: str, columns: Sequence[DataColumn], reason: str) -> Finding:
     return Finding(f"data.columns.{key}", None, "not known", reason, tuple(column.name for column in columns))
 
 
-def _unused(column: Column) -> str:
+def _unused(column: DataColumn) -> str:
     """Return the name of a column that is not used, and the reason if it is known."""
     reason = column.identifier or ("empty" if not column.texts and not column.no_text else "")
     reason = "no text" if column.no_text else reason

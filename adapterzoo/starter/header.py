@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from adapterzoo.errors import UserError
-from adapterzoo.starter.columns import Column, brief, is_known
+from adapterzoo.starter.columns import DataColumn, brief, is_known
 
 VALUES = {
     "a date": re.compile(r"\d{4}-\d\d-\d\d([T ].*)?|\d{1,2}[./]\d{1,2}[./]\d{2,4}"),
@@ -28,7 +28,7 @@ class Evidence(NamedTuple):
     reason: str
 
 
-def header_doubt(source: str, columns: Sequence[Column], delimiter: str) -> str:
+def header_doubt(source: str, columns: Sequence[DataColumn], delimiter: str) -> str:
     """Return why the first line may be a row and not column names; an empty text if there is no reason.
 
     Raises:
@@ -51,7 +51,7 @@ def header_doubt(source: str, columns: Sequence[Column], delimiter: str) -> str:
     return f"{strongest.reason}: if line 1 is a row, {hint}"
 
 
-def _evidence(column: Column) -> list[Evidence]:
+def _evidence(column: DataColumn) -> list[Evidence]:
     """Return the reasons to believe that the name of a column is a cell; for most names there are none."""
     name = column.name.strip()
     if not name:
@@ -61,14 +61,14 @@ def _evidence(column: Column) -> list[Evidence]:
     return [*_repeated(column, name), *_value(column, name), *_sentence(column, name)]
 
 
-def _repeated(column: Column, name: str) -> Iterator[Evidence]:
+def _repeated(column: DataColumn, name: str) -> Iterator[Evidence]:
     """Yield evidence if the name is also a cell of its column; it is sure if the column has labels."""
     if times := column.texts.count(name):
         counted = "once" if times == 1 else f"{times} times"
         yield Evidence(times > 1 and bool(column.labels), f"{brief(name)} is also in its column, {counted}")
 
 
-def _value(column: Column, name: str) -> Iterator[Evidence]:
+def _value(column: DataColumn, name: str) -> Iterator[Evidence]:
     """Yield evidence if the name is a date or a number; it is sure if most cells are, unless it may be a year."""
     for kind, pattern in VALUES.items():
         if pattern.fullmatch(name):
@@ -76,7 +76,7 @@ def _value(column: Column, name: str) -> Iterator[Evidence]:
             yield Evidence(cells_match and not YEAR.fullmatch(name), f"{brief(name)} is {kind}")
 
 
-def _sentence(column: Column, name: str) -> Iterator[Evidence]:
+def _sentence(column: DataColumn, name: str) -> Iterator[Evidence]:
     """Yield evidence if the name is a sentence or long; it is sure if most cells end like the name."""
     words, end = len(name.split()), name[-1]
     if end in WIDE_ENDS or (end in ENDS and words >= MIN_SENTENCE_WORDS):

@@ -102,15 +102,11 @@ def train_adapter(
         eval_dataset=encoded.validation,
         data_collator=partial(encoded.collate, prefix=prefix),
         callbacks=[*callbacks, _StepCallback(on_step, seconds_before, settings.save_limit)],
+        pad_id=encoded.pad_id,
+        prefix=prefix,
+        own_optimizer=optimizer,
     )
-    trainer.pad_id, trainer.prefix, trainer.own_optimizer = encoded.pad_id, prefix, optimizer
-    # Remove the callbacks that print every log line, because the progress display shows the progress.
-    for printer in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(printer)
-    for callback in trainer.callback_handler.callbacks:
-        # TensorBoard would write its files among the checkpoints, which are removed when the cell is done.
-        if getattr(callback, "logging_dir", "") is None:
-            callback.logging_dir = str(folder.parent / LOGS)
+    trainer.keep_logs_in(folder.parent / LOGS)
     if checkpoint and checkpoint.step >= steps:
         seconds = trainer.finished(checkpoint)
     else:
@@ -127,22 +123,31 @@ def train_adapter(
 class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not followed for types
     """A Trainer that evaluates as adapterzoo does: the loss of completions, without what a method adds to the loss."""
 
-    pad_id: int
-    prefix: SharedPrefix | None
-    own_optimizer: MakeOptimizer
     control: Any
     positions = 0
     """number of positions that went through the model, with padding"""
     tokens: Any = 0
     """number of tokens in all rows, without padding; a tensor, because reading its number would delay a step"""
 
-    def __init__(self, model: Any, **settings: Any) -> None:
+    def __init__(
+        self, model: Any, pad_id: int, prefix: SharedPrefix | None, own_optimizer: MakeOptimizer, **settings: Any
+    ) -> None:
+        self.pad_id, self.prefix, self.own_optimizer = pad_id, prefix, own_optimizer
         # transformers does not see adapters that are not PEFT's, and would refuse to train a quantized base model.
         model._hf_peft_config_loaded = True
         try:
             super().__init__(model=model, **settings)
         finally:
             del model._hf_peft_config_loaded
+
+    def keep_logs_in(self, folder: Path) -> None:
+        """Have loggers write into a folder, and no callback print log lines, because the progress display does."""
+        for printer in (PrinterCallback, ProgressCallback):
+            self.remove_callback(printer)
+        for callback in self.callback_handler.callbacks:
+            # TensorBoard would write its files among the checkpoints, which are removed when the cell is done.
+            if getattr(callback, "logging_dir", "") is None:
+                callback.logging_dir = str(folder)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Return the model's own loss, and count positions and tokens."""

@@ -11,7 +11,7 @@ from rich.console import Console
 from written import write
 
 from adapterzoo.comparison import Comparison, compare
-from adapterzoo.report import terminal, text
+from adapterzoo.report import table, text
 from adapterzoo.results.result import Result
 from adapterzoo.results.store import Store
 
@@ -63,7 +63,7 @@ def comparison(tmp_path: Path) -> Comparison:
 
 def shown(comparison: Comparison, width: int) -> str:
     stream = io.StringIO()
-    terminal.render(comparison, Console(file=stream, width=width))
+    table.render(comparison, Console(file=stream, width=width))
     return stream.getvalue()
 
 

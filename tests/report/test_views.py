@@ -14,7 +14,7 @@ from rich.console import Console
 from adapterzoo.comparison import Comparison, compare
 from adapterzoo.errors import UserError
 from adapterzoo.report import canvas as drawing
-from adapterzoo.report import curves, pareto, side_by_side, terminal
+from adapterzoo.report import curves, pareto, side_by_side, table
 from adapterzoo.report.columns import interval_text
 from adapterzoo.results.result import Result
 from adapterzoo.results.store import Store
@@ -207,7 +207,7 @@ def test_trials_of_numbers_and_texts_can_be_sorted(tmp_path: Path) -> None:
     ]
     tuning = {"metric": "m", "trials": trials, "chosen": {"init": "pissa"}, "space": {}}
     write(tmp_path, "lora", 0.5, tuning=tuning)
-    printed = terminal.plain(compare(tmp_path))
+    printed = table.plain(compare(tmp_path))
     assert "init pissa chosen of 4 by m on the validation rows (0.500, the lowest loss of equal scores)" in printed
 
 

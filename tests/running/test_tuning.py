@@ -22,7 +22,7 @@ from adapterzoo.errors import AdapterzooError
 from adapterzoo.prepare.plan import MethodCell
 from adapterzoo.prepare.settings import points
 from adapterzoo.recipe.tune import Range
-from adapterzoo.running.tuning import JOURNAL, Score, tune
+from adapterzoo.running.tuning import JOURNAL, TrialScore, tune
 
 TUNE = "tune:\n  learning_rate: {low: 1e-4, high: 1e-1, trials: 4}\n"
 RATE = Range(low=1e-5, high=1e-2)
@@ -33,10 +33,10 @@ def cell(**changes: Any) -> MethodCell:
     return MethodCell(label="lora", method="lora", quantization="none", **{**settings, **changes})
 
 
-def peak(trial: MethodCell, number: int) -> Score:
+def peak(trial: MethodCell, number: int) -> TrialScore:
     """Return a score that is best with a learning rate of 1e-3."""
     distance = abs(3 + log10(trial.learning_rate or 1))
-    return Score("exact_match", 1 - distance, distance)
+    return TrialScore("exact_match", 1 - distance, distance)
 
 
 def test_all_methods_get_the_same_points_after_their_own_default() -> None:
@@ -71,13 +71,13 @@ def test_the_setting_with_the_best_validation_score_is_chosen(tmp_path: Path) ->
 
 
 def test_equal_scores_are_decided_by_the_loss(tmp_path: Path) -> None:
-    found = tune(cell(), tmp_path, False, lambda trial, n: Score("m", 0.5, peak(trial, n).loss))
+    found = tune(cell(), tmp_path, False, lambda trial, n: TrialScore("m", 0.5, peak(trial, n).loss))
     best = min(found["trials"], key=lambda trial: trial["loss"] or 9)
     assert found["chosen"] == best["settings"]
 
 
 def test_a_setting_that_fails_is_a_failed_trial_and_does_not_end_tuning(tmp_path: Path) -> None:
-    def fails(trial: MethodCell, number: int) -> Score:
+    def fails(trial: MethodCell, number: int) -> TrialScore:
         if (trial.learning_rate or 0) > 1e-3:
             raise AdapterzooError("the loss became nan")
         return peak(trial, number)
@@ -88,7 +88,7 @@ def test_a_setting_that_fails_is_a_failed_trial_and_does_not_end_tuning(tmp_path
     assert failed
     assert failed[0]["error"] == "AdapterzooError: the loss became nan"
 
-    def never(trial: MethodCell, number: int) -> Score:
+    def never(trial: MethodCell, number: int) -> TrialScore:
         raise AdapterzooError("no")
 
     with pytest.raises(AdapterzooError, match="all 5 trials failed, the last one: AdapterzooError: no"):
@@ -98,7 +98,7 @@ def test_a_setting_that_fails_is_a_failed_trial_and_does_not_end_tuning(tmp_path
 def test_finished_trials_are_not_run_again(tmp_path: Path) -> None:
     tried: list[float | None] = []
 
-    def stops(trial: MethodCell, number: int) -> Score:
+    def stops(trial: MethodCell, number: int) -> TrialScore:
         tried.append(trial.learning_rate)
         if len(tried) == 3:
             raise KeyboardInterrupt
@@ -240,9 +240,9 @@ def test_tuning_continues_a_journal_that_ends_after_any_line(tmp_path: Path, lin
 
 
 def test_a_score_that_is_not_finite_is_a_failed_trial(tmp_path: Path) -> None:
-    def overflows(trial: MethodCell, number: int) -> Score:
+    def overflows(trial: MethodCell, number: int) -> TrialScore:
         if number == 1:
-            return Score("perplexity", float("inf"), float("nan"))
+            return TrialScore("perplexity", float("inf"), float("nan"))
         return peak(trial, number)
 
     trials = tune(cell(), tmp_path, False, overflows)["trials"]
@@ -251,7 +251,7 @@ def test_a_score_that_is_not_finite_is_a_failed_trial(tmp_path: Path) -> None:
 
 
 def test_another_run_tries_a_failed_setting_again(tmp_path: Path) -> None:
-    def fails(trial: MethodCell, number: int) -> Score:
+    def fails(trial: MethodCell, number: int) -> TrialScore:
         raise MemoryError
 
     with pytest.raises(AdapterzooError, match="all 5 trials failed"):
@@ -357,7 +357,7 @@ def test_a_changed_digit_in_the_journal_does_not_change_the_choice(tmp_path: Pat
 def test_another_version_of_a_plugin_has_its_own_trials(tmp_path: Path) -> None:
     tried: list[int] = []
 
-    def counting(trial: MethodCell, number: int) -> Score:
+    def counting(trial: MethodCell, number: int) -> TrialScore:
         tried.append(number)
         return peak(trial, number)
 

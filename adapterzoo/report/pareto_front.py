@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 
-def front(places: Mapping[int, tuple[float, float]]) -> list[int]:
+def pareto_front(places: Mapping[int, tuple[float, float]]) -> list[int]:
     """Return the rows that no other row beats, the cheapest first.
 
     A row is beaten by one that is as good and costs less, or is better and costs no more.
