@@ -11,6 +11,7 @@ from adapterzoo.cli import main
 from adapterzoo.cli.methods import markdown
 from adapterzoo.conformance import PROPERTIES
 from adapterzoo.entry_points import BUILT_IN
+from adapterzoo.methods.contract import attributes
 from adapterzoo.methods.registry import Registry
 from adapterzoo.recipe.reading import load_recipe
 
@@ -53,6 +54,11 @@ def test_the_document_of_the_conformance_kit_has_every_property_and_every_method
     for name in built_in():
         if not built_in()[name].unavailable:
             assert re.search(rf"^{name} ", report, re.MULTILINE), f"{name}: adapterzoo plugin check --all"
+
+
+def test_every_attribute_of_a_method_is_explained() -> None:
+    text = Path("docs/add-a-method.md").read_text(encoding="utf-8")
+    assert not [name for name in attributes() if f"`{name}`" not in text]
 
 
 def test_every_file_that_a_document_names_exists() -> None:
