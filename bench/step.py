@@ -43,7 +43,7 @@ def main() -> None:
     from adapterzoo.machine import processes
     from adapterzoo.machine.memory import keep_freed_memory
     from adapterzoo.model import base
-    from adapterzoo.prepare.prepared import prepare
+    from adapterzoo.prepare.prepare import prepare
     from adapterzoo.running.cell import adapt, train
     from adapterzoo.running.watch import Watch
 

@@ -58,7 +58,7 @@ def check(
     if difference is not None and not difference < float("inf"):
         raise UserError.at(f"--difference {difference:g}", "is not a difference.", "Give a number above 0.")
     checked = load_recipe(recipe, overrides)
-    from adapterzoo.prepare.prepared import prepare
+    from adapterzoo.prepare.prepare import prepare
     from adapterzoo.tokens.show import length_summary
 
     begun, say = time.monotonic(), reporter().say

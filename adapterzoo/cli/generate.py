@@ -37,7 +37,7 @@ def generate(folder: Path, method: str, seed: int | None, prompts: tuple[str, ..
         raise UserError.at("--prompt", "there is no prompt.", "Give --prompt TEXT, or lines on stdin.")
     rows = [adapters.question_row(adapter.recipe.data, prompt) for prompt in asked]
     from adapterzoo.evaluation.generation import generate as answer
-    from adapterzoo.prepare.prepared import quiet_libraries
+    from adapterzoo.machine.quiet import quiet_libraries
 
     with (
         stdout_to_stderr(),

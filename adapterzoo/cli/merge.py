@@ -24,7 +24,7 @@ def merge(folder: Path, method: str, seed: int | None, to: Path) -> None:
     from adapterzoo.running.progress import reporter
 
     adapter = adapters.find_adapter(folder, method, seed)
-    from adapterzoo.prepare.prepared import quiet_libraries
+    from adapterzoo.machine.quiet import quiet_libraries
 
     with stdout_to_stderr(), quiet_libraries():
         merging.merge(adapter, to, reporter().say)

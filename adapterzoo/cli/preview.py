@@ -30,8 +30,8 @@ def preview(recipe: Path, number: int, split: str, tokens: bool, overrides: tupl
     from adapterzoo.running.progress import reporter
 
     checked = load_recipe(recipe, overrides)
+    from adapterzoo.machine.quiet import quiet_libraries
     from adapterzoo.prepare.examples import encode_data, read_data
-    from adapterzoo.prepare.prepared import quiet_libraries
 
     console = stdout()
     # The notes on rows that were read and dropped are printed at the end, because they are a result of this command.

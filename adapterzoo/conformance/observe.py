@@ -15,10 +15,10 @@ from adapterzoo.conformance.measure import greedy, greedy_gap, logits, loss, sha
 from adapterzoo.conformance.models import rows, tiny_base, tiny_skeleton
 from adapterzoo.conformance.watch import GradientWatcher, record_events, save_only_at
 from adapterzoo.errors import Problem
+from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.methods.contract import Context, Method, checked_wrap
 from adapterzoo.methods.layers import trained_parameters
 from adapterzoo.prepare.dry_run import try_method
-from adapterzoo.prepare.prepared import quiet_libraries
 from adapterzoo.results.result import plain_findings
 from adapterzoo.tokens.batches import shuffled_batches
 

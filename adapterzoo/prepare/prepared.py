@@ -1,31 +1,18 @@
-"""Prepare a run: everything that can be known and checked without the model's weights."""
+"""A run that was prepared: everything that is known of it before the model's weights are loaded."""
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from adapterzoo.data.split import fingerprint
-from adapterzoo.data_row import SPLIT_NAMES
-from adapterzoo.errors import Problem, UserError
 from adapterzoo.methods.contract import Context
-from adapterzoo.methods.layers import linear_layers
-from adapterzoo.methods.registry import registry
-from adapterzoo.prepare.dry_run import dry_run
-from adapterzoo.prepare.examples import encode_data, read_data, shown_prompts
-from adapterzoo.prepare.plan import Cell, MethodCell, plan
+from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.recipe.schema import Recipe
 from adapterzoo.tokens.batches import SealedRow, shuffled_batches
 
 if TYPE_CHECKING:
     from adapterzoo.evaluation.forgetting import General
     from adapterzoo.tokens.encode import Encoded
-
-NOISY_LOGGERS = ("bitsandbytes", "peft", "accelerate", "datasets", "huggingface_hub")
 
 
 @dataclass(frozen=True)
@@ -75,123 +62,3 @@ class Prepared:
             seed=cell.seed,
             batches=shuffled_batches(self.sealed_rows, train.batch_size, cell.seed, self.encoded.pad_id),
         )
-
-
-def prepare(
-    recipe: Recipe,
-    methods: Sequence[str] = (),
-    seeds: Sequence[int] = (),
-    say: Callable[[str], None] = lambda message: None,
-    before_torch: Callable[[], None] = lambda: None,
-) -> Prepared:
-    """Plan the cells, read and tokenize the data, and try every method on the architecture.
-
-    Args:
-        recipe: the recipe.
-        methods: labels or names of methods to run; if empty, all methods of the recipe.
-        seeds: seeds to run; if empty, the recipe's.
-        say: is told what was dropped, cut or chosen.
-        before_torch: is called after the data was read and before torch computes anything.
-
-    Raises:
-        UserError: all problems of the methods, the data or the model.
-    """
-    zoo = registry()
-    recipe, splits = read_data(recipe, say)
-    cells = plan(recipe, methods, seeds, zoo)
-    before_torch()
-    with quiet_libraries():
-        from adapterzoo.model import files as model_files
-        from adapterzoo.model import loading
-        from adapterzoo.training.arguments import total_steps
-
-        location = model_files.locate(recipe.model.name, say)
-        config = loading.load_config(recipe.model, location)
-        loading.check_weights(recipe.model, location, config)
-        encoder, encoded = encode_data(recipe, location, splits, say)
-        skeleton = loading.skeleton(recipe.model, config, encoder.vocabulary)
-        weights = model_files.fingerprint(location, config)
-        parts = {name: fingerprint([getattr(splits, name)]) for name in SPLIT_NAMES}
-        prepared = Prepared(
-            recipe=recipe,
-            cells=cells,
-            location=location,
-            encoded=encoded,
-            sealed_rows=encoded.sealed_rows(),
-            shots=shown_prompts(encoder, encoded, recipe.evaluate.shots),
-            steps=total_steps(recipe.train, len(encoded.training_rows)),
-            trainable={},
-            unknown_sizes={},
-            base_parameters=sum(p.numel() for p in skeleton.parameters()),
-            linear_parameters=sum(p.numel() for layer in linear_layers(skeleton).values() for p in layer.parameters()),
-            weights=weights,
-            vocabulary=encoder.vocabulary,
-            fingerprints={"data": splits.fingerprint, **parts, "weights": weights},
-            general=_general(recipe, encoded, config),
-        )
-        _check_context_length(prepared, config)
-        return dry_run(prepared, skeleton, zoo)
-
-
-def _general(recipe: Recipe, encoded: Encoded, config: Any) -> General | None:
-    """Read and tokenize the general text; return None if the recipe has none.
-
-    Raises:
-        UserError: the text cannot be read.
-    """
-    from adapterzoo.evaluation.forgetting import General, general_rows
-
-    settings = recipe.evaluate
-    if settings.general_text is None:
-        return None
-    rows = general_rows(settings.general_text, encoded.tokenizer, _limit(config))
-    return General(rows, encoded.pad_id, settings.batch_size)
-
-
-def _limit(config: Any) -> int | None:
-    """Return the number of tokens that the model can read at most; None if it does not say."""
-    return getattr(config, "max_position_embeddings", None)
-
-
-def _check_context_length(prepared: Prepared, config: Any) -> None:
-    """Raise UserError if a row, or a test prompt with examples in front, is longer than the model can read."""
-    limit = _limit(config)
-    if limit is None:
-        return
-    encoded = prepared.encoded
-    rows = [*encoded.train, *encoded.validation, *encoded.test]
-    longest = max(len(example.prompt) + len(example.completion) for example in rows)
-    answers = [len(example.completion) for example in encoded.test]
-    shown = max((len(p) + n for p, n in zip(prepared.shots, answers, strict=False)), default=0)
-    problems = []
-    if longest > limit:
-        what = f"the longest row has {longest} tokens, and the model can read {limit}."
-        problems.append(Problem("data.max_length", what, f"Set it to {limit} or less."))
-    if shown > limit:
-        what = f"with the examples in front a test prompt has {shown} tokens, and the model can read {limit}."
-        problems.append(Problem("evaluate.shots", what, "Show fewer, or 0."))
-    if problems:
-        raise UserError(*problems)
-
-
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Keep the messages of transformers, PEFT and bitsandbytes out of the progress display."""
-    import datasets
-    from transformers.utils import logging as transformers_logging
-
-    datasets.disable_progress_bars()
-    transformers_logging.disable_progress_bar()
-    verbosity = transformers_logging.get_verbosity()
-    levels = {name: logging.getLogger(name).level for name in NOISY_LOGGERS}
-    transformers_logging.set_verbosity_error()
-    for name in NOISY_LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)

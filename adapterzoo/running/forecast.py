@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from adapterzoo.evaluation.forgetting import General
 from adapterzoo.machine.memory import PeakMemory
 from adapterzoo.machine.processes import cores, in_processes
+from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.prepare.plan import Cell, MethodCell
-from adapterzoo.prepare.prepared import Prepared, quiet_libraries
+from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.running import parallel
 from adapterzoo.running.cell import adapt, measure, shared_prefix, step_seconds
 from adapterzoo.running.parallel import Concurrency

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from adapterzoo.machine import processes
+from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.methods.registry import registry
-from adapterzoo.prepare.prepared import Prepared, prepare, quiet_libraries
+from adapterzoo.prepare.prepare import prepare
+from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.recipe.reading import kept_recipe
 from adapterzoo.recipe.schema import Recipe
 from adapterzoo.results.identity import recipe_identity

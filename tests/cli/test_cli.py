@@ -101,7 +101,7 @@ def test_check_prints_the_plan_without_weights(
 def test_check_counts_the_parameters_that_run_trains(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
-    from adapterzoo.prepare.prepared import prepare
+    from adapterzoo.prepare.prepare import prepare
     from adapterzoo.recipe.reading import load_recipe
 
     recipe = write_recipe(steps="1")

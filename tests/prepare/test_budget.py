@@ -14,7 +14,7 @@ from tiny import METHODS
 
 from adapterzoo.methods.contract import Method, Options
 from adapterzoo.prepare import budget
-from adapterzoo.prepare.prepared import prepare
+from adapterzoo.prepare.prepare import prepare
 from adapterzoo.recipe.reading import load_recipe
 
 BUDGET = "budget: {trainable_params: 20k}\n"

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from adapterzoo.methods.registry import registry
 from adapterzoo.model import base
-from adapterzoo.prepare.prepared import Prepared, prepare
+from adapterzoo.prepare.prepare import prepare
+from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.recipe.reading import load_recipe
 from adapterzoo.training.trainer import Trained, train_adapter
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from adapterzoo.prepare.prepared import prepare
+from adapterzoo.prepare.prepare import prepare
 from adapterzoo.recipe.reading import load_recipe
 from adapterzoo.tokens.encode import Encoded, Encoder
 
