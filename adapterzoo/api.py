@@ -1,4 +1,4 @@
-"""The functions for notebooks and scripts, which do the same as the commands."""
+"""Functions for notebooks and scripts, which do the same as the commands ``run`` and ``compare``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def compare(
     """Compare all results in one or several output folders.
 
     Args:
-        folders: output folders of runs. Rows that are not comparable with those of the first are in other blocks.
+        folders: output folders of runs. Rows that are not comparable with those of the first one are in other blocks.
         sort: the column to order the rows by, best first; by default the first metric.
         against: the label of the row that all others are compared with; by default the best row.
         price: the price of one hour of the machine, in any currency.
@@ -60,15 +60,15 @@ def run(
 
     Args:
         recipe: a recipe, or the path of its file.
-        out: the folder for the results; by default that of :func:`output_folder`.
-        methods: the labels or names of the methods to run; by default all of the recipe.
+        out: the folder for the results; by default the one that :func:`output_folder` returns.
+        methods: the labels or names of the methods to run; by default all methods of the recipe.
         seeds: the seeds to run; by default those of the recipe.
         overrides: assignments like ``train.steps=10``, used only if the recipe is a path.
         jobs: how many cells run at the same time; by default the recipe's number. 0 runs them in this process.
         reporter: the object that receives the progress; by default none does.
 
     Returns:
-        The comparison. A failed cell is a row of it, with the reason.
+        The comparison. A failed cell has a row too, with the reason.
 
     Raises:
         UserError: the recipe, the data, the model or the folder is wrong.

@@ -1,4 +1,4 @@
-"""A row of the user's data: an example, whatever format it was written in."""
+"""A row of the user's data, in one form for all formats in which it may be written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SPLIT_NAMES = ("train", "validation", "test")
 
 
 class BadRowError(Exception):
-    """A row that does not fit its format: what is wrong with it, and a hint."""
+    """The error for a row that does not fit its format: what is wrong with the row, and a hint."""
 
     def __init__(self, what: str, hint: str = "") -> None:
         super().__init__(what)
@@ -17,7 +17,7 @@ class BadRowError(Exception):
 
 
 class EmptyRowError(Exception):
-    """A row whose cell is empty in a column that must have text."""
+    """The error for a row that has an empty cell in a column that must have text."""
 
     def __init__(self, column: str) -> None:
         super().__init__(column)
@@ -34,7 +34,7 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DataRow:
-    """An example: turns, the last of which is the assistant's answer."""
+    """One example: the turns of a conversation, which ends with the assistant's answer."""
 
     turns: tuple[Turn, ...]
     raw: bool = False
@@ -42,7 +42,7 @@ class DataRow:
     place: str = field(default="", compare=False)
     """file and line of the row"""
     group: str | None = field(default=None, compare=False)
-    """rows of one group stay in one split; None: rows with the same prompt are a group"""
+    """group of the row; rows of one group are in the same split. If None, rows with the same prompt are one group"""
 
     @classmethod
     def pair(cls, prompt: str, completion: str, place: str = "") -> DataRow:
@@ -51,7 +51,7 @@ class DataRow:
 
     @property
     def prompt(self) -> str:
-        """The question as one text; of a conversation, all turns before the last answer but the system message."""
+        """Return the question as one text: all turns before the last answer, without the system message."""
         asked = [turn for turn in self.turns[:-1] if turn.role != "system"]
         if len(asked) == 1:
             return asked[0].content
@@ -59,5 +59,5 @@ class DataRow:
 
     @property
     def completion(self) -> str:
-        """The answer; of a conversation, the last one."""
+        """Return the answer; in a conversation, the last answer."""
         return self.turns[-1].content

@@ -1,7 +1,7 @@
 """Compute digests, which tell whether files have changed.
 
 The hash is xxh3 with 128 bits. It is ten times as fast as SHA-256, so that even a model of 140 GB is hashed as fast as
-the disk delivers it. It finds damage and changes, but not forgery: an attacker can compute a collision.
+the disk can read it. It detects damage and changes, but not forgery: an attacker can make a file with the same hash.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from adapterzoo.files import cache_folder
 
 CACHE = "digests.json"
 MAX_CACHED_FILES = 10_000
-# Do not remember a file that changed less than this ago: a further change might not get a new timestamp.
+# Do not cache the digest of a file that changed less than this long ago: its next change might not get a new timestamp.
 SETTLED_NANOSECONDS = 2_000_000_000
 
 
@@ -69,7 +69,7 @@ def file_digests(paths: Iterable[Path]) -> dict[Path, str]:
 
 
 def _identity(path: Path) -> tuple[str, bool]:
-    """Return a key that changes when a file does, and whether the file's last change is old enough to rely on it."""
+    """Return a key that changes when a file does, and whether the last change is old enough to rely on the key."""
     status = path.stat()
     changed = max(status.st_mtime_ns, status.st_ctime_ns)
     parts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -77,7 +77,7 @@ def _identity(path: Path) -> tuple[str, bool]:
 
 
 def _read_cache() -> dict[str, str]:
-    """Return the remembered digests by file identity; none where the cache is missing or damaged."""
+    """Return the cached digests by file identity; an empty mapping if the cache is missing or damaged."""
     try:
         content = json.loads((cache_folder() / CACHE).read_text(encoding="utf-8"))
         entries: dict[str, str] = content["entries"]

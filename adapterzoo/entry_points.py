@@ -77,16 +77,16 @@ def load_plugins(
     Args:
         entry_points: the entry points of the plugins.
         hook: name of the hook.
-        verify: a function that raises an error for an item that is not sound.
+        verify: a function that raises an error for an item that is not valid.
 
     Returns:
-        The entry point, the distribution and the items of each sound plugin; and the plugins that were left out.
+        The entry point, the distribution and the items of each valid plugin; and the plugins that were left out.
     """
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     loaded, broken = [], []
-    # Load them one by one, because pluggy's own loader stops at the first plugin that fails to import, skips a
-    # second one of the same name, and lets one hook that raises stop the call for all.
+    # Load the plugins one by one, because pluggy's own loader stops at the first plugin that fails to import and skips
+    # a second plugin of the same name, and because after one hook that raises an error it calls no other.
     for entry_point in sorted(entry_points, key=lambda point: (_package(point), point.name)):
         package = _package(entry_point)
         if package != BUILT_IN and os.environ.get(NO_THIRD_PARTY, "0") not in ("", "0"):
@@ -105,7 +105,7 @@ def load_plugins(
 
 
 def _load(manager: pluggy.PluginManager, point: metadata.EntryPoint, package: str, hook: str) -> list[Any]:
-    """Return the items that one entry point's hook returns; none where it has only other hooks."""
+    """Return the items that one entry point's hook returns; an empty list if it has only other hooks."""
     with stdout_to_stderr(), _keep_working_directory():
         module = point.load()
         if manager.register(module, f"{package}:{point.name}") is None:
@@ -117,7 +117,7 @@ def _load(manager: pluggy.PluginManager, point: metadata.EntryPoint, package: st
         if not any(hooks.values()):
             raise PluginError(f"it has no {' or '.join(hooks)} hook (is @hookimpl missing?)")
         if not hooks[hook] and hasattr(module, hook):
-            raise PluginError(f"its {hook} is no hook (is @hookimpl missing?)")
+            raise PluginError(f"its {hook} is not a hook (is @hookimpl missing?)")
         items = hooks[hook][0].function() if hooks[hook] else []
     if not isinstance(items, list):
         raise PluginError(f"{hook} returned {items!r}, not a list of {hook.rpartition('_')[2]}")
@@ -139,7 +139,7 @@ def _keep_working_directory() -> Iterator[None]:
 
 
 def _package(entry_point: metadata.EntryPoint) -> str:
-    """Return the name of an entry point's distribution; ``?`` where it has none."""
+    """Return the name of an entry point's distribution; ``?`` if it has none."""
     if entry_point.dist is None:  # the entry point was created in code, not by an installed package
         return BUILT_IN if entry_point.module.startswith(f"{BUILT_IN}.") else "?"
     return entry_point.dist.name

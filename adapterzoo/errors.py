@@ -44,7 +44,7 @@ class ProcessEndedError(AdapterzooError):
 
 
 class NotFiniteError(AdapterzooError):
-    """A loss became NaN or infinite, which fails the cell even where the trainer would only log it."""
+    """A loss became NaN or infinite. The cell then fails, although the trainer would only log it."""
 
 
 class PluginError(AdapterzooError):

@@ -1,4 +1,4 @@
-"""Write and remove files so that none is left half written when the process is killed."""
+"""Write and remove files so that no half of one is left if the process is killed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder, or a file of that name; rename it first, so that a kill leaves no half of it under its name."""
+    """Remove a folder, or a file of that name.
+
+    The folder is renamed first, so that no half of it has its name if the process is killed.
+    """
     if folder.is_file():
         folder.unlink()
     if folder.is_dir():

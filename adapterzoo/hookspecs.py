@@ -12,12 +12,12 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def adapterzoo_methods() -> list[object]:  # type: ignore[empty-body]  # a specification has no body
-    """Return the adapter methods that this plugin brings, each an :class:`adapterzoo.Method`."""
+    """Return the adapter methods of this plugin, each an :class:`adapterzoo.Method`."""
 
 
 @hookspec
 def adapterzoo_metrics() -> list[object]:  # type: ignore[empty-body]
-    """Return the metrics that this plugin brings, each an :class:`adapterzoo.Metric`."""
+    """Return the metrics of this plugin, each an :class:`adapterzoo.Metric`."""
 
 
 HOOKS = tuple(name for name in dir() if name.startswith("adapterzoo_"))

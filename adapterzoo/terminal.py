@@ -1,4 +1,4 @@
-"""Print text in the terminal, and keep recipes, models and plugins from sending it control characters or markup."""
+"""Print text in the terminal, without control characters and markup from recipes, models or plugins."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def safe(text: object, style: str = "") -> Text:
 
 
 def escape_markdown(text: object) -> str:
-    """Return a text with the signs escaped that would be markup in a markdown table."""
+    """Return a text in which the characters that would be markup in a markdown table are escaped."""
     return re.sub(r"[\\|*`\[_~$]", r"\\\g<0>", clean(text).replace("&", "&amp;").replace("<", "&lt;"))
 
 
@@ -49,13 +49,13 @@ def stderr() -> Console:
 
 
 def tell(console: Console, text: object, style: str = "") -> None:
-    """Print a text; a terminal wraps it between words, and a pipe gets it as one line."""
+    """Print a text; in a terminal it is wrapped between words, in a pipe it stays one line."""
     console.print(safe(text, style), soft_wrap=not console.is_terminal)
 
 
 @contextmanager
 def stdout_to_stderr() -> Iterator[None]:
-    """Send to stderr what other people's code prints, because programs read the results from stdout."""
+    """Send to stderr what libraries and plugins print, because programs read the results from stdout."""
     try:
         original = os.dup(1)
     except OSError:  # this process has no stdout, so there is nothing to protect

@@ -1,4 +1,4 @@
-"""Train parameters in float32 that PEFT leaves in the precision of the base.
+"""Train parameters in float32 that PEFT leaves in the precision of the base model.
 
 A bfloat16 weight near 1 can only change in steps of 1/128. An update of a thousandth would round to nothing, and
 training would have no effect, without any message.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Float32Method(PeftMethod[OptionsT]):
-    """A PEFT method that trains in float32 on any base."""
+    """A PEFT method that trains in float32, whatever the precision of the base model."""
 
     token_wise = True
 

@@ -23,7 +23,7 @@ class MutatingLora(Lora):
     """A LoRA that changes the base's weights when it wraps a model."""
 
     changes_base = True
-    # A quantized weight cannot store what is left of it after a part has moved into the adapter.
+    # After a part of a weight has moved into the adapter, the rest of it cannot be stored in quantized form.
     quantizations = ("none",)
     mergeable_into = ("none",)
 

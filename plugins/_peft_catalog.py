@@ -2,8 +2,8 @@
 
     python -m adapterzoo_plugins._peft_catalog [--options | NAME...]
 
-Run it after an upgrade of PEFT; it takes minutes. ``adapterzoo methods`` reads the catalog, so that it need not import
-PEFT.
+Run it after an upgrade of PEFT; it takes minutes. ``adapterzoo methods`` reads the catalog, so that it does not
+have to import PEFT.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from adapterzoo.methods.contract import QUANTIZATIONS
 from adapterzoo.methods.registry import registry
 
 CATALOG = Path(__file__).with_name("_peft_catalog.json")
-# These fields are not offered as options: they are bookkeeping, need another trainer, or are exceptions for layers.
+# These fields are not options: PEFT uses them internally, or they need another trainer or set exceptions for layers.
 INTERNAL_FIELDS = {
     "bias", "ensure_weight_tying", "fan_in_fan_out", "init_weights", "layers_pattern", "layers_to_transform",
     "modules_to_save", "num_attention_heads", "num_layers", "num_transformer_submodules", "progressbar",
@@ -91,7 +91,7 @@ def options(config: Any) -> dict[str, dict[str, Any]]:
 def _docstring_help(config: Any, field: str) -> str:
     """Return the description of a field in the docstring of its configuration class."""
     match = re.search(rf"^ +{field} \(.*?\): *\n?(.*?)(?=^ +\w+ \(|\Z)", config.__doc__ or "", re.DOTALL | re.MULTILINE)
-    return match.group(1) if match else "PEFT does not say"
+    return match.group(1) if match else "PEFT has no description"
 
 
 def schema() -> dict[str, dict[str, Any]]:
@@ -109,7 +109,7 @@ def schema() -> dict[str, dict[str, Any]]:
 
 
 def abilities(name: str) -> dict[str, Any]:
-    """Return what the kit finds out about a method that claims every ability, on every tiny model and quantization."""
+    """Return what the kit finds out about a method that claims every ability, on all tiny models and bases."""
     method = derive(name, quantizations=QUANTIZATIONS, mergeable_into=QUANTIZATIONS, **DEFAULTS)
     reports = [Case(method, architecture, base).run() for base in QUANTIZATIONS for architecture in ARCHITECTURES]
     return {**conclude(reports), **size_option(name)}

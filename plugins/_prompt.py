@@ -1,7 +1,7 @@
 """The base class of methods that learn a prompt, which is put in front of every row as a cache of keys and values.
 
 PEFT puts virtual tokens in front of the batch and drops ``position_ids``. With padding on the left, the distance
-between a row and its prompt then depends on the other rows, and labels for only the last columns no longer fit. For
+between a row and its prompt then depends on the other rows, and labels that cover only the last columns do not fit. For
 causal attention, a prompt is equivalent to the keys and values it leaves in the cache. Using those keeps positions,
 padding, labels and generation as they are for every other method. What is trained and saved is exactly PEFT's.
 """
@@ -69,7 +69,7 @@ def _prompt_model_class() -> type[nn.Module]:
             )
 
         def generate(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-            # transformers skips as many ids as the cache has tokens, so put that many ids in front; any will do.
+            # transformers skips as many ids as the cache has tokens, so put that many ids (of any value) in front.
             length = self.active_peft_config.num_virtual_tokens
             skipped = input_ids.new_zeros(len(input_ids), length)
             output: torch.Tensor = self.base_model.generate(

@@ -1,4 +1,4 @@
-"""AdaLoRA: low-rank updates in SVD form; training removes ranks where they matter least."""
+"""AdaLoRA: low-rank updates in SVD form; training removes ranks in the layers where they matter least."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ class AdaloraOptions(LinearOptions):
     lora_alpha: float = Field(32.0, gt=0, description="the update is scaled by lora_alpha / init_r")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
     orth_reg_weight: float = Field(0.1, ge=0, description="weight of the regulariser that keeps the SVD orthogonal")
-    tinit: int | None = Field(None, ge=0, description="steps before the first cut; by default a tenth of all")
-    tfinal: int | None = Field(None, ge=0, description="steps after the last cut; by default four tenths of all")
-    deltaT: int = Field(1, ge=1, description="steps between cuts")  # noqa: N815  # PEFT's and the paper's name
-    beta1: float = Field(0.85, gt=0, lt=1, description="smoothing of the importance")
+    tinit: int | None = Field(None, ge=0, description="steps before ranks are removed; by default a tenth of all")
+    tfinal: int | None = Field(
+        None, ge=0, description="steps after the last rank is removed; by default four tenths of all"
+    )
+    deltaT: int = Field(1, ge=1, description="steps between removals")  # noqa: N815  # PEFT's and the paper's name
+    beta1: float = Field(0.85, gt=0, lt=1, description="smoothing of the importance of each rank")
     beta2: float = Field(0.85, gt=0, lt=1, description="smoothing of the uncertainty of the importance")
 
     @model_validator(mode="after")
@@ -98,7 +100,7 @@ class Adalora(PeftMethod[AdaloraOptions]):
 
 
 def _schedule(options: AdaloraOptions, steps: int) -> tuple[int, int]:
-    """Return the numbers of steps before the first cut and after the last.
+    """Return the numbers of steps before ranks are first removed and after they are last removed.
 
     The default shares of all steps are the medians of the paper's tables.
     """

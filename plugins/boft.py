@@ -30,7 +30,7 @@ class Boft(PeftMethod[BoftOptions]):
     group = "orthogonal"
     options = BoftOptions
     learning_rate = 8e-4
-    learning_rate_source = "oft's, which trains rotations too; PEFT's method comparison has no tuned rate for it"
+    learning_rate_source = "the rate of oft, which trains rotations too; PEFT's method comparison has none for boft"
     mergeable_into = ("none", "int8")
     size_option = "boft_block_size"
     token_wise = True

@@ -27,7 +27,7 @@ class Eva(Lora):
     summary = "starts LoRA from an SVD of layer inputs"
     paper = "https://arxiv.org/abs/2410.07170"
     options = EvaOptions
-    learning_rate_source = "lora's, so that the two rows differ only in the method; PEFT's example uses 5e-4"
+    learning_rate_source = "the rate of lora, so that the two rows differ only in the method; PEFT's example uses 5e-4"
     reads_data = True
 
     def peft_config(self, model: nn.Module, options: LoraOptions, context: Context) -> PeftConfig:

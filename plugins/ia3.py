@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import TrainerCallback
 
-# The names of the paper's three places in the families of models. PEFT's own defaults are not used, because they
-# rescale keys in some families and queries in others: the method would depend on the model.
+# The names that model families give to the layers that the paper rescales. PEFT's own defaults are not used: they
+# rescale keys in some families and queries in others, so the method would depend on the model.
 KEYS_AND_VALUES = ("k_proj", "v_proj", "key", "value")
 FEED_FORWARD = ("down_proj", "fc2", "mlp.c_proj", "dense_4h_to_h", "fc_out")
 # Model type -> the layer that computes queries, keys and values together, and a function that tells which of its output
@@ -35,7 +35,7 @@ class Ia3Options(Options):
         None, description="layers to rescale; by default keys, values and the second layer of the feed-forward"
     )
     feedforward_modules: list[str] | None = Field(
-        None, description="target modules whose input is rescaled, not the output; by default the feed-forward's"
+        None, description="target modules whose input is rescaled, not the output; by default those of the feed-forward"
     )
 
 
@@ -81,7 +81,7 @@ class Ia3(PeftMethod[Ia3Options]):
         return wrapped
 
     def callbacks(self, options: Ia3Options, context: Context) -> list[TrainerCallback]:
-        """Return a callback that keeps the factors of queries at 1, in layers that also compute keys and values."""
+        """Return a callback that keeps the factors of queries at 1 in layers that compute queries, keys and values."""
         from transformers import TrainerCallback
 
         class ResetQueries(TrainerCallback):

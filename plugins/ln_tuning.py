@@ -23,7 +23,7 @@ class LnTuning(Float32Method[Options]):
     group = "sparse and scaling"
     options = Options
     learning_rate = 5e-3
-    learning_rate_source = "ia3's, which trains vectors of factors too; no rate for text is published"
+    learning_rate_source = "the rate of ia3, which trains vectors of factors too; no rate for text is published"
 
     def peft_config(self, model: nn.Module, options: Options, context: Context) -> PeftConfig:
         """Return a configuration for all norms, found by their class: PEFT's own table of names is not complete."""

@@ -23,7 +23,7 @@ class LokrOptions(LinearOptions):
     r: int = Field(32, ge=1, description="rank of the larger factor")
     alpha: float = Field(64.0, gt=0, description="the update is scaled by alpha / r")
     decompose_factor: int = Field(
-        4, ge=-1, description="size of the smaller factor, if it divides the layer's size; -1 = similar sizes"
+        4, ge=-1, description="size of the smaller factor, if it divides the layer's size; -1: factors of similar size"
     )
     decompose_both: bool = Field(False, description="make the smaller factor low-rank as well")
     rank_dropout: float = Field(0.0, ge=0, lt=1, description="share of output features left out of a step")
@@ -68,7 +68,7 @@ class Lokr(PeftMethod[LokrOptions]):
         changed = sum(shape != (factor, factor) for shape in shapes) if factor > 0 else 0
         adjusted = {}
         if full_rank:
-            adjusted["r"] = f"{config.r} -> full rank in {full_rank} of {len(layers)} layers, too small for it"
+            adjusted["r"] = f"{config.r} -> full rank in {full_rank} of {len(layers)} layers, which are too small"
         if changed:
             adjusted["decompose_factor"] = f"{factor} -> another value in {changed} of {len(layers)} layers"
         return {"adjusted": adjusted} if adjusted else {}
@@ -82,7 +82,7 @@ def _layer() -> type[nn.Module]:
 
     def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         # Use a matrix, because with four dimensions torch uses other kernels for a weight that is not trained, and
-        # a loaded adapter would round differently than the one that was measured.
+        # a loaded adapter would round differently from the one that was measured.
         matrix: torch.Tensor = functional.linear(x.reshape(-1, x.size(-1)), weight)
         return matrix.unflatten(0, x.shape[:-1])
 

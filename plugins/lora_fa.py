@@ -19,7 +19,7 @@ class LoraFa(Lora):
     name = "lora-fa"
     summary = "freezes LoRA's A and trains only B"
     paper = "https://arxiv.org/abs/2308.03303"
-    learning_rate_source = "lora's, so that the two rows differ only in the method"
+    learning_rate_source = "the rate of lora, so that the two rows differ only in the method"
 
     def wrap(self, model: nn.Module, options: LoraOptions, context: Context) -> nn.Module:
         """See :meth:`Method.wrap`."""
@@ -32,7 +32,7 @@ class LoraFa(Lora):
     def optimizer(
         self, model: nn.Module, options: LoraOptions, kind: type[Optimizer], settings: dict[str, Any]
     ) -> Optimizer:
-        """Return AdamW with gradients corrected for the frozen A, whatever optimizer the recipe names."""
+        """Return AdamW with gradients corrected for the frozen A, even if the recipe names another optimizer."""
         from peft.optimizers import create_lorafa_optimizer
 
         optimizer: Optimizer = create_lorafa_optimizer(

@@ -30,7 +30,7 @@ class LoraScratch(LayerMethod[LoraScratchOptions]):
     group = "low-rank"
     options = LoraScratchOptions
     learning_rate = 3e-4
-    learning_rate_source = "lora's, because the two train the same weights"
+    learning_rate_source = "the rate of lora, because the two train the same weights"
     size_option = "r"
     token_wise = True
 

@@ -1,4 +1,4 @@
-"""OFT: the input of each linear layer is rotated, block by block, before it meets the frozen weight."""
+"""OFT: the input of each linear layer is rotated, block by block, before the frozen weight is applied."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ class Olora(MutatingLora):
     name = "olora"
     summary = "starts LoRA from a QR split of weights"
     paper = "https://arxiv.org/abs/2406.01775"
-    learning_rate_source = "lora's, so that the two rows differ only in the method"
+    learning_rate_source = "the rate of lora, so that the two rows differ only in the method"
     variant = {"init_lora_weights": "olora"}  # noqa: RUF012  # it never changes
 
 

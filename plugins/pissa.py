@@ -1,4 +1,4 @@
-"""PiSSA: LoRA that starts from each weight's main singular vectors, and leaves the rest of the weight to the base."""
+"""PiSSA: LoRA that starts from each weight's main singular vectors, and keeps the rest of the weight in the base."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Pissa(MutatingLora):
     name = "pissa"
     summary = "starts LoRA from main singular vectors"
     paper = "https://arxiv.org/abs/2404.02948"
-    learning_rate_source = "lora's, so that the two rows differ only in the method"
+    learning_rate_source = "the rate of lora, so that the two rows differ only in the method"
     variant = {"init_lora_weights": "pissa"}  # noqa: RUF012  # it never changes
 
 

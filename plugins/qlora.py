@@ -1,4 +1,4 @@
-"""QLoRA: LoRA on a base stored in 4 bits, whatever quantization the recipe gives the other methods."""
+"""QLoRA: LoRA on a base stored in 4 bits, even if the recipe has another quantization for the other methods."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class QLora(Lora):
     summary = "LoRA on a base stored in 4 bits (nf4)"
     paper = "https://arxiv.org/abs/2305.14314"
     learning_rate_source = (
-        "lora's, so that the two rows differ only in the base; the authors' own scripts use 2e-4 for 7B models, "
-        "with r 64 and alpha 16"
+        "the rate of lora, so that the two rows differ only in the base; the authors' own scripts use 2e-4 for "
+        "7B models, with r 64 and alpha 16"
     )
     quantizations = ("nf4",)
     requires_quantization = "nf4"

@@ -22,7 +22,7 @@ class Rslora(Lora):
     summary = "LoRA scaled by alpha over the root of r"
     paper = "https://arxiv.org/abs/2312.03732"
     options = RsloraOptions
-    learning_rate_source = "lora's, with an alpha that gives a similar scale at the default rank"
+    learning_rate_source = "the rate of lora, with an alpha that gives a similar scale at the default rank"
     variant = {"use_rslora": True}  # noqa: RUF012  # it never changes
 
 

@@ -47,7 +47,7 @@ class Adapter:
 
 
 def find_adapter(folder: Path, method: str, seed: int | None = None) -> Adapter:
-    """Return the adapter with a label, or of a method; the one of the first seed, if no seed is given.
+    """Return the adapter with this label or of this method; without a seed, the first one in the results.
 
     Raises:
         UserError: the folder has no such adapter, or several, or its training failed, or the recipe is damaged.
@@ -112,7 +112,7 @@ def apply_adapter(adapter: Adapter, model: nn.Module) -> nn.Module:
     """Put an adapter on its base, and return the model that answers.
 
     Raises:
-        UserError: the adapter does not fit the base, because weights are missing or of another method.
+        UserError: the adapter does not fit the base: weights are missing, or they are those of another method.
     """
     try:
         wrapped = registry()[adapter.result.method or ""].load(model, adapter.path)
@@ -150,9 +150,9 @@ def question_row(data: DataSection, prompt: str) -> DataRow:
 
 
 def _check_files(adapter: Adapter, say: Say) -> None:
-    """Raise UserError where a file of the adapter is not what the run wrote."""
+    """Raise UserError if a file of the adapter is not what the run wrote."""
     if not adapter.result.adapter_files:
-        say("an older adapterzoo wrote this result without digests of the adapter's files: they are not checked")
+        say("an older adapterzoo wrote this result without digests of the adapter's files, so they are not checked")
     if not adapter.path.is_dir():
         raise UserError.at(str(adapter.path), "does not exist any more.", TRAIN_AGAIN)
     if changed := changed_files(adapter.path.parent, adapter.result):
@@ -162,7 +162,7 @@ def _check_files(adapter: Adapter, say: Say) -> None:
 
 
 def _check_model(adapter: Adapter, digest: str | None) -> None:
-    """Raise UserError where the digest of the model's files is not that of the model of the training."""
+    """Raise UserError if the digest of the model's files is not that of the model at training time."""
     trained_on = Store(adapter.folder).weights()
     if trained_on is not None and digest is not None and trained_on != digest:
         name = adapter.recipe.model.name

@@ -26,7 +26,7 @@ ROUNDING = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.15}
 NEGLIGIBLE = 1e-4
 USE_ADAPTER = "Use the adapter as it is."
 SENTENCE = "The quick brown fox jumps over the lazy dog."
-# Ask some questions of the test split as well, because the adapter answers them differently than its base.
+# Compare on some questions of the test split as well, because there the adapter answers differently than its base.
 QUESTIONS = 4
 # Compare only this many last positions of a text: all logits of a long text would take gigabytes.
 POSITIONS = 32
@@ -131,18 +131,20 @@ def _logits(model: Any, texts: list[list[int]]) -> torch.Tensor:
 
 
 def _check_merged(adapter: Adapter, logits: _Logits, written: torch.Tensor) -> None:
-    """Raise UserError where the merged model, in memory or loaded again, does not answer like the adapter."""
+    """Raise UserError if the merged model, in memory or loaded again, does not answer like the adapter."""
 
     def difference(first: torch.Tensor, second: torch.Tensor) -> float:
         return float((first - second).abs().mean() / logits.trained.std())
 
     limit = ROUNDING[adapter.recipe.model.dtype]
-    if not (moved := difference(logits.merged, logits.trained)) < limit:
-        what = f"merging changes its logits by {moved:.2g} of their standard deviation."
+    if not (change := difference(logits.merged, logits.trained)) < limit:
+        what = f"merging changes its logits by {change:.2g} of their standard deviation."
         raise UserError.at(f"--method {adapter.result.label}", what, USE_ADAPTER)
     effect, error = difference(logits.base, logits.trained), difference(written, logits.trained)
     # An error that rounding explains may still be as large as the whole effect of the adapter.
     if not error < limit or (error > NEGLIGIBLE and error > effect / 2):
-        what = f"its effect is {effect:.2g} of the logits' standard deviation, and the merge is {error:.2g} off."
-        lost = "The merged weights do not hold the adapter; nothing was written."
-        raise UserError.at(f"--method {adapter.result.label}", f"{what} {lost}", USE_ADAPTER)
+        what = (
+            f"the adapter changes the logits by {effect:.2g} of their standard deviation, and the merged model differs "
+            f"from it by {error:.2g}. The merged model does not answer like the adapter; nothing was written."
+        )
+        raise UserError.at(f"--method {adapter.result.label}", what, USE_ADAPTER)

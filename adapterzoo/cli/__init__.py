@@ -1,4 +1,4 @@
-"""The command line: one file for each command, and what they share."""
+"""The command line: one file for each command, and the code that the commands share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Group(click.Group):
                 traceback.print_exc()
             sys.exit(2)
         except KeyboardInterrupt:
-            message = "stopped. Finished cells are kept, and the same command goes on with the rest."
+            message = "stopped. Finished cells are kept; run the same command again for the rest."
             stderr().print(message if context.invoked_subcommand == "run" else "stopped.")
             sys.exit(130)
         except OSError as error:
@@ -52,9 +52,9 @@ def main(debug: bool) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # Some terminals cannot show all characters.
-    # torch reads these when it is imported. By default its waiting threads keep their cores busy, which makes training
-    # 2 to 20 times slower as soon as another process needs a core. Threads that sleep at once make it 2 times slower
-    # if no other process does, so they wait for a short time first.
+    # torch reads these variables when it is imported. By default its threads keep their cores busy while they wait,
+    # which makes training 2 to 20 times slower as soon as another process needs a core. But if they slept at once,
+    # training would be 2 times slower on an idle machine. So they keep the cores busy for a short time, then sleep.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 

@@ -10,10 +10,15 @@ import click
 
 recipe_argument = click.argument("recipe", type=click.Path(path_type=Path))
 method_option = click.option(
-    "-m", "--method", "methods", multiple=True, metavar="METHOD", help="Take only this label or method (repeatable)."
+    "-m",
+    "--method",
+    "methods",
+    multiple=True,
+    metavar="METHOD",
+    help="Use only the method with this label or name (repeatable).",
 )
 seed_option = click.option(
-    "--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="Take only this seed (repeatable)."
+    "--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="Use only this seed (repeatable)."
 )
 set_option = click.option(
     "--set",

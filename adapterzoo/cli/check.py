@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from adapterzoo.prepare.prepared import Prepared
     from adapterzoo.running.forecast import Expected, Forecast
 
-# By dtype, and by quantization for the weights of linear layers, whose quantization constants are included.
+# The keys are dtypes and, for the weights of linear layers, quantizations. Quantization constants are included.
 BYTES_PER_PARAMETER = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.01, "nf4": 0.52}
-# The weight, its gradient and the two moments of AdamW, each in float32.
+# Training keeps the weight, its gradient and the two moments of AdamW in memory, each in float32.
 BYTES_PER_TRAINED_PARAMETER = 16
 
 
@@ -33,7 +33,7 @@ BYTES_PER_TRAINED_PARAMETER = 16
 @click.option(
     "--difference",
     type=click.FloatRange(min=0, min_open=True),
-    help="Print how many test examples it takes to show this difference of the first metric, like 0.02.",
+    help="Print how many test examples are needed to show this difference of the first metric, like 0.02.",
 )
 @click.option(
     "--probe",
@@ -50,7 +50,7 @@ def check(
 ) -> None:
     """Find every problem of RECIPE without training.
 
-    Then print the plan, and the differences that the run can show.
+    Then print the plan, and the smallest differences between methods that the run can show.
     """
     from adapterzoo.recipe.reading import load_recipe
     from adapterzoo.running.progress import reporter
@@ -61,12 +61,12 @@ def check(
     from adapterzoo.prepare.prepare import prepare
     from adapterzoo.tokens.show import length_summary
 
-    begun, say = time.monotonic(), reporter().say
-    # The probe forks this process; the new ones may use several threads only if this one has used a single thread.
+    started, say = time.monotonic(), reporter().say
+    # The probe forks this process. The child processes can use several threads only if this one has used only one.
     prepared = prepare(checked, methods, seeds, say, partial(set_threads, 1) if probe else lambda: None)
     if difference is not None and difference >= 1 and right_or_wrong(prepared.recipe.evaluate.metrics[0]):
         raise UserError.at(
-            f"--difference {difference:g}", "shares of right answers never differ so much.", "Give a number below 1."
+            f"--difference {difference:g}", "is too large for shares of right answers.", "Give a number below 1."
         )
     console = stdout()
     encoded = prepared.encoded
@@ -80,7 +80,7 @@ def check(
     if probe:
         from adapterzoo.running.forecast import forecast
 
-        expected = forecast(prepared, time.monotonic() - begun, say)
+        expected = forecast(prepared, time.monotonic() - started, say)
         console.print(_plan(prepared, expected))
         for line in _expected(expected):
             tell(console, line)
@@ -96,14 +96,14 @@ def _seeds(prepared: Prepared) -> Iterator[str]:
     """Yield a line that says what the seeds decide."""
     seeds = list(dict.fromkeys(cell.seed for cell in prepared.method_cells))
     if len(seeds) == 1:
-        yield f"seed {seeds[0]}: decides how adapters start and the order of the rows, the same for every method"
+        yield f"seed {seeds[0]} decides the initial weights of the adapters and the order of the rows, for every method"
     elif seeds:
         named = ", ".join(map(str, seeds))
-        yield f"seeds {named}: each gives another start and another order of the rows, the same for every method"
+        yield f"seeds {named}: each gives every method other initial weights and another order of the rows"
 
 
 def _plan(prepared: Prepared, forecast: Forecast | None = None) -> Table:
-    """Return the table of the cells; with a forecast, it has the expected time and memory, and the untouched base."""
+    """Return the table of the cells; a forecast adds the expected time and memory, and the base."""
     from adapterzoo.prepare.plan import MethodCell
 
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
@@ -131,7 +131,7 @@ def _plan(prepared: Prepared, forecast: Forecast | None = None) -> Table:
 
 
 def _trained(cell: MethodCell, parameters: int) -> str:
-    """Return the number of parameters that a cell trains, with a mark if that misses its budget."""
+    """Return the number of parameters that a cell trains, with ``!`` if that misses the budget."""
     return (count(parameters) if parameters else "?") + ("!" if _misses(cell, parameters) else "")
 
 
@@ -145,7 +145,7 @@ def _time_and_memory(expected: Expected | str) -> tuple[str, str]:
 def _expected(forecast: Forecast) -> Iterator[str]:
     """Yield lines on the expected time and memory of the run, and on the cells that failed in the probe."""
     memory = f"at most {size(forecast.peak_bytes)} of memory"
-    yield f"expected: {duration(forecast.seconds)} for the whole run, {forecast.concurrency} at a time, {memory}"
+    yield f"expected: {duration(forecast.seconds)} for the whole run, {forecast.concurrency} cells at a time, {memory}"
     for label, expected in forecast.cells.items():
         if isinstance(expected, str):
             yield f"! {label} failed in the probe: {expected}"
@@ -177,19 +177,19 @@ def _misses(cell: MethodCell, trained: int) -> bool:
 
 
 def _tuning(prepared: Prepared) -> Iterator[str]:
-    """Yield lines on what is tuned, and how."""
+    """Yield lines on which options are tuned, and how."""
     from adapterzoo.prepare.settings import points
 
     tuned = {cell.label: cell for cell in prepared.method_cells if cell.ranges}
     if not tuned:
         return
-    # A range may have fewer values than there should be settings.
+    # A list of values may be shorter than the number of trials.
     settings = {label: len(points(cell)) for label, cell in tuned.items()}
     options = ", ".join(dict.fromkeys(option for cell in tuned.values() for option in cell.ranges))
     metric, rows = prepared.recipe.evaluate.metrics[0], len(prepared.encoded.validation)
     each = " or ".join(map(str, sorted(set(settings.values()))))
     yield f"tuning: {each} settings of {options} for each method, {sum(settings.values())} more trainings"
-    yield f"each setting is judged by {metric} on {rows} validation rows"
+    yield f"each setting is scored by {metric} on {rows} validation rows"
     untuned = [cell.label for cell in prepared.method_cells if prepared.recipe.tune and not cell.ranges]
     if untuned:
         yield f"not tuned, because they have no such option: {', '.join(dict.fromkeys(untuned))}"
@@ -203,7 +203,7 @@ def _sizes(prepared: Prepared) -> Iterator[str]:
     missed = [cell.label for cell in cells if _misses(cell, prepared.trainable.get(cell.label, 0))]
     if missed:
         wanted = count(next(cell.budget for cell in cells if cell.budget) or 0)
-        yield f"! {', '.join(missed)}: no size is nearer to {wanted} parameters"
+        yield f"! {', '.join(missed)}: no other size is nearer to the budget of {wanted} parameters"
     for cell in cells:
         if reason := prepared.unknown_sizes.get(cell.label):
             default = "; it keeps its default size" if cell.budget else ""
@@ -222,7 +222,7 @@ def _power(prepared: Prepared, difference: float | None) -> Iterator[str]:
     labels = list(dict.fromkeys(cell.label for cell in prepared.cells))
     seeds = len({cell.seed for cell in prepared.method_cells}) or 1
     examples, methods = len(prepared.encoded.test), len({cell.label for cell in prepared.method_cells})
-    # The comparisons to correct for: with one named row, or between any two rows.
+    # The numbers of comparisons to correct for: with the row named before the run, and between any two rows.
     comparisons = [max(pairs, 1) for pairs in (len(labels) - 1, len(labels) * (len(labels) - 1) // 2)]
     metric = prepared.recipe.evaluate.metrics[0]
     shares = right_or_wrong(metric)
@@ -231,15 +231,18 @@ def _power(prepared: Prepared, difference: float | None) -> Iterator[str]:
     named, any_two = ("no size" if value is None else f"{value:.3f}{unit}" for value in smallest)
     yield (
         f"{examples} test examples and {seeds} {'seed' if seeds == 1 else 'seeds'} can show a difference of {named} "
-        f"in {metric} to a row named beforehand (--against), and of {any_two} between any two of {len(labels)} rows"
+        f"in {metric} to a row named before the run (--against), and of {any_two} between any two of {len(labels)} rows"
     )
-    assumed = f", if two methods disagree on {power.DISAGREE:.0%} of the answers, or on as many as the difference needs"
-    yield f"{power.POWER:.0%} of such runs find it{assumed if shares else ''}"
+    assumed = f" if two methods disagree on {power.DISAGREE:.0%} of the answers, or on more if the difference needs it"
+    yield f"{power.POWER:.0%} of such runs show a difference of that size{assumed if shares else ''}"
     if seeds == 1:
-        yield "with one seed, intervals are over the test examples only: another seed may lie outside"
+        yield "with one seed, intervals are over the test examples only: the score of another seed may be outside"
     if difference:
         named, any_two = (_needed(difference, seeds, methods, pairs, shares) for pairs in comparisons)
-        yield f"a difference of {difference:g} to a row named beforehand needs {named}; between any two rows, {any_two}"
+        yield (
+            f"a difference of {difference:g} to a row named before the run needs {named}; "
+            f"between any two rows, it needs {any_two}"
+        )
 
 
 def _needed(difference: float, seeds: int, rows: int, comparisons: int, shares: bool) -> str:

@@ -64,7 +64,7 @@ def compare(
         from adapterzoo.report import page
 
         written = page.html(compared) if style == "html" else text.FORMATS[style](compared)
-        # These formats are for files, and programs that read them expect UTF-8, whatever the terminal can show.
+        # Write UTF-8 even if the terminal cannot show it, because these formats are for files that programs read.
         click.echo(written.encode(), nl=False)
         return
     if examples:

@@ -21,12 +21,16 @@ BATCH_SIZE = 8
     "--prompt", "prompts", multiple=True, metavar="TEXT", help="Prompt to answer (repeatable) [the lines of stdin]."
 )
 @click.option(
-    "--max-new-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Tokens of an answer at most."
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Largest number of tokens in an answer.",
 )
 def generate(folder: Path, method: str, seed: int | None, prompts: tuple[str, ...], max_new_tokens: int) -> None:
     """Answer prompts with the adapter METHOD in DIR.
 
-    The base model and the chat format are those of its training.
+    The base model and the chat template are those that the adapter was trained with.
     """
     from adapterzoo.adapters import loading as adapters
     from adapterzoo.running.progress import reporter

@@ -44,6 +44,6 @@ def init(data: str, out: Path | None, model: str | None) -> None:
 def _next_step(path: Path, unknown: list[str]) -> str:
     """Return a sentence that says what to do next with the recipe."""
     if not unknown:
-        return f"{path} written. Look at it, then: adapterzoo preview {path}"
+        return f"{path} written. Read it, then run: adapterzoo preview {path}"
     keys = " and ".join(filter(None, [", ".join(unknown[:-1]), unknown[-1]]))
-    return f"{path} written. Before it works, fill in {keys} (now ???). Then: adapterzoo preview {path}"
+    return f"{path} written. First fill in {keys} (now ???), then run: adapterzoo preview {path}"

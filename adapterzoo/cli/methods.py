@@ -16,7 +16,7 @@ from adapterzoo.methods.contract import GROUPS, QUANTIZATIONS, Method, attribute
 from adapterzoo.methods.registry import Registry, registry
 from adapterzoo.terminal import escape_markdown, safe, stdout
 
-# A narrower terminal shows no learning rate and no paper, to leave room for what a method does.
+# A narrower terminal shows no learning rates and no papers, to leave room for the summaries.
 MIN_WIDE_COLUMNS = 110
 LEGEND = "+ trains on a base with that quantization, ++ also merges into it"
 
@@ -133,7 +133,7 @@ def _describe(method: Method[Any], zoo: Registry) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return the value of an attribute as JSON can have it."""
+    """Return the value of an attribute in a type that JSON has."""
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -150,7 +150,7 @@ def _unavailable(zoo: Registry) -> list[Method[Any]]:
 
 
 def _ability(method: Method[Any], quantization: str) -> str:
-    """Return the sign of ``LEGEND`` for a method and a quantization, or ``-``."""
+    """Return the sign (see ``LEGEND``) for a method and a quantization; ``-`` if the method cannot train on it."""
     if quantization not in method.quantizations:
         return "-"
     return "++" if quantization in method.mergeable_into else "+"

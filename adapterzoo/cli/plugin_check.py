@@ -89,10 +89,10 @@ def _chosen(names: Sequence[str], everything: bool) -> list[str]:
 
 
 def _run(keys: Sequence[CaseKey], jobs: int) -> Iterator[Report]:
-    """Run cases in several processes of one thread each, and yield the reports in the order of the cases."""
+    """Run cases in several processes with one thread each, and yield the reports in the order of the cases."""
     from concurrent.futures.process import BrokenProcessPool
 
-    # The processes inherit this. With several threads each, they would compete for the same cores.
+    # The processes inherit this variable. With several threads each, they would compete for the same cores.
     os.environ["OMP_NUM_THREADS"] = "1"
     done = 0
     try:
@@ -100,7 +100,7 @@ def _run(keys: Sequence[CaseKey], jobs: int) -> Iterator[Report]:
             done += 1
             yield report
     except BrokenProcessPool:
-        # Nobody knows which case killed its process, so the rest run one by one.
+        # It is not known which case killed its process, so the others run one by one.
         for key in keys[done:]:
             try:
                 yield from _pool([key], 1)
@@ -133,7 +133,7 @@ def _died(key: CaseKey) -> Report:
     from adapterzoo.conformance import PROPERTIES, Report
 
     verdicts: dict[str, str | None] = dict.fromkeys(PROPERTIES, "-")
-    verdicts["wraps"] = "the process died: it was killed for its memory, or by the method's own code"
+    verdicts["wraps"] = "the process died: it used too much memory, or the method's own code ended it"
     return Report(*key, verdicts=verdicts, look=registry()[key[0]].__class__.__module__)
 
 

@@ -61,12 +61,12 @@ def preview(recipe: Path, number: int, split: str, tokens: bool, overrides: tupl
             tell(console, show.split_summary(name, getattr(encoded, name)))
         tell(console, f"{show.length_summary(encoded)} (max_length {checked.data.max_length:,})")
         if encoded.packs:
-            tell(console, f"packing: {len(encoded.train):,} training rows are joined to {len(encoded.packs):,}")
+            tell(console, f"packing: {len(encoded.train):,} training rows are packed into {len(encoded.packs):,}")
         how = "plain lines" if encoder.chat.plain else "the model's own chat template"
         how = checked.data.chat_template if checked.data.chat_template not in ("auto", "plain") else how
         raw = bool(examples) and examples[0].row.raw
         pad, end = encoder.tokenizer.convert_ids_to_tokens([encoder.pad_id, encoded.end_ids[-1]])
-        written = f"written with {'nothing around it' if raw else how}"
+        written = f"written with {'no chat template' if raw else how}"
         tell(console, f"format {splits.format}; {written}; loss on {checked.data.loss_on}")
         tell(console, f"padding {pad}, never in the loss; an answer ends with {end}")
         for note in dict.fromkeys(notes):

@@ -29,8 +29,8 @@ def run(
 ) -> None:
     """Train and evaluate every cell of RECIPE.
 
-    Then print the comparison of all methods. Cells that already have a result are not trained again, so the command
-    goes on with a stopped run.
+    Then print the comparison of all methods. Cells that already have a result are not trained again, so the same
+    command continues a stopped run.
     """
     from adapterzoo.api import output_folder
     from adapterzoo.recipe.reading import load_recipe
@@ -48,7 +48,8 @@ def run(
         try:
             results = runner.run(checked, folder, methods, seeds, progress)
         finally:
-            progress.end()  # End it before stdout is restored, because the live display keeps the present one.
+            # End it before stdout is restored, because a live display puts back the redirected stdout that it found.
+            progress.end()
     table.render(compare(folder), stdout())
     if not all(result.ok for result in results):
         sys.exit(1)

@@ -15,9 +15,9 @@ KEYS_WITHOUT_EFFECT = {
     "evaluate": ("metrics", "base", "shots", "general_text"),
     "train": ("save_steps", "save_limit", "eval_steps", "loggers"),
 }
-# Recipe sections that set a row's size and options. They may differ within a table, because each row shows its own.
+# Recipe sections that set a row's size and options. They may differ within a table, because every row shows them.
 SECTIONS_OF_ROWS = ("budget", "tune")
-# Packages that only read the data, whose content is compared itself.
+# Packages that only read the data. Their versions do not matter, because the content of the data is compared.
 READERS = ("datasets",)
 # Parts of the environment that change a row's costs, but not its scores.
 HARDWARE = ("processor", "cores", "threads", "jobs", "platform")
@@ -79,4 +79,4 @@ def hardware(result: Result) -> dict[str, Any]:
 def hardware_differs(results: Sequence[Result]) -> list[str]:
     """Return why the costs of these results cannot be compared, one line for each reason."""
     values = {name: sorted({str(hardware(result)[name]) for result in results}) for name in HARDWARE}
-    return [f"{name}: {' and '.join(found)}" for name, found in values.items() if len(found) > 1]
+    return [f"{name}: {' and '.join(different)}" for name, different in values.items() if len(different) > 1]

@@ -1,4 +1,4 @@
-"""Making a comparison: read the results of output folders, build the rows, rank them and put them in order."""
+"""Make a comparison: read the results of output folders, build the rows, rank them and put them in order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def compare(
     """Compare everything that is on disk in one or several output folders.
 
     Args:
-        folders: output folders of runs. Rows that are not comparable with those of the first are in other blocks.
+        folders: output folders of runs. Rows that cannot be compared with the first folder's are in other blocks.
         sort: the column to order the rows by, best first; by default the first metric.
         against: the label of the row that all others are compared with; by default the best row.
         price: the price of one hour of the machine, in any currency.

@@ -1,4 +1,4 @@
-"""The comparison itself: rows in blocks, of which the rows of one block can be compared with each other."""
+"""The comparison itself: blocks of rows; the rows of one block can be compared with each other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Version of what ``compare --format json`` prints; docs/comparison.schema.json describes it.
 SCHEMA = 3
-# Fields of a row that are no column of a table or of a data frame, mostly because they hold more than one value.
+# Fields of a row that are not columns of a table or of a data frame, mostly because they hold more than one value.
 NO_COLUMNS = frozenset({
     "metrics", "intervals", "options", "adjusted", "lower_is_better", "fingerprints", "environment", "history", "ties",
     "tuning", "difference_interval", "block", "rank_metric", "unproven", "damaged", "seconds",
@@ -26,14 +26,14 @@ NO_COLUMNS = frozenset({
 
 @dataclass(frozen=True)
 class Facts:
-    """What holds for all rows of a block, as in ``compare --format json``."""
+    """The facts that are true for all rows of a block, as in ``compare --format json``."""
 
     __pydantic_config__ = {"use_attribute_docstrings": True}  # for its schema  # noqa: RUF012
 
     differs: list[str]
     """what differs from the first block, one line for each reason why the rows cannot be ranked together"""
     costs_differ: list[str]
-    """what differs between the machines of the block's rows: their times and memory cannot be compared"""
+    """what differs between the machines of the block's rows, so that their times and memory cannot be compared"""
     fingerprints: dict[str, str | None]
     """hashes of the recipe, the data and the base model's weights, from the block's first row"""
     environment: dict[str, Any]
@@ -78,7 +78,7 @@ class Comparison:
 
     @property
     def results(self) -> list[Result]:
-        """The results of all cells behind the rows."""
+        """The results of all cells from which the rows are made."""
         return [result for block in self.blocks for evidence in block.evidence for result in evidence.results]
 
     @property
@@ -87,7 +87,7 @@ class Comparison:
         return metric_columns(self.rows)
 
     def better(self, column: str) -> Callable[..., Any] | None:
-        """Return ``max`` or ``min``, whichever picks the better value; None if no value of the column is better."""
+        """Return the function that picks the better value of a column, ``max`` or ``min``; None if there is none."""
         return better(self.rows, column)
 
     def records(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The evidence behind a row of a comparison: its cells, and the score of each test example."""
+"""The evidence for a row of a comparison: its cells, and the score of each test example."""
 
 from __future__ import annotations
 
@@ -69,26 +69,26 @@ def collect_evidence(label: str, group: Sequence[StoredResult]) -> Evidence:
 
 
 def _scores(group: Sequence[StoredResult]) -> tuple[dict[str, dict[int | None, ExampleScores]], list[str]]:
-    """Return the scores of the test examples by metric and seed, and a sentence for each cell whose files lack some."""
+    """Return the scores of the test examples by metric and seed, and a sentence for each cell that lacks scores."""
     scores: dict[str, dict[int | None, ExampleScores]] = {}
     unproven = []
     for _, folder, result in group:
         if not (result.ok and result.metrics):
             continue
-        found = cell_scores(folder, result)
-        if found.missing:
-            files = sorted({GENERAL if name == FORGETTING else PREDICTIONS for name in found.missing}, reverse=True)
+        of_cell = cell_scores(folder, result)
+        if of_cell.missing:
+            files = sorted({GENERAL if name == FORGETTING else PREDICTIONS for name in of_cell.missing}, reverse=True)
             verb = "does" if len(files) == 1 else "do"
-            reasons = "; ".join(dict.fromkeys(found.missing.values()))
-            what = f"{' and '.join(files)} {verb} not show its {', '.join(found.missing)} ({reasons})"
+            reasons = "; ".join(dict.fromkeys(of_cell.missing.values()))
+            what = f"{' and '.join(files)} {verb} not show its {', '.join(of_cell.missing)} ({reasons})"
             unproven.append(f"{folder.name}/{what}")
-        for name, example_scores in found.by_metric.items():
+        for name, example_scores in of_cell.by_metric.items():
             scores.setdefault(name, {})[result.seed if result.method else None] = example_scores
     return scores, unproven
 
 
 def _row(label: str, results: Sequence[Result], unproven: list[str]) -> Row:
-    """Return the row of some results: means over the cells that finished; if none did, what a failed cell was to be."""
+    """Return the row of some results: means over the cells that finished; if none did, the settings of a failed one."""
     done = [result for result in results if result.ok and result.metrics]
     failed = [result for result in results if not result.ok]
     shown = done or failed or results
@@ -130,7 +130,7 @@ def _carried_over(first: Result, done: Sequence[Result]) -> dict[str, Any]:
 
 
 def _tune_seconds(tunings: Sequence[Tuning]) -> float | None:
-    """Return the seconds of all trials, counted once where several seeds share the trials of one folder."""
+    """Return the seconds of all trials, and count trials that several seeds share only once."""
     different: list[list[Trial]] = []
     for tuning in tunings:
         if tuning["trials"] not in different:
@@ -145,7 +145,7 @@ def _mean_seconds(seconds_of_cells: Sequence[Mapping[str, float]]) -> dict[str, 
 
 
 def _texts(adjusted: Any) -> dict[str, str]:
-    """Return a method's adjusted options as texts; empty unless it is a dictionary, since any plugin may return it."""
+    """Return a method's adjusted options as texts; empty if a plugin returned something that is not a dictionary."""
     return {str(option): str(change) for option, change in adjusted.items()} if isinstance(adjusted, dict) else {}
 
 

@@ -38,9 +38,9 @@ def join_rows(group: Sequence[StoredResult]) -> list[Evidence]:
 
 
 def split_by_base(group: Sequence[StoredResult]) -> list[list[StoredResult]]:
-    """Return the cells of a block in groups whose untouched bases scored alike, in the order of their first folders.
+    """Return the cells of a block in groups, each with the same scores of the untouched base model.
 
-    A folder without a result of its base is in the first group.
+    Groups are in the order of their first folders. A folder without a result of its base model is in the first group.
     """
     groups: list[list[StoredResult]] = []
     for run in dict.fromkeys(cell.run for cell in group):
@@ -54,7 +54,7 @@ def split_by_base(group: Sequence[StoredResult]) -> list[list[StoredResult]]:
 
 
 def bases_differ(first: Sequence[StoredResult], second: Sequence[StoredResult]) -> list[str]:
-    """Return which scores show that the untouched bases of two groups are different models, one line for each score.
+    """Return which scores show that two groups have different base models, one line for each score.
 
     On different hardware only likelihoods are compared, up to BASE_TOLERANCE.
     """
@@ -96,7 +96,7 @@ def _are_one_row(results: Sequence[Result]) -> bool:
 
 
 def _short_names(folders: Iterable[Path]) -> dict[Path, str]:
-    """Return a name for each folder: as few last parts of its path as tell all folders apart."""
+    """Return a name for each folder: the last parts of its path, as few as are needed to make all names different."""
     folders = list(folders)
     paths = [folder.resolve().parts for folder in folders]
     for count in range(1, max(map(len, paths))):

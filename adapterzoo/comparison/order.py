@@ -8,8 +8,8 @@ from typing import Any
 from adapterzoo.metrics.measured import BY_COLUMN
 from adapterzoo.results.row import Row
 
-# The function that picks the better of two values. Columns that are not listed here and are no metric (learning rate,
-# quantization) have no better value. Of a metric the higher value is better, unless the result says otherwise.
+# The function that picks the better of two values. No value is better in other columns, such as the learning rate,
+# unless they are metrics. For a metric the higher value is better, unless the result says otherwise.
 HIGHER, LOWER = max, min
 BETTER = {
     "trainable_params": LOWER,
@@ -32,7 +32,7 @@ def metric_columns(rows: Iterable[Row]) -> list[str]:
 
 
 def better(rows: Sequence[Row], column: str) -> Callable[..., Any] | None:
-    """Return ``max`` or ``min``, whichever picks the better value of a column; None if no value of it is better."""
+    """Return the function that picks the better value of a column, ``max`` or ``min``; None if no value is better."""
     if column in BETTER or not any(column in row.metrics for row in rows):
         return BETTER.get(column)
     return LOWER if any(column in row.lower_is_better for row in rows) else HIGHER

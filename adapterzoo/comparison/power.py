@@ -15,13 +15,13 @@ from adapterzoo.comparison.statistics import LEVEL
 
 # Share of the test examples that one of two methods answers right and the other wrong.
 DISAGREE = 0.2
-# Share of these examples on which the methods disagree whatever the seed.
+# Share of these examples on which the methods disagree with every seed.
 LASTING = 0.5
 # Standard deviation of a difference of shares between seeds, without the part that the examples cause.
 SEED_DEVIATION = 0.015
 # Share of runs that find the difference.
 POWER = 0.8
-# The search for a number of test examples stops here: nobody has more.
+# The search for a number of test examples stops here, because nobody has more of them.
 MAX_EXAMPLES = 10**7
 # Differences of shares are searched in steps of one ten-thousandth.
 STEPS = 10_000
@@ -30,15 +30,15 @@ STEPS = 10_000
 def smallest_difference(
     examples: int, seeds: int, rows: int = 2, comparisons: int = 1, *, shares: bool = True
 ) -> float | None:
-    """Return the difference that four of five runs find; None if these examples cannot show any difference.
+    """Return the smallest difference that four of five runs find; None if these examples cannot show any difference.
 
     Args:
         examples: number of examples in the test split.
         seeds: number of seeds of each method.
         rows: number of trained rows; together they show how much the seeds differ.
-        comparisons: number of comparisons that the p-values are corrected for, at most.
-        shares: whether the difference is one of shares of right answers. If not, its unit is the standard deviation
-            of the difference between two methods' scores of an example.
+        comparisons: largest number of comparisons that the p-values are corrected for.
+        shares: whether the scores are shares of right answers. If not, the unit of the difference is the standard
+            deviation of the difference between two methods' scores of an example.
     """
     tail = (1 - LEVEL) / 2 / comparisons
     if shares and seeds == 1:

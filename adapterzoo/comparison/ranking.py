@@ -40,8 +40,8 @@ def rank(block: Sequence[Evidence], metric: str | None, against: str | None) -> 
         best = pick_better(scored.values(), key=lambda evidence: evidence.row.metrics[name]).row.label
         pairs = differences(kept, right_or_wrong=right_or_wrong)
         p_values = _corrected(pairs, list(kept), best)
-        # With the seeds that both have, another row may be ahead of the best row. Then the best row is not known to be
-        # better, and the two are tied.
+        # On the seeds that both have, another row may score better than the best row. Then it is not known that
+        # the best row is better, and the two are tied.
         ahead = {label for label in p_values if pick_better(pairs[label, best].value, 0.0) != 0}
         tie_p_values = {label: 1.0 if label in ahead else p for label, p in p_values.items()}
         for label, evidence in scored.items():
@@ -54,7 +54,7 @@ def rank(block: Sequence[Evidence], metric: str | None, against: str | None) -> 
 
 
 def _kept_scores(scored: Mapping[str, Evidence], metric: str) -> dict[str, Seeds]:
-    """Return label -> scores by seed, without the rows that did not keep them for as many examples as the others."""
+    """Return label -> scores by seed, without rows that have scores for fewer examples than the others."""
     kept = {label: seeds for label, evidence in scored.items() if (seeds := evidence.seeds(metric))}
     most = max((len(scores) for seeds in kept.values() for scores in seeds.values()), default=0)
     return {label: seeds for label, seeds in kept.items() if all(len(scores) == most for scores in seeds.values())}
@@ -67,8 +67,8 @@ def _corrected(pairs: Pairs, labels: Sequence[str], reference: str, *, named: bo
         pairs: the differences of all pairs of rows.
         labels: the labels of the rows.
         reference: the label of the reference row.
-        named: whether the user named the reference row. If not, it is the best row, which is not known before the
-            results are: it could have been any row, so the correction is for the comparisons of all pairs.
+        named: whether the user named the reference row. If not, it is the best row. Before the run any row could have
+            become the best one, so the correction is for the comparisons of all pairs.
     """
     if reference not in labels:
         return {}

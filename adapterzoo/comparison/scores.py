@@ -1,7 +1,8 @@
 """Read the scores of a cell's test examples, from which intervals and differences are computed.
 
 Some metrics are not a mean over the examples (a loss per token, corpus BLEU, macro-F1). For these, each example gets a
-number that says how much it moves the metric: the mean of the numbers is the metric, and their spread its uncertainty.
+number that says how much it changes the metric: the mean of the numbers is the metric, and their spread shows how
+uncertain it is.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class ExampleScores:
 
     values: NDArray[np.float64]
     examples: int
-    """number of examples behind the values"""
+    """number of examples that the values are computed from"""
     right_or_wrong: bool = False
     """whether each value is 0 or 1"""
 
@@ -42,7 +43,7 @@ class CellScores:
 
     by_metric: dict[str, ExampleScores]
     missing: dict[str, str]
-    """metric -> why its scores are not known, as a clause whose subject is the file: it is damaged"""
+    """metric -> why its scores are not known: a statement about the file, such as ``it is damaged``"""
 
 
 class _NoScoresError(Exception):
@@ -52,7 +53,7 @@ class _NoScoresError(Exception):
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the records of a file of JSON lines in the order of their ``index``; none if it is damaged or missing.
 
-    Rows are compared example by example, whatever the order of the lines in their files.
+    Rows are compared example by example, so the order of the lines in their files must not matter.
     """
     try:
         with path.open(encoding="utf-8") as file:
@@ -95,7 +96,7 @@ def _records(path: Path, digest: str | None) -> list[dict[str, Any]]:
     """
     records = read_lines(path)
     if not records:
-        raise _NoScoresError("it is damaged" if path.is_file() else "it is not there")
+        raise _NoScoresError("it is damaged" if path.is_file() else "it is missing")
     if digest is not None and records_digest(records) != digest:
         raise _NoScoresError("it is not what the run wrote")
     if [record["index"] for record in records] != list(range(len(records))):
@@ -124,7 +125,7 @@ def _example_scores(name: str, records: Records) -> ExampleScores:
 def _jackknife(
     name: str, total: Callable[[Sequence[str], Sequence[str]], Any], records: Records
 ) -> NDArray[np.float64]:
-    """Return how much each group of examples moves a metric of the whole split: the values of the jackknife."""
+    """Return how much each group of examples changes a metric of the whole split (the values of the jackknife)."""
     references = [str(record["reference"]).strip() for record in records]
     answers = [str(record["prediction"] or "") for record in records]
 

@@ -1,7 +1,7 @@
 """The uncertainty of a mean over seeds and test examples.
 
-Seeds and examples are crossed: every seed answers the same examples. So the mean is uncertain for two reasons, which do
-not average out together, and a few seeds show little of the spread between seeds.
+Seeds and examples are crossed: every seed answers the same examples. So the mean is uncertain for two reasons, seeds
+and examples. More examples cannot replace more seeds, and a few seeds show little of the spread between seeds.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ Scores = NDArray[np.float64]
 """one number for each seed and test example, of shape (seeds, examples)"""
 # The spread between seeds is ignored if chance alone causes a larger one at least this often.
 POOL = 0.3
-# The limit for a test, which should rather miss a difference than find one that is not there.
+# The same limit for a test. It is more careful, because a test should rather miss a difference than invent one.
 CAREFUL_POOL = 0.5
-# Most degrees of freedom that the seeds of other pairs add to those of one pair: some methods are less stable than
-# others.
+# Largest number of degrees of freedom that the seeds of other pairs add to those of one pair. There is a limit because
+# some methods are less stable than others.
 PRIOR = 4
-# A pair's own spread alone counts if it is so large, compared with that of all pairs, that chance alone causes a larger
-# one less often than this.
+# Only a pair's own spread counts if it is unusually large compared with that of all pairs: so large that chance alone
+# would cause it less often than this.
 UNUSUAL = 0.1
-# Exponent from the seeds' share of the variance to their weight: between 1 (Cochran and Cox) and about 2
-# (Satterthwaite).
+# The weight of the seeds is their share of the variance, raised to this exponent. Cochran and Cox use 1, and
+# Satterthwaite's method is close to 2.
 WEIGHT = 1.5
 
 
@@ -44,8 +44,8 @@ class Spread:
     def quantile(self, tail: float) -> float:
         """Return the quantile of the mean divided by its error: between two t quantiles, as with Cochran and Cox.
 
-        Their weights (Experimental Designs, 1957, 4.14) are the shares of the variance. They are too careful if the
-        seeds' share is small, as Satterthwaite's degrees of freedom are not careful enough if it is large.
+        Their weights (Experimental Designs, 1957, 4.14) are the shares of the variance. These are too careful if the
+        seeds' share is small, and Satterthwaite's degrees of freedom are not careful enough if it is large.
 
         Args:
             tail: probability of a larger value.
@@ -67,14 +67,14 @@ class Spread:
         tails = [_tail(distance, df) for df in (self.seeds_df, self.examples_df)]
         if min(tails) < 1e-300:
             return 2 * max(tails)
-        # The quantile is a weighted mean of the two t quantiles, so the tail lies between their two tails.
+        # The quantile is a weighted mean of the two t quantiles, so the tail is between their two tails.
         low, high = min(tails) * 0.99, max(tails) * 1.01
         return 2 * float(optimize.brentq(lambda tail: self.quantile(tail) - distance, low, high))
 
 
 @dataclass(frozen=True)
 class SeedSpread:
-    """The spread between seeds over all pairs of rows, known better from many rows than from one pair's few seeds."""
+    """The spread between seeds over all pairs of rows; many rows show it better than the few seeds of one pair."""
 
     variance: float
     """variance between seeds of a pair's difference"""
@@ -88,8 +88,8 @@ def spread_of(scores: Scores, pooled: SeedSpread | None = None, *, careful: bool
     Args:
         scores: of shape (seeds, examples).
         pooled: the spread between seeds over all pairs of rows.
-        careful: whether the spread is for a test, which should rather miss a difference. An interval should hold the
-            true value exactly as often as it says.
+        careful: whether the spread is for a test, which should rather miss a difference than invent one. An interval
+            should include the true value exactly as often as it says.
     """
     from scipy.special import fdtrc
 

@@ -25,7 +25,7 @@ class Difference:
     """The difference between the scores of two rows."""
 
     value: float
-    """score of the first row less that of the second"""
+    """score of the first row minus the score of the second"""
     interval: tuple[float, float] | None
     """None for one example, or for differences that are all the same: they show no spread"""
     p: float | None
@@ -49,7 +49,7 @@ def interval(scores: Scores, *, right_or_wrong: bool = False) -> tuple[float, fl
         return _jeffreys(mean, examples) if right_or_wrong else None
     quantile = spread.quantile((1 - LEVEL) / 2)
     if right_or_wrong:
-        # Use the number of independent examples that would leave the same uncertainty.
+        # Use the number of independent examples that would give the same uncertainty.
         examples_quantile = t((1 - LEVEL) / 2, examples - 1)
         return _jeffreys(mean, mean * (1 - mean) / (spread.error * quantile / examples_quantile) ** 2)
     return mean - quantile * spread.error, mean + quantile * spread.error
@@ -74,7 +74,7 @@ def differences(rows: Mapping[str, Seeds], *, right_or_wrong: bool = False) -> d
         right_or_wrong: whether every score is 0 or 1.
     """
     by_pair = {}
-    # Handle pairs with 0, 1 and 2 rows without seeds apart: if a row has no seeds, differences vary less.
+    # Handle pairs with 0, 1 and 2 rows without seeds separately: if a row has no seeds, differences vary less.
     for without_seeds in (0, 1, 2):
         pairs = [pair for pair in combinations(rows, 2) if sum(None in rows[label] for label in pair) == without_seeds]
         deltas = {pair: _paired(rows[pair[0]], rows[pair[1]]) for pair in pairs}
@@ -86,18 +86,18 @@ def differences(rows: Mapping[str, Seeds], *, right_or_wrong: bool = False) -> d
             df = max(free_rows, 1) * (min(map(len, by_seed)) - 1)
             pooled = SeedSpread(float(np.mean([delta.var(ddof=1) for delta in by_seed])), df)
         for (first, second), delta in deltas.items():
-            found = difference(delta, right_or_wrong=right_or_wrong, seeds=pooled)
-            by_pair[first, second] = found
-            reversed_interval = found.interval and (-found.interval[1], -found.interval[0])
-            by_pair[second, first] = Difference(0.0 - found.value, reversed_interval, found.p)
+            forward = difference(delta, right_or_wrong=right_or_wrong, seeds=pooled)
+            by_pair[first, second] = forward
+            reversed_interval = forward.interval and (-forward.interval[1], -forward.interval[0])
+            by_pair[second, first] = Difference(0.0 - forward.value, reversed_interval, forward.p)
     return by_pair
 
 
 def _paired(first: Seeds, second: Seeds) -> Scores:
-    """Return the scores of one row less those of another, of shape (seeds, examples)."""
+    """Return the scores of one row minus those of another, of shape (seeds, examples)."""
     if None in first or None in second:
         return stack(first) - stack(second)
-    # Pair equal seeds, because they train on the rows in the same order. Without a common seed, any pairs will do.
+    # Pair equal seeds, because they train on the rows in the same order. Without a common seed, all pairs are as good.
     common = [seed for seed in first if seed in second]
     pairs = [(seed, seed) for seed in common] or list(zip(first, second, strict=False))
     return np.stack([first[seed] - second[other_seed] for seed, other_seed in pairs])
@@ -115,7 +115,7 @@ def difference(scores: Scores, *, right_or_wrong: bool = False, seeds: SeedSprea
     differences, with the spread between seeds if there are several.
 
     Args:
-        scores: the scores of one row less those of the other, of shape (seeds, examples).
+        scores: the scores of one row minus those of the other, of shape (seeds, examples).
         right_or_wrong: whether every score was 0 or 1.
         seeds: the spread between seeds over all pairs of rows.
     """
@@ -125,13 +125,13 @@ def difference(scores: Scores, *, right_or_wrong: bool = False, seeds: SeedSprea
     if examples == 1:
         return Difference(value, None, None)
     better, worse = (int((sign * scores.sum(axis=0) > 0).sum()) for sign in (1, -1))
-    # The probability that as many fair coins all fall on the same side: so few examples allow no smaller p-value.
+    # The smallest p-value that so few examples allow: the probability that as many fair coins all show the same side.
     least_p = 2.0 ** (1 - max(better + worse, 1))
     if not spread_of(scores).error:
         if not right_or_wrong:
             return Difference(value, None, least_p)
-        # Nobody knows that it is always so: add one example for each side (Bonett and Price, Statistics in Medicine
-        # 31, 2012).
+        # These examples show no spread, but others might: add one example in favour of each row (Bonett and Price,
+        # Statistics in Medicine 31, 2012).
         added = np.full((seed_count, 1), 1 / np.sqrt(seed_count))
         scores = np.concatenate([scores, added, -added], axis=1)
     spread, careful = spread_of(scores, seeds), spread_of(scores, seeds, careful=True)

@@ -1,4 +1,7 @@
-"""The conformance kit: tests on tiny models, in seconds, whether a method is sound.
+"""The conformance kit tests within seconds, on tiny models, whether a method is sound.
+
+A method is sound if it has all properties in :mod:`adapterzoo.conformance.properties`, except those that it declares
+not to have.
 
 In the tests of a plugin::
 
@@ -35,7 +38,7 @@ class Report:
     declined: str | None = None
     """the method's own reason why it cannot work on this architecture"""
     verdicts: dict[str, str | None] = field(default_factory=dict)
-    """property -> what is wrong; None where the property holds, ``-`` where it was not checked"""
+    """property -> what is wrong; None if the property holds, ``-`` if it was not checked"""
     look: str = ""
     """path of the file with the method's code"""
 
@@ -72,7 +75,7 @@ class Case:
         return Report(self.method.name, self.architecture, self.quantization, declined, verdicts, look)
 
     def check(self) -> Report:
-        """Run the case, and fail where the method is not sound.
+        """Run the case, and fail if the method is not sound.
 
         Raises:
             AssertionError: a property does not hold; the message names it, with numbers and the file of the method.

@@ -1,4 +1,4 @@
-"""Compare what was observed of a method, and describe differences that are too large."""
+"""Compare the records of a method's behaviour, and describe differences that are too large."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOLERANCE = {"none": 1e-4, "int8": 1e-3, "nf4": 1e-3}
 
 
 def logits_problem(observed: Observation, first: str, second: str, allowed: float, which: str, hint: str) -> str | None:
-    """Describe the difference of two logits that should be the same; return None where it is small enough."""
+    """Describe the difference of two tensors of logits that should be the same; return None if it is small enough."""
     gap = distance(observed, first, second)
     return None if gap <= allowed else f"the logits {which} differ by {gap:.2g} (allowed: {allowed:.2g}); {hint}"
 
@@ -33,7 +33,7 @@ def distance(observed: Observation, first: str, second: str) -> float:
 
 
 def tolerance(observed: Observation) -> float:
-    """Return how much two logits may differ that should be the same."""
+    """Return the largest difference that is accepted between logits that should be the same."""
     spread: float = observed.logits["base"].std().item()
     return TOLERANCE[observed.quantization] * spread
 
@@ -41,7 +41,7 @@ def tolerance(observed: Observation) -> float:
 def tensors_problem(
     first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], when: str, hint: str
 ) -> str | None:
-    """Describe which trained tensors differ that should be the same bit for bit; return None where none does."""
+    """Describe which trained tensors differ, although they should be equal bit for bit; return None if none differs."""
     different = [name for name, tensor in first.items() if name not in second or not tensor.equal(second[name])]
     if not different:
         return None

@@ -17,7 +17,7 @@ SHARED_TOKENS = 8
 
 
 def logits(model: nn.Module, encoded: Encoded, at_once: bool = True) -> torch.Tensor:
-    """Return the logits of all tokens that are no padding, of shape (tokens, vocabulary).
+    """Return the logits of all tokens that are not padding, of shape (tokens, vocabulary).
 
     Args:
         model: the model.
@@ -51,7 +51,7 @@ def greedy(model: Any, encoded: Encoded) -> list[list[int]]:
     from adapterzoo.tokens.batches import pad_batch, row_tokens
 
     batch = pad_batch([row_tokens(example.prompt) for example in encoded.test], encoded.pad_id)
-    # Let no token end an answer: after an end there would be padding, which has a low probability.
+    # Let no token end an answer, because the padding after it would have a low probability.
     settings = GenerationConfig(
         max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=encoded.pad_id, eos_token_id=-1
     )
@@ -65,7 +65,7 @@ def greedy(model: Any, encoded: Encoded) -> list[list[int]]:
 
 
 def greedy_gap(model: Any, encoded: Encoded) -> float:
-    """Return how far the logit of a generated token is, at most, below the highest logit of a plain forward pass."""
+    """Return the largest distance of a generated token's logit below the highest logit of a plain forward pass."""
     import torch
 
     from adapterzoo.tokens.batches import row_tokens
@@ -111,7 +111,7 @@ def _relative_difference(expected: torch.Tensor, actual: torch.Tensor) -> float:
 
 
 def _forward(model: Any, rows: Sequence[Tokens], pad_id: int) -> list[torch.Tensor]:
-    """Return for each row of one batch the logits of its tokens that are no padding."""
+    """Return for each row of one batch the logits of its tokens that are not padding."""
     from adapterzoo.tokens.batches import pad_batch
 
     batch = pad_batch(rows, pad_id)

@@ -1,4 +1,4 @@
-"""Create two tiny models of different architectures and four rows to memorise: random, but always the same."""
+"""Create two tiny models of different architectures and four rows to memorise; they are random, but always the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Use a method in every way on one tiny base, and record what happens; ``properties.py`` judges the records."""
+"""Use every function of a method on one tiny base, and record what happens; ``properties.py`` judges the records."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Observation:
     ``loaded`` and ``merged`` with all rows in one batch; ``base alone`` and ``alone`` (trained) with one row at a time;
     ``plain base``, ``plain start`` and ``plain trained`` on a base without quantization"""
     greedy_gap: float | None = None
-    """how far the logit of a generated token was below the highest one of a plain forward pass, at most"""
+    """largest distance of a generated token's logit below the highest logit of a plain forward pass"""
     shared_prefix_gap: float | None = None
     """largest relative difference of loss and gradients between padded rows and rows with a shared prefix"""
     losses: list[float] = field(default_factory=list)
@@ -79,7 +79,7 @@ class Observation:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Record an error that is raised inside under the stage's name, and end only this stage."""
+        """Record an error of a stage under its name; the following stages still run."""
         try:
             yield
         except (Exception, SystemExit) as error:  # the method under test may raise anything
@@ -217,7 +217,7 @@ class _Observer:
                 observed.logits["merged"] = logits(merged, self.rows)
 
     def _train(self, model: Any, name: str, watch: bool = False, steps: int = STEPS) -> dict[str, torch.Tensor]:
-        """Train, and return the trained tensors; resume where the folder of that name already holds a checkpoint."""
+        """Train, and return the trained tensors; resume if the folder of that name already has a checkpoint."""
         from adapterzoo.training.trainer import train_adapter
 
         callbacks = self.method.callbacks(self.options, self.context)
@@ -243,11 +243,11 @@ class _Observer:
             self.observed.silent_callbacks = [
                 type(callback).__name__ for callback, events in zip(callbacks, calls, strict=True) if not events
             ]
-        # Use the names from before the training, because a method may freeze parameters in the meantime.
+        # Use the names from before the training, because a method may freeze parameters during the training.
         return {name: tensor.detach().clone() for name, tensor in model.named_parameters() if name in names}
 
     def _sizes(self) -> None:
-        """Count the trained parameters at the default size, and at others until the number changes."""
+        """Count the trained parameters at the default size, and at other sizes until the number changes."""
         option = self.method.size_option or ""
         default = getattr(self.options, option)
         self.observed.sizes[default] = self.observed.trainable

@@ -1,7 +1,7 @@
 """The properties of a sound method: one function for each property, which checks what was observed.
 
-A function returns None where the property holds, ``NOT_CHECKED`` where the method declares that it does not apply, and
-otherwise what is wrong, with numbers and a hint.
+A function returns None if the property holds, ``NOT_CHECKED`` if the method declares that the property does not apply,
+and otherwise what is wrong, with numbers and a hint.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NOT_CHECKED = "-"
 MERGE_TOLERANCE = {"none": 1e-3, "int8": 0.15, "nf4": 0.15}
 # Accept that quantization changes a method's effect up to this many times as much as it changes the base's logits.
 QUANTIZATION = 3
-# Expect the loss on the four rows to fall by at least this share of itself.
+# Expect that training lowers the loss on the four rows by at least this share.
 LEARNED = 0.001
 # Accept this relative difference of losses and gradients, because sums are added up in another order.
 SHARED_PREFIX = 1e-5
@@ -133,7 +133,7 @@ def rows_alone(method: Method[Any], observed: Observation) -> str | None:
     if "padding" in observed.errors:
         return f"forward() raised {describe_error(observed.errors['padding'])} for a single row"
     if observed.quantization == "int8":
-        return NOT_CHECKED  # int8 arithmetic scales by the whole batch, so that even the base's answers depend on it
+        return NOT_CHECKED  # int8 arithmetic scales by the whole batch, so even the base's answers depend on it
     allowed = tolerance(observed) + 4 * distance(observed, "base", "base alone")
     hint = "see how forward() treats attention_mask and position_ids: padding is on the left"
     return logits_problem(observed, "alone", "trained", allowed, "of a row alone and beside other rows", hint)
@@ -190,7 +190,7 @@ def merges(method: Method[Any], observed: Observation) -> str | None:
     if "merge" in observed.errors:
         return f"merge() raised {describe_error(observed.errors['merge'])}; if it cannot merge, {hint}"
     if observed.merged:
-        return f"merge() left {len(observed.merged)} parameters too many or too few, like {first_few(observed.merged)}"
+        return f"merge() added or removed {len(observed.merged)} parameters, like {first_few(observed.merged)}"
     gap, effect = distance(observed, "merged", "trained"), distance(observed, "trained", "base")
     share, allowed = gap / effect if effect else math.inf, MERGE_TOLERANCE[observed.quantization]
     if share <= allowed:
@@ -223,7 +223,7 @@ def size_changes(method: Method[Any], observed: Observation) -> str | None:
     if method.size_option is None:
         return NOT_CHECKED
     if "size" in observed.errors:
-        return f"another {method.size_option} raised {describe_error(observed.errors['size'])}"
+        return f"another value of {method.size_option} raised {describe_error(observed.errors['size'])}"
     if len(set(observed.sizes.values())) > 1:
         return None
     tried = ", ".join(f"{value} -> {count:,}" for value, count in observed.sizes.items())
@@ -239,7 +239,7 @@ def resumes(method: Method[Any], observed: Observation) -> str | None:
     return tensors_problem(
         observed.first,
         observed.resumed,
-        f"resumed from step {SAVED_AT}",
+        f"after resuming from step {SAVED_AT}",
         "keep what training needs in parameters or buffers, or declare resumes = False",
     )
 
@@ -251,7 +251,7 @@ def repeats(method: Method[Any], observed: Observation) -> str | None:
     return tensors_problem(
         observed.first,
         observed.again,
-        "run again with the same seed",
+        "after a second run with the same seed",
         "draw from torch's generator, which is seeded before wrap()",
     )
 
@@ -282,7 +282,7 @@ PROPERTIES: dict[str, Check] = {
 
 
 def check_properties(method: Method[Any], observed: Observation) -> dict[str, str | None]:
-    """Return property -> what is wrong; None where it holds, ``NOT_CHECKED`` where it was not checked."""
+    """Return property -> what is wrong; None if it holds, ``NOT_CHECKED`` if it was not checked."""
     verdicts: dict[str, str | None] = {}
     stopped = False
     for name, check in PROPERTIES.items():

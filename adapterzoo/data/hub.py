@@ -30,7 +30,7 @@ OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFL
 
 
 def load(name: str, config: str | None, revision: str | None, split: str | None, streaming: bool) -> Any:
-    """Return what ``datasets.load_dataset`` returns, but never wait long for the hub or take another revision.
+    """Return what ``datasets.load_dataset`` returns, but never wait long for the hub, and never take another revision.
 
     Raises:
         UserError: the cache only has another revision.
@@ -51,7 +51,7 @@ def load(name: str, config: str | None, revision: str | None, split: str | None,
             with TemporaryDirectory() as empty:
                 datasets.load_dataset_builder(name, config, revision=revision, cache_dir=empty)
         if builder is None:
-            what = f"{revision or 'main'} of {name} is not in the cache, and no hub could be asked."
+            what = f"{revision or 'main'} of {name} is not in the cache, and the hub could not be asked."
             raise UserError.at("data.revision", what, f"The cache has {cached_revision}.")
     if streaming:
         return builder.as_streaming_dataset(split=split)
@@ -66,11 +66,11 @@ def loading_error(name: str, split: str | None, error: Exception) -> UserError:
     lines = str(reason or error).strip().splitlines() or [type(error).__name__]
     where, what, hint = f"data.source {name}", f"cannot be loaded: {lines[0].rstrip('.')}.", ""
     if "GatedRepoError" in names or "is a gated dataset" in text:
-        what = "is gated: its owners ask who reads it."
+        what = "is gated: its owners want to know who downloads it."
         hint = f"Accept their terms at https://huggingface.co/datasets/{name}, then log in (hf auth login)."
     elif "Dataset scripts are no longer supported" in text:
         what = "is a dataset script (.py), which is not run."
-        hint = "Give the files of its rows, or set data.revision: refs/convert/parquet."
+        hint = "Give files with its rows, or set data.revision: refs/convert/parquet."
     elif "corresponds to no data" in text:
         what = "has column names but no rows."
     elif names & {"DataFilesNotFoundError", "EmptyDatasetError"}:
@@ -80,14 +80,14 @@ def loading_error(name: str, split: str | None, error: Exception) -> UserError:
         where, what = "data.config", f"{name} has several configurations."
         hint = f"Name one: {', '.join(_listed(text))}."
     elif match := re.search(r"BuilderConfig '(.*)' not found|Couldn't find cache for .* for config '(.*)'", text):
-        cached = " in the cache, and no hub could be asked" if match[1] is None else ""
+        cached = " in the cache, and the hub could not be asked" if match[1] is None else ""
         where, what = "data.config", f"{name} has no configuration '{match[1] or match[2]}'{cached}."
         hint = did_you_mean(match[1] or match[2], _listed(text))
     elif split and ("Unknown split" in text or "Bad split" in text):
         where, what, hint = "data.split", f"{name} has no split '{split}'.", did_you_mean(split, _listed(text))
     elif "OfflineModeIsEnabled" in names or "OfflineModeIsEnabled" in text:
         variable = next((name for name in OFFLINE_VARIABLES if os.environ.get(name)), OFFLINE_VARIABLES[0])
-        what = f"is not in the cache, and {variable} is set, so no hub was asked."
+        what = f"is not in the cache, and {variable} is set, so the hub was not asked."
         hint = "There is no such file or folder here either."
     elif "RevisionNotFoundError" in names:
         where, what = "data.revision", f"{name} has no such revision."
@@ -121,7 +121,7 @@ def _connection_error(name: str) -> Exception | None:
 
 
 def _offline() -> bool:
-    """Tell whether the environment forbids to ask a hub."""
+    """Tell whether the environment forbids asking the hub."""
     import datasets
     import huggingface_hub
 
@@ -144,7 +144,7 @@ def _cache_only(cache_only: bool) -> Iterator[None]:
 def _with_revision(builder: Any, name: str, revision: str | None) -> Any:
     """Return the builder of the wanted revision from the cache; None if the cache does not have it.
 
-    The library itself takes the revision that was cached last, whichever one it was asked for.
+    The library itself always takes the revision that was cached last, even if it was asked for another one.
     """
     from huggingface_hub import constants
 

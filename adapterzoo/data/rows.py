@@ -18,7 +18,7 @@ from adapterzoo.recipe.files import DELIMITERS
 from adapterzoo.recipe.schema import DataSection
 
 MAX_PROBLEMS_SHOWN = 5  # further unusable rows are only counted
-MAX_VALUES_SHOWN = 5  # values of a filtered column that are named if no row is left
+MAX_VALUES_SHOWN = 5  # number of values of a filtered column that are shown if no row is left
 Say = Callable[[str], None]
 
 
@@ -53,7 +53,7 @@ def read_rows(
         data: the recipe's data section.
         names: files, the folder of a saved dataset, or a hub id.
         split: name of a split of a saved dataset or a hub id.
-        say: is called with messages: which rows are left out, and which format was recognised.
+        say: called with messages on the rows that are left out, and on the format that was recognised.
 
     Raises:
         UserError: the source cannot be read, no row is usable, or some rows do not fit the format.

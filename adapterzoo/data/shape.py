@@ -39,7 +39,7 @@ class Shaper:
         self._kinds: dict[str, tuple[str, str]] = {}
         """column -> kind of its cells, and place of the first row that has a cell"""
         self._example_template: tuple[template.Template, template.Template] | None = None
-        """templates of what stands before the answer, and of the answer and what follows it"""
+        """template of the text before the answer, and template of the answer with the text after it"""
         self._prompt_template: template.Template | None = None
         problems = [*self._column_problems(data, where), *self._template_problems(data)]
         named = {"data.drop_columns": data.drop_columns, "data.filter": data.filter}
@@ -77,7 +77,7 @@ class Shaper:
         return DataRow(tuple(turns), raw=self.name == "text", place=place, group=group)
 
     def unanswered(self, cells: Mapping[str, Any], row: DataRow) -> bool:
-        """Tell whether the last question of a conversation has no answer, so that the example lacks it."""
+        """Tell whether the last question of a conversation has no answer and is therefore not in the example."""
         if not isinstance(self.format, Conversation):
             return False
         messages = cells[self.mapping[self.format.columns[0]]]
@@ -85,7 +85,7 @@ class Shaper:
         return bool(last != row.turns[-1].role and str(last).lower() in ("user", "human"))
 
     def _raw_turns(self, cells: Mapping[str, Any], format_cells: Mapping[str, Any]) -> list[Turn]:
-        """Return the turns that a template writes, which no chat template is put around."""
+        """Return the turns that the recipe's template writes; no chat template is put around them."""
         texts = self._texts(cells, format_cells)
         if self._example_template is None:
             assert self._prompt_template is not None
@@ -105,7 +105,7 @@ class Shaper:
             raise EmptyRowError(self.mapping.get(empty.column, empty.column)) from None
 
     def _texts(self, cells: Mapping[str, Any], format_cells: Mapping[str, Any]) -> dict[str, str]:
-        """Return the values of the template's fields, under the user's or the format's names."""
+        """Return the value of each field of the template; a field has the user's or the format's name of a column."""
         templates = self._example_template or (self._prompt_template,)
         values = {**cells, **format_cells, "system": self.system}
         return {name: text_of(values.get(name), name).strip() for part in templates if part for name in part.fields}
@@ -125,7 +125,7 @@ class Shaper:
                 problems.append(Problem(where, f"there is no column '{column}'.", hint))
         used = list(self.mapping.values())
         if twice := next((column for column in used if used.count(column) > 1), None):
-            problems.append(Problem("data.columns", f"prompt and answer are both the column '{twice}'."))
+            problems.append(Problem("data.columns", f"the column '{twice}' is used twice."))
         return problems
 
     def _template_problems(self, data: DataSection) -> list[Problem]:
@@ -153,7 +153,7 @@ class Shaper:
             self._prompt_template = parsed
         if data.system and (self._example_template or answer is None) and "system" not in parsed.fields:
             what = "writes the whole example, but not the system message."
-            return [Problem(template.KEY, what, "Put {system} where it belongs, or leave data.system out.")]
+            return [Problem(template.KEY, what, "Put {system} into the template, or leave data.system out.")]
         return []
 
 

@@ -1,4 +1,4 @@
-"""Open what a recipe names as the source of its rows."""
+"""Open the source of the rows that a recipe names: files, a saved dataset or a hub id."""
 
 from __future__ import annotations
 

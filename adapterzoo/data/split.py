@@ -33,7 +33,7 @@ def load_splits(data: DataSection, say: Callable[[str], None] = lambda message: 
 
     Args:
         data: the recipe's data section.
-        say: is called with messages: which rows are left out, and which are in two splits.
+        say: called with messages on the rows that are left out, and on those that are in two splits.
 
     Raises:
         UserError: the data cannot be read, a split is empty, or a row is in two splits.
@@ -54,7 +54,7 @@ def load_splits(data: DataSection, say: Callable[[str], None] = lambda message: 
 
     for name, value in given.items():
         if name == "train" and any(_share(section, other) for other in SPLIT_NAMES[1:]):
-            continue  # its rows are shared out below
+            continue  # its rows are split below
         splits[name] = read(value)
     if len(splits) < len(given) or any(_share(section, name) for name in SPLIT_NAMES):
         pool = read(given.get("train"))
@@ -83,12 +83,12 @@ def _share(section: Split, name: str) -> float:
 def split_rows(
     rows: Sequence[DataRow], shares: Mapping[str, float], seed: int, source: str
 ) -> dict[str, list[DataRow]]:
-    """Share out the rows by a hash of their content, so that neither their order nor the machine matters.
+    """Split the rows by a hash of their content, so that neither their order nor the machine matters.
 
     Rows with the same prompt, or of the same group, go to the same split, so that no test question is in training.
 
     Args:
-        rows: the rows to share out.
+        rows: the rows to split.
         shares: name of a split -> its share of the rows, from 0 to 1.
         seed: another seed puts other rows in each split.
         source: name of the source, for messages.
@@ -128,7 +128,7 @@ def split_rows(
 def _without_duplicates(
     splits: dict[str, list[DataRow]], data: DataSection, say: Callable[[str], None]
 ) -> dict[str, list[DataRow]]:
-    """Return the splits after ``data.split.duplicates`` has decided on the rows that are in two of them.
+    """Return the splits, with the rows that are in two of them treated as ``data.split.duplicates`` says.
 
     Raises:
         UserError: there are such rows, and the recipe does not say what to do with them.
@@ -163,7 +163,7 @@ def _without_duplicates(
 def _validation_without_test(
     splits: Mapping[str, list[DataRow]], data: DataSection, say: Callable[[str], None]
 ) -> list[DataRow]:
-    """Return the validation rows that are not in test, because settings may be chosen by them.
+    """Return the validation rows that are not in test, because tuning may choose settings by validation rows.
 
     Raises:
         UserError: some are in test, and the recipe does not say what to do with them.

@@ -1,4 +1,4 @@
-"""Read Parquet and Arrow files, saved datasets and datasets of the hub, by the library ``datasets``."""
+"""Read Parquet and Arrow files, saved datasets and datasets of the hub, with the library ``datasets``."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _name(name: str, split: str | None) -> str:
 
 
 def _rows(table: Any, name: str, features: Any = None) -> Iterator[PlacedCells]:
-    """Yield each row with its place; a class that is stored as a number becomes the name of the class."""
+    """Yield each row with its place; a class that is stored as a number is replaced by its name."""
     features = getattr(table, "features", None) if features is None else features
     classes = {column: feature for column, feature in (features or {}).items() if hasattr(feature, "int2str")}
     with _reading(name):

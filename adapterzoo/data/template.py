@@ -28,7 +28,7 @@ class Template:
 
     @property
     def fields(self) -> list[str]:
-        """The names of the fields in order; a field that is used twice is listed twice."""
+        """Return the names of the fields in order; a field that is used twice is listed twice."""
         return [name for _, name in self.parts if name is not None]
 
     def fill(self, values: Mapping[str, str]) -> str:

@@ -19,7 +19,7 @@ from adapterzoo.formats.cell_text import Number
 
 PlacedCells = tuple[str, dict[str, Any]]
 """place of a row, and its cells by column"""
-CHECKED_BYTES = 2**16  # bytes at the beginning of a file in which zero bytes are looked for
+CHECKED_BYTES = 2**16  # number of bytes at the start of a file in which zero bytes are looked for
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
 
 
@@ -40,19 +40,19 @@ def read_csv(path: Path, delimiter: str) -> tuple[list[str], Iterator[PlacedCell
     repeated = sorted(column for column, count in Counter(header).items() if count > 1)
     if repeated:
         raise UserError.at(f"{path}:1", f"there are two columns '{repeated[0]}'.", "Rename one of them.")
-    likely = next((character for character in ";\t|" if len(header) == 1 and character in header[0]), None)
-    if likely:
-        written = "\\t" if likely == "\t" else likely
+    other_delimiter = next((character for character in ";\t|" if len(header) == 1 and character in header[0]), None)
+    if other_delimiter:
+        written = "\\t" if other_delimiter == "\t" else other_delimiter
         raise UserError.at(
             f"{path}:1",
-            f"its columns seem to be separated by {likely!r}, not by {delimiter!r}.",
+            f"its columns seem to be separated by {other_delimiter!r}, not by {delimiter!r}.",
             f'Set data.delimiter: "{written}".',
         )
 
     def rows() -> Iterator[PlacedCells]:
         with _text(path) as file:
             reader = csv.reader(file, delimiter=delimiter, strict=True)
-            first_line = 1  # of the next row, because a row with line ends in quotes has several lines
+            first_line = 1  # line at which the next row begins; a row with line ends in quotes has several lines
             for cells in _parsed(reader, path):
                 place, first_line = f"{path}:{first_line}", reader.line_num + 1
                 if place == f"{path}:1" or not cells:
@@ -89,7 +89,7 @@ def read_json(path: Path) -> tuple[list[str], Iterator[PlacedCells]]:
 
 
 def _is_json_lines(path: Path) -> bool:
-    """Tell whether each line is one row: the file's name says so, or the first line is an object and others follow."""
+    """Tell whether each line is a row: the file's name says so, or the first line is an object and more lines come."""
     with _text(path) as file:
         lines = _decoded_lines(file, path)
         first = next((line for line in lines if line.strip()), None)

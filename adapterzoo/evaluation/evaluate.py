@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LOSS_POSITIONS = 64  # number of positions whose losses are computed together
 CPU_POSITIONS = 512  # most positions of a batch on a CPU, so that the output of a layer fits into the CPU's caches
-MAX_DISAGREEING = 0.1  # largest share of generated answers that may not begin as the likelihoods predict
+MAX_DISAGREEING = 0.1  # largest accepted share of generated answers that begin differently than predicted
 
 
 class Likelihood(NamedTuple):
@@ -35,9 +35,9 @@ class Likelihood(NamedTuple):
     tokens: int
     """number of learned tokens"""
     likeliest: tuple[int, ...]
-    """id of the token that the model finds likeliest in the place of each learned token"""
+    """id of the token that the model finds likeliest at the position of each learned token"""
     right: int
-    """number of learned tokens that are the likeliest ones"""
+    """number of learned tokens that are also the likeliest tokens"""
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,11 @@ def evaluate(
         settings: the metrics and the batch size.
         prompts: prompts that replace the examples' own, in the same order; for example, prompts with examples in front.
         part: name of the split to measure on; tuning measures on ``validation``.
-        with_likelihoods: whether to measure likelihoods; those of other prompts may not be comparable.
+        with_likelihoods: whether to measure likelihoods; with other prompts they may not be comparable.
         prefix: joins rows that begin with the same tokens into one sequence; None if rows are padded.
 
     Raises:
-        NotFiniteError: the loss is NaN or infinite, because the last step of training broke the weights for instance.
+        NotFiniteError: the loss is NaN or infinite, for example because the last training step broke the weights.
         PluginError: a third-party metric does not do what the contract says.
     """
     examples: list[Example] = getattr(encoded, part)
@@ -134,8 +134,8 @@ def _answers(
 ) -> tuple[list[str], float]:
     """Return the greedy answer to each prompt, and the mean seconds that one answer takes.
 
-    Measuring the likelihood of a reference has also found the likeliest token in the place of each of its tokens. As
-    long as both are the same, the greedy answer is the reference, so only the rest of an answer is generated. The
+    Measuring the likelihood of a reference has also found the likeliest token at the position of each of its tokens. As
+    long as both tokens are the same, the greedy answer is the reference, so only the rest is generated. The
     answers of the first batch are generated from the first token on, to time them and to check this shortcut.
     """
     longest = max(len(example.completion) for example in examples)
@@ -161,7 +161,7 @@ def _answers(
 
 
 def greedy_start(example: Example, likelihood: Likelihood | None) -> list[int]:
-    """Return the start of the greedy answer: the reference up to where the model disagrees, then the model's token.
+    """Return the start of the greedy answer: the reference up to the first difference, then the model's token.
 
     Args:
         example: the example with its reference.
@@ -173,7 +173,7 @@ def greedy_start(example: Example, likelihood: Likelihood | None) -> list[int]:
         return []
     likeliest = likelihood.likeliest[-len(reference) :]
     pairs = enumerate(zip(reference, likeliest, strict=True))
-    same = next((at for at, pair in pairs if pair[0] != pair[1]), len(reference))
+    same = next((index for index, pair in pairs if pair[0] != pair[1]), len(reference))
     return [*reference[:same], *likeliest[same : same + 1]]
 
 

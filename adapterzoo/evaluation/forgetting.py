@@ -1,4 +1,4 @@
-"""Measure forgetting: how much less likely general text is after training than with the base model."""
+"""Measure forgetting: how much less likely the trained model finds a general text than the base model does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # A text of this size takes seconds to measure, and its interval is a hundredth of a nat wide.
 MAX_PARAGRAPHS = 256
 MAX_TOKENS = 512  # longer paragraphs are cut
-HINT = "Name a text file in UTF-8, or 'shipped'."
+HINT = "Give a text file in UTF-8, or 'shipped'."
 
 
 def general_rows(named: str, tokenizer: Any, limit: int | None) -> list[Tokens]:

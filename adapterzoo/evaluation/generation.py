@@ -25,8 +25,8 @@ def generate(
 
 def decoded(ids: Sequence[int], encoded: Encoded) -> str:
     """Return the text of an answer, up to the end token."""
-    ended = next((at for at, token in enumerate(ids) if token in encoded.end_ids), len(ids))
-    return str(encoded.tokenizer.decode(ids[:ended], skip_special_tokens=True)).strip()
+    end = next((index for index, token in enumerate(ids) if token in encoded.end_ids), len(ids))
+    return str(encoded.tokenizer.decode(ids[:end], skip_special_tokens=True)).strip()
 
 
 def greedy(
@@ -125,8 +125,8 @@ class _Beginning:
             for row, token in zip(rows, chosen.tolist(), strict=True):
                 answers[row].append(token)
             unfinished = [
-                at
-                for at, row in enumerate(rows)
+                place
+                for place, row in enumerate(rows)
                 if len(answers[row]) < limits[row] and answers[row][-1] not in encoded.end_ids
             ]
             if not unfinished:
@@ -135,16 +135,17 @@ class _Beginning:
                 kept = torch.tensor(unfinished, device=ids.device)
                 cache.batch_select_indices(kept)
                 chosen, seen, positions = chosen[kept], seen[kept], positions[kept]
-                rows = [rows[at] for at in unfinished]
+                rows = [rows[place] for place in unfinished]
             ids, positions = chosen[:, None], positions[:, -1:] + 1
             seen = torch.cat([seen, seen.new_ones(len(rows), 1)], dim=1)
 
 
 @contextmanager
 def _no_generation_defaults(model: nn.Module) -> Iterator[None]:
-    """Keep the model's own generation configuration from changing its answers.
+    """Remove the model's own generation configuration in a ``with`` block, because it would change the answers.
 
-    It may sample or punish repetition, and transformers takes from it what our configuration does not set.
+    It may turn on sampling or a penalty for repetition, and transformers uses it for everything that our configuration
+    does not set.
     """
     from transformers import GenerationConfig
 

@@ -23,14 +23,15 @@ FORMATS: dict[str, Format] = {
 def recognise(columns: Collection[str], mapped: Collection[str] = ()) -> list[str]:
     """Return the names of the formats that fit the columns best: several if they fit equally well, none if none fits.
 
-    A format fits if the data has all the columns that it needs. The best ones know the most of the data's columns.
+    A format fits if the data has all the columns that it needs. It fits best if it knows more of the data's columns
+    than the others.
 
     Args:
         columns: the columns of the data, under the names that formats use.
         mapped: the columns that the user mapped; a format that lacks one of them does not fit.
     """
     present = set(columns)
-    # Count the columns that each format knows, because a column named text or input often stands beside others.
+    # Count the columns that each format knows, because a column named text or input may also be part of other data.
     known = {
         name: len(present & {*form.columns, *form.optional})
         for name, form in FORMATS.items()

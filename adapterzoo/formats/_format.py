@@ -80,7 +80,7 @@ class Conversation(Format):
     """key of a message's text"""
 
     def turns(self, cells: Mapping[str, Any]) -> Sequence[Turn]:
-        """Return the turns up to the last answer: a system message if there is one, then user and assistant in turn."""
+        """Return the turns up to the last answer: perhaps a system message, then user and assistant alternately."""
         (column,) = self.columns
         messages = cells.get(column)
         if messages is None or len(messages) == 0:
@@ -101,7 +101,7 @@ class Conversation(Format):
                 what = f"its messages {number - 1} and {number} are both from the {turn.role}."
                 if turn.role == "system":
                     what = f"its message {number} is a system message; only the first message can be one."
-                raise BadRowError(what, "User and assistant must take turns: join such messages into one.")
+                raise BadRowError(what, "User and assistant must alternate: join such messages into one.")
         return turns
 
     def _turn(self, message: Any, number: int) -> Turn:
@@ -110,7 +110,8 @@ class Conversation(Format):
         name = message[self.role]
         role = ROLES.get(name.lower()) if isinstance(name, str) else None
         if role is None:
-            raise BadRowError(f"its message {number} has the unknown role {name!r}.", f"Known: {', '.join(ROLES)}.")
+            known = ", ".join(ROLES)
+            raise BadRowError(f"its message {number} has the unknown role {name!r}.", f"Known roles: {known}.")
         if isinstance(message[self.content], (list, Mapping)):
             raise BadRowError(
                 f"the content of its message {number} is not text.", "Images and tool calls cannot be learned."

@@ -1,4 +1,4 @@
-"""Describe what a result was made with: package versions and hardware, which decide which rows are comparable."""
+"""Describe the package versions and the hardware of a result, on which it depends which rows are comparable."""
 
 from __future__ import annotations
 

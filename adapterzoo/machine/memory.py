@@ -94,7 +94,7 @@ class PeakMemory:
 
 
 class _Sampler(threading.Thread):
-    """A thread that reads the resident memory every 20 ms, for systems that keep no peak that can be reset."""
+    """A thread that reads the resident memory every 20 ms, for systems that cannot reset a process's peak."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -117,7 +117,7 @@ class _Sampler(threading.Thread):
 
 
 def _trim() -> None:
-    """Give memory that earlier cells freed back to the system, because it would count as this cell's."""
+    """Make glibc return freed memory of earlier cells to the system, because it would count as memory of this cell."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # the C library is not glibc
             ctypes.CDLL("libc.so.6").malloc_trim(0)

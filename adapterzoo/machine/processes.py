@@ -1,4 +1,4 @@
-"""Run work in separate processes, so that whatever it breaks, changes or runs out of ends with its process."""
+"""Run functions in separate processes, so that what they break or change cannot affect other work."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from adapterzoo.errors import ProcessEndedError
 from adapterzoo.machine.memory import keep_freed_memory
 
 Send = Callable[[Any], None]
-TICK_SECONDS = 0.25
+TICK_SECONDS = 0.25  # longest wait for a message
 PR_SET_PDEATHSIG = 1  # an option of Linux's prctl
-MAX_OUTPUT_BYTES = 20_000  # of a process's output, only the end is kept
+MAX_OUTPUT_BYTES = 20_000  # only this much of the end of a process's output is read
 
 
 def available() -> bool:
@@ -33,7 +33,7 @@ def available() -> bool:
 class Process:
     """A forked process that does one piece of work and sends messages to this process.
 
-    It starts with the memory of this process, without copying it; what it changes there, only it can see.
+    It starts with the memory of this process, without copying it. No other process sees what it changes in this memory.
     """
 
     def __init__(self, work: Callable[[Send], None], threads: int) -> None:
@@ -68,7 +68,7 @@ class Process:
         code = self._process.exitcode or 0
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-            cause = " (out of memory, or killed by hand)" if -code == signal.SIGKILL else ""
+            cause = " (out of memory, or killed by a user)" if -code == signal.SIGKILL else ""
             return f"its process was ended by {name}{cause}"
         return f"its process ended with exit code {code}" if code else None
 
@@ -87,29 +87,29 @@ class Process:
         self._process.join()
 
 
-def in_processes(works: Sequence[Callable[[], Any]], jobs: int, threads_each: int | None = None) -> list[Any]:
+def in_processes(functions: Sequence[Callable[[], Any]], jobs: int, threads_each: int | None = None) -> list[Any]:
     """Call each function in its own process, so that no function sees what another one changed.
 
     Where processes cannot be forked, the functions are called one after the other in this process.
 
     Args:
-        works: functions whose answers can be pickled.
+        functions: functions whose return values can be pickled.
         jobs: number of functions that run at the same time.
-        threads_each: number of threads of each process; by default as many as this process has.
+        threads_each: number of threads of each process; by default, the number that this process has.
 
     Returns:
-        The answers, in the order of the functions. If a function raised an exception, its answer is that exception;
-        if its process ended without an answer, a ProcessEndedError.
+        The return values, in the order of the functions. A missing one is replaced by the exception that the function
+        raised, or by a ProcessEndedError if its process ended early.
     """
     if not available():
-        return [_answer(work) for work in works]
-    answers: list[Any] = [None] * len(works)
-    waiting, running = list(range(len(works))), dict[Process, int]()
+        return [_answer(function) for function in functions]
+    answers: list[Any] = [None] * len(functions)
+    waiting, running = list(range(len(functions))), dict[Process, int]()
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 number = waiting.pop(0)
-                running[Process(partial(_send_answer, works[number]), threads_each or threads())] = number
+                running[Process(partial(_send_answer, functions[number]), threads_each or threads())] = number
                 answers[number] = ProcessEndedError("its process sent nothing")
             wait_for_any(list(running))
             for process, number in list(running.items()):

@@ -22,7 +22,7 @@ class Stopwatch:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Add the time of a ``with`` block to an activity's."""
+        """Add the time of a ``with`` block to the seconds of an activity."""
         begun = time.monotonic()
         try:
             yield
@@ -30,5 +30,5 @@ class Stopwatch:
             self.add(name, time.monotonic() - begun)
 
     def add(self, name: str, seconds: float) -> None:
-        """Add seconds that were measured elsewhere to an activity's."""
+        """Add time that was measured elsewhere to the seconds of an activity."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds

@@ -1,7 +1,7 @@
-"""The method contract: what an adapter method tells about itself, and how it wraps a model.
+"""The method contract: what an adapter method says about itself, and how it wraps a model.
 
-This module does not import torch at its top, and a plugin module must not either: ``adapterzoo methods`` has to
-list all methods at once. Import torch inside functions. A complete method::
+This module does not import torch at its top, and a plugin module must not either, so that ``adapterzoo methods`` lists
+all methods without delay. Import torch inside functions. A complete method::
 
     from pydantic import Field
 
@@ -101,14 +101,14 @@ class Context:
     seed: int
     batches: Callable[[], Iterable[dict[str, Any]]] = tuple
     """function that returns training batches on the CPU, for a method that starts from data. A batch holds the
-    arguments of the model's ``forward``, with ``labels``. The order is not that of training; a dry run has none"""
+    arguments of the model's ``forward``, with ``labels``. The order is not that of training; a dry run gets none"""
 
 
 class Method(Generic[OptionsT]):
     """An adapter method.
 
-    Subclass :class:`PeftMethod` where PEFT has the layers, :class:`LayerMethod` where you write a layer that
-    goes around each linear layer, and this class where neither fits.
+    Subclass :class:`PeftMethod` if PEFT has the layers, :class:`LayerMethod` if you write a layer that goes around each
+    linear layer, and this class if neither fits.
     """
 
     contract: ClassVar[int] = CONTRACT
@@ -127,7 +127,7 @@ class Method(Generic[OptionsT]):
     options: type[OptionsT]
     """pydantic model of the method's options"""
     learning_rate: ClassVar[float]
-    """learning rate where the recipe says ``auto``; methods need rates that differ by a factor of 50"""
+    """learning rate if the recipe says ``auto``; the best rates of two methods can differ by a factor of 50"""
     learning_rate_source: ClassVar[str]
     """who found that rate, and on which model or data"""
     stands_for: ClassVar[Sequence[str]] = ()
@@ -151,10 +151,10 @@ class Method(Generic[OptionsT]):
     reads_data: ClassVar[bool] = False
     """whether it reads training rows before training"""
     token_wise: ClassVar[bool] = False
-    """whether it treats each token alone: it draws no random numbers, looks at no other token, and puts no prompt in
+    """whether it treats each token alone: it draws no random numbers, looks at no other token, and puts no tokens in
     front. A prefix that all rows of a batch share then goes through the model once, not once for each row"""
     prepends_tokens: ClassVar[bool] = False
-    """whether it puts learned tokens in front of a sequence; where rows are packed, only the first would get them"""
+    """whether it puts learned tokens in front of a row; if rows are packed into one, only the first would get them"""
 
     def problems(self, skeleton: nn.Module, options: OptionsT, context: Context) -> list[Problem]:
         """Return what cannot work with these options on this architecture.
@@ -169,14 +169,14 @@ class Method(Generic[OptionsT]):
     def resized(self, options: OptionsT, size: int) -> dict[str, Any]:
         """Return the options to change so that ``size_option`` becomes ``size``, for a budget of trained parameters.
 
-        Override this where other options have to change with it, like the rank at the end of training.
+        Override this if other options have to change with it, like the rank at the end of training.
         """
         return {self.size_option or "": size}
 
     def wrap(self, model: nn.Module, options: OptionsT, context: Context) -> nn.Module:
         """Put the adapter on the base model, and return the model to train, in which only the adapter has gradients.
 
-        The runner seeds every random generator right before the call. After the cell it takes the adapter off by
+        The runner seeds every random generator right before the call. After the cell it removes the adapter by
         restoring every module of ``model``.
         """
         raise NotImplementedError
@@ -219,15 +219,15 @@ class Method(Generic[OptionsT]):
 
 
 def attributes() -> dict[str, Any]:
-    """Return the attributes by which a method describes itself, name -> type, in the order of the contract."""
+    """Return the attributes by which a method describes itself, as name -> type, in the order of the contract."""
     hints = get_type_hints(Method)
     return {name: get_args(hint)[0] for name, hint in hints.items() if get_origin(hint) is ClassVar}
 
 
 def why_not_trainable(method: Method[Any], quantization: str) -> tuple[str, str] | None:
-    """Return why a method cannot be trained, as the end of a sentence about it, with a hint; None where it can.
+    """Return why a method cannot be trained, as the end of a sentence about it, with a hint; None if it can.
 
-    An unknown quantization is no reason here, because another check of the recipe reports it.
+    An unknown quantization is not reported here, because another check of the recipe reports it.
 
     Args:
         method: the method.

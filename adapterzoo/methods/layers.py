@@ -21,7 +21,7 @@ LinearOptionsT = TypeVar("LinearOptionsT", bound=LinearOptions)
 
 
 class LayerMethod(Method[LinearOptionsT]):
-    """A method that puts its own layer around each targeted linear layer; a subclass only has to give that layer."""
+    """A method that puts its own layer around each targeted linear layer; a subclass only has to return that layer."""
 
     @abstractmethod
     def layer(self, linear: nn.Module, options: LinearOptionsT) -> nn.Module:
@@ -80,7 +80,7 @@ class LayerMethod(Method[LinearOptionsT]):
         saved, wanted = load_file(folder / WEIGHTS), trained_parameters(wrapped)
         if saved.keys() != wanted.keys():
             names = ", ".join(sorted(saved.keys() ^ wanted.keys())[:3])
-            raise AdapterzooError(f"{folder} does not fit this model: {names}")
+            raise AdapterzooError(f"{folder} does not fit this model: only one of the two has {names}")
         wrapped.load_state_dict(saved, strict=False)
         return wrapped
 
@@ -139,7 +139,7 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
 def targeted(model: nn.Module, targets: str | list[str]) -> dict[str, nn.Module]:
     """Return the linear layers that ``target_modules`` names, read as PEFT reads it.
 
-    A list has the ends of names; a text is a regular expression for the whole name, or ``all-linear``.
+    A list holds names or the ends of names; a text is a regular expression for the whole name, or ``all-linear``.
     """
     layers = linear_layers(model)
     if targets == "all-linear":

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class PeftMethod(Method[OptionsT]):
-    """A method whose layers come from PEFT; a subclass only has to give the ``PeftConfig``."""
+    """A method whose layers come from PEFT; a subclass only has to return the ``PeftConfig``."""
 
     def peft_config(self, model: nn.Module, options: OptionsT, context: Context) -> PeftConfig:
         """Return the PEFT configuration for these options."""
@@ -26,7 +26,7 @@ class PeftMethod(Method[OptionsT]):
 
     @contextmanager
     def layers(self) -> Iterator[None]:
-        """Surround every change of layers by PEFT; a method that has to replace PEFT's layers does it here."""
+        """Run around every call in which PEFT puts in or takes out layers; override it to replace PEFT's own layers."""
         yield
 
     def problems(self, skeleton: nn.Module, options: OptionsT, context: Context) -> list[Problem]:
@@ -65,13 +65,13 @@ class PeftMethod(Method[OptionsT]):
         return merged
 
     def findings(self, model: Any) -> dict[str, Any]:
-        """Return the sizes that PEFT changed, without a message, in layers that they do not fit."""
+        """Return the options that PEFT changed without a message, in layers that they do not fit."""
         adjusted = _adjusted(model)
         return {"adjusted": adjusted} if adjusted else {}
 
 
 def _check_keys(model: nn.Module, folder: Path) -> None:
-    """Raise AdapterzooError where a saved adapter has other keys than the model; PEFT would ignore that."""
+    """Raise AdapterzooError if a saved adapter has other keys than the model; PEFT would ignore that."""
     from peft import get_peft_model_state_dict
     from safetensors import safe_open
 
@@ -116,7 +116,7 @@ def _adjusted(model: Any) -> dict[str, str]:
         for option, wanted in vars(config).items() if isinstance(layer, BaseTunerLayer) else ():
             actual = getattr(layer, option, None)
             actual = actual.get("default") if isinstance(actual, dict) else None
-            # Zero or less asks PEFT to choose a value itself.
+            # A value of zero or less asks PEFT to choose one itself.
             if type(wanted) is int and type(actual) is int and wanted > 0 and actual != wanted:
                 counts[option, wanted, actual] += 1
     changes: dict[str, list[str]] = {}

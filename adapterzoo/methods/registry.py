@@ -49,7 +49,7 @@ class Registry(PluginRegistry[Method[Any]]):
             if method.fallback and taken:
                 continue
             if method.name in added:
-                raise PluginError(f"it brings two methods named '{method.name}'")
+                raise PluginError(f"it has two methods named '{method.name}'")
             if taken:
                 raise PluginError(f"'{method.name}' is already the name of a method from {self.package(method.name)}")
             added[method.name] = method
@@ -68,7 +68,7 @@ class Registry(PluginRegistry[Method[Any]]):
 
 @cache
 def registry() -> Registry:
-    """Return the registry of this environment, which is read once."""
+    """Return the registry of the installed methods, which are searched for only once."""
     return Registry(metadata.entry_points(group=hookspecs.PROJECT))
 
 
@@ -79,15 +79,15 @@ def _precedence(loaded: tuple[metadata.EntryPoint, str, Sequence[Method[Any]]]) 
 
 
 def _verify(method: object) -> None:
-    """Raise PluginError where an object is not a valid method, and name the attribute that is wrong."""
+    """Raise PluginError if an object is not a valid method, and name the attribute that is wrong."""
     if not isinstance(method, Method):
-        raise PluginError(f"it returned {method!r}, which is no adapterzoo.Method")
+        raise PluginError(f"it returned {method!r}, which is not an adapterzoo.Method")
     kind = type(method).__name__
     if not isinstance(method.contract, int) or method.contract > CONTRACT:
         raise PluginError(
             f"{kind} asks for contract {method.contract} and this adapterzoo has {CONTRACT}: upgrade adapterzoo"
         )
-    # Refuse old names, because ignoring one would change what is trained; the base might not be quantized, for example.
+    # Refuse old names, because ignoring one would change the training; its base might not be quantized, for example.
     for old, new in RENAMED.items():
         if hasattr(method, old):
             raise PluginError(f"{kind} has the attribute '{old}', which contract 2 calls '{new}'")
@@ -102,7 +102,7 @@ def _verify(method: object) -> None:
     if RESERVED_LABEL.fullmatch(method.name):
         raise PluginError(f"{kind}.name is {method.name!r}: that is the label of the untouched base")
     if not 0 < method.learning_rate < 1e6:
-        raise PluginError(f"{kind}.learning_rate is {method.learning_rate!r:.40}, which is no number above 0")
+        raise PluginError(f"{kind}.learning_rate is {method.learning_rate!r:.40}, which is not a number above 0")
     if method.group not in GROUPS:
         raise PluginError(f"{kind}.group is {method.group!r}; choose from {', '.join(GROUPS)}")
     for attribute in ("quantizations", "mergeable_into"):
@@ -115,7 +115,7 @@ def _verify(method: object) -> None:
         raise PluginError(
             f"{kind}.requires_quantization {method.requires_quantization!r} is not among its quantizations"
         )
-    if not method.fallback:  # the options of fallbacks are built later, when they are needed
+    if not method.fallback:  # the options of a fallback are built later, when they are needed
         _verify_options(method)
 
 
@@ -129,10 +129,10 @@ def _has_type(hint: Any, value: object) -> bool:
 
 
 def _verify_options(method: Method[Any]) -> None:
-    """Raise PluginError where the options could not be written in a recipe, or listed."""
+    """Raise PluginError if the options could not be written in a recipe, or listed."""
     kind, options = type(method).__name__, getattr(method, "options", None)
     if not (isinstance(options, type) and issubclass(options, Options)):
-        raise PluginError(f"{kind}.options is no subclass of adapterzoo.Options")
+        raise PluginError(f"{kind}.options is not a subclass of adapterzoo.Options")
     if method.size_option is not None and method.size_option not in options.model_fields:
         raise PluginError(f"{kind}.size_option {method.size_option!r} is not among its options")
     if required := [name for name, field in options.model_fields.items() if field.is_required()]:

@@ -1,6 +1,6 @@
 """The metric contract: how a metric scores one test example, and how it scores the whole test split.
 
-Nothing here imports torch, and a plugin module must not either, outside its functions. A complete metric::
+This module does not import torch, and a plugin module may import it only inside functions. A complete metric::
 
     from adapterzoo import Metric, hookimpl
 
@@ -95,7 +95,7 @@ class Metric:
             raise self._wrong("summary", "not a line of text, and score() has no docstring")
         if not self.columns:
             object.__setattr__(self, "columns", (self.name,))
-        # Do not accept any sequence, because every letter of a text would be a column.
+        # Do not accept every kind of sequence, because each letter of a text would become a column.
         if not isinstance(self.columns, tuple | list) or not all(
             isinstance(column, str) and COLUMN.fullmatch(column) for column in self.columns
         ):
@@ -173,7 +173,7 @@ def _columns(metric: Metric, function: str, returned: Any) -> dict[str, float | 
 
 
 def _number(value: Any) -> float | bool | None:
-    """Return a value as a finite number, or None if it is none; numbers of numpy and torch are converted."""
+    """Return a value as a finite number, or None if it is not one; numbers of numpy and torch are converted."""
     try:
         value = value.item() if hasattr(value, "item") else value
         if isinstance(value, bool):

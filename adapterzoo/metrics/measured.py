@@ -35,9 +35,9 @@ class Measure:
     better: Better
     style: ColumnStyle
     of_examples: Callable[[Records], Values]
-    """returns a number for each record: how much it moves the metric, so that the mean of all is the metric"""
+    """returns the contribution of each record; the metric is the mean of all contributions"""
     listed: bool = True
-    """whether ``evaluate.metrics`` may name it; forgetting follows from ``evaluate.general_text`` instead"""
+    """whether ``evaluate.metrics`` may name it; forgetting is measured if ``evaluate.general_text`` is given"""
 
 
 def numbers(records: Records, key: str) -> Values:
@@ -56,9 +56,9 @@ def numbers(records: Records, key: str) -> Values:
 
 
 def ratio_parts(parts: Values, sizes: Values) -> Values:
-    """Return a number for each example whose mean is sum(parts) / sum(sizes): how much it moves that ratio.
+    """Return the contribution of each example to sum(parts) / sum(sizes), so that their mean is this ratio.
 
-    The numbers are those of a linear approximation, which is exact for the mean.
+    The contributions are a linear approximation; only their mean is exact.
     """
     ratio = parts.sum() / sizes.sum()
     values: Values = ratio + (parts - ratio * sizes) / sizes.mean()
@@ -101,7 +101,7 @@ MEASURES = (
     ),
     Measure(
         FORGETTING, FORGETTING, "lower",
-        ColumnStyle("forgot", "+.3f", "forgot: loss on general text, more than the base's", drop=8),
+        ColumnStyle("forgot", "+.3f", "forgot: rise of the loss on general text over the base", drop=8),
         _forgotten, listed=False,
     ),
 )  # fmt: skip

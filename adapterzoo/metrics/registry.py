@@ -34,7 +34,7 @@ class Metrics(PluginRegistry[Metric]):
         added: dict[str, Metric] = {}
         for metric in metrics:
             if metric.name in added:
-                raise PluginError(f"it brings two metrics named '{metric.name}'")
+                raise PluginError(f"it has two metrics named '{metric.name}'")
             if metric.name in self:
                 raise PluginError(f"'{metric.name}' is already the name of a metric from {self.package(metric.name)}")
             for known in (*self.values(), *added.values()):
@@ -45,7 +45,7 @@ class Metrics(PluginRegistry[Metric]):
         self.add(added, package)
 
     def hint(self, name: str, more: Iterable[str] = MEASURED_NAMES) -> str:
-        """Return the hint for a metric that is unknown."""
+        """Return a hint for a user who asked for a metric that is unknown."""
         return super().hint(name, more)
 
 
@@ -74,7 +74,7 @@ def lower_is_better(name: str) -> bool:
 
 
 def style(column: str) -> ColumnStyle:
-    """Return how the table shows a metric's column; a column that is not known any more has its name as title."""
+    """Return how the table shows a metric's column; the title of an unknown column is its name."""
     return styles().get(column, ColumnStyle(column))
 
 

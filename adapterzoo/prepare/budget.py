@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from adapterzoo.methods.contract import Method
 
-MAX_DISTANCE = 64  # sizes this far from a size that a method cannot be built with are not tried in its place
+MAX_DISTANCE = 64  # if a method cannot be built with a size, sizes closer to it than this are tried instead
 MAX_SIZE = 2**16
 TOLERANCE = 0.05  # as a share of the budget
 Count = Callable[[Any], int | None]
@@ -21,7 +21,7 @@ def solve(method: Method[Any], options: Any, wanted: int, count: Count, extra_si
     """Return the options with the size that comes nearest to a budget, or unchanged if no size can be found.
 
     The number of parameters may grow with the size (a rank) or shrink with it (the side of circulant blocks). Sizes
-    that a method cannot be built with (a block that divides no layer) are skipped.
+    that a method cannot be built with (a block size that divides no layer's width) are skipped.
 
     Args:
         method: the method, which names its size option.
@@ -50,7 +50,7 @@ def misses(trained: int, wanted: int | None) -> bool:
 
 
 class _Sizes:
-    """The number of parameters with each size of a method, counted once for each size."""
+    """The number of parameters that a method trains with each size; each size is counted only once."""
 
     def __init__(self, method: Method[Any], options: Any, count: Count, extra_sizes: Collection[int]) -> None:
         self.method, self.start, self._count, self.extra_sizes = method, options, count, extra_sizes
@@ -72,14 +72,14 @@ class _Sizes:
         return self.seen[size]
 
     def near(self, size: int, low: int, high: int) -> int | None:
-        """Return the size nearest to ``size``, from ``low`` to ``high``, that the method can be built with, or None."""
+        """Return the possible size nearest to ``size``, from ``low`` to ``high``; None if no size is possible."""
         extra = [candidate for candidate in self.extra_sizes if low <= candidate <= high]
         extra.sort(key=lambda candidate: abs(candidate - size))
         candidates = dict.fromkeys((*_around(size, low, high), *extra))
         return next((candidate for candidate in candidates if self.count(candidate) is not None), None)
 
     def narrow(self, start: int, wanted: int) -> None:
-        """Count sizes on both sides of the wanted number of parameters, each nearer to it than the one before."""
+        """Count the parameters with sizes that come closer and closer to the wanted number, from above and below."""
         grows = self._grows(start)
         size, too_small = start, (self.count(start) or 0) <= wanted
         while True:

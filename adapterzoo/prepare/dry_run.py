@@ -34,10 +34,10 @@ def dry_run(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> Prepared:
         zoo: the installed methods.
 
     Returns:
-        The run with the sizes of its methods.
+        The run, with options that meet the budget and the number of parameters of each method.
 
     Raises:
-        UserError: the problems of the trainer and all methods.
+        UserError: the trainer or methods have problems; all of them are listed.
     """
     from adapterzoo.model.base import Base
     from adapterzoo.training.arguments import check_settings
@@ -54,11 +54,11 @@ def dry_run(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> Prepared:
         raise UserError(*problems)
     untouched = Base(skeleton, "none", lambda: skeleton)
     cells = list({cell.label: cell for cell in prepared.method_cells}.values())
-    # Try each method in its own process, because what it changes in its libraries must not reach any row.
-    works = [partial(_try_cell, prepared, cell, untouched, zoo[cell.method]) for cell in cells]
+    # Try each method in its own process, because what it changes in its libraries must not affect any row.
+    attempts = [partial(_try_cell, prepared, cell, untouched, zoo[cell.method]) for cell in cells]
     outcomes = {
         cell.label: _outcome(cell, answer, zoo)
-        for cell, answer in zip(cells, in_processes(works, cores()), strict=True)
+        for cell, answer in zip(cells, in_processes(attempts, cores()), strict=True)
     }
     for label, outcome in outcomes.items():
         problems += [Problem(f"{label}: {problem.where}", problem.what, problem.hint) for problem in outcome.problems]
@@ -83,7 +83,7 @@ class Outcome(NamedTuple):
 
     problems: list[Problem]
     trainable: int | None = None
-    """number of parameters that the method would train; None if there are problems or only real weights can tell"""
+    """number of parameters that the method would train; None if there are problems or if it takes weights to know it"""
     why_unknown: str = ""
     """why the number of parameters is not known"""
     options: dict[str, Any] | None = None
@@ -91,7 +91,7 @@ class Outcome(NamedTuple):
 
 
 def _outcome(cell: MethodCell, answer: Outcome | Exception, zoo: Registry) -> Outcome:
-    """Return the outcome of trying a cell, whatever the process that tried it has answered.
+    """Return the outcome of trying a cell, also if its process raised an exception or ended early.
 
     Raises:
         Exception: the exception that the process raised, if it is not the fault of the method's plugin.
@@ -99,7 +99,7 @@ def _outcome(cell: MethodCell, answer: Outcome | Exception, zoo: Registry) -> Ou
     if isinstance(answer, ProcessEndedError):  # the method ends its process: the cell will report that
         return Outcome([], why_unknown=str(answer))
     if isinstance(answer, PluginError):
-        return Outcome([Problem(zoo.package(cell.method), f"its plugin is at fault: {answer}.")])
+        return Outcome([Problem(zoo.package(cell.method), f"its plugin has an error: {answer}.")])
     if isinstance(answer, Exception):
         raise answer
     return answer
@@ -107,7 +107,7 @@ def _outcome(cell: MethodCell, answer: Outcome | Exception, zoo: Registry) -> Ou
 
 def _try_cell(prepared: Prepared, cell: MethodCell, untouched: Base, method: Method[Any]) -> Outcome:
     """Try a cell's method with its options, which are fitted to the budget, and with every setting of its tuning."""
-    # Give it no data, because what a method learns from data takes weights.
+    # Give the method no data, because it needs weights to learn from data.
     context = replace(prepared.context(cell), batches=tuple)
     problems = []
     if prepared.encoded.packs and method.prepends_tokens:
@@ -136,7 +136,7 @@ def _widths(skeleton: nn.Module) -> list[int]:
 def _tuning_problems(
     cell: MethodCell, sized: Options, count: int | None, attempt: Callable[..., Outcome]
 ) -> list[Problem]:
-    """Return the problems of the first setting of the tuning that cannot work or changes the budget's size."""
+    """Return the problems of the first setting of tuning that cannot work, or that changes the number of parameters."""
     for settings in points(cell):
         options = {name: value for name, value in settings.items() if name != LEARNING_RATE}
         if not options:

@@ -14,20 +14,20 @@ from adapterzoo.recipe.schema import Recipe
 if TYPE_CHECKING:
     from adapterzoo.tokens.encode import Encoded, Encoder
 
-MAX_UNKNOWN_LABELS = 5  # further labels that only the test split has are counted but not named
+MAX_UNKNOWN_LABELS = 5  # further labels that only test rows have are counted but not named
 
 
 def read_data(recipe: Recipe, say: Callable[[str], None]) -> tuple[Recipe, Splits]:
-    """Read the rows; return the recipe, with the settings that follow from the rows, and the rows.
+    """Read the rows; return the recipe, with settings that depend on the rows, and the rows.
 
-    No library of the models is imported.
+    This imports no library that loads models.
 
     Args:
         recipe: the recipe.
-        say: is told what was dropped or chosen.
+        say: is called with messages about what was dropped or chosen.
 
     Raises:
-        UserError: all problems of the data and of what is to be measured on it.
+        UserError: the data or the metrics have problems; all of them are listed.
     """
     splits = load_splits(recipe.data, say)
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"format": splits.format})})
@@ -41,7 +41,7 @@ def encode_data(recipe: Recipe, location: str, splits: Splits, say: Callable[[st
         recipe: the recipe.
         location: folder or hub id from which transformers loads the model.
         splits: the rows.
-        say: is told what was cut or left out.
+        say: is called with messages about what was cut or left out.
 
     Raises:
         UserError: the model has no usable tokenizer or chat template, or all rows are too long.
@@ -53,10 +53,10 @@ def encode_data(recipe: Recipe, location: str, splits: Splits, say: Callable[[st
 
 
 def _fitted(recipe: Recipe, splits: Splits, say: Callable[[str], None]) -> Recipe:
-    """Return the recipe without the default settings that its data cannot have.
+    """Return the recipe without default settings that do not suit its data.
 
     Raises:
-        UserError: such a setting is written in the recipe.
+        UserError: the recipe itself has a setting that does not suit its data.
     """
     settings = recipe.evaluate
     written = settings.model_fields_set
@@ -65,7 +65,7 @@ def _fitted(recipe: Recipe, splits: Splits, say: Callable[[str], None]) -> Recip
     if not any(row.prompt for row in splits.test):
         compared = [name for name in settings.metrics if name not in MEASURED_NAMES]
         if compared and "metrics" in written:
-            what = f"'{compared[0]}' compares answers, and plain text asks for none."
+            what = f"'{compared[0]}' compares answers, and plain text has no answers."
             problems.append(Problem("evaluate.metrics", what, f"Choose from: {', '.join(sorted(MEASURED_NAMES))}."))
         if settings.shots and "shots" in written:
             problems.append(Problem("evaluate.shots", "plain text has no examples to show.", "Set it to 0."))

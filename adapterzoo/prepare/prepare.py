@@ -35,11 +35,11 @@ def prepare(
         recipe: the recipe.
         methods: labels or names of methods to run; if empty, all methods of the recipe.
         seeds: seeds to run; if empty, the recipe's.
-        say: is told what was dropped, cut or chosen.
+        say: is called with messages about what was dropped, cut or chosen.
         before_torch: is called after the data was read and before torch computes anything.
 
     Raises:
-        UserError: all problems of the methods, the data or the model.
+        UserError: the methods, the data or the model have problems.
     """
     zoo = registry()
     recipe, splits = read_data(recipe, say)
@@ -114,6 +114,6 @@ def _check_context_length(prepared: Prepared, config: Any) -> None:
         problems.append(Problem("data.max_length", what, f"Set it to {limit} or less."))
     if shown > limit:
         what = f"with the examples in front a test prompt has {shown} tokens, and the model can read {limit}."
-        problems.append(Problem("evaluate.shots", what, "Show fewer, or 0."))
+        problems.append(Problem("evaluate.shots", what, "Show fewer examples, or 0."))
     if problems:
         raise UserError(*problems)

@@ -1,4 +1,4 @@
-"""A run that was prepared: everything that is known of it before the model's weights are loaded."""
+"""A prepared run: everything that is known about it before the model's weights are loaded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Prepared:
     steps: int
     """number of optimizer steps of each training"""
     trainable: dict[str, int]
-    """label -> number of parameters that its method trains; without the labels for which only real weights can tell"""
+    """label -> number of parameters that its method trains; labels in ``unknown_sizes`` are left out"""
     unknown_sizes: dict[str, str]
     """label -> why the number of parameters that its method trains is not known before the weights are loaded"""
     base_parameters: int
@@ -53,7 +53,7 @@ class Prepared:
         return [cell for cell in self.cells if isinstance(cell, MethodCell)]
 
     def context(self, cell: Cell) -> Context:
-        """Return what a cell's method may know of the run."""
+        """Return what a cell's method may know about the run."""
         train = self.recipe.train
         return Context(
             quantization=cell.quantization,

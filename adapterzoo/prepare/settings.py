@@ -25,17 +25,17 @@ def space(cell: MethodCell) -> dict[str, Any]:
 
 
 def points(cell: MethodCell) -> list[dict[str, Any]]:
-    """Return the settings to try; the cell's own come first if they lie in the ranges."""
+    """Return the settings to try; the cell's own settings come first if they are in the ranges."""
     if not cell.ranges:
         return []
     from scipy.stats import qmc
 
     own = {name: cell.learning_rate if name == LEARNING_RATE else cell.options.get(name) for name in cell.ranges}
     settings = [own] if all(values.holds(own[name]) for name, values in cell.ranges.items()) else []
-    # An option's dimension depends on the recipe alone, so all methods that have it get the same values of it.
+    # Each tuned option of the recipe has its own dimension, so all methods that have the option get the same values.
     tuned = cell.tuned or tuple(sorted(cell.ranges))
     sequence = qmc.Halton(len(tuned), rng=0)
-    for _ in range(20 * cell.trials):  # the ranges may hold fewer different settings than there should be trials
+    for _ in range(20 * cell.trials):  # the ranges may have fewer different settings than trials are wanted
         if len(settings) >= cell.trials:
             break
         shares = dict(zip(tuned, sequence.random(1)[0], strict=True))

@@ -13,7 +13,7 @@ from adapterzoo.recipe.values import Scalar, Section, Source, SplitPart
 
 
 class Split(Section):
-    """The training, validation and test split. Which one a row goes to depends only on its content and the seed."""
+    """The training, validation and test split. A row's split depends only on its content and the seed."""
 
     train: SplitPart = Field(0.8, description="share of the rows; or files; or the name of a split of the source")
     validation: SplitPart = Field(0.1, description="like train; 0 = no validation rows")
@@ -32,7 +32,7 @@ class Split(Section):
         shares = [part for part in (self.train, self.validation, self.test) if isinstance(part, float)]
         if sum(shares) > 1 + 1e-9 and isinstance(self.train, float):
             raise PydanticCustomError(
-                "value", "has shares that add up to more than 1 (validation is 0.1 where it is not given)."
+                "value", "has shares that add up to more than 1 (validation is 0.1 if it is not given)."
             )
         for name in ("train", "test"):
             if getattr(self, name) == 0:
@@ -47,7 +47,7 @@ class DataSection(Section):
 
     source: Source | None = Field(
         None, description="files (csv, tsv, json, jsonl, parquet, arrow), the folder of a saved dataset, or a hub id; "
-        "paths start at the recipe's folder or at the current folder"
+        "a path is looked for in the recipe's folder, then in the current folder"
     )  # fmt: skip
     config: str | None = Field(None, description="configuration of the hub dataset")
     revision: str | None = Field(None, description="branch, tag or commit of the hub dataset")
@@ -81,11 +81,11 @@ class DataSection(Section):
         "error", description="what to do with rows that do not fit the format; drop = leave them out"
     )
     shuffle: int | None = Field(None, ge=0, description="seed: shuffle the rows before limit takes the first")
-    limit: int | None = Field(None, ge=1, description="number of rows to use: the first that are usable")
+    limit: int | None = Field(None, ge=1, description="number of rows to use: the first ones that are usable")
     split: Split = Field(default_factory=Split)
-    max_length: int = Field(512, ge=2, description="tokens of an example at most")
+    max_length: int = Field(512, ge=2, description="largest number of tokens in an example")
     truncate: Literal["prompt", "completion", "drop"] = Field(
-        "prompt", description="what to cut of an example that is too long; drop = leave it out"
+        "prompt", description="which part of an example that is too long is cut; drop = leave the example out"
     )
     packing: bool = Field(False, description="put several training examples into one row of max_length tokens")
 
@@ -103,7 +103,7 @@ class DataSection(Section):
             if name not in known:
                 raise PydanticCustomError(
                     "value",
-                    "is no column of {format}. {hint}",
+                    "is not a column of {format}. {hint}",
                     {
                         "format": f"the format {self.format}" if len(formats) == 1 else "any format",
                         "hint": did_you_mean(name, known),

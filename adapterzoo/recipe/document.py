@@ -25,7 +25,7 @@ PARSE_ERRORS = (YAMLError, ValueError, TypeError, KeyError, AttributeError, Recu
 
 
 class Unfilled:
-    """A value that stands for ``???`` during the checks: it is not text, and no two of them are equal."""
+    """An object that replaces one ``???`` during the checks; it is not text, and is equal to no other object."""
 
 
 class Document:
@@ -38,7 +38,7 @@ class Document:
         self._overridden: dict[Location, str] = {}
 
     def where(self, location: Location) -> str:
-        """Return ``file:line`` of a key, or of the nearest key around it; or the ``--set`` that set it."""
+        """Return ``file:line`` of a key, or of the nearest key around it that has one; or the ``--set`` option."""
         for end in range(len(location), -1, -1):
             if location[:end] in self._overridden:
                 return self._overridden[location[:end]]
@@ -47,7 +47,7 @@ class Document:
         return self.name
 
     def override(self, assignments: Sequence[str]) -> None:
-        """Set values by assignments like ``train.steps=10``, in which the value is YAML.
+        """Set values by assignments like ``train.steps=10``; the part after ``=`` is YAML.
 
         Raises:
             UserError: an assignment has no ``=`` or no value, or its key is not inside a section.
@@ -78,7 +78,7 @@ class Document:
                 continue
             target[location[-1]] = value
             self._overridden[location] = place
-            # The value that had these lines is gone.
+            # The file's lines belong to the old value, which is replaced.
             self._lines = {at: line for at, line in self._lines.items() if at[: len(location)] != location}
         if problems:
             raise UserError(*problems)
@@ -138,7 +138,7 @@ def read(path: Path) -> Document:
 
 
 def _plain(value: Any, location: Location, lines: dict[Location, int]) -> Any:
-    """Return a value in built-in types, not ruamel's; add the line of each key and item to ``lines``, from 1."""
+    """Return a value in built-in types, not ruamel's; add the line number of each key and item to ``lines``."""
     if isinstance(value, CommentedMap):
         for key in value:
             lines[(*location, str(key))] = value.lc.key(key)[0] + 1 if key in value.lc.data else 1

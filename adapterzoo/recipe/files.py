@@ -28,9 +28,9 @@ def find_file(name: str, folder: Path) -> tuple[list[str], Problem | None]:
 
 
 def find_source(source: str, folder: Path) -> tuple[list[str], Problem | None]:
-    """Return what a source names, and the problem if it cannot be read.
+    """Return the files, folder or hub id that a source names, and the problem if it cannot be read.
 
-    That is the absolute paths of files or of the folder of a saved dataset, or a hub id unchanged.
+    Files and the folder of a saved dataset are returned as absolute paths, a hub id unchanged.
 
     Args:
         source: a path, a pattern like ``data/*.csv``, or a hub id.

@@ -1,4 +1,4 @@
-"""Find problems in a recipe's methods, metrics and tuning that the types of its keys do not show."""
+"""Find problems in a recipe's methods, metrics and tuning that a check of types cannot find."""
 
 from __future__ import annotations
 

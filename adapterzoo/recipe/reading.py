@@ -72,7 +72,7 @@ def kept_recipe(recipe: Recipe, zoo: Registry) -> dict[str, Any]:
 
 
 def _keep_overridden_length(document: Document) -> None:
-    """Drop the file's epochs where steps are set on the command line, and the file's steps where epochs are."""
+    """Drop the file's epochs if the command line sets steps, and the file's steps if it sets epochs."""
     train = document.data.get("train")
     if not isinstance(train, dict):
         return
@@ -105,8 +105,8 @@ def _find_files(document: Document, folder: Path, problems: list[Problem]) -> di
         for name in [value] if isinstance(value, str) else value if isinstance(value, list) else []:
             if not isinstance(name, str) or not name:
                 continue  # The check of the schema reports it.
-            found, problem = find(name, folder)
-            paths.setdefault(location, []).extend(found)
+            absolute, problem = find(name, folder)
+            paths.setdefault(location, []).extend(absolute)
             if problem is not None:
                 problems.append(Problem(document.where(location), problem.what, problem.hint))
     return paths
@@ -114,12 +114,12 @@ def _find_files(document: Document, folder: Path, problems: list[Problem]) -> di
 
 def _put_paths(recipe: Recipe, paths: Mapping[Location, list[str]]) -> None:
     """Replace the file names in a recipe by their absolute paths, so that the resolved recipe runs from anywhere."""
-    for location, found in paths.items():
+    for location, absolute in paths.items():
         if location == ("data", "source"):
-            recipe.data.source = found
+            recipe.data.source = absolute
         elif location == ("data", "chat_template"):
-            recipe.data.chat_template = found[0]
+            recipe.data.chat_template = absolute[0]
         elif location == ("evaluate", "general_text"):
-            recipe.evaluate.general_text = found[0]
+            recipe.evaluate.general_text = absolute[0]
         else:
-            setattr(recipe.data.split, str(location[-1]), found)
+            setattr(recipe.data.split, str(location[-1]), absolute)

@@ -56,7 +56,7 @@ class ModelSection(Section):
     padding_token: str | None = Field(
         None,
         min_length=1,
-        description="padding token to add to the tokenizer and the embeddings [one that is already there]",
+        description="padding token to add to the tokenizer and the embeddings [one that the tokenizer has]",
     )
     trust_remote_code: bool = Field(
         False, description="run code that comes with the model; set it only if you trust that code"
@@ -76,10 +76,12 @@ class EvaluateSection(Section):
     )
     max_new_tokens: PositiveOrAuto = Field(
         "auto",
-        description="tokens of a generated answer at most; auto = as many as the longest answer of the test split has",
+        description="largest number of tokens in a generated answer; auto = as in the longest answer of the test split",
     )
     base: bool = Field(True, description="also measure the untouched base model")
-    shots: int = Field(4, ge=0, description="also measure it with this many examples in its prompt; 0 = do not")
+    shots: int = Field(
+        4, ge=0, description="also measure the base model with this many examples in its prompt; 0 = do not"
+    )
     general_text: str | None = Field(
         None, min_length=1, description="text on which forgetting is measured: shipped, or a file [not measured]"
     )

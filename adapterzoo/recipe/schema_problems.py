@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from adapterzoo.errors import Problem, did_you_mean
 from adapterzoo.recipe.document import NOT_FILLED_IN, Document, Location
 
-# pydantic appends a tag that starts like this to the location of a value that may have several types.
+# If a value may have several types, pydantic ends its location with a tag, which starts with one of these keys.
 TYPE_TAGS = {
     "str": "text",
     "int": "a whole number",
@@ -49,7 +49,7 @@ def unfilled_problems(document: Document) -> list[Problem]:
 
 
 def problems_of(error: ValidationError, part: DocumentPart) -> list[Problem]:
-    """Return one problem for each wrong key, where pydantic may have one error for each type that a value can have."""
+    """Return one problem for each wrong key; pydantic may have one error for each type that its value can have."""
     by_key: dict[Location, list[ErrorDetails]] = {}
     unfilled = set(part.document.unfilled())
     for details in error.errors():
@@ -86,7 +86,7 @@ def _is_unfilled(details: ErrorDetails, part: DocumentPart, unfilled: Set[Locati
 
 
 def _location_in_part(details: ErrorDetails) -> Location:
-    """Return the location of an error within its part; our own checks of several keys give it as ``at``."""
+    """Return the location of an error within its part; checks that compare several keys give it as ``at``."""
     return (*details["loc"], *details.get("ctx", {}).get("at", ()))
 
 

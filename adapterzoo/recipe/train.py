@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from adapterzoo.recipe.values import LearningRate, Section, StepsOrShare
 
-# Schedulers that follow the loss on the validation rows.
+# Schedulers that set the learning rate by the loss on the validation rows.
 ON_EVALUATION = ("reduce_lr_on_plateau", "greedy")
 
 
@@ -30,9 +30,11 @@ class TrainSection(Section):
     weight_decay: float = Field(0.0, ge=0, description="weight decay of the optimizer")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients with a larger norm are scaled down to this norm")
     gradient_checkpointing: bool = Field(False, description="use less memory and a third more computation")
-    eval_steps: StepsOrShare = Field(0, description="steps between two losses on the validation rows; 0 = never")
+    eval_steps: StepsOrShare = Field(
+        0, description="steps between two measurements of the loss on the validation rows; 0 = never"
+    )
     save_steps: StepsOrShare = Field(
-        0, description="steps between two checkpoints, from which a stopped cell goes on; 0 = never"
+        0, description="steps between two checkpoints; a stopped cell continues from the last one; 0 = never"
     )
     save_limit: int = Field(1, ge=1, description="checkpoints to keep; none is kept of a finished cell")
     group_by_length: bool = Field(

@@ -39,7 +39,7 @@ class Range(Section):
 
     @property
     def values_to_check(self) -> list[Any]:
-        """Return all values of a list, or the two ends between which the other values lie."""
+        """Return all values of a list, or else the lowest and the highest value."""
         return self.values if self.values is not None else [self.low, self.high]
 
     def at(self, share: float) -> Any:
@@ -60,5 +60,5 @@ class Range(Section):
 
 
 def trials(tune: dict[str, Range]) -> int:
-    """Return the number of settings to try for each method, on which the checked ranges agree."""
+    """Return the number of settings to try for each method; the check made sure that the ranges do not contradict."""
     return next((option.trials for option in tune.values() if option.trials is not None), DEFAULT_TRIALS)

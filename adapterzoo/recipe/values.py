@@ -14,7 +14,7 @@ SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def checked(accepts: Callable[[Any], bool], wanted: str) -> BeforeValidator:
-    """Return a validator that refuses a value with one sentence, where pydantic has an error for each possible type."""
+    """Return a validator that refuses a value with one sentence; pydantic would give one for each possible type."""
 
     def check(value: Any) -> Any:
         if not accepts(value):

@@ -51,7 +51,7 @@ class Axis:
         return cls(low - margin, high + margin, log, show)
 
     def at(self, value: float, cells: int) -> float:
-        """Return the position of a value on an axis of so many cells, as cells from the beginning."""
+        """Return the position of a value on an axis that is ``cells`` long, in cells from its beginning."""
         return ((math.log10(value) if self.log else value) - self.low) / (self.high - self.low) * (cells - 1)
 
     def ticks(self, most: int) -> dict[float, str]:
@@ -93,7 +93,7 @@ class Plot:
         return self.y.at(value, self.rows)
 
     def put(self, columns: Sequence[float], rows: Sequence[float], sign: str, colour: int | str = "gray") -> None:
-        """Put a line through these places, made of a sign; with one place, put the sign there."""
+        """Draw a line of signs through these places; if there is only one place, put one sign there."""
         self.signs.append((columns, rows, sign, colour))
 
     def show(self, above: str, below: str) -> None:
@@ -109,7 +109,7 @@ class Plot:
         import plotext
 
         figure = plotext.figure
-        # The process has a single figure: clear what others drew on it, and leave nothing behind.
+        # plotext has one figure for the whole process: clear it before drawing, and again afterwards.
         figure.clear()
         plotext.terminal.limit(False, False)
         try:

@@ -27,7 +27,7 @@ class Column:
     show: Callable[[Any], str]
     """returns a value as text"""
     drop: int = 0
-    """order in which columns are left out in a narrow terminal, the highest number first; 0 is never left out"""
+    """order in which columns are left out in a narrow terminal, the highest number first; 0: it is never left out"""
     wide: bool = False
     """whether the column is shown only in a wide terminal"""
     explanation: str = ""
@@ -84,7 +84,7 @@ def _formatted(specification: str, value: float) -> str:
 
 
 def interval_text(interval: Interval) -> str:
-    """Return an interval as text, like ``.66-.76``, with enough digits to tell its ends apart."""
+    """Return an interval as text, like ``.66-.76``, with so many digits that its ends differ."""
     low, high = interval
     digits = 2 if max(map(abs, interval)) < 10 else 1
     while digits < 6 and high - low < 2 * 10.0**-digits:
@@ -96,7 +96,7 @@ def interval_text(interval: Interval) -> str:
 
 
 def difference_text(metric: str) -> Callable[[float], str]:
-    """Return a function that writes a difference of a metric with its sign, with three decimals if the metric has."""
+    """Return a function that writes a difference with its sign, and with three decimals if the metric has three."""
     return partial(_formatted, "+.3f" if style(metric).format.endswith(".3f") else "+.2g")
 
 

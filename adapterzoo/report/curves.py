@@ -16,7 +16,7 @@ from adapterzoo.results.row import Row
 
 # A curve with more points than this is smoothed.
 MAX_POINTS = 60
-# Number of times that a curve's letter is on it.
+# Number of times that the letter of a curve is drawn on it.
 LETTERS = 4
 
 Curve = list[tuple[float, float]]
@@ -40,13 +40,13 @@ def render(comparison: Comparison, console: Console) -> None:
 
 
 def _losses(row: Row) -> Curve:
-    """Return the points of a row's curve, without losses that are no finite number."""
+    """Return the points of a row's curve, without losses that are not finite numbers."""
     pairs = [(entry.get("step", n), entry.get("loss", math.nan)) for n, entry in enumerate(row.history, start=1)]
     return [pair for pair in pairs if all(map(math.isfinite, pair))]
 
 
 def _means(curve: Curve, around: int) -> Curve:
-    """Return at most 800 points of a curve, each with the mean loss of the points up to ``around`` points away."""
+    """Return at most 800 points of a curve, each with the mean of up to ``around`` neighbours per side."""
     losses = [loss for _, loss in curve]
     indices = range(0, len(curve), len(curve) // 400 or 1)
     return [(curve[n][0], fmean(losses[max(0, n - around) : n + around + 1])) for n in indices]
@@ -78,7 +78,7 @@ def _put_curves(plot: Plot, entries: Sequence[Entry], lines: Sequence[Curve]) ->
         for part in range(LETTERS):
             step, loss = line[int(len(line) * (part + (n + 0.5) / len(lines)) / LETTERS)]
             plot.put([round(plot.column(step))], [round(plot.row(loss))], entry.letter, entry.colour)
-        # Letters of curves that end in the same row stand next to each other.
+        # Put letters of curves that end in the same row next to each other.
         column = plot.columns - plot.margin + 1 + ends[:n].count(ends[n])
         if column < plot.columns:
             plot.put([column], [ends[n]], entry.letter, entry.colour)

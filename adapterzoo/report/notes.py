@@ -32,7 +32,7 @@ class RowNote(NamedTuple):
 
 
 def row_notes(comparison: Comparison) -> Iterator[RowNote]:
-    """Yield what the table cannot show of single rows, such as errors and trials."""
+    """Yield sentences about single rows that the table cannot show, such as errors and trials."""
     for row in comparison.rows:
         table = f" (table {row.block + 1})" if len(comparison.blocks) > 1 else ""
         if row.error:
@@ -61,12 +61,13 @@ def _trials_text(tuning: Tuning) -> str:
     """Return which setting was chosen, and the score of every trial."""
     trials = tuning["trials"]
     chosen = [trial for trial in trials if trial["settings"] == tuning["chosen"] and trial["score"] is not None]
-    text = f"{_settings(tuning['chosen'])} chosen of {len(trials)} by {tuning['metric']} on the validation rows"
+    how = f"from {len(trials)} settings by {tuning['metric']} on the validation rows"
+    text = f"{_settings(tuning['chosen'])} chosen {how}"
     others = sorted((trial for trial in trials if trial not in chosen), key=_sort_key)
     scores = [f"{_settings(trial['settings'], names=False)}: {_score(trial)}" for trial in others]
     if chosen:
         equal = any(trial["score"] == chosen[0]["score"] for trial in others)
-        text += f" ({_score(chosen[0])}{', the lowest loss of equal scores' if equal else ''})"
+        text += f" ({_score(chosen[0])}{', the lowest loss with this score' if equal else ''})"
     return text + ("; the others " + ", ".join(scores) if scores else "")
 
 
@@ -132,11 +133,11 @@ def legend(comparison: Comparison, best: str = "*") -> Iterator[str]:
     else:
         yield f"{best} best of its column"
     if comparison.against:
-        yield f"differences to {comparison.against}, p corrected for the number of rows"
+        yield f"differences from {comparison.against}, p corrected for the number of rows"
     yield from _intervals(comparison)
     for block in comparison.blocks:
         if block.costs_differ:
-            yield f"times and memory are of different machines ({'; '.join(block.costs_differ)})"
+            yield f"times and memory were measured on different machines ({'; '.join(block.costs_differ)})"
 
 
 def _intervals(comparison: Comparison) -> Iterator[str]:
@@ -147,11 +148,11 @@ def _intervals(comparison: Comparison) -> Iterator[str]:
     seeds = sorted({len(row.seeds) for row in with_interval})
     examples = " or ".join(map(str, sorted({row.examples for row in with_interval if row.examples})))
     if seeds == [1]:
-        yield f"intervals over {examples} test examples of one seed: another seed may lie outside"
+        yield f"intervals over {examples} test examples of one seed: the score of another seed may be outside"
     else:
         yield f"intervals over {' or '.join(map(str, seeds))} seeds and {examples} test examples"
         if one_seed := [row.label for row in with_interval if len(row.seeds) == 1]:
-            yield f"only one seed, so another may lie outside: {', '.join(one_seed)}"
+            yield f"only one seed, so the score of another seed may be outside: {', '.join(one_seed)}"
     by_block = [[row for row in block.rows if row.intervals and row.method] for block in comparison.blocks]
     seed_sets = [{frozenset(row.seeds) for row in rows} for rows in by_block]
     if any(len(sets) > 1 for sets in seed_sets):
@@ -160,4 +161,4 @@ def _intervals(comparison: Comparison) -> Iterator[str]:
             "a score over all seeds of its row"
         )
     if any(not first & second for sets in seed_sets for first in sets for second in sets):
-        yield "the difference of two rows without a common seed pairs any of their seeds"
+        yield "if two rows have no seed in common, their difference pairs any of their seeds"

@@ -29,7 +29,7 @@ AGAINST: dict[str, tuple[str, dict[str, str]]] = {
     "train_seconds": ("training time", {}),
     "cost": ("cost of tuning, training and measuring", {}),
 }
-# Points of a plotted curve, each the mean of one part of it: a screen shows no more, and the file stays small.
+# Number of points of a plotted curve, each the mean of one part of it. A screen cannot show more of them.
 MAX_POINTS = 300
 # Steps of the running mean, which smooths the jumps that the batches cause in every curve.
 WINDOW = 10
@@ -50,7 +50,7 @@ class Trials(NamedTuple):
 
 
 def html(comparison: Comparison) -> str:
-    """Return the page, which asks the network for nothing and runs no script but its own.
+    """Return the page, which loads nothing from the network and runs only its own scripts.
 
     Args:
         comparison: what the page shows; none of its texts is trusted.
@@ -107,7 +107,7 @@ def _high_first(comparison: Comparison, column: Column) -> bool:
 
 
 def _sort_key(row: Row, column: Column, text: str) -> Any:
-    """Return the value that a cell is sorted by; None if the cell is empty and so stays last."""
+    """Return the value that a cell of the table is sorted by; None if the cell is empty, which puts it last."""
     content = None if text == "-" else value(row, column)
     return content[0] if isinstance(content, tuple) else len(content) if isinstance(content, list) else content
 
@@ -204,7 +204,7 @@ def _caption(block: Block, points: dict[int, Row], front: Sequence[int]) -> str:
     if any(row.intervals for row in points.values()):
         sentences.append("Bars: 95 % intervals.")
     if missing := [row.label for i, row in enumerate(block.rows) if row.method and i not in points]:
-        sentences.append(f"Not shown, a value is missing: {', '.join(missing)}.")
+        sentences.append(f"Not shown because a value is missing: {', '.join(missing)}.")
     return clean(" ".join(sentences))
 
 
@@ -255,7 +255,7 @@ def _short(number: float) -> str:
 
 
 def _unit(longest: float) -> tuple[int, str]:
-    """Return the unit for plotted times: its seconds, and its name after the axis title."""
+    """Return the unit for plotted times: the number of its seconds, and the text after the title of the axis."""
     return (1, ", seconds") if longest < 180 else (60, ", minutes") if longest < 10_800 else (3600, ", hours")
 
 

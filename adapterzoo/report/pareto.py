@@ -20,7 +20,7 @@ from adapterzoo.report.table import head
 from adapterzoo.results.row import Row
 from adapterzoo.terminal import clean, duration, safe, tell
 
-# Note of a base that is drawn as a line through the plot.
+# Note in the legend for a base model that is drawn as a line through the plot.
 LINE = "the line"
 DIRECTION = {HIGHER: ", higher is better", LOWER: ", lower is better", None: ""}
 # Columns by which a point may be moved so that it hides no other point, in the order in which they are tried.
@@ -29,7 +29,7 @@ SHIFTS = (0, 1, -1, 2, -2, 3, -3)
 MIN_WIDTH_FOR_INTERVALS = 48
 
 Better = Callable[..., Any] | None
-"""``max`` or ``min``, whichever picks the better value; None if no value is better"""
+"""the function that picks the better value, ``max`` or ``min``; None if no value is better"""
 
 
 @dataclass
@@ -65,7 +65,7 @@ def render(comparison: Comparison, column: str, console: Console) -> None:
             why = "failed" if row.status == "failed" else f"no {'score' if _score(row) is None else clean(cost.name)}"
             tell(console, f"not in the plot: {row.label} ({why})")
         if points and machines:
-            console.print(safe(f"no front: times and memory are of different machines ({machines})", "dim"))
+            console.print(safe(f"no front: times and memory were measured on different machines ({machines})", "dim"))
 
 
 def _machines(block: Block, cost: Column) -> str:
@@ -102,7 +102,7 @@ def _column(name: str, metrics: Sequence[str]) -> Column:
 
 
 def _number(row: Row, column: Column) -> float | None:
-    """Return the value of a row in a column; None if it is no finite number."""
+    """Return the value of a row in a column; None if it is not a finite number."""
     number = value(row, column)
     usable = isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
     return float(number) if usable else None
@@ -113,9 +113,9 @@ def _score(row: Row) -> float | None:
 
 
 def _points(block: Block, cost: Column) -> list[Point]:
-    """Return the points of the methods that have a score and a cost, and of the untouched base, which costs nothing.
+    """Return the points of the methods that have a score and a cost, and of the base model, whose cost is 0.
 
-    Without a method there are no points.
+    If no method has both, there are no points.
     """
     points: list[Point] = []
     for row in block.rows:
@@ -205,7 +205,7 @@ def _free_columns(plot: Plot, methods: Sequence[Point]) -> list[int]:
             for column in near
             if not any(column == other and low <= top and bottom <= high for other, bottom, _, top in taken)
         ]
-        # Where the intervals overlap in every column, at least the letters must not.
+        # If the intervals overlap in every column, use a column in which at least the letters do not.
         free += [c for c in near if not any((c, row) == (other, other_row) for other, _, other_row, _ in taken)]
         point.note += "" if free else " (hidden)"
         taken.append(((free or near)[0], low, row, high))

@@ -19,9 +19,9 @@ from adapterzoo.results.row import Row
 from adapterzoo.results.store import PREDICTIONS
 from adapterzoo.terminal import safe, tell
 
-# Lines of a text that are shown in a terminal.
+# Largest number of lines of a text that are shown in a terminal.
 MAX_LINES = 6
-# Share of a terminal's width that labels may take.
+# Largest share of a terminal's width that labels take.
 MAX_LABEL_SHARE = 0.3
 REFERENCE = "reference"
 
@@ -64,9 +64,9 @@ def _print_block(block: Block, rows: Sequence[tuple[Row, Answers]], n: int, cons
     answered = [(row, answers) for row, answers in rows if answers]
     if answered:
         tell(console, _heading(answered, len(shown), len(known)), "dim")
-        page = _Printer(console, [row.label for row, _ in answered], list(shown))
+        printer = _Printer(console, [row.label for row, _ in answered], list(shown))
         for index, example in shown.items():
-            page.example(index, example, [(row, answers.get(index)) for row, answers in answered])
+            printer.example(index, example, [(row, answers.get(index)) for row, answers in answered])
     without = [f"{row.label} (failed)" if row.status == "failed" else row.label for row, kept in rows if not kept]
     if without:
         tell(console, f"no answers kept: {', '.join(without)}")
@@ -109,7 +109,7 @@ class _Printer:
         self._print(Text.assemble(" " * self.number, label, "  ", mark, " "), text)
 
     def _print(self, before: Text, text: object, style: str = "") -> None:
-        """Print a text, its further lines indented so that they are below its first."""
+        """Print a text, with its second and further lines indented like its first."""
         for line in self._lines(text, style, self.console.width - before.cell_len):
             self.console.print(Text.assemble(before, line), soft_wrap=True)
             before = Text(" " * before.cell_len)

@@ -13,7 +13,7 @@ from adapterzoo.report import notes
 from adapterzoo.report.columns import BEST, TIED, Column, cell, columns, mark, marked
 from adapterzoo.terminal import clean, safe, tell
 
-# Characters that a label always has; a longer label is broken into lines if the columns need the space.
+# Characters that always fit into a label's column; longer labels are broken into lines if other columns need the space.
 LABEL_WIDTH = 24
 
 
@@ -39,7 +39,7 @@ def render(comparison: Comparison, console: Console) -> None:
     explanations = [*notes.legend(comparison)]
     explanations += [column.explanation for column in shown if column.explanation]
     if dropped:
-        explanations.append(f"left out for width: {', '.join(column.title for column in dropped)}")
+        explanations.append(f"no room for columns: {', '.join(column.title for column in dropped)}")
     console.print(safe("; ".join(explanations), "dim"))
 
 
@@ -62,7 +62,7 @@ def _table(comparison: Comparison, blocks: Sequence[Block], shown: Sequence[Colu
     longest = max((len(clean(row.label)) for block in blocks for row in block.rows), default=0)
     table.add_column("method", overflow="fold", min_width=min(LABEL_WIDTH, longest))
     for column in shown:
-        # If one cell of a column has a mark, all cells have room for one, so that the digits stay aligned.
+        # If one cell of a column has a mark, leave room for a mark in all cells, so that the digits are aligned.
         room = " " * len(BEST) if marked(comparison, column) else ""
         table.add_column(safe(column.title + room), justify="right", no_wrap=True)
     for block in blocks:

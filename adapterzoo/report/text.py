@@ -12,7 +12,7 @@ from adapterzoo.report import notes
 from adapterzoo.report.columns import BEST, cell, columns, mark
 from adapterzoo.terminal import clean, escape_markdown
 
-# Fields of a row that are of use in a spreadsheet; the columns of metrics are between the two lists.
+# Fields of a row that are useful in a spreadsheet; the columns of metrics are between the two lists.
 FIELDS = ("label", "method", "status", "error", "block", "quantization", "learning_rate", "seeds")
 MORE_FIELDS = (
     "difference", "p_value", "tied", "trainable_params", "total_params", "adapter_bytes", "train_seconds",

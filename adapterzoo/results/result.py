@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from adapterzoo.errors import PluginError, UserError
 
 SCHEMA = 3
-QUANTIZATION_SCHEMA = 3  # earlier schemas call the quantization base
+QUANTIZATION_SCHEMA = 3  # in earlier schemas the key of the quantization is "base"
 RESULT = "result.json"
 NOTE = ".adapterzoo.json"
 TIMES = "times"  # key in NOTE for the times of the last run into the folder
@@ -71,7 +71,7 @@ class Result:
     metrics: dict[str, FiniteFloat] = field(default_factory=dict)
     """column -> value; metrics of answers come first, in the recipe's order"""
     lower_is_better: list[str] = field(default_factory=list)
-    """columns of metrics whose lower value is better"""
+    """columns of metrics for which a lower value is better"""
     trainable_params: int = 0
     total_params: int = 0
     adapter_bytes: int = 0
@@ -129,7 +129,8 @@ def plain_findings(findings: Any) -> dict[str, Any]:
         try:
             json.dumps({key: value}, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise PluginError(f"findings() returned under {key!r} what cannot be written as JSON: {error}") from None
+            what = f"findings() returned a value for {key!r} that cannot be written as JSON"
+            raise PluginError(f"{what}: {error}") from None
     return {str(key): value for key, value in findings.items()}
 
 
@@ -173,7 +174,7 @@ def unfinished(folder: Path, results: Iterable[Result]) -> dict[str, list[int]]:
 
 
 def _from_schema_1(raw: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the fields that schema 1 keeps under other names, and the recipe, which it keeps once for a folder."""
+    """Return the fields that schema 1 keeps under other names, and the recipe, which it keeps once per folder."""
     recipe_hash = raw.get("recipe_hash")
     values = {"fingerprints": {"recipe": recipe_hash, "data": raw.get("data_fingerprint")}}
     try:

@@ -8,8 +8,8 @@ from typing import Any
 from adapterzoo.results.result import Tuning
 
 Interval = tuple[float, float]
-# Fields of a row with this mark are means over the seeds that finished. Other fields that a row has in common with a
-# result have one value for all seeds.
+# Fields of a row with this mark are means over the seeds that finished. Other fields that rows and results have in
+# common have one value for all seeds.
 IS_MEAN = "is_mean"
 MEAN = {IS_MEAN: True}
 
@@ -33,13 +33,13 @@ class Row:
     metrics: dict[str, float]
     """metric -> mean over the seeds"""
     intervals: dict[str, Interval]
-    """metric -> low and high end of its 95 % interval, over seeds and test examples; of one seed over examples alone"""
+    """metric -> low and high end of its 95 % interval, over seeds and examples; with one seed, over examples alone"""
     unproven: list[str]
     """a sentence for each cell whose files do not show all its scores: which metrics have no interval, and why"""
     damaged: list[str]
-    """adapter files that are not what the run wrote"""
+    """adapter files that were changed or removed after the run wrote them"""
     examples: int | None
-    """number of test examples behind the intervals"""
+    """number of test examples that the intervals are computed from"""
     trainable_params: int
     """number of parameters that were trained"""
     total_params: int
@@ -70,7 +70,7 @@ class Row:
     options: dict[str, Any]
     """option of the method -> value"""
     lower_is_better: list[str]
-    """metrics whose lower value is the better one"""
+    """metrics for which a lower value is better"""
     adjusted: dict[str, str]
     """option whose value the method changed in some layers -> the change"""
     budget: int | None
@@ -88,7 +88,7 @@ class Row:
     rank_metric: str | None = None
     """metric of the difference, its interval, its p-value and ``tied``"""
     difference: float | None = None
-    """score of this row less that of the best row of the block, or of the row named by ``against``"""
+    """score of this row minus the score of the best row of the block, or of the row named by ``against``"""
     difference_interval: Interval | None = None
     """low and high end of the difference's 95 % interval"""
     p_value: float | None = None

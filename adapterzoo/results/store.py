@@ -1,6 +1,6 @@
 """Write and read the output folder of a recipe, which has one folder for each cell.
 
-``result.json`` is written last and in one go, so a cell that has one is finished. This module does not import torch.
+``result.json`` is written last, in one step, so a cell that has one is finished. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Store:
                     f"holds the results of another recipe ({changes}).",
                     "Give --out another folder, or remove that one.",
                 )
-            ours = (LOCK, temporary_path(note).name)  # a run that was killed at once may have left these files
+            ours = (LOCK, temporary_path(note).name)  # a run that was killed at its start may have left these files
             if before is None and self.folder.exists() and any(p.name not in ours for p in self.folder.iterdir()):
                 what = "is not empty and is not an output folder of adapterzoo."
                 raise UserError.at(str(self.folder), what, "Give --out another folder.")
@@ -80,7 +80,7 @@ class Store:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with suppress(NotImplementedError):  # a file system without locks
+            with suppress(NotImplementedError):  # some file systems have no locks
                 self._lock.acquire()
             note = {
                 "recipe_hash": identity_hash(identity),
@@ -171,7 +171,7 @@ class Store:
         *,
         keep_checkpoints: bool = False,
     ) -> Result:
-        """Write a cell's predictions and records of the general text, and then, in one go, its result.
+        """Write a cell's predictions and records of the general text, and then, in one step, its result.
 
         Args:
             result: the result.

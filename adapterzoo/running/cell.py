@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from adapterzoo.training.trainer import Trained
 
 
-TRIED_ROWS = 4  # number of rows, the longest ones among them, on which joining rows is tried
+TRIED_ROWS = 4  # number of rows, including the longest ones, with which joining is tried
 PROBE_STEPS = 2  # only the last step is timed, because the first one also does work that is done once
 
 
@@ -45,7 +45,7 @@ class Adapted:
     trainable: int
     """number of parameters that are trained"""
     added: int
-    """number of parameters that the wrapped model has more than the base model"""
+    """number of parameters that wrapping added to the base model"""
     prefix: SharedPrefix | None
     """joins rows that begin with the same tokens into one sequence; None if rows are padded"""
 
@@ -57,7 +57,7 @@ def adapt(prepared: Prepared, cell: MethodCell, model: nn.Module, watch: Watch) 
     method, context = registry()[cell.method], prepared.context(cell)
     options = method.options(**cell.options)
     before = sum(parameter.numel() for parameter in model.parameters())
-    # Set the seed right before wrapping: the adapter then begins with the same numbers, whatever ran before.
+    # Set the seed right before wrapping: the adapter then begins with the same numbers, no matter what ran before.
     set_seed(cell.seed)
     wrapped = checked_wrap(method, model, options, context)
     parameters = list(wrapped.parameters())
@@ -70,13 +70,13 @@ def adapt(prepared: Prepared, cell: MethodCell, model: nn.Module, watch: Watch) 
 def shared_prefix(
     prepared: Prepared, cell: Cell, model: nn.Module, watch: Watch, *, token_wise: bool = True
 ) -> SharedPrefix | None:
-    """Return what joins a cell's rows that begin with the same tokens; None if the rows have to be padded.
+    """Return the object that joins a cell's rows in one sequence; None if the rows have to be padded.
 
     Args:
         prepared: the run.
         cell: the cell that the model belongs to.
         model: the model, with its adapter if it has one.
-        watch: is told the reason for None where a shared prefix would have saved time.
+        watch: receives the reason for padding, if joining the rows would have saved time.
         token_wise: whether the method treats each token by itself.
     """
     import torch
@@ -101,7 +101,7 @@ def shared_prefix(
 
 
 def _tried_rows(prepared: Prepared) -> list[Tokens]:
-    """Return a batch of training rows, among them the longest training row and the longest test row."""
+    """Return a batch of rows, with the longest training row and the longest test row first."""
     encoded = prepared.encoded
     rows = [example.tokens for example in encoded.train[: prepared.recipe.train.batch_size]]
     longest = [
@@ -127,7 +127,7 @@ def train(prepared: Prepared, cell: MethodCell, adapted: Adapted, folder: Path, 
         cell: the cell that the adapter belongs to.
         adapted: the wrapped model.
         folder: folder for checkpoints.
-        watch: is told the progress.
+        watch: receives the progress.
     """
     from adapterzoo.tokens.shared_prefix import reason_not_to_train_joined
     from adapterzoo.training.trainer import train_adapter
@@ -175,16 +175,16 @@ def step_seconds(prepared: Prepared, cell: MethodCell, adapted: Adapted) -> floa
 
 
 def tune_cell(prepared: Prepared, cell: MethodCell, base: Base, folder: Path, watch: Watch) -> Tuning:
-    """Try settings from a cell's ranges on the validation rows; return all trials and the best one: :mod:`.tuning`.
+    """Try settings from a cell's ranges on the validation rows; return all trials and the best (see :mod:`.tuning`).
 
     Args:
         prepared: the run.
         cell: the cell with its ranges.
         base: the base model that each trial borrows.
         folder: folder of the cell's label.
-        watch: is told the progress of each trial.
+        watch: receives the progress of each trial.
     """
-    # Tune with the recipe's first seed, whichever seeds are run today, because all seeds get the same settings.
+    # Always tune with the recipe's first seed, because all seeds get the same settings.
     first = replace(cell, seed=prepared.recipe.seeds[0])
     checkpoints = folder / "trial"
 

@@ -1,8 +1,8 @@
 """Predict the time and memory of a run: time two training steps of each method and a part of its measuring.
 
-The cells are timed side by side, as they will run. Two things cannot be known before training: how long a trained
-model's answers are, and which rows will be in a batch. So the answers are taken to be as long as the base model's, and
-a step to have the mean number of tokens.
+The cells are timed in parallel, as they will run. Two things cannot be known before training: how long a trained
+model's answers are, and which rows will be in a batch. It is assumed that the answers are as long as the base model's,
+and that a step has the mean number of tokens.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def forecast(prepared: Prepared, preparing: float, say: Callable[[str], None]) -
     Args:
         prepared: the run.
         preparing: seconds that preparing the run took.
-        say: is told how many cells will run at a time.
+        say: is called with the number of cells that will run at a time.
 
     Raises:
         UserError: a base model cannot be loaded.
@@ -87,11 +87,11 @@ def forecast(prepared: Prepared, preparing: float, say: Callable[[str], None]) -
                 with clock("probing"):
                     concurrency = _choose_concurrency(prepared, cells, loaded, say)
             if prepared.general is not None:
-                work = partial(_base_general_seconds, prepared.general, loaded)
-                (seconds,) = in_processes([work], 1, concurrency.threads)
+                measure_general = partial(_base_general_seconds, prepared.general, loaded)
+                (seconds,) = in_processes([measure_general], 1, concurrency.threads)
                 tasks.append(seconds if isinstance(seconds, float) else 0.0)
-            works = [partial(_expect, prepared, cell, loaded) for cell in cells]
-            answers = in_processes(works, concurrency.jobs, concurrency.threads)
+            estimates = [partial(_expect, prepared, cell, loaded) for cell in cells]
+            answers = in_processes(estimates, concurrency.jobs, concurrency.threads)
         for cell, answer in zip(cells, answers, strict=True):
             expected[cell.label] = reason(answer) if isinstance(answer, Exception) else answer
         shared = psutil.Process().memory_info().rss
@@ -162,7 +162,7 @@ def _expect(prepared: Prepared, cell: Cell, loaded: Base) -> Expected:
 
 
 def _sample_test_rows(prepared: Prepared) -> Prepared:
-    """Return the run with MEASURED_BATCHES batches of its test rows, short and long ones among them."""
+    """Return the run with only MEASURED_BATCHES batches of its test rows, short and long ones."""
     encoded = prepared.encoded
     order = sorted(range(len(encoded.test)), key=lambda i: len(encoded.test[i].learned))
     wanted = MEASURED_BATCHES * prepared.recipe.evaluate.batch_size

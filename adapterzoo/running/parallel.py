@@ -32,7 +32,7 @@ class Concurrency:
 
 
 def known_threads(wanted: Any, jobs: Any, kept: int | None) -> int | None:
-    """Return how many threads each cell gets, or None if only a probe can tell.
+    """Return how many threads each cell gets, or None if a probe has to find it out.
 
     Args:
         wanted: the recipe's ``threads``.
@@ -53,7 +53,7 @@ def known_threads(wanted: Any, jobs: Any, kept: int | None) -> int | None:
 def probe(
     prepared: Prepared, cells: Sequence[Cell], base: Any, jobs: Any, total: int, say: Callable[[str], None]
 ) -> Concurrency:
-    """Return the number of jobs and threads that finish the most cells an hour, timed on two steps of the first method.
+    """Return the number of jobs and threads that train the most cells per hour, from two timed steps.
 
     Args:
         prepared: the run.
@@ -61,7 +61,7 @@ def probe(
         base: the loaded base model.
         jobs: the recipe's ``jobs``.
         total: number of cells that are still to be done on any base model.
-        say: is told the result of the probe.
+        say: is called with the result of the probe.
     """
     cell = next((cell for cell in cells if isinstance(cell, MethodCell)), None)
     if cell is None or prepared.steps * total < MIN_STEPS_TO_PROBE:
@@ -82,12 +82,12 @@ def probe(
         return for_threads(1, jobs, total)
     best = max(tried, key=lambda trial: trial[0])[1]
     rates = ", ".join(f"{concurrency}: {rate:.0f}" for rate, concurrency in tried)
-    say(f"{best} at a time (a probe of '{cell.label}', trainings an hour: {rates})")
+    say(f"{best} at a time (a probe of '{cell.label}', trainings per hour: {rates})")
     return best
 
 
 def for_threads(threads: int, jobs: Any, cells: int) -> Concurrency:
-    """Return as many jobs as keep every core busy, or as many as the recipe sets.
+    """Return as many jobs as are needed to keep every core busy, or as many as the recipe sets.
 
     Args:
         threads: number of threads of each cell.
@@ -99,7 +99,7 @@ def for_threads(threads: int, jobs: Any, cells: int) -> Concurrency:
 
 
 def _trainings_per_hour(prepared: Prepared, cell: MethodCell, base: Any, concurrency: Concurrency) -> tuple[float, int]:
-    """Return how many trainings of a cell end in an hour, and the bytes each adds; 0 and 0 if a process failed."""
+    """Return how many trainings end per hour, and how many bytes each one needs; 0 and 0 if a process failed."""
     started = [
         Process(lambda send: _train_steps(prepared, cell, base, send), concurrency.threads)
         for _ in range(concurrency.jobs)

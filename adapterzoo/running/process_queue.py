@@ -1,4 +1,4 @@
-"""Run the cells of a run side by side, each in its own process."""
+"""Run several cells at the same time, each in its own process."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class _Task:
 
 
 class ProcessQueue(Schedule):
-    """A schedule that runs cells side by side, each in its own process, forked from this process.
+    """A schedule that runs several cells at the same time, each in its own process, forked from this process.
 
-    This process holds the base models and computes nothing on them. What a cell breaks or changes ends with its
-    process, and if a process is killed, only its own row fails.
+    This process holds the base models and computes nothing with them. What a cell breaks or changes is gone when its
+    process ends, and if a process is killed, only its own row fails.
     """
 
     def __init__(self, worker: Worker, reporter: Reporter, clock: Stopwatch, forks_may_use_threads: bool) -> None:
@@ -49,7 +49,7 @@ class ProcessQueue(Schedule):
         self.running: dict[Process, _Task] = {}
 
     def do(self) -> None:
-        """Start processes while there is room, and handle their messages, until every cell is done."""
+        """Start processes, up to the number of jobs, and handle their messages, until every cell is done."""
         self.waiting = self._tasks()
         self._load(self.waiting[0].quantization)
         concurrency = self._choose_concurrency()
@@ -139,7 +139,7 @@ class ProcessQueue(Schedule):
                 self._finish(self.worker.fail(cell, reason(base), "", keep_checkpoints=True))
         else:
             self.base_bytes[task.quantization] = base.bytes
-            if cell is not None:  # a result that exists after the process has ended is then this process's
+            if cell is not None:  # if a result exists at the end, this process has written it
                 (self.store.cell(cell.label, cell.seed) / RESULT).unlink(missing_ok=True)
             self.running[Process(lambda send: self._do_task(task, base, send), threads)] = task
         if not any(waiting.quantization == task.quantization for waiting in self.waiting):

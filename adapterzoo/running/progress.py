@@ -21,7 +21,7 @@ LIVE_SECONDS = 0.25  # time between two updates of the live display
 
 @dataclass
 class RunningCell:
-    """A cell that is being done."""
+    """A cell that is running."""
 
     name: str
     """label of the cell, followed by its seed if that is not 0"""
@@ -37,7 +37,7 @@ class RunningCell:
 
     @property
     def seconds_left(self) -> float | None:
-        """Return the seconds until its training ends, at its pace so far; None while it is not training."""
+        """Return the seconds until its training ends, at the same speed as before; None while it is not training."""
         if not self.step:
             return None
         return (time.monotonic() - self.phase_begun) / self.step * (self.steps - self.step)
@@ -82,7 +82,7 @@ class Reporter:
         cell.step, cell.steps, cell.loss, cell.tokens = step, steps, loss, tokens
 
     def finish(self, result: Result, kept: bool = False) -> None:
-        """Note that a cell has ended; ``kept`` means that an earlier run did it."""
+        """Note that a cell has ended; ``kept`` means that its result is from an earlier run."""
         cell = self._running.pop((result.label, result.seed))
         if not kept and result.method is not None:
             self._spent.append(time.monotonic() - cell.begun)
@@ -168,7 +168,7 @@ class LiveReporter(Reporter):
     def begin(self, cells: int, folder: Path) -> None:
         super().begin(cells, folder)
         self.say(f"{cells} cells, results in {_short(folder)}")
-        # Do not let rich draw in a thread: a process forked while that thread holds a lock would wait for ever.
+        # Do not let rich draw in a thread: a process forked while that thread holds a lock would wait forever.
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
         self._live.start()
 

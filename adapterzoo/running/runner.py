@@ -33,7 +33,7 @@ def run(
 ) -> list[Result]:
     """Train and measure every cell that has no result yet; return the results of all cells.
 
-    If a cell fails, its result holds the reason, and the other cells are still done.
+    If a cell fails, its result holds the reason, and the other cells still run.
 
     Args:
         recipe: the recipe.
@@ -45,7 +45,7 @@ def run(
     Raises:
         UserError: something is wrong with the recipe, the data, the model or the folder; nothing was trained.
     """
-    # If torch has used several threads in a process, its forks cannot use several threads.
+    # If torch has used several threads in a process, processes forked from it cannot use several threads.
     forks_may_use_threads = "torch" not in sys.modules or processes.threads() == 1
     reporter, clock, threads_before = reporter or Reporter(), Stopwatch(), list[int]()
 
@@ -66,7 +66,7 @@ def run(
 def _run(
     prepared: Prepared, out: Path, reporter: Reporter, clock: Stopwatch, forks_may_use_threads: bool
 ) -> list[Result]:
-    """Do the cells of a prepared run; return the results of all cells."""
+    """Run the cells of a prepared run; return the results of all cells."""
     store = Store(out)
     resolved = prepared.recipe.resolved()
     identity = recipe_identity(resolved, prepared.encoded.fingerprint, prepared.weights)

@@ -52,7 +52,7 @@ class Schedule:
         """label -> the tuning of all its seeds, or why it failed"""
 
     def run(self) -> list[Result]:
-        """Do the cells that have no result yet; return the results of all cells, in the order of the plan."""
+        """Run the cells that have no result yet; return the results of all cells, in the order of the plan."""
         for cell in self.prepared.cells:
             if (result := self.kept.get((cell.label, cell.seed))) is not None:
                 self.reporter.start(cell.label, cell.seed)
@@ -63,11 +63,11 @@ class Schedule:
         return [self.done[cell.label, cell.seed] for cell in self.prepared.cells]
 
     def do(self) -> None:
-        """Do the cells in ``todo``."""
+        """Run the cells in ``todo``."""
         raise NotImplementedError
 
     def times(self) -> dict[str, float]:
-        """Return the seconds that all processes together spent on each activity, waiting among them."""
+        """Return the seconds that all processes together spent on each activity, including waiting."""
         times = dict(self.clock.seconds)
         available = times.pop("cells") * self.jobs
         for cell in self.todo:
@@ -79,18 +79,18 @@ class Schedule:
         return {name: round(seconds, 2) for name, seconds in times.items()}
 
     def _undamaged(self, finished: dict[tuple[str, int], Result]) -> dict[tuple[str, int], Result]:
-        """Return the results whose adapter files are what the run wrote; the other cells are trained again."""
+        """Return the results whose adapter files have not changed since the run; the other cells are trained again."""
         kept = {}
         for (label, seed), result in finished.items():
             if changed := changed_files(self.store.cell(label, seed), result):
-                what = f"{changed[0]} is not what the run wrote, so it is trained again"
+                what = f"{changed[0]} is not what the run wrote, so the cell is trained again"
                 self.reporter.say(f"{label}, seed {seed}: {what}")
             else:
                 kept[label, seed] = result
         return kept
 
     def _load(self, quantization: str) -> Base | Exception:
-        """Load the base model with a quantization; return it, or the exception that only its own cells will report.
+        """Load the base model with a quantization; return it, or the exception that its cells will report.
 
         Raises:
             Exception: it cannot be loaded, and it is the first base model of the run.
@@ -129,7 +129,7 @@ class SerialSchedule(Schedule):
     """A schedule that runs the cells one after the other in this process and loads each base model once."""
 
     def do(self) -> None:
-        """Do the cells one after the other."""
+        """Run the cells one after the other."""
         kept = self.store.threads()
         self.worker.threads = parallel.known_threads(self.recipe.threads, "auto", kept) or processes.cores()
         processes.set_threads(self.worker.threads)
@@ -187,7 +187,7 @@ def _finished(cells: Sequence[Cell], store: Store) -> dict[tuple[str, int], Resu
         UserError: a label has results that were made with other settings.
     """
     kept, problems = {}, []
-    # Check all seeds of a label, also those that are not asked for today, because they are in the same row.
+    # Check all seeds of a label, also those that this run does not need, because they are in the same row.
     wanted = {cell.label: cell for cell in cells}
     for result in (result for label in wanted for result in store.of(label) if result.ok):
         cell = wanted[result.label]

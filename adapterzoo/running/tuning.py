@@ -1,8 +1,8 @@
 """Tune every method equally: try the same number of settings of each, and choose by the validation rows alone.
 
-All methods get the same settings from the same ranges, spread evenly by Halton's sequence, so no method has luckier
-draws than another. Before these comes a method's own default if it lies in the ranges. Optuna's journal keeps the
-trials; each trial is written as soon as it ends.
+All methods get the same settings from the same ranges, spread evenly by Halton's sequence, so no method has more
+luck than another. A method's own default is tried first if it is in the ranges. Optuna's journal keeps the trials; each
+trial is written as soon as it ends.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _study(cell: MethodCell, folder: Path) -> Any:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder.mkdir(parents=True, exist_ok=True)
     journal = folder.resolve() / JOURNAL
-    # Remove a lock that a killed run has left; another run cannot hold it, because the whole folder is locked.
+    # Remove the lock of a run that was killed; another run cannot hold it, because the whole folder is locked.
     journal.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)
     try:
         storage = JournalStorage(JournalFileBackend(str(journal)))
@@ -94,7 +94,7 @@ def _study(cell: MethodCell, folder: Path) -> Any:
 
 
 def _kept_trials(study: Any) -> list[Trial]:
-    """Return the trials in the journal, without those that are not as they were written."""
+    """Return the trials in the journal, without those that were changed after they were written."""
     kept = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
     return [
         attributes["trial"]
@@ -115,14 +115,14 @@ def _try(cell: MethodCell, settings: dict[str, Any], number: int, run_trial: Run
         if not (isfinite(score.value) and isfinite(score.loss)):
             raise NotFiniteError(f"{score.metric} is {score.value}, the loss {score.loss}")
         metric, value, loss = score.metric, score.value, score.loss
-    except (Exception, SystemExit) as error:  # whatever a method does wrong with a setting, only that trial fails
+    except (Exception, SystemExit) as error:  # an error of a method must only fail this trial
         failure = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     seconds = time.perf_counter() - begun
     return Trial(settings=settings, metric=metric, score=value, loss=loss, seconds=seconds, error=failure)
 
 
 def _write(study: Any, cell: MethodCell, trial: Trial) -> None:
-    """Write a trial that has ended into the journal, in one line, so that a kill never leaves half of it."""
+    """Write a trial that has ended into the journal, in one line, so that a killed run leaves no half trial."""
     from optuna.trial import TrialState, create_trial
 
     study.add_trial(

@@ -1,4 +1,4 @@
-"""Pass on the progress of one cell: to nobody, or to the process that shows it."""
+"""Receive the progress of one cell, and ignore it or send it to the process that shows it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from adapterzoo.results.result import Tuning
 
 
 class Watch:
-    """Is told the progress of one cell and ignores it; subclasses pass it on."""
+    """Receives the progress of one cell and ignores it; subclasses pass it on."""
 
     def phase(self, name: str) -> None:
         """Note that the cell begins its next phase, training or measuring for instance."""

@@ -1,4 +1,4 @@
-"""Do a cell and write its result folder, whether the cell succeeds or fails."""
+"""Train and measure a cell, and write its result folder, whether the cell succeeds or fails."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MIN_SECONDS = 0.01  # shorter activities are not kept in a result
 
 
 class Worker:
-    """Does cells of one run, in any process and any order."""
+    """Trains and measures the cells of one run; each can be done in any process and in any order."""
 
     def __init__(self, prepared: Prepared, store: Store, identity: Mapping[str, Any]) -> None:
         from adapterzoo.machine.environment import environment
@@ -56,12 +56,12 @@ class Worker:
         tuning: Tuning | AdapterzooError | None = None,
         general: Sequence[Likelihood] | AdapterzooError | None = None,
     ) -> Result:
-        """Do a cell and write its result.
+        """Train and measure a cell, and write its result.
 
         Args:
             cell: a cell of the run's plan.
             base: the base model with the cell's quantization; the cell borrows it and leaves it unchanged.
-            watch: is told the progress.
+            watch: receives the progress.
             tuning: tuning of the cell's label, or why it failed; if None, the cell is tuned first if it has ranges.
             general: likelihoods of the general text with the base model, or why they are not known; None if the
                 recipe has no general text.
@@ -91,9 +91,9 @@ class Worker:
                     with clock("measuring"):
                         measured = measure(self.prepared, cell, model, prefix)
                 with clock("general text"):
-                    forgetting, paragraphs = self._forgotten(model, general) if adapted else ({}, [])
+                    forgetting, paragraphs = self._measure_forgetting(model, general) if adapted else ({}, [])
                 del model
-        except (Exception, SystemExit) as error:  # whatever a method does wrong, only its own row fails
+        except (Exception, SystemExit) as error:  # an error of a method must only fail its own row
             known = _known(base, tuning, adapted)
             return self.fail(cell, reason(error), traceback.format_exc(), **known)
         result = self._result(
@@ -152,7 +152,7 @@ class Worker:
     def _tuned(
         self, cell: MethodCell, base: Base, watch: Watch, tuning: Tuning | AdapterzooError | None
     ) -> tuple[MethodCell, Tuning | None]:
-        """Return the cell with its chosen settings, and its tuning; the cell as it is if it has no ranges.
+        """Return the cell with its chosen settings, and its tuning; without ranges, return the cell unchanged and None.
 
         Raises:
             AdapterzooError: tuning failed.
@@ -199,10 +199,10 @@ class Worker:
             raise PluginError(f"save() of {adapted.method.name} wrote no safetensors into its folder")
         self.prepared.encoded.tokenizer.save_pretrained(str(folder))
 
-    def _forgotten(
+    def _measure_forgetting(
         self, model: nn.Module, before: Sequence[Likelihood] | AdapterzooError | None
     ) -> tuple[dict[str, float], list[dict[str, float]]]:
-        """Return forgetting as a metric, and a record for each paragraph; both empty if it is not to be measured."""
+        """Return forgetting as a metric, and a record for each paragraph; both empty if it is not measured."""
         general = self.prepared.general
         if general is None or before is None or isinstance(before, AdapterzooError):
             return {}, []

@@ -1,4 +1,4 @@
-"""Write a first recipe for a data file, whose comments say what was guessed about the data; without torch."""
+"""Write a first recipe for a data file; its comments say what was guessed about the data. It works without torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from adapterzoo.starter.guess import Finding, Guess, guess
 from adapterzoo.starter.header import header_doubt
 from adapterzoo.terminal import clean
 
-MAX_ROWS = 1000  # Only so many rows at the start of the data are looked at.
+MAX_ROWS = 1000  # number of rows at the start of the data that are looked at
 DEFAULT_MODEL = "smollm2-135m"
 
 
@@ -62,7 +62,7 @@ def starter(source: str, model: str = DEFAULT_MODEL, shown: str | None = None) -
 
 
 def _open(source: str) -> tuple[RowSource, str | None]:
-    """Open a source; return it, and its delimiter if that is not the usual one for its suffix."""
+    """Open a source; return it, and its delimiter if it is not the usual one for its suffix."""
     section = DataSection(source=source)
     try:
         return open_source([source], section), None
@@ -131,7 +131,7 @@ def _line(finding: Finding, indent: str = "  ") -> str:
 def _columns(roles: Sequence[Finding]) -> list[str]:
     """Return the lines of ``data.columns``; none if the columns already have the names of the format."""
     if any(role.value is None for role in roles):
-        # Each needs a line of its own, because ``???`` has another meaning within braces in YAML.
+        # Each role needs its own line, because ``???`` has another meaning within braces in YAML.
         return ["  columns:", *(_line(role, "    ") for role in roles)]
     if all(role.value == role.name for role in roles):
         return []
@@ -140,7 +140,7 @@ def _columns(roles: Sequence[Finding]) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """Return a text as YAML, in quotes if YAML would misread it without."""
+    """Return a text as YAML, in quotes if YAML would misread it without them."""
     readable = re.fullmatch(r"[A-Za-z_./~][\w./ -]*", text) and not text.endswith(" ")
     if readable and text.lower() not in ("true", "false", "yes", "no", "null", "on", "off", "~"):
         return text

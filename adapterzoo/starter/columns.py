@@ -11,7 +11,7 @@ from adapterzoo.data_row import BadRowError
 from adapterzoo.formats import FORMATS, Conversation
 from adapterzoo.formats.cell_text import text_of
 
-# Usual names of the columns with the questions and the answers: first the clear names, then those that often fit.
+# Usual names of the columns with questions and with answers: first the names that are clear, then those that often fit.
 QUESTION_NAMES = (
     {"question", "prompt", "instruction", "query", "input", "frage", "pregunta"},
     {"text", "dialogue", "document", "article", "passage", "content", "body", "message", "sentence"},
@@ -27,7 +27,7 @@ SPLIT_COLUMN_NAMES = {"split", "fold", "subset", "partition"}
 IDENTIFIER = re.compile(r"\d+|[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}|[\da-f]{16,}|[a-z]{1,10}[-_]\d+", re.IGNORECASE)
 LINK = re.compile(r"https?://\S+")
 NUMBERING = "all different, like identifiers"
-# The values of a column look like labels within these limits.
+# The values of a column look like labels if they are within these limits.
 MAX_LABELS, MIN_ROWS_PER_LABEL = 20, 5
 MAX_LABEL_CHARACTERS, MAX_LABEL_WORDS = 40, 4
 MAX_SHOWN = 8  # Further names and labels are only counted.
@@ -87,7 +87,7 @@ def columns_of(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[
     """Return the columns of a table by their names, with the cells of the given rows."""
     columns = [DataColumn(name, rows) for name in names]
     by_name = {column.plain_name: column for column in columns}
-    if {"q", "a"} <= set(by_name):  # One of the two alone may be any letter.
+    if {"q", "a"} <= set(by_name):  # A column named q or a alone may mean something else.
         by_name["q"].plain_name, by_name["a"].plain_name = "question", "answer"
     return columns
 
@@ -97,7 +97,7 @@ def _named_identifier(column: DataColumn) -> bool:
 
 
 def is_known(column: DataColumn) -> bool:
-    """Tell whether the name of a column is one of those that show what it is for."""
+    """Tell whether a column has one of the usual names, which show what the column is for."""
     return column.plain_name in set().union(*QUESTION_NAMES, *ANSWER_NAMES, IDENTIFIER_NAMES - {""})
 
 
@@ -122,14 +122,14 @@ def listed(texts: Sequence[str]) -> str:
 
 
 def rank(column: DataColumn, names: Sequence[set[str]]) -> int:
-    """Return how well the name of a column fits groups of names: 1 is best, more is worse, 0 is not at all."""
+    """Return how well a column's name fits groups of names: 1 is best, higher numbers are worse, 0 is no fit."""
     last = column.plain_name.rpartition(" ")[2]
     matches = [word in group for word in (column.plain_name, last, last.removesuffix("s")) for group in names]
     return matches.index(True) + 1 if any(matches) else 0
 
 
 def text_in(cell: object) -> str:
-    """Return the text of a cell; an empty text if it cannot be learned from."""
+    """Return the text of a cell; an empty text if a model cannot learn from the cell."""
     try:
         return text_of(cell, "").strip()
     except BadRowError:

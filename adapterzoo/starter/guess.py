@@ -23,9 +23,9 @@ from adapterzoo.starter.columns import (
 
 # Answers that are longer than this on average are compared by their words, not as a whole.
 LONG_ANSWER_CHARACTERS = 60
-# A column has "the longest texts by far" if they are so many times as long as those of the next column.
+# A column has "the longest texts by far" if they are at least this many times as long as those of the next column.
 MUCH_LONGER = 3
-# A label is one token or few: its perplexity says no more than its loss.
+# A label has only one or a few tokens, so its perplexity says no more than its loss.
 LIKELIHOODS = {"labels": ("loss",), "long answers": ("loss", "perplexity"), "short answers": ("loss", "perplexity")}
 METRICS = {kind: f"[{', '.join((*SUITABLE[kind], *names))}]" for kind, names in LIKELIHOODS.items()}
 Sureness = Literal["certain", "likely", "a guess", "not known"]
@@ -87,7 +87,7 @@ def guess(columns: Sequence[DataColumn], doubt: str = "") -> Guess:
 
 
 def _by_format_names(columns: Sequence[DataColumn]) -> Shape | None:
-    """Return the format with answers whose column names the data has; None if there is none."""
+    """Return the format that has answers and whose column names are in the data; None if there is none."""
     texts = [column.name for column in columns if not column.no_text]
     # A column spelled exactly like the format's has priority over one that differs in capitals.
     spelled = {name.lower().strip(): name for name in reversed(texts)} | {name: name for name in texts}
@@ -156,7 +156,7 @@ def _question_and_answer(columns: Sequence[DataColumn], texts: Sequence[DataColu
     question, answer = _named("question", texts, QUESTION_NAMES), _named("answer", texts, ANSWER_NAMES)
     objects = [column for column in columns if column.no_text and rank(column, ANSWER_NAMES)]
     if answer is None and objects:
-        reason = f"{brief(objects[0].name)} has such a name, but holds no text"
+        reason = f"{brief(objects[0].name)} is named like the answer, but holds no text"
         answer = _unknown("answer", _rest(texts, question), reason)
     answer = answer or _answer_by_values(_rest(texts, question), question)
     question = question or _question_by_values(_rest(texts, answer), answer)
@@ -174,7 +174,7 @@ def _named(key: str, texts: Sequence[DataColumn], names: Sequence[set[str]]) -> 
     if not ranks:
         return None
     if len(matches) > 1:
-        reason = "several columns have such a name"
+        reason = f"several columns are named like the {key}"
         return _unknown(key, matches, reason) if key == "answer" else _longest(key, matches, reason)
     sure = len(ranks) == 1 and matches[0].plain_name in set().union(*names)
     others = listed([name for name in ranks if name != matches[0].name])
@@ -182,7 +182,7 @@ def _named(key: str, texts: Sequence[DataColumn], names: Sequence[set[str]]) -> 
         key,
         matches[0].name,
         "certain" if sure else "likely",
-        f"its name says so more clearly than {others}" if others else "its name says so",
+        f"its name says so more clearly than the name of {others}" if others else "its name says so",
     )
 
 
@@ -191,7 +191,7 @@ def _answer_by_values(rest: Sequence[DataColumn], question: Finding | None) -> F
     labelled = [column for column in rest if column.labels]
     if len(labelled) > 1:
         return _unknown("answer", labelled, "several columns hold labels")
-    # If there are short texts too, these may be the answers, and the labels the kinds of the rows.
+    # If there are short texts too, these may be the answers, and the labels may only say of which kind a row is.
     others = [column for column in rest if column.has_words and column not in labelled]
     decided = not others or (question is None and _longest("question", others, "").value is not None)
     if labelled and decided:
@@ -199,7 +199,7 @@ def _answer_by_values(rest: Sequence[DataColumn], question: Finding | None) -> F
     if question and question.value and len(rest) == 1:
         return _role("answer", rest[0].name, "a guess", "it is the only other column of text")
     if question is None and len(rest) == 2 and rest[0].has_words:
-        return _role("answer", rest[1].name, "a guess", f"it comes after {brief(rest[0].name)}; nothing else shows it")
+        return _role("answer", rest[1].name, "a guess", f"only because it comes after {brief(rest[0].name)}")
     return _unknown("answer", rest, "neither names nor values show it")
 
 
@@ -212,7 +212,7 @@ def _question_by_values(rest: Sequence[DataColumn], answer: Finding) -> Finding:
 
 
 def _longest(key: str, columns: Sequence[DataColumn], reason: str) -> Finding:
-    """Return the column with by far the longest texts, without labels and numbers; unknown if there is none."""
+    """Return the column with by far the longest texts, without labels and numbers; unknown if there is no such one."""
     texts = [column for column in columns if column.has_words and not column.labels]
     first, second = [*sorted(texts, key=lambda column: column.length, reverse=True), None, None][:2]
     if first and (second is None or first.length >= MUCH_LONGER * second.length):
@@ -221,7 +221,7 @@ def _longest(key: str, columns: Sequence[DataColumn], reason: str) -> Finding:
 
 
 def _rest(texts: Sequence[DataColumn], finding: Finding | None) -> list[DataColumn]:
-    """Return the columns that a finding does not need; all columns if it needs all."""
+    """Return the columns that are not part of a finding; all columns if all are part of it."""
     taken = set() if finding is None else {finding.value, *finding.choices}
     return [column for column in texts if column.name not in taken] or list(texts)
 
@@ -250,7 +250,7 @@ def _metrics(format: Finding, roles: Sequence[Finding], columns: Sequence[DataCo
 
 
 def _kind(answers: Sequence[str]) -> str:
-    """Return the kind of some answers: a key of ``METRICS``."""
+    """Return of which kind the answers are: a key of ``METRICS``."""
     different = set(answers)
     long = sum(map(len, different)) > LONG_ANSWER_CHARACTERS * len(different)
     return "labels" if labels_in(answers) else "long answers" if long else "short answers"

@@ -1,1 +1,1 @@
-"""Turn rows into what a model is called with: text by chat templates, token ids, learned tokens, batches."""
+"""Turn rows into a model's input: text from chat templates, token ids with the learned ones marked, and batches."""

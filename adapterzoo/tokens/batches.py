@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 """label of a token that is not in the loss"""
-# With 50,000 tokens in the vocabulary the logits of so many positions take 800 MB.
+# With a vocabulary of 50,000 tokens, the logits of 4096 positions take 800 MB.
 MAX_HEAD_POSITIONS = 4096
-"""positions of a batch at most for which the output head is computed"""
+"""largest number of positions in a batch for which the output head is computed"""
 Tokens = tuple[list[int], list[bool]]
 """a row's token ids, and for each id whether it is in the loss"""
 SealedRow = tuple[bytes, bytes]
@@ -97,9 +97,9 @@ def batches_by_length(
 
     Args:
         lengths: number of tokens of each row.
-        size: rows of a batch at most.
-        spans: number of positions for which each row needs the output head; batches are smaller if it is large.
-        positions: positions of a padded batch at most; a row that is longer gets a batch of its own.
+        size: largest number of rows in a batch.
+        spans: for each row, how many positions need the output head; batches are smaller if the numbers are large.
+        positions: largest number of positions in a padded batch; a row that is longer gets its own batch.
     """
     batches: list[list[int]] = []
     widest_span = 0

@@ -15,7 +15,7 @@ from adapterzoo.digests import file_digest
 from adapterzoo.files import cache_folder
 from adapterzoo.tokens.encode import Encoded, Encoder, Example
 
-# Raise the version when the same rows become other tokens than before.
+# Raise the version when a change in the code gives the same rows other tokens.
 VERSION = 2
 MAX_FILES = 20  # older files are removed
 # Settings of the recipe's data section that change the tokens.
@@ -23,10 +23,10 @@ SETTINGS = ("system", "chat_template", "loss_on", "max_length", "truncate")
 
 
 def encode_splits(encoder: Encoder, splits: Splits) -> Encoded:
-    """Return the same as :meth:`Encoder.encode_splits`, from the cache if it has the examples.
+    """Return the same as :meth:`Encoder.encode_splits`, but read it from the cache if it has the examples.
 
     Raises:
-        UserError: no row of a split can be learned from.
+        UserError: a split has no row with tokens to learn.
     """
     folder, key = cache_folder() / "tokens", _key(encoder, splits)
     if (cached := _read(folder, key, splits)) is not None:
@@ -40,7 +40,7 @@ def encode_splits(encoder: Encoder, splits: Splits) -> Encoded:
 
 
 def _key(encoder: Encoder, splits: Splits) -> str:
-    """Return a hash of all that decides on the tokens: rows, tokenizer with its chat template, recipe settings."""
+    """Return a hash of what the tokens depend on: the rows, the tokenizer with its chat template, recipe settings."""
     tokenizer, data = encoder.tokenizer, encoder.data
     fast = getattr(tokenizer, "backend_tokenizer", None)
     content = {

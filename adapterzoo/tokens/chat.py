@@ -1,4 +1,4 @@
-"""Write the turns of a row as the text that a model reads: by a chat template, as plain lines, or as they are."""
+"""Write the turns of a row as the text that a model reads: by a chat template, on separate lines, or unchanged."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from adapterzoo.errors import UserError
 from adapterzoo.recipe.schema import DataSection
 
 PROBE_ANSWER = "xanswerx"
-# Some chat templates write the current date into the prompt. They get this fixed date, so that rows are the same on
-# every day. It is the default date of Llama 3's templates.
+# Some chat templates write the current date into the prompt. They get this fixed date instead, so that rows are the
+# same on every day. It is the default date of Llama 3's templates.
 FIXED_DATE = datetime(2024, 7, 26)
 DATE_CALL = re.compile(r"""strftime_now\(\s*(['"])(?P<format>.*?)\1\s*\)""")
 
@@ -62,33 +62,33 @@ class Chat:
             self._where = data.chat_template
         self.plain = data.chat_template == "plain" or not tokenizer.chat_template
         if self.plain and data.chat_template == "auto":
-            say("model: its tokenizer has no chat template; prompt and answer are put on lines of their own")
+            say("model: its tokenizer has no chat template; prompt and answer are written on separate lines")
         self._say = say
         self._announced_fold = False
         self.has_generation_prompt = True
         self.incomplete: list[str] = []
-        """places of the rows of which the chat template leaves out or changes a question or system message"""
+        """places of the rows in which the chat template leaves out or changes a question or a system message"""
         if self.plain:
             return
         own = tokenizer.get_chat_template()
         self._template = DATE_CALL.sub(lambda call: repr(FIXED_DATE.strftime(call["format"])), own)
         if self._template != own:
             date = f"{FIXED_DATE.day} {FIXED_DATE:%B %Y}"
-            say(f"model: its chat template writes the date; it is {date} for every row, today and later")
+            say(f"model: its chat template writes the current date; every row gets {date} instead")
         probe = [Turn("user", "xuserx"), Turn("assistant", PROBE_ANSWER)]
         self._headers = {True: self._header(probe, 1), False: self._header([*probe, *probe], 1)}
         """whether an answer is the last one -> text that the template writes between generation prompt and answer"""
         prompted = self._render(probe[:1], ask=True) != self._render(probe[:1], ask=False)
         self.has_generation_prompt = prompted or not self._headers[True].strip()
         if not self.has_generation_prompt:
-            say("model: its chat template has no generation prompt; what it writes before an answer joins the prompt")
+            say("model: its chat template has no generation prompt; the text before an answer is part of the prompt")
         self.folds_system = not self._takes_system()
         whole = self._render(probe, ask=False)
         if PROBE_ANSWER in whole and probe[0].content not in whole:
             raise self._unusable("leaves out the question")
 
     def segments(self, row: DataRow, shots: Sequence[DataRow] = ()) -> list[Segment]:
-        """Return the text of an example in segments. Each answer is a segment, and the last segment is one.
+        """Return the text of an example in segments. Each answer is one segment, and the last segment is an answer.
 
         Args:
             row: the example.
@@ -118,7 +118,7 @@ class Chat:
         if not self.folds_system or turns[0].role != "system":
             return turns
         if not self._announced_fold:
-            self._say("model: its chat template takes no system message; it is put before the first question")
+            self._say("model: its chat template accepts no system message; the first question begins with it instead")
             self._announced_fold = True
         return [Turn("user", f"{turns[0].content}\n\n{turns[1].content}"), *turns[2:]]
 
@@ -137,7 +137,7 @@ class Chat:
             before = self._render(turns[:number], ask=True)
             start = len(before)
             if not whole.startswith(before) or start < previous_end:
-                raise self._unusable("changes the prompt once there is an answer")
+                raise self._unusable("changes the prompt when an answer follows")
             header = self._headers[last]
             if not whole.startswith(header + turn.content, start):
                 header = self._header(turns, number)
@@ -185,7 +185,7 @@ class Chat:
         return UserError.at(self._where, f"{template} {what}.", "Give data.chat_template another template, or plain.")
 
     def _header(self, turns: Sequence[Turn], number: int) -> str:
-        """Return the text between the generation prompt and an answer, which is found with a probe as the answer."""
+        """Return the text between the generation prompt and an answer; to find it, write a probe as the answer."""
         asked = self._render(turns[:number], ask=True)
         whole = self._render([*turns[:number], Turn("assistant", PROBE_ANSWER), *turns[number + 1 :]], ask=False)
         index = whole.find(PROBE_ANSWER, len(asked))

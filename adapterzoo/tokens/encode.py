@@ -48,7 +48,7 @@ class Encoded:
     end_ids: list[int]
     """ids of the tokens that end an answer"""
     pad_id: int
-    """id of the padding token; not an end token, if the tokenizer has any other"""
+    """id of the padding token; it is an end token only if the tokenizer has no other token for padding"""
     fingerprint: str
     """hash of the content of all rows"""
     notes: list[str] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Encoder:
         self.data = data
         self.say = say
         if tokenizer.eos_token_id is None:
-            raise UserError.at("model", "its tokenizer has no end token.", "Answers could never end.")
+            raise UserError.at("model", "its tokenizer has no end token.", "The model could never end an answer.")
         tokenizer = self.tokenizer = with_template(tokenizer, data)
         self.chat = Chat(tokenizer, data, say)
         self.pad_id = choose_padding_id(tokenizer)
@@ -116,7 +116,7 @@ class Encoder:
         """Return the examples of all splits, and tell the user how many rows were dropped and cut.
 
         Raises:
-            UserError: no row of a split can be learned from.
+            UserError: a split has no row with tokens to learn.
         """
         notes: list[str] = []
         examples = {name: self._encode_split(name, getattr(splits, name), notes) for name in SPLIT_NAMES}
@@ -171,7 +171,7 @@ class Encoder:
             notes.append(f"data: {questions} of {len(rows)} questions of {name} are cut to fit {limit}")
         if with_special_text:
             where = f" (first: {with_special_text[0]})" if with_special_text[0] else ""
-            what = "hold the text of a special token, which the model will read as that token"
+            what = "contain the text of a special token, which the model will read as that token"
             notes.append(f"data: {len(with_special_text)} of {len(rows)} rows of {name} {what}{where}")
         if incomplete := list(dict.fromkeys(self.chat.incomplete)):
             what = "the chat template leaves out or changes part of what is asked"
@@ -180,7 +180,7 @@ class Encoder:
         return kept
 
     def example(self, row: DataRow) -> Example:
-        """Return a row as token ids, whatever its length.
+        """Return a row as token ids, also if it is too long.
 
         Raises:
             UserError: the chat template cannot write its turns.
@@ -213,7 +213,7 @@ class Encoder:
         return ids[:start], ids[start:], learned
 
     def token_count(self, text: str) -> int:
-        """Return the number of tokens of a text by itself."""
+        """Return the number of tokens of a text that is tokenized alone."""
         return len(self._tokenize(text))
 
     def _tokenize_after(self, before: str, text: str) -> tuple[int, ...]:
@@ -221,7 +221,7 @@ class Encoder:
         if not text:
             return ()
         first, both = self._tokenize(before), self._tokenize(before + text)
-        # If a token would reach across both texts, tokenize the text by itself, as it is when the model answers.
+        # If a token would belong to both texts, tokenize the second text alone, as the model does when it answers.
         return both[len(first) :] if both[: len(first)] == first else self._tokenize(text)
 
     def _tokens_of(self, text: str) -> tuple[int, ...]:

@@ -32,8 +32,8 @@ def pack(rows: Sequence[Tokens], length: int) -> list[list[Tokens]]:
 def pack_batch(packs: Sequence[Sequence[Tokens]], pad_id: int) -> dict[str, Any]:
     """Return packs as one batch of tensors, each of shape (packs, longest pack).
 
-    Positions start again with every example. By them transformers knows where an example ends, if it gets no attention
-    mask and no cache. ``attention_mask`` is only for counting tokens, and must not be given to the model.
+    Positions start again with every example. They tell transformers where an example ends, if it gets no attention mask
+    and no cache. ``attention_mask`` is only for counting tokens, and must not be given to the model.
     """
     import torch
 
@@ -59,7 +59,7 @@ def check_separate(model: nn.Module, packs: Sequence[Sequence[Tokens]], pad_id: 
     """Check that a model keeps packed examples separate: the logits of an example must not depend on the one before.
 
     Raises:
-        AdapterzooError: they depend on it.
+        AdapterzooError: the logits depend on it.
     """
     import torch
 

@@ -1,9 +1,10 @@
 """Join the rows of a batch in one sequence, so that their common prefix is computed once and nothing is padded.
 
-The sequence is the common prefix, if there is one, and then each row's own tokens. In each row positions go on after
-the prefix. A token sees the prefix and the earlier tokens of its own row: by a mask over the whole sequence, which is
-fastest for short rows, or row by row (row_attention.py). So each token sees the same tokens as in a padded batch, but
-the chat template's beginning and the system message, often most of a row, are not repeated.
+The sequence is the common prefix, if there is one, and then each row's own tokens. The positions of each row
+continue after the prefix. A token sees the prefix and the earlier tokens of its own row. Either a mask over the whole
+sequence does this, which is fastest for short rows, or attention is computed row by row (row_attention.py). So each
+token sees the same tokens as in a padded batch, but the chat template's beginning and the system message, which are
+often most of a row, are computed only once.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 ATTENTION_COST = 4.0
-"""time of an operation of attention on a CPU, in operations of a matrix product"""
+"""CPU time of one operation of attention; the unit is the time of one operation of a matrix product"""
 ROW_OPERATIONS = 1.5e7
-"""time that a layer takes on a CPU to start with another row, in operations of a matrix product"""
-# Only rounding may differ.
+"""CPU time that a layer needs to begin another row, in the same unit"""
+# The logits of joined rows may differ from those of padded rows by rounding, but not more.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.02}
 """dtype -> largest difference of logits from those of a padded batch, as a share of their standard deviation"""
 # Settings of a model's configuration: how far back a layer sees, and dropout in attention.
@@ -63,7 +64,7 @@ class SharedPrefix:
         return min(self._joined_costs(rows)) < self._padded_cost(rows)
 
     def batch(self, rows: Sequence[Tokens], pad_id: int) -> dict[str, Any]:
-        """Return rows as a batch in the form that costs least; give it to a model by :func:`model_arguments`."""
+        """Return rows as a batch in the form that costs least; call a model through :func:`model_arguments`."""
         masked, by_row = self._joined_costs(rows)
         return joined_batch(rows, by_row=by_row < masked) if self.joining_is_cheaper(rows) else pad_batch(rows, pad_id)
 
@@ -84,7 +85,7 @@ class SharedPrefix:
 
 
 def common_prefix(rows: Sequence[Tokens]) -> int:
-    """Return the number of tokens at the beginning that all rows have in common.
+    """Return the number of tokens with which all rows begin.
 
     The prefix ends before the first token that predicts a learned one, because each row has its own learned tokens.
     """
@@ -156,19 +157,19 @@ def model_arguments(batch: dict[str, Any], model: Any) -> dict[str, Any]:
 def reason_not_to_join(
     model: nn.Module, rows: Sequence[Tokens], pad_id: int, quantization: str, longest: int | None = None
 ) -> str | None:
-    """Return why a model's rows cannot be joined; None if its logits stay the same but for rounding.
+    """Return why a model's rows cannot be joined; None if that changes its logits only by rounding.
 
     Args:
         model: the model, in training mode or not.
-        rows: some rows for training or evaluation, with the longest among them.
+        rows: some rows for training or evaluation, including the longest one.
         pad_id: id of the padding token.
         quantization: quantization of the base model.
-        longest: tokens of a row with its answer at most; by default the longest of the rows.
+        longest: largest number of tokens of a row with its answer; by default, that of the longest of the rows.
     """
     import torch
 
     if quantization == "int8":
-        return "an int8 layer chooses the columns that it rounds by the whole batch"
+        return "an int8 layer looks at the whole batch to choose the columns that it rounds"
     longest = longest or max(len(ids) for ids, _ in rows)
     if reason := _reason_in_config(model, longest):
         return reason
@@ -192,13 +193,13 @@ def reason_not_to_join(
 
 
 def _reason_in_config(model: Any, longest: int) -> str | None:
-    """Return what in a model's configuration depends on the place in the sequence, or on the whole batch."""
+    """Return which setting of a model depends on the place in the sequence or on the whole batch; None if none does."""
     config = model.config.get_text_config()
     if getattr(config, "output_router_logits", False):
         return "its router's loss depends on the whole batch"
     for name in WINDOWS:
         window = getattr(config, name, None)
-        # A window counts places in the sequence, where other rows stand between the prefix and a row.
+        # A window counts places in the sequence, and in it other rows are between the prefix and a row.
         if isinstance(window, int) and (window < longest or name == "window_size"):
             return f"a layer sees the last {window} tokens, and rows have up to {longest}"
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}

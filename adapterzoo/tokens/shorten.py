@@ -17,7 +17,7 @@ def shorten(encoder: Encoder, example: Example, excess: int) -> Example | None:
     Args:
         encoder: the encoder that made the example.
         example: an example that is too long.
-        excess: number of tokens to remove at least.
+        excess: smallest number of tokens to remove.
     """
     how = encoder.data.truncate
     if how == "drop":
@@ -44,8 +44,8 @@ def _without_end(example: Example, excess: int) -> Example | None:
 def _without_oldest(row: DataRow) -> DataRow | None:
     """Return a row without its oldest question and answer; None if it has only one question."""
     system = [turn for turn in row.turns if turn.role == "system"]
-    spoken = [turn for turn in row.turns if turn.role != "system"]
-    return DataRow((*system, *spoken[2:]), row.raw, row.place) if len(spoken) > 2 else None
+    dialog = [turn for turn in row.turns if turn.role != "system"]
+    return DataRow((*system, *dialog[2:]), row.raw, row.place) if len(dialog) > 2 else None
 
 
 def _without_middle(encoder: Encoder, example: Example, row: DataRow, excess: int) -> Example | None:

@@ -58,20 +58,20 @@ def _pieces(example: Example, tokenizer: Any) -> Iterator[tuple[int, str, bool]]
 
 
 def length_summary(encoded: Encoded) -> str:
-    """Return a line on the lengths of all rows, in tokens."""
+    """Return a line about the lengths of all rows, in tokens."""
     splits = (encoded.train, encoded.validation, encoded.test)
     sizes = sorted(len(example.learned) for examples in splits for example in examples)
     shown = ", ".join(f"{share} % up to {percentile(sizes, share)}" for share in (50, 90, 99))
-    return f"tokens a row: {shown}, longest {sizes[-1]}"
+    return f"tokens per row: {shown}, longest {sizes[-1]}"
 
 
 def split_summary(name: str, examples: Sequence[Example]) -> str:
-    """Return a line on the number of rows and tokens of a split, and of the tokens that are learned."""
+    """Return a line about a split: its number of rows, of tokens, and of tokens that are learned."""
     tokens = sum(len(example.learned) for example in examples)
     learned = sum(sum(example.learned) for example in examples)
     return f"{name}: {len(examples):,} rows, {tokens:,} tokens, {learned:,} of them in the loss"
 
 
 def percentile(ordered: Sequence[int], share: int) -> int:
-    """Return the smallest of the ordered values that at least ``share`` per cent of them do not exceed."""
+    """Return a percentile: the smallest value such that ``share`` per cent of the ordered values are not above it."""
     return ordered[max(0, math.ceil(len(ordered) * share / 100) - 1)]

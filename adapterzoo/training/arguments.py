@@ -69,10 +69,10 @@ SET_BY = {
 
 
 def check_settings(settings: TrainSection, steps: int) -> list[Problem]:
-    """Return the problems of the ``train`` section: what transformers does not know, cannot import or refuses."""
+    """Return the problems of the ``train`` section: what transformers does not know, import or accept."""
     problems = [*_optimizer(settings), *_scheduler(settings), *_loggers(settings)]
     if in_steps(settings.warmup, steps) >= steps > 1:
-        what = f"{settings.warmup} steps of warmup leave none of {steps} to train in."
+        what = f"a warmup of {settings.warmup} leaves none of the {steps} steps for training."
         problems.append(Problem("train.warmup", what))
     problems += _passed_arguments(settings.arguments)
     if not problems:
@@ -81,7 +81,7 @@ def check_settings(settings: TrainSection, steps: int) -> list[Problem]:
         except Exception as error:  # each argument has its own checks, which raise different errors
             reason = " ".join(str(error).split()).rstrip(".")
             where = "train.arguments" if settings.arguments else "train"
-            problems.append(Problem(where, f"the trainer refuses them: {reason}."))
+            problems.append(Problem(where, f"the trainer refuses these settings: {reason}."))
     return problems
 
 
@@ -168,7 +168,7 @@ def total_steps(train: TrainSection, rows: int) -> int:
 
 
 def in_steps(value: int | float, steps: int) -> int:
-    """Return a number of steps; a float is a share of all steps."""
+    """Return a number of steps; if the value is a float, it is a share of all steps."""
     return value if isinstance(value, int) else math.ceil(value * steps)
 
 
@@ -209,7 +209,7 @@ def arguments(
         eval_steps=eval_steps or None,
         save_strategy="steps" if save_steps else "no",
         save_steps=save_steps or steps,
-        save_total_limit=None,  # adapterzoo.training.checkpoints removes old checkpoints, each in one go
+        save_total_limit=None,  # adapterzoo.training.checkpoints removes old checkpoints
         train_sampling_strategy="group_by_length" if settings.group_by_length else "random",
         logging_steps=1,
         logging_nan_inf_filter=False,  # otherwise a NaN is logged as 0.0, and training seems to succeed

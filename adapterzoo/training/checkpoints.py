@@ -1,6 +1,6 @@
-"""Write, find and remove checkpoints; only a checkpoint whose manifest proves it complete is used.
+"""Write, find and remove checkpoints; a checkpoint is used only if its manifest shows that it is complete.
 
-The trainer writes a checkpoint file by file. The manifest is written last and in one go.
+The trainer writes a checkpoint file by file. The manifest is written last, in one step.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def complete(path: Path, seconds: float) -> None:
 def newest(folder: Path, *, wanted: bool) -> Checkpoint | None:
     """Return the newest complete checkpoint in a folder, if there is one, and remove all others.
 
-    The others have to go: the trainer could take one of them for its newest checkpoint.
+    The others are removed because the trainer could resume from one of them.
 
     Args:
         folder: folder of a cell's checkpoints.
@@ -85,7 +85,7 @@ def _read(path: Path) -> Checkpoint | None:
     """Return a checkpoint if every file is as it was written, else None."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        # A copy under the name of another step would count as that much training.
+        # Compare the step with the name, because a copy under another name would count as another amount of training.
         valid = manifest.pop("digest") == _digest(manifest) and manifest["step"] == _step(path)
         intact = valid and all(file_digest(path / name) == digest for name, digest in manifest["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

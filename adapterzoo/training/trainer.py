@@ -1,4 +1,4 @@
-"""Train one wrapped model with transformers' Trainer, changed where it would make the table wrong."""
+"""Train one wrapped model with transformers' Trainer, changed where its own behaviour would make the table wrong."""
 
 from __future__ import annotations
 
@@ -40,12 +40,13 @@ MakeOptimizer = Callable[[type[torch.optim.Optimizer], dict[str, Any]], torch.op
 
 @dataclass(frozen=True)
 class Trained:
-    """The figures of one finished training; the weights are in the model."""
+    """The measurements of one finished training; the weights are in the model."""
 
     seconds: float
     tokens: int
     """number of tokens that went through the model, without padding"""
     history: list[dict[str, float]]
+    """losses and learning rates by step"""
     positions_per_token: float | None
     """positions computed for each token: above 1 with padding, below 1 with a shared prefix; None if a checkpoint held
     the finished training"""
@@ -121,7 +122,7 @@ def train_adapter(
 
 
 class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not followed for types
-    """A Trainer that evaluates as adapterzoo does: the loss of completions, without what a method adds to the loss."""
+    """A Trainer that evaluates as adapterzoo does: the loss of completions, without the terms that a method adds."""
 
     control: Any
     positions = 0
@@ -133,7 +134,7 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         self, model: Any, pad_id: int, prefix: SharedPrefix | None, own_optimizer: MakeOptimizer, **settings: Any
     ) -> None:
         self.pad_id, self.prefix, self.own_optimizer = pad_id, prefix, own_optimizer
-        # transformers does not see adapters that are not PEFT's, and would refuse to train a quantized base model.
+        # transformers recognizes only PEFT's adapters, and would otherwise refuse to train a quantized base model.
         model._hf_peft_config_loaded = True
         try:
             super().__init__(model=model, **settings)
@@ -141,7 +142,7 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
             del model._hf_peft_config_loaded
 
     def keep_logs_in(self, folder: Path) -> None:
-        """Have loggers write into a folder, and no callback print log lines, because the progress display does."""
+        """Make loggers write into a folder; remove callbacks that print, because the progress display does that."""
         for printer in (PrinterCallback, ProgressCallback):
             self.remove_callback(printer)
         for callback in self.callback_handler.callbacks:
@@ -178,7 +179,7 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         return own
 
     # A checkpoint of any method holds all tensors that training changes. The adapter as a method saves it may lack
-    # some of them. The base model and what follows from the seed need not be saved.
+    # some of them. The base model, and what the seed determines, do not have to be saved.
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -196,7 +197,7 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         """Load the checkpoint of a finished training; return its seconds. The trainer itself would do one more step."""
         self._load_from_checkpoint(str(checkpoint.path))
         self.state = TrainerState.load_from_json(str(checkpoint.path / TRAINER_STATE_NAME))
-        # Callbacks may act when training begins or ends, which a checkpoint does not hold.
+        # Call the callbacks for the start and the end of training, because a checkpoint does not hold what they do.
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
         return checkpoint.seconds

@@ -263,7 +263,7 @@ def test_a_merge_that_loses_a_small_effect_is_refused(
     monkeypatch.setattr(type(registry()["lora"]), "merge", lambda method, model: model.unload())
     done = adapterzoo("merge", tmp_path / "o", "-m", "lora", "--to", tmp_path / "lost")
     assert done.exit_code == 2, done.output
-    assert "The merged weights do not hold the adapter; nothing was written." in " ".join(done.stderr.split())
+    assert "The merged model does not answer like the adapter; nothing was written." in " ".join(done.stderr.split())
 
 
 def test_the_merged_model_keeps_the_generation_configuration_of_its_base(

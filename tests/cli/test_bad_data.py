@@ -65,7 +65,7 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
     "an unknown format": ("source: good.csv, format: q&a", ("'data.format' is 'q&a'.",)),
     "a mapping of an unknown column": (
         "source: good.csv, format: qa, columns: {prompt: q}",
-        ("is no column of the format qa",),
+        ("is not a column of the format qa",),
     ),
     "another delimiter": (
         "source: semicolon.csv",
@@ -97,7 +97,7 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
     "half a surrogate pair": ("source: half.jsonl", ("half.jsonl:1: 'question' holds half a character",)),
     "an unknown role": (
         "source: role.jsonl",
-        ("role.jsonl:1: its message 2 has the unknown role 'robot'. Known: system",),
+        ("role.jsonl:1: its message 2 has the unknown role 'robot'. Known roles: system",),
     ),
     "the assistant first": ("source: starts.jsonl", ("starts.jsonl:1: its conversation starts with the assistant",)),
     "two questions in a row": (

@@ -15,15 +15,18 @@ def test_the_smallest_difference_that_can_be_shown(
 ) -> None:
     printed = adapterzoo("check", write_recipe("lora, ia3"), "--difference", "0.05").stdout
     shown = re.search(
-        r"8 test examples and 1 seed can show a difference of (0\.\d+) in exact_match to a row named beforehand "
+        r"8 test examples and 1 seed can show a difference of (0\.\d+) in exact_match to a row named before the run "
         r"\(--against\), and of (0\.\d+) between any two of 4 rows",
         printed,
     )
     assert shown, printed
     assert 0.8 < float(shown[1]) < float(shown[2]), "nearly all of eight answers must differ"
-    assert "with one seed, intervals are over the test examples only: another seed may lie outside" in printed
+    assert (
+        "with one seed, intervals are over the test examples only: the score of another seed may be outside" in printed
+    )
     needed = re.search(
-        r"a difference of 0.05 to a row named beforehand needs (\d+) test examples; between any two rows, ([\d,]+)",
+        r"a difference of 0.05 to a row named before the run needs (\d+) test examples; "
+        r"between any two rows, it needs ([\d,]+)",
         printed,
     )
     assert needed, printed
@@ -47,17 +50,17 @@ def test_more_seeds_show_smaller_differences(
     three_seeds = adapterzoo(
         "check", recipe, "--seed", "0", "--seed", "1", "--seed", "2", "--difference", "0.01"
     ).stdout
-    assert "seed 0: decides how adapters start and the order of the rows, the same for every method" in one_seed
-    assert "seeds 0, 1, 2: each gives another start and another order of the rows" in three_seeds
+    assert "seed 0 decides the initial weights of the adapters and the order of the rows, for every method" in one_seed
+    assert "seeds 0, 1, 2: each gives every method other initial weights and another order of the rows" in three_seeds
     assert re.search(
-        r"a difference of 0.01 to a row named beforehand needs [\d,]+ test examples and \d+ seeds", three_seeds
+        r"a difference of 0.01 to a row named before the run needs [\d,]+ test examples and \d+ seeds", three_seeds
     )
     no_number = adapterzoo("check", recipe, "--difference", "nan")
     assert no_number.exit_code == 2
     assert "--difference nan: is not a difference. Give a number above 0." in no_number.stderr
     refused = adapterzoo("check", recipe, "--difference", "2")
     assert refused.exit_code == 2
-    assert "--difference 2: shares of right answers never differ so much. Give a number below 1." in refused.stderr
+    assert "--difference 2: is too large for shares of right answers. Give a number below 1." in refused.stderr
     smallest = [
         float(re.findall(r"can show a difference of (0\.\d+)", printed)[0]) for printed in (one_seed, three_seeds)
     ]
@@ -71,7 +74,7 @@ def test_the_plan_shows_what_is_tuned(
         "check", write_recipe("lora, ia3", extra="tune:\n  r: {values: [2, 4, 8], trials: 3}\n")
     ).stdout
     assert "tuning: 3 settings of r for each method, 3 more trainings" in printed
-    assert "judged by exact_match on 8 validation rows" in printed
+    assert "scored by exact_match on 8 validation rows" in printed
     assert "not tuned, because they have no such option: ia3" in printed
     fewer = adapterzoo("check", write_recipe("lora, ia3", extra="tune:\n  learning_rate: {values: [1e-4, 2e-4]}\n"))
     assert "tuning: 2 settings of learning_rate for each method, 4 more trainings" in fewer.stdout

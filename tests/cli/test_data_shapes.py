@@ -51,7 +51,7 @@ def test_plain_text_is_learned_as_a_whole_and_has_no_answers(run: Callable[..., 
     )
     refused, *_ = run([{"text": f"t {n}"} for n in range(40)], "evaluate.metrics=[rouge]", "evaluate.shots=0")
     assert refused.exit_code == 2
-    assert "evaluate.metrics: 'rouge' compares answers, and plain text asks for none" in refused.stderr
+    assert "evaluate.metrics: 'rouge' compares answers, and plain text has no answers" in refused.stderr
 
 
 def test_a_conversation_of_many_turns(run: Callable[..., Any]) -> None:

@@ -133,7 +133,7 @@ def test_clear_column_names_leave_nothing_to_fill_in(init: Init) -> None:
         "answer = 'answer': certain (its name says so)",
         "metrics = [exact_match, loss, perplexity]: likely (the answers are short texts, not labels)",
     )
-    assert done.stderr.splitlines()[-1] == f"{path} written. Look at it, then: adapterzoo preview {path}"
+    assert done.stderr.splitlines()[-1] == f"{path} written. Read it, then run: adapterzoo preview {path}"
     assert "???" not in path.read_text() + done.stderr
     assert "not used" not in done.stderr
     assert load_recipe(path).data.columns == {}
@@ -157,7 +157,7 @@ def test_identifiers_are_neither_question_nor_answer(init: Init, column: str, ce
     done, path = init("t.csv", table(f"{column},verb,past", lambda i: f"{cell.format(i)},walk {i},walked {i}", 9))
     assert load_recipe(path).data.columns == {"question": "verb", "answer": "past"}
     assert f"not used: '{column}' (" in done.stderr
-    assert "answer = 'past': a guess (it comes after 'verb'; nothing else shows it)" in done.stderr
+    assert "answer = 'past': a guess (only because it comes after 'verb')" in done.stderr
 
 
 def test_one_column_of_text_beside_identifiers_is_plain_text(init: Init) -> None:
@@ -307,7 +307,7 @@ def test_an_error_asks_for_what_is_not_known(init: Init, adapterzoo: Callable[..
     assert done.exit_code == 0
     reason = "(neither names nor values show it; it can be 'premise', 'claim')"
     assert_stated(done, path, f"question: not known: fill in data.columns.question {reason}")
-    last = f"{path} written. Before it works, fill in data.columns.question (now ???). Then: adapterzoo preview {path}"
+    last = f"{path} written. First fill in data.columns.question (now ???), then run: adapterzoo preview {path}"
     assert done.stderr.splitlines()[-1] == last
     assert "# fill in one of: premise, claim" in path.read_text()
     checked = adapterzoo("check", path)
@@ -332,7 +332,8 @@ def test_an_answer_that_is_not_text_is_not_replaced(init: Init) -> None:
     """SQuAD has such answers."""
     rows = [{"context": f"film {i}", "question": f"why {i}?", "answers": {"text": ["x"]}} for i in range(40)]
     done, path = init("t.jsonl", lines(rows))
-    assert "answer: not known: fill in data.columns.answer ('answers' has such a name, but holds no text" in done.stderr
+    reason = "('answers' is named like the answer, but holds no text"
+    assert f"answer: not known: fill in data.columns.answer {reason}" in done.stderr
     assert "answer: ???" in path.read_text()
 
 

@@ -29,7 +29,7 @@ def test_learned_tokens_are_in_brackets(
     assert lines[3].endswith("<|end|>⟧")
     tail = done.stdout.splitlines()[-8:]
     assert any(line.startswith("train: 24 rows, ") and line.endswith(" of them in the loss") for line in tail)
-    assert any(line.startswith("tokens a row: 50 % up to ") for line in tail)
+    assert any(line.startswith("tokens per row: 50 % up to ") for line in tail)
     assert "format qa; written with the model's own chat template; loss on completion" in tail
     assert "padding <|unk|>, never in the loss; an answer ends with <|end|>" in tail
 

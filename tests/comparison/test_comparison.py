@@ -111,7 +111,7 @@ def test_without_the_answers_of_the_result_there_is_no_interval_and_no_tie(
     incomplete = tmp_path / "d" / "seed-0" / PREDICTIONS
     incomplete.write_text("".join(incomplete.read_text().splitlines(keepends=True)[:50]))
     rows = {row.label: row for row in compare(tmp_path).rows}
-    reasons = {"b": "it is not there", "c": "it is damaged", "d": "it is not what the run wrote"}
+    reasons = {"b": "it is missing", "c": "it is damaged", "d": "it is not what the run wrote"}
     for label, reason in reasons.items():
         assert rows[label].intervals == {}
         assert rows[label].tied is None
@@ -122,7 +122,7 @@ def test_without_the_answers_of_the_result_there_is_no_interval_and_no_tie(
     assert rows["a"].unproven == []
     printed = adapterzoo("compare", tmp_path).stdout
     assert (
-        "b: seed-0/predictions.jsonl does not show its exact_match, test_loss (it is not there): no interval" in printed
+        "b: seed-0/predictions.jsonl does not show its exact_match, test_loss (it is missing): no interval" in printed
     )
 
 

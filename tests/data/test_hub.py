@@ -143,9 +143,9 @@ GOOD: dict[str, tuple[Case, list[str]]] = {
 BAD: dict[str, tuple[Case, str]] = {
     "missing": (case("none"), "data.source o/none: is neither a dataset on the hub nor a file or folder here."),
     "missing, with a misleading name": (case("gated-none"), "data.source o/gated-none: is neither a dataset"),
-    "gated": (case("gated"), "data.source o/gated: is gated: its owners ask who reads it. Accept their terms at "),
+    "gated": (case("gated"), "data.source o/gated: is gated: its owners want to know who downloads it. Accept their "),
     "gated but for its card": (case("open-card"), "data.source o/open-card: is gated"),
-    "script": (case("script"), "is a dataset script (.py), which is not run. Give the files of its rows, or set"),
+    "script": (case("script"), "is a dataset script (.py), which is not run. Give files with its rows, or set"),
     "script of another name": (case("other-script"), "has no data files (csv, json, parquet, ...). If a script"),
     "revision": (case("jsonl", revision="v7"), "data.revision: o/jsonl has no such revision. Its branches and tags: "),
     "split": (case("jsonl", "tset"), "data.split: o/jsonl has no split 'tset'. Did you mean 'test'?"),
@@ -228,12 +228,12 @@ def test_without_a_hub_the_cache_gives_the_wanted_revision_or_an_error(
     main, v1 = [f"train {i}" for i in range(5)], ["v1 0", "v1 1"]
     assert [answer.prompts for answer in offline[:5]] == [main, v1, v1, main[:2], v1[:1]]
     v2, split, config, large = (answer.error for answer in offline[5:])
-    assert "data.revision: v2 of o/jsonl is not in the cache, and no hub could be asked. The cache has " in v2
+    assert "data.revision: v2 of o/jsonl is not in the cache, and the hub could not be asked. The cache has " in v2
     assert any(commits[revision] in v2 for revision in ("main", "v1"))
     assert "data.split: o/jsonl has no split 'tset'. Did you mean 'test'?" in split
-    assert "data.config: o/configs has no configuration 'one' in the cache, and no hub could be asked." in config
+    assert "data.config: o/configs has no configuration 'one' in the cache, and the hub could not be asked." in config
     if switch:
-        assert f"o/large: is not in the cache, and {switch} is set, so no hub was asked." in large
+        assert f"o/large: is not in the cache, and {switch} is set, so the hub was not asked." in large
     else:
         assert "o/large: cannot be loaded: the hub cannot be reached from here. Connect, or" in large
     assert all(answer.seconds < 15 for answer in offline)

@@ -138,7 +138,7 @@ def test_repeated_rows_are_counted(tmp_path: Path) -> None:
 
 
 def test_one_column_for_question_and_answer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="both the column 'question'"):
+    with pytest.raises(UserError, match="the column 'question' is used twice"):
         read(tmp_path, "question,answer\na,b\n", columns={"answer": "question"})
 
 

@@ -93,7 +93,7 @@ def test_all_names_of_roles_in_a_long_conversation(tmp_path: Path) -> None:
         ([(A, "Hello"), (U, "Hi")], "rows.jsonl:2: its conversation starts with the assistant. It must start with"),
         ([(U, "a"), (U, "b"), (A, "c")], "rows.jsonl:2: its messages 1 and 2 are both from the user."),
         ([(U, "a"), (S, "b"), (A, "c")], "its message 2 is a system message; only the first message can be one."),
-        ([("tool", "a")], "rows.jsonl:2: its message 1 has the unknown role 'tool'. Known: system, "),
+        ([("tool", "a")], "rows.jsonl:2: its message 1 has the unknown role 'tool'. Known roles: system, "),
         ([(U, ["a"])], "the content of its message 1 is not text. Images and tool calls"),
         ("Hi", "rows.jsonl:2: 'messages' is text here and a list in"),
         ([None], "rows.jsonl:2: its message 1 has no 'role' and 'content'. Like [{"),

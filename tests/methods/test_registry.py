@@ -34,7 +34,7 @@ def test_every_plugin_file_is_an_entry_point_and_is_found() -> None:
         ("from adapterzoo import hookimpl\n@hookimpl\ndef adapterzoo_methods(): return 3", "not a list of methods"),
         (
             "from adapterzoo import hookimpl\n@hookimpl\ndef adapterzoo_methods(): return ['lora']",
-            "which is no adapterzoo.Method",
+            "which is not an adapterzoo.Method",
         ),
         (METHOD.replace("NAME", "lora"), "already the name of a method from adapterzoo"),
         (METHOD.replace("NAME", "../x"), "only lower-case letters"),
@@ -66,7 +66,7 @@ def test_every_plugin_file_is_an_entry_point_and_is_found() -> None:
             METHOD.replace("NAME", "mine").replace('"me"', '"me"; mergeable_into = [["none"]]'),
             "mergeable_into names [['none']]",
         ),
-        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; learning_rate = 10**400'), "which is no number above 0"),
+        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; learning_rate = 10**400'), "is not a number above 0"),
         (
             METHOD.replace("NAME", "mine")
             .replace("class Mine", "class O(Options):\n    label: str = 'x'\nclass Mine")
@@ -96,10 +96,10 @@ def test_every_plugin_file_is_an_entry_point_and_is_found() -> None:
         ),
         (METHOD.replace("NAME", "hira"), "already the name of a method from adapterzoo"),
         (METHOD.replace("NAME", "adaption-prompt"), "already the name of a method from adapterzoo"),
-        (METHOD.replace("NAME", "mine").replace("[Mine()]", "[Mine(), Mine()]"), "brings two methods named 'mine'"),
+        (METHOD.replace("NAME", "mine").replace("[Mine()]", "[Mine(), Mine()]"), "it has two methods named 'mine'"),
         (METHOD.replace("NAME", "mine").replace('"me"', '"me"; contract = 99'), "asks for contract 99"),
         (METHOD.replace("NAME", "mine").replace("1e-3", '"fast"'), "learning_rate is 'fast'"),
-        (METHOD.replace("NAME", "mine").replace("1e-3", 'float("nan")'), "which is no number above 0"),
+        (METHOD.replace("NAME", "mine").replace("1e-3", 'float("nan")'), "which is not a number above 0"),
         (METHOD.replace("NAME", "mine").replace('"s"', "7"), "summary is 7"),
         (
             METHOD.replace("NAME", "mine").replace('"me"', '"me"; quantizations = "none"'),

@@ -335,7 +335,7 @@ def test_the_example_in_the_document_is_a_working_plugin(plugin_folder: Path) ->
         (GOOD.replace("NAME", "mine").replace(", score", ", score, columns=('test_loss',)"), "something else"),
         (GOOD.replace("NAME", "mine").replace(", score", ", score, better='up'"), "better is 'up'"),
         (GOOD.replace("NAME", "mine").replace(", score", ", score, label='yes'"), "label is 'yes'"),
-        (GOOD.replace("NAME", "mine").replace("score)]", "score)] * 2"), "brings two metrics named 'mine'"),
+        (GOOD.replace("NAME", "mine").replace("score)]", "score)] * 2"), "it has two metrics named 'mine'"),
     ],
 )
 def test_a_broken_plugin_is_left_out_with_its_reason(plugin_folder: Path, body: str, reason: str) -> None:

@@ -41,7 +41,7 @@ def test_a_models_own_code_is_not_run_without_consent(
     done = adapterzoo("check", write_recipe("lora"), "--set", f"model.name={own_code}")
     assert done.exit_code == 2
     text = " ".join(done.stderr.split())
-    assert "it comes with its own code, which is not run without your consent" in text
+    assert "it comes with its own code, which is not run without your permission" in text
     assert "If you trust its authors, set model.trust_remote_code: true." in text
 
 
@@ -53,7 +53,7 @@ def test_a_models_own_code_that_fails(
     assert done.exit_code == 2, done.output
     text = " ".join(done.stderr.split())
     assert "cannot be loaded: " in text
-    assert "Its own code may be made for another version of transformers." in text
+    assert "Its own code may need another version of transformers." in text
     assert "Traceback" not in text
 
 
@@ -100,15 +100,15 @@ def one_layer_fewer(weights: dict[str, Any], config: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (drop_a_layer, "lacks weights of the model, which would be drawn at random: model.layers.1."),
+        (drop_a_layer, "lacks weights of the model, which would be random numbers: model.layers.1."),
         (
             rename_a_key,
-            "lacks weights of the model, which would be drawn at random: model.layers.0.mlp.up_proj.weight.",
+            "lacks weights of the model, which would be random numbers: model.layers.0.mlp.up_proj.weight.",
         ),
-        (rename_a_key, "holds weights that the model has no place for: model.layers.0.mlp.up_project.weight."),
-        (cut_a_weight, "of other shapes than the model's: model.norm.weight (32,) where (64,) belongs."),
-        (one_layer_more, "lacks weights of the model, which would be drawn at random: model.layers.2."),
-        (one_layer_fewer, "holds weights that the model has no place for: model.layers.1."),
+        (rename_a_key, "holds weights that the model does not have: model.layers.0.mlp.up_project.weight."),
+        (cut_a_weight, "of other shapes than the model's: model.norm.weight is (32,) instead of (64,)."),
+        (one_layer_more, "lacks weights of the model, which would be random numbers: model.layers.2."),
+        (one_layer_fewer, "holds weights that the model does not have: model.layers.1."),
     ],
 )
 def test_weights_that_do_not_fit_the_model_are_refused(
@@ -132,7 +132,7 @@ def test_a_missing_expert_is_named_as_the_folder_names_it(tmp_path: Path) -> Non
     MixtralForCausalLM(config).save_pretrained(tmp_path)
     lost = "model.layers.1.block_sparse_moe.experts.2.w3.weight"
     damage(tmp_path, lambda weights, config: weights.pop(lost))
-    with pytest.raises(UserError, match=f"which would be drawn at random: {lost}\\."):
+    with pytest.raises(UserError, match=f"which would be random numbers: {lost}\\."):
         check_weights(ModelSection(name=str(tmp_path)), str(tmp_path), config)
 
 
@@ -153,14 +153,14 @@ def test_weights_are_also_checked_when_they_are_loaded(tiny_model: Path, tmp_pat
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     damage(folder, rename_a_key)
     for quantization in ("none", "nf4"):
-        with pytest.raises(UserError, match=r"drawn at random: model\.layers\.0\.mlp\.up_proj\.weight"):
+        with pytest.raises(UserError, match=r"random numbers: model\.layers\.0\.mlp\.up_proj\.weight"):
             base.load(ModelSection(name=str(folder)), str(folder), quantization, 64)
 
 
 def test_a_head_that_a_task_adds_may_be_missing() -> None:
     keys = {"missing_keys": {"score.weight", "scores.weight"}, "unexpected_keys": set(), "mismatched_keys": set()}
     (problem,) = weight_problems("m", keys, added=["score"])
-    assert problem.what.endswith("drawn at random: scores.weight.")
+    assert problem.what.endswith("random numbers: scores.weight.")
     assert not weight_problems("m", keys, added=["score", "scores"])
 
 
@@ -189,7 +189,7 @@ def test_an_adapter_beside_the_weights_is_refused(
     done = adapterzoo("check", write_recipe("lora"), "--set", f"model.name={folder}")
     assert done.exit_code == 2, done.output
     text = " ".join(done.stderr.split())
-    assert f"{folder / 'adapter_config.json'}: is an adapter beside the model's weights" in text
+    assert f"{folder / 'adapter_config.json'}: is an adapter in the folder of the model" in text
     assert "Merge it into the weights first" in text
 
 

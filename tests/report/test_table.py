@@ -88,7 +88,7 @@ def test_tied_rows_are_marked_and_no_winner_is_named(comparison: Comparison) -> 
     assert "*" not in by_label["base"], "the base trains nothing, so its costs are not the best"
     one_line = " ".join(printed.split())
     assert "no winner; lora is tied with lokr, qlora, oft, adalora, ia3" in one_line
-    assert "300 test examples of one seed: another seed may lie outside" in one_line
+    assert "300 test examples of one seed: the score of another seed may be outside" in one_line
 
 
 def test_a_best_row_that_is_not_tied_is_marked(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_times_of_different_machines_have_no_best(tmp_path: Path) -> None:
         write(tmp_path, label, [True] * 9, train_seconds=5.0 + threads, environment=machine)
     printed = shown(compare(tmp_path), 80)
     assert "0:06*" not in printed
-    assert "times and memory are of different machines (threads: 1 and 2)" in " ".join(printed.split())
+    assert "times and memory were measured on different machines (threads: 1 and 2)" in " ".join(printed.split())
 
 
 def test_a_budget_that_was_missed_is_marked(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_narrow_terminal_leaves_out_columns_and_no_digits(comparison: Comparis
     assert "0.713=" in printed
     assert ".66-.76" in printed
     assert "…" not in printed
-    assert "left out for width:" in " ".join(printed.split())
+    assert "no room for columns:" in " ".join(printed.split())
 
 
 def test_a_wide_terminal_shows_more_columns(comparison: Comparison) -> None:
@@ -203,8 +203,8 @@ def test_a_row_with_one_seed_among_rows_with_several_is_named(tmp_path: Path) ->
         write(tmp_path, "a", [True] * 20 + [seed > 1] * 9, seed=seed)
     write(tmp_path, "b", [True] * 20 + [False] * 9, seed=7)
     printed = " ".join(shown(compare(tmp_path), 120).split())
-    assert "only one seed, so another may lie outside: b" in printed
-    assert "the difference of two rows without a common seed pairs any of their seeds" in printed
+    assert "only one seed, so the score of another seed may be outside: b" in printed
+    assert "if two rows have no seed in common, their difference pairs any of their seeds" in printed
 
 
 def test_a_label_in_markdown_begins_no_heading_and_no_list(tmp_path: Path) -> None:

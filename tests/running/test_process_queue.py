@@ -97,7 +97,7 @@ def interrupts(*_: object) -> None:
     [
         (crashes, "its process was ended by SIGSEGV"),
         (exits, "its process ended before the cell did"),
-        (is_killed, "its process was ended by SIGKILL (out of memory, or killed by hand)"),
+        (is_killed, "its process was ended by SIGKILL (out of memory, or killed by a user)"),
         (interrupts, "its process ended with exit code 1"),
     ],
 )

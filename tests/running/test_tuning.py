@@ -138,7 +138,8 @@ def test_a_run_tunes_by_the_validation_rows_and_reports_it(
         assert len(set(losses)) == 4
         assert result["metrics"]["test_loss"] not in losses, "the losses of trials are those of validation rows"
     assert not list((tmp_path / "out").rglob("trial"))
-    assert re.search(r"lora: learning_rate \S+ chosen of 4 by exact_match on the validation rows", done.stdout)
+    note = r"lora: learning_rate \S+ chosen from 4 settings by exact_match on the validation rows"
+    assert re.search(note, done.stdout)
     again = adapterzoo("run", recipe, "--out", tmp_path / "out")
     assert "already done" in again.stderr
     assert "training" not in again.stderr

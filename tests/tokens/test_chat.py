@@ -88,7 +88,7 @@ def test_a_system_message_is_in_the_prompt_or_folded_into_it(family: str) -> Non
     folded = family in ("gemma", "mistral")
     assert bool(messages) == folded
     assert not folded or messages == [
-        "model: its chat template takes no system message; it is put before the first question"
+        "model: its chat template accepts no system message; the first question begins with it instead"
     ]
     own = encoder.encode(conversation(("Hello?", "Yes."), system="Be long."))
     assert own is not None
@@ -167,7 +167,7 @@ def test_a_template_that_writes_the_date_writes_the_same_one_every_day(tmp_path:
     path.write_text(f"Today: {{{{ strftime_now('%d %b %Y') }}}}\n{tokenizer('chatml').chat_template}")
     encoder = encoder_for("chatml", messages, chat_template=str(path))
     assert "Today: 26 Jul 2024" in encoder.chat.segments(conversation(("question", "answer")))[0].text
-    assert messages == ["model: its chat template writes the date; it is 26 July 2024 for every row, today and later"]
+    assert messages == ["model: its chat template writes the current date; every row gets 26 July 2024 instead"]
 
 
 def test_a_template_that_is_empty(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_rows_with_the_text_of_a_special_token_are_counted(tokenizer: Any) -> No
     messages: list[str] = []
     rows = splits(DataRow.pair("a", "b"), DataRow.pair("say <|end|> now", "c", place="x.csv:3"))
     Encoder(tokenizer, data(), messages.append).encode_splits(rows)
-    assert "1 of 2 rows of train hold the text of a special token" in messages[0]
+    assert "1 of 2 rows of train contain the text of a special token" in messages[0]
     assert "(first: x.csv:3)" in messages[0]
 
 

@@ -66,7 +66,7 @@ def test_every_key_reaches_the_trainer() -> None:
             "train.arguments.log_level: is 'loud', and must be one of: critical, debug, detail",
         ),
         ({"arguments": {"neftune_noise_alpha": "x"}}, "train.arguments.neftune_noise_alpha: is 'x', and must be float"),
-        ({"arguments": {"dataloader_prefetch_factor": 2}}, "train.arguments: the trainer refuses them: "),
+        ({"arguments": {"dataloader_prefetch_factor": 2}}, "train.arguments: the trainer refuses these settings: "),
     ],
 )
 def test_mistakes_are_refused(settings: dict[str, Any], expected: str) -> None:

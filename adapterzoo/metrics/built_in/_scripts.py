@@ -1,4 +1,4 @@
-"""Patterns of scripts, above all of those without spaces between words."""
+"""Patterns of the characters of writing systems, mostly of those without spaces between words."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def tokenizer(references: Sequence[str]) -> str:
     """Return sacrebleu's name of the tokenizer for these references; it does not depend on the answers.
 
     It is ``zh`` if most references have Chinese characters; ``char`` if most are Japanese, Korean, Thai, Lao, Burmese
-    or Khmer, for which sacrebleu has no better one without a dictionary; else ``13a``, its default.
+    or Khmer, for which sacrebleu has no better tokenizer without a dictionary; else ``13a``, its default.
     """
     han = characters = 0
     for text in references:
@@ -41,7 +41,7 @@ def _bleu(tokenize: str) -> BLEU:
 
 
 def bleu(reference: str, answer: str) -> float:
-    """BLEU-4 of the whole split (0 to 100); case counts; the references decide between 13a, zh and char tokens."""
+    """BLEU-4 of the whole split (0 to 100); case matters; the references decide between 13a, zh and char tokens."""
     return float(_bleu(tokenizer([reference])).sentence_score(answer, [reference]).score)
 
 

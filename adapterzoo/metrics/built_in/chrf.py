@@ -21,7 +21,7 @@ def _chrf() -> CHRF:
 
 
 def chrf(reference: str, answer: str) -> float:
-    """F2 of sequences of 1 to 6 characters, of the whole split (0 to 100); case counts, white space does not."""
+    """F2 of sequences of 1 to 6 characters, whole split (0 to 100); case matters, white space is ignored."""
     return float(_chrf().sentence_score(answer, [reference]).score)
 
 

@@ -30,15 +30,15 @@ def label(text: str) -> str:
 
 
 def accuracy(reference: str, answer: str) -> bool:
-    """Share of answers that name the reference's label (0 to 1); case and punctuation around it do not count."""
+    """Share of answers that name the reference's label (0 to 1); case and punctuation around it are ignored."""
     return label(answer) == label(reference)
 
 
 def macro_f1(references: Sequence[str], answers: Sequence[str]) -> float:
     """Return the unweighted mean of the F1 of each label that occurs among the references.
 
-    An answer that is none of these labels is a miss for its reference's label and no false alarm for another one, as in
-    scikit-learn's ``f1_score(labels=<labels of the references>, average="macro", zero_division=0)``.
+    An answer that is none of these labels is a miss of its reference's label, but no false alarm for another label, as
+    in scikit-learn's ``f1_score(labels=<labels of the references>, average="macro", zero_division=0)``.
     """
     pairs = [(label(reference), label(answer)) for reference, answer in zip(references, answers, strict=True)]
     return fmean(_f1(pairs, name) for name in {reference for reference, _ in pairs})
@@ -54,7 +54,7 @@ def _f1(pairs: Sequence[tuple[str, str]], name: str) -> float:
 def adapterzoo_metrics() -> list[Metric]:
     """Return the metrics of this module."""
     summary = "Mean F1 of the labels, each counted the same (0 to 1); normalised like accuracy"
-    accuracy_style = ColumnStyle("acc.", ".3f", "acc.: share of test labels right", (0.0, 1.0))
+    accuracy_style = ColumnStyle("acc.", ".3f", "acc.: share of test examples with the right label", (0.0, 1.0))
     f1_style = ColumnStyle("F1", ".3f", "F1: mean over the labels", (0.0, 1.0))
     return [
         Metric("accuracy", accuracy, label=label, styles={"accuracy": accuracy_style}),

@@ -24,7 +24,7 @@ class Words:
         tokens: list[str] = []
         inside = False
         for character in unicodedata.normalize("NFC", text.lower()):
-            # The pattern \w would not do: it ends an Indic or Arabic word at every vowel sign, and accepts _.
+            # The pattern \w cannot be used: it ends an Indic or Arabic word at every vowel sign, and accepts _.
             kind = unicodedata.category(character)[0]
             if kind == "M" and inside:
                 tokens[-1] += character
