@@ -129,7 +129,7 @@ def test_a_template_from_a_file(tmp_path: Path) -> None:
     [
         ("{% for m in messages %}{{ m.content[::-1] }}{% endfor %}", "does not write an answer as it is given"),
         ("{{ raise_exception('no') }}", "refuses the turns (no)"),
-        ("{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}", "changes the prompt once"),
+        ("{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}", "changes the prompt when"),
     ],
 )
 def test_templates_that_cannot_be_learned_from(template: str, expected: str, tmp_path: Path) -> None:
