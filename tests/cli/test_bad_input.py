@@ -90,7 +90,10 @@ def test_settings_that_do_not_fit_the_model_or_the_data(
     recipe = write_recipe("lora", shots="25")
     refused(adapterzoo("check", recipe), "evaluate.shots: 25 examples", "24 training rows")
     refused(adapterzoo("check", write_recipe("lora", shots="20")), "evaluate.shots: with the examples in front")
-    refused(adapterzoo("check", write_recipe("lora"), "--set", "train.warmup=6"), "train.warmup: a warmup of 6 leaves none of the 6 steps")
+    refused(
+        adapterzoo("check", write_recipe("lora"), "--set", "train.warmup=6"),
+        "train.warmup: a warmup of 6 leaves none of the 6 steps",
+    )
     sets = ("--set", "train.eval_steps=2", "--set", "data.split={train: 0.8, validation: 0, test: 0.2}")
     refused(adapterzoo("check", write_recipe("lora"), *sets), "train.eval_steps: there are no validation rows")
     (tmp_path / "long.csv").write_text("verb,past\n" + "".join(f"{i}{'go' * 200},went{i}\n" for i in range(30)))
