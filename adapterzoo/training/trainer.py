@@ -108,13 +108,8 @@ def train_adapter(
         own_optimizer=optimizer,
     )
     trainer.keep_logs_in(folder.parent / LOGS)
-    if checkpoint and checkpoint.step >= steps:
-        seconds = trainer.finished(checkpoint)
-    else:
-        result = trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
-        seconds = seconds_before + result.metrics["train_runtime"]
     return Trained(
-        seconds=seconds,
+        seconds=trainer.train_from(checkpoint),
         tokens=int(trainer.state.num_input_tokens_seen),
         history=[_kept(entry) for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry],
         positions_per_token=trainer.positions / float(trainer.tokens) if trainer.positions else None,
@@ -140,6 +135,15 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
             super().__init__(model=model, **settings)
         finally:
             del model._hf_peft_config_loaded
+
+    def train_from(self, checkpoint: checkpoints.Checkpoint | None) -> float:
+        """Train, from a checkpoint if there is one; return the seconds of the whole training."""
+        if checkpoint is None:
+            return float(self.train().metrics["train_runtime"])
+        if checkpoint.step >= self.args.max_steps:
+            return self.finished(checkpoint)
+        result = self.train(resume_from_checkpoint=str(checkpoint.path))
+        return checkpoint.seconds + float(result.metrics["train_runtime"])
 
     def keep_logs_in(self, folder: Path) -> None:
         """Make loggers write into a folder; remove callbacks that print, because the progress display does that."""
