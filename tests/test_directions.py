@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +72,13 @@ def against_the_order(path: Path, imported: str) -> str | None:
 def test_every_package_is_in_the_order() -> None:
     packages = {path.stem for path in CORE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
     assert packages - {"__init__", "__main__"} == set(ORDER)
+
+
+def test_every_package_is_installed() -> None:
+    """The list in pyproject.toml is kept by hand, because plugins/ is installed under another name."""
+    folders = {".".join(path.parent.parts) for path in CORE.rglob("__init__.py")}
+    listed = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    assert folders | {"adapterzoo_plugins"} == set(listed)
 
 
 def test_imports_go_one_way() -> None:

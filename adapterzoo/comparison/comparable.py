@@ -1,4 +1,4 @@
-"""Which results can be ranked against each other, and why others cannot."""
+"""Group the results that can be ranked against each other, and name what keeps other results apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which cells form one row: the seeds of a label, from one output folder or several."""
+"""Join cells to rows: a row has all seeds of one label, from one output folder or several."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ LEARNING_RATE = 1e-3
 
 @dataclass
 class Observation:
-    """What a method did on one base. The fields of a stage that was not reached keep their defaults."""
+    """The observations of one method on one base model. A field keeps its default if its stage was not reached."""
 
     architecture: str
     quantization: str

@@ -28,7 +28,7 @@ def _say_nothing(message: str) -> None:
 
 @dataclass
 class Counts:
-    """How many rows were read, and why some of them are left out."""
+    """The number of rows that were read, and the rows that are left out, with their reasons."""
 
     read: int = 0
     """number of rows that were read"""

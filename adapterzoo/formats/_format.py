@@ -25,7 +25,7 @@ ROLES = {
 
 @dataclass(frozen=True)
 class Format(ABC):
-    """How rows are written: the columns that they have, and how their cells become turns."""
+    """A format of data rows: it names their columns, and turns their cells into a conversation."""
 
     summary: str
     """short description, for messages"""

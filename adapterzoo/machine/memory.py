@@ -14,8 +14,8 @@ CLEAR_REFS = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
 # Parameters of glibc's mallopt.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-# With these values, blocks below 32 MB (the highest limit that glibc allows) come from the heap, and the heap is never
-# trimmed.
+# glibc keeps the freed memory of its heap if the heap is never trimmed. Blocks of up to 32 MB are put there, which is
+# the highest limit that glibc accepts.
 KEEP_FREED = {M_MMAP_THRESHOLD: 32 * 1024**2, M_TRIM_THRESHOLD: 2**31 - 1}
 
 

@@ -37,7 +37,7 @@ Score = float | bool | Mapping[str, float]
 
 @dataclass(frozen=True)
 class ColumnStyle:
-    """How the table shows one column of a metric."""
+    """The title, number format and limits of one column of a metric in the table."""
 
     title: str
     """title of the column; it should be short, because a terminal has about 80 characters for all columns"""

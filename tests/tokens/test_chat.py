@@ -149,7 +149,7 @@ def test_a_file_that_is_no_template(tmp_path: Path) -> None:
 
 
 def test_a_template_without_a_generation_prompt(tmp_path: Path) -> None:
-    """What it writes before an answer is in the prompt. A model that learned it would write it in its answers."""
+    """What the template writes before an answer belongs to the prompt: a model that learned it would answer with it."""
     path = tmp_path / "own.jinja"
     path.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
     messages: list[str] = []

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cells import Bench, assert_same
+from cells import Bench, StopError, assert_same, stop_at_five
 from click.testing import Result
 from safetensors.torch import load_file
 
@@ -117,13 +117,6 @@ def test_a_checkpoint_that_is_not_complete_is_removed(name: str, broken: Any, tm
 def test_training_resumes_from_the_newest_complete_checkpoint(
     write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
-    class StopError(Exception):
-        pass
-
-    def stop_at_five(step: int, *_: object) -> None:
-        if step == 5:
-            raise StopError
-
     sets = ("train.save_steps=2", "train.save_limit=2")
     bench = Bench(write_recipe("lora"), *sets)
     loaded = bench.load("none")
