@@ -34,7 +34,7 @@ def compare(
     """Compare all results in one or several output folders.
 
     Args:
-        folders: output folders of runs. Rows that are not comparable with those of the first one are in other blocks.
+        folders: output folders of runs. Rows not comparable with those of the first folder are in other blocks.
         sort: the column to order the rows by, best first; by default the first metric.
         against: the label of the row that all others are compared with; by default the best row.
         price: the price of one hour of the machine, in any currency.

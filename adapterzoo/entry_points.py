@@ -18,7 +18,7 @@ from adapterzoo.terminal import stdout_to_stderr
 BUILT_IN = "adapterzoo"
 # When this environment variable is 1, only the built-in methods and metrics are loaded.
 NO_THIRD_PARTY = "ADAPTERZOO_NO_THIRD_PARTY"
-ItemT = TypeVar("ItemT")
+ItemT = TypeVar("ItemT")  # a method or a metric
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def load_plugins(
     manager.add_hookspecs(hookspecs)
     loaded, broken = [], []
     # Load the plugins one by one, because pluggy's own loader stops at the first plugin that fails to import and skips
-    # a second plugin of the same name, and because after one hook that raises an error it calls no other.
+    # a second plugin of the same name, and because pluggy calls no other hook after one that raises an error.
     for entry_point in sorted(entry_points, key=lambda point: (_package(point), point.name)):
         package = _package(entry_point)
         if package != BUILT_IN and os.environ.get(NO_THIRD_PARTY, "0") not in ("", "0"):

@@ -33,7 +33,7 @@ def write_atomically(path: Path, text: str) -> None:
 def remove_folder(folder: Path) -> None:
     """Remove a folder, or a file of that name.
 
-    The folder is renamed first, so that no half of it has its name if the process is killed.
+    The folder is renamed first, so that a folder of that name is always complete, even if the process is killed.
     """
     if folder.is_file():
         folder.unlink()

@@ -1,4 +1,4 @@
-"""Train parameters in float32 that PEFT leaves in the precision of the base model.
+"""Train in float32 the parameters that PEFT leaves in the precision of the base model.
 
 A bfloat16 weight near 1 can only change in steps of 1/128. An update of a thousandth would round to nothing, and
 training would have no effect, without any message.

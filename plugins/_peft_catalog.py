@@ -121,8 +121,8 @@ def conclude(reports: list[Report]) -> dict[str, Any]:
     facts: dict[str, Any] = {"quantizations": [], "mergeable_into": []}
     # A property that fails without quantization is not claimed at all. One that fails only on a quantized base excludes
     # that base.
-    excused = {prop for report in ran if report.quantization == "none" for prop in report.failures} & set(DECLARABLE)
-    facts.update({DECLARABLE[prop]: DECLARABLE[prop] == "changes_base" for prop in sorted(excused)})
+    unclaimed = {prop for report in ran if report.quantization == "none" for prop in report.failures} & set(DECLARABLE)
+    facts.update({DECLARABLE[prop]: DECLARABLE[prop] == "changes_base" for prop in sorted(unclaimed)})
     reasons = []
     for base in dict.fromkeys(report.quantization for report in reports):
         on_base = [report for report in ran if report.quantization == base]
@@ -130,7 +130,7 @@ def conclude(reports: list[Report]) -> dict[str, Any]:
             f"{prop}: {what}"
             for report in on_base
             for prop, what in report.failures.items()
-            if prop not in excused and prop != "merges"
+            if prop not in unclaimed and prop != "merges"
         }
         if on_base and not failures:
             facts["quantizations"].append(base)

@@ -14,7 +14,7 @@ class Dora(Lora):
     summary = "LoRA for direction, learned magnitudes"
     paper = "https://arxiv.org/abs/2402.09353"
     learning_rate_source = "the rate of lora, so that the two rows differ only in the method"
-    quantizations = ("none", "nf4")  # on int8, PEFT's layer fails once the base has been used before
+    quantizations = ("none", "nf4")  # on int8, PEFT's layer fails if the base was used before
     mergeable_into = ("none",)
     variant = {"use_dora": True}  # noqa: RUF012  # it never changes
 

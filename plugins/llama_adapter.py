@@ -19,7 +19,9 @@ class LlamaAdapterOptions(Options):
     """The options of LLaMA-Adapter."""
 
     adapter_len: int = Field(10, ge=1, description="number of learned tokens in each layer")
-    adapter_layers: int | None = Field(None, ge=1, description="number of last layers with a prompt; by default all")
+    adapter_layers: int | None = Field(
+        None, ge=1, description="how many of the last layers get a prompt; by default all"
+    )
 
 
 class LlamaAdapter(Float32Method[LlamaAdapterOptions]):

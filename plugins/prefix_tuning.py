@@ -18,7 +18,7 @@ class PrefixTuningOptions(Options):
     """The options of prefix tuning."""
 
     num_virtual_tokens: int = Field(50, ge=1, description="number of learned keys and values in each layer")
-    # With PEFT's default, a random start, the input has little effect: the quickstart's loss was 16.5, with zeros 3.
+    # After a random start, PEFT's default, the input has little effect: the quickstart's loss was 16.5; after zeros, 3.
     init_weights: Literal["zero"] | None = Field("zero", description="start from zeros, or (null) at random")
     prefix_projection: bool = Field(
         False, description="learn the keys and values with a small network, which is dropped after training"

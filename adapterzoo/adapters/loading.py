@@ -59,7 +59,7 @@ def find_adapter(folder: Path, method: str, seed: int | None = None) -> Adapter:
         raise UserError.at(f"--method {method}", f"{folder} has no such adapter.", did_you_mean(method, known))
     if len({result.label for result in matching}) > 1:
         labels = ", ".join(sorted({result.label for result in matching}))
-        raise UserError.at(f"--method {method}", "there are several.", f"Give one of these labels: {labels}.")
+        raise UserError.at(f"--method {method}", "there are several such adapters.", f"Give one label: {labels}.")
     chosen = next((result for result in matching if seed is None or result.seed == seed), None)
     if chosen is None:
         seeds = ", ".join(str(result.seed) for result in matching)

@@ -115,15 +115,15 @@ def _plan(prepared: Prepared, forecast: Forecast | None = None) -> Table:
         left = title in ("cell", "method", "quantization", "size")
         table.add_column(title, no_wrap=True, justify="left" if left else "right")
     for cell in cells:
-        trained, method = prepared.trainable.get(cell.label, 0), cell if isinstance(cell, MethodCell) else None
+        trained, method_cell = prepared.trainable.get(cell.label, 0), cell if isinstance(cell, MethodCell) else None
         values = (
             cell.label,
-            *([method.method if method else "-"] if labelled else []),
+            *([method_cell.method if method_cell else "-"] if labelled else []),
             cell.seed,
             cell.quantization,
-            f"{method.learning_rate:g}" if method else "-",
-            *([_size(method) if method else "-"] if sized else []),
-            _trained(method, trained) if method else "0",
+            f"{method_cell.learning_rate:g}" if method_cell else "-",
+            *([_size(method_cell) if method_cell else "-"] if sized else []),
+            _trained(method_cell, trained) if method_cell else "0",
             *(_time_and_memory(forecast.cells[cell.label]) if forecast else [size(_memory(prepared, cell, trained))]),
         )
         table.add_row(*(safe(value) for value in values))
@@ -203,7 +203,7 @@ def _sizes(prepared: Prepared) -> Iterator[str]:
     missed = [cell.label for cell in cells if _misses(cell, prepared.trainable.get(cell.label, 0))]
     if missed:
         wanted = count(next(cell.budget for cell in cells if cell.budget) or 0)
-        yield f"! {', '.join(missed)}: no other size is nearer to the budget of {wanted} parameters"
+        yield f"! {', '.join(missed)}: the nearest possible size misses the budget of {wanted} parameters"
     for cell in cells:
         if reason := prepared.unknown_sizes.get(cell.label):
             default = "; it keeps its default size" if cell.budget else ""

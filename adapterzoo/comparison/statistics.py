@@ -82,8 +82,9 @@ def differences(rows: Mapping[str, Seeds], *, right_or_wrong: bool = False) -> d
         pooled = None
         if len(by_seed) > 1:
             labels = {label for pair, delta in deltas.items() if len(delta) > 1 for label in pair}
-            free_rows = sum(None not in rows[label] for label in labels) - (not without_seeds)
-            df = max(free_rows, 1) * (min(map(len, by_seed)) - 1)
+            # k rows with seeds have k - 1 independent differences, or k differences from a row without seeds.
+            independent = sum(None not in rows[label] for label in labels) - (not without_seeds)
+            df = max(independent, 1) * (min(map(len, by_seed)) - 1)
             pooled = SeedSpread(float(np.mean([delta.var(ddof=1) for delta in by_seed])), df)
         for (first, second), delta in deltas.items():
             forward = difference(delta, right_or_wrong=right_or_wrong, seeds=pooled)

@@ -100,7 +100,7 @@ def shared_prefix_gap(model: Any, encoded: Encoded) -> float:
         results.append([loss.detach().reshape(1), *(g.reshape(-1) for g in gradients if g is not None)])
     return max(
         _relative_difference(torch.cat(results[0][part]), torch.cat(joined[part]))
-        for part in (slice(1), slice(1, None))
+        for part in (slice(1), slice(1, None))  # the loss, and all gradients
         for joined in results[1:]
     )
 

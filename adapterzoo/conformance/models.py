@@ -47,7 +47,7 @@ def model_folder(architecture: str) -> Path:
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith("bias"):  # biases of a new model are zero, and a factor of zero would get no gradient
+            if name.endswith("bias"):  # a new bias is zero, so a factor that scales it would get no gradient
                 parameter.normal_(std=0.1)
     torch.random.set_rng_state(random_state)
     _folders.append(tempfile.TemporaryDirectory(prefix="adapterzoo-"))

@@ -25,11 +25,11 @@ NOT_CHECKED = "-"
 # Accept a difference after a merge up to this share of the adapter's effect; quantized weights are rounded again.
 MERGE_TOLERANCE = {"none": 1e-3, "int8": 0.15, "nf4": 0.15}
 # Accept that quantization changes a method's effect up to this many times as much as it changes the base's logits.
-QUANTIZATION = 3
+MAX_QUANTIZATION_RATIO = 3
 # Expect that training lowers the loss on the four rows by at least this share.
-LEARNED = 0.001
+MIN_LOSS_FALL = 0.001
 # Accept this relative difference of losses and gradients, because sums are added up in another order.
-SHARED_PREFIX = 1e-5
+SHARED_PREFIX_TOLERANCE = 1e-5
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 Check = Callable[[Method[Any], Observation], str | None]
@@ -60,11 +60,12 @@ def trains(method: Method[Any], observed: Observation) -> str | None:
 def learns(method: Method[Any], observed: Observation) -> str | None:
     """Check that training lowers the loss on rows that can be memorised."""
     first, last = observed.losses
-    if observed.steps == STEPS and math.isfinite(last) and last < first * (1 - LEARNED):
+    if observed.steps == STEPS and math.isfinite(last) and last < first * (1 - MIN_LOSS_FALL):
         return None
     return (
         f"after {observed.steps} of {STEPS} steps on the same four rows, the loss went from {first:.4f} to {last:.4f}; "
-        f"it should fall by {LEARNED:.1%}. See the learning_rate ({method.learning_rate:g}), and what forward() uses"
+        f"it should fall by {MIN_LOSS_FALL:.1%}. See the learning_rate ({method.learning_rate:g}), "
+        "and what forward() uses"
     )
 
 
@@ -75,11 +76,11 @@ def same_when_quantized(method: Method[Any], observed: Observation) -> str | Non
     if "plain trained" not in observed.logits:
         return NOT_CHECKED
     logits = observed.logits
-    quantization = (logits["base"] - logits["plain base"]).norm().item()
+    base_change = (logits["base"] - logits["plain base"]).norm().item()
     plain = logits["plain trained"] - logits["plain base"]
     for name, allowed in (
-        ("start", QUANTIZATION * quantization),
-        ("trained", QUANTIZATION * quantization + plain.norm().item()),
+        ("start", MAX_QUANTIZATION_RATIO * base_change),
+        ("trained", MAX_QUANTIZATION_RATIO * base_change + plain.norm().item()),
     ):
         quantized = logits[name] - logits["base"]
         gap = (quantized - (logits[f"plain {name}"] - logits["plain base"])).norm().item()
@@ -88,7 +89,7 @@ def same_when_quantized(method: Method[Any], observed: Observation) -> str | Non
             return (
                 f"{when}, its effect on the logits over {observed.quantization} differs by {gap:.2g} from that without "
                 f"quantization (norm of all logits; allowed: {allowed:.2g}; the quantization itself changes them by "
-                f"{quantization:.2g}); the weight of a quantized layer holds codes, not numbers: call the layer, or "
+                f"{base_change:.2g}); the weight of a quantized layer holds codes, not numbers: call the layer, or "
                 "dequantize"
             )
     return None
@@ -146,11 +147,11 @@ def shares_a_prefix(method: Method[Any], observed: Observation) -> str | None:
     hint = "if it does not treat each token alone, declare token_wise = False"
     if "shared prefix" in observed.errors:
         return f"it raised {describe_error(observed.errors['shared prefix'])}; {hint}"
-    if observed.shared_prefix_gap is None or observed.shared_prefix_gap <= SHARED_PREFIX:
+    if observed.shared_prefix_gap is None or observed.shared_prefix_gap <= SHARED_PREFIX_TOLERANCE:
         return None
     return (
         f"the loss or the gradients differ by a share of {observed.shared_prefix_gap:.2g} (allowed: "
-        f"{SHARED_PREFIX:g}); see whether forward() draws random numbers or looks at other tokens; {hint}"
+        f"{SHARED_PREFIX_TOLERANCE:g}); see whether forward() draws random numbers or looks at other tokens; {hint}"
     )
 
 

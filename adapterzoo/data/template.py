@@ -55,7 +55,7 @@ def parse(text: str, columns: Collection[str], system: str | None) -> tuple[Temp
     try:
         template = Template(text)
     except ValueError as error:
-        reason = str(error)
+        reason = str(error)  # a field in quotes, or a message of Python's own parser
         what = f"is not a template: {reason} is not the name of a column." if reason.startswith("'") else f"{reason}."
         return None, [Problem(KEY, what, "Write {column} for a cell, and {{ }} for braces.")]
     known = [*columns, *(["system"] if system else [])]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from adapterzoo.recipe.schema import EvaluateSection
 
 LOSS_POSITIONS = 64  # number of positions whose losses are computed together
-CPU_POSITIONS = 512  # most positions of a batch on a CPU, so that the output of a layer fits into the CPU's caches
+MAX_CPU_POSITIONS = 512  # positions of a batch on a CPU, whose caches then hold the output of a layer
 MAX_DISAGREEING = 0.1  # largest accepted share of generated answers that begin differently than predicted
 
 
@@ -82,18 +82,18 @@ def evaluate(
     settings: EvaluateSection,
     prompts: Sequence[list[int]] | None = None,
     *,
-    part: str = "test",
+    split: str = "test",
     with_likelihoods: bool = True,
     prefix: SharedPrefix | None = None,
 ) -> Evaluation:
-    """Measure a model on the test split.
+    """Measure a model on a split.
 
     Args:
         model: the model; it is left in evaluation mode.
         encoded: the encoded rows.
         settings: the metrics and the batch size.
         prompts: prompts that replace the examples' own, in the same order; for example, prompts with examples in front.
-        part: name of the split to measure on; tuning measures on ``validation``.
+        split: name of the split to measure on; tuning measures on ``validation``.
         with_likelihoods: whether to measure likelihoods; with other prompts they may not be comparable.
         prefix: joins rows that begin with the same tokens into one sequence; None if rows are padded.
 
@@ -101,7 +101,7 @@ def evaluate(
         NotFiniteError: the loss is NaN or infinite, for example because the last training step broke the weights.
         PluginError: a third-party metric does not do what the contract says.
     """
-    examples: list[Example] = getattr(encoded, part)
+    examples: list[Example] = getattr(encoded, split)
     if prompts is None:
         rows, prompts = [example.tokens for example in examples], [example.prompt for example in examples]
     else:
@@ -232,8 +232,8 @@ def likelihoods(
     model.eval()
     # Do not use inference_mode: a tensor that a layer caches in it cannot be used in training later.
     with torch.no_grad():
-        positions = CPU_POSITIONS if next(model.parameters()).device.type == "cpu" else math.inf
-        for indices in batches_by_length([len(ids) for ids, _ in rows], batch_size, spans, positions):
+        max_positions = MAX_CPU_POSITIONS if next(model.parameters()).device.type == "cpu" else math.inf
+        for indices in batches_by_length([len(ids) for ids, _ in rows], batch_size, spans, max_positions):
             group = [rows[i] for i in indices]
             batch = to_device(pad_batch(group, pad_id) if prefix is None else prefix.batch(group, pad_id), model)
             # Leave the labels out, because the model's own loss may include a method's regulariser.

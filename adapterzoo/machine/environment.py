@@ -1,4 +1,4 @@
-"""Describe the package versions and the hardware of a result, on which it depends which rows are comparable."""
+"""Describe the package versions and the hardware of a result, which decide which rows are comparable."""
 
 from __future__ import annotations
 

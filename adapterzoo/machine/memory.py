@@ -14,8 +14,8 @@ CLEAR_REFS = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
 # Parameters of glibc's mallopt.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-# glibc keeps the freed memory of its heap if the heap is never trimmed. Blocks of up to 32 MB are put there, which is
-# the highest limit that glibc accepts.
+# glibc keeps the freed memory of its heap if it never trims the heap. Put blocks of up to 32 MB into the heap too:
+# glibc accepts no higher limit.
 KEEP_FREED = {M_MMAP_THRESHOLD: 32 * 1024**2, M_TRIM_THRESHOLD: 2**31 - 1}
 
 
@@ -52,7 +52,7 @@ def keep_freed_memory() -> bool:
 
 
 class PeakMemory:
-    """Measures the peak memory within a ``with`` block: on a GPU what torch allocated there, else the process's.
+    """Measures the peak memory within a ``with`` block: on a GPU, what torch allocated; else the memory of the process.
 
     >>> with PeakMemory() as peak:
     ...     work()

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
 QUANTIZATIONS = ("none", "int8", "nf4")
-# The version of this contract. It is raised when plugins may use something that earlier versions do not have.
+# The version of this contract. It increases when plugins may use something that earlier versions do not have.
 CONTRACT = 2
 # Attribute of contract 1 -> its name since contract 2.
 RENAMED = {"bases": "quantizations", "demands": "requires_quantization", "merges": "mergeable_into"}
@@ -101,7 +101,7 @@ class Context:
     seed: int
     batches: Callable[[], Iterable[dict[str, Any]]] = tuple
     """function that returns training batches on the CPU, for a method that starts from data. A batch holds the
-    arguments of the model's ``forward``, with ``labels``. The order is not that of training; a dry run gets none"""
+    arguments of the model's ``forward``, with ``labels``. The order is not that of training; a dry run gets no batch"""
 
 
 class Method(Generic[OptionsT]):

@@ -83,7 +83,7 @@ def _check_keys(model: nn.Module, folder: Path) -> None:
         what = (
             f"{len(missing)} weights are missing, like {missing[0]}" if missing else f"{more[0]} does not belong to it"
         )
-        raise AdapterzooError(f"{folder / WEIGHTS} is not the whole adapter: {what}")
+        raise AdapterzooError(f"{folder / WEIGHTS} does not match the adapter: {what}")
 
 
 def _keep_dtype(model: nn.Module) -> nn.Module:

@@ -87,7 +87,7 @@ def _verify(method: object) -> None:
         raise PluginError(
             f"{kind} asks for contract {method.contract} and this adapterzoo has {CONTRACT}: upgrade adapterzoo"
         )
-    # Refuse old names, because ignoring one would change the training; its base might not be quantized, for example.
+    # Refuse old names: if one were ignored, the base might not be quantized as the method asks, for example.
     for old, new in RENAMED.items():
         if hasattr(method, old):
             raise PluginError(f"{kind} has the attribute '{old}', which contract 2 calls '{new}'")
@@ -96,7 +96,8 @@ def _verify(method: object) -> None:
             raise PluginError(f"{kind} has no '{attribute}'")
         value = getattr(method, attribute)
         if not _has_type(hint, value):
-            raise PluginError(f"{kind}.{attribute} is {value!r}, of type {type(value).__name__}")
+            wanted = getattr(hint, "__name__", hint)
+            raise PluginError(f"{kind}.{attribute} is {value!r}, of type {type(value).__name__}, not {wanted}")
     if not NAME.fullmatch(method.name):
         raise PluginError(f"{kind}.name is {method.name!r}: only lower-case letters, digits and '-'")
     if RESERVED_LABEL.fullmatch(method.name):

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from adapterzoo.recipe.schema import ModelSection
 
-# Up to this many tokens eager attention in bfloat16 is faster than SDPA on a CPU. For longer rows it takes more memory.
+# Up to this many tokens, eager attention in bfloat16 is faster than SDPA on a CPU. For longer rows, eager attention
+# takes more memory.
 MAX_EAGER_LENGTH = 512
 MAX_KEYS_SHOWN = 3  # further keys of a kind are only counted
 # Attention masks that older versions of transformers saved with the weights; newer ones do not need them.
@@ -102,7 +103,7 @@ def weight_problems(name: str, keys: Mapping[str, Any], added: Sequence[str] = (
         (shapes, "holds weights of other shapes than the model's"),
     )
     hint = "Its config.json and its weights do not belong together, or a file is damaged: download both again."
-    return [Problem(f"model {name}", f"{what}: {_listed(keys)}.", hint) for keys, what in kinds if keys]
+    return [Problem(f"model {name}", f"{what}: {_listed(weights)}.", hint) for weights, what in kinds if weights]
 
 
 def _missing_parts(model: ModelSection, location: str, error: Exception) -> list[str]:

@@ -1,8 +1,8 @@
-"""Compute the attention of joined rows row by row: each row sees the common prefix and itself, without any padding.
+"""Compute attention row by row for rows that are joined in one sequence: each row sees the common prefix and itself.
 
-A mask over joined rows has an entry for each pair of positions in the whole batch, and most pairs are of two different
-rows. Here each row is computed by itself: by the model's own attention on a CPU, and by torch's variable-length
-FlashAttention on a GPU.
+tokens/shared_prefix.py joins the rows. A mask over joined rows has an entry for each pair of positions in the whole
+batch, and most pairs are of two different rows. Here each row is computed by itself: by the model's own attention on a
+CPU, and by torch's variable-length FlashAttention on a GPU.
 """
 
 from __future__ import annotations

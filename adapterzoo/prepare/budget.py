@@ -28,7 +28,7 @@ def solve(method: Method[Any], options: Any, wanted: int, count: Count, extra_si
         options: the options to start from.
         wanted: the budget, a number of trained parameters.
         count: returns the number of parameters that the method trains with its options.
-        extra_sizes: sizes that are tried as well, however far they are from the others: the divisors of the layers.
+        extra_sizes: sizes that are tried as well, however far they are from the others: divisors of the layers' widths.
     """
     if method.size_option is None:
         return options

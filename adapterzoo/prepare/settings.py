@@ -35,7 +35,7 @@ def points(cell: MethodCell) -> list[dict[str, Any]]:
     # Each tuned option of the recipe has its own dimension, so all methods that have the option get the same values.
     tuned = cell.tuned or tuple(sorted(cell.ranges))
     sequence = qmc.Halton(len(tuned), rng=0)
-    for _ in range(20 * cell.trials):  # the ranges may have fewer different settings than trials are wanted
+    for _ in range(20 * cell.trials):  # there is a limit, because the ranges may have too few different settings
         if len(settings) >= cell.trials:
             break
         shares = dict(zip(tuned, sequence.random(1)[0], strict=True))

@@ -92,7 +92,7 @@ class Document:
         ]
 
     def without_unfilled(self) -> Document:
-        """Return a copy for the checks of names, which would otherwise report ``???`` as an unknown name."""
+        """Return a copy without ``???``, which the checks of names would report as an unknown name."""
         document = copy(self)
         document.data = _replace_unfilled(self.data)
         return document

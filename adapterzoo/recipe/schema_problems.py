@@ -82,7 +82,7 @@ def _is_unfilled(details: ErrorDetails, part: DocumentPart, unfilled: Set[Locati
     """Tell whether an error is about a value that is still to be filled in."""
     location = (*part.location, *_location_in_part(details))
     inside = any(location[:end] in unfilled for end in range(len(location) + 1))
-    return inside or details["input"] == NOT_FILLED_IN  # The label that a method gets from its name has no location.
+    return inside or details["input"] == NOT_FILLED_IN  # A label copied from an unfilled name has no location.
 
 
 def _location_in_part(details: ErrorDetails) -> Location:
@@ -112,7 +112,7 @@ def _problem(details: ErrorDetails, part: DocumentPart) -> Problem:
         return Problem(
             where,
             f"'{key}' is {value!r}; it can be {', '.join(expected)}.",
-            hint if "Did" in hint else "",
+            hint if "Did" in hint else "",  # a list of all choices would repeat the sentence
         )
     if kind in ("model_type", "dict_type", "model_attributes_type"):
         return Problem(where, f"'{key}' must be a section of keys and values, not {value!r}.")

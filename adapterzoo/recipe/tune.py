@@ -60,5 +60,5 @@ class Range(Section):
 
 
 def trials(tune: dict[str, Range]) -> int:
-    """Return the number of settings to try for each method; the check made sure that the ranges do not contradict."""
+    """Return the number of settings to try for each method; a recipe with two different numbers is refused."""
     return next((option.trials for option in tune.values() if option.trials is not None), DEFAULT_TRIALS)

@@ -106,12 +106,12 @@ def columns(comparison: Comparison) -> list[Column]:
     ranked = next((row.rank_metric for row in comparison.rows if row.rank_metric), None)
     first = replace(next((column for column in metrics if column.name == ranked), NO_METRIC), drop=0, wide=False)
     reference = f"vs {clean(comparison.against)}" if comparison.against else "vs best"
-    known = (
+    statistics = (
         Column("95 %", "interval", interval_text, drop=1),
         Column(reference, "difference", difference_text(first.name), drop=6),
         Column("p", "p_value", _p_value, drop=7),
     )
-    candidates = [first, *known, *(column for column in metrics if column.name != first.name), *COSTS]
+    candidates = [first, *statistics, *(column for column in metrics if column.name != first.name), *COSTS]
     return [column for column in candidates if column is first or any(_has(row, column) for row in comparison.rows)]
 
 

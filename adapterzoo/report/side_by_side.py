@@ -88,14 +88,14 @@ class _Printer:
 
     def __init__(self, console: Console, labels: Sequence[str], indices: Sequence[int]) -> None:
         self.console, self.cut = console, console.is_terminal
-        self.number = max(len(str(index)) for index in indices) + 2
-        self.label = max(_label(label).cell_len for label in (*labels, REFERENCE))
+        self.number_width = max(len(str(index)) for index in indices) + 2
+        self.label_width = max(_label(label).cell_len for label in (*labels, REFERENCE))
         if self.cut:
-            self.label = min(self.label, max(len(REFERENCE), int(console.width * MAX_LABEL_SHARE)))
+            self.label_width = min(self.label_width, max(len(REFERENCE), int(console.width * MAX_LABEL_SHARE)))
 
     def example(self, index: int, example: Record, answers: Sequence[tuple[Row, Record | None]]) -> None:
         """Print an example, and what each row answered."""
-        self._print(Text(str(index).ljust(self.number), "bold"), example.get("prompt"), "dim")
+        self._print(Text(str(index).ljust(self.number_width), "bold"), example.get("prompt"), "dim")
         marks = [_mark(record, row.rank_metric) for row, record in answers]
         width = max(mark.cell_len for mark in marks)
         self._answer(safe(REFERENCE, "dim"), Text(" " * width), example.get("reference"))
@@ -105,8 +105,8 @@ class _Printer:
         self.console.print()
 
     def _answer(self, label: Text, mark: Text, text: object) -> None:
-        label.truncate(self.label, overflow="ellipsis", pad=True)
-        self._print(Text.assemble(" " * self.number, label, "  ", mark, " "), text)
+        label.truncate(self.label_width, overflow="ellipsis", pad=True)
+        self._print(Text.assemble(" " * self.number_width, label, "  ", mark, " "), text)
 
     def _print(self, before: Text, text: object, style: str = "") -> None:
         """Print a text, with its second and further lines indented like its first."""

@@ -16,7 +16,7 @@ from adapterzoo.errors import PluginError, UserError
 SCHEMA = 3
 QUANTIZATION_SCHEMA = 3  # in earlier schemas the key of the quantization is "base"
 RESULT = "result.json"
-NOTE = ".adapterzoo.json"
+NOTE = ".adapterzoo.json"  # file in an output folder: what all its runs share, and the plan of the last one
 TIMES = "times"  # key in NOTE for the times of the last run into the folder
 FORGETTING = "forgetting"
 # Fields that must not differ between the results of one label.

@@ -92,7 +92,7 @@ class Row:
     difference_interval: Interval | None = None
     """low and high end of the difference's 95 % interval"""
     p_value: float | None = None
-    """p-value of the difference (Holm), corrected for all pairs of rows, or with ``against`` for the other rows"""
+    """p-value of the difference, corrected (Holm) for all pairs of rows; with ``against``, for pairs with that row"""
     tied: bool | None = None
     """whether the row is tied with the best row, or with the row named by ``against``; None if that is not known"""
     ties: dict[str, bool | None] = field(default_factory=dict)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from adapterzoo.training.trainer import Trained
 
 
-TRIED_ROWS = 4  # number of rows, including the longest ones, with which joining is tried
+TRIED_ROWS = 4  # number of rows, including the longest ones, that are joined to see whether the logits stay the same
 PROBE_STEPS = 2  # only the last step is timed, because the first one also does work that is done once
 
 
@@ -105,7 +105,8 @@ def _tried_rows(prepared: Prepared) -> list[Tokens]:
     encoded = prepared.encoded
     rows = [example.tokens for example in encoded.train[: prepared.recipe.train.batch_size]]
     longest = [
-        max((example.tokens for example in part), key=lambda row: len(row[0])) for part in (encoded.train, encoded.test)
+        max((example.tokens for example in examples), key=lambda row: len(row[0]))
+        for examples in (encoded.train, encoded.test)
     ]
     return [*longest, *rows[: max(1, len(rows) - len(longest))]]
 
@@ -211,7 +212,7 @@ def _validation_score(prepared: Prepared, adapted: Adapted) -> TrialScore:
 
     first = prepared.recipe.evaluate.metrics[0]
     settings = prepared.recipe.evaluate.model_copy(update={"metrics": list(dict.fromkeys((first, "loss")))})
-    metrics = evaluate(adapted.model, prepared.encoded, settings, part="validation", prefix=adapted.prefix).metrics
+    metrics = evaluate(adapted.model, prepared.encoded, settings, split="validation", prefix=adapted.prefix).metrics
     name = next(iter(metrics))
     return TrialScore(name, metrics[name], metrics["test_loss"])
 

@@ -139,7 +139,7 @@ class ProcessQueue(Schedule):
                 self._finish(self.worker.fail(cell, reason(base), "", keep_checkpoints=True))
         else:
             self.base_bytes[task.quantization] = base.bytes
-            if cell is not None:  # if a result exists at the end, this process has written it
+            if cell is not None:  # a result that is there at the end is then from the new process
                 (self.store.cell(cell.label, cell.seed) / RESULT).unlink(missing_ok=True)
             self.running[Process(lambda send: self._do_task(task, base, send), threads)] = task
         if not any(waiting.quantization == task.quantization for waiting in self.waiting):

@@ -100,12 +100,12 @@ class Reporter:
 
     def _seconds_left(self) -> float:
         """Return the seconds to the end of the run, if cells that have not started take as long as the mean cell."""
-        paces = [
+        estimates = [
             (time.monotonic() - cell.phase_begun) / cell.step * cell.steps
             for cell in self._running.values()
             if cell.step
         ]
-        known = self._spent or paces
+        known = self._spent or estimates
         mean = sum(known) / len(known)
         running = [mean if cell.seconds_left is None else cell.seconds_left for cell in self._running.values()]
         all_jobs = (sum(running) + mean * (self.cells - self._started)) / self.jobs

@@ -212,7 +212,7 @@ def _question_by_values(rest: Sequence[DataColumn], answer: Finding) -> Finding:
 
 
 def _longest(key: str, columns: Sequence[DataColumn], reason: str) -> Finding:
-    """Return the column with by far the longest texts, without labels and numbers; unknown if there is no such one."""
+    """Return the column with by far the longest texts, or unknown; columns of labels or numbers do not count."""
     texts = [column for column in columns if column.has_words and not column.labels]
     first, second = [*sorted(texts, key=lambda column: column.length, reverse=True), None, None][:2]
     if first and (second is None or first.length >= MUCH_LONGER * second.length):
@@ -250,7 +250,7 @@ def _metrics(format: Finding, roles: Sequence[Finding], columns: Sequence[DataCo
 
 
 def _kind(answers: Sequence[str]) -> str:
-    """Return of which kind the answers are: a key of ``METRICS``."""
+    """Return the kind of the answers: a key of ``METRICS``."""
     different = set(answers)
     long = sum(map(len, different)) > LONG_ANSWER_CHARACTERS * len(different)
     return "labels" if labels_in(answers) else "long answers" if long else "short answers"

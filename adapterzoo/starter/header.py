@@ -17,7 +17,7 @@ YEAR = re.compile(r"(19|20)\d\d")
 MIN_SENTENCE_WORDS, MIN_PROSE_WORDS = 3, 8
 # The marks that end a sentence; the wide ones belong to languages without spaces.
 ENDS, WIDE_ENDS = (".", "?", "!"), ("。", "？", "！")
-# A name is a cell itself if it looks like more than this share of the cells below it.
+# A column name counts as a cell if more than this share of the cells below it look like it.
 MOST = 0.5
 
 

@@ -20,7 +20,7 @@ MAX_HEAD_POSITIONS = 4096
 Tokens = tuple[list[int], list[bool]]
 """a row's token ids, and for each id whether it is in the loss"""
 SealedRow = tuple[bytes, bytes]
-"""a row's tokens as bytes, which cannot be changed: the ids with 32 bits each, then one byte for each flag"""
+"""a row's tokens as unchangeable bytes: 32 bits for each id, then one byte for each id: whether it is in the loss"""
 
 
 def pad_batch(rows: Sequence[Tokens], pad_id: int) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def to_device(batch: dict[str, Any], model: nn.Module) -> dict[str, Any]:
 
 
 def batches_by_length(
-    lengths: Sequence[int], size: int, spans: Sequence[int] | None = None, positions: float = math.inf
+    lengths: Sequence[int], size: int, spans: Sequence[int] | None = None, max_positions: float = math.inf
 ) -> list[list[int]]:
     """Return the indices of rows in batches of similar length, so that there is little padding.
 
@@ -99,7 +99,7 @@ def batches_by_length(
         lengths: number of tokens of each row.
         size: largest number of rows in a batch.
         spans: for each row, how many positions need the output head; batches are smaller if the numbers are large.
-        positions: largest number of positions in a padded batch; a row that is longer gets its own batch.
+        max_positions: largest number of positions in a padded batch; a row that is longer gets its own batch.
     """
     batches: list[list[int]] = []
     widest_span = 0
@@ -108,7 +108,7 @@ def batches_by_length(
         batch = batches[-1] if batches else []
         rows = len(batch) + 1
         head_positions, width = max(widest_span, span) * rows, lengths[batch[0]] if batch else 0
-        if not batch or rows > size or head_positions > MAX_HEAD_POSITIONS or width * rows > positions:
+        if not batch or rows > size or head_positions > MAX_HEAD_POSITIONS or width * rows > max_positions:
             batches.append([])
             widest_span = 0
         batches[-1].append(index)

@@ -77,7 +77,7 @@ def _read(folder: Path, key: str, splits: Splits) -> tuple[dict[str, list[Exampl
 
 
 def _undamaged(folder: Path, key: str) -> Path | None:
-    """Return the file of a key whose content has the digest in its name, and remove damaged files of that key."""
+    """Return the file of a key, if the digest of its content is in its name; remove damaged files of that key."""
     for path in folder.glob(f"{key}-*.parquet"):
         try:
             if path.stem.rpartition("-")[2] == file_digest(path):

@@ -58,7 +58,7 @@ class Encoded:
 
     @property
     def training_rows(self) -> Sequence[Any]:
-        """The rows of training batches: packs of examples with packing, else examples."""
+        """The rows of training batches: packs of examples if the recipe packs, else examples."""
         return self.packs or self.train
 
     def collate(self, rows: Sequence[Any], prefix: SharedPrefix | None = None) -> dict[str, Any]:

@@ -32,8 +32,8 @@ def pack(rows: Sequence[Tokens], length: int) -> list[list[Tokens]]:
 def pack_batch(packs: Sequence[Sequence[Tokens]], pad_id: int) -> dict[str, Any]:
     """Return packs as one batch of tensors, each of shape (packs, longest pack).
 
-    Positions start again with every example. They tell transformers where an example ends, if it gets no attention mask
-    and no cache. ``attention_mask`` is only for counting tokens, and must not be given to the model.
+    Positions start again with every example. They tell transformers where an example ends, if the model gets no
+    attention mask and no cache. ``attention_mask`` is only for counting tokens, and must not be given to the model.
     """
     import torch
 

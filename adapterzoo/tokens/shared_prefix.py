@@ -144,7 +144,7 @@ def model_arguments(batch: dict[str, Any], model: Any) -> dict[str, Any]:
     if ROW_LENGTHS not in batch:
         return batch
     if "visible" not in batch:
-        # With a mask of four dimensions transformers makes none of its own, and row attention ignores it.
+        # Given a mask of four dimensions, transformers makes no mask of its own; row attention ignores this one.
         no_mask = torch.empty(1, 1, 0, 0, device=batch["input_ids"].device)
         return {**batch, "attention_mask": no_mask, "use_cache": False}
     dtype: torch.dtype = model.get_input_embeddings().weight.dtype
@@ -157,7 +157,7 @@ def model_arguments(batch: dict[str, Any], model: Any) -> dict[str, Any]:
 def reason_not_to_join(
     model: nn.Module, rows: Sequence[Tokens], pad_id: int, quantization: str, longest: int | None = None
 ) -> str | None:
-    """Return why a model's rows cannot be joined; None if that changes its logits only by rounding.
+    """Return why a model's rows cannot be joined; None if joining changes its logits only by rounding.
 
     Args:
         model: the model, in training mode or not.
@@ -199,7 +199,7 @@ def _reason_in_config(model: Any, longest: int) -> str | None:
         return "its router's loss depends on the whole batch"
     for name in WINDOWS:
         window = getattr(config, name, None)
-        # A window counts places in the sequence, and in it other rows are between the prefix and a row.
+        # A window counts places in the sequence, where other rows are between the prefix and a row.
         if isinstance(window, int) and (window < longest or name == "window_size"):
             return f"a layer sees the last {window} tokens, and rows have up to {longest}"
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}

@@ -69,7 +69,7 @@ SET_BY = {
 
 
 def check_settings(settings: TrainSection, steps: int) -> list[Problem]:
-    """Return the problems of the ``train`` section: what transformers does not know, import or accept."""
+    """Return the problems of the ``train`` section: what transformers does not know, cannot import or refuses."""
     problems = [*_optimizer(settings), *_scheduler(settings), *_loggers(settings)]
     if in_steps(settings.warmup, steps) >= steps > 1:
         what = f"a warmup of {settings.warmup} leaves none of the {steps} steps for training."

@@ -192,7 +192,7 @@ def test_a_damaged_adapter_is_refused(
         assert done.exit_code == 2, done.output
         assert done.stdout == ""
         text = " ".join(done.stderr.split())
-        assert "is not what the run wrote" in text or "is not the whole adapter" in text
+        assert "is not what the run wrote" in text or "does not match the adapter" in text
         assert "Run the recipe again" in text
     assert not (tmp_path / "merged").exists()
 

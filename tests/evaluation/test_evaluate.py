@@ -100,7 +100,7 @@ def test_answers_are_the_same_with_and_without_the_shortcut(
         prefix = SharedPrefix.of(model) if shared else None
         for limit in ("auto", 3):
             settings = bench.recipe.evaluate.model_copy(update={"max_new_tokens": limit})
-            found = evaluate(model, encoded, settings, part="train", prefix=prefix)
+            found = evaluate(model, encoded, settings, split="train", prefix=prefix)
             longest = max(len(example.completion) for example in encoded.train) if limit == "auto" else limit
             expected = generate(model, encoded, [example.prompt for example in encoded.train], 8, longest)
             assert [prediction.prediction for prediction in found.predictions] == expected
@@ -131,13 +131,13 @@ def test_the_shortcut_is_not_used_for_a_model_that_sees_the_next_token(write_rec
             return SimpleNamespace(logits=logits[:, part], past_key_values=output.past_key_values)
 
         model.forward = peeks
-        found = evaluate(model, bench.prepared.encoded, bench.recipe.evaluate, part="train", prefix=SharedPrefix(10.0))
+        found = evaluate(model, bench.prepared.encoded, bench.recipe.evaluate, split="train", prefix=SharedPrefix(10.0))
     assert found.metrics["exact_match"] == 0.0
 
 
 def test_rows_are_batched_by_length_within_every_limit() -> None:
     lengths = [5, 100, 60, 60, 5, 5, 5, 300]
-    batches = batches_by_length(lengths, 3, positions=150)
+    batches = batches_by_length(lengths, 3, max_positions=150)
     assert batches == [[7], [1], [2, 3], [0, 4, 5], [6]], "a row above the limit is a batch of its own"
     assert batches_by_length(lengths, 3) == [[7, 1, 2], [3, 0, 4], [5, 6]]
     assert batches_by_length([10, 10], 8, spans=[3000, 3000]) == [[0], [1]], "logits of a wide vocabulary are large"

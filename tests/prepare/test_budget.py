@@ -90,7 +90,7 @@ def test_check_shows_the_size_that_a_run_trains(
     plan = adapterzoo("check", recipe).stdout
     assert re.search(r"lora .*r 10 +20.5k ", plan)
     assert re.search(r"ia3 .*384!", plan)
-    assert "ia3: no other size is nearer to the budget of 20.0k parameters" in plan
+    assert "ia3: the nearest possible size misses the budget of 20.0k parameters" in plan
     monkeypatch.undo()
     done = adapterzoo("run", recipe, "--out", tmp_path / "out")
     assert done.exit_code == 0
