@@ -33,6 +33,10 @@ class UserError(AdapterzooError):
         self.problems = problems
         super().__init__("\n".join(str(problem) for problem in problems))
 
+    def __reduce__(self) -> tuple[type[UserError], tuple[Problem, ...]]:
+        """Keep the problems when the error is sent to another process."""
+        return type(self), self.problems
+
     @classmethod
     def at(cls, where: str, what: str, hint: str = "") -> UserError:
         """Return an error with one problem."""

@@ -208,8 +208,8 @@ def finish(process: subprocess.Popen[bytes], log: Path) -> None:
         sys.exit(f"{' '.join(map(str, process.args))} failed; see {log}")  # type: ignore[arg-type]
 
 
-def one_by_one(script: str, methods: Sequence[str], options: Sequence[str], job: Path, out: Path, at_once: int) -> None:
-    """Run a script once for each method, ``at_once`` at a time. Two or more are each pinned to a core of their own."""
+def run_script(script: str, methods: Sequence[str], options: Sequence[str], job: Path, out: Path, at_once: int) -> None:
+    """Run a script once for each method, ``at_once`` at a time; if that is more than one, each is pinned to a core."""
     waiting, running = list(methods), dict[int, tuple[subprocess.Popen[bytes], Path]]()
     while waiting or running:
         for core in range(at_once):
@@ -245,7 +245,7 @@ def contenders(recipe: Path, methods: Sequence[str], overrides: Sequence[str], j
         return work
 
     def script(name: str, *options: str, at_once: int = 1) -> Callable[[Path], None]:
-        return lambda out: one_by_one(name, methods, options, job, out, at_once)
+        return lambda out: run_script(name, methods, options, job, out, at_once)
 
     cores = len(os.sched_getaffinity(0))
     return [

@@ -13,20 +13,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench import METHODS
+
 HERE = Path(__file__).resolve().parent
 NF4_METHODS = ("lora", "ia3", "adalora", "oft")
 # Leave out the scripts that run two at a time: they are pinned to CPU cores, which makes no difference on a GPU.
 CONTENDERS = ("adapterzoo", "a: TRL", "b: TRL", "c: PEFT")
 
 
-def make_model(folder: Path) -> None:
-    """Write a Llama of 1.1 billion parameters with random weights, and the bundled model's tokenizer."""
+def make_model(folder: Path, tokenizer_folder: Path | None) -> None:
+    """Write a Llama of 1.1 billion parameters with random weights, and a tokenizer (the bundled model's if None)."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     from adapterzoo.model import files as model_files
 
-    tokenizer = AutoTokenizer.from_pretrained(model_files.locate("smollm2-135m"))
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder or model_files.locate("smollm2-135m"))
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=2048,
@@ -52,15 +54,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", choices=("quickstart", "long"), action="append", default=[])
     parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("-m", "--method", dest="methods", action="append", default=[], help="train only this method")
+    parser.add_argument("--tokenizer", type=Path, help="folder of a tokenizer, for machines without internet")
+    parser.add_argument("--quantization", choices=("none", "nf4"), action="append", default=[])
     parser.add_argument("--out", type=Path, default=Path("bench-out"))
     given = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("torch finds no GPU on this machine. For the CPU, run python bench/bench.py.")
     model = given.out.resolve() / "llama-1b"
     if not model.exists():
-        make_model(model)
+        make_model(model, given.tokenizer)
     only = [part for name in CONTENDERS for part in ("--only", name)]
-    for quantization, methods in (("none", ()), ("nf4", NF4_METHODS)):
+    for quantization in given.quantization or ("none", "nf4"):
+        methods = [name for name in given.methods or METHODS if quantization == "none" or name in NF4_METHODS]
         overrides = (f"model.name={model}", f"model.quantization={quantization}", f"train.steps={given.steps}")
         options = [part for override in overrides for part in ("--set", override)]
         options += [part for method in methods for part in ("-m", method)]

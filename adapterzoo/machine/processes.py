@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import IO, Any
 
 from adapterzoo.errors import ProcessEndedError
 from adapterzoo.machine.memory import keep_freed_memory
@@ -23,32 +23,19 @@ PR_SET_PDEATHSIG = 1  # an option of Linux's prctl
 MAX_OUTPUT_BYTES = 20_000  # only this much of the end of a process's output is read
 
 
-def available() -> bool:
+def can_fork() -> bool:
     """Tell whether this process can be forked; with CUDA or on macOS, libraries would break in the child."""
     import torch
 
     return sys.platform == "linux" and not torch.cuda.is_available()
 
 
-class Process:
-    """A forked process that does one piece of work and sends messages to this process.
+class ProcessHandle:
+    """The parent's view of a process: its messages, what it printed, and how it ended."""
 
-    It starts with the memory of this process, without copying it. No other process sees what it changes in this memory.
-    """
-
-    def __init__(self, work: Callable[[Send], None], threads: int) -> None:
-        """Start the process.
-
-        Args:
-            work: is called in the new process, with a function that sends messages (anything that can be pickled).
-            threads: number of threads that each parallel operation gets.
-        """
-        context = multiprocessing.get_context("fork")
-        self._messages, sending_end = context.Pipe(duplex=False)
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # read after the process has ended
-        self._process = context.Process(target=_main, args=(work, sending_end, self._output.fileno(), threads))
-        self._process.start()
-        sending_end.close()
+    def __init__(self, messages: Connection, output: IO[bytes]) -> None:
+        self._messages = messages
+        self._output = output
 
     def messages(self) -> Iterator[Any]:
         """Yield the messages that the process has sent since the last call."""
@@ -61,11 +48,20 @@ class Process:
     @property
     def alive(self) -> bool:
         """Whether the process is still running."""
-        return self._process.is_alive()
+        raise NotImplementedError
+
+    def wait(self) -> int:
+        """Wait until the process has ended; return its exit code, which is negative if a signal ended it."""
+        raise NotImplementedError
+
+    @property
+    def process_id(self) -> int:
+        """Number of the process, which is also the number of its process group."""
+        raise NotImplementedError
 
     def failure(self) -> str | None:
         """Return why a process that has ended failed; None if it did not fail."""
-        code = self._process.exitcode or 0
+        code = self.wait()
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
             cause = " (out of memory, or killed by a user)" if -code == signal.SIGKILL else ""
@@ -81,10 +77,47 @@ class Process:
     def kill(self) -> None:
         """End the process at once, and the processes that it has started."""
         try:
-            os.killpg(self._process.pid or 0, signal.SIGKILL)
+            os.killpg(self.process_id, signal.SIGKILL)
         except ProcessLookupError:  # it has ended, or does not lead a process group yet
-            self._process.kill()
+            if self.alive:
+                os.kill(self.process_id, signal.SIGKILL)
+        self.wait()
+
+
+class Process(ProcessHandle):
+    """A forked process that does one piece of work and sends messages to this process.
+
+    It starts with the memory of this process, without copying it. No other process sees what it changes in this memory.
+    """
+
+    def __init__(self, work: Callable[[Send], None], threads: int) -> None:
+        """Start the process.
+
+        Args:
+            work: is called in the new process, with a function that sends messages (anything that can be pickled).
+            threads: number of threads that each parallel operation gets.
+        """
+        context = multiprocessing.get_context("fork")
+        messages, sending_end = context.Pipe(duplex=False)
+        super().__init__(messages, output_file())
+        self._process = context.Process(target=_main, args=(work, sending_end, self._output.fileno(), threads))
+        self._process.start()
+        sending_end.close()
+
+    @property
+    def alive(self) -> bool:
+        """See :attr:`ProcessHandle.alive`."""
+        return self._process.is_alive()
+
+    def wait(self) -> int:
+        """See :meth:`ProcessHandle.wait`."""
         self._process.join()
+        return self._process.exitcode or 0
+
+    @property
+    def process_id(self) -> int:
+        """See :attr:`ProcessHandle.process_id`."""
+        return self._process.pid or 0
 
 
 def in_processes(functions: Sequence[Callable[[], Any]], jobs: int, threads_each: int | None = None) -> list[Any]:
@@ -101,7 +134,7 @@ def in_processes(functions: Sequence[Callable[[], Any]], jobs: int, threads_each
         The return values, in the order of the functions. A missing one is replaced by the exception that the function
         raised, or by a ProcessEndedError if its process ended early.
     """
-    if not available():
+    if not can_fork():
         return [_answer(function) for function in functions]
     answers: list[Any] = [None] * len(functions)
     waiting, running = list(range(len(functions))), dict[Process, int]()
@@ -142,9 +175,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def wait_for_any(processes: Sequence[Process]) -> None:
+def wait_for_any(processes: Sequence[ProcessHandle]) -> None:
     """Wait until one of the processes has sent a message or has ended, at most TICK_SECONDS."""
-    wait([source for process in processes for source in (process._messages, process._process.sentinel)], TICK_SECONDS)
+    wait([process._messages for process in processes], TICK_SECONDS)  # the end of a process also ends its messages
 
 
 def threads() -> int:
@@ -167,7 +200,7 @@ def set_threads(number: int) -> None:
 def _main(work: Callable[[Send], None], messages: Connection, output: int, threads: int) -> None:
     # In a process group of its own, the process can be killed with its children, and Ctrl-C reaches only its parent.
     os.setpgid(0, 0)
-    _end_with_parent()
+    end_with_parent()
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
     sys.stdout = sys.stderr = os.fdopen(os.dup(output), "w", buffering=1, encoding="utf-8", errors="replace")
@@ -179,6 +212,11 @@ def _main(work: Callable[[Send], None], messages: Connection, output: int, threa
     os._exit(0)  # do not wait for threads that a plugin or a logger has left running
 
 
-def _end_with_parent() -> None:
+def output_file() -> IO[bytes]:
+    """Return a file without a name for what a process prints, which is read after the process has ended."""
+    return tempfile.TemporaryFile()
+
+
+def end_with_parent() -> None:
     """Make Linux end this process when its parent ends, even if the parent is killed."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -37,6 +37,10 @@ class Store:
         self.folder = folder
         self._lock = FileLock(folder / LOCK, timeout=0)
 
+    def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
+        """Leave the lock out when the store is sent to another process: this one holds it for both."""
+        return type(self), (self.folder,)
+
     def check(self, identity: Mapping[str, Any]) -> None:
         """Raise an error unless the folder is empty or missing, or holds results of the same recipe.
 
@@ -139,7 +143,7 @@ class Store:
         """Return the folder of one cell."""
         return self.folder / label / f"seed-{seed}"
 
-    def of(self, label: str) -> list[Result]:
+    def results_of(self, label: str) -> list[Result]:
         """Return the results of all seeds of a label."""
         return [read_result(path) for path in sorted((self.folder / label).glob(f"seed-*/{RESULT}"))]
 

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.evaluation.forgetting import General
+from adapterzoo.machine import gpu
 from adapterzoo.machine.memory import PeakMemory
 from adapterzoo.machine.processes import cores, in_processes
 from adapterzoo.machine.quiet import quiet_libraries
@@ -77,6 +78,7 @@ def forecast(prepared: Prepared, preparing: float, say: Callable[[str], None]) -
 
     clock, expected, tasks = Stopwatch(), dict[str, Expected | str](), list[float]()
     concurrency: Concurrency | None = None
+    shared = 0  # bytes of this process while it holds the largest base model
     model, location, length = prepared.recipe.model, prepared.location, prepared.recipe.data.max_length
     for quantization in dict.fromkeys(cell.quantization for cell in prepared.cells):
         cells = list({cell.label: cell for cell in prepared.cells if cell.quantization == quantization}.values())
@@ -94,7 +96,7 @@ def forecast(prepared: Prepared, preparing: float, say: Callable[[str], None]) -
             answers = in_processes(estimates, concurrency.jobs, concurrency.threads)
         for cell, answer in zip(cells, answers, strict=True):
             expected[cell.label] = reason(answer) if isinstance(answer, Exception) else answer
-        shared = psutil.Process().memory_info().rss
+        shared = max(shared, psutil.Process().memory_info().rss)
         del loaded
     assert concurrency is not None  # a run has at least one cell
     tasks += _cell_seconds(prepared.cells, expected)
@@ -116,6 +118,8 @@ def _choose_concurrency(
 ) -> Concurrency:
     """Return how many cells will run at a time and with how many threads, chosen as a run chooses it."""
     recipe = prepared.recipe
+    if recipe.jobs != 0 and (gpus := gpu.visible()):
+        return parallel.on_gpus(recipe, len(gpus), len(prepared.cells), None)
     jobs = recipe.jobs if recipe.jobs else 1
     threads = parallel.known_threads(recipe.threads, recipe.jobs or "auto", None)
     if threads is None and recipe.jobs:

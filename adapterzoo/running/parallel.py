@@ -11,6 +11,7 @@ from adapterzoo.machine.memory import PeakMemory, available
 from adapterzoo.machine.processes import Process, Send, cores, wait_for_any
 from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.prepare.prepared import Prepared
+from adapterzoo.recipe.schema import Recipe
 from adapterzoo.running.cell import adapt, step_seconds
 from adapterzoo.running.watch import Watch
 
@@ -50,6 +51,19 @@ def known_threads(wanted: Any, jobs: Any, kept: int | None) -> int | None:
     return 1 if cores() == 1 else None
 
 
+def on_gpus(recipe: Recipe, gpus: int, cells: int, kept: int | None) -> Concurrency:
+    """Return as many jobs as there are GPUs, or as many as the recipe sets, and divide the cores among them.
+
+    Args:
+        recipe: the recipe.
+        gpus: number of GPUs.
+        cells: number of cells that are still to be done.
+        kept: number of threads that earlier cells in the output folder had; None if there are none.
+    """
+    jobs = max(1, min(cells, gpus if recipe.jobs == "auto" else int(recipe.jobs)))
+    return Concurrency(jobs, known_threads(recipe.threads, jobs, kept) or 1)
+
+
 def probe(
     prepared: Prepared, cells: Sequence[Cell], base: Any, jobs: Any, total: int, say: Callable[[str], None]
 ) -> Concurrency:
@@ -74,11 +88,12 @@ def probe(
             concurrency = Concurrency(max(1, int(room // memory)), threads)
         rate, memory = _trainings_per_hour(prepared, cell, base, concurrency)
         tried.append((rate, concurrency))
-        if rate < max(rate for rate, _ in tried):  # fewer threads for each cell would be slower still
+        # Fewer threads for each cell would be slower still. After a failure the memory that a cell needs is not known.
+        if not rate or rate < max(rate for rate, _ in tried):
             break
         threads //= 2
     if not any(rate for rate, _ in tried):
-        say(f"each cell gets one thread, because every probe of '{cell.label}' failed")
+        say(f"each cell gets one thread, because the probe of '{cell.label}' failed")
         return for_threads(1, jobs, total)
     best = max(tried, key=lambda trial: trial[0])[1]
     rates = ", ".join(f"{concurrency}: {rate:.0f}" for rate, concurrency in tried)

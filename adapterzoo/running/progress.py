@@ -108,8 +108,8 @@ class Reporter:
         known = self._spent or estimates
         mean = sum(known) / len(known)
         running = [mean if cell.seconds_left is None else cell.seconds_left for cell in self._running.values()]
-        all_jobs = (sum(running) + mean * (self.cells - self._started)) / self.jobs
-        return max(all_jobs, *running)
+        shared_evenly = (sum(running) + mean * (self.cells - self._started)) / self.jobs
+        return max(shared_evenly, *running)
 
 
 class PlainReporter(Reporter):

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from adapterzoo.machine import processes
+from adapterzoo.machine import gpu, processes
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.methods.registry import registry
@@ -17,7 +17,8 @@ from adapterzoo.recipe.schema import Recipe
 from adapterzoo.results.identity import recipe_identity
 from adapterzoo.results.result import Result
 from adapterzoo.results.store import Store
-from adapterzoo.running.process_queue import ProcessQueue
+from adapterzoo.running.fork_queue import ForkQueue
+from adapterzoo.running.gpu_queue import GpuQueue
 from adapterzoo.running.progress import Reporter
 from adapterzoo.running.schedule import Schedule, SerialSchedule
 from adapterzoo.running.worker import Worker
@@ -51,7 +52,7 @@ def run(
 
     def use_one_thread() -> None:
         threads_before.append(processes.threads())
-        if recipe.jobs != 0 and processes.available():
+        if recipe.jobs != 0 and processes.can_fork():
             processes.set_threads(1)
 
     try:
@@ -74,8 +75,10 @@ def _run(
     with quiet_libraries():
         worker = Worker(prepared, store, identity)
         schedule: Schedule = SerialSchedule(worker, reporter, clock)
-        if prepared.recipe.jobs != 0 and processes.available():
-            schedule = ProcessQueue(worker, reporter, clock, forks_may_use_threads)
+        if prepared.recipe.jobs != 0 and processes.can_fork():
+            schedule = ForkQueue(worker, reporter, clock, forks_may_use_threads)
+        elif prepared.recipe.jobs != 0 and (gpus := gpu.visible()):
+            schedule = GpuQueue(worker, reporter, clock, gpus)
         cells = [(cell.label, cell.seed) for cell in prepared.cells]
         store.begin(kept_recipe(prepared.recipe, registry()), identity, cells)
         reporter.begin(len(cells), out)

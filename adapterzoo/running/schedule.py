@@ -11,7 +11,7 @@ from adapterzoo.machine import processes
 from adapterzoo.machine.memory import keep_freed_memory
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.prepare.plan import Cell, MethodCell
-from adapterzoo.prepare.settings import chosen
+from adapterzoo.prepare.settings import with_settings
 from adapterzoo.results.result import Result, Tuning
 from adapterzoo.results.store import Store, changed_files
 from adapterzoo.running import parallel
@@ -32,7 +32,7 @@ class Schedule:
         self.clock = clock
         self.jobs = 1
         self.prepared = worker.prepared
-        self.recipe = worker.prepared.recipe  # with the changes that its data required
+        self.recipe = worker.prepared.recipe  # with the data format that was recognised
         self.store = worker.store
         self.reporter = reporter
         self.kept = self._undamaged(_finished(self.prepared.cells, self.store))
@@ -95,30 +95,16 @@ class Schedule:
         Raises:
             Exception: it cannot be loaded, and it is the first base model of the run.
         """
-        from adapterzoo.model import base
-
         self.reporter.loading(quantization)
         first, self.load_attempted = not self.load_attempted, True
         try:
             with self.clock("loading"):
-                self.bases[quantization] = base.load(
-                    self.recipe.model,
-                    self.prepared.location,
-                    quantization,
-                    self.recipe.data.max_length,
-                    self.prepared.vocabulary,
-                )
+                self.bases[quantization] = self.worker.load(quantization)
         except Exception as error:
             if first:
                 raise
             self.bases[quantization] = error
         return self.bases[quantization]
-
-    def _measure_general(self, base: Base) -> list[Likelihood]:
-        """Return the likelihood of each paragraph of the general text with an untouched base model."""
-        assert self.prepared.general is not None
-        with base.borrow() as model:
-            return self.prepared.general.measure(model)
 
     def _finish(self, result: Result, kept: bool = False) -> None:
         self.done[result.label, result.seed] = result
@@ -150,7 +136,7 @@ class SerialSchedule(Schedule):
                 raise base
             if self.prepared.general is not None and cell.quantization not in self.general:
                 with self.clock("general text"):
-                    self.general[cell.quantization] = self._measure_general(base)
+                    self.general[cell.quantization] = self.worker.measure_general(base)
         except Exception as error:
             return self.worker.fail(cell, reason(error), "", keep_checkpoints=True)
         tuning, general = self.tunings.get(cell.label), self.general.get(cell.quantization)
@@ -189,11 +175,11 @@ def _finished(cells: Sequence[Cell], store: Store) -> dict[tuple[str, int], Resu
     kept, problems = {}, []
     # Check all seeds of a label, also those that this run does not need, because they are in the same row.
     wanted = {cell.label: cell for cell in cells}
-    for result in (result for label in wanted for result in store.of(label) if result.ok):
+    for result in (result for label in wanted for result in store.results_of(label) if result.ok):
         cell = wanted[result.label]
         kept[result.label, result.seed] = result
         if result.tuning and isinstance(cell, MethodCell):
-            cell = chosen(cell, result.tuning["chosen"])
+            cell = with_settings(cell, result.tuning["chosen"])
         for name, value in cell.settings.items():
             kept_value = getattr(result, name)
             if kept_value != value:

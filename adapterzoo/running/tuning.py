@@ -19,7 +19,7 @@ from typing import Any
 from adapterzoo.digests import text_digest
 from adapterzoo.errors import AdapterzooError, NotFiniteError
 from adapterzoo.prepare.plan import MethodCell
-from adapterzoo.prepare.settings import chosen, points, space
+from adapterzoo.prepare.settings import points, space, with_settings
 from adapterzoo.recipe.tune import Range
 from adapterzoo.results.result import Trial, Tuning
 
@@ -111,7 +111,7 @@ def _try(cell: MethodCell, settings: dict[str, Any], number: int, run_trial: Run
     begun = time.perf_counter()
     metric = value = loss = failure = None
     try:
-        score = run_trial(chosen(cell, settings), number)
+        score = run_trial(with_settings(cell, settings), number)
         if not (isfinite(score.value) and isfinite(score.loss)):
             raise NotFiniteError(f"{score.metric} is {score.value}, the loss {score.loss}")
         metric, value, loss = score.metric, score.value, score.loss

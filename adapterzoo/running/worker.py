@@ -13,7 +13,7 @@ from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.metrics.registry import lower_is_better_columns, metric_packages
 from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.prepare.prepared import Prepared
-from adapterzoo.prepare.settings import chosen
+from adapterzoo.prepare.settings import with_settings
 from adapterzoo.results.identity import identity_hash
 from adapterzoo.results.result import FORGETTING, Result, Tuning, plain_findings
 from adapterzoo.results.store import ADAPTER, CHECKPOINTS, TRACEBACK, Store, adapter_files, folder_bytes
@@ -46,6 +46,25 @@ class Worker:
             "recipe": dict(identity),
             "environment": environment(metric_packages(prepared.recipe.evaluate.metrics)),
         }
+
+    def load(self, quantization: str) -> Base:
+        """Load the run's base model with a quantization.
+
+        Raises:
+            UserError: it cannot be loaded.
+        """
+        from adapterzoo.model import base
+
+        recipe = self.prepared.recipe
+        return base.load(
+            recipe.model, self.prepared.location, quantization, recipe.data.max_length, self.prepared.vocabulary
+        )
+
+    def measure_general(self, base: Base) -> list[Likelihood]:
+        """Return the likelihood of each paragraph of the general text with an untouched base model."""
+        assert self.prepared.general is not None
+        with base.borrow() as model:
+            return self.prepared.general.measure(model)
 
     def do(
         self,
@@ -146,7 +165,7 @@ class Worker:
         )
 
     def _depends_on(self, cell: Cell) -> Mapping[str, Any]:
-        """Return what a cell's training depends on beside the recipe, so that no other checkpoint is resumed."""
+        """Return what training depends on beside the recipe; a checkpoint is used only if all of this is the same."""
         return {**cell.settings, "packages": self._common["environment"]["packages"]}
 
     def _tuned(
@@ -167,7 +186,7 @@ class Worker:
             watch.tuned(tuning)
         if isinstance(tuning, AdapterzooError):
             raise tuning
-        return chosen(cell, tuning["chosen"]), tuning
+        return with_settings(cell, tuning["chosen"]), tuning
 
     def _train(
         self, cell: MethodCell, adapted: Adapted, folder: Path, watch: Watch, clock: Stopwatch

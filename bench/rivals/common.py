@@ -37,7 +37,7 @@ def load(job: dict[str, Any], method: str) -> tuple[Any, Any]:
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
     model = AutoModelForCausalLM.from_pretrained(job["model"], **settings)
-    # Otherwise evaluating the untouched base repacks its weights in place, and training gets wrong gradients.
+    # Without this, measuring the untouched base would repack its weights in place, and give training wrong gradients.
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -128,6 +128,6 @@ def evaluate(job: dict[str, Any], model: Any, tokenizer: Any) -> dict[str, float
             input_ids=prompts, attention_mask=asked, max_new_tokens=longest, do_sample=False,
             pad_token_id=tokenizer.eos_token_id,
         )  # fmt: skip
-        for given, (_, answer) in zip(answers[:, prompts.shape[1] :].tolist(), group, strict=True):
-            right += given[: len(answer)] == answer
+        for generated, (_, answer) in zip(answers[:, prompts.shape[1] :].tolist(), group, strict=True):
+            right += generated[: len(answer)] == answer
     return {"loss": loss / tokens, "exact_match": right / len(encoded)}

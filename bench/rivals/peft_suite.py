@@ -10,7 +10,7 @@ from common import Count, arguments, encode, evaluate, load, padded, peft_config
 from peft import get_peft_model
 from transformers import get_linear_schedule_with_warmup
 
-BATCHES_PER_BUCKET = 4  # the rows of so many batches are sorted by length
+BATCHES_PER_BUCKET = 4  # number of batches whose rows are sorted by length together
 
 given = arguments()
 job, method = given.job, given.method

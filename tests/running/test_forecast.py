@@ -6,15 +6,20 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
+from cells import Bench
 from click.testing import Result
 
+from adapterzoo.model import base
 from adapterzoo.prepare.plan import MethodCell
 from adapterzoo.running import forecast
 from adapterzoo.running.cell import adapt
 from adapterzoo.running.forecast import Expected, _cell_seconds, makespan
+from adapterzoo.running.parallel import Concurrency
 
 
 def test_every_cell_and_the_run_have_a_time_and_a_memory_use(
@@ -37,6 +42,19 @@ def test_every_cell_and_the_run_have_a_time_and_a_memory_use(
     (failure,) = (line for line in done.output.splitlines() if line.startswith("! ia3"))
     assert "exit code 3" in failure
     assert rows["expected:"][2:6] == ["for", "the", "whole", "run,"]
+
+
+def test_the_largest_base_model_counts_for_the_memory_of_the_run(
+    write_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = Bench(write_recipe("lora, qlora")).prepared
+    sizes = iter([500, 200])  # the base model with quantization none, and then with nf4
+    process = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=next(sizes)))
+    monkeypatch.setattr(psutil, "Process", lambda: process)
+    monkeypatch.setattr(base, "load", lambda *_: None)
+    monkeypatch.setattr(forecast, "_choose_concurrency", lambda *_: Concurrency(1, 1))
+    monkeypatch.setattr(forecast, "in_processes", lambda functions, *_: [Expected(1.0, 600, 30)] * len(functions))
+    assert forecast.forecast(prepared, 0.0, print).peak_bytes == 530
 
 
 def test_tasks_take_as_long_as_the_busiest_job() -> None:

@@ -1,0 +1,91 @@
+"""Start new Python processes that do one task after another, for GPUs: a forked process could not use them."""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from typing import Any
+
+from adapterzoo.machine.processes import ProcessHandle, Send, end_with_parent, output_file, set_threads
+
+DONE = ("done",)  # the message with which a process says that it waits for its next task
+START = "from adapterzoo.machine.fresh_process import main; main({descriptor})"
+
+
+class FreshProcess(ProcessHandle):
+    """A new Python process that shares no memory with this one.
+
+    It first receives a handler, an object that is called with each task and may keep what the next tasks need, such as
+    a loaded model. Unlike the processes of multiprocessing, it does not import the user's main script again.
+    """
+
+    def __init__(self, handler: Callable[[Any, Send], None], threads: int, environment: Mapping[str, str]) -> None:
+        """Start the process.
+
+        Args:
+            handler: can be pickled; is called in the new process with each task, and with a function that sends
+                messages.
+            threads: number of threads that each parallel operation gets.
+            environment: variables that the process gets in addition to those of this one.
+        """
+        messages, child_end = multiprocessing.Pipe()
+        super().__init__(messages, output_file())
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", START.format(descriptor=child_end.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=self._output,
+            env={**os.environ, **environment},
+            pass_fds=[child_end.fileno()],
+            start_new_session=True,  # Ctrl-C reaches only the parent
+        )
+        child_end.close()
+        self._send(sys.path)
+        self._send((handler, threads))
+
+    def give(self, task: Any) -> None:
+        """Give the process its next task; it must have finished the one before."""
+        self._send(task)
+
+    def _send(self, message: Any) -> None:
+        try:
+            self._messages.send(message)
+        except OSError:  # the process has ended; failure() says why
+            return
+
+    @property
+    def alive(self) -> bool:
+        """See :attr:`ProcessHandle.alive`."""
+        return self._process.poll() is None
+
+    def wait(self) -> int:
+        """See :meth:`ProcessHandle.wait`."""
+        return self._process.wait()
+
+    @property
+    def process_id(self) -> int:
+        """See :attr:`ProcessHandle.process_id`."""
+        return self._process.pid
+
+
+def main(descriptor: int) -> None:
+    """Do the tasks that the parent sends over a pipe; this is the main function of the new process."""
+    end_with_parent()
+    faulthandler.enable()
+    messages = Connection(descriptor)
+    sys.path[:] = messages.recv()
+    handler, threads = messages.recv()
+    set_threads(threads)
+    while True:
+        try:
+            task = messages.recv()
+        except EOFError:  # the parent has closed its end
+            os._exit(0)
+        handler(task, messages.send)
+        sys.stdout.flush()
+        messages.send(DONE)

@@ -1,0 +1,63 @@
+"""Run cells in processes that are forked from this one, which holds the base models."""
+
+from __future__ import annotations
+
+import gc
+from functools import partial
+
+from adapterzoo.errors import UserError
+from adapterzoo.machine.processes import Process, ProcessHandle
+from adapterzoo.machine.stopwatch import Stopwatch
+from adapterzoo.running import parallel
+from adapterzoo.running.parallel import Concurrency
+from adapterzoo.running.progress import Reporter
+from adapterzoo.running.task_queue import Shared, Task, TaskQueue, do_task
+from adapterzoo.running.worker import Worker
+
+
+class ForkQueue(TaskQueue):
+    """A queue whose processes are forked from this one, with the base models in memory that they share.
+
+    This process computes nothing with the base models. What a cell breaks or changes is gone when its process ends.
+    """
+
+    def __init__(self, worker: Worker, reporter: Reporter, clock: Stopwatch, forks_may_use_threads: bool) -> None:
+        super().__init__(worker, reporter, clock)
+        self.forks_may_use_threads = forks_may_use_threads
+        self.largest_base = 0
+        """size of the largest base model so far, in bytes"""
+
+    def _choose_concurrency(self) -> Concurrency:
+        jobs, wanted = self.recipe.jobs, self.recipe.threads
+        if not self.forks_may_use_threads:
+            if wanted not in ("auto", 1):
+                what = f"{wanted} threads are not possible: torch has used several threads in this process."
+                hint = "Set OMP_NUM_THREADS=1 before torch is imported, leave threads at auto, or set jobs: 0."
+                raise UserError.at("threads", what, hint)
+            wanted = 1
+        base = self._load(self.waiting[0].quantization)
+        threads = parallel.known_threads(wanted, jobs, self.store.threads())
+        if threads is not None:
+            return parallel.for_threads(threads, jobs, len(self.todo))
+        cells = [cell for cell in self.todo if cell.quantization == self.waiting[0].quantization]
+        with self.clock("probing"):
+            return parallel.probe(self.prepared, cells, base, jobs, len(self.todo), self.reporter.say)
+
+    def _room_for(self, quantization: str) -> bool:
+        from adapterzoo.machine.memory import available
+
+        return quantization in self.bases or not self.running or available() > 2 * self.largest_base
+
+    def _load_for(self, task: Task) -> None:
+        if task.quantization not in self.bases:
+            self._load(task.quantization)
+
+    def _process_for(self, task: Task, shared: Shared, threads: int) -> ProcessHandle:
+        base = self.bases[task.quantization]
+        assert not isinstance(base, Exception)
+        self.largest_base = max(self.largest_base, base.bytes)
+        process = Process(partial(do_task, self.worker, task, base, shared), threads)
+        if not any(waiting.quantization == task.quantization for waiting in self.waiting):
+            del self.bases[task.quantization]  # the forked processes have their own copies
+            gc.collect()
+        return process

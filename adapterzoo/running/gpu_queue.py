@@ -1,0 +1,129 @@
+"""Run cells on GPUs, in new processes that each use one GPU and load the base model themselves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from adapterzoo.entry_points import BUILT_IN
+from adapterzoo.machine import gpu
+from adapterzoo.machine.fresh_process import FreshProcess
+from adapterzoo.machine.memory import free_memory
+from adapterzoo.machine.processes import ProcessHandle, Send
+from adapterzoo.machine.quiet import quiet_libraries
+from adapterzoo.machine.stopwatch import Stopwatch
+from adapterzoo.methods.registry import registry
+from adapterzoo.prepare.plan import MethodCell
+from adapterzoo.results.result import Result
+from adapterzoo.running import parallel
+from adapterzoo.running.parallel import Concurrency
+from adapterzoo.running.progress import Reporter
+from adapterzoo.running.task_queue import Shared, Task, TaskQueue, do_task
+from adapterzoo.running.worker import Worker
+
+if TYPE_CHECKING:
+    from adapterzoo.model.base import Base
+
+
+class GpuQueue(TaskQueue):
+    """A queue with a process for each GPU, or as many as the recipe's ``jobs``.
+
+    Starting a process and loading the model takes longer than on a CPU. So a process does several tasks of the same
+    base model, as long as their methods are built-in ones and none fails.
+    """
+
+    def __init__(self, worker: Worker, reporter: Reporter, clock: Stopwatch, gpus: Sequence[str]) -> None:
+        super().__init__(worker, reporter, clock)
+        self.gpus = gpus
+        self.gpu_of: dict[ProcessHandle, str] = {}
+        """process, running or idle -> its GPU"""
+        self.idle: dict[FreshProcess, str] = {}
+        """process that waits for a task -> quantization of the base model that it holds"""
+
+    def _choose_concurrency(self) -> Concurrency:
+        return parallel.on_gpus(self.recipe, len(self.gpus), len(self.todo), self.store.threads())
+
+    def _room_for(self, quantization: str) -> bool:
+        return True
+
+    def _next(self) -> Task | None:
+        held = set(self.idle.values())
+        self.waiting.sort(key=lambda task: task.quantization not in held)  # an idle process does the next task
+        return super()._next()
+
+    def _process_for(self, task: Task, shared: Shared, threads: int) -> ProcessHandle:
+        process = next((idle for idle, held in self.idle.items() if held == task.quantization), None)
+        if process is not None:
+            del self.idle[process]
+        else:
+            while len(self.gpu_of) >= self.jobs:  # the idle processes hold other base models
+                self._end(next(iter(self.idle)))
+            used = list(self.gpu_of.values())
+            chosen = min(self.gpus, key=used.count)
+            self.reporter.loading(task.quantization)
+            process = FreshProcess(TaskHandler(self.worker), threads, {gpu.VISIBLE: chosen})
+            self.gpu_of[process] = chosen
+        process.give((task, shared))
+        return process
+
+    def _handle_message(self, task: Task, name: str, *values: Any) -> None:
+        if name != "loaded":
+            super()._handle_message(task, name, *values)
+            return
+        error, seconds = values
+        self.clock.add("loading", seconds)
+        first, self.load_attempted = not self.load_attempted, True
+        if error is not None:
+            if first:
+                raise error
+            self.bases[task.quantization] = error
+
+    def _release(self, process: ProcessHandle, task: Task, result: Result | None) -> None:
+        assert isinstance(process, FreshProcess)
+        built_in = not isinstance(task.cell, MethodCell) or registry().package(task.cell.method) == BUILT_IN
+        if process.alive and built_in and (result is None or result.ok):
+            self.idle[process] = task.quantization
+        else:
+            self._end(process)
+
+    def _end(self, process: ProcessHandle) -> None:
+        process.kill()
+        del self.gpu_of[process]
+        if isinstance(process, FreshProcess):
+            self.idle.pop(process, None)
+
+    def _end_processes(self) -> None:
+        for process in list(self.gpu_of):
+            self._end(process)
+
+
+@dataclass
+class TaskHandler:
+    """Does the tasks in a process that uses one GPU, and keeps the base model from task to task."""
+
+    worker: Worker
+    base: Base | None = None
+
+    def __call__(self, message: tuple[Task, Shared], send: Send) -> None:
+        """Do a task and send its messages."""
+        task, shared = message
+        gpu.make_repeatable()
+        with quiet_libraries():
+            if (base := self._load(task.quantization, send)) is not None:
+                do_task(self.worker, task, base, shared, send)
+
+    def _load(self, quantization: str, send: Send) -> Base | None:
+        """Return the base model with a quantization; send why it cannot be loaded, and return None then."""
+        if self.base is not None and self.base.quantization == quantization:
+            return self.base
+        self.base = None
+        free_memory()
+        begun, error = time.monotonic(), None
+        try:
+            self.base = self.worker.load(quantization)
+        except Exception as problem:
+            error = problem
+        send(("loaded", error, time.monotonic() - begun))
+        return self.base

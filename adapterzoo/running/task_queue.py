@@ -1,0 +1,204 @@
+"""Run several cells at the same time, each in its own process; what starts the processes is in subclasses."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from adapterzoo.errors import AdapterzooError
+from adapterzoo.machine import processes
+from adapterzoo.machine.fresh_process import DONE
+from adapterzoo.machine.processes import ProcessHandle, Send
+from adapterzoo.machine.stopwatch import Stopwatch
+from adapterzoo.prepare.plan import BaseCell, Cell, MethodCell
+from adapterzoo.results.result import RESULT, Result, Tuning, read_result
+from adapterzoo.running.parallel import Concurrency
+from adapterzoo.running.progress import Reporter
+from adapterzoo.running.schedule import CellWatch, Schedule
+from adapterzoo.running.watch import Sender
+from adapterzoo.running.worker import Worker, reason
+
+if TYPE_CHECKING:
+    from adapterzoo.evaluation.evaluate import Likelihood
+    from adapterzoo.model.base import Base
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A piece of work for a process: do a cell, or measure the general text with an untouched base model."""
+
+    quantization: str
+    """quantization of the base model that the task needs"""
+    cell: Cell | None = None
+    """None for the general text"""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What a cell gets to know of earlier tasks."""
+
+    tuning: Tuning | AdapterzooError | None
+    """tuning of the cell's label, or why it failed"""
+    general: list[Likelihood] | AdapterzooError | None
+    """likelihoods of the general text with the base model, or why they are not known"""
+
+
+class TaskQueue(Schedule):
+    """A schedule that runs several cells at the same time, each in its own process.
+
+    If a process is killed, only its own row fails.
+    """
+
+    def __init__(self, worker: Worker, reporter: Reporter, clock: Stopwatch) -> None:
+        super().__init__(worker, reporter, clock)
+        self.waiting = self._tasks()
+        self.running: dict[ProcessHandle, Task] = {}
+
+    def do(self) -> None:
+        """Start processes, up to the number of jobs, and handle their messages, until every cell is done."""
+        try:
+            concurrency = self._choose_concurrency()
+            self.store.keep_threads(concurrency.threads)
+            self.worker.threads, self.worker.jobs = concurrency.threads, concurrency.jobs
+            self.jobs = self.reporter.jobs = concurrency.jobs
+            while self.waiting or self.running:
+                while len(self.running) < concurrency.jobs and (task := self._next()) is not None:
+                    self._start(task, concurrency.threads)
+                processes.wait_for_any(list(self.running))
+                for process in list(self.running):
+                    self._handle_messages(process)
+        finally:
+            self._end_processes()
+
+    def _choose_concurrency(self) -> Concurrency:
+        """Return how many cells run at a time, and their number of threads, which stays the same in this folder."""
+        raise NotImplementedError
+
+    def _room_for(self, quantization: str) -> bool:
+        """Tell whether the memory is enough for the base model of one more task."""
+        raise NotImplementedError
+
+    def _load_for(self, task: Task) -> None:
+        """Load the base model of a task, if this process does that, and note it in ``bases``."""
+
+    def _process_for(self, task: Task, shared: Shared, threads: int) -> ProcessHandle:
+        """Make a process begin a task; return the process."""
+        raise NotImplementedError
+
+    def _release(self, process: ProcessHandle, task: Task, result: Result | None) -> None:
+        """Take back a process whose task has ended; the result is the cell's, None for the general text."""
+
+    def _end_processes(self) -> None:
+        """End all processes."""
+        for process in self.running:
+            process.kill()
+
+    def _tasks(self) -> list[Task]:
+        """Return the tasks, the longest first, so that no long task runs alone at the end.
+
+        Cells with a quantization that their method requires come first. The untouched base model, which is only
+        measured, comes last for each quantization.
+        """
+        own = self.recipe.model.quantization
+        tasks = []
+        for quantization in sorted({cell.quantization for cell in self.todo}, key=lambda name: (name == own, name)):
+            cells = [cell for cell in self.todo if cell.quantization == quantization]
+            cells.sort(key=lambda cell: isinstance(cell, BaseCell))
+            if self.prepared.general is not None and any(isinstance(cell, MethodCell) for cell in cells):
+                tasks.append(Task(quantization))
+            tasks += [Task(quantization, cell) for cell in cells]
+        return tasks
+
+    def _next(self) -> Task | None:
+        """Return the next task that can start now, or None."""
+        for task in self.waiting:
+            if self._can_start(task):
+                self.waiting.remove(task)
+                return task
+        return None
+
+    def _can_start(self, task: Task) -> bool:
+        cell = task.cell
+        if not self._room_for(task.quantization):
+            return False
+        if not isinstance(cell, MethodCell):
+            return True
+        if self.prepared.general is not None and task.quantization not in self.general:
+            return self._loading_error(task) is not None
+        # The first cell of a label tunes for all its seeds, so its other cells wait for the result.
+        running_cells = [running.cell for running in self.running.values()]
+        tuning = {running.label for running in running_cells if isinstance(running, MethodCell) and running.ranges}
+        return not (cell.ranges and cell.label in tuning and cell.label not in self.tunings)
+
+    def _loading_error(self, task: Task) -> Exception | None:
+        """Return why the base model of a task cannot be loaded; None if that is not known."""
+        base = self.bases.get(task.quantization)
+        return base if isinstance(base, Exception) else None
+
+    def _start(self, task: Task, threads: int) -> None:
+        """Start a task, or fail its cell if its base model cannot be loaded."""
+        self._load_for(task)
+        error, cell = self._loading_error(task), task.cell
+        if cell is not None:
+            self.reporter.start(cell.label, cell.seed)
+        if error is None:
+            if cell is not None:  # so that a result that exists at the end is from this task
+                (self.store.cell(cell.label, cell.seed) / RESULT).unlink(missing_ok=True)
+            tuning = self.tunings.get(cell.label) if cell is not None else None
+            shared = Shared(tuning, self.general.get(task.quantization))
+            self.running[self._process_for(task, shared, threads)] = task
+        elif cell is not None:
+            self._finish(self.worker.fail(cell, reason(error), "", keep_checkpoints=True))
+
+    def _handle_messages(self, process: ProcessHandle) -> None:
+        """Handle the messages of a process, and its result if its task has ended."""
+        ended = not process.alive
+        task = self.running[process]
+        for message in process.messages():
+            if message == DONE:
+                ended = True
+            else:
+                self._handle_message(task, *message)
+        if ended:
+            del self.running[process]
+            self._release(process, task, self._handle_end(task, process))
+
+    def _handle_message(self, task: Task, name: str, *values: Any) -> None:
+        """Handle a message that a task has sent; a cell sends the calls of its watch."""
+        if task.cell is not None:
+            getattr(CellWatch(self, task.cell), name)(*values)
+        else:
+            self.general[task.quantization], seconds = values
+            self.clock.add("general text", seconds)
+
+    def _handle_end(self, task: Task, process: ProcessHandle) -> Result | None:
+        """Keep the result of a task that has ended; return the cell's result, None for the general text."""
+        why = None if process.alive else process.failure()
+        if task.cell is None:
+            if task.quantization not in self.general:
+                what = f"the general text could not be measured: {why or 'its process sent nothing'}"
+                self.general[task.quantization] = AdapterzooError(what)
+                self.reporter.say(f"{what}\n{process.output()}")
+            return None
+        path = self.store.cell(task.cell.label, task.cell.seed) / RESULT
+        error = self._loading_error(task)
+        if path.is_file():
+            result = read_result(path)
+        elif error is not None:
+            result = self.worker.fail(task.cell, reason(error), "", keep_checkpoints=True)
+        else:
+            why = why or "its process ended before the cell did"
+            result = self.worker.fail(task.cell, why, process.output(), keep_checkpoints=True)
+        self._finish(result)
+        return result
+
+
+def do_task(worker: Worker, task: Task, base: Base, shared: Shared, send: Send) -> None:
+    """Do a task and send its messages; this runs in the process of the task."""
+    if task.cell is not None:
+        worker.do(task.cell, base, Sender(send), tuning=shared.tuning, general=shared.general)
+        return
+    begun = time.monotonic()
+    likelihoods = worker.measure_general(base)
+    send(("general", likelihoods, time.monotonic() - begun))

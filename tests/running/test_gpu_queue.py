@@ -1,0 +1,117 @@
+"""Check the schedule for GPUs; without a GPU, its processes train on the CPU and everything else stays the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from cells import assert_same
+from click.testing import Result
+from safetensors.torch import load_file
+
+from adapterzoo.machine import gpu, processes
+from adapterzoo.machine.fresh_process import FreshProcess
+from adapterzoo.methods.registry import registry
+from adapterzoo.running.schedule import CellWatch
+
+GPUS = ["0", "0"] if torch.cuda.device_count() == 1 else ["0", "1"]
+QUIET = ("--set", "evaluate.base=false", "--set", "evaluate.shots=0")
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let runs find two GPUs, or the first one twice; return a list that will hold the GPU of each process."""
+    started: list[str] = []
+    init = FreshProcess.__init__
+
+    def note(self: FreshProcess, handler: Any, threads: int, environment: dict[str, str]) -> None:
+        started.append(environment[gpu.VISIBLE])
+        init(self, handler, threads, environment)
+
+    monkeypatch.setattr(FreshProcess, "__init__", note)
+    monkeypatch.setattr(processes, "can_fork", lambda: False)
+    monkeypatch.setattr(gpu, "visible", lambda: GPUS)
+    return started
+
+
+def results(out: Path) -> dict[str, dict[str, Any]]:
+    found = [json.loads(path.read_text()) for path in out.glob("*/seed-*/result.json")]
+    return {f"{result['label']}/{result['seed']}": result for result in found}
+
+
+def test_processes_on_gpus_give_the_results_of_this_process(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path, started: list[str]
+) -> None:
+    general = tmp_path / "general.txt"
+    general.write_text("Once upon a time.\n\nIt was long ago.\n")
+    tune = "tune: {learning_rate: {low: 1e-4, high: 1e-2, trials: 2}}\nseeds: [0, 1]\n"
+    sets = ("--set", f"evaluate.general_text={general}")
+    for jobs in ("0", "auto"):
+        done = adapterzoo("run", write_recipe("lora, qlora, ia3", tune), *sets, "--set", f"jobs={jobs}", "--out",
+                          tmp_path / jobs)  # fmt: skip
+        assert done.exit_code == 0, done.stderr
+    assert started[:2] == GPUS
+    assert len(started) <= 4, "processes are used again for the same base model"
+    here, there = results(tmp_path / "0"), results(tmp_path / "auto")
+    assert {name: row["metrics"] for name, row in there.items()} == {name: row["metrics"] for name, row in here.items()}
+    trained = sorted((tmp_path / "0").rglob("adapter_model.safetensors"))
+    assert len(trained) == 6
+    for path in trained:
+        assert_same(load_file(tmp_path / "auto" / path.relative_to(tmp_path / "0")), load_file(path))
+
+
+@pytest.mark.parametrize(("package", "processes_started"), [("adapterzoo", 1), ("someone-elses", 2)])
+def test_a_process_is_used_again_only_after_a_built_in_method(
+    package: str, processes_started: int, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result],
+    tmp_path: Path, started: list[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(type(registry()), "package", lambda self, name: package)
+    assert adapterzoo("run", write_recipe("lora, ia3"), *QUIET, "--jobs", "1", "--out", tmp_path / "o").exit_code == 0
+    assert started == ["0"] * processes_started
+
+
+def test_a_killed_process_is_one_failed_row(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path, started: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def kill_the_process(watch: CellWatch, *_: object) -> None:
+        if watch._cell == ("lora", 0):
+            for child in psutil.Process().children():
+                child.kill()
+
+    monkeypatch.setattr(CellWatch, "step", kill_the_process)
+    sets = ("--set", "train.steps=300", *QUIET)
+    done = adapterzoo("run", write_recipe("lora, ia3"), *sets, "--jobs", "1", "--out", tmp_path / "o")
+    assert done.exit_code == 1
+    found = results(tmp_path / "o")
+    assert found["lora/0"]["error"] == "its process was ended by SIGKILL (out of memory, or killed by a user)"
+    assert found["ia3/0"]["status"] == "ok"
+    assert not psutil.Process().children()
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_message(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path, started: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from adapterzoo.running import runner
+
+    prepare = runner.prepare
+
+    def then_break_the_weights(*arguments: Any) -> Any:
+        prepared = prepare(*arguments)
+        (broken := tmp_path / "broken").mkdir()
+        for path in Path(prepared.location).iterdir():
+            (broken / path.name).write_bytes(path.read_bytes()[: 1000 if path.suffix == ".safetensors" else None])
+        object.__setattr__(prepared, "location", str(broken))
+        return prepared
+
+    monkeypatch.setattr(runner, "prepare", then_break_the_weights)
+    done = adapterzoo("run", write_recipe("lora"), *QUIET, "--out", tmp_path / "o")
+    assert done.exit_code == 2
+    assert "cannot be loaded" in done.stderr
+    assert not psutil.Process().children()
