@@ -13,7 +13,7 @@ VOCABULARY_MULTIPLE = 8  # matrix products on a GPU are fastest with sizes that 
 
 
 def choose_padding_id(tokenizer: Any) -> int:
-    """Return the id of the token to pad with: the padding, unknown or first token that is not the end token.
+    """Return the id to pad with: of the padding, unknown and start tokens, the first that is not the end token.
 
     The choice does not change a loss, because padding is known from the lengths of rows and not from the token.
     """

@@ -7,9 +7,10 @@ CPU, and by torch's variable-length FlashAttention on a GPU.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,8 @@ def in_one_kernel(model: nn.Module) -> bool:
     import torch
 
     weight = next(model.parameters())
-    return has_row_attention(model) and weight.is_cuda and weight.dtype in (torch.bfloat16, torch.float16)
+    half_precision = weight.dtype in (torch.bfloat16, torch.float16)
+    return has_row_attention(model) and weight.is_cuda and half_precision and _flash_accepts("window_size")
 
 
 def _attend(
@@ -88,7 +90,8 @@ def _attend(
     prefix, *lengths = row_lengths
     supported = not settings.get("dropout") and all(settings.get(name) is None for name in FLASH_UNSUPPORTED)
     half_precision = query.dtype in (torch.bfloat16, torch.float16)
-    if query.is_cuda and half_precision and supported and query.shape[-1] <= FLASH_MAX_HEAD_DIM:
+    supported = supported and query.shape[-1] <= FLASH_MAX_HEAD_DIM and _flash_accepts("window_size")
+    if query.is_cuda and half_precision and supported:
         return _flash(query, key, value, row_lengths, settings.get("scaling")), None
     causal = _causal_mask(prefix + max(lengths), query.dtype, query.device)
     sizes = [length for length in row_lengths if length]  # the prefix may be empty
@@ -130,23 +133,36 @@ def _flash(
     """Return the attention of all rows, computed by one kernel; each row sees the keys of the prefix and its own."""
     from torch.nn.attention.varlen import varlen_attn
 
-    key_order, query_starts, key_starts = _flash_lengths(row_lengths, query.device)
+    key_order, query_starts, key_starts = _flash_indices(row_lengths, query.device)
     queries, keys, values = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     if row_lengths[0]:
         keys, values = keys[key_order], values[key_order]
     longest = max(row_lengths[1:])
+    settings: dict[str, Any] = {"scale": scale, "window_size": (-1, 0)}
+    if (group := queries.shape[1] // keys.shape[1]) > 1:  # several query heads share the keys of one head
+        if _flash_accepts("enable_gqa"):
+            settings["enable_gqa"] = True
+        else:
+            keys, values = keys.repeat_interleave(group, dim=1), values.repeat_interleave(group, dim=1)
     output = varlen_attn(
-        queries, keys, values, query_starts, key_starts, max(row_lengths), row_lengths[0] + longest,
-        scale=scale, window_size=(-1, 0), enable_gqa=keys.shape[1] != queries.shape[1],
-    )  # fmt: skip
+        queries, keys, values, query_starts, key_starts, max(row_lengths), row_lengths[0] + longest, **settings
+    )
     return output[None]
 
 
+@cache
+def _flash_accepts(argument: str) -> bool:
+    """Tell whether torch's FlashAttention for rows of different lengths has an argument; older versions lack some."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return argument in inspect.signature(varlen_attn).parameters
+
+
 @lru_cache(maxsize=2)
-def _flash_lengths(
+def _flash_indices(
     row_lengths: tuple[int, ...], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the order of the keys, and where each row's queries and keys begin; the prefix is the first row."""
+    """Return the indices of the keys that each row sees, and where its queries and keys begin; the prefix is a row."""
     import torch
 
     prefix, *lengths = row_lengths

@@ -70,9 +70,9 @@ class Chat:
         """places of the rows in which the chat template leaves out or changes a question or a system message"""
         if self.plain:
             return
-        own = tokenizer.get_chat_template()
-        self._template = DATE_CALL.sub(lambda call: repr(FIXED_DATE.strftime(call["format"])), own)
-        if self._template != own:
+        template = tokenizer.get_chat_template()
+        self._template = DATE_CALL.sub(lambda call: repr(FIXED_DATE.strftime(call["format"])), template)
+        if self._template != template:
             date = f"{FIXED_DATE.day} {FIXED_DATE:%B %Y}"
             say(f"model: its chat template writes the current date; every row gets {date} instead")
         probe = [Turn("user", "xuserx"), Turn("assistant", PROBE_ANSWER)]
@@ -150,7 +150,7 @@ class Chat:
             segments.append(Segment(whole[previous_end:start]))
             segments.append(Segment(whole[start:end], is_answer=True, adds_end=last and not has_end))
             previous_end = end
-        # Look outside the answers, which may repeat a question, and ignore spaces, which templates may strip.
+        # Search for questions outside the answers, which may repeat them, and without spaces that templates may strip.
         asked = "".join(segment.text for segment in segments if not segment.is_answer)
         if not all(turn.content.strip() in asked for turn in turns if turn.role != "assistant"):
             self.incomplete.append(place)

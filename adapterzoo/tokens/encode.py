@@ -80,7 +80,7 @@ class Encoder:
         self.data = data
         self.say = say
         if tokenizer.eos_token_id is None:
-            raise UserError.at("model", "its tokenizer has no end token.", "The model could never end an answer.")
+            raise UserError.at("model", "its tokenizer has no end token: no answer would end.", "Choose another model.")
         tokenizer = self.tokenizer = with_template(tokenizer, data)
         self.chat = Chat(tokenizer, data, say)
         self.pad_id = choose_padding_id(tokenizer)

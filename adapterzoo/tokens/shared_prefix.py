@@ -32,6 +32,8 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.02}
 WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
 DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
 LENGTH_DEPENDENT_ROPES = {"longrope", "dynamic"}
+MAX_COMPARED_LOGITS = 64  # positions of a row whose logits are compared; all of a long row would need much memory
+MAX_ERROR_LENGTH = 100  # in characters; a library's error may be many lines long
 # Arguments of the trainer that make a row's loss depend on more than its learned tokens.
 PADDED_ROWS_ONLY = ("label_smoothing_factor", "neftune_noise_alpha")
 
@@ -181,9 +183,10 @@ def reason_not_to_join(
     try:
         with torch.no_grad():
             differences = [_joined_difference(model, tried, pad_id, by_row) for tried, by_row in tries]
-            differences.append(_difference(*_last_logits(model, rows[0][0])))
-    except Exception:  # an architecture that does not accept such a mask or cache may raise any error
-        return "its architecture does not accept a mask for each position, or a cache that is filled beforehand"
+            differences.append(_difference(*_continued_logits(model, rows[0][0])))
+    except Exception as error:  # an architecture that does not accept such a mask or cache may raise any error
+        why = "its architecture does not accept a mask for each position, or a cache that is filled beforehand"
+        return f"{why} ({type(error).__name__}: {' '.join(str(error).split())[:MAX_ERROR_LENGTH]})"
     finally:
         model.train(training)
     dtype = str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
@@ -237,8 +240,11 @@ def learned_logits(logits: torch.Tensor, batch: dict[str, Any]) -> tuple[torch.T
     return logits[:, :-1][wanted], targets[wanted]
 
 
-def _last_logits(model: Any, ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the logits after a row, computed at once, and computed from the cache of its first half."""
+def _continued_logits(model: Any, ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the last logits of a row, computed with the whole row, and computed from the cache of its first half.
+
+    A single position would not do: in bfloat16, rounding changes its logits by up to 0.2 of their standard deviation.
+    """
     import torch
     from transformers import DynamicCache
 
@@ -250,7 +256,8 @@ def _last_logits(model: Any, ids: Sequence[int]) -> tuple[torch.Tensor, torch.Te
         "position_ids": torch.arange(half, len(ids), device=row.device)[None],
     }
     continued = model(input_ids=row[:, half:], past_key_values=cache, use_cache=True, **rest).logits
-    return model(input_ids=row, use_cache=False).logits[0, -1].float(), continued[0, -1].float()
+    last = min(len(ids) - half, MAX_COMPARED_LOGITS)
+    return model(input_ids=row, use_cache=False).logits[0, -last:].float(), continued[0, -last:].float()
 
 
 def _joined_difference(model: Any, rows: Sequence[Tokens], pad_id: int, by_row: bool) -> float:

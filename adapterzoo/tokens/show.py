@@ -15,7 +15,7 @@ from adapterzoo.tokens.encode import Encoded, Example
 BEGIN, END = "⟦", "⟧"
 """marks around the tokens that are in the loss"""
 LINE_END = "↵"
-# Show other control characters as symbols too, so that a learned carriage return can be seen.
+# Show control characters as symbols, so that a learned carriage return can be seen; 10 is the line end, 27 escape.
 SYMBOLS = {code: 0x2400 + code for code in range(32) if code not in (10, 27)} | {0x85: "␤", 0x2028: "␤", 0x2029: "␤"}
 LEARNED, SPECIAL = "bold green", "cyan"
 
