@@ -65,7 +65,7 @@ def run(
         seeds: the seeds to run; by default those of the recipe.
         overrides: assignments like ``train.steps=10``, used only if the recipe is a path.
         jobs: how many cells run at the same time; by default the recipe's number. 0 runs them in this process.
-        reporter: the object that receives the progress; by default none does.
+        reporter: the object that shows the progress; by default it is not shown.
 
     Returns:
         The comparison. A failed cell has a row too, with the reason.

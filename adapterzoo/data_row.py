@@ -17,11 +17,11 @@ class BadRowError(Exception):
 
 
 class EmptyRowError(Exception):
-    """The error for a row that has an empty cell in a column that must have text."""
+    """The error for a row that is empty in a column that must have text."""
 
-    def __init__(self, column: str) -> None:
-        super().__init__(column)
-        self.column = column
+    def __init__(self, column: str, reason: str = "") -> None:
+        super().__init__(f"{column} ({reason})" if reason else column)
+        self.column, self.reason = column, reason
 
 
 class Turn(NamedTuple):

@@ -1,4 +1,4 @@
-"""Write and remove files so that no half of one is left if the process is killed."""
+"""Write and remove files so that a process that is killed leaves no incomplete file."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The base class of LoRA variants that first move a part of the base's weights into the adapter.
 
-Such an adapter fits only the changed base. Therefore its difference to its own start is saved: a LoRA of twice the
-rank that fits the unchanged base, ``B·A - B0·A0 = [B, -B0]·[A; A0]``. Plain PEFT loads it like any LoRA.
+Such an adapter fits only the changed base. Therefore the trained update minus the initial one is saved: a LoRA of twice
+the rank that fits the unchanged base, ``B·A - B0·A0 = [B, -B0]·[A; A0]``. Plain PEFT loads it like any LoRA.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -43,16 +44,20 @@ class Oft(PeftMethod[OftOptions]):
         problems = super().problems(skeleton, options, context)
         if problems:
             return problems
-        not_divisible = {
+        widths = {
             name: layer.in_features
             for name, layer in targeted(skeleton, options.target_modules).items()
-            if hasattr(layer, "in_features") and layer.in_features % options.oft_block_size
+            if hasattr(layer, "in_features")
         }
+        not_divisible = [name for name, width in widths.items() if width % options.oft_block_size]
         if not_divisible:
-            name, width = next(iter(not_divisible.items()))
-            what = f"{options.oft_block_size} does not divide {width}, the input size of {name}"
-            hint = f"Choose from: {', '.join(str(size) for size in range(2, 129) if width % size == 0)}."
-            problems.append(Problem("oft_block_size", f"{what} (and {len(not_divisible) - 1} more layers).", hint))
+            name, others = not_divisible[0], len(not_divisible) - 1
+            more = f" (and {others} more layer{'s' if others > 1 else ''})" if others else ""
+            what = f"{options.oft_block_size} does not divide {widths[name]}, the input size of {name}{more}."
+            common = math.gcd(*widths.values())
+            sizes = ", ".join(str(size) for size in range(2, 129) if common % size == 0)
+            hint = f"Choose from: {sizes}." if sizes else "No size divides every layer: choose fewer target_modules."
+            problems.append(Problem("oft_block_size", what, hint))
         return problems
 
     def peft_config(self, model: nn.Module, options: OftOptions, context: Context) -> PeftConfig:

@@ -166,4 +166,5 @@ def _check_model(adapter: Adapter, digest: str | None) -> None:
     trained_on = Store(adapter.folder).weights()
     if trained_on is not None and digest is not None and trained_on != digest:
         name = adapter.recipe.model.name
-        raise UserError.at(f"model {name}", "its files are not those that the adapter was trained on.")
+        what = "its files are not those that the adapter was trained on."
+        raise UserError.at(f"model {name}", what, "Restore them, or train the adapter again.")

@@ -228,13 +228,17 @@ def _power(prepared: Prepared, difference: float | None) -> Iterator[str]:
     shares = right_or_wrong(metric)
     unit = "" if shares else " standard deviations (of the difference between two methods' scores of an example)"
     smallest = [power.smallest_difference(examples, seeds, methods, pairs, shares=shares) for pairs in comparisons]
-    named, any_two = ("no size" if value is None else f"{value:.3f}{unit}" for value in smallest)
-    yield (
-        f"{examples} test examples and {seeds} {'seed' if seeds == 1 else 'seeds'} can show a difference of {named} "
-        f"in {metric} to a row named before the run (--against), and of {any_two} between any two of {len(labels)} rows"
-    )
+    named, any_two = ("" if value is None else f"of {value:.3f}{unit}" for value in smallest)
+    shown = f"{examples} test examples and {seeds} {'seed' if seeds == 1 else 'seeds'} can show"
     assumed = f" if two methods disagree on {power.DISAGREE:.0%} of the answers, or on more if the difference needs it"
-    yield f"{power.POWER:.0%} of such runs show a difference of that size{assumed if shares else ''}"
+    if named:
+        yield (
+            f"{shown} a difference {named} in {metric} to a row named before the run (--against), "
+            f"and {any_two or 'none'} between any two of {len(labels)} rows"
+        )
+        yield f"{power.POWER:.0%} of such runs show a difference of that size{assumed if shares else ''}"
+    else:
+        yield f"{shown} no difference in {metric}, however large"
     if seeds == 1:
         yield "with one seed, intervals are over the test examples only: the score of another seed may be outside"
     if difference:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import sys
@@ -134,7 +135,7 @@ def _died(key: CaseKey) -> Report:
 
     verdicts: dict[str, str | None] = dict.fromkeys(PROPERTIES, "-")
     verdicts["wraps"] = "the process died: it used too much memory, or the method's own code ended it"
-    return Report(*key, verdicts=verdicts, look=registry()[key[0]].__class__.__module__)
+    return Report(*key, verdicts=verdicts, look=inspect.getsourcefile(type(registry()[key[0]])) or "?")
 
 
 def _unchecked(reports: Sequence[Report]) -> set[str]:

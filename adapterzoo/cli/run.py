@@ -48,7 +48,7 @@ def run(
         try:
             results = runner.run(checked, folder, methods, seeds, progress)
         finally:
-            # End it before stdout is restored, because a live display puts back the redirected stdout that it found.
+            # End the display before stdout is restored, because it puts back the redirected stdout that it found.
             progress.end()
     table.render(compare(folder), stdout())
     if not all(result.ok for result in results):

@@ -40,8 +40,8 @@ def rank(block: Sequence[Evidence], metric: str | None, against: str | None) -> 
         best = pick_better(scored.values(), key=lambda evidence: evidence.row.metrics[name]).row.label
         pairs = differences(kept, right_or_wrong=right_or_wrong)
         p_values = _corrected(pairs, list(kept), best)
-        # On the seeds that both have, another row may score better than the best row. Then it is not known that
-        # the best row is better, and the two are tied.
+        # On the seeds that it shares with the best row, a row may score better. Then it is not known that the best row
+        # is better, and the two are tied.
         ahead = {label for label in p_values if pick_better(pairs[label, best].value, 0.0) != 0}
         tie_p_values = {label: 1.0 if label in ahead else p for label, p in p_values.items()}
         for label, evidence in scored.items():

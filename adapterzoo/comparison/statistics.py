@@ -98,7 +98,7 @@ def _paired(first: Seeds, second: Seeds) -> Scores:
     """Return the scores of one row minus those of another, of shape (seeds, examples)."""
     if None in first or None in second:
         return stack(first) - stack(second)
-    # Pair equal seeds, because they train on the rows in the same order. Without a common seed, all pairs are as good.
+    # Pair equal seeds, because they train on the rows in the same order. Without a common seed, no pairing is better.
     common = [seed for seed in first if seed in second]
     pairs = [(seed, seed) for seed in common] or list(zip(first, second, strict=False))
     return np.stack([first[seed] - second[other_seed] for seed, other_seed in pairs])

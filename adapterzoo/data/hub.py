@@ -130,7 +130,7 @@ def _offline() -> bool:
 
 @contextmanager
 def _cache_only(cache_only: bool) -> Iterator[None]:
-    """Act as if HF_DATASETS_OFFLINE were set, which the library reads only once, when it is imported."""
+    """Act as if HF_DATASETS_OFFLINE were set, if ``cache_only``; the library reads it only when it is imported."""
     import datasets
 
     before = datasets.config.HF_HUB_OFFLINE

@@ -86,7 +86,7 @@ def _shaped(source: RowSource, data: DataSection, shaper: Shaper, counts: Counts
         try:
             row = shaper.row(place, cells)
         except EmptyRowError as empty:
-            counts.empty.setdefault(empty.column, []).append(place)
+            counts.empty.setdefault(str(empty), []).append(place)
             continue
         except BadRowError as bad:
             counts.bad.append(Problem(place, bad.what, bad.hint))
@@ -97,7 +97,7 @@ def _shaped(source: RowSource, data: DataSection, shaper: Shaper, counts: Counts
 
 
 def _passes_filter(cells: Mapping[str, Any], conditions: Mapping[str, Any], counts: Counts) -> bool:
-    """Tell whether a row has one of the wanted values in every filtered column, compared as text."""
+    """Tell whether a row has one of the wanted values in every filtered column, compared as text without case."""
     for column, wanted in conditions.items():
         try:
             value = text_of(cells.get(column), column).strip()
@@ -107,10 +107,8 @@ def _passes_filter(cells: Mapping[str, Any], conditions: Mapping[str, Any], coun
         if len(seen) < MAX_VALUES_SHOWN:
             seen.add(value)
         choices = wanted if isinstance(wanted, list) else [wanted]
-        # Ignore case too, because true in YAML is written True in a CSV by Python.
-        if not any(
-            value == text_of(choice, column) or value.lower() == str(choice).lower() != value for choice in choices
-        ):
+        # Ignore case, because true in YAML is written True in a CSV by Python.
+        if not any(value.lower() == text_of(choice, column).lower() for choice in choices):
             return False
     return True
 

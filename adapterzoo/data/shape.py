@@ -102,10 +102,10 @@ class Shaper:
         try:
             return list(self.format.turns(format_cells))
         except EmptyRowError as empty:  # give the user's name of the column
-            raise EmptyRowError(self.mapping.get(empty.column, empty.column)) from None
+            raise EmptyRowError(self.mapping.get(empty.column, empty.column), empty.reason) from None
 
     def _texts(self, cells: Mapping[str, Any], format_cells: Mapping[str, Any]) -> dict[str, str]:
-        """Return the value of each field of the template; a field has the user's or the format's name of a column."""
+        """Return field -> text for the template; a field is the name of a column, the user's or the format's."""
         templates = self._example_template or (self._prompt_template,)
         values = {**cells, **format_cells, "system": self.system}
         return {name: text_of(values.get(name), name).strip() for part in templates if part for name in part.fields}

@@ -1,4 +1,4 @@
-"""Parse and fill ``data.template``: a text in which ``{column}`` stands for the row's cell."""
+"""Parse and fill ``data.template``: a text in which ``{column}`` stands for the row's value."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def parse(text: str, columns: Collection[str], system: str | None) -> tuple[Temp
     except ValueError as error:
         reason = str(error)  # a field in quotes, or a message of Python's own parser
         what = f"is not a template: {reason} is not the name of a column." if reason.startswith("'") else f"{reason}."
-        return None, [Problem(KEY, what, "Write {column} for a cell, and {{ }} for braces.")]
+        return None, [Problem(KEY, what, "Write {column} for a value, and {{ }} for braces.")]
     known = [*columns, *(["system"] if system else [])]
     problems = [
         Problem(KEY, f"names '{{{name}}}', and there is no such column.", did_you_mean(name, known))

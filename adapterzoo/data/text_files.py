@@ -59,7 +59,7 @@ def read_csv(path: Path, delimiter: str) -> tuple[list[str], Iterator[PlacedCell
                     continue
                 if len(cells) > len(header):
                     what = f"this row has {len(cells)} cells, but there are {len(header)} column names."
-                    raise UserError.at(place, what, "Put text that contains a comma in quotes.")
+                    raise UserError.at(place, what, f"Put text that contains {delimiter!r} in quotes.")
                 yield place, dict(zip(header, cells, strict=False))
 
     return header, rows()

@@ -147,7 +147,8 @@ def _answers(
     starts: list[list[int]] = [[] for _ in examples]
     if prefix is not None:
         starts = [greedy_start(*pair)[:limit] for pair in zip(examples, measured, strict=True)]
-        # If two tokens are almost equally likely, rounding may decide between them; more disagreement is an error.
+        # Rounding may decide between two tokens that are almost equally likely. If too many answers disagree, the
+        # shortcut is wrong for this model, and every answer is generated from its first token on.
         disagreeing = sum(answers[i][: len(starts[i])] != starts[i] for i in timed)
         if disagreeing > MAX_DISAGREEING * len(timed):
             starts = [[] for _ in examples]

@@ -15,7 +15,7 @@ from adapterzoo.tokens.batches import Tokens
 if TYPE_CHECKING:
     from torch import nn
 
-# A text of this size takes seconds to measure, and its interval is a hundredth of a nat wide.
+# A text of this size takes seconds to measure, and the interval of forgetting is a hundredth of a nat wide.
 MAX_PARAGRAPHS = 256
 MAX_TOKENS = 512  # longer paragraphs are cut
 HINT = "Give a text file in UTF-8, or 'shipped'."

@@ -92,7 +92,7 @@ class Conversation(Format):
             turns.pop()  # nothing can be learned from a question without an answer
         spoken = turns[1:] if turns and turns[0].role == "system" else turns
         if not spoken:
-            raise EmptyRowError(f"{column} (no answer in it)")
+            raise EmptyRowError(column, "no answer in it")
         for index, turn in enumerate(spoken):
             if turn.role != ("user", "assistant")[index % 2]:
                 number = index + 1 + len(turns) - len(spoken)
@@ -118,7 +118,7 @@ class Conversation(Format):
             )
         content = text_of(message[self.content], self.content).strip()
         if not content:
-            raise EmptyRowError(f"{self.columns[0]} (an empty message)")
+            raise EmptyRowError(self.columns[0], "an empty message")
         return Turn(role, content)
 
     def _example(self) -> str:

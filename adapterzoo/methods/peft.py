@@ -42,7 +42,7 @@ class PeftMethod(Method[OptionsT]):
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """See :meth:`Method.save`. Plain ``PeftModel.from_pretrained`` loads it."""
-        # Do not save embeddings: to decide whether to, PEFT would ask the hub, and there may be no network.
+        # Do not save embeddings: to decide about them, PEFT would ask the hub, and there may be no network.
         model.save_pretrained(str(folder), save_embedding_layers=False)
 
     def load(self, model: nn.Module, folder: Path) -> nn.Module:

@@ -134,7 +134,7 @@ def _widths(skeleton: nn.Module) -> list[int]:
 
 
 def _tuning_problems(
-    cell: MethodCell, sized: Options, count: int | None, attempt: Callable[..., Outcome]
+    cell: MethodCell, fitted: Options, count: int | None, attempt: Callable[..., Outcome]
 ) -> list[Problem]:
     """Return the problems of the first setting of tuning that cannot work, or that changes the number of parameters."""
     for settings in points(cell):
@@ -143,7 +143,7 @@ def _tuning_problems(
             return []
         shown = ", ".join(f"{name} {value}" for name, value in options.items())
         try:
-            outcome = attempt(options=type(sized)(**{**sized.model_dump(mode="json"), **options}))
+            outcome = attempt(options=type(fitted)(**{**fitted.model_dump(mode="json"), **options}))
         except ValidationError as error:
             return [Problem("tune", f"{shown}: {error.errors()[0]['msg']}.", "Leave it out of the range.")]
         if outcome.problems:

@@ -11,8 +11,8 @@ from adapterzoo.prepare.plan import MethodCell
 LEARNING_RATE = "learning_rate"
 
 
-def chosen(cell: MethodCell, settings: Mapping[str, Any]) -> MethodCell:
-    """Return a cell with other settings."""
+def with_settings(cell: MethodCell, settings: Mapping[str, Any]) -> MethodCell:
+    """Return a copy of a cell with other settings."""
     options = {name: value for name, value in settings.items() if name != LEARNING_RATE}
     rate = settings.get(LEARNING_RATE, cell.learning_rate)
     return replace(cell, options={**cell.options, **options}, learning_rate=rate)

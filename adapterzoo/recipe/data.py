@@ -63,7 +63,7 @@ class DataSection(Section):
     template: str | None = Field(
         None,
         min_length=1,
-        description="text with {column} for a cell: the question, or the whole example if it has the answer's column",
+        description="text with {column} for a value: the question, or the whole example if it has the answer's column",
     )
     system: str | None = Field(None, description="system message for every example that has none")
     chat_template: str = Field(

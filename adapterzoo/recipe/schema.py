@@ -146,7 +146,7 @@ class Recipe(Section):
         "allow; 0 = one after the other in the main process, for a debugger",
     )
     threads: PositiveOrAuto = Field(
-        "auto", description="threads of each cell; auto = a short test finds how many finish the most cells in an hour"
+        "auto", description="threads of each cell; auto = the number that finishes most cells an hour, by a short test"
     )
 
     @model_validator(mode="after")

@@ -27,23 +27,23 @@ def checked(accepts: Callable[[Any], bool], wanted: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _safe_name(value: Any) -> bool:
+def _is_safe_name(value: Any) -> bool:
     return isinstance(value, str) and SAFE_NAME.fullmatch(value) is not None
 
 
-Name = Annotated[str, checked(_safe_name, "text of letters, digits, '.', '_' and '-' (it becomes a folder)")]
+Name = Annotated[str, checked(_is_safe_name, "text of letters, digits, '.', '_' and '-' (it becomes a folder)")]
 LearningRate = Annotated[
     float | Literal["auto"],
-    checked(lambda value: value == "auto" or (_number(value) and value > 0), "a positive number, or auto"),
+    checked(lambda value: value == "auto" or (_is_number(value) and value > 0), "a positive number, or auto"),
 ]
 StepsOrShare = Annotated[
     int | float,
     checked(
-        lambda value: _number(value) and value >= 0 and (isinstance(value, int) or value < 1),
+        lambda value: _is_number(value) and value >= 0 and (isinstance(value, int) or value < 1),
         "a number of steps, or a share of all steps below 1",
     ),
 ]
@@ -69,7 +69,7 @@ def _count(value: Any) -> int | None:
     """Return a number that may be written like ``2.5M``; None if it is not a number from 1 on."""
     if isinstance(value, str) and (match := _COUNT.fullmatch(value.strip())):
         value = float(match[1]) * _UNITS[match[2]]
-    return round(value) if _number(value) and value >= 1 else None
+    return round(value) if _is_number(value) and value >= 1 else None
 
 
 Count = Annotated[
@@ -79,22 +79,22 @@ Count = Annotated[
 ]
 
 
-def _part(value: Any) -> bool:
+def _is_part(value: Any) -> bool:
     if isinstance(value, str):
         return bool(value)
     if isinstance(value, list):
         return bool(value) and all(isinstance(name, str) and name for name in value)
-    return _number(value) and 0 <= value <= 1
+    return _is_number(value) and 0 <= value <= 1
 
 
 SplitPart = Annotated[
     float | str | list[str],
-    checked(_part, "a share from 0 to 1, the name of a split, or files"),
+    checked(_is_part, "a share from 0 to 1, the name of a split, or files"),
     AfterValidator(lambda value: float(value) if isinstance(value, int) else value),
 ]
 Source = Annotated[
     str | list[str],
-    checked(lambda value: isinstance(value, (str, list)) and _part(value), "a file, a list of files, or a hub id"),
+    checked(lambda value: isinstance(value, (str, list)) and _is_part(value), "a file, a list of files, or a hub id"),
 ]
 Scalar = str | int | float | bool
 

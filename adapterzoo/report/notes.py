@@ -152,7 +152,7 @@ def _intervals(comparison: Comparison) -> Iterator[str]:
     else:
         yield f"intervals over {' or '.join(map(str, seeds))} seeds and {examples} test examples"
         if one_seed := [row.label for row in with_interval if len(row.seeds) == 1]:
-            yield f"only one seed, so the score of another seed may be outside: {', '.join(one_seed)}"
+            yield f"only one seed, so the score of another seed may be outside the interval: {', '.join(one_seed)}"
     by_block = [[row for row in block.rows if row.intervals and row.method] for block in comparison.blocks]
     seed_sets = [{frozenset(row.seeds) for row in rows} for rows in by_block]
     if any(len(sets) > 1 for sets in seed_sets):

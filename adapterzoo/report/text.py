@@ -74,6 +74,6 @@ FORMATS: dict[str, Callable[[Comparison], str]] = {"markdown": markdown, "csv": 
 
 
 def _inert_formula(value: object) -> object:
-    """Return a value that no spreadsheet takes for a formula: texts that look like one begin with a quote."""
+    """Return a value that no spreadsheet takes for a formula: a quote is put before a text that looks like one."""
     text = clean(value) if isinstance(value, str) else value
     return f"'{text}" if isinstance(text, str) and text.startswith(("=", "+", "-", "@", "\t")) else text

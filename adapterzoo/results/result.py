@@ -113,8 +113,8 @@ class Result:
         return self.status == "ok"
 
 
-_VALID = TypeAdapter(Result)
-_CELLS = TypeAdapter(list[tuple[str, int]])
+_RESULT_TYPE = TypeAdapter(Result)
+_CELLS_TYPE = TypeAdapter(list[tuple[str, int]])
 
 
 def plain_findings(findings: Any) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def unfinished(folder: Path, results: Iterable[Result]) -> dict[str, list[int]]:
     done = {(result.label, result.seed) for result in results}
     try:
         cells = json.loads((folder / NOTE).read_text(encoding="utf-8"))["cells"]
-        planned = _CELLS.validate_python(cells)
+        planned = _CELLS_TYPE.validate_python(cells)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # written by an old version, or damaged
         return {}
     missing: dict[str, list[int]] = {}
@@ -203,7 +203,7 @@ def read_result(path: Path) -> Result:
         label, seed = path.parents[1].name, int(path.parent.name.removeprefix("seed-"))
         names = {field.name for field in fields(Result)}
         values = {name: value for name, value in raw.items() if name in names}
-        result = _VALID.validate_python({**values, "label": label, "seed": seed})
+        result = _RESULT_TYPE.validate_python({**values, "label": label, "seed": seed})
     except ValidationError as error:
         keys = ", ".join(".".join(map(str, details["loc"])) for details in error.errors())
         raise _damaged(path, f"wrong values of {keys}") from None

@@ -54,7 +54,7 @@ def starter(source: str, model: str = DEFAULT_MODEL, shown: str | None = None) -
     columns = columns_of(table.columns, rows)
     suffix = Path(source).suffix
     doubt = header_doubt(source, columns, delimiter or DELIMITERS[suffix]) if suffix in DELIMITERS else ""
-    guessed = guess(columns, doubt)
+    guessed = guess(source, columns, doubt)
     seen = f"Columns: {', '.join(table.columns)}. The first {len(rows)} rows were looked at."
     comments = [f"# {_comment(seen)}", "# What init guessed, and how sure it is:"]
     comments += [f"#   {_comment(line)}" for line in _sentences(guessed)]

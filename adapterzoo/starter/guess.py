@@ -70,17 +70,18 @@ Shape = tuple[Finding, tuple[Finding, ...]]
 """the format, and a finding for each column of that format"""
 
 
-def guess(columns: Sequence[DataColumn], doubt: str = "") -> Guess:
+def guess(source: str, columns: Sequence[DataColumn], doubt: str = "") -> Guess:
     """Guess what the columns of a data file are for.
 
     Args:
+        source: the file, folder or hub id, for messages.
         columns: all columns of the data file.
         doubt: why the first line may not be column names; if given, no column is guessed.
 
     Raises:
         UserError: no column holds text.
     """
-    format, roles = _by_format_names(columns) or _conversations(columns) or _by_roles(columns, doubt)
+    format, roles = _by_format_names(columns) or _conversations(columns) or _by_roles(source, columns, doubt)
     used = {name for role in roles for name in (role.value, *role.choices)}
     unused = tuple(_unused(column) for column in columns if format.value and column.name not in used)
     return Guess(format, roles, _metrics(format, roles, columns), unused)
@@ -117,12 +118,13 @@ def _conversations(columns: Sequence[DataColumn]) -> Shape | None:
     return format, (_role(key, named[0].name, "certain" if alone else "likely", reason),)
 
 
-def _by_roles(columns: Sequence[DataColumn], doubt: str) -> Shape:
+def _by_roles(source: str, columns: Sequence[DataColumn], doubt: str) -> Shape:
     """Return plain text, or the columns that are most likely the question and the answer."""
     texts = [column for column in columns if column.texts and (doubt or not column.identifier)]
     if not texts:
         names = ", ".join(column.name for column in columns) or "none"
-        raise UserError.at("DATA", f"has no column of text (its columns: {names}).")
+        hint = "If init is wrong, write a recipe that names the columns under data.columns."
+        raise UserError.at(source, f"has no column of text (its columns: {names}).", hint)
     named = next((column for column in texts if column.plain_name == "text"), None)
     others = [column for column in texts if column is not named]
     if len(texts) == 1:

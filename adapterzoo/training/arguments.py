@@ -73,7 +73,8 @@ def check_settings(settings: TrainSection, steps: int) -> list[Problem]:
     problems = [*_optimizer(settings), *_scheduler(settings), *_loggers(settings)]
     if in_steps(settings.warmup, steps) >= steps > 1:
         what = f"a warmup of {settings.warmup} leaves none of the {steps} steps for training."
-        problems.append(Problem("train.warmup", what))
+        hint = f"Give fewer than {steps} steps, or a share of all steps like 0.1."
+        problems.append(Problem("train.warmup", what, hint))
     problems += _passed_arguments(settings.arguments)
     if not problems:
         try:

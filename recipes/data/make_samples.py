@@ -1,9 +1,9 @@
-"""Makes the samples that stand in for the data of four recipes: the same columns, a few rows, all of it invented.
+"""Write the samples that stand in for the data of four recipes: the same columns, a few rows, all of them invented.
 
     python recipes/data/make_samples.py
 
-Sentences with slots, filled in every combination; no row is taken from any dataset. The same files each time, byte
-for byte. faq_sop.csv is written by hand.
+The rows are sentences with slots, filled in every combination; no row is taken from any dataset. The files are the same
+each time, byte for byte. faq_sop.csv is written by hand.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ REQUESTS = (
     "{day} {time}: {room} please, {people} of us.",
 )
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday")
-# As many as the recipe's warmup of 100 steps and evaluation every 200 are made for.
-EACH = 20
+# This gives 1600 rows: enough for the 100 warmup steps of the recipe, and its measurements of the loss every 200 steps.
+ROWS_PER_COMBINATION = 20
 TIMES = ("08:30", "10:00", "11:15", "13:45", "15:00", "16:30")
 
-# topic, dialogue, summary, then the two slots' values
+# Each scene has a topic, a dialogue, a summary, and the values of the slots {0} and {1}.
 SCENES = (
     (
         "lost item",
@@ -168,21 +168,21 @@ def main() -> None:
         (issue.format(thing), name) for name, issues in TICKETS.items() for issue in issues for thing in PRODUCTS
     ]
     with (HERE / "ticket_classes.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([("question", "answer"), *mixed(tickets)])
-    write("input_output.jsonl", mixed(bookings()))
-    scenes = mixed(dialogues())
+        csv.writer(file, lineterminator="\n").writerows([("question", "answer"), *shuffled(tickets)])
+    write("input_output.jsonl", shuffled(bookings()))
+    scenes = shuffled(dialogues())
     for name, count in SPLITS:
         part, scenes = scenes[:count], scenes[count:]
         numbered = [{"id": f"{name}_{number}", **row} for number, row in enumerate(part)]
         write(f"dialogsum_sample/{name}.jsonl", numbered)
-    write("lmsys_sample.jsonl", mixed(chats()))
+    write("lmsys_sample.jsonl", shuffled(chats()))
 
 
 def bookings() -> list[dict[str, str]]:
-    """Return 1600 requests for a meeting room, each with what a booking system would be given."""
+    """Return 1600 requests for a meeting room, each with the fields of its booking."""
     rows = []
     numbers, times = cycle(range(2, 13)), cycle(TIMES)
-    for request, day, room, _ in product(REQUESTS, DAYS, ROOMS, range(EACH)):
+    for request, day, room, _ in product(REQUESTS, DAYS, ROOMS, range(ROWS_PER_COMBINATION)):
         people, time = next(numbers), next(times)
         asked = request.format(room=room, people=people, day=day, time=time)
         rows.append({"input": asked, "output": f"room={room}; people={people}; day={day[:3]}; time={time}"})
@@ -190,7 +190,7 @@ def bookings() -> list[dict[str, str]]:
 
 
 def dialogues() -> list[dict[str, str]]:
-    """Short dialogues with DialogSum's columns, but for the id: 56."""
+    """Return 56 short dialogues with DialogSum's columns, without the id."""
     return [
         {"dialogue": dialogue.format(*slots), "summary": summary.format(*slots), "topic": topic}
         for topic, dialogue, summary, first, second in SCENES
@@ -199,26 +199,28 @@ def dialogues() -> list[dict[str, str]]:
 
 
 def chats() -> list[dict[str, Any]]:
-    """Conversations with the columns of lmsys-chat-1m: 60 in English, 20 in five other languages."""
-    said: list[tuple[str, tuple[str, ...]]] = []
-    for number, (one, many) in enumerate(PLURALS.items(), start=2):
+    """Return conversations with the columns of lmsys-chat-1m: 60 in English, 20 in five other languages."""
+    conversations: list[tuple[str, tuple[str, ...]]] = []
+    for number, (singular, plural) in enumerate(PLURALS.items(), start=2):
         minutes, grams = number * 60, number * 25
-        said += [
-            ("English", (f"What is the plural of {one}?", f"The plural of {one} is {many}.")),
+        conversations += [
+            ("English", (f"What is the plural of {singular}?", f"The plural of {singular} is {plural}.")),
             ("English", (f"How many minutes are in {number} hours?", f"{minutes} minutes.",
                          "And how many seconds?", f"{minutes * 60} seconds.")),
             ("English", (f"Write {grams} g in kilograms.", f"{grams / 1000} kg.")),
         ]  # fmt: skip
     for name, (does, example) in FUNCTIONS.items():
         question = (f"What does {name} do in Python?", f"It {does}.", "Give me an example.", example)
-        said.append(("English", (*question, "Thanks.", "You are welcome.")))
+        conversations.append(("English", (*question, "Thanks.", "You are welcome.")))
     for event in EVENTS:
         polite = f"Thank you for asking me to the {event}. Sadly I cannot come. I hope it goes well."
         asked = (f"Write a note that I cannot come to the {event}.", polite)
-        said.append(("English", (*asked, "Shorter.", f"Sorry, I cannot make it to the {event}.")))
-        said.append(("English", (f"Suggest a title for a {event} invitation.", f"You are invited: our {event}!")))
+        conversations.append(("English", (*asked, "Shorter.", f"Sorry, I cannot make it to the {event}.")))
+        conversations.append(
+            ("English", (f"Suggest a title for a {event} invitation.", f"You are invited: our {event}!"))
+        )
     for language, (question, answer, thanks, welcome) in MINUTES.items():
-        said += [
+        conversations += [
             (language, (question.format(hours), answer.format(hours * 60), thanks, welcome)) for hours in (5, 6, 7, 8)
         ]
     models = cycle(MODELS)
@@ -233,17 +235,17 @@ def chats() -> list[dict[str, Any]]:
             "language": language,
             "redacted": False,
         }
-        for language, texts in said
+        for language, texts in conversations
     ]
 
 
-def mixed(rows: Sequence[Any]) -> list[Any]:
-    """In an order that has nothing to do with how they were made, the same each time."""
+def shuffled(rows: Sequence[Any]) -> list[Any]:
+    """Return rows in an order that does not depend on how they were made, and is the same each time."""
     return sorted(rows, key=lambda row: hashlib.sha256(repr(row).encode()).digest())
 
 
 def write(name: str, rows: Sequence[dict[str, Any]]) -> None:
-    """One object a line."""
+    """Write rows as JSON, one object a line."""
     path = HERE / name
     path.parent.mkdir(exist_ok=True)
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from tiny import METHODS
 
 
 def test_the_smallest_difference_that_can_be_shown(
@@ -31,6 +32,24 @@ def test_the_smallest_difference_that_can_be_shown(
     )
     assert needed, printed
     assert 700 < int(needed[1]) < int(needed[2].replace(",", "")) < 1100
+
+
+@pytest.mark.parametrize(
+    ("methods", "expected"),
+    [
+        (
+            "lora, ia3, oft",
+            r"1 seed can show a difference of 0\.9\d+ in exact_match .*, and none between any two of 5 rows",
+        ),
+        (", ".join(METHODS), "8 test examples and 1 seed can show no difference in exact_match, however large"),
+    ],
+)
+def test_no_difference_can_be_shown_with_too_few_examples(
+    methods: str, expected: str, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], no_weights: None
+) -> None:
+    printed = adapterzoo("check", write_recipe(methods)).stdout
+    assert re.search(expected, printed), printed
+    assert ("of such runs show a difference of that size" in printed) == ("a difference of 0." in printed)
 
 
 def test_the_difference_of_a_metric_that_is_not_a_share_is_in_standard_deviations(

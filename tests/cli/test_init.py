@@ -173,7 +173,7 @@ def test_one_column_of_text_beside_identifiers_is_plain_text(init: Init) -> None
     path.unlink()
     done, _ = init("v.csv", table("id,number", lambda i: f"a{i},{i}"))
     assert done.exit_code == 2
-    assert "has no column of text (its columns: id, number)" in done.stderr
+    assert "v.csv: has no column of text (its columns: id, number). If init is wrong, write a" in done.stderr
 
 
 @pytest.mark.parametrize("label", ["label", "mood", "sentiments"])

@@ -163,4 +163,6 @@ def test_a_method_that_kills_the_process_is_reported(adapterzoo_process: Process
     done = adapterzoo_process("plugin", "check", "example", "--quantization", "none", "--json", PYTHONPATH=site)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert all("the process died" in report["verdicts"]["wraps"] for report in json.loads(done.stdout))
+    reports = json.loads(done.stdout)
+    assert all("the process died" in report["verdicts"]["wraps"] for report in reports)
+    assert {report["look"] for report in reports} == {str(tmp_path / "site" / "adapterzoo_example.py")}

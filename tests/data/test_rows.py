@@ -177,6 +177,8 @@ def test_errors_of_csv_files_name_the_file_and_give_a_hint(tmp_path: Path, conte
 
 def test_another_delimiter(tmp_path: Path) -> None:
     assert read(tmp_path, "question;answer\na,b;c\n", delimiter=";")[0] == [DataRow.pair("a,b", "c")]
+    with pytest.raises(UserError, match=r"this row has 3 cells, .*\. Put text that contains ';' in quotes\."):
+        read(tmp_path, "question;answer\na;b;c\n", delimiter=";")
 
 
 @pytest.mark.parametrize(
@@ -252,6 +254,7 @@ def test_rows_are_filtered_by_the_values_of_columns(tmp_path: Path) -> None:
     rows, messages = read_file(path, filter={"language": "de"})
     assert [row.prompt for row in rows] == [f"q{i}" for i in range(0, 100, 4)]
     assert messages == ["data: 75 of 100 rows left out by data.filter"]
+    assert read_file(path, filter={"language": "DE"})[0] == rows
     assert len(read_file(path, filter={"language": ["de", "en"], "even": True})[0]) == 50
     with pytest.raises(UserError, match=r"data.filter: leaves none of 100 rows. .*seen: language: 'de', 'en'"):
         read_file(path, filter={"language": "fr"})

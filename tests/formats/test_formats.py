@@ -117,6 +117,14 @@ def test_a_last_question_without_an_answer_is_left_out_and_counted(tmp_path: Pat
     assert any("'messages (no answer in it)' is empty" in line for line in notes)
 
 
+def test_a_conversation_without_text_is_reported_under_the_users_name_of_the_column(tmp_path: Path) -> None:
+    empty = [{"role": U, "content": " "}]
+    cells = [{"chat": SPOKEN}, {"chat": [SPOKEN[1]]}, {"chat": empty}, {"chat": []}]
+    _, notes = read(tmp_path, *cells, columns={"messages": "chat"})
+    for column in ("chat (no answer in it)", "chat (an empty message)", "chat"):
+        assert any(f"1 of 4 rows dropped: '{column}' is empty" in line for line in notes), notes
+
+
 def test_a_template_for_the_question(tmp_path: Path) -> None:
     template = "Answer in {language}: {question} {{really}}"
     cells = {"question": "Hi", "answer": "Hallo", "language": "German"}

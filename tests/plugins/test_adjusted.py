@@ -10,6 +10,7 @@ import pytest
 from cells import Bench
 from click.testing import Result
 
+from adapterzoo import Context
 from adapterzoo.errors import UserError
 
 
@@ -38,6 +39,31 @@ def test_a_size_that_does_not_fit_is_an_error_before_weights_are_loaded(
 ) -> None:
     with pytest.raises(UserError, match=message):
         Bench(write_recipe(method))
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        (
+            (128, 64),
+            "48 does not divide 128, the input size of 0 (and 1 more layer). Choose from: 2, 4, 8, 16, 32, 64.",
+        ),
+        ((96, 64), "48 does not divide 64, the input size of 1. Choose from: 2, 4, 8, 16, 32."),
+        (
+            (97, 96),
+            "48 does not divide 97, the input size of 0. No size divides every layer: choose fewer target_modules.",
+        ),
+    ],
+)
+def test_the_sizes_to_choose_from_divide_every_layer(widths: tuple[int, ...], message: str) -> None:
+    from torch import nn
+
+    from adapterzoo.methods.registry import registry
+
+    method = registry()["oft"]
+    model = nn.Sequential(*(nn.Linear(width, 8) for width in widths))
+    (problem,) = method.problems(model, method.options(oft_block_size=48), Context("none", 6, 1, 0))
+    assert message in str(problem)
 
 
 def test_adjusted_sizes_are_shown_below_the_table(

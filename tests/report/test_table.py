@@ -203,7 +203,7 @@ def test_a_row_with_one_seed_among_rows_with_several_is_named(tmp_path: Path) ->
         write(tmp_path, "a", [True] * 20 + [seed > 1] * 9, seed=seed)
     write(tmp_path, "b", [True] * 20 + [False] * 9, seed=7)
     printed = " ".join(shown(compare(tmp_path), 120).split())
-    assert "only one seed, so the score of another seed may be outside: b" in printed
+    assert "only one seed, so the score of another seed may be outside the interval: b" in printed
     assert "if two rows have no seed in common, their difference pairs any of their seeds" in printed
 
 

@@ -28,7 +28,7 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     given = result("a", options={"r": 8}, error=None, findings={"ranks": {"x": 1}})
     written = store.write(given, [{"prompt": "中"}])
     assert [*written.record_digests] == ["predictions.jsonl"]
-    assert store.of("a") == [written]
+    assert store.results_of("a") == [written]
     assert read_results(tmp_path) == [(tmp_path / "a" / "seed-0", written)]
     assert json.loads((tmp_path / "a" / "seed-0" / "predictions.jsonl").read_text()) == {"prompt": "中"}
     assert not list(tmp_path.rglob(".*")), "no temporary file is left"

@@ -54,6 +54,10 @@ def test_every_key_reaches_the_trainer() -> None:
     [
         ({"scheduler": "cosin"}, "train.scheduler: transformers has no 'cosin'. Did you mean 'cosine'?"),
         ({"scheduler": "reduce_lr_on_plateau"}, "depends on the validation loss, which is never measured"),
+        (
+            {"warmup": 100},
+            "none of the 100 steps for training. Give fewer than 100 steps, or a share of all steps like 0.1.",
+        ),
         ({"scheduler_options": {"x": 1}}, "train.scheduler_options: 'linear' got an unexpected keyword argument 'x'."),
         ({"arguments": {"adam_beta": 0.9}}, "train.arguments.adam_beta: the trainer has no 'adam_beta'. Did you mean"),
         ({"arguments": {"learning_rate": 1}}, "train.arguments.learning_rate: is set by train.learning_rate."),
