@@ -48,9 +48,9 @@ def greedy(model: Any, encoded: Encoded) -> list[list[int]]:
     import torch
     from transformers import GenerationConfig
 
-    from adapterzoo.tokens.batches import pad_batch, row_tokens
+    from adapterzoo.tokens.batches import pad_batch, row_tokens, to_device
 
-    batch = pad_batch([row_tokens(example.prompt) for example in encoded.test], encoded.pad_id)
+    batch = to_device(pad_batch([row_tokens(example.prompt) for example in encoded.test], encoded.pad_id), model)
     # Let no token end an answer, because the padding after it would have a low probability.
     settings = GenerationConfig(
         max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=encoded.pad_id, eos_token_id=-1
@@ -75,7 +75,7 @@ def greedy_gap(model: Any, encoded: Encoded) -> float:
         with torch.no_grad():
             (row,) = _forward(model, [row_tokens(example.prompt + answer[:-1])], encoded.pad_id)
         answer_logits = row[-NEW_TOKENS:]
-        chosen = answer_logits.gather(1, torch.tensor(answer)[:, None])[:, 0]
+        chosen = answer_logits.gather(1, torch.tensor(answer, device=row.device)[:, None])[:, 0]
         gaps.append((answer_logits.max(dim=1).values - chosen).max().item())
     return max(gaps)
 
@@ -85,7 +85,7 @@ def shared_prefix_gap(model: Any, encoded: Encoded) -> float:
     import torch
 
     from adapterzoo.model.row_attention import has_row_attention
-    from adapterzoo.tokens.batches import pad_batch
+    from adapterzoo.tokens.batches import pad_batch, to_device
     from adapterzoo.tokens.shared_prefix import joined_batch, model_arguments
 
     prefix = list(range(3, 3 + SHARED_TOKENS))
@@ -95,7 +95,7 @@ def shared_prefix_gap(model: Any, encoded: Encoded) -> float:
     model.train()
     ways = (False, True) if has_row_attention(model) else (False,)
     for batch in (pad_batch(rows, encoded.pad_id), *(joined_batch(rows, by_row=by_row) for by_row in ways)):
-        loss = model(**model_arguments(batch, model)).loss
+        loss = model(**model_arguments(to_device(batch, model), model)).loss
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         results.append([loss.detach().reshape(1), *(g.reshape(-1) for g in gradients if g is not None)])
     return max(
@@ -112,9 +112,9 @@ def _relative_difference(expected: torch.Tensor, actual: torch.Tensor) -> float:
 
 def _forward(model: Any, rows: Sequence[Tokens], pad_id: int) -> list[torch.Tensor]:
     """Return for each row of one batch the logits of its tokens that are not padding."""
-    from adapterzoo.tokens.batches import pad_batch
+    from adapterzoo.tokens.batches import pad_batch, to_device
 
-    batch = pad_batch(rows, pad_id)
+    batch = to_device(pad_batch(rows, pad_id), model)
     batch.pop("labels")
     padded = model(**{**batch, "logits_to_keep": 0}).logits.float()
     return [row[mask.bool()] for row, mask in zip(padded, batch["attention_mask"], strict=True)]
