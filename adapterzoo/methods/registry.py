@@ -42,7 +42,7 @@ class Registry(PluginRegistry[Method[Any]]):
                 self.broken.append(BrokenPlugin(entry_point.name, package, reason(error)))
 
     def _add(self, methods: Sequence[Method[Any]], package: str) -> None:
-        replaced = {name for method in self.values() for name in method.stands_for}
+        replaced = {name: method.name for method in self.values() for name in method.stands_for}
         added = {}
         for method in methods:
             taken = method.name in self or method.name in replaced
@@ -51,7 +51,8 @@ class Registry(PluginRegistry[Method[Any]]):
             if method.name in added:
                 raise PluginError(f"it has two methods named '{method.name}'")
             if taken:
-                raise PluginError(f"'{method.name}' is already the name of a method from {self.package(method.name)}")
+                owner = self.package(replaced.get(method.name, method.name))
+                raise PluginError(f"'{method.name}' is already the name of a method from {owner}")
             added[method.name] = method
         self.add(added, package)
 
@@ -103,7 +104,9 @@ def _verify(method: object) -> None:
     if RESERVED_LABEL.fullmatch(method.name):
         raise PluginError(f"{kind}.name is {method.name!r}: that is the label of the untouched base")
     if not 0 < method.learning_rate < 1e6:
-        raise PluginError(f"{kind}.learning_rate is {method.learning_rate!r:.40}, which is not a number above 0")
+        raise PluginError(
+            f"{kind}.learning_rate is {method.learning_rate!r:.40}, which is not a number between 0 and a million"
+        )
     if method.group not in GROUPS:
         raise PluginError(f"{kind}.group is {method.group!r}; choose from {', '.join(GROUPS)}")
     for attribute in ("quantizations", "mergeable_into"):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from adapterzoo.tokens.encode import Encoded, Encoder
 
 MAX_UNKNOWN_LABELS = 5  # further labels that only test rows have are counted but not named
+MAX_LEARNED_LABELS = 10  # number of labels of the training rows that the hint lists
 
 
 def read_data(recipe: Recipe, say: Callable[[str], None]) -> tuple[Recipe, Splits]:
@@ -94,7 +95,8 @@ def _unknown_labels(metrics: Sequence[str], splits: Splits) -> list[Problem]:
     shown = problems[:MAX_UNKNOWN_LABELS]
     if shown:
         what = f"{len(unknown)} labels are only in the test rows: no method can know them."
-        labels = ", ".join(sorted(learned)[:10])
+        more = ["..."] if len(learned) > MAX_LEARNED_LABELS else []
+        labels = ", ".join([*sorted(learned)[:MAX_LEARNED_LABELS], *more])
         hint = f"Correct them, give more rows, or measure something else. Training rows have: {labels}."
         shown.append(Problem("evaluate.metrics", what, hint))
     return shown

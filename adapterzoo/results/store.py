@@ -163,7 +163,7 @@ class Store:
         marker, wanted = folder / CHECKPOINTS / "settings.json", json.dumps(settings, sort_keys=True)
         if not marker.is_file() or marker.read_bytes() != wanted.encode():
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-            marker.parent.mkdir(parents=True)
+            marker.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(marker, wanted)
         return folder
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from adapterzoo.errors import AdapterzooError, Problem, UserError
-from adapterzoo.machine import processes
+from adapterzoo.machine import gpu, processes
 from adapterzoo.machine.memory import keep_freed_memory
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.prepare.plan import Cell, MethodCell
@@ -116,6 +116,7 @@ class SerialSchedule(Schedule):
 
     def do(self) -> None:
         """Run the cells one after the other."""
+        gpu.make_repeatable()
         kept = self.store.threads()
         self.worker.threads = parallel.known_threads(self.recipe.threads, "auto", kept) or processes.cores()
         processes.set_threads(self.worker.threads)

@@ -177,7 +177,8 @@ class Chat:
                 messages, chat_template=self._template, tokenize=False, add_generation_prompt=ask
             )
         except Exception as error:  # the code of a template may raise any error
-            raise self._unusable(f"refuses the turns ({str(error).splitlines()[0]})") from None
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise self._unusable(f"refuses the turns ({reason})") from None
         return text
 
     def _unusable(self, what: str) -> UserError:

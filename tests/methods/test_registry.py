@@ -66,7 +66,10 @@ def test_every_plugin_file_is_an_entry_point_and_is_found() -> None:
             METHOD.replace("NAME", "mine").replace('"me"', '"me"; mergeable_into = [["none"]]'),
             "mergeable_into names [['none']]",
         ),
-        (METHOD.replace("NAME", "mine").replace('"me"', '"me"; learning_rate = 10**400'), "is not a number above 0"),
+        (
+            METHOD.replace("NAME", "mine").replace('"me"', '"me"; learning_rate = 10**400'),
+            "is not a number between 0 and a million",
+        ),
         (
             METHOD.replace("NAME", "mine")
             .replace("class Mine", "class O(Options):\n    label: str = 'x'\nclass Mine")
@@ -99,7 +102,10 @@ def test_every_plugin_file_is_an_entry_point_and_is_found() -> None:
         (METHOD.replace("NAME", "mine").replace("[Mine()]", "[Mine(), Mine()]"), "it has two methods named 'mine'"),
         (METHOD.replace("NAME", "mine").replace('"me"', '"me"; contract = 99'), "asks for contract 99"),
         (METHOD.replace("NAME", "mine").replace("1e-3", '"fast"'), "learning_rate is 'fast'"),
-        (METHOD.replace("NAME", "mine").replace("1e-3", 'float("nan")'), "which is not a number above 0"),
+        (
+            METHOD.replace("NAME", "mine").replace("1e-3", 'float("nan")'),
+            "which is not a number between 0 and a million",
+        ),
         (METHOD.replace("NAME", "mine").replace('"s"', "7"), "summary is 7"),
         (
             METHOD.replace("NAME", "mine").replace('"me"', '"me"; quantizations = "none"'),

@@ -129,6 +129,7 @@ def test_a_template_from_a_file(tmp_path: Path) -> None:
     [
         ("{% for m in messages %}{{ m.content[::-1] }}{% endfor %}", "does not write an answer as it is given"),
         ("{{ raise_exception('no') }}", "refuses the turns (no)"),
+        ("{{ raise_exception('') }}", "refuses the turns (TemplateError)"),
         ("{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}", "changes the prompt when"),
     ],
 )
