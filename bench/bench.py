@@ -134,7 +134,8 @@ def write_job(recipe: Path, overrides: Sequence[str], path: Path) -> int:
 
     checked = load_recipe(recipe, tuple(overrides))
     splits = load_splits(checked.data, lambda message: None)
-    steps = checked.train.steps or 0
+    if (steps := checked.train.steps) is None:
+        sys.exit("The scripts train a number of steps: give --set train.steps, not train.epochs.")
 
     def plain(rows: Sequence[Any]) -> list[dict[str, str]]:
         system = checked.data.system or ""
@@ -297,7 +298,7 @@ def main() -> None:
     parser.add_argument(
         "-m", "--method", dest="methods", action="append", default=[], help="train only this method (repeatable)"
     )
-    parser.add_argument("--only", action="append", default=[], help="contenders with this prefix (repeatable)")
+    parser.add_argument("--only", action="append", default=[], help="rivals with this prefix (repeatable)")
     parser.add_argument("--set", dest="overrides", action="append", default=[], help="like train.steps=20")
     parser.add_argument("--out", type=Path, default=Path("bench-out"))
     given = parser.parse_args()
@@ -309,12 +310,12 @@ def main() -> None:
         write_rows(rows)
         overrides = [*overrides, f"data.source={rows}"]
     parameters = write_job(RECIPES[given.rows], overrides, job)
-    every = contenders(RECIPES[given.rows], given.methods or METHODS, overrides, job)
-    chosen = [contender for contender in every if not given.only or contender.name.startswith(tuple(given.only))]
+    adapterzoo, *others = contenders(RECIPES[given.rows], given.methods or METHODS, overrides, job)
+    chosen = [rival for rival in others if not given.only or rival.name.startswith(tuple(given.only))]
     rounds: list[Round] = []
     operations = operations_a_second()
     for number in range(given.rounds):
-        for contender in chosen:
+        for contender in (adapterzoo, *chosen):
             folder = given.out / given.rows / f"round-{number}" / re.sub(r"\W+", "-", contender.name)
             shutil.rmtree(folder, ignore_errors=True)
             rounds.append(measure(contender, folder))

@@ -18,7 +18,7 @@ from bench import METHODS
 HERE = Path(__file__).resolve().parent
 NF4_METHODS = ("lora", "ia3", "adalora", "oft")
 # Leave out the scripts that run two at a time: they are pinned to CPU cores, which makes no difference on a GPU.
-CONTENDERS = ("adapterzoo", "a: TRL", "b: TRL", "c: PEFT")
+RIVALS = ("a: TRL", "b: TRL", "c: PEFT")
 
 
 def make_model(folder: Path, tokenizer_folder: Path | None) -> None:
@@ -64,7 +64,7 @@ def main() -> None:
     model = given.out.resolve() / "llama-1b"
     if not model.exists():
         make_model(model, given.tokenizer)
-    only = [part for name in CONTENDERS for part in ("--only", name)]
+    only = [part for name in RIVALS for part in ("--only", name)]
     for quantization in given.quantization or ("none", "nf4"):
         methods = [name for name in given.methods or METHODS if quantization == "none" or name in NF4_METHODS]
         overrides = (f"model.name={model}", f"model.quantization={quantization}", f"train.steps={given.steps}")

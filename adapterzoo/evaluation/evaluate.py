@@ -15,7 +15,7 @@ from adapterzoo.metrics.measured import MEASURED_NAMES
 from adapterzoo.metrics.registry import metrics as known_metrics
 from adapterzoo.tokens.batches import Tokens, batches_by_length, pad_batch, row_tokens, to_device
 from adapterzoo.tokens.encode import Encoded, Example
-from adapterzoo.tokens.shared_prefix import SharedPrefix, learned_logits, model_arguments
+from adapterzoo.tokens.shared_prefix import SharedPrefix, learned_parts, model_arguments
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,7 +35,7 @@ class Likelihood(NamedTuple):
     tokens: int
     """number of learned tokens"""
     likeliest: tuple[int, ...]
-    """id of the token that the model finds likeliest at the position of each learned token"""
+    """id of the token that the model finds likeliest at the position of each learned token; empty if not asked for"""
     right: int
     """number of learned tokens that are also the likeliest tokens"""
 
@@ -213,7 +213,13 @@ def _answer_metrics(
 
 
 def likelihoods(
-    model: nn.Module, rows: Sequence[Tokens], pad_id: int, batch_size: int, prefix: SharedPrefix | None = None
+    model: nn.Module,
+    rows: Sequence[Tokens],
+    pad_id: int,
+    batch_size: int,
+    prefix: SharedPrefix | None = None,
+    *,
+    losses_only: bool = False,
 ) -> list[Likelihood]:
     """Return the likelihood of the learned tokens of each row.
 
@@ -223,6 +229,7 @@ def likelihoods(
         pad_id: id of the token that pads rows.
         batch_size: largest number of rows in a batch.
         prefix: joins rows that begin with the same tokens into one sequence; None if rows are padded.
+        losses_only: whether to leave out the likeliest tokens; finding them takes longer than the losses.
     """
     import torch
     from torch.nn import functional
@@ -239,14 +246,20 @@ def likelihoods(
             batch = to_device(pad_batch(group, pad_id) if prefix is None else prefix.batch(group, pad_id), model)
             # Leave the labels out, because the model's own loss may include a method's regulariser.
             inputs = {name: value for name, value in batch.items() if name not in ("labels", "shift_labels")}
-            logits, targets = learned_logits(model(**model_arguments(inputs, model)).logits, batch)
+            logits = model(**model_arguments(inputs, model)).logits
+            losses, likeliest, right = [], [], []
             # A vocabulary is large, so compute the losses in parts that fit into the processor's cache.
-            parts = list(zip(logits.split(LOSS_POSITIONS), targets.split(LOSS_POSITIONS), strict=True))
-            losses = torch.cat([functional.cross_entropy(part.float(), ids, reduction="none") for part, ids in parts])
-            likeliest = torch.cat([part.argmax(dim=1) for part, _ in parts])
+            for part, targets in learned_parts(logits, batch, LOSS_POSITIONS):
+                losses.append(functional.cross_entropy(part.float(), targets, reduction="none"))
+                if not losses_only:
+                    likeliest.append(part.argmax(dim=1))
+                    right.append(likeliest[-1] == targets)
             sizes = [counts[i] for i in indices]
-            by_row = zip(losses.double().split(sizes), likeliest.split(sizes), targets.split(sizes), strict=True)
-            for i, (loss, best, target) in zip(indices, by_row, strict=True):
-                right = int((best == target).sum())
-                measured[i] = Likelihood(loss.sum().item(), counts[i], tuple(best.tolist()), right)
+            by_row = torch.cat(losses).double().split(sizes)
+            for i, loss in zip(indices, by_row, strict=True):
+                measured[i] = Likelihood(loss.sum().item(), counts[i], (), 0)
+            if not losses_only:
+                tokens = zip(torch.cat(likeliest).split(sizes), torch.cat(right).split(sizes), strict=True)
+                for i, (best, is_right) in zip(indices, tokens, strict=True):
+                    measured[i] = measured[i]._replace(likeliest=tuple(best.tolist()), right=int(is_right.sum()))
     return measured

@@ -63,7 +63,7 @@ class General:
 
     def measure(self, model: nn.Module) -> list[Likelihood]:
         """Return the likelihood of each paragraph with a model."""
-        return likelihoods(model, self.rows, self.pad_id, self.batch_size)
+        return likelihoods(model, self.rows, self.pad_id, self.batch_size, losses_only=True)
 
     @staticmethod
     def change(before: Sequence[Likelihood], after: Sequence[Likelihood]) -> tuple[float, list[dict[str, float]]]:

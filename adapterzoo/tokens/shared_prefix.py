@@ -10,7 +10,7 @@ often most of a row, are computed only once.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -233,11 +233,20 @@ def reason_not_to_train_joined(model: nn.Module, arguments: Mapping[str, Any]) -
 
 def learned_logits(logits: torch.Tensor, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the logits that predict learned tokens, (learned tokens, vocabulary), and these tokens, row by row."""
+    return next(learned_parts(logits, batch, batch["labels"].numel()))
+
+
+def learned_parts(
+    logits: torch.Tensor, batch: dict[str, Any], size: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield what :func:`learned_logits` returns, in parts of at most ``size`` tokens."""
     if ROW_LENGTHS in batch:
-        return logits[0], batch["labels"][0]
+        yield from zip(logits[0].split(size), batch["labels"][0].split(size), strict=True)
+        return
     targets = batch["labels"][:, 1:]
-    wanted = targets != IGNORED
-    return logits[:, :-1][wanted], targets[wanted]
+    learned = (targets != IGNORED).nonzero()
+    for rows, positions in (indices.unbind(1) for indices in learned.split(size)):
+        yield logits[rows, positions], targets[rows, positions]
 
 
 def _continued_logits(model: Any, ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -276,4 +285,5 @@ def _loss_and_logits(model: Any, batch: dict[str, Any]) -> tuple[float, torch.Te
     """Return a batch's loss and the logits that predict its learned tokens."""
     batch = to_device(batch, model)
     output = model(**model_arguments(batch, model))
-    return output.loss.item(), learned_logits(output.logits, batch)[0].float()
+    logits, _ = learned_logits(output.logits, batch)
+    return output.loss.item(), logits.float()

@@ -213,7 +213,8 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """Return the loss per completion token on the validation rows."""
         rows = [example.tokens for example in self.eval_dataset]
-        measured = likelihoods(self.model, rows, self.pad_id, self.args.eval_batch_size, self.prefix)
+        batch_size = self.args.eval_batch_size
+        measured = likelihoods(self.model, rows, self.pad_id, batch_size, self.prefix, losses_only=True)
         loss = sum(row.loss for row in measured) / sum(row.tokens for row in measured)
         metrics = {f"{metric_key_prefix}_loss": loss}
         self.log(metrics)
