@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 class GpuQueue(TaskQueue):
     """A queue with a process for each GPU, or as many as the recipe's ``jobs``.
 
-    Starting a process and loading the model takes longer than on a CPU. So a process does several tasks of the same
-    base model, as long as their methods are built-in ones and none fails.
+    Starting a process and loading the model takes longer than on a CPU. So a process does several tasks, if possible
+    with the same base model, as long as their methods are built-in ones and none fails.
     """
 
     def __init__(self, worker: Worker, reporter: Reporter, clock: Stopwatch, gpus: Sequence[str]) -> None:
@@ -55,17 +55,20 @@ class GpuQueue(TaskQueue):
 
     def _process_for(self, task: Task, shared: Shared, threads: int) -> ProcessHandle:
         process = next((idle for idle, held in self.idle.items() if held == task.quantization), None)
-        if process is not None:
-            del self.idle[process]
-        else:
-            while len(self.gpu_of) >= self.jobs:  # the idle processes hold other base models
-                self._end(next(iter(self.idle)))
-            used = list(self.gpu_of.values())
-            chosen = min(self.gpus, key=used.count)
+        if process is None:
             self.reporter.loading(task.quantization)
-            process = FreshProcess(TaskHandler(self.worker), threads, {gpu.VISIBLE: chosen})
-            self.gpu_of[process] = chosen
+            full = len(self.gpu_of) >= self.jobs  # then an idle process loads another base model
+            process = next(iter(self.idle)) if full else self._new_process(threads)
+        self.idle.pop(process, None)
         process.give((task, shared))
+        return process
+
+    def _new_process(self, threads: int) -> FreshProcess:
+        """Start a process on the GPU that has the fewest."""
+        used = list(self.gpu_of.values())
+        chosen = min(self.gpus, key=used.count)
+        process = FreshProcess(TaskHandler(self.worker), threads, {gpu.VISIBLE: chosen})
+        self.gpu_of[process] = chosen
         return process
 
     def _handle_message(self, task: Task, name: str, *values: Any) -> None:

@@ -55,8 +55,7 @@ def test_processes_on_gpus_give_the_results_of_this_process(
         done = adapterzoo("run", write_recipe("lora, qlora, ia3", tune), *sets, "--set", f"jobs={jobs}", "--out",
                           tmp_path / jobs)  # fmt: skip
         assert done.exit_code == 0, done.stderr
-    assert started[:2] == GPUS
-    assert len(started) <= 4, "processes are used again for the same base model"
+    assert started == GPUS, "each process did several cells"
     here, there = results(tmp_path / "0"), results(tmp_path / "auto")
     assert {name: row["metrics"] for name, row in there.items()} == {name: row["metrics"] for name, row in here.items()}
     trained = sorted((tmp_path / "0").rglob("adapter_model.safetensors"))
