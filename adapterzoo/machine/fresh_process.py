@@ -1,4 +1,4 @@
-"""Start new Python processes that do one task after another, for GPUs: a forked process could not use them."""
+"""Start new Python processes for GPUs, which forked processes cannot use; each does one task after another."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+from adapterzoo.errors import UserError
 from adapterzoo.machine.processes import ProcessHandle, Send, end_with_parent, output_file, set_threads
 
 DONE = ("done",)  # the message with which a process says that it waits for its next task
-START = "from adapterzoo.machine.fresh_process import main; main({descriptor})"
+# Set the path first: otherwise Python would import modules from the working directory.
+START = "import sys; sys.path[:] = {path}; from adapterzoo.machine.fresh_process import main; main({descriptor})"
 
 
 class FreshProcess(ProcessHandle):
@@ -32,11 +35,19 @@ class FreshProcess(ProcessHandle):
                 messages.
             threads: number of threads that each parallel operation gets.
             environment: variables that the process gets in addition to those of this one.
+
+        Raises:
+            UserError: the handler cannot be pickled, for example because a model brings its own tokenizer.
         """
+        try:
+            first_message = ForkingPickler.dumps((handler, threads))
+        except Exception as error:  # the code of a model may raise anything here
+            what = f"this run cannot be sent to another process ({type(error).__name__}: {error})."
+            raise UserError.at("jobs", what, "Set jobs: 0.") from None
         messages, child_end = multiprocessing.Pipe()
         super().__init__(messages, output_file())
         self._process = subprocess.Popen(
-            [sys.executable, "-c", START.format(descriptor=child_end.fileno())],
+            [sys.executable, "-c", START.format(path=sys.path, descriptor=child_end.fileno())],
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=self._output,
@@ -45,16 +56,16 @@ class FreshProcess(ProcessHandle):
             start_new_session=True,  # Ctrl-C reaches only the parent
         )
         child_end.close()
-        self._send(sys.path)
-        self._send((handler, threads))
+        self._send(first_message)
 
     def give(self, task: Any) -> None:
         """Give the process its next task; it must have finished the one before."""
-        self._send(task)
+        self.forget_output()
+        self._send(ForkingPickler.dumps(task))
 
     def _send(self, message: Any) -> None:
         try:
-            self._messages.send(message)
+            self._messages.send_bytes(message)
         except OSError:  # the process has ended; failure() says why
             return
 
@@ -78,7 +89,6 @@ def main(descriptor: int) -> None:
     end_with_parent()
     faulthandler.enable()
     messages = Connection(descriptor)
-    sys.path[:] = messages.recv()
     handler, threads = messages.recv()
     set_threads(threads)
     while True:

@@ -36,6 +36,7 @@ class ProcessHandle:
     def __init__(self, messages: Connection, output: IO[bytes]) -> None:
         self._messages = messages
         self._output = output
+        self._output_start = 0
 
     def messages(self) -> Iterator[Any]:
         """Yield the messages that the process has sent since the last call."""
@@ -68,10 +69,14 @@ class ProcessHandle:
             return f"its process was ended by {name}{cause}"
         return f"its process ended with exit code {code}" if code else None
 
+    def forget_output(self) -> None:
+        """Leave what the process has printed so far out of :meth:`output`."""
+        self._output_start = os.fstat(self._output.fileno()).st_size
+
     def output(self) -> str:
         """Return the end of what the process has printed, at most MAX_OUTPUT_BYTES bytes."""
-        self._output.seek(0, os.SEEK_END)
-        self._output.seek(max(0, self._output.tell() - MAX_OUTPUT_BYTES))
+        size = os.fstat(self._output.fileno()).st_size
+        self._output.seek(max(self._output_start, size - MAX_OUTPUT_BYTES))
         return self._output.read().decode(errors="replace")
 
     def kill(self) -> None:
@@ -163,7 +168,7 @@ def _answer(work: Callable[[], Any]) -> Any:
     try:
         return work()
     except Exception as error:
-        return error
+        return error.with_traceback(None)  # a traceback would keep the tensors of the function in memory
 
 
 def _send_answer(work: Callable[[], Any], send: Send) -> None:
@@ -177,7 +182,7 @@ def cores() -> int:
 
 def wait_for_any(processes: Sequence[ProcessHandle]) -> None:
     """Wait until one of the processes has sent a message or has ended, at most TICK_SECONDS."""
-    wait([process._messages for process in processes], TICK_SECONDS)  # the end of a process also ends its messages
+    wait([process._messages for process in processes], TICK_SECONDS)  # also ends when one has ended
 
 
 def threads() -> int:

@@ -23,6 +23,7 @@ ROW_LENGTHS = "row_lengths"
 BY_ROW = "_by_row"
 """end of the name under which transformers finds an attention implementation that takes ``row_lengths``"""
 FLASH_MAX_HEAD_DIM = 256
+FLASH_MIN_CAPABILITY = (8, 0)  # of the GPU: an A100 has it, a T4 or a V100 does not
 # Settings that change the scores of attention and that torch's FlashAttention does not accept.
 FLASH_UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 
@@ -56,7 +57,7 @@ def in_one_kernel(model: nn.Module) -> bool:
 
     weight = next(model.parameters())
     half_precision = weight.dtype in (torch.bfloat16, torch.float16)
-    return has_row_attention(model) and weight.is_cuda and half_precision and _flash_accepts("window_size")
+    return has_row_attention(model) and half_precision and _has_flash(weight.device)
 
 
 def _attend(
@@ -90,8 +91,8 @@ def _attend(
     prefix, *lengths = row_lengths
     supported = not settings.get("dropout") and all(settings.get(name) is None for name in FLASH_UNSUPPORTED)
     half_precision = query.dtype in (torch.bfloat16, torch.float16)
-    supported = supported and query.shape[-1] <= FLASH_MAX_HEAD_DIM and _flash_accepts("window_size")
-    if query.is_cuda and half_precision and supported:
+    supported = supported and half_precision and query.shape[-1] <= FLASH_MAX_HEAD_DIM
+    if supported and _has_flash(query.device):
         return _flash(query, key, value, row_lengths, settings.get("scaling")), None
     causal = _causal_mask(prefix + max(lengths), query.dtype, query.device)
     sizes = [length for length in row_lengths if length]  # the prefix may be empty
@@ -148,6 +149,16 @@ def _flash(
         queries, keys, values, query_starts, key_starts, max(row_lengths), row_lengths[0] + longest, **settings
     )
     return output[None]
+
+
+@cache
+def _has_flash(device: torch.device) -> bool:
+    """Tell whether torch can compute FlashAttention for rows of different lengths on a device."""
+    import torch
+
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < FLASH_MIN_CAPABILITY:
+        return False
+    return _flash_accepts("window_size")
 
 
 @cache

@@ -1,8 +1,8 @@
 """Predict the time and memory of a run: time two training steps of each method and a part of its measuring.
 
-The cells are timed in parallel, as they will run. Two things cannot be known before training: how long a trained
-model's answers are, and which rows will be in a batch. It is assumed that the answers are as long as the base model's,
-and that a step has the mean number of tokens.
+The cells are timed in parallel, as they will run; on GPUs one after the other. Two things cannot be known before
+training: how long a trained model's answers are, and which rows will be in a batch. It is assumed that the answers are
+as long as the base model's, and that a step has the mean number of tokens.
 """
 
 from __future__ import annotations
@@ -72,8 +72,6 @@ def forecast(prepared: Prepared, preparing: float, say: Callable[[str], None]) -
     Raises:
         UserError: a base model cannot be loaded.
     """
-    import psutil
-
     from adapterzoo.model import base
 
     clock, expected, tasks = Stopwatch(), dict[str, Expected | str](), list[float]()
@@ -89,14 +87,9 @@ def forecast(prepared: Prepared, preparing: float, say: Callable[[str], None]) -
                 with clock("probing"):
                     concurrency = _choose_concurrency(prepared, cells, loaded, say)
             if prepared.general is not None:
-                measure_general = partial(_base_general_seconds, prepared.general, loaded)
-                (seconds,) = in_processes([measure_general], 1, concurrency.threads)
-                tasks.append(seconds if isinstance(seconds, float) else 0.0)
-            estimates = [partial(_expect, prepared, cell, loaded) for cell in cells]
-            answers = in_processes(estimates, concurrency.jobs, concurrency.threads)
-        for cell, answer in zip(cells, answers, strict=True):
-            expected[cell.label] = reason(answer) if isinstance(answer, Exception) else answer
-        shared = max(shared, psutil.Process().memory_info().rss)
+                tasks += _base_general_seconds(prepared.general, loaded, concurrency.threads)
+            expected |= _expect_each(prepared, cells, loaded, concurrency)
+        shared = max(shared, _shared_bytes())
         del loaded
     assert concurrency is not None  # a run has at least one cell
     tasks += _cell_seconds(prepared.cells, expected)
@@ -139,11 +132,27 @@ def _cell_seconds(cells: Sequence[Cell], expected: Mapping[str, Expected | str])
         yield needs.seconds * (1 + trials)
 
 
-def _expect(prepared: Prepared, cell: Cell, loaded: Base) -> Expected:
-    """Return what a cell will need, estimated from two training steps and a part of its measuring."""
+def _shared_bytes() -> int:
+    """Return the memory of this process that its cells share; on a GPU none, because each has its own base model."""
     import psutil
 
-    before, clock = psutil.Process().memory_info().rss, Stopwatch()
+    return 0 if gpu.visible() else int(psutil.Process().memory_info().rss)
+
+
+def _expect_each(
+    prepared: Prepared, cells: Sequence[Cell], loaded: Base, concurrency: Concurrency
+) -> dict[str, Expected | str]:
+    """Return what each cell of a base model will need, or why it failed, by label."""
+    estimates = [partial(_expect, prepared, cell, loaded) for cell in cells]
+    with gpu.repeatable():
+        answers = in_processes(estimates, concurrency.jobs, concurrency.threads)
+    pairs = zip(cells, answers, strict=True)
+    return {cell.label: reason(answer) if isinstance(answer, Exception) else answer for cell, answer in pairs}
+
+
+def _expect(prepared: Prepared, cell: Cell, loaded: Base) -> Expected:
+    """Return what a cell will need, estimated from two training steps and a part of its measuring."""
+    before, clock = _shared_bytes(), Stopwatch()
     with loaded.borrow() as model, PeakMemory() as peak:
         if isinstance(cell, MethodCell):
             with clock("wrapping"):
@@ -175,10 +184,14 @@ def _sample_test_rows(prepared: Prepared) -> Prepared:
     return replace(prepared, encoded=replace(encoded, test=[encoded.test[i] for i in chosen]), shots=shots)
 
 
-def _base_general_seconds(general: General, loaded: Base) -> float:
-    """Return the seconds that measuring the general text takes with the untouched base model."""
-    with loaded.borrow() as model:
-        return _general_seconds(general, model)
+def _base_general_seconds(general: General, loaded: Base, threads: int) -> list[float]:
+    """Return the seconds that measuring the general text takes with the untouched base model; empty if it fails."""
+
+    def measure() -> float:
+        with loaded.borrow() as model:
+            return _general_seconds(general, model)
+
+    return [seconds for seconds in in_processes([measure], 1, threads) if isinstance(seconds, float)]
 
 
 def _general_seconds(general: General, model: Any) -> float:

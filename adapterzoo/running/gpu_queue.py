@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.entry_points import BUILT_IN
+from adapterzoo.errors import AdapterzooError, UserError
 from adapterzoo.machine import gpu
 from adapterzoo.machine.fresh_process import FreshProcess
 from adapterzoo.machine.memory import free_memory
@@ -15,13 +16,14 @@ from adapterzoo.machine.processes import ProcessHandle, Send
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.methods.registry import registry
+from adapterzoo.metrics.registry import metric_packages
 from adapterzoo.prepare.plan import MethodCell
 from adapterzoo.results.result import Result
 from adapterzoo.running import parallel
 from adapterzoo.running.parallel import Concurrency
 from adapterzoo.running.progress import Reporter
 from adapterzoo.running.task_queue import Shared, Task, TaskQueue, do_task
-from adapterzoo.running.worker import Worker
+from adapterzoo.running.worker import Worker, reason
 
 if TYPE_CHECKING:
     from adapterzoo.model.base import Base
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
 class GpuQueue(TaskQueue):
     """A queue with a process for each GPU, or as many as the recipe's ``jobs``.
 
-    Starting a process and loading the model takes longer than on a CPU. So a process does several tasks, if possible
-    with the same base model, as long as their methods are built-in ones and none fails.
+    Starting a process and loading the model takes longer than on a CPU. So a process takes another task, if possible
+    with the base model that it holds. After a failed task or third-party code it is ended.
     """
 
     def __init__(self, worker: Worker, reporter: Reporter, clock: Stopwatch, gpus: Sequence[str]) -> None:
@@ -41,6 +43,11 @@ class GpuQueue(TaskQueue):
         """process, running or idle -> its GPU"""
         self.idle: dict[FreshProcess, str] = {}
         """process that waits for a task -> quantization of the base model that it holds"""
+        self.loaded = set[str]()
+        """quantizations with which some process has loaded the base model"""
+        self.failed_loads: dict[Task, Exception] = {}
+        """task -> why its process could not load the base model"""
+        self.third_party_metrics = bool(metric_packages(self.recipe.evaluate.metrics))
 
     def _choose_concurrency(self) -> Concurrency:
         return parallel.on_gpus(self.recipe, len(self.gpus), len(self.todo), self.store.threads())
@@ -49,15 +56,17 @@ class GpuQueue(TaskQueue):
         return True
 
     def _next(self) -> Task | None:
+        for process in [idle for idle in self.idle if not idle.alive]:
+            self._end(process)
         held = set(self.idle.values())
-        self.waiting.sort(key=lambda task: task.quantization not in held)  # an idle process does the next task
+        self.waiting.sort(key=lambda task: task.quantization not in held)  # tasks whose base an idle process holds
         return super()._next()
 
     def _process_for(self, task: Task, shared: Shared, threads: int) -> ProcessHandle:
         process = next((idle for idle, held in self.idle.items() if held == task.quantization), None)
         if process is None:
             self.reporter.loading(task.quantization)
-            full = len(self.gpu_of) >= self.jobs  # then an idle process loads another base model
+            full = len(self.gpu_of) >= self.jobs  # then an idle process has to load another base model
             process = next(iter(self.idle)) if full else self._new_process(threads)
         self.idle.pop(process, None)
         process.give((task, shared))
@@ -65,9 +74,12 @@ class GpuQueue(TaskQueue):
 
     def _new_process(self, threads: int) -> FreshProcess:
         """Start a process on the GPU that has the fewest."""
+        import torch
+
         used = list(self.gpu_of.values())
         chosen = min(self.gpus, key=used.count)
-        process = FreshProcess(TaskHandler(self.worker), threads, {gpu.VISIBLE: chosen})
+        handler = TaskHandler(self.worker, torch.cuda.is_available())
+        process = FreshProcess(handler, threads, {gpu.VISIBLE: chosen})
         self.gpu_of[process] = chosen
         return process
 
@@ -77,16 +89,24 @@ class GpuQueue(TaskQueue):
             return
         error, seconds = values
         self.clock.add("loading", seconds)
-        first, self.load_attempted = not self.load_attempted, True
-        if error is not None:
-            if first:
-                raise error
+        if error is None:
+            self.loaded.add(task.quantization)
+            return
+        if not self.loaded:
+            raise error
+        self.failed_loads[task] = error
+        if task.quantization not in self.loaded:  # then no process can load it
             self.bases[task.quantization] = error
+
+    def _loading_error(self, task: Task) -> Exception | None:
+        return self.failed_loads.get(task) or super()._loading_error(task)
 
     def _release(self, process: ProcessHandle, task: Task, result: Result | None) -> None:
         assert isinstance(process, FreshProcess)
-        built_in = not isinstance(task.cell, MethodCell) or registry().package(task.cell.method) == BUILT_IN
-        if process.alive and built_in and (result is None or result.ok):
+        third_party = isinstance(task.cell, MethodCell) and registry().package(task.cell.method) != BUILT_IN
+        third_party = third_party or self.third_party_metrics
+        failed = task in self.failed_loads or (result is not None and not result.ok)
+        if process.alive and not third_party and not failed:
             self.idle[process] = task.quantization
         else:
             self._end(process)
@@ -107,13 +127,14 @@ class TaskHandler:
     """Does the tasks in a process that uses one GPU, and keeps the base model from task to task."""
 
     worker: Worker
+    needs_gpu: bool
+    """whether it is an error if this process finds no GPU"""
     base: Base | None = None
 
     def __call__(self, message: tuple[Task, Shared], send: Send) -> None:
         """Do a task and send its messages."""
         task, shared = message
-        gpu.make_repeatable()
-        with quiet_libraries():
+        with quiet_libraries(), gpu.repeatable():
             if (base := self._load(task.quantization, send)) is not None:
                 do_task(self.worker, task, base, shared, send)
 
@@ -123,10 +144,15 @@ class TaskHandler:
             return self.base
         self.base = None
         free_memory()
-        begun, error = time.monotonic(), None
+        begun = time.monotonic()
+        error: AdapterzooError | None = None
         try:
+            if self.needs_gpu:
+                self.worker.device = gpu.name()
             self.base = self.worker.load(quantization)
-        except Exception as problem:
+        except UserError as problem:
             error = problem
+        except Exception as problem:  # send its text, because not every error can be sent to another process
+            error = AdapterzooError(reason(problem))
         send(("loaded", error, time.monotonic() - begun))
         return self.base

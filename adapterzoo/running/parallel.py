@@ -120,9 +120,13 @@ def _trainings_per_hour(prepared: Prepared, cell: MethodCell, base: Any, concurr
         for _ in range(concurrency.jobs)
     ]
     running = list(started)
-    while running:
-        wait_for_any(running)
-        running = [process for process in running if process.alive]
+    try:
+        while running:
+            wait_for_any(running)
+            running = [process for process in running if process.alive]
+    finally:
+        for process in running:
+            process.kill()
     answers = [answer for process in started for answer in process.messages()]
     if len(answers) < len(started):
         return 0.0, 0

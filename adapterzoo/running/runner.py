@@ -74,11 +74,13 @@ def _run(
     store.check(identity)
     with quiet_libraries():
         worker = Worker(prepared, store, identity)
-        schedule: Schedule = SerialSchedule(worker, reporter, clock)
+        schedule: Schedule
         if prepared.recipe.jobs != 0 and processes.can_fork():
             schedule = ForkQueue(worker, reporter, clock, forks_may_use_threads)
         elif prepared.recipe.jobs != 0 and (gpus := gpu.visible()):
             schedule = GpuQueue(worker, reporter, clock, gpus)
+        else:
+            schedule = SerialSchedule(worker, reporter, clock)
         cells = [(cell.label, cell.seed) for cell in prepared.cells]
         store.begin(kept_recipe(prepared.recipe, registry()), identity, cells)
         reporter.begin(len(cells), out)

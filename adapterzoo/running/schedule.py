@@ -116,20 +116,20 @@ class SerialSchedule(Schedule):
 
     def do(self) -> None:
         """Run the cells one after the other."""
-        gpu.make_repeatable()
         kept = self.store.threads()
         self.worker.threads = parallel.known_threads(self.recipe.threads, "auto", kept) or processes.cores()
         processes.set_threads(self.worker.threads)
         keep_freed_memory()
         self.store.keep_threads(self.worker.threads)
-        for cell in self.todo:
-            base = self.bases.get(cell.quantization)
-            if base is None:
-                self.bases = {name: error for name, error in self.bases.items() if isinstance(error, Exception)}
-                gc.collect()
-                base = self._load(cell.quantization)
-            self.reporter.start(cell.label, cell.seed)
-            self._finish(self._do_cell(cell, base))
+        with gpu.repeatable():
+            for cell in self.todo:
+                base = self.bases.get(cell.quantization)
+                if base is None:
+                    self.bases = {name: error for name, error in self.bases.items() if isinstance(error, Exception)}
+                    gc.collect()
+                    base = self._load(cell.quantization)
+                self.reporter.start(cell.label, cell.seed)
+                self._finish(self._do_cell(cell, base))
 
     def _do_cell(self, cell: Cell, base: Base | Exception) -> Result:
         try:

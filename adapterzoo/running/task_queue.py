@@ -36,7 +36,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Shared:
-    """What a cell gets to know of earlier tasks."""
+    """What earlier tasks found out and a cell needs."""
 
     tuning: Tuning | AdapterzooError | None
     """tuning of the cell's label, or why it failed"""
@@ -47,7 +47,7 @@ class Shared:
 class TaskQueue(Schedule):
     """A schedule that runs several cells at the same time, each in its own process.
 
-    If a process is killed, only its own row fails.
+    If a process is killed, only its own row fails; if it was measuring the general text, all rows that need it.
     """
 
     def __init__(self, worker: Worker, reporter: Reporter, clock: Stopwatch) -> None:
@@ -87,7 +87,7 @@ class TaskQueue(Schedule):
         raise NotImplementedError
 
     def _release(self, process: ProcessHandle, task: Task, result: Result | None) -> None:
-        """Take back a process whose task has ended; the result is the cell's, None for the general text."""
+        """Keep a process for its next task, or end it; the result is the cell's, None for the general text."""
 
     def _end_processes(self) -> None:
         """End all processes."""
@@ -177,9 +177,10 @@ class TaskQueue(Schedule):
         why = None if process.alive else process.failure()
         if task.cell is None:
             if task.quantization not in self.general:
-                what = f"the general text could not be measured: {why or 'its process sent nothing'}"
-                self.general[task.quantization] = AdapterzooError(what)
-                self.reporter.say(f"{what}\n{process.output()}")
+                error = self._loading_error(task)
+                why = reason(error) if error else why or "its process sent nothing"
+                self.general[task.quantization] = no_general_text(why)
+                self.reporter.say(f"{self.general[task.quantization]}\n{'' if error else process.output()}".strip())
             return None
         path = self.store.cell(task.cell.label, task.cell.seed) / RESULT
         error = self._loading_error(task)
@@ -200,5 +201,14 @@ def do_task(worker: Worker, task: Task, base: Base, shared: Shared, send: Send) 
         worker.do(task.cell, base, Sender(send), tuning=shared.tuning, general=shared.general)
         return
     begun = time.monotonic()
-    likelihoods = worker.measure_general(base)
-    send(("general", likelihoods, time.monotonic() - begun))
+    measured: list[Likelihood] | AdapterzooError
+    try:
+        measured = worker.measure_general(base)
+    except Exception as error:  # a model's own code may raise anything
+        measured = no_general_text(reason(error))
+    send(("general", measured, time.monotonic() - begun))
+
+
+def no_general_text(why: str) -> AdapterzooError:
+    """Return the error of the rows whose general text could not be measured."""
+    return AdapterzooError(f"the general text could not be measured: {why}")

@@ -41,6 +41,8 @@ class Worker:
         """number of threads of each cell"""
         self.jobs = 1
         """number of cells that run at the same time"""
+        self.device: str | None = None
+        """name of the GPU that this process uses; None for the first GPU, or the CPU"""
         self._common: dict[str, Any] = {
             "fingerprints": {"recipe": identity_hash(identity), **prepared.fingerprints},
             "recipe": dict(identity),
@@ -154,6 +156,8 @@ class Worker:
     def _result(self, cell: Cell, **values: Any) -> Result:
         """Return the result of a cell: its settings, what all cells of the run share, and the given values."""
         environment = {**self._common["environment"], "threads": self.threads, "jobs": self.jobs}
+        if self.device is not None:
+            environment["device"] = self.device
         return Result(
             label=cell.label,
             seed=cell.seed,

@@ -245,6 +245,7 @@ def learned_parts(
         return
     targets = batch["labels"][:, 1:]
     learned = (targets != IGNORED).nonzero()
+    logits = logits[:, -batch["labels"].shape[1] :]  # a model that ignores logits_to_keep returns more of them
     for rows, positions in (indices.unbind(1) for indices in learned.split(size)):
         yield logits[rows, positions], targets[rows, positions]
 

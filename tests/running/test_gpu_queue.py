@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from adapterzoo.machine import gpu, processes
 from adapterzoo.machine.fresh_process import FreshProcess
 from adapterzoo.methods.registry import registry
+from adapterzoo.running.gpu_queue import GpuQueue
 from adapterzoo.running.schedule import CellWatch
 
 GPUS = ["0", "0"] if torch.cuda.device_count() == 1 else ["0", "1"]
@@ -70,6 +71,10 @@ def test_a_process_is_used_again_only_after_a_built_in_method(
     tmp_path: Path, started: list[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(type(registry()), "package", lambda self, name: package)
+    # Nothing in the working directory may take the place of a module.
+    (tmp_path / "adapterzoo").mkdir()
+    (tmp_path / "signal.py").write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
     assert adapterzoo("run", write_recipe("lora, ia3"), *QUIET, "--jobs", "1", "--out", tmp_path / "o").exit_code == 0
     assert started == ["0"] * processes_started
 
@@ -93,6 +98,38 @@ def test_a_killed_process_is_one_failed_row(
     assert not psutil.Process().children()
 
 
+def broken_copy(folder: str, broken: Path) -> str:
+    """Copy a model with only the beginning of its weights; return the copy's folder."""
+    broken.mkdir()
+    for path in Path(folder).iterdir():
+        (broken / path.name).write_bytes(path.read_bytes()[: 1000 if path.suffix == ".safetensors" else None])
+    return str(broken)
+
+
+def test_a_base_model_that_loaded_once_and_then_not_fails_one_row(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path, started: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The memory of a GPU may be full for a while; the other processes still have the model."""
+    new_process = GpuQueue._new_process
+
+    def with_a_broken_model_for_the_second(queue: GpuQueue, threads: int) -> FreshProcess:
+        whole = queue.prepared.location
+        if len(started) == 1:
+            object.__setattr__(queue.prepared, "location", broken_copy(whole, tmp_path / "broken"))
+        process = new_process(queue, threads)
+        object.__setattr__(queue.prepared, "location", whole)
+        return process
+
+    monkeypatch.setattr(GpuQueue, "_new_process", with_a_broken_model_for_the_second)
+    monkeypatch.setattr(type(registry()), "package", lambda self, name: "someone-elses")
+    done = adapterzoo("run", write_recipe("lora, ia3, oft"), *QUIET, "--jobs", "1", "--out", tmp_path / "o")
+    assert done.exit_code == 1
+    found = results(tmp_path / "o")
+    assert {name: row["status"] for name, row in found.items()} == {"lora/0": "ok", "ia3/0": "failed", "oft/0": "ok"}
+    assert "cannot be loaded" in found["ia3/0"]["error"]
+
+
 def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_message(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path, started: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -103,10 +140,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_message(
 
     def then_break_the_weights(*arguments: Any) -> Any:
         prepared = prepare(*arguments)
-        (broken := tmp_path / "broken").mkdir()
-        for path in Path(prepared.location).iterdir():
-            (broken / path.name).write_bytes(path.read_bytes()[: 1000 if path.suffix == ".safetensors" else None])
-        object.__setattr__(prepared, "location", str(broken))
+        object.__setattr__(prepared, "location", broken_copy(prepared.location, tmp_path / "broken"))
         return prepared
 
     monkeypatch.setattr(runner, "prepare", then_break_the_weights)
