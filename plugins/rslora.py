@@ -1,4 +1,4 @@
-"""rsLoRA: LoRA scaled by the square root of the rank, so that a higher rank does not learn more slowly."""
+"""rsLoRA: LoRA whose update is divided by the root of the rank, not by the rank, so that high ranks learn as fast."""
 
 from __future__ import annotations
 

@@ -250,7 +250,7 @@ def _power(prepared: Prepared, difference: float | None) -> Iterator[str]:
 
 
 def _needed(difference: float, seeds: int, rows: int, comparisons: int, shares: bool) -> str:
-    """Return how many test examples show a difference, and how many seeds if these are too few."""
+    """Return how many test examples show a difference; if it takes more seeds than are given, also how many seeds."""
     from adapterzoo.comparison.power import examples_needed
 
     for number in range(seeds, 1000):

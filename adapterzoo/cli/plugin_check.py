@@ -101,7 +101,7 @@ def _run(keys: Sequence[CaseKey], jobs: int) -> Iterator[Report]:
             done += 1
             yield report
     except BrokenProcessPool:
-        # It is not known which case killed its process, so the others run one by one.
+        # It is not known which case killed its process, so all cases without a report run one by one.
         for key in keys[done:]:
             try:
                 yield from _pool([key], 1)

@@ -8,8 +8,8 @@ from typing import Any
 from adapterzoo.metrics.measured import BY_COLUMN
 from adapterzoo.results.row import Row
 
-# The function that picks the better of two values. No value is better in other columns, such as the learning rate,
-# unless they are metrics. For a metric the higher value is better, unless the result says otherwise.
+# Column -> the function that picks the better of two values. Metrics that are not listed are better if they are higher,
+# unless the result says otherwise. In all other columns, such as the learning rate, no value is better.
 HIGHER, LOWER = max, min
 BETTER = {
     "trainable_params": LOWER,

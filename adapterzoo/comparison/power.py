@@ -81,11 +81,12 @@ def _power(difference: float, examples: int, tail: float) -> float:
     disagree = max(DISAGREE, difference)
     better = (1 + difference / disagree) / 2
     middle, width = examples * disagree, 7 * math.sqrt(examples * disagree * (1 - disagree)) + 1
-    decided = np.arange(max(math.floor(middle - width), 0), min(math.ceil(middle + width), examples) + 1)
+    # All likely numbers of examples on which the methods disagree: at most 7 standard deviations from the mean.
+    disagreements = np.arange(max(math.floor(middle - width), 0), min(math.ceil(middle + width), examples) + 1)
     # The smallest number of examples in favour of the better method with which the test finds a difference.
-    least = decided - binom.ppf(tail, decided, 0.5) + 1
-    least += binom.sf(least - 1, decided, 0.5) > tail
-    return float((binom.pmf(decided, examples, disagree) * binom.sf(least - 1, decided, better)).sum())
+    least = disagreements - binom.ppf(tail, disagreements, 0.5) + 1
+    least += binom.sf(least - 1, disagreements, 0.5) > tail
+    return float((binom.pmf(disagreements, examples, disagree) * binom.sf(least - 1, disagreements, better)).sum())
 
 
 def _spread(examples: int, seeds: int, rows: int, shares: bool) -> Spread:

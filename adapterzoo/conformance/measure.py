@@ -51,7 +51,7 @@ def greedy(model: Any, encoded: Encoded) -> list[list[int]]:
     from adapterzoo.tokens.batches import pad_batch, row_tokens, to_device
 
     batch = to_device(pad_batch([row_tokens(example.prompt) for example in encoded.test], encoded.pad_id), model)
-    # Let no token end an answer, because the padding after it would have a low probability.
+    # Let no token end an answer, because greedy_gap would take the padding after it for chosen tokens with low logits.
     settings = GenerationConfig(
         max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=encoded.pad_id, eos_token_id=-1
     )

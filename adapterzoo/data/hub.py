@@ -44,6 +44,7 @@ def load(name: str, config: str | None, revision: str | None, split: str | None,
             builder = datasets.load_dataset_builder(name, config, revision=revision)
     except ConnectionError as error:
         raise connection_error or error from None
+    # When the library cannot load a dataset from the hub, it returns a builder of this module, which reads its cache.
     if type(builder).__module__.endswith(".cache.cache"):
         builder, cached_revision = _with_revision(builder, name, revision), builder.hash
         if builder is None and connection_error is None and not _offline():

@@ -62,7 +62,7 @@ def read_hub(
     try:
         table = _one_split(hub.load(name, config, revision, split, streaming), name, split)
         rows = iter(table)
-        # Read one row, because only a row of a streamed dataset shows its columns, and whether it may be read.
+        # Read one row now: for a streamed dataset, only this shows the columns, and whether the user may read it.
         first = next(rows, None)
     except UserError:
         raise

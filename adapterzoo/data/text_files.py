@@ -89,7 +89,10 @@ def read_json(path: Path) -> tuple[list[str], Iterator[PlacedCells]]:
 
 
 def _is_json_lines(path: Path) -> bool:
-    """Tell whether each line is a row: the file's name says so, or the first line is an object and more lines come."""
+    """Tell whether each line is a row.
+
+    It is if the file's name says so, or if the first line is an object that is not a whole table or has lines below it.
+    """
     with _text(path) as file:
         lines = _decoded_lines(file, path)
         first = next((line for line in lines if line.strip()), None)

@@ -42,7 +42,10 @@ def version_of(package: str) -> str:
 
 
 def _version(name: str) -> str | None:
-    """Return the version of a package, with a digest of its source if it is an editable install; None if unknown."""
+    """Return the version of a package; None if it is not known.
+
+    For an editable install of a package that is not in PACKAGES, a digest of its source is added.
+    """
     try:
         package = metadata.distribution(name)
     except metadata.PackageNotFoundError:

@@ -142,8 +142,8 @@ class Recipe(Section):
 
     jobs: CountOrAuto = Field(
         "auto",
-        description="cells that run at the same time, each in its own process; auto = one for each GPU, or without "
-        "one as many as processor and memory allow; 0 = one after the other in the main process, for a debugger",
+        description="cells that run at the same time, each in its own process; auto = one for each GPU, or, without "
+        "a GPU, as many as processor and memory allow; 0 = one after the other in the main process, for a debugger",
     )
     threads: PositiveOrAuto = Field(
         "auto", description="threads of each cell; auto = the number that finishes most cells an hour, by a short test"

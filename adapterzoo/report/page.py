@@ -57,7 +57,7 @@ def html(comparison: Comparison) -> str:
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
-    from plotly.offline import get_plotlyjs  # what include_plotlyjs=True writes
+    from plotly.offline import get_plotlyjs  # returns the script that plotly puts into its own pages
 
     page = Environment(
         autoescape=True,

@@ -1,4 +1,4 @@
-"""Describe the part of a recipe that all rows of one table must share: everything but its methods and seeds."""
+"""Describe the part of a recipe that all rows of an output folder must share: everything but its methods and seeds."""
 
 from __future__ import annotations
 

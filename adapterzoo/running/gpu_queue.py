@@ -59,7 +59,8 @@ class GpuQueue(TaskQueue):
         for process in [idle for idle in self.idle if not idle.alive]:
             self._end(process)
         held = set(self.idle.values())
-        self.waiting.sort(key=lambda task: task.quantization not in held)  # tasks whose base an idle process holds
+        # Put the tasks first whose base model an idle process already holds.
+        self.waiting.sort(key=lambda task: task.quantization not in held)
         return super()._next()
 
     def _process_for(self, task: Task, shared: Shared, threads: int) -> ProcessHandle:

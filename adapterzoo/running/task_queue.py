@@ -47,7 +47,7 @@ class Shared:
 class TaskQueue(Schedule):
     """A schedule that runs several cells at the same time, each in its own process.
 
-    If a process is killed, only its own row fails; if it was measuring the general text, all rows that need it.
+    If a process is killed, only its own row fails. If it was measuring the general text, all rows that need it fail.
     """
 
     def __init__(self, worker: Worker, reporter: Reporter, clock: Stopwatch) -> None:
@@ -125,6 +125,7 @@ class TaskQueue(Schedule):
         if not isinstance(cell, MethodCell):
             return True
         if self.prepared.general is not None and task.quantization not in self.general:
+            # The cell waits for the general text. Without a base model it need not wait, because it fails at once.
             return self._loading_error(task) is not None
         # The first cell of a label tunes for all its seeds, so its other cells wait for the result.
         running_cells = [running.cell for running in self.running.values()]

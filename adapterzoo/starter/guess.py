@@ -193,7 +193,8 @@ def _answer_by_values(rest: Sequence[DataColumn], question: Finding | None) -> F
     labelled = [column for column in rest if column.labels]
     if len(labelled) > 1:
         return _unknown("answer", labelled, "several columns hold labels")
-    # If there are short texts too, these may be the answers, and the labels may only say of which kind a row is.
+    # The labels are the answers if no other column with words is left, or if one is clearly the question. Else another
+    # column may have the answers, and the labels may only say of which kind a row is.
     others = [column for column in rest if column.has_words and column not in labelled]
     decided = not others or (question is None and _longest("question", others, "").value is not None)
     if labelled and decided:

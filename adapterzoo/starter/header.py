@@ -62,7 +62,7 @@ def _evidence(column: DataColumn) -> list[Evidence]:
 
 
 def _repeated(column: DataColumn, name: str) -> Iterator[Evidence]:
-    """Yield evidence if the name is also a cell of its column; it is sure if the column has labels."""
+    """Yield evidence if the name is also a cell of its column; it is sure if two cells have it and are labels."""
     if times := column.texts.count(name):
         counted = "once" if times == 1 else f"{times} times"
         yield Evidence(times > 1 and bool(column.labels), f"{brief(name)} is also in its column, {counted}")
@@ -77,7 +77,7 @@ def _value(column: DataColumn, name: str) -> Iterator[Evidence]:
 
 
 def _sentence(column: DataColumn, name: str) -> Iterator[Evidence]:
-    """Yield evidence if the name is a sentence or long; it is sure if most cells end like the name."""
+    """Yield evidence if the name is long or a sentence; it is sure for a sentence if most cells end like it."""
     words, end = len(name.split()), name[-1]
     if end in WIDE_ENDS or (end in ENDS and words >= MIN_SENTENCE_WORDS):
         # In surveys a column name can be a question too, but then the cells are answers and end differently.

@@ -141,6 +141,7 @@ def _scheduler(settings: TrainSection) -> list[Problem]:
     try:
         get_scheduler(settings.scheduler, optimizer, 1, 10, settings.scheduler_options)
     except Exception as error:  # each scheduler has its own checks
+        # Leave out the name of a function, as in "get_scheduler() got an unexpected keyword argument".
         reason = " ".join(str(error).split()).partition("() ")[2] or str(error)
         return [Problem("train.scheduler_options", f"'{settings.scheduler}' {reason}.")]
     return []
