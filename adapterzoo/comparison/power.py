@@ -15,7 +15,7 @@ from adapterzoo.comparison.statistics import LEVEL
 
 # Share of the test examples that one of two methods answers right and the other wrong.
 DISAGREE = 0.2
-# Share of these examples on which the methods disagree with every seed.
+# Share of these examples on which the two methods disagree, whatever the seed is.
 LASTING = 0.5
 # Standard deviation of a difference of shares between seeds, without the part that the examples cause.
 SEED_DEVIATION = 0.015

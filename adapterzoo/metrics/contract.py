@@ -1,6 +1,6 @@
 """The metric contract: how a metric scores one test example, and how it scores the whole test split.
 
-This module does not import torch, and a plugin module may import it only inside functions. A complete metric::
+This module does not import torch. A plugin module may import torch only inside functions. A complete metric::
 
     from adapterzoo import Metric, hookimpl
 

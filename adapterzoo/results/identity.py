@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# Keys of a recipe that may change from one run into a folder to the next, because they change no row's result.
+# Keys of a recipe that may change from one run into a folder to the next: its rows can still be compared then.
 CHANGEABLE = ("methods", "seeds", "name", "jobs", "threads")
 
 

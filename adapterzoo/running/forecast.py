@@ -165,7 +165,8 @@ def _expect(prepared: Prepared, cell: Cell, loaded: Base) -> Expected:
         begun = time.perf_counter()
         answer_seconds = measure(sample, cell, model, prefix).answer_seconds or 0.0
         seconds = time.perf_counter() - begun
-        # Do not scale the first batch: its answers are generated from the first token in a run of any size.
+        # Do not scale the time of the first batch: a run of any size has one batch whose answers are generated whole.
+        # Other answers may begin with tokens that are known from measuring the reference (see evaluate.py).
         first_batch = answer_seconds * min(prepared.recipe.evaluate.batch_size, len(sample.encoded.test))
         scale = len(prepared.encoded.test) / len(sample.encoded.test)
         clock.add("measuring", first_batch + (seconds - first_batch) * scale)

@@ -67,7 +67,7 @@ def on_gpus(recipe: Recipe, gpus: int, cells: int, kept: int | None) -> Concurre
 def probe(
     prepared: Prepared, cells: Sequence[Cell], base: Any, jobs: Any, total: int, say: Callable[[str], None]
 ) -> Concurrency:
-    """Return the number of jobs and threads that train the most cells per hour, from two timed steps.
+    """Return the number of jobs and threads that train the most cells per hour, measured with a few training steps.
 
     Args:
         prepared: the run.

@@ -27,7 +27,7 @@ ROW_OPERATIONS = 1.5e7
 """CPU time that a layer needs to begin another row, in the same unit"""
 # The logits of joined rows may differ from those of padded rows by rounding, but not more.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.02}
-"""dtype -> largest difference of logits from those of a padded batch, as a share of their standard deviation"""
+"""dtype -> largest allowed mean difference from the logits of a padded batch, as a share of their standard deviation"""
 # Settings of a model's configuration: how far back a layer sees, and dropout in attention.
 WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
 DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
