@@ -136,7 +136,7 @@ def _no_rows(where: str, data: DataSection, counts: Counts) -> Problem:
         )
         return Problem("data.filter", f"leaves none of {counts.read} rows.", f"Values that were seen: {seen}.")
     kept = counts.read - counts.filtered
-    if not counts.empty:
+    if counts.bad or not counts.empty:
         return Problem(where, f"none of {kept} rows is usable.")
     columns = " or ".join(f"'{column}'" for column in counts.empty)
     return Problem(where, f"all {kept} rows have an empty {columns}.")

@@ -217,6 +217,8 @@ def test_many_bad_rows_are_counted_or_dropped(tmp_path: Path) -> None:
     rows, messages = read(tmp_path, content, "rows.jsonl", bad_rows="drop")
     assert len(rows) == 1
     assert "9 of 10 rows dropped as unusable (first: " in messages[0]
+    with pytest.raises(UserError, match="none of 2 rows is usable"):
+        read(tmp_path, lines[1] + '\n{"question": "q", "answer": ""}', "rows.jsonl", bad_rows="drop")
 
 
 def test_sources_that_cannot_be_read(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 def tokenizer(references: Sequence[str]) -> str:
     """Return sacrebleu's name of the tokenizer for these references; it does not depend on the answers.
 
-    It is ``zh`` if most references have Chinese characters; ``char`` if most are Japanese, Korean, Thai, Lao, Burmese
-    or Khmer, for which sacrebleu has no better tokenizer without a dictionary; else ``13a``, its default.
+    It is ``13a``, sacrebleu's default, unless most references are Chinese, or Japanese, Korean, Thai, Lao, Burmese or
+    Khmer. Then it is ``zh`` if more of them are Chinese, and else ``char``: sacrebleu has no better tokenizer for the
+    other languages without a dictionary.
     """
     han = characters = 0
     for text in references:
