@@ -1,10 +1,10 @@
 """The base class of methods that learn a prompt, which is put in front of every row as a cache of keys and values.
 
 PEFT puts virtual tokens in front of the batch and drops ``position_ids``. With padding on the left, the distance
-between a row and its prompt then depends on the other rows, and labels for the last columns alone do not fit the
-logits. For causal attention, a prompt is equivalent to the keys and values that it leaves in the cache. With these,
-positions, padding, labels and generation are the same as for every other method. What is trained and saved is exactly
-PEFT's.
+between a row and its prompt then depends on the other rows, and PEFT expects labels for all columns of the
+batch, while batches here have labels for the last columns only. For causal attention, a prompt is equivalent to the
+keys and values that it leaves in the cache. With these, positions, padding, labels and generation are the same as for
+every other method. What is trained and saved is exactly PEFT's.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class Lokr(PeftMethod[LokrOptions]):
         return LoKrConfig(task_type="CAUSAL_LM", **options.model_dump())
 
     def findings(self, model: Any) -> dict[str, Any]:
-        """Return the sizes that PEFT changed, without a message, in layers too small for the rank or not divisible."""
+        """Return the sizes that PEFT changed silently in layers too small for r or not divisible by the factor."""
         config = model.peft_config["default"]
         layers = [module for module in model.modules() if hasattr(module, "lokr_w2")]
         full_rank = sum("default" in layer.lokr_w2 for layer in layers)

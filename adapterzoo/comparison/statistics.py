@@ -27,7 +27,7 @@ class Difference:
     value: float
     """score of the first row minus the score of the second"""
     interval: tuple[float, float] | None
-    """None for one example; None too if all differences are the same, unless the scores are right or wrong"""
+    """None for one example; None too if all differences are the same, unless every score of both rows is 0 or 1"""
     p: float | None
     """probability that chance alone makes a difference as large, not corrected for other comparisons"""
 
@@ -41,8 +41,8 @@ def interval(scores: Scores, *, right_or_wrong: bool = False) -> tuple[float, fl
             zero.
 
     Returns:
-        The low and the high end. None if the scores are not right or wrong and show no spread: there is only one
-        example, or all scores are the same.
+        The low and the high end. None if the scores show no spread (there is only one example, or all scores are the
+        same) and ``right_or_wrong`` is false.
     """
     mean, examples = float(scores.mean()), scores.shape[1]
     spread = spread_of(scores) if examples > 1 else None

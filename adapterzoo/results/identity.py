@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# Keys of a recipe that may change from one run into a folder to the next: its rows can still be compared then.
+# Keys of a recipe that may change between two runs with the same output folder: their rows can still be compared.
 CHANGEABLE = ("methods", "seeds", "name", "jobs", "threads")
 
 

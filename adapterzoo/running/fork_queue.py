@@ -58,6 +58,6 @@ class ForkQueue(TaskQueue):
         self.largest_base = max(self.largest_base, base.bytes)
         process = Process(partial(do_task, self.worker, task, base, shared), threads)
         if not any(waiting.quantization == task.quantization for waiting in self.waiting):
-            del self.bases[task.quantization]  # the forked processes have their own copies
+            del self.bases[task.quantization]  # the forked processes still have it
             gc.collect()
         return process

@@ -18,8 +18,8 @@ def tokenizer(references: Sequence[str]) -> str:
     """Return sacrebleu's name of the tokenizer for these references; it does not depend on the answers.
 
     It is ``13a``, sacrebleu's default, unless most references are Chinese, or Japanese, Korean, Thai, Lao, Burmese or
-    Khmer. Then it is ``zh`` if more of them are Chinese, and else ``char``: sacrebleu has no better tokenizer for the
-    other languages without a dictionary.
+    Khmer. Then it is ``zh`` if Chinese is more frequent than these other languages together, and else ``char``: all
+    better tokenizers that sacrebleu has for them need a dictionary.
     """
     han = characters = 0
     for text in references:
@@ -36,8 +36,8 @@ def tokenizer(references: Sequence[str]) -> str:
 def _bleu(tokenize: str) -> BLEU:
     from sacrebleu import BLEU
 
-    # Without effective_order, a test split scores 0 if no answer has four words, even if all are right; with a single
-    # longer answer it changes nothing. force silences a warning about answers that end in " .".
+    # Without effective_order, a test split scores 0 if no answer has four words, even if all are right. If an
+    # answer has four words, effective_order changes nothing. force silences a warning about answers that end in " .".
     return BLEU(tokenize=tokenize, effective_order=True, force=True)
 
 
