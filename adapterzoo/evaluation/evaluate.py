@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, compress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adapterzoo.errors import NotFiniteError
@@ -247,19 +249,16 @@ def likelihoods(
             # Leave the labels out, because the model's own loss may include a method's regulariser.
             inputs = {name: value for name, value in batch.items() if name not in ("labels", "shift_labels")}
             logits = model(**model_arguments(inputs, model)).logits
-            losses, likeliest, right = [], [], []
+            losses, likeliest = [], []
             # A vocabulary is large, so compute the losses in parts that fit into the processor's cache.
             for part, targets in learned_parts(logits, batch, LOSS_POSITIONS):
                 losses.append(functional.cross_entropy(part.float(), targets, reduction="none"))
                 if not losses_only:
-                    likeliest.append(part.argmax(dim=1))
-                    right.append(likeliest[-1] == targets)
+                    likeliest += part.argmax(dim=1).tolist()
             sizes = [counts[i] for i in indices]
-            by_row = torch.cat(losses).double().split(sizes)
-            for i, loss in zip(indices, by_row, strict=True):
-                measured[i] = Likelihood(loss.sum().item(), counts[i], (), 0)
-            if not losses_only:
-                tokens = zip(torch.cat(likeliest).split(sizes), torch.cat(right).split(sizes), strict=True)
-                for i, (best, is_right) in zip(indices, tokens, strict=True):
-                    measured[i] = measured[i]._replace(likeliest=tuple(best.tolist()), right=int(is_right.sum()))
+            starts = accumulate(sizes[:-1], initial=0)
+            for i, start, loss in zip(indices, starts, torch.cat(losses).double().split(sizes), strict=True):
+                best = tuple(likeliest[start : start + counts[i]])
+                right = sum(map(operator.eq, best, compress(*rows[i])))
+                measured[i] = Likelihood(loss.sum().item(), counts[i], best, right)
     return measured

@@ -11,7 +11,7 @@ from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.running import parallel
 from adapterzoo.running.parallel import Concurrency
 from adapterzoo.running.progress import Reporter
-from adapterzoo.running.task_queue import Shared, Task, TaskQueue, do_task
+from adapterzoo.running.task_queue import EarlierResults, Task, TaskQueue, do_task
 from adapterzoo.running.worker import Worker
 
 
@@ -52,11 +52,11 @@ class ForkQueue(TaskQueue):
         if task.quantization not in self.bases:
             self._load(task.quantization)
 
-    def _process_for(self, task: Task, shared: Shared, threads: int) -> ProcessHandle:
+    def _process_for(self, task: Task, earlier: EarlierResults, threads: int) -> ProcessHandle:
         base = self.bases[task.quantization]
         assert not isinstance(base, Exception)
         self.largest_base = max(self.largest_base, base.bytes)
-        process = Process(partial(do_task, self.worker, task, base, shared), threads)
+        process = Process(partial(do_task, self.worker, task, base, earlier), threads)
         if not any(waiting.quantization == task.quantization for waiting in self.waiting):
             del self.bases[task.quantization]  # the forked processes still have it
             gc.collect()

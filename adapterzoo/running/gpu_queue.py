@@ -22,7 +22,7 @@ from adapterzoo.results.result import Result
 from adapterzoo.running import parallel
 from adapterzoo.running.parallel import Concurrency
 from adapterzoo.running.progress import Reporter
-from adapterzoo.running.task_queue import Shared, Task, TaskQueue, do_task
+from adapterzoo.running.task_queue import EarlierResults, Task, TaskQueue, do_task
 from adapterzoo.running.worker import Worker, reason
 
 if TYPE_CHECKING:
@@ -63,14 +63,14 @@ class GpuQueue(TaskQueue):
         self.waiting.sort(key=lambda task: task.quantization not in held)
         return super()._next()
 
-    def _process_for(self, task: Task, shared: Shared, threads: int) -> ProcessHandle:
+    def _process_for(self, task: Task, earlier: EarlierResults, threads: int) -> ProcessHandle:
         process = next((idle for idle, held in self.idle.items() if held == task.quantization), None)
         if process is None:
             self.reporter.loading(task.quantization)
             full = len(self.gpu_of) >= self.jobs  # then an idle process has to load another base model
             process = next(iter(self.idle)) if full else self._new_process(threads)
         self.idle.pop(process, None)
-        process.give((task, shared))
+        process.give((task, earlier))
         return process
 
     def _new_process(self, threads: int) -> FreshProcess:
@@ -132,12 +132,12 @@ class TaskHandler:
     """whether it is an error if this process finds no GPU"""
     base: Base | None = None
 
-    def __call__(self, message: tuple[Task, Shared], send: Send) -> None:
+    def __call__(self, message: tuple[Task, EarlierResults], send: Send) -> None:
         """Do a task and send its messages."""
-        task, shared = message
+        task, earlier = message
         with quiet_libraries(), gpu.repeatable():
             if (base := self._load(task.quantization, send)) is not None:
-                do_task(self.worker, task, base, shared, send)
+                do_task(self.worker, task, base, earlier, send)
 
     def _load(self, quantization: str, send: Send) -> Base | None:
         """Return the base model with a quantization; send why it cannot be loaded, and return None then."""

@@ -35,8 +35,8 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Shared:
-    """What earlier tasks found out and a cell needs."""
+class EarlierResults:
+    """The results of earlier tasks that a cell needs."""
 
     tuning: Tuning | AdapterzooError | None
     """tuning of the cell's label, or why it failed"""
@@ -82,7 +82,7 @@ class TaskQueue(Schedule):
     def _load_for(self, task: Task) -> None:
         """Load the base model of a task, if this process does that, and note it in ``bases``."""
 
-    def _process_for(self, task: Task, shared: Shared, threads: int) -> ProcessHandle:
+    def _process_for(self, task: Task, earlier: EarlierResults, threads: int) -> ProcessHandle:
         """Make a process begin a task; return the process."""
         raise NotImplementedError
 
@@ -147,8 +147,8 @@ class TaskQueue(Schedule):
             if cell is not None:  # so that a result that exists at the end is from this task
                 (self.store.cell(cell.label, cell.seed) / RESULT).unlink(missing_ok=True)
             tuning = self.tunings.get(cell.label) if cell is not None else None
-            shared = Shared(tuning, self.general.get(task.quantization))
-            self.running[self._process_for(task, shared, threads)] = task
+            earlier = EarlierResults(tuning, self.general.get(task.quantization))
+            self.running[self._process_for(task, earlier, threads)] = task
         elif cell is not None:
             self._finish(self.worker.fail(cell, reason(error), "", keep_checkpoints=True))
 
@@ -196,10 +196,10 @@ class TaskQueue(Schedule):
         return result
 
 
-def do_task(worker: Worker, task: Task, base: Base, shared: Shared, send: Send) -> None:
+def do_task(worker: Worker, task: Task, base: Base, earlier: EarlierResults, send: Send) -> None:
     """Do a task and send its messages; this runs in the process of the task."""
     if task.cell is not None:
-        worker.do(task.cell, base, Sender(send), tuning=shared.tuning, general=shared.general)
+        worker.do(task.cell, base, Sender(send), tuning=earlier.tuning, general=earlier.general)
         return
     begun = time.monotonic()
     measured: list[Likelihood] | AdapterzooError

@@ -16,7 +16,8 @@ from adapterzoo.recipe.document import NOT_FILLED_IN
 from adapterzoo.recipe.files import DELIMITERS
 from adapterzoo.recipe.schema import DataSection
 from adapterzoo.starter.columns import brief, columns_of, listed
-from adapterzoo.starter.guess import Finding, Guess, guess
+from adapterzoo.starter.finding import Finding
+from adapterzoo.starter.guess import Guess, guess
 from adapterzoo.starter.header import header_doubt
 from adapterzoo.terminal import clean
 

@@ -13,7 +13,7 @@ from adapterzoo.running.parallel import Concurrency
 
 
 def test_no_more_processes_are_probed_after_one_process_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How much memory each of them would need is not known."""
+    """Only a process that succeeds says how much memory the next ones will need."""
     probed: list[Concurrency] = []
 
     def failing(*arguments: Any) -> tuple[float, int]:

@@ -150,7 +150,7 @@ def test_a_file_that_is_no_template(tmp_path: Path) -> None:
 
 
 def test_a_template_without_a_generation_prompt(tmp_path: Path) -> None:
-    """What the template writes before an answer belongs to the prompt: a model that learned it would answer with it."""
+    """If a model learned the tokens that the template writes before an answer, it would begin its answers with them."""
     path = tmp_path / "own.jinja"
     path.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
     messages: list[str] = []
