@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,9 @@ def start_run(recipe: Path, out: Path) -> subprocess.Popen[str]:
     """Start a run whose trainings do not end by themselves; return when two of them are training."""
     command = [sys.executable, "-m", "adapterzoo", "run", str(recipe), *QUIET, "--jobs", "2", "--out", str(out)]
     command += ["--set", "train.steps=100000"]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # A shell lets its background jobs ignore Ctrl-C, and the run would inherit that from the tests.
+    listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listens)
     assert run.stderr is not None
     training = 0
     for line in run.stderr:
