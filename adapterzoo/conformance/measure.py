@@ -37,7 +37,7 @@ def logits(model: nn.Module, encoded: Encoded, at_once: bool = True) -> torch.Te
 
 def loss(model: nn.Module, encoded: Encoded) -> float:
     """Return the mean loss per token of the completions, computed as in an evaluation."""
-    from adapterzoo.evaluation.evaluate import likelihoods
+    from adapterzoo.evaluation.likelihood import likelihoods
 
     rows = likelihoods(model, [example.tokens for example in encoded.train], encoded.pad_id, len(encoded.train))
     return sum(row.loss for row in rows) / sum(row.tokens for row in rows)

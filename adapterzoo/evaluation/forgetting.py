@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import NotFiniteError, UserError
-from adapterzoo.evaluation.evaluate import Likelihood, likelihoods
+from adapterzoo.evaluation.likelihood import Likelihood, likelihoods
 from adapterzoo.recipe.schema import SHIPPED
 from adapterzoo.tokens.batches import Tokens
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.tokens.batches import batches_by_length, pad_batch, row_tokens, to_device
+from adapterzoo.evaluation.likelihood import max_positions
+from adapterzoo.model.row_cache import RowCache, padded_cache, row_caches
+from adapterzoo.tokens.batches import batches_by_length, pad_batch, row_tokens, to_device, without_labels
 from adapterzoo.tokens.encode import Encoded
-from adapterzoo.tokens.shared_prefix import SharedPrefix, common_prefix
+from adapterzoo.tokens.shared_prefix import SharedPrefix, model_arguments
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,20 +46,19 @@ def greedy(
         prompts: token ids of each prompt.
         batch_size: largest number of prompts in a batch.
         limits: largest number of tokens of each answer.
-        prefix: if not None, the tokens with which all prompts begin go through the model only once.
+        prefix: joins prompts that begin with the same tokens into one sequence; None if prompts are padded.
     """
     import torch
 
     answers: list[list[int]] = [[]] * len(prompts)
     model.eval()
     with torch.no_grad(), _no_generation_defaults(model):
-        beginning = None if prefix is None or not prompts else _Beginning(model, prompts)
         for indices in batches_by_length([len(prompt) for prompt in prompts], batch_size):
             group, allowed = [prompts[i] for i in indices], [limits[i] for i in indices]
-            if beginning is None:
+            if prefix is None:
                 generated = _transformers_answers(model, encoded, group, allowed)
             else:
-                generated = beginning.answers(group, encoded, allowed)
+                generated = continued(model, encoded, group, _cached(model, encoded, group, prefix), allowed)
             for i, ids in zip(indices, generated, strict=True):
                 answers[i] = ids
     return answers
@@ -85,59 +85,71 @@ def _transformers_answers(
     return [answer[:limit] for answer, limit in zip(answers, limits, strict=True)]
 
 
-class _Beginning:
-    """The cached keys and values of the tokens with which all prompts begin."""
+def _cached(model: nn.Module, encoded: Encoded, prompts: Sequence[list[int]], prefix: SharedPrefix) -> list[RowCache]:
+    """Return the keys and values of each prompt's tokens."""
+    from transformers import DynamicCache
 
-    def __init__(self, model: Any, prompts: Sequence[list[int]]) -> None:
-        import torch
-        from transformers import DynamicCache
+    caches: list[RowCache] = []
+    size = 1 + int(max_positions(model) // max(len(prompt) for prompt in prompts))
+    for start in range(0, len(prompts), size):
+        rows = [row_tokens(prompt) for prompt in prompts[start : start + size]]
+        batch = to_device(without_labels(prefix.batch(rows, encoded.pad_id)), model)
+        cache = DynamicCache()
+        model(**model_arguments({**batch, "logits_to_keep": 1}, model, cache))
+        caches += row_caches(cache, batch)
+    return caches
 
-        self.model = model
-        self.length = common_prefix([row_tokens(prompt) for prompt in prompts])
-        self.cache = DynamicCache(config=model.config)
-        if self.length:
-            ids = to_device({"input_ids": torch.tensor([prompts[0][: self.length]])}, model)
-            model(**ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
 
-    def answers(self, prompts: Sequence[list[int]], encoded: Encoded, limits: Sequence[int]) -> list[list[int]]:
-        """Return the greedy answers of one batch; a row leaves the batch when its answer is complete."""
-        import torch
+def continued(
+    model: nn.Module,
+    encoded: Encoded,
+    texts: Sequence[list[int]],
+    caches: Sequence[RowCache],
+    limits: Sequence[int],
+) -> list[list[int]]:
+    """Return the likeliest tokens after each text, up to an end token; a row leaves the batch when it has ended.
 
-        answers: list[list[int]] = [[] for _ in prompts]
-        rows = list(range(len(prompts)))
-        batch = pad_batch([row_tokens(prompt[self.length :]) for prompt in prompts], encoded.pad_id)
-        batch = to_device({name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}, self.model)
-        ids, positions = batch["input_ids"], batch["position_ids"] + self.length
-        seen = torch.cat([batch["attention_mask"].new_ones(len(rows), self.length), batch["attention_mask"]], dim=1)
-        cache = copy.deepcopy(self.cache)
-        if self.length:
-            cache.batch_repeat_interleave(len(rows))
-        while True:
-            logits = self.model(
-                input_ids=ids,
+    Args:
+        model: the model in evaluation mode.
+        encoded: gives the end tokens.
+        texts: token ids of each text.
+        caches: keys and values of each text's tokens; those of its last token are not used.
+        limits: largest number of new tokens after each text.
+    """
+    import torch
+
+    answers: list[list[int]] = [[] for _ in texts]
+    rows = list(range(len(texts)))
+    known = [len(text) - 1 for text in texts]
+    cache, seen = padded_cache(caches, known)
+    chosen = torch.tensor([text[-1] for text in texts], device=seen.device)
+    positions = torch.tensor(known, device=seen.device)[:, None]
+    while True:
+        seen = torch.cat([seen, seen.new_ones(len(rows), 1)], dim=1)
+        with torch.no_grad():
+            logits = model(
+                input_ids=chosen[:, None],
                 attention_mask=seen,
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
             ).logits[:, -1]
-            chosen = logits.argmax(dim=1)
-            for row, token in zip(rows, chosen.tolist(), strict=True):
-                answers[row].append(token)
-            unfinished = [
-                place
-                for place, row in enumerate(rows)
-                if len(answers[row]) < limits[row] and answers[row][-1] not in encoded.end_ids
-            ]
-            if not unfinished:
-                return answers
-            if len(unfinished) < len(rows):
-                kept = torch.tensor(unfinished, device=ids.device)
-                cache.batch_select_indices(kept)
-                chosen, seen, positions = chosen[kept], seen[kept], positions[kept]
-                rows = [rows[place] for place in unfinished]
-            ids, positions = chosen[:, None], positions[:, -1:] + 1
-            seen = torch.cat([seen, seen.new_ones(len(rows), 1)], dim=1)
+        chosen, positions = logits.argmax(dim=1), positions + 1
+        for row, token in zip(rows, chosen.tolist(), strict=True):
+            answers[row].append(token)
+        unfinished = [
+            place
+            for place, row in enumerate(rows)
+            if len(answers[row]) < limits[row] and answers[row][-1] not in encoded.end_ids
+        ]
+        if not unfinished:
+            return answers
+        if len(unfinished) < len(rows):
+            kept = torch.tensor(unfinished, device=seen.device)
+            cache.batch_select_indices(kept)
+            chosen, seen, positions = chosen[kept], seen[kept], positions[kept]
+            rows = [rows[place] for place in unfinished]
 
 
 @contextmanager

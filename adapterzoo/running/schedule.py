@@ -20,7 +20,7 @@ from adapterzoo.running.watch import Watch
 from adapterzoo.running.worker import Worker, reason
 
 if TYPE_CHECKING:
-    from adapterzoo.evaluation.evaluate import Likelihood
+    from adapterzoo.evaluation.likelihood import Likelihood
     from adapterzoo.model.base import Base
 
 

@@ -23,7 +23,7 @@ from adapterzoo.running.watch import Watch
 if TYPE_CHECKING:
     from torch import nn
 
-    from adapterzoo.evaluation.evaluate import Likelihood
+    from adapterzoo.evaluation.likelihood import Likelihood
     from adapterzoo.model.base import Base
 
 MIN_SECONDS = 0.01  # shorter activities are not kept in a result

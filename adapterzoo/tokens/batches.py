@@ -90,6 +90,11 @@ def to_device(batch: dict[str, Any], model: nn.Module) -> dict[str, Any]:
     return {name: value.to(where) if hasattr(value, "to") else value for name, value in batch.items()}
 
 
+def without_labels(batch: dict[str, Any]) -> dict[str, Any]:
+    """Return a batch without its labels, so that the model computes no loss."""
+    return {name: value for name, value in batch.items() if name not in ("labels", "shift_labels")}
+
+
 def batches_by_length(
     lengths: Sequence[int], size: int, spans: Sequence[int] | None = None, max_positions: float = math.inf
 ) -> list[list[int]]:

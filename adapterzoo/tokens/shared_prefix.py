@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.model.row_attention import ROW_LENGTHS, has_row_attention, in_one_kernel
-from adapterzoo.tokens.batches import IGNORED, Tokens, pad_batch, to_device
+from adapterzoo.model.row_cache import padded_cache, row_caches
+from adapterzoo.tokens.batches import IGNORED, Tokens, pad_batch, to_device, without_labels
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from transformers import DynamicCache
 
 ATTENTION_COST = 4.0
 """CPU time of one operation of attention; the unit is the time of one operation of a matrix product"""
@@ -139,21 +141,29 @@ def joined_batch(rows: Sequence[Tokens], *, by_row: bool = False) -> dict[str, A
     return batch
 
 
-def model_arguments(batch: dict[str, Any], model: Any) -> dict[str, Any]:
-    """Return the arguments to call a model with for a batch of padded or joined rows."""
+def model_arguments(batch: dict[str, Any], model: Any, cache: DynamicCache | None = None) -> dict[str, Any]:
+    """Return the arguments to call a model with for a batch of padded or joined rows.
+
+    Args:
+        batch: the batch.
+        model: the model.
+        cache: receives the keys and values of all tokens.
+    """
     import torch
 
+    if cache is not None:
+        batch = {**batch, "past_key_values": cache, "use_cache": True}
     if ROW_LENGTHS not in batch:
         return batch
+    batch = {"use_cache": False, **batch}
     if "visible" not in batch:
         # Given a mask of four dimensions, transformers makes no mask of its own; row attention ignores this one.
-        no_mask = torch.empty(1, 1, 0, 0, device=batch["input_ids"].device)
-        return {**batch, "attention_mask": no_mask, "use_cache": False}
+        return {**batch, "attention_mask": torch.empty(1, 1, 0, 0, device=batch["input_ids"].device)}
     dtype: torch.dtype = model.get_input_embeddings().weight.dtype
     mask = torch.zeros(batch["visible"].shape, dtype=dtype, device=batch["visible"].device)
     mask.masked_fill_(~batch["visible"], torch.finfo(dtype).min)
     arguments = {name: value for name, value in batch.items() if name not in ("visible", ROW_LENGTHS)}
-    return {**arguments, "attention_mask": mask, "use_cache": False}
+    return {**arguments, "attention_mask": mask}
 
 
 def reason_not_to_join(
@@ -183,7 +193,7 @@ def reason_not_to_join(
     try:
         with torch.no_grad():
             differences = [_joined_difference(model, tried, pad_id, by_row) for tried, by_row in tries]
-            differences.append(_difference(*_continued_logits(model, rows[0][0])))
+            differences.append(_continued_difference(model, rows[:2], pad_id))
     except Exception as error:  # an architecture that does not accept such a mask or cache may raise any error
         why = "its architecture does not accept a mask for each position, or a cache that is filled beforehand"
         return f"{why} ({type(error).__name__}: {' '.join(str(error).split())[:MAX_ERROR_LENGTH]})"
@@ -250,24 +260,27 @@ def learned_parts(
         yield logits[rows, positions], targets[rows, positions]
 
 
-def _continued_logits(model: Any, ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the last logits of a row, computed with the whole row, and computed from the cache of its first half.
+def _continued_difference(model: Any, rows: Sequence[Tokens], pad_id: int) -> float:
+    """Return how far the last logits of rows are from those that are computed from the cache of the rows' beginnings.
 
     A single position would not do: in bfloat16, rounding changes its logits by up to 0.2 of their standard deviation.
     """
     import torch
     from transformers import DynamicCache
 
-    row = torch.tensor([ids], device=next(model.parameters()).device)
-    cache, half = DynamicCache(config=model.config), len(ids) // 2
-    model(input_ids=row[:, :half], past_key_values=cache, use_cache=True)
-    rest = {
-        "attention_mask": torch.ones_like(row),
-        "position_ids": torch.arange(half, len(ids), device=row.device)[None],
-    }
-    continued = model(input_ids=row[:, half:], past_key_values=cache, use_cache=True, **rest).logits
-    last = min(len(ids) - half, MAX_COMPARED_LOGITS)
-    return model(input_ids=row, use_cache=False).logits[0, -last:].float(), continued[0, -last:].float()
+    cache = DynamicCache()
+    batch = to_device(joined_batch(rows, by_row=has_row_attention(model)), model)
+    model(**model_arguments({**without_labels(batch), "logits_to_keep": 1}, model, cache))
+    last = max(1, min(MAX_COMPARED_LOGITS, *(len(ids) // 2 for ids, _ in rows)))
+    known = [len(ids) - last for ids, _ in rows]
+    begun, mask = padded_cache(row_caches(cache, batch), known)
+    ends = {"input_ids": [ids[-last:] for ids, _ in rows], "position_ids": [[*range(n, n + last)] for n in known]}
+    arguments = to_device({name: torch.tensor(value) for name, value in ends.items()}, model)
+    seen = torch.cat([mask, mask.new_ones(len(rows), last)], dim=1)
+    continued = model(**arguments, attention_mask=seen, past_key_values=begun, use_cache=True).logits
+    padded = to_device(pad_batch(rows, pad_id), model)
+    whole = model(**{**without_labels(padded), "logits_to_keep": last}).logits
+    return _difference(whole[:, -last:].float(), continued.float())
 
 
 def _joined_difference(model: Any, rows: Sequence[Tokens], pad_id: int, by_row: bool) -> float:

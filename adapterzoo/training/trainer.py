@@ -18,7 +18,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from adapterzoo.errors import AdapterzooError, NotFiniteError
-from adapterzoo.evaluation.evaluate import likelihoods
+from adapterzoo.evaluation.likelihood import likelihoods
 from adapterzoo.methods.layers import trained_parameters
 from adapterzoo.model.row_attention import ROW_LENGTHS
 from adapterzoo.recipe.schema import TrainSection

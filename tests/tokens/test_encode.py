@@ -192,7 +192,7 @@ def test_padding_on_the_left_changes_no_loss(tiny_model: Path, tokenizer: Any) -
     """A row has the same loss alone and in a padded batch, and the model's own loss is the mean over all tokens."""
     from transformers import AutoModelForCausalLM
 
-    from adapterzoo.evaluation.evaluate import likelihoods
+    from adapterzoo.evaluation.likelihood import likelihoods
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     pairs = [DataRow.pair("go", "went"), DataRow.pair("photograph", "photographed")]
