@@ -12,6 +12,7 @@ from adapterzoo.methods.peft import PeftMethod
 from adapterzoo.metrics.contract import ColumnStyle, Metric
 from adapterzoo.recipe.reading import load_recipe
 from adapterzoo.recipe.schema import Recipe
+from adapterzoo.tasks.contract import Task
 
 __all__ = [
     "AdapterzooError",
@@ -28,6 +29,7 @@ __all__ = [
     "PluginError",
     "Problem",
     "Recipe",
+    "Task",
     "UserError",
     "compare",
     "features",

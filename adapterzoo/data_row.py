@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -43,6 +44,9 @@ class DataRow:
     """file and line of the row"""
     group: str | None = field(default=None, compare=False)
     """group of the row; rows of one group are in the same split. If None, rows with the same prompt are one group"""
+
+    more: tuple[tuple[str, Hashable], ...] = ()
+    """name -> what else the row has that its task needs, as pairs"""
 
     @classmethod
     def pair(cls, prompt: str, completion: str, place: str = "") -> DataRow:

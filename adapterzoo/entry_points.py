@@ -1,4 +1,4 @@
-"""Load the methods and metrics of installed packages, through the entry-point group ``adapterzoo``."""
+"""Load the methods, metrics and tasks of installed packages, through the entry-point group ``adapterzoo``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from adapterzoo.errors import PluginError, did_you_mean
 from adapterzoo.terminal import stdout_to_stderr
 
 BUILT_IN = "adapterzoo"
-# When this environment variable is 1, only the built-in methods and metrics are loaded.
+# When this environment variable is 1, only the built-in methods, metrics and tasks are loaded.
 NO_THIRD_PARTY = "ADAPTERZOO_NO_THIRD_PARTY"
-ItemT = TypeVar("ItemT")  # a method or a metric
+ItemT = TypeVar("ItemT")  # a method, a metric or a task
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class BrokenPlugin:
 
 
 class PluginRegistry(Mapping[str, ItemT]):
-    """The methods, or the metrics, of all plugins by name, and the plugins that were left out."""
+    """The methods, the metrics or the tasks of all plugins by name, and the plugins that were left out."""
 
     def __init__(self) -> None:
         self._items: dict[str, ItemT] = {}

@@ -20,4 +20,9 @@ def adapterzoo_metrics() -> list[object]:  # type: ignore[empty-body]
     """Return the metrics of this plugin, each an :class:`adapterzoo.Metric`."""
 
 
+@hookspec
+def adapterzoo_tasks() -> list[object]:  # type: ignore[empty-body]
+    """Return the tasks of this plugin, each an :class:`adapterzoo.Task`."""
+
+
 HOOKS = tuple(name for name in dir() if name.startswith("adapterzoo_"))

@@ -57,7 +57,9 @@ def main() -> None:
     recipe = load_recipe(HERE.parent / "recipes" / "quickstart.yaml", (f"train.steps={given.steps}",))
     prepared = prepare(recipe, (given.method,))
     (cell,) = prepared.method_cells
-    loaded = base.load(recipe.model, prepared.location, cell.quantization, recipe.data.max_length, prepared.vocabulary)
+    loaded = base.load(
+        recipe.model, prepared.location, cell.quantization, recipe.data.max_length, prepared.encoded.form
+    )
     examples, size = prepared.encoded.train, recipe.train.batch_size
 
     class Clock(Watch):

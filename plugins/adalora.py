@@ -73,7 +73,7 @@ class Adalora(PeftMethod[AdaloraOptions]):
         settings["tinit"], settings["tfinal"] = _schedule(options, steps)
         # PEFT adds the regulariser in every forward pass, and an optimizer step may have several.
         settings["orth_reg_weight"] = options.orth_reg_weight / context.gradient_accumulation
-        return AdaLoraConfig(task_type="CAUSAL_LM", total_step=steps, **settings)
+        return AdaLoraConfig(total_step=steps, **settings)
 
     def callbacks(self, options: AdaloraOptions, context: Context) -> list[TrainerCallback]:
         """Return a callback that reallocates rank at every step; without it, AdaLoRA would never remove a rank."""

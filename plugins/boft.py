@@ -39,7 +39,7 @@ class Boft(PeftMethod[BoftOptions]):
         """See :meth:`PeftMethod.peft_config`."""
         from peft import BOFTConfig
 
-        return BOFTConfig(task_type="CAUSAL_LM", **options.model_dump())
+        return BOFTConfig(**options.model_dump())
 
 
 @hookimpl

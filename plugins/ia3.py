@@ -72,7 +72,7 @@ class Ia3(PeftMethod[Ia3Options]):
         feed_forward = options.feedforward_modules
         if feed_forward is None:
             feed_forward = [name for name in targets if name in FEED_FORWARD]
-        return IA3Config(task_type="CAUSAL_LM", target_modules=targets, feedforward_modules=feed_forward)
+        return IA3Config(target_modules=targets, feedforward_modules=feed_forward)
 
     def wrap(self, model: Any, options: Ia3Options, context: Context) -> nn.Module:
         """See :meth:`Method.wrap`."""

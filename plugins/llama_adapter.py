@@ -46,7 +46,6 @@ class LlamaAdapter(Float32Method[LlamaAdapterOptions]):
         from peft import AdaptionPromptConfig
 
         return AdaptionPromptConfig(
-            task_type="CAUSAL_LM",
             adapter_len=options.adapter_len,
             adapter_layers=options.adapter_layers or model.config.num_hidden_layers,
         )

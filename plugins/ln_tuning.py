@@ -30,7 +30,7 @@ class LnTuning(Float32Method[Options]):
         from peft import LNTuningConfig
 
         norms = [name for name, module in model.named_modules() if type(module).__name__.endswith("Norm")]
-        return LNTuningConfig(task_type="CAUSAL_LM", target_modules=norms)
+        return LNTuningConfig(target_modules=norms)
 
     def trained_modules(self, model: nn.Module) -> Iterator[nn.Module]:
         """See :meth:`Float32Method.trained_modules`."""

@@ -52,7 +52,7 @@ class Loha(PeftMethod[LohaOptions]):
         """See :meth:`PeftMethod.peft_config`."""
         from peft import LoHaConfig
 
-        return LoHaConfig(task_type="CAUSAL_LM", **options.model_dump())
+        return LoHaConfig(**options.model_dump())
 
 
 @cache

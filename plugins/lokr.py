@@ -56,7 +56,7 @@ class Lokr(PeftMethod[LokrOptions]):
         """See :meth:`PeftMethod.peft_config`."""
         from peft import LoKrConfig
 
-        return LoKrConfig(task_type="CAUSAL_LM", **options.model_dump())
+        return LoKrConfig(**options.model_dump())
 
     def findings(self, model: Any) -> dict[str, Any]:
         """Return the sizes that PEFT changed silently in layers too small for r or not divisible by the factor."""

@@ -44,9 +44,7 @@ class Lora(PeftMethod[LoraOptions]):
         """See :meth:`PeftMethod.peft_config`."""
         from peft import LoraConfig
 
-        return LoraConfig(
-            task_type="CAUSAL_LM", **options.model_dump(include=set(LoraOptions.model_fields)), **self.variant
-        )
+        return LoraConfig(**options.model_dump(include=set(LoraOptions.model_fields)), **self.variant)
 
 
 @hookimpl

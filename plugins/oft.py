@@ -64,7 +64,7 @@ class Oft(PeftMethod[OftOptions]):
         """See :meth:`PeftMethod.peft_config`."""
         from peft import OFTConfig
 
-        return OFTConfig(task_type="CAUSAL_LM", **options.model_dump())
+        return OFTConfig(**options.model_dump())
 
 
 @hookimpl

@@ -42,7 +42,7 @@ class PTuning(PromptMethod[PTuningOptions]):
         """See :meth:`PeftMethod.peft_config`."""
         from peft import PromptEncoderConfig
 
-        return PromptEncoderConfig(task_type="CAUSAL_LM", **options.model_dump())
+        return PromptEncoderConfig(**options.model_dump())
 
 
 @hookimpl

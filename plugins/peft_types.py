@@ -69,9 +69,7 @@ class Derived(PeftMethod[Options]):
         from peft import PeftType
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-        config: PeftConfig = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(self.facts["type"])](
-            task_type="CAUSAL_LM", **options.model_dump()
-        )
+        config: PeftConfig = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(self.facts["type"])](**options.model_dump())
         if hasattr(config, "progressbar"):
             config.progressbar = False
         return config

@@ -45,7 +45,6 @@ class PrefixTuning(PromptMethod[PrefixTuningOptions]):
         from peft import PrefixTuningConfig
 
         return PrefixTuningConfig(
-            task_type="CAUSAL_LM",
             **{**options.model_dump(), "encoder_hidden_size": options.encoder_hidden_size or model.config.hidden_size},
         )
 

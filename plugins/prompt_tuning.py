@@ -40,7 +40,7 @@ class PromptTuning(PromptMethod[PromptTuningOptions]):
         """See :meth:`PeftMethod.peft_config`."""
         from peft import PromptTuningConfig
 
-        return PromptTuningConfig(task_type="CAUSAL_LM", **options.model_dump())
+        return PromptTuningConfig(**options.model_dump())
 
 
 @hookimpl

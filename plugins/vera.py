@@ -39,7 +39,7 @@ class Vera(PeftMethod[VeraOptions]):
         """See :meth:`PeftMethod.peft_config`."""
         from peft import VeraConfig
 
-        return VeraConfig(task_type="CAUSAL_LM", **options.model_dump())
+        return VeraConfig(**options.model_dump())
 
 
 @hookimpl

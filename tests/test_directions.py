@@ -23,6 +23,7 @@ ORDER = (
     "methods",
     "metrics",
     "formats",
+    "tasks",
     "recipe",
     "data",
     "starter",

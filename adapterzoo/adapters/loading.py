@@ -18,6 +18,8 @@ from adapterzoo.recipe import document
 from adapterzoo.recipe.schema import DataSection, Recipe
 from adapterzoo.results.result import Result, read_results
 from adapterzoo.results.store import ADAPTER, RECIPE, Store, changed_files
+from adapterzoo.tasks.contract import ModelForm
+from adapterzoo.tasks.registry import tasks
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,6 +75,14 @@ def find_adapter(folder: Path, method: str, seed: int | None = None) -> Adapter:
     return Adapter(folder, recipe, chosen)
 
 
+def require_text(adapter: Adapter) -> None:
+    """Raise UserError if an adapter's task does not train a model that writes text."""
+    name = adapter.recipe.task.name
+    if name not in tasks() or not tasks()[name].causal:
+        what = f"its adapters are of the task {name}, whose models do not write text."
+        raise UserError.at(str(adapter.folder), what, "Load them with PEFT.")
+
+
 @contextmanager
 def ready_model(adapter: Adapter, quantization: str, say: Say) -> Iterator[tuple[nn.Module, Encoder]]:
     """Yield the base with the adapter on it, ready to answer, and the encoder that turns questions into tokens.
@@ -95,6 +105,7 @@ def load_base(adapter: Adapter, quantization: str, say: Say) -> tuple[Base, Enco
     from adapterzoo.model import files as model_files
     from adapterzoo.tokens.encode import Encoder, load_tokenizer
 
+    require_text(adapter)
     _check_files(adapter, say)
     model = adapter.recipe.model
     location = model_files.locate(model.name, say)
@@ -105,7 +116,8 @@ def load_base(adapter: Adapter, quantization: str, say: Say) -> tuple[Base, Enco
     if data.chat_template not in ("auto", "plain"):
         data = data.model_copy(update={"chat_template": "auto"})
     encoder = Encoder(tokenizer, data)
-    return base.load(model, location, quantization, data.max_length, encoder.vocabulary), encoder
+    form = ModelForm(vocabulary=encoder.vocabulary)
+    return base.load(model, location, quantization, data.max_length, form), encoder
 
 
 def apply_adapter(adapter: Adapter, model: nn.Module) -> nn.Module:

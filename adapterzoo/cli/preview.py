@@ -41,33 +41,30 @@ def preview(recipe: Path, number: int, split: str, tokens: bool, overrides: tupl
         from adapterzoo.model import files as model_files
 
         location = model_files.locate(checked.model.name, reporter().say)
-        encoder, encoded = encode_data(checked, location, splits, notes.append)
+        encoded = encode_data(checked, location, splits, notes.append)
         from adapterzoo.tokens import show
 
         examples = getattr(encoded, split)
         for index, example in enumerate(examples[:number], start=1):
-            learned = f"{len(example.learned)} tokens, {sum(example.learned)} in the loss"
+            ids, learned = example.tokens
+            count = f"{len(ids)} tokens" + (f", {sum(learned)} in the loss" if any(learned) else "")
             place = f" · {example.row.place}" if example.row.place else ""
-            tell(console, f"── {split} {index} of {len(examples)} · {learned}{place}", "dim")
+            tell(console, f"── {split} {index} of {len(examples)} · {count}{place}", "dim")
             lines = (
-                show.token_lines(example, encoder.tokenizer)
+                show.token_lines(example, encoded.tokenizer)
                 if tokens
-                else [show.marked_text(example, encoder.tokenizer)]
+                else [show.marked_text(example, encoded.tokenizer)]
             )
             for line in lines:
                 console.print(line, soft_wrap=True)
+            if not any(learned):
+                tell(console, f"to learn: {example.row.completion}", "bold green")
         console.print()
         for name in SPLIT_NAMES:
             tell(console, show.split_summary(name, getattr(encoded, name)))
         tell(console, f"{show.length_summary(encoded)} (max_length {checked.data.max_length:,})")
-        if encoded.packs:
-            tell(console, f"packing: {len(encoded.train):,} training rows are packed into {len(encoded.packs):,}")
-        how = "plain lines" if encoder.chat.plain else "the model's own chat template"
-        how = checked.data.chat_template if checked.data.chat_template not in ("auto", "plain") else how
-        raw = bool(examples) and examples[0].row.raw
-        pad, end = encoder.tokenizer.convert_ids_to_tokens([encoder.pad_id, encoded.end_ids[-1]])
-        written = f"written with {'no chat template' if raw else how}"
-        tell(console, f"format {splits.format}; {written}; loss on {checked.data.loss_on}")
-        tell(console, f"padding {pad}, never in the loss; an answer ends with {end}")
+        first, *more = encoded.facts or ("",)
+        for fact in (f"format {splits.format}; {first}".removesuffix("; "), *more):
+            tell(console, fact)
         for note in dict.fromkeys(notes):
             tell(console, note)

@@ -99,4 +99,12 @@ def rows() -> Encoded:
         examples.append(
             Example(DataRow.pair(str(index), str(index)), prompt, completion, row_tokens(prompt, completion)[1])
         )
-    return Encoded(None, examples, examples[:2], examples, end_ids=[2], pad_id=0, fingerprint="")
+    return Encoded(
+        tokenizer=None,
+        train=examples,
+        validation=examples[:2],
+        test=examples,
+        end_ids=[2],
+        pad_id=0,
+        fingerprint="",
+    )

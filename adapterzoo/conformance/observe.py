@@ -20,7 +20,7 @@ from adapterzoo.methods.contract import Context, Method, checked_wrap
 from adapterzoo.methods.layers import trained_parameters
 from adapterzoo.prepare.dry_run import try_method
 from adapterzoo.results.result import plain_findings
-from adapterzoo.tokens.batches import shuffled_batches
+from adapterzoo.tasks.batches import sealed, shuffled_batches
 
 if TYPE_CHECKING:
     import torch
@@ -125,7 +125,7 @@ class _Observer:
             total_steps=STEPS,
             gradient_accumulation=1,
             seed=0,
-            batches=shuffled_batches(self.rows.sealed_rows(), len(self.rows.train), 0, self.rows.pad_id),
+            batches=shuffled_batches(sealed(self.rows), len(self.rows.train), 0),
         )
 
     def observe(self) -> Observation:

@@ -13,6 +13,7 @@ from adapterzoo.data.shape import Shaper
 from adapterzoo.data.sources import RowSource, open_source
 from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError
 from adapterzoo.errors import Problem, UserError
+from adapterzoo.formats import FORMATS, Format
 from adapterzoo.formats.cell_text import text_of
 from adapterzoo.recipe.files import DELIMITERS
 from adapterzoo.recipe.schema import DataSection
@@ -45,7 +46,11 @@ class Counts:
 
 
 def read_rows(
-    data: DataSection, names: Sequence[str], split: str | None = None, say: Say = _say_nothing
+    data: DataSection,
+    names: Sequence[str],
+    split: str | None = None,
+    say: Say = _say_nothing,
+    formats: Mapping[str, Format] = FORMATS,
 ) -> tuple[list[DataRow], str]:
     """Return the examples in a source and the name of their format.
 
@@ -54,6 +59,7 @@ def read_rows(
         names: files, the folder of a saved dataset, or a hub id.
         split: name of a split of a saved dataset or a hub id.
         say: called with messages on the rows that are left out, and on the format that was recognised.
+        formats: the formats that the rows may have.
 
     Raises:
         UserError: the source cannot be read, no row is usable, or some rows do not fit the format.
@@ -61,7 +67,7 @@ def read_rows(
     source = open_source(names, data, split)
     where = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
     header = f"{where}:1" if where.endswith(tuple(DELIMITERS)) else where
-    shaper = Shaper(data, source.columns, header, say)
+    shaper = Shaper(data, source.columns, header, say, formats)
     counts = Counts()
     rows = _select(_shaped(source, data, shaper, counts), data)
     if counts.bad and data.bad_rows == "error":

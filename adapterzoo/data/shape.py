@@ -8,7 +8,7 @@ from typing import Any
 from adapterzoo.data import template
 from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError, Turn
 from adapterzoo.errors import Problem, UserError, did_you_mean
-from adapterzoo.formats import FORMATS, Conversation, recognise
+from adapterzoo.formats import FORMATS, Conversation, Format, recognise
 from adapterzoo.formats.cell_text import kind_of, text_of
 from adapterzoo.recipe.schema import DataSection
 
@@ -18,7 +18,14 @@ MAP_HINT = "Map your columns under data.columns."
 class Shaper:
     """Turns the rows of one source into examples."""
 
-    def __init__(self, data: DataSection, columns: Sequence[str], where: str, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        data: DataSection,
+        columns: Sequence[str],
+        where: str,
+        say: Callable[[str], None],
+        formats: Mapping[str, Format] = FORMATS,
+    ) -> None:
         """Choose the format, and check all that can be checked from the columns alone.
 
         Args:
@@ -26,14 +33,15 @@ class Shaper:
             columns: the columns of the source, under the user's names.
             where: name of the source, for messages.
             say: is called with a message if the format was recognised.
+            formats: the formats that the rows may have.
 
         Raises:
             UserError: no format fits the columns, or the recipe names a column that does not exist.
         """
         self.columns = [column for column in columns if column not in data.drop_columns]
         self.group_by = data.split.group_by
-        self.name = data.format if data.format != "auto" else _recognised(data, self.columns, where, say)
-        self.format = FORMATS[self.name]
+        self.name = data.format if data.format != "auto" else _recognised(data, self.columns, where, say, formats)
+        self.format = formats[self.name]
         self.mapping = {name: data.columns.get(name, name) for name in (*self.format.columns, *self.format.optional)}
         self.system = data.system
         self._kinds: dict[str, tuple[str, str]] = {}
@@ -74,7 +82,8 @@ class Shaper:
         turns = self._turns(format_cells)
         if self._prompt_template:
             turns[0] = Turn("user", self._prompt_template.fill(self._texts(cells, format_cells)))
-        return DataRow(tuple(turns), raw=self.name == "text", place=place, group=group)
+        more = tuple(self.format.more(format_cells).items())
+        return DataRow(tuple(turns), raw=self.name == "text", place=place, group=group, more=more)
 
     def unanswered(self, cells: Mapping[str, Any], row: DataRow) -> bool:
         """Tell whether the last question of a conversation has no answer and is therefore not in the example."""
@@ -157,23 +166,29 @@ class Shaper:
         return []
 
 
-def _recognised(data: DataSection, columns: Sequence[str], where: str, say: Callable[[str], None]) -> str:
+def _recognised(
+    data: DataSection,
+    columns: Sequence[str],
+    where: str,
+    say: Callable[[str], None],
+    formats: Mapping[str, Format],
+) -> str:
     """Return the name of the only format that fits the columns.
 
     Raises:
         UserError: no format fits, or several do.
     """
-    possible = [name for name, form in FORMATS.items() if set(data.columns) <= {*form.columns, *form.optional}]
+    possible = [name for name, form in formats.items() if set(data.columns) <= {*form.columns, *form.optional}]
     if len(possible) == 1:
         return possible[0]  # only this format has the columns that the user mapped
     format_names = {column: name for name, column in data.columns.items()}
-    names = recognise([format_names.get(column, column) for column in columns], data.columns)
+    names = recognise([format_names.get(column, column) for column in columns], data.columns, formats)
     if len(names) == 1:
-        say(f"data: format {names[0]} ({FORMATS[names[0]].summary}), recognised from the columns")
+        say(f"data: format {names[0]} ({formats[names[0]].summary}), recognised from the columns")
         return names[0]
     if names:
         raise UserError.at(where, f"its columns fit several formats: {', '.join(names)}.", "Choose with data.format.")
-    known = "; ".join(f"{name} ({', '.join(form.columns)})" for name, form in FORMATS.items())
+    known = "; ".join(f"{name} ({', '.join(form.columns)})" for name, form in formats.items())
     what = f"its columns ({', '.join(columns) or 'none'}) fit no format."
     raise UserError.at(where, what, f"{MAP_HINT} Formats and their columns: {known}.")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from adapterzoo.data.rows import read_rows
 from adapterzoo.data_row import SPLIT_NAMES, DataRow
 from adapterzoo.errors import Problem, UserError
+from adapterzoo.formats import FORMATS, Format
 from adapterzoo.recipe.schema import DataSection, Split
 
 MAX_DUPLICATES_SHOWN = 3  # further rows that are in two splits are only counted
@@ -28,12 +29,17 @@ class Splits:
     """name of the format that the recipe gives or that was recognised"""
 
 
-def load_splits(data: DataSection, say: Callable[[str], None] = lambda message: None) -> Splits:
+def load_splits(
+    data: DataSection,
+    say: Callable[[str], None] = lambda message: None,
+    formats: Mapping[str, Format] = FORMATS,
+) -> Splits:
     """Return the rows of a recipe's data in their splits.
 
     Args:
         data: the recipe's data section.
         say: called with messages on the rows that are left out, and on those that are in two splits.
+        formats: the formats that the rows may have.
 
     Raises:
         UserError: the data cannot be read, a split is empty, or a row is in two splits.
@@ -41,14 +47,14 @@ def load_splits(data: DataSection, say: Callable[[str], None] = lambda message: 
     section = data.split
     given = {name: value for name in SPLIT_NAMES if isinstance(value := getattr(section, name), (str, list))}
     splits: dict[str, list[DataRow]] = {}
-    formats: list[str] = []
+    found: list[str] = []
     sources_read: list[list[str]] = []
 
     def read(value: str | list[str] | None) -> list[DataRow]:
         """Return the rows of files, of a named split of the source, or of the whole source."""
         sources, source_split = (value, None) if isinstance(value, list) else (data.sources, value)
-        rows, form = read_rows(data, sources, source_split, say)
-        formats.append(form)
+        rows, form = read_rows(data, sources, source_split, say, formats)
+        found.append(form)
         sources_read.append(sources)
         return rows
 
@@ -69,10 +75,10 @@ def load_splits(data: DataSection, say: Callable[[str], None] = lambda message: 
         what = "is never read: data.split.train names files of its own."
         raise UserError.at("data.source", what, "Leave one of them out.")
     rows = _without_duplicates({name: splits.get(name, []) for name in SPLIT_NAMES}, data, say)
-    if len(set(formats)) > 1:
-        what = f"the splits have different formats: {', '.join(formats)}."
+    if len(set(found)) > 1:
+        what = f"the splits have different formats: {', '.join(found)}."
         raise UserError.at("data.split", what, "Set data.format and data.columns.")
-    return Splits(**rows, fingerprint=fingerprint(rows.values()), format=formats[0])
+    return Splits(**rows, fingerprint=fingerprint(rows.values()), format=found[0])
 
 
 def _share(section: Split, name: str) -> float:
@@ -101,7 +107,7 @@ def split_rows(
         group_name = (row.prompt or row.completion) if row.group is None else row.group
         key = hashlib.sha256(f"{seed}\0{group_name}".encode()).digest()
         groups.setdefault(key, []).append(row)
-    ordered = [sorted(groups[key], key=lambda row: row.turns) for key in sorted(groups)]
+    ordered = [sorted(groups[key], key=lambda row: (row.turns, repr(row.more))) for key in sorted(groups)]
     held_out = shares["test"] + shares["validation"]
     # The number of rows after which each split is full. Test is filled first, then validation, then train.
     ends = {"test": round(len(rows) * shares["test"]), "validation": round(len(rows) * held_out)}
@@ -185,7 +191,8 @@ def fingerprint(splits: Iterable[Sequence[DataRow]]) -> str:
     digest = hashlib.sha256()
     for rows in splits:
         for row in rows:
-            digest.update(json.dumps([row.raw, *row.turns], ensure_ascii=False).encode("utf-8", "surrogatepass"))
+            content = [row.raw, *row.turns, *([row.more] if row.more else [])]
+            digest.update(json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass"))
             digest.update(b"\n")
         digest.update(b"\0")
     return digest.hexdigest()

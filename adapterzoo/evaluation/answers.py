@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from adapterzoo.evaluation.generation import continued, greedy
-from adapterzoo.evaluation.likelihood import Likelihood, likelihoods, measured_batches
+from adapterzoo.evaluation.likelihood import likelihoods, measured_batches
 from adapterzoo.model.row_cache import RowCache
+from adapterzoo.tasks.evaluation import Likelihood
 from adapterzoo.tokens.batches import Tokens
 from adapterzoo.tokens.encode import Encoded
 from adapterzoo.tokens.shared_prefix import SharedPrefix

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
-from adapterzoo.errors import NotFiniteError
 from adapterzoo.evaluation.answers import answer
 from adapterzoo.evaluation.generation import decoded
-from adapterzoo.evaluation.likelihood import Likelihood, likelihoods
-from adapterzoo.metrics.contract import overall, per_example
-from adapterzoo.metrics.measured import MEASURED_NAMES
-from adapterzoo.metrics.registry import metrics as known_metrics
+from adapterzoo.evaluation.likelihood import likelihoods
+from adapterzoo.tasks.contract import EvaluateSettings
+from adapterzoo.tasks.evaluation import (
+    Evaluation,
+    Likelihood,
+    Prediction,
+    answer_metrics,
+    likelihood_metrics,
+    needs_answers,
+)
 from adapterzoo.tokens.batches import row_tokens
 from adapterzoo.tokens.encode import Encoded, Example
 from adapterzoo.tokens.shared_prefix import SharedPrefix
@@ -21,49 +24,11 @@ from adapterzoo.tokens.shared_prefix import SharedPrefix
 if TYPE_CHECKING:
     from torch import nn
 
-    from adapterzoo.recipe.schema import EvaluateSection
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One test example with the model's answer."""
-
-    index: int
-    prompt: str
-    reference: str
-    prediction: str | None
-    """answer of the model; None if no metric needs an answer"""
-    likelihood: Likelihood | None
-    """likelihood of the reference; None if it was not measured"""
-    scores: dict[str, float | bool] = field(default_factory=dict)
-    """column of a metric -> score of the answer"""
-
-    def record(self) -> dict[str, Any]:
-        """Return the prediction as a line of ``predictions.jsonl``."""
-        texts = {"index": self.index, "prompt": self.prompt, "reference": self.reference, "prediction": self.prediction}
-        likelihood = {
-            "loss": self.likelihood and self.likelihood.loss,
-            "tokens": self.likelihood and self.likelihood.tokens,
-            "right_tokens": self.likelihood and self.likelihood.right,
-        }
-        return {**texts, **likelihood, **self.scores}
-
-
-class Evaluation(NamedTuple):
-    """The measurements of one model."""
-
-    metrics: dict[str, float]
-    """metric -> value; metrics of answers come first"""
-    predictions: list[Prediction]
-    """one prediction for each example"""
-    answer_seconds: float | None
-    """mean time of one answer; None if no metric needs answers"""
-
 
 def evaluate(
     model: nn.Module,
     encoded: Encoded,
-    settings: EvaluateSection,
+    settings: EvaluateSettings,
     prompts: Sequence[list[int]] | None = None,
     *,
     split: str = "test",
@@ -93,7 +58,7 @@ def evaluate(
     measured: Sequence[Likelihood | None] = [None] * len(rows)
     answers: Sequence[str | None] = [None] * len(rows)
     seconds, size = None, settings.batch_size
-    if set(settings.metrics) - MEASURED_NAMES:
+    if needs_answers(settings.metrics):
         longest = max(len(example.completion) for example in examples)
         limit = longest if settings.max_new_tokens == "auto" else settings.max_new_tokens
         ids, seconds, measured = answer(
@@ -103,44 +68,11 @@ def evaluate(
     elif with_likelihoods:
         measured = likelihoods(model, rows, encoded.pad_id, size, prefix)
     # Compute these metrics before the others, because they raise an error if the model's weights are not finite.
-    likelihood_metrics = _likelihood_metrics([row for row in measured if row is not None], settings)
-    answer_metrics, scores = _answer_metrics(examples, answers, settings)
+    of_likelihoods = likelihood_metrics([row for row in measured if row is not None], settings.metrics, split)
+    references = [example.row.completion.strip() for example in examples]
+    of_answers, scores = answer_metrics(references, [text or "" for text in answers], settings.metrics)
     predictions = [
         Prediction(index, example.row.prompt, example.row.completion, answers[index], measured[index], scores[index])
         for index, example in enumerate(examples)
     ]
-    return Evaluation({**answer_metrics, **likelihood_metrics}, predictions, seconds)
-
-
-def _likelihood_metrics(measured: Sequence[Likelihood], settings: EvaluateSection) -> dict[str, float]:
-    if not measured:
-        return {}
-    tokens = sum(row.tokens for row in measured)
-    loss = sum(row.loss for row in measured) / tokens
-    if not math.isfinite(loss):
-        raise NotFiniteError(f"the test loss is {loss}")
-    values = {
-        "loss": ("test_loss", loss),
-        "perplexity": ("perplexity", math.exp(min(loss, 700.0))),
-        "token_accuracy": ("token_accuracy", sum(row.right for row in measured) / tokens),
-    }
-    return dict(values[name] for name in settings.metrics if name in values)
-
-
-def _answer_metrics(
-    examples: Sequence[Example], answers: Sequence[str | None], settings: EvaluateSection
-) -> tuple[dict[str, float], list[dict[str, float | bool]]]:
-    """Return the metrics of all answers together, and the scores of each answer."""
-    references = [example.row.completion.strip() for example in examples]
-    texts = [answer or "" for answer in answers]
-    totals: dict[str, float] = {}
-    rows: list[dict[str, float | bool]] = [{} for _ in examples]
-    for name in settings.metrics:
-        if name in MEASURED_NAMES:
-            continue
-        metric = known_metrics()[name]
-        scores = [per_example(metric, *pair) for pair in zip(references, texts, strict=True)]
-        totals.update(overall(metric, references, texts, scores))
-        for row, score in zip(rows, scores, strict=True):
-            row.update(score)
-    return totals, rows
+    return Evaluation({**of_answers, **of_likelihoods}, predictions, seconds)

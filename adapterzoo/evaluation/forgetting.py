@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import NotFiniteError, UserError
-from adapterzoo.evaluation.likelihood import Likelihood, likelihoods
+from adapterzoo.evaluation.likelihood import likelihoods
 from adapterzoo.recipe.schema import SHIPPED
+from adapterzoo.tasks.evaluation import Likelihood
 from adapterzoo.tokens.batches import Tokens
 
 if TYPE_CHECKING:

@@ -6,9 +6,10 @@ import math
 import operator
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, compress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from adapterzoo.model.row_cache import RowCache, row_caches
+from adapterzoo.tasks.evaluation import Likelihood
 from adapterzoo.tokens.batches import Tokens, batches_by_length, pad_batch, to_device, without_labels
 from adapterzoo.tokens.shared_prefix import SharedPrefix, learned_parts, model_arguments
 
@@ -17,19 +18,6 @@ if TYPE_CHECKING:
 
 LOSS_POSITIONS = 64  # number of positions whose losses are computed together
 MAX_CPU_POSITIONS = 512  # positions of a batch on a CPU, whose caches then hold the output of a layer
-
-
-class Likelihood(NamedTuple):
-    """The likelihood of a row's learned tokens."""
-
-    loss: float
-    """sum of the losses of the learned tokens, in nats"""
-    tokens: int
-    """number of learned tokens"""
-    likeliest: tuple[int, ...]
-    """id of the token that the model finds likeliest at the position of each learned token; empty if not asked for"""
-    right: int
-    """number of learned tokens that are also the likeliest tokens"""
 
 
 def likelihoods(

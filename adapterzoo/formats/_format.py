@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,18 @@ class Format(ABC):
             EmptyRowError: the question or the answer is empty.
             BadRowError: the row does not fit this format.
         """
+
+    def more(self, cells: Mapping[str, Any]) -> Mapping[str, Hashable]:
+        """Return what else a row has that its task needs, like a rejected answer; by default nothing.
+
+        Args:
+            cells: see :meth:`turns`.
+
+        Raises:
+            EmptyRowError: a cell that is needed is empty.
+            BadRowError: the row does not fit this format.
+        """
+        return {}
 
     def text(self, cells: Mapping[str, Any], column: str) -> str:
         """Return the text of a cell, without spaces around it.

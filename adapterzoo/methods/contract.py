@@ -49,8 +49,10 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
 QUANTIZATIONS = ("none", "int8", "nf4")
+TASK_TYPES = ("CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
+"""PEFT's names for types of tasks"""
 # The version of this contract. It increases when plugins may use something that earlier versions do not have.
-CONTRACT = 2
+CONTRACT = 3
 # Attribute of contract 1 -> its name since contract 2.
 RENAMED = {"bases": "quantizations", "demands": "requires_quantization", "merges": "mergeable_into"}
 # The keys of an entry under ``methods`` in a recipe that are not options of the method.
@@ -99,6 +101,8 @@ class Context:
     gradient_accumulation: int
     """number of forward passes whose gradients are added up for one optimizer step"""
     seed: int
+    task_type: str = "CAUSAL_LM"
+    """PEFT's name for the type of the task that the model is trained for"""
     batches: Callable[[], Iterable[dict[str, Any]]] = tuple
     """function that returns training batches on the CPU, for a method that starts from data. A batch holds the
     arguments of the model's ``forward``, with ``labels``. The order is not that of training; a dry run gets no batch"""
@@ -136,6 +140,8 @@ class Method(Generic[OptionsT]):
     """whether another method of the same name replaces this one without a message"""
     quantizations: ClassVar[Sequence[str]] = QUANTIZATIONS
     """quantizations of the base model on which the method can train"""
+    task_types: ClassVar[Sequence[str]] = TASK_TYPES
+    """types of tasks (some of ``TASK_TYPES``) for which it can train a model"""
     requires_quantization: ClassVar[str | None] = None
     """quantization in which the base model is loaded for this method, whatever the recipe says"""
     mergeable_into: ClassVar[Sequence[str]] = ("none",)
@@ -224,7 +230,7 @@ def attributes() -> dict[str, Any]:
     return {name: get_args(hint)[0] for name, hint in hints.items() if get_origin(hint) is ClassVar}
 
 
-def why_not_trainable(method: Method[Any], quantization: str) -> tuple[str, str] | None:
+def why_not_trainable(method: Method[Any], quantization: str, task_type: str = TASK_TYPES[0]) -> tuple[str, str] | None:
     """Return why a method cannot be trained, as the end of a sentence about it, with a hint; None if it can.
 
     An unknown quantization is not reported here, because another check of the recipe reports it.
@@ -232,9 +238,12 @@ def why_not_trainable(method: Method[Any], quantization: str) -> tuple[str, str]
     Args:
         method: the method.
         quantization: the quantization in the recipe; a method that requires a quantization gets that one instead.
+        task_type: PEFT's name for the type of the recipe's task.
     """
     if method.unavailable:
         return f"cannot be trained here: {method.unavailable}.", ""
+    if task_type not in method.task_types:
+        return f"cannot train a model for this task ({task_type}).", f"It can for: {', '.join(method.task_types)}."
     needed = method.requires_quantization or quantization
     if needed not in QUANTIZATIONS or needed in method.quantizations:
         return None

@@ -132,8 +132,13 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and module is not head
+        if isinstance(module, (nn.Linear, Conv1D)) and module is not head and name.split(".")[0] not in new_head(model)
     }
+
+
+def new_head(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the modules that the task has put on a base model, and that are trained in any case."""
+    return getattr(model, "new_head", ())
 
 
 def targeted(model: nn.Module, targets: str | list[str]) -> dict[str, nn.Module]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import AdapterzooError, Problem
 from adapterzoo.methods.contract import Context, Method, OptionsT
-from adapterzoo.methods.layers import WEIGHTS, target_problems
+from adapterzoo.methods.layers import WEIGHTS, new_head, target_problems
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -21,7 +21,7 @@ class PeftMethod(Method[OptionsT]):
     """A method whose layers come from PEFT; a subclass only has to return the ``PeftConfig``."""
 
     def peft_config(self, model: nn.Module, options: OptionsT, context: Context) -> PeftConfig:
-        """Return the PEFT configuration for these options."""
+        """Return the PEFT configuration for these options; ``task_type`` and ``modules_to_save`` are set afterwards."""
         raise NotImplementedError
 
     @contextmanager
@@ -37,8 +37,12 @@ class PeftMethod(Method[OptionsT]):
         """See :meth:`Method.wrap`."""
         from peft import get_peft_model
 
+        config = self.peft_config(model, options, context)
+        config.task_type = context.task_type
+        if names := new_head(model):
+            config.modules_to_save = [*names]
         with self.layers():
-            return _keep_dtype(get_peft_model(model, self.peft_config(model, options, context)))
+            return _keep_dtype(get_peft_model(model, config))
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """See :meth:`Method.save`. Plain ``PeftModel.from_pretrained`` loads it."""

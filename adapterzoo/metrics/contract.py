@@ -63,9 +63,9 @@ class Metric:
 
     name: str
     """name in a recipe under ``evaluate.metrics``: lower-case letters, digits, ``_`` and ``-``"""
-    score: Callable[[str, str], Score]
+    score: Callable[[str, str], Score] | None
     """``score(reference, answer)`` returns the score of one test example: a number, or a number for each column. The
-    answer may be empty"""
+    answer may be empty. None if a task measures the metric itself, because it needs more than the answer"""
     summary: str = ""
     """one line with the scale and the normalisation of texts; by default the first line of ``score``'s docstring"""
     total: Callable[[Sequence[str], Sequence[str]], Score] | None = None
@@ -84,12 +84,12 @@ class Metric:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
             what = "it may have only lower-case letters, digits, '_' and '-'"
             raise PluginError(f"a metric's name is {self.name!r}, but {what}")
-        if not callable(self.score):
+        if self.score is not None and not callable(self.score):
             raise self._wrong("score", "not a function of a reference and an answer")
         if self.total is not None and not callable(self.total):
             raise self._wrong("total", "not a function of references and answers")
         if not self.summary:
-            described = inspect.getdoc(self.score) or ""
+            described = inspect.getdoc(self.score) or "" if self.score else ""
             object.__setattr__(self, "summary", described.partition("\n")[0].rstrip("."))
         if not isinstance(self.summary, str) or not self.summary.strip():
             raise self._wrong("summary", "not a line of text, and score() has no docstring")

@@ -84,9 +84,14 @@ def styles() -> dict[str, ColumnStyle]:
     return {name: style for metric in metrics().values() for name, style in metric.styles.items()} | measured
 
 
+def compares_answers(name: str) -> bool:
+    """Tell whether a metric compares answers with references; the others are measured by the task itself."""
+    return name in metrics() and metrics()[name].score is not None
+
+
 def right_or_wrong(name: str) -> bool:
     """Tell whether a metric only says right or wrong, by the type of one score, because metrics do not declare it."""
-    if name in MEASURED_NAMES:
+    if not compares_answers(name):
         return False
     metric = metrics()[name]
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from adapterzoo.errors import AdapterzooError
 from adapterzoo.model.base_state import BaseState, tensor_digest
 from adapterzoo.model.loading import load_weights
+from adapterzoo.tasks.contract import CAUSAL_FORM, ModelForm
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,7 +82,7 @@ class Base:
         self._model = self._state = None
 
 
-def load(model: ModelSection, location: str, quantization: str, max_length: int, vocabulary: int = 0) -> Base:
+def load(model: ModelSection, location: str, quantization: str, max_length: int, form: ModelForm = CAUSAL_FORM) -> Base:
     """Load the base model with one quantization.
 
     Args:
@@ -89,14 +90,14 @@ def load(model: ModelSection, location: str, quantization: str, max_length: int,
         location: what :func:`adapterzoo.model.files.locate` returned.
         quantization: name of the quantization.
         max_length: number of tokens of the longest row; the choice of the attention implementation depends on it.
-        vocabulary: number of embeddings that the tokenizer needs; the model gets more if it has fewer.
+        form: the form in which the task needs the model.
 
     Raises:
         UserError: transformers cannot load the model.
     """
 
     def load_model() -> nn.Module:
-        return load_weights(model, location, quantization, max_length, vocabulary)
+        return load_weights(model, location, quantization, max_length, form)
 
     return Base(load_model(), quantization, load_model)
 

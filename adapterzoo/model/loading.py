@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from adapterzoo.errors import Problem, UserError, did_you_mean
 from adapterzoo.model.bundled import BUNDLED
 from adapterzoo.model.files import refuse_adapter, weight_names
+from adapterzoo.model.head import is_base_weight, mark_head
 from adapterzoo.model.padding import add_embeddings
 from adapterzoo.model.row_attention import add_row_attention
+from adapterzoo.tasks.contract import CAUSAL_FORM, ModelForm
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +46,7 @@ def load_config(model: ModelSection, location: str) -> Any:
         raise loading_error(model, error) from None
 
 
-def check_weights(model: ModelSection, location: str, config: Any) -> None:
+def check_weights(model: ModelSection, location: str, config: Any, form: ModelForm) -> None:
     """Check that a folder holds every weight of the model and no other, without reading their values.
 
     A model of the hub is only checked when it is loaded, because its weights may have to be downloaded first.
@@ -52,49 +55,56 @@ def check_weights(model: ModelSection, location: str, config: Any) -> None:
         UserError: weights are missing (transformers would use random numbers), or the model does not have some of them.
     """
     if Path(location).is_dir() and getattr(config, "quantization_config", None) is None:
-        _from_pretrained(model, location, device_map={"": "meta"})
+        _from_pretrained(model, location, form, device_map={"": "meta"})
 
 
-def _from_pretrained(model: ModelSection, location: str, **settings: Any) -> nn.Module:
+def _from_pretrained(model: ModelSection, location: str, form: ModelForm, **settings: Any) -> nn.Module:
     """Return the model that transformers loads.
 
     Raises:
         UserError: transformers cannot load the model, or its weights are not complete.
     """
-    from transformers import AutoModelForCausalLM
+    import torch
 
+    if form.config:
+        settings["config"] = _configured(load_config(model, location), form)
     try:
-        loaded, keys = AutoModelForCausalLM.from_pretrained(
-            location,
-            revision=model.revision,
-            trust_remote_code=model.trust_remote_code,
-            use_safetensors=True,
-            # weight_problems reports these; without this option transformers raises an error that does not name them.
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **settings,
-        )
+        # A new head begins with random numbers: they must be the same at each loading of the base model.
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            loaded, keys = _model_class(form).from_pretrained(
+                location,
+                revision=model.revision,
+                trust_remote_code=model.trust_remote_code,
+                use_safetensors=True,
+                # weight_problems reports these; without this option transformers raises an error without their names.
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **settings,
+            )
     except Exception as error:  # damaged files and a model's own code may raise any error
         if missing := _missing_parts(model, location, error):
             raise UserError(*weight_problems(model.name, {"missing_keys": missing})) from None
         raise loading_error(model, error) from None
-    if problems := weight_problems(model.name, keys):
+    if problems := weight_problems(model.name, keys, loaded if form.new_head else None):
         raise UserError(*problems)
     checked: nn.Module = loaded
     return checked
 
 
-def weight_problems(name: str, keys: Mapping[str, Any], added: Sequence[str] = ()) -> list[Problem]:
+def weight_problems(name: str, keys: Mapping[str, Any], new_head: nn.Module | None = None) -> list[Problem]:
     """Return the problems with a model's weights that transformers reports when it loads them.
 
     Args:
         name: name of the model, for the message.
         keys: ``missing_keys``, ``unexpected_keys`` and ``mismatched_keys`` (each with both shapes), if there are any.
-        added: modules that a task adds to the model, such as a new head; their weights may be missing.
+        new_head: the model if its head is new: it may then lack the weights of that head, and hold those of another.
     """
-    heads = tuple(f"{module}." for module in added)
-    missing = [key for key in keys.get("missing_keys", ()) if not key.startswith(heads)]
-    unexpected = [key for key in keys.get("unexpected_keys", ()) if not OLD_MASKS.search(key)]
+    missing, unexpected = (
+        [key for key in keys.get(kind, ()) if new_head is None or is_base_weight(new_head, key)]
+        for kind in ("missing_keys", "unexpected_keys")
+    )
+    unexpected = [key for key in unexpected if not OLD_MASKS.search(key)]
     mismatched = keys.get("mismatched_keys", ())
     shapes = [f"{key} is {tuple(shape)} instead of {tuple(wanted)}" for key, shape, wanted in mismatched]
     kinds = (
@@ -131,22 +141,38 @@ def _listed(keys: Sequence[str]) -> str:
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
-def skeleton(model: ModelSection, config: Any, vocabulary: int = 0) -> nn.Module:
+def skeleton(model: ModelSection, config: Any, form: ModelForm = CAUSAL_FORM) -> nn.Module:
     """Return the model without its weights: it has all layers, with every parameter on the meta device.
 
     Raises:
         UserError: transformers does not know the architecture, or the model's own code fails.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
+    auto = _model_class(form)
     try:
         with torch.device("meta"):
-            empty: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
+            empty: nn.Module = auto.from_config(_configured(config, form), trust_remote_code=model.trust_remote_code)
     except Exception as error:  # a model's own code may raise any error
         raise loading_error(model, error) from None
-    add_embeddings(empty, vocabulary)
+    add_embeddings(empty, form.vocabulary)
+    mark_head(empty, form)
     return empty
+
+
+def _model_class(form: ModelForm) -> Any:
+    """Return the class of transformers that loads a model in this form."""
+    import transformers
+
+    return getattr(transformers, form.model_class)
+
+
+def _configured(config: Any, form: ModelForm) -> Any:
+    """Return a copy of a model's configuration with the settings of the form."""
+    config = copy.deepcopy(config)
+    for name, value in form.config.items():
+        setattr(config, name, value)
+    return config
 
 
 def device() -> str:
@@ -157,7 +183,7 @@ def device() -> str:
 
 
 def load_weights(
-    model: ModelSection, location: str, quantization: str, max_length: int, vocabulary: int = 0
+    model: ModelSection, location: str, quantization: str, max_length: int, form: ModelForm = CAUSAL_FORM
 ) -> nn.Module:
     """Return a model with its weights, on the device where it will run.
 
@@ -176,6 +202,7 @@ def load_weights(
     loaded = _from_pretrained(
         model,
         location,
+        form,
         dtype=dtype,
         attn_implementation=attention,
         device_map={"": where},
@@ -185,7 +212,8 @@ def load_weights(
     head = loaded.get_output_embeddings()
     if head is not None:
         head.register_forward_pre_hook(_contiguous)
-    add_embeddings(loaded, vocabulary)
+    add_embeddings(loaded, form.vocabulary)
+    mark_head(loaded, form)
     add_row_attention(loaded)
     return loaded
 

@@ -14,6 +14,7 @@ from adapterzoo.machine.processes import cores, in_processes
 from adapterzoo.methods.contract import Context, Method, Options, checked_wrap, find_problems
 from adapterzoo.methods.layers import features, linear_layers
 from adapterzoo.methods.registry import Registry
+from adapterzoo.model.head import adapter_size
 from adapterzoo.prepare.budget import divisors, solve
 from adapterzoo.prepare.plan import MethodCell
 from adapterzoo.prepare.settings import LEARNING_RATE, points
@@ -110,7 +111,7 @@ def _try_cell(prepared: Prepared, cell: MethodCell, untouched: Base, method: Met
     # Give the method no data, because it needs weights to learn from data.
     context = replace(prepared.context(cell), batches=tuple)
     problems = []
-    if prepared.encoded.packs and method.prepends_tokens:
+    if prepared.recipe.data.packing and method.prepends_tokens:
         what = f"{method.name} puts tokens in front of every row, which is not possible for rows packed together."
         problems.append(Problem("data.packing", what, "Leave the method out, or do not pack."))
     options, sized = method.options(**cell.options), None
@@ -173,7 +174,7 @@ def try_method(method: Method[Any], skeleton: Base, options: Any, context: Conte
     try:
         with skeleton.borrow() as model, torch.device("meta"):
             wrapped = checked_wrap(method, model, options, context)
-            return Outcome([], sum(p.numel() for p in wrapped.parameters() if p.requires_grad))
+            return Outcome([], adapter_size(wrapped, model))
     except ValueError as error:  # PEFT and others raise it if sizes or layers do not fit
         return Outcome([Problem("options", " ".join(str(error).split())[:300])])
     except (Exception, SystemExit) as error:  # it needs real weights, or it is broken: its cell will report that

@@ -14,8 +14,12 @@ from adapterzoo.recipe.reading import complete_entry
 from adapterzoo.recipe.schema import MethodEntry, Range, Recipe
 from adapterzoo.recipe.tune import trials
 from adapterzoo.results.result import SETTINGS
+from adapterzoo.tasks.contract import Task
+from adapterzoo.tasks.registry import tasks
 
 BASE_LABEL = "base"
+HEAD_ONLY = "head-only"
+"""name of the method that trains a new head alone"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +82,13 @@ def plan(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], zoo: Regi
     Raises:
         UserError: a method is unknown, or cannot train on the recipe's quantization.
     """
-    own = recipe.model.quantization
+    own, task = recipe.model.quantization, tasks()[recipe.task.name]
     cells: list[Cell] = []
-    if recipe.evaluate.base:
+    if recipe.evaluate.base and not task.new_head:
         cells.append(BaseCell(label=BASE_LABEL, quantization=own))
         if shots := recipe.evaluate.shots:
             cells.append(BaseCell(label=f"{BASE_LABEL}-{shots}-shot", quantization=own, shots=shots))
-    entries = _select(recipe, methods, zoo)
+    entries = _select(recipe, methods, zoo, task)
     for seed in dict.fromkeys(seeds or recipe.seeds):
         for entry in entries:
             ranges = {
@@ -108,17 +112,20 @@ def plan(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], zoo: Regi
     return sorted(cells, key=lambda cell: (cell.quantization != own, cell.quantization))
 
 
-def _select(recipe: Recipe, names: Sequence[str], zoo: Registry) -> list[MethodEntry]:
+def _select(recipe: Recipe, names: Sequence[str], zoo: Registry, task: Task[Any]) -> list[MethodEntry]:
+    """Return the entries of the methods to run.
+
+    Raises:
+        UserError: a method is unknown, or cannot train this task on the recipe's quantization.
+    """
     chosen: list[MethodEntry] = []
     problems: list[Problem] = []
     for name in names:
         entries = [entry for entry in recipe.methods if entry.label == name]
         entries = entries or [entry for entry in recipe.methods if entry.name == name]
         if not entries and name in zoo:
-            entry = MethodEntry(name=name, label=name)
-            complete_entry(entry, zoo[name], recipe.train.learning_rate)
-            entries = [entry]
-            if reason := why_not_trainable(zoo[name], recipe.model.quantization):
+            entries = [_default_entry(name, recipe, zoo)]
+            if reason := why_not_trainable(zoo[name], recipe.model.quantization, task.task_type):
                 problems.append(Problem(f"--method {name}", *reason))
         if not entries:
             known = {*zoo, *(entry.label for entry in recipe.methods)}
@@ -126,4 +133,16 @@ def _select(recipe: Recipe, names: Sequence[str], zoo: Registry) -> list[MethodE
         chosen += [entry for entry in entries if entry not in chosen]
     if problems:
         raise UserError(*problems)
-    return chosen or recipe.methods
+    chosen = chosen or [*recipe.methods]
+    # The row of the frozen model whose new head alone is trained stands where other tasks have the untouched base.
+    frozen = task.new_head and recipe.evaluate.base and HEAD_ONLY in zoo
+    if frozen and all(entry.name != HEAD_ONLY for entry in chosen):
+        chosen.append(_default_entry(HEAD_ONLY, recipe, zoo))
+    return chosen
+
+
+def _default_entry(name: str, recipe: Recipe, zoo: Registry) -> MethodEntry:
+    """Return the entry of a method that the recipe does not name."""
+    entry = MethodEntry(name=name, label=name)
+    complete_entry(entry, zoo[name], recipe.train.learning_rate)
+    return entry

@@ -12,14 +12,15 @@ from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.methods.layers import linear_layers
 from adapterzoo.methods.registry import registry
 from adapterzoo.prepare.dry_run import dry_run
-from adapterzoo.prepare.examples import encode_data, read_data, shown_prompts
+from adapterzoo.prepare.examples import encode_data, read_data
 from adapterzoo.prepare.plan import plan
 from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.recipe.schema import Recipe
+from adapterzoo.tasks.batches import sealed
+from adapterzoo.tasks.contract import Examples
 
 if TYPE_CHECKING:
     from adapterzoo.evaluation.forgetting import General
-    from adapterzoo.tokens.encode import Encoded
 
 
 def prepare(
@@ -52,9 +53,9 @@ def prepare(
 
         location = model_files.locate(recipe.model.name, say)
         config = loading.load_config(recipe.model, location)
-        loading.check_weights(recipe.model, location, config)
-        encoder, encoded = encode_data(recipe, location, splits, say)
-        skeleton = loading.skeleton(recipe.model, config, encoder.vocabulary)
+        encoded = encode_data(recipe, location, splits, say)
+        loading.check_weights(recipe.model, location, config, encoded.form)
+        skeleton = loading.skeleton(recipe.model, config, encoded.form)
         weights = model_files.fingerprint(location, config)
         parts = {name: fingerprint([getattr(splits, name)]) for name in SPLIT_NAMES}
         prepared = Prepared(
@@ -62,15 +63,13 @@ def prepare(
             cells=cells,
             location=location,
             encoded=encoded,
-            sealed_rows=encoded.sealed_rows(),
-            shots=shown_prompts(encoder, encoded, recipe.evaluate.shots),
+            sealed_rows=sealed(encoded),
             steps=total_steps(recipe.train, len(encoded.training_rows)),
             trainable={},
             unknown_sizes={},
             base_parameters=sum(p.numel() for p in skeleton.parameters()),
             linear_parameters=sum(p.numel() for layer in linear_layers(skeleton).values() for p in layer.parameters()),
             weights=weights,
-            vocabulary=encoder.vocabulary,
             fingerprints={"data": splits.fingerprint, **parts, "weights": weights},
             general=_general(recipe, encoded, config),
         )
@@ -78,7 +77,7 @@ def prepare(
         return dry_run(prepared, skeleton, zoo)
 
 
-def _general(recipe: Recipe, encoded: Encoded, config: Any) -> General | None:
+def _general(recipe: Recipe, encoded: Examples, config: Any) -> General | None:
     """Read and tokenize the general text; return None if the recipe has none.
 
     Raises:
@@ -104,10 +103,8 @@ def _check_context_length(prepared: Prepared, config: Any) -> None:
     if limit is None:
         return
     encoded = prepared.encoded
-    rows = [*encoded.train, *encoded.validation, *encoded.test]
-    longest = max(len(example.prompt) + len(example.completion) for example in rows)
-    answers = [len(example.completion) for example in encoded.test]
-    shown = max((len(p) + n for p, n in zip(prepared.shots, answers, strict=False)), default=0)
+    longest = max(example.size for example in (*encoded.train, *encoded.validation, *encoded.test))
+    shown = encoded.longest_shown
     problems = []
     if longest > limit:
         what = f"the longest row has {longest} tokens, and the model can read {limit}."

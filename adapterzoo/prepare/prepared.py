@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adapterzoo.methods.contract import Context
 from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.recipe.schema import Recipe
-from adapterzoo.tokens.batches import SealedRow, shuffled_batches
+from adapterzoo.tasks.batches import shuffled_batches
+from adapterzoo.tasks.contract import Examples, Task
+from adapterzoo.tasks.registry import tasks
 
 if TYPE_CHECKING:
     from adapterzoo.evaluation.forgetting import General
-    from adapterzoo.tokens.encode import Encoded
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,9 @@ class Prepared:
     cells: list[Cell]
     location: str
     """folder or hub id from which transformers loads the model"""
-    encoded: Encoded
-    sealed_rows: list[SealedRow]
-    """copies of the training rows, for methods whose adapter starts from the data"""
-    shots: list[list[int]]
-    """test prompts with examples in front, as token ids; empty if the recipe shows no examples"""
+    encoded: Examples
+    sealed_rows: bytes
+    """copy of the training rows, for methods whose adapter starts from the data"""
     steps: int
     """number of optimizer steps of each training"""
     trainable: dict[str, int]
@@ -40,12 +39,15 @@ class Prepared:
     """number of parameters in the base model's linear layers, which quantization stores in fewer bits"""
     weights: str | None
     """hash of the base model's weights; None if it is not known"""
-    vocabulary: int
-    """number of embeddings that the tokenizer needs"""
     fingerprints: dict[str, str | None]
     """hashes of the data, of each split, and of the base model's weights"""
     general: General | None
     """text on which forgetting is measured; None if the recipe has none"""
+
+    @property
+    def task(self) -> Task[Any]:
+        """Return the task of the recipe."""
+        return tasks()[self.recipe.task.name]
 
     @property
     def method_cells(self) -> list[MethodCell]:
@@ -57,8 +59,9 @@ class Prepared:
         train = self.recipe.train
         return Context(
             quantization=cell.quantization,
+            task_type=self.task.task_type,
             total_steps=self.steps,
             gradient_accumulation=train.gradient_accumulation,
             seed=cell.seed,
-            batches=shuffled_batches(self.sealed_rows, train.batch_size, cell.seed, self.encoded.pad_id),
+            batches=shuffled_batches(self.sealed_rows, train.batch_size, cell.seed),
         )

@@ -7,7 +7,6 @@ from typing import Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from adapterzoo.errors import did_you_mean
 from adapterzoo.formats import FORMATS
 from adapterzoo.recipe.values import Scalar, Section, Source, SplitPart
 
@@ -55,7 +54,9 @@ class DataSection(Section):
         None, min_length=1, max_length=1, description="character between the columns of a CSV file"
     )
     format: str = Field(
-        "auto", description=f"kind of example; auto = recognised from the columns; {', '.join(FORMATS)}"
+        "auto",
+        description="kind of example; auto = recognised from the columns; the task supervised has: "
+        f"{', '.join(FORMATS)}",
     )
     columns: dict[str, str] = Field(
         default_factory=dict, description="the format's name of a column -> the name in your data"
@@ -91,25 +92,6 @@ class DataSection(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> DataSection:
-        if self.format != "auto" and self.format not in FORMATS:
-            hint = did_you_mean(self.format, ["auto", *FORMATS])
-            raise PydanticCustomError(
-                "value", "is {name}. {hint}", {"name": repr(self.format), "hint": hint, "at": ("format",)}
-            )
-        # With auto the format is not known yet, so the column names of every format are allowed.
-        formats = [FORMATS[self.format]] if self.format in FORMATS else list(FORMATS.values())
-        known = list(dict.fromkeys(name for format in formats for name in (*format.columns, *format.optional)))
-        for name in self.columns:
-            if name not in known:
-                raise PydanticCustomError(
-                    "value",
-                    "is not a column of {format}. {hint}",
-                    {
-                        "format": f"the format {self.format}" if len(formats) == 1 else "any format",
-                        "hint": did_you_mean(name, known),
-                        "at": ("columns", name),
-                    },
-                )
         if self.source is None and not isinstance(self.split.train, (str, list)):
             raise PydanticCustomError("value", "is missing.", {"at": ("source",)})
         return self

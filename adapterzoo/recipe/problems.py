@@ -8,26 +8,98 @@ from typing import Any
 from pydantic import ValidationError
 
 from adapterzoo.errors import Problem, did_you_mean
-from adapterzoo.methods.contract import ENTRY_KEYS, RESERVED_LABEL, why_not_trainable
+from adapterzoo.methods.contract import ENTRY_KEYS, RESERVED_LABEL, TASK_TYPES, why_not_trainable
 from adapterzoo.methods.registry import Registry
 from adapterzoo.metrics.measured import MEASURED_NAMES
-from adapterzoo.metrics.registry import metrics
+from adapterzoo.metrics.registry import compares_answers, metrics
 from adapterzoo.recipe.document import Document, Location, section
 from adapterzoo.recipe.schema import Range
 from adapterzoo.recipe.schema_problems import DocumentPart, problems_of
+from adapterzoo.tasks.contract import DEFAULT_TASK, TASK_KEYS, Task
+from adapterzoo.tasks.registry import tasks
 
 Entries = Sequence[Mapping[str, Any]]
 REMOVE_ONE = "Leave one of them out."
 
 
 def metric_problems(document: Document) -> list[Problem]:
-    """Return a problem for each metric that does not exist."""
+    """Return a problem for each metric that does not exist, or that the task does not have."""
     names = section(document, "evaluate").get("metrics")
-    known = metrics()
+    task, _ = _task(document)
+    known, problems = metrics(), []
+    for index, name in enumerate(names if isinstance(names, list) else []):
+        if not isinstance(name, str):
+            continue
+        where = document.where(("evaluate", "metrics", index))
+        if name not in known and name not in MEASURED_NAMES:
+            problems.append(Problem(where, f"unknown metric '{name}'.", known.hint(name)))
+        elif task and name not in task.measured and not (task.compares_answers and compares_answers(name)):
+            more = ", and every metric that compares answers" if task.compares_answers else ""
+            hint = f"It has: {', '.join(task.measured)}{more}."
+            problems.append(Problem(where, f"the task {task.name} has no '{name}'.", hint))
+    return problems
+
+
+def task_problems(document: Document) -> list[Problem]:
+    """Return the problems of ``task``, and of the keys that do not suit the task."""
+    task, problems = _task(document)
+    if task is None:
+        return problems
+    data, evaluate = section(document, "data"), section(document, "evaluate")
+    for key in TASK_KEYS:
+        if key in data and key not in task.uses:
+            hint = "Leave it out."
+            problems.append(Problem(document.where(("data", key)), f"the task {task.name} does not use '{key}'.", hint))
+    if not task.causal:
+        for key in ("general_text", "shots"):
+            if evaluate.get(key):
+                what = f"'{key}' needs a model that writes text, and the task {task.name} trains none."
+                problems.append(Problem(document.where(("evaluate", key)), what, "Leave it out."))
+    return problems + _format_problems(document, task)
+
+
+def _task(document: Document) -> tuple[Task[Any] | None, list[Problem]]:
+    """Return the recipe's task, or None if it is not known, and the problems of its name and options."""
+    entry = document.data.get("task", DEFAULT_TASK)
+    settings = {"name": entry} if isinstance(entry, str) else entry
+    known = tasks()
+    if not isinstance(settings, dict) or not isinstance(name := settings.get("name"), str):
+        return None, []  # The check of the schema reports it.
+    where = document.where(("task",))
+    if name not in known:
+        return None, [Problem(where, f"unknown task '{name}'.", known.hint(name))]
+    task = known[name]
+    try:
+        task.options(**{key: value for key, value in settings.items() if key != "name"})
+    except ValidationError as error:
+        return task, problems_of(error, DocumentPart(document, task.options, ("task",), ["name"]))
+    except Exception as error:  # A validator of a third-party package may raise anything.
+        what = f"the options of {name} cannot be checked: {type(error).__name__}: {error}."
+        return task, [Problem(where, what, f"This is a bug in {known.package(name)}.")]
+    return task, []
+
+
+def _format_problems(document: Document, task: Task[Any]) -> list[Problem]:
+    """Return a problem if the task does not have the data's format, or the format does not have the data's columns."""
+    data = section(document, "data")
+    name, columns = data.get("format", "auto"), data.get("columns", {})
+    if not isinstance(name, str) or not isinstance(columns, dict):
+        return []  # The check of the schema reports it.
+    if name != "auto" and name not in task.formats:
+        hint = did_you_mean(name, ["auto", *task.formats])
+        return [Problem(document.where(("data", "format")), f"'data.format' is {name!r}.", hint)]
+    # With auto the format is not known yet, so the column names of every format are allowed.
+    formats = [task.formats[name]] if name in task.formats else list(task.formats.values())
+    known = list(dict.fromkeys(column for form in formats for column in (*form.columns, *form.optional)))
+    owner = f"the format {name}" if len(formats) == 1 else "any format"
     return [
-        Problem(document.where(("evaluate", "metrics", index)), f"unknown metric '{name}'.", known.hint(name))
-        for index, name in enumerate(names if isinstance(names, list) else [])
-        if isinstance(name, str) and name not in known and name not in MEASURED_NAMES
+        Problem(
+            document.where(("data", "columns", column)),
+            f"'data.columns.{column}' is not a column of {owner}.",
+            did_you_mean(str(column), known),
+        )
+        for column in columns
+        if column not in known
     ]
 
 
@@ -112,6 +184,8 @@ def method_problems(document: Document, zoo: Registry) -> list[Problem]:
     model = document.data.get("model")
     quantization = model.get("quantization", "none") if isinstance(model, dict) else "none"
     entries = document.data.get("methods")
+    task, _ = _task(document)
+    task_type = task.task_type if task else TASK_TYPES[0]
     problems: list[Problem] = []
     labels: set[str] = set()
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
@@ -137,7 +211,7 @@ def method_problems(document: Document, zoo: Registry) -> list[Problem]:
             problems.append(Problem(document.where((*location, "name")), f"unknown method '{name}'.", zoo.hint(name)))
             continue
         method = zoo[name]
-        if reason := why_not_trainable(method, quantization):
+        if reason := why_not_trainable(method, quantization, task_type):
             problems.append(Problem(where, f"{name} {reason[0]}", reason[1]))
             if method.unavailable:
                 continue

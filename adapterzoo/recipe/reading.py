@@ -14,9 +14,10 @@ from adapterzoo.methods.contract import Method
 from adapterzoo.methods.registry import Registry, registry
 from adapterzoo.recipe.document import Document, Location, read, section
 from adapterzoo.recipe.files import find_file, find_source, is_hub_id
-from adapterzoo.recipe.problems import method_problems, metric_problems, tune_problems
+from adapterzoo.recipe.problems import method_problems, metric_problems, task_problems, tune_problems
 from adapterzoo.recipe.schema import SHIPPED, MethodEntry, Recipe
 from adapterzoo.recipe.schema_problems import DocumentPart, problems_of, unfilled_problems
+from adapterzoo.tasks.registry import tasks
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), zoo: Registry | None = None) -> Recipe:
@@ -43,6 +44,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), zoo: Registry |
         problems += problems_of(error, DocumentPart(document, Recipe))
     # These checks read the document, not the recipe, so that they also run when the schema refuses it.
     filled = document.without_unfilled()
+    problems += task_problems(filled)
     problems += method_problems(filled, zoo)
     problems += tune_problems(filled, zoo)
     problems += metric_problems(filled)
@@ -50,6 +52,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), zoo: Registry |
     if problems or recipe is None:
         raise UserError(*problems)
     _put_paths(recipe, paths)
+    task = tasks()[recipe.task.name]
+    recipe.task.__pydantic_extra__ = task.options(**recipe.task.options).model_dump(mode="json")
     for entry in recipe.methods:
         complete_entry(entry, zoo[entry.name], recipe.train.learning_rate)
     return recipe

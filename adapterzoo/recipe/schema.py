@@ -20,6 +20,7 @@ from adapterzoo.recipe.values import (
     PositiveOrAuto,
     Section,
 )
+from adapterzoo.tasks.contract import DEFAULT_TASK
 
 __all__ = [
     "SAFE_NAME",
@@ -32,6 +33,7 @@ __all__ = [
     "Range",
     "Recipe",
     "Split",
+    "TaskEntry",
     "TrainSection",
 ]
 
@@ -117,10 +119,32 @@ class MethodEntry(BaseModel):
         return dict(self.model_extra or {})
 
 
+class TaskEntry(BaseModel):
+    """The task of a recipe, and its options that differ from the defaults."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return the options of the task that the recipe sets."""
+        return dict(self.model_extra or {})
+
+
 class Recipe(Section):
     """One recipe. Read it from a file with :func:`adapterzoo.load_recipe`."""
 
     name: Name = Field(description="name of the comparison; its results are in runs/NAME unless --out names a folder")
+    task: TaskEntry = Field(
+        default_factory=lambda: TaskEntry(name=DEFAULT_TASK),
+        description="what is learned: the name of a task; or {name: NAME, OPTION: VALUE, ...} [supervised]",
+    )
     model: ModelSection
     data: DataSection
     train: TrainSection = Field(default_factory=TrainSection)
@@ -167,4 +191,7 @@ class Recipe(Section):
 
     def resolved(self) -> dict[str, Any]:
         """Return the recipe with all defaults filled in, as plain data that loads as the same recipe."""
-        return self.model_dump(mode="json", exclude_none=True)
+        resolved = self.model_dump(mode="json", exclude_none=True)
+        if not self.task.options:
+            resolved["task"] = self.task.name
+        return resolved

@@ -27,6 +27,9 @@ def recipe_identity(resolved: Mapping[str, Any], data_hash: str, weights: str | 
             section[key] = hashlib.sha256(Path(section[key]).read_bytes()).hexdigest()
     identity = {name: value for name, value in resolved.items() if name not in CHANGEABLE}
     identity["evaluate"] = evaluate
+    # Earlier versions had this task alone, and did not name it.
+    if identity.get("task") == "supervised":
+        del identity["task"]
     if identity.pop("tune", None):
         # The first seed is part of the identity, because tuning uses it.
         identity["tune"] = {**resolved["tune"], "seed": resolved["seeds"][0]}

@@ -14,6 +14,7 @@ from adapterzoo.machine.memory import free_memory
 from adapterzoo.methods.contract import Context, Method, checked_wrap
 from adapterzoo.methods.registry import registry
 from adapterzoo.metrics.registry import lower_is_better
+from adapterzoo.model.head import adapter_size, head_parameters, put_new_head, train_head
 from adapterzoo.prepare.plan import BaseCell, Cell, MethodCell
 from adapterzoo.results.result import Tuning
 from adapterzoo.running.tuning import TrialScore, tune
@@ -22,9 +23,9 @@ from adapterzoo.running.watch import Watch
 if TYPE_CHECKING:
     from torch import nn
 
-    from adapterzoo.evaluation.evaluate import Evaluation
     from adapterzoo.model.base import Base
     from adapterzoo.prepare.prepared import Prepared
+    from adapterzoo.tasks.evaluation import Evaluation
     from adapterzoo.tokens.batches import Tokens
     from adapterzoo.tokens.shared_prefix import SharedPrefix
     from adapterzoo.training.trainer import Trained
@@ -43,9 +44,15 @@ class Adapted:
     context: Context
     model: nn.Module
     trainable: int
-    """number of parameters that are trained"""
+    """number of parameters that are trained, without those of a new head"""
     added: int
     """number of parameters that wrapping added to the base model"""
+    head: dict[str, nn.Parameter]
+    """parameters of a new head that is trained beside the adapter; empty if the method saves it with the adapter"""
+    head_params: int
+    """number of parameters of a new head, which every method trains"""
+    head_bytes: int
+    """size of these parameters"""
     prefix: SharedPrefix | None
     """joins rows that begin with the same tokens into one sequence; None if rows are padded"""
 
@@ -57,14 +64,26 @@ def adapt(prepared: Prepared, cell: MethodCell, model: nn.Module, watch: Watch) 
     method, context = registry()[cell.method], prepared.context(cell)
     options = method.options(**cell.options)
     before = sum(parameter.numel() for parameter in model.parameters())
+    put_new_head(model, cell.seed)
+    new_head = list(head_parameters(model).values())
     # Set the seed right before wrapping: the adapter then begins with the same numbers, no matter what ran before.
     set_seed(cell.seed)
     wrapped = checked_wrap(method, model, options, context)
-    parameters = list(wrapped.parameters())
-    trainable = sum(p.numel() for p in parameters if p.requires_grad)
-    added = sum(p.numel() for p in parameters) - before
+    head = train_head(model)
+    added = sum(p.numel() for p in wrapped.parameters()) - before
     prefix = shared_prefix(prepared, cell, wrapped, watch, token_wise=method.token_wise)
-    return Adapted(method, options, context, wrapped, trainable, added, prefix)
+    return Adapted(
+        method,
+        options,
+        context,
+        wrapped,
+        trainable=adapter_size(wrapped, model),
+        added=added,
+        head=head,
+        head_params=sum(p.numel() for p in new_head),
+        head_bytes=sum(p.numel() * p.element_size() for p in new_head),
+        prefix=prefix,
+    )
 
 
 def shared_prefix(
@@ -83,8 +102,7 @@ def shared_prefix(
 
     from adapterzoo.tokens.shared_prefix import SharedPrefix, reason_not_to_join
 
-    train = prepared.recipe.train
-    if train.share_prefix == "never":
+    if not prepared.task.causal or prepared.recipe.train.share_prefix == "never":
         return None
     prefix, rows = SharedPrefix.of(model), _tried_rows(prepared)
     reason: str | None = "the method does not treat each token by itself"
@@ -102,7 +120,7 @@ def shared_prefix(
 
 def _tried_rows(prepared: Prepared) -> list[Tokens]:
     """Return a batch of rows, with the longest training row and the longest test row first."""
-    encoded = prepared.encoded
+    encoded: Any = prepared.encoded
     rows = [example.tokens for example in encoded.train[: prepared.recipe.train.batch_size]]
     longest = [
         max((example.tokens for example in examples), key=lambda row: len(row[0]))
@@ -114,10 +132,10 @@ def _tried_rows(prepared: Prepared) -> list[Tokens]:
 def _longest(prepared: Prepared) -> int:
     """Return the largest number of tokens that a prompt and its answer can have together."""
     encoded, wanted = prepared.encoded, prepared.recipe.evaluate.max_new_tokens
-    examples = [*encoded.train, *encoded.validation, *encoded.test]
+    examples: list[Any] = [*encoded.train, *encoded.validation, *encoded.test]
     answer = max(len(example.completion) for example in examples)
-    prompt = max(map(len, [*(example.prompt for example in examples), *prepared.shots]))
-    return prompt + max(answer, 0 if wanted == "auto" else wanted)
+    prompt = max(len(example.prompt) for example in examples)
+    return max(prompt + max(answer, 0 if wanted == "auto" else wanted), encoded.longest_shown)
 
 
 def train(prepared: Prepared, cell: MethodCell, adapted: Adapted, folder: Path, watch: Watch) -> Trained:
@@ -171,7 +189,7 @@ def step_seconds(prepared: Prepared, cell: MethodCell, adapted: Adapted) -> floa
         train(short, cell, adapted, Path(folder), StepTimes())
     (begun, tokens_before), (ended, tokens_after) = steps[-2:]
     encoded, rows = prepared.encoded, settings.batch_size * settings.gradient_accumulation
-    mean_tokens = rows * sum(len(example.learned) for example in encoded.train) / len(encoded.training_rows)
+    mean_tokens = rows * sum(int(example.size) for example in encoded.train) / len(encoded.training_rows)
     return (ended - begun) * mean_tokens / (tokens_after - tokens_before)
 
 
@@ -208,22 +226,14 @@ def tune_cell(prepared: Prepared, cell: MethodCell, base: Base, folder: Path, wa
 
 def _validation_score(prepared: Prepared, adapted: Adapted) -> TrialScore:
     """Return a model's score on the validation rows, by the first metric of the recipe."""
-    from adapterzoo.evaluation.evaluate import evaluate
-
     first = prepared.recipe.evaluate.metrics[0]
     settings = prepared.recipe.evaluate.model_copy(update={"metrics": list(dict.fromkeys((first, "loss")))})
-    metrics = evaluate(adapted.model, prepared.encoded, settings, split="validation", prefix=adapted.prefix).metrics
+    metrics = prepared.encoded.evaluate(adapted.model, settings, split="validation", prefix=adapted.prefix).metrics
     name = next(iter(metrics))
     return TrialScore(name, metrics[name], metrics["test_loss"])
 
 
 def measure(prepared: Prepared, cell: Cell, model: nn.Module, prefix: SharedPrefix | None) -> Evaluation:
     """Measure a cell's model on the test split."""
-    from adapterzoo.evaluation.evaluate import evaluate
-
-    prompts = prepared.shots if isinstance(cell, BaseCell) and cell.shots else None
-    # With examples in the prompt, only the loss of the last answer is comparable with the losses of other rows.
-    comparable = prompts is None or prepared.recipe.data.loss_on == "completion"
-    return evaluate(
-        model, prepared.encoded, prepared.recipe.evaluate, prompts, with_likelihoods=comparable, prefix=prefix
-    )
+    shots = isinstance(cell, BaseCell) and bool(cell.shots)
+    return prepared.encoded.evaluate(model, prepared.recipe.evaluate, prefix=prefix, shots=shots)

@@ -82,7 +82,7 @@ def forecast(prepared: Prepared, preparing: float, say: Callable[[str], None]) -
         cells = list({cell.label: cell for cell in prepared.cells if cell.quantization == quantization}.values())
         with quiet_libraries():
             with clock("loading"):
-                loaded = base.load(model, location, quantization, length, prepared.vocabulary)
+                loaded = base.load(model, location, quantization, length, prepared.encoded.form)
             if concurrency is None:
                 with clock("probing"):
                     concurrency = _choose_concurrency(prepared, cells, loaded, say)
@@ -166,7 +166,7 @@ def _expect(prepared: Prepared, cell: Cell, loaded: Base) -> Expected:
         answer_seconds = measure(sample, cell, model, prefix).answer_seconds or 0.0
         seconds = time.perf_counter() - begun
         # Do not scale the time of the first batch: a run of any size has one batch whose answers are generated whole.
-        # Other answers may begin with tokens that are known from measuring the reference (see evaluate.py).
+        # Other answers may begin with tokens that are known from measuring the reference (see answers.py).
         first_batch = answer_seconds * min(prepared.recipe.evaluate.batch_size, len(sample.encoded.test))
         scale = len(prepared.encoded.test) / len(sample.encoded.test)
         clock.add("measuring", first_batch + (seconds - first_batch) * scale)
@@ -178,11 +178,10 @@ def _expect(prepared: Prepared, cell: Cell, loaded: Base) -> Expected:
 def _sample_test_rows(prepared: Prepared) -> Prepared:
     """Return the run with only MEASURED_BATCHES batches of its test rows, short and long ones."""
     encoded = prepared.encoded
-    order = sorted(range(len(encoded.test)), key=lambda i: len(encoded.test[i].learned))
+    order = sorted(range(len(encoded.test)), key=lambda i: encoded.test[i].size)
     wanted = MEASURED_BATCHES * prepared.recipe.evaluate.batch_size
     chosen = [order[at * len(order) // wanted] for at in range(wanted)] if wanted < len(order) else order
-    shots = [prepared.shots[i] for i in chosen] if prepared.shots else []
-    return replace(prepared, encoded=replace(encoded, test=[encoded.test[i] for i in chosen]), shots=shots)
+    return replace(prepared, encoded=encoded.with_test(chosen))
 
 
 def _base_general_seconds(general: General, loaded: Base, threads: int) -> list[float]:

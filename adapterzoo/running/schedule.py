@@ -20,8 +20,8 @@ from adapterzoo.running.watch import Watch
 from adapterzoo.running.worker import Worker, reason
 
 if TYPE_CHECKING:
-    from adapterzoo.evaluation.likelihood import Likelihood
     from adapterzoo.model.base import Base
+    from adapterzoo.tasks.evaluation import Likelihood
 
 
 class Schedule:

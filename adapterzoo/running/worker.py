@@ -16,15 +16,15 @@ from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.prepare.settings import with_settings
 from adapterzoo.results.identity import identity_hash
 from adapterzoo.results.result import FORGETTING, Result, Tuning, plain_findings
-from adapterzoo.results.store import ADAPTER, CHECKPOINTS, TRACEBACK, Store, adapter_files, folder_bytes
+from adapterzoo.results.store import ADAPTER, CHECKPOINTS, HEAD, TRACEBACK, Store, adapter_files, folder_bytes
 from adapterzoo.running.cell import Adapted, adapt, measure, shared_prefix, train, tune_cell
 from adapterzoo.running.watch import Watch
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from adapterzoo.evaluation.likelihood import Likelihood
     from adapterzoo.model.base import Base
+    from adapterzoo.tasks.evaluation import Likelihood
 
 MIN_SECONDS = 0.01  # shorter activities are not kept in a result
 
@@ -59,7 +59,7 @@ class Worker:
 
         recipe = self.prepared.recipe
         return base.load(
-            recipe.model, self.prepared.location, quantization, recipe.data.max_length, self.prepared.vocabulary
+            recipe.model, self.prepared.location, quantization, recipe.data.max_length, self.prepared.encoded.form
         )
 
     def measure_general(self, base: Base) -> list[Likelihood]:
@@ -207,17 +207,24 @@ class Worker:
             "positions_per_token": trained.positions_per_token,
             "history": trained.history,
             "findings": findings,
-            "adapter_bytes": folder_bytes(folder / ADAPTER),
+            "adapter_bytes": folder_bytes(folder / ADAPTER) - adapted.head_bytes,
             "adapter_files": adapter_files(folder / ADAPTER),
         }
 
     def _save(self, adapted: Adapted, folder: Path) -> None:
-        """Save an adapter and its tokenizer.
+        """Save an adapter, its tokenizer, and a new head that the method does not save itself.
 
         Raises:
             PluginError: the method wrote no safetensors file.
         """
+        from safetensors.torch import save_file
+
+        # A method that saves all that is trained must not save the head, which it would not find when it loads.
+        for parameter in adapted.head.values():
+            parameter.requires_grad_(False)
         adapted.method.save(adapted.model, folder)
+        if adapted.head:
+            save_file({name: weight.detach().contiguous() for name, weight in adapted.head.items()}, folder / HEAD)
         if not any(folder.glob("*.safetensors")):
             raise PluginError(f"save() of {adapted.method.name} wrote no safetensors into its folder")
         self.prepared.encoded.tokenizer.save_pretrained(str(folder))

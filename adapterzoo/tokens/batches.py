@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import random
-from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,8 +17,6 @@ MAX_HEAD_POSITIONS = 4096
 """largest number of positions in a batch for which the output head is computed"""
 Tokens = tuple[list[int], list[bool]]
 """a row's token ids, and for each id whether it is in the loss"""
-SealedRow = tuple[bytes, bytes]
-"""a row's tokens as unchangeable bytes: 32 bits for each id, then one byte for each id: whether it is in the loss"""
 
 
 def pad_batch(rows: Sequence[Tokens], pad_id: int) -> dict[str, Any]:
@@ -50,29 +46,6 @@ def pad_batch(rows: Sequence[Tokens], pad_id: int) -> dict[str, Any]:
     batch: dict[str, torch.Tensor | int] = {name: torch.tensor([row[name] for row in padded]) for name in padded[0]}
     batch["logits_to_keep"] = kept
     return batch
-
-
-def seal(row: Tokens) -> SealedRow:
-    """Return a copy of a row that cannot be changed."""
-    ids, learned = row
-    return array("i", ids).tobytes(), bytes(learned)
-
-
-def shuffled_batches(
-    rows: Sequence[SealedRow], size: int, seed: int, pad_id: int
-) -> Callable[[], Iterator[dict[str, Any]]]:
-    """Return a function that yields batches of all rows once, in an order that depends on the seed alone.
-
-    Methods get this function. Through it they can reach these rows only, and not the test rows.
-    """
-    shuffled = tuple(random.Random(seed).sample(rows, len(rows)))
-
-    def batches() -> Iterator[dict[str, Any]]:
-        for start in range(0, len(shuffled), size):
-            batch = shuffled[start : start + size]
-            yield pad_batch([(list(array("i", ids)), [bool(flag) for flag in flags]) for ids, flags in batch], pad_id)
-
-    return batches
 
 
 def row_tokens(prompt: list[int], completion: Sequence[int] = ()) -> Tokens:

@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from adapterzoo.data.split import Splits
 from adapterzoo.data_row import SPLIT_NAMES
 from adapterzoo.digests import file_digest
 from adapterzoo.files import cache_folder
+from adapterzoo.tasks.contract import Rows
 from adapterzoo.tokens.encode import Encoded, Encoder, Example
 
 # Raise the version when a change in the code gives the same rows other tokens.
@@ -22,7 +22,7 @@ MAX_FILES = 20  # older files are removed
 SETTINGS = ("system", "chat_template", "loss_on", "max_length", "truncate")
 
 
-def encode_splits(encoder: Encoder, splits: Splits) -> Encoded:
+def encode_splits(encoder: Encoder, splits: Rows) -> Encoded:
     """Return the same as :meth:`Encoder.encode_splits`, but read it from the cache if it has the examples.
 
     Raises:
@@ -39,7 +39,7 @@ def encode_splits(encoder: Encoder, splits: Splits) -> Encoded:
     return encoded
 
 
-def _key(encoder: Encoder, splits: Splits) -> str:
+def _key(encoder: Encoder, splits: Rows) -> str:
     """Return a hash of what the tokens depend on: the rows, the tokenizer with its chat template, recipe settings."""
     tokenizer, data = encoder.tokenizer, encoder.data
     fast = getattr(tokenizer, "backend_tokenizer", None)
@@ -56,7 +56,7 @@ def _key(encoder: Encoder, splits: Splits) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def _read(folder: Path, key: str, splits: Splits) -> tuple[dict[str, list[Example]], list[str]] | None:
+def _read(folder: Path, key: str, splits: Rows) -> tuple[dict[str, list[Example]], list[str]] | None:
     """Return the examples of each split and the messages about them; None if the cache does not have them."""
     import pyarrow
     from pyarrow import parquet
@@ -88,7 +88,7 @@ def _undamaged(folder: Path, key: str) -> Path | None:
     return None
 
 
-def _write(folder: Path, key: str, encoded: Encoded, splits: Splits) -> None:
+def _write(folder: Path, key: str, encoded: Encoded, splits: Rows) -> None:
     """Write the examples to the cache. If it cannot be written, do nothing: the rows are tokenized again."""
     import pyarrow
     from pyarrow import parquet

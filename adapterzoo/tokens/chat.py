@@ -12,7 +12,7 @@ from typing import Any
 
 from adapterzoo.data_row import DataRow, Turn
 from adapterzoo.errors import UserError
-from adapterzoo.recipe.schema import DataSection
+from adapterzoo.tasks.contract import DataSettings
 
 PROBE_ANSWER = "xanswerx"
 # Some chat templates write the current date into the prompt. They get this fixed date instead, so that rows are the
@@ -32,7 +32,7 @@ class Segment:
     """whether the tokenizer's end token has to be added after the text"""
 
 
-def with_template(tokenizer: Any, data: DataSection) -> Any:
+def with_template(tokenizer: Any, data: DataSettings) -> Any:
     """Return a copy of a tokenizer, which has the chat template of a file if the recipe names one.
 
     Raises:
@@ -47,7 +47,7 @@ def with_template(tokenizer: Any, data: DataSection) -> Any:
 class Chat:
     """Writes turns as text for one tokenizer, and tells the user which chat template it uses."""
 
-    def __init__(self, tokenizer: Any, data: DataSection, say: Callable[[str], None]) -> None:
+    def __init__(self, tokenizer: Any, data: DataSettings, say: Callable[[str], None]) -> None:
         """Choose between the tokenizer's chat template and plain lines.
 
         Args:

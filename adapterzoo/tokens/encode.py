@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
-from adapterzoo.data.split import Splits
 from adapterzoo.data_row import SPLIT_NAMES, DataRow
 from adapterzoo.errors import UserError
 from adapterzoo.model.padding import add_padding_token, choose_padding_id
-from adapterzoo.recipe.schema import DataSection, ModelSection
+from adapterzoo.model.row_attention import ROW_LENGTHS
+from adapterzoo.recipe.schema import ModelSection
+from adapterzoo.tasks.contract import DataSettings, Examples, Rows
 from adapterzoo.tokens import shorten
-from adapterzoo.tokens.batches import SealedRow, Tokens, pad_batch, seal
+from adapterzoo.tokens.batches import Tokens, pad_batch
 from adapterzoo.tokens.chat import Chat, Segment, with_template
-from adapterzoo.tokens.packing import pack, pack_batch
-from adapterzoo.tokens.shared_prefix import SharedPrefix
+from adapterzoo.tokens.packing import check_separate, pack, pack_batch
+from adapterzoo.tokens.shared_prefix import SharedPrefix, model_arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,29 +33,48 @@ class Example:
     """whether each token of prompt and completion is in the loss; the first is not, because nothing predicts it"""
 
     @property
+    def size(self) -> int:
+        """Number of tokens."""
+        return len(self.learned)
+
+    @property
     def tokens(self) -> Tokens:
         """All token ids, and whether each is in the loss."""
         return [*self.prompt, *self.completion], self.learned
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """The examples of all splits, with what training and evaluation need; all cells share it."""
+@dataclass(frozen=True, kw_only=True)
+class Encoded(Examples):
+    """The examples of all splits as texts that a causal language model learns.
 
-    tokenizer: Any
+    The padding token is an end token only if the tokenizer has no other token for padding.
+    """
+
     train: list[Example]
     validation: list[Example]
     test: list[Example]
     end_ids: list[int]
     """ids of the tokens that end an answer"""
-    pad_id: int
-    """id of the padding token; it is an end token only if the tokenizer has no other token for padding"""
-    fingerprint: str
-    """hash of the content of all rows"""
     notes: list[str] = field(default_factory=list)
     """messages to the user: which rows were dropped and cut"""
     packs: list[list[Tokens]] = field(default_factory=list)
     """the training rows in packs; empty without packing"""
+
+    def check_model(self, model: Any) -> None:
+        """See :meth:`Examples.check_model`: the attention of packed rows must be separate."""
+        if self.packs:
+            check_separate(model, self.packs, self.pad_id)
+
+    def arguments(self, batch: dict[str, Any], model: Any) -> dict[str, Any]:
+        """See :meth:`Examples.arguments`."""
+        if ROW_LENGTHS in batch:
+            return model_arguments(batch, model)
+        # The attention mask of packed rows only serves to count tokens.
+        return {name: value for name, value in batch.items() if not (self.packs and name == "attention_mask")}
+
+    def training_only(self) -> Self:
+        """See :meth:`Examples.training_only`; the rows are not packed."""
+        return replace(self, tokenizer=None, validation=[], test=[], packs=[])
 
     @property
     def training_rows(self) -> Sequence[Any]:
@@ -68,15 +88,11 @@ class Encoded:
         tokens = [row.tokens for row in rows]
         return pad_batch(tokens, self.pad_id) if prefix is None else prefix.batch(tokens, self.pad_id)
 
-    def sealed_rows(self) -> list[SealedRow]:
-        """Return copies of the training rows that can be given to methods."""
-        return [seal(example.tokens) for example in self.train]
-
 
 class Encoder:
     """Turns rows into examples for one model."""
 
-    def __init__(self, tokenizer: Any, data: DataSection, say: Callable[[str], None] = lambda message: None) -> None:
+    def __init__(self, tokenizer: Any, data: DataSettings, say: Callable[[str], None] = lambda message: None) -> None:
         self.data = data
         self.say = say
         if tokenizer.eos_token_id is None:
@@ -112,7 +128,7 @@ class Encoder:
         self._shortened += shortened is not None
         return shortened
 
-    def encode_splits(self, splits: Splits) -> Encoded:
+    def encode_splits(self, splits: Rows) -> Encoded:
         """Return the examples of all splits, and tell the user how many rows were dropped and cut.
 
         Raises:
@@ -129,8 +145,10 @@ class Encoder:
         ends = {example.completion[-1] for example in examples["train"]} & self.special_ids
         packing = self.data.packing
         return Encoded(
-            self.tokenizer,
-            **examples,
+            tokenizer=self.tokenizer,
+            train=examples["train"],
+            validation=examples["validation"],
+            test=examples["test"],
             end_ids=sorted(ends | {self.tokenizer.eos_token_id}),
             pad_id=self.pad_id,
             fingerprint=fingerprint,

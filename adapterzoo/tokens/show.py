@@ -9,8 +9,9 @@ from typing import Any
 
 from rich.text import Text
 
+from adapterzoo.tasks.contract import Examples
 from adapterzoo.terminal import safe
-from adapterzoo.tokens.encode import Encoded, Example
+from adapterzoo.tokens.encode import Example
 
 BEGIN, END = "⟦", "⟧"
 """marks around the tokens that are in the loss"""
@@ -57,19 +58,20 @@ def _pieces(example: Example, tokenizer: Any) -> Iterator[tuple[int, str, bool]]
             before = tokenizer.decode(ids[start:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
-def length_summary(encoded: Encoded) -> str:
+def length_summary(encoded: Examples) -> str:
     """Return a line about the lengths of all rows, in tokens."""
     splits = (encoded.train, encoded.validation, encoded.test)
-    sizes = sorted(len(example.learned) for examples in splits for example in examples)
+    sizes = sorted(example.size for examples in splits for example in examples)
     shown = ", ".join(f"{share} % up to {percentile(sizes, share)}" for share in (50, 90, 99))
     return f"tokens per row: {shown}, longest {sizes[-1]}"
 
 
 def split_summary(name: str, examples: Sequence[Example]) -> str:
     """Return a line about a split: its number of rows, of tokens, and of tokens that are learned."""
-    tokens = sum(len(example.learned) for example in examples)
-    learned = sum(sum(example.learned) for example in examples)
-    return f"{name}: {len(examples):,} rows, {tokens:,} tokens, {learned:,} of them in the loss"
+    tokens = sum(example.size for example in examples)
+    learned = sum(sum(example.tokens[1]) for example in examples)
+    in_loss = f", {learned:,} of them in the loss" if learned else ""
+    return f"{name}: {len(examples):,} rows, {tokens:,} tokens{in_loss}"
 
 
 def percentile(ordered: Sequence[int], share: int) -> int:

@@ -18,13 +18,10 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from adapterzoo.errors import AdapterzooError, NotFiniteError
-from adapterzoo.evaluation.likelihood import likelihoods
 from adapterzoo.methods.layers import trained_parameters
-from adapterzoo.model.row_attention import ROW_LENGTHS
-from adapterzoo.recipe.schema import TrainSection
-from adapterzoo.tokens.encode import Encoded
-from adapterzoo.tokens.packing import check_separate
-from adapterzoo.tokens.shared_prefix import SharedPrefix, model_arguments
+from adapterzoo.recipe.schema import EvaluateSection, TrainSection
+from adapterzoo.tasks.contract import Examples
+from adapterzoo.tokens.shared_prefix import SharedPrefix
 from adapterzoo.training import arguments as training_arguments
 from adapterzoo.training import checkpoints
 from adapterzoo.training.arguments import total_steps
@@ -54,7 +51,7 @@ class Trained:
 
 def train_adapter(
     model: Any,
-    encoded: Encoded,
+    encoded: Examples,
     settings: TrainSection,
     *,
     learning_rate: float,
@@ -87,8 +84,7 @@ def train_adapter(
         NotFiniteError: the loss or the gradient became NaN or infinite.
     """
     steps = total_steps(settings, len(encoded.training_rows))
-    if encoded.packs:
-        check_separate(model, encoded.packs, encoded.pad_id)
+    encoded.check_model(model)
     fp16 = _scales_gradients(model)
     arguments = training_arguments.arguments(settings, steps, learning_rate, seed, folder, fp16=fp16)
     # Train on one GPU, because transformers would multiply the batch size by the number of GPUs.
@@ -96,14 +92,14 @@ def train_adapter(
     checkpoint = checkpoints.newest(folder, wanted=resume and bool(settings.save_steps))
     # The training before the checkpoint counts as training time.
     seconds_before = checkpoint.seconds if checkpoint else 0.0
-    trainer = CompletionTrainer(
+    trainer = TaskTrainer(
         model=model,
         args=arguments,
         train_dataset=encoded.training_rows,
         eval_dataset=encoded.validation,
         data_collator=partial(encoded.collate, prefix=prefix),
         callbacks=[*callbacks, _StepCallback(on_step, seconds_before, settings.save_limit)],
-        pad_id=encoded.pad_id,
+        examples=encoded,
         prefix=prefix,
         own_optimizer=optimizer,
     )
@@ -116,8 +112,8 @@ def train_adapter(
     )
 
 
-class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not followed for types
-    """A Trainer that evaluates as adapterzoo does: the loss of completions, without the terms that a method adds."""
+class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followed for types
+    """A Trainer that takes the loss from a task, and evaluates without the terms that a method adds to the loss."""
 
     control: Any
     positions = 0
@@ -126,9 +122,14 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
     """number of tokens in all rows, without padding; a tensor, because making it a plain number would delay a step"""
 
     def __init__(
-        self, model: Any, pad_id: int, prefix: SharedPrefix | None, own_optimizer: MakeOptimizer, **settings: Any
+        self,
+        model: Any,
+        examples: Examples,
+        prefix: SharedPrefix | None,
+        own_optimizer: MakeOptimizer,
+        **settings: Any,
     ) -> None:
-        self.pad_id, self.prefix, self.own_optimizer = pad_id, prefix, own_optimizer
+        self.examples, self.prefix, self.own_optimizer = examples, prefix, own_optimizer
         # transformers recognizes only PEFT's adapters, and would otherwise refuse to train a quantized base model.
         model._hf_peft_config_loaded = True
         try:
@@ -155,14 +156,16 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
                 callback.logging_dir = str(folder)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Return the model's own loss, and count positions and tokens."""
+        """Return the task's loss, and count positions and tokens."""
         self.positions += inputs["input_ids"].numel()
         self.tokens = self.tokens + inputs["attention_mask"].sum()
-        if ROW_LENGTHS in inputs:
-            inputs = model_arguments(inputs, model)
-        elif "use_cache" in inputs:  # packed rows; their attention mask only serves to count tokens
-            inputs = {name: value for name, value in inputs.items() if name != "attention_mask"}
-        return super().compute_loss(model, inputs, *args, **kwargs)
+        arguments = self.examples.arguments(inputs, model)
+        loss = self.examples.loss(model, arguments)
+        if loss is None:
+            return super().compute_loss(model, arguments, *args, **kwargs)
+        # The trainer divides by the number of batches in a step only if the model does not do that itself.
+        self.model_accepts_loss_kwargs = False
+        return loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return 0: nobody reads this estimate, and computing it would visit every parameter at every step."""
@@ -211,12 +214,10 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         return checkpoint.seconds
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
-        """Return the loss per completion token on the validation rows."""
-        rows = [example.tokens for example in self.eval_dataset]
-        batch_size = self.args.eval_batch_size
-        measured = likelihoods(self.model, rows, self.pad_id, batch_size, self.prefix, losses_only=True)
-        loss = sum(row.loss for row in measured) / sum(row.tokens for row in measured)
-        metrics = {f"{metric_key_prefix}_loss": loss}
+        """Return the loss on the validation rows, as the task measures it."""
+        settings = EvaluateSection(metrics=["loss"], batch_size=self.args.eval_batch_size)
+        measured = self.examples.evaluate(self.model, settings, split="validation", prefix=self.prefix)
+        metrics = {f"{metric_key_prefix}_loss": measured.metrics["test_loss"]}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -246,7 +247,7 @@ class _StepCallback(TrainerCallback):  # type: ignore[misc]
 
 def _length(row: Any) -> int:
     """Return the number of tokens of a training row, packed or not."""
-    return sum(len(ids) for ids, _ in (row if isinstance(row, list) else [row.tokens]))
+    return sum(len(ids) for ids, _ in row) if isinstance(row, list) else int(row.size)
 
 
 def _state(model: Any) -> dict[str, torch.Tensor]:

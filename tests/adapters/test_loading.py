@@ -72,11 +72,11 @@ def test_an_added_padding_token_has_an_embedding_and_changes_no_logits(write_rec
     plain, added = Bench(write_recipe("lora")), Bench(write_recipe("lora"), "model.padding_token=<|pad|>")
     tokenizer = added.prepared.encoded.tokenizer
     assert tokenizer.pad_token == "<|pad|>"
-    assert added.prepared.encoded.pad_id == tokenizer.pad_token_id == 259 == added.prepared.vocabulary - 1
+    assert added.prepared.encoded.pad_id == tokenizer.pad_token_id == 259 == added.prepared.encoded.form.vocabulary - 1
     first = plain.load("none").get_model()
     from adapterzoo.model import base
 
-    second = base.load(added.recipe.model, added.prepared.location, "none", 64, added.prepared.vocabulary).get_model()
+    second = base.load(added.recipe.model, added.prepared.location, "none", 64, added.prepared.encoded.form).get_model()
     assert second.get_input_embeddings().weight.shape[0] == 264, "a multiple of 8"
     assert second.config.vocab_size == 264
     ids = torch.tensor([added.prepared.encoded.test[0].prompt])

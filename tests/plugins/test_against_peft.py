@@ -12,7 +12,7 @@ from cells import Bench
 from safetensors.torch import load_file
 from tiny import METHODS
 
-from adapterzoo.tokens.batches import shuffled_batches
+from adapterzoo.tasks.batches import shuffled_batches
 
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -237,7 +237,7 @@ def test_an_adapter_of_another_method_is_refused(write_recipe: Callable[..., Pat
 def test_eva_begins_with_the_directions_of_the_training_rows(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
     """A spans the main directions of a layer's inputs, so that it keeps more of them than a random A does."""
     bench = Bench(write_recipe("eva, lora"))
-    batch = next(shuffled_batches(bench.prepared.sealed_rows, 8, 1, bench.prepared.encoded.pad_id)())
+    batch = next(shuffled_batches(bench.prepared.sealed_rows, 8, 1)())
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
     kept = {}
     for label in ("eva", "lora"):

@@ -1,0 +1,108 @@
+"""Describe what measuring a model gives, for every task; and score answers by the recipe's metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from adapterzoo.errors import NotFiniteError
+from adapterzoo.metrics.contract import overall, per_example
+from adapterzoo.metrics.registry import compares_answers
+from adapterzoo.metrics.registry import metrics as known_metrics
+
+
+class Likelihood(NamedTuple):
+    """The likelihood of what a row teaches: the learned tokens of a text, or one label."""
+
+    loss: float
+    """sum of the losses of the learned tokens, in nats"""
+    tokens: int
+    """number of learned tokens"""
+    likeliest: tuple[int, ...]
+    """id of the token that the model finds likeliest at the position of each learned token; empty if not asked for"""
+    right: int
+    """number of learned tokens that are also the likeliest tokens"""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One test example with the model's answer."""
+
+    index: int
+    prompt: str
+    reference: str
+    prediction: str | None
+    """answer of the model; None if no metric needs an answer"""
+    likelihood: Likelihood | None
+    """likelihood of the reference; None if it was not measured"""
+    scores: dict[str, float | bool] = field(default_factory=dict)
+    """column of a metric -> score of the answer"""
+
+    def record(self) -> dict[str, Any]:
+        """Return the prediction as a line of ``predictions.jsonl``."""
+        texts = {"index": self.index, "prompt": self.prompt, "reference": self.reference, "prediction": self.prediction}
+        likelihood = {
+            "loss": self.likelihood and self.likelihood.loss,
+            "tokens": self.likelihood and self.likelihood.tokens,
+            "right_tokens": self.likelihood and self.likelihood.right,
+        }
+        return {**texts, **likelihood, **self.scores}
+
+
+class Evaluation(NamedTuple):
+    """The measurements of one model."""
+
+    metrics: dict[str, float]
+    """metric -> value; metrics of answers come first"""
+    predictions: list[Prediction]
+    """one prediction for each example"""
+    answer_seconds: float | None
+    """mean time of one answer; None if no metric needs answers"""
+
+
+def needs_answers(metrics: Sequence[str]) -> bool:
+    """Tell whether any of these metrics compares the model's answers with the references."""
+    return any(compares_answers(name) for name in metrics)
+
+
+def likelihood_metrics(measured: Sequence[Likelihood], metrics: Sequence[str], split: str = "test") -> dict[str, float]:
+    """Return those of the metrics that the likelihoods of all references give.
+
+    Raises:
+        NotFiniteError: the loss is NaN or infinite, for example because the last training step broke the weights.
+    """
+    if not measured:
+        return {}
+    tokens = sum(row.tokens for row in measured)
+    loss = sum(row.loss for row in measured) / tokens
+    if not math.isfinite(loss):
+        raise NotFiniteError(f"the {split} loss is {loss}")
+    values = {
+        "loss": ("test_loss", loss),
+        "perplexity": ("perplexity", math.exp(min(loss, 700.0))),
+        "token_accuracy": ("token_accuracy", sum(row.right for row in measured) / tokens),
+    }
+    return dict(values[name] for name in metrics if name in values)
+
+
+def answer_metrics(
+    references: Sequence[str], answers: Sequence[str], metrics: Sequence[str]
+) -> tuple[dict[str, float], list[dict[str, float | bool]]]:
+    """Return those of the metrics that compare answers, for all answers together; and the scores of each answer.
+
+    Raises:
+        PluginError: a third-party metric does not do what the contract says.
+    """
+    totals: dict[str, float] = {}
+    rows: list[dict[str, float | bool]] = [{} for _ in references]
+    for name in metrics:
+        if not compares_answers(name):
+            continue
+        metric = known_metrics()[name]
+        scores = [per_example(metric, *pair) for pair in zip(references, answers, strict=True)]
+        totals.update(overall(metric, references, answers, scores))
+        for row, score in zip(rows, scores, strict=True):
+            row.update(score)
+    return totals, rows

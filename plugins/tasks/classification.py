@@ -1,0 +1,293 @@
+"""Classification: a model reads a text, or two, and gives one label, several labels, or a number."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from adapterzoo import Options, Problem, Task, hookimpl
+from adapterzoo.data_row import DataRow, EmptyRowError, Turn
+from adapterzoo.formats import Format
+from adapterzoo.formats.cell_text import text_of
+from adapterzoo.metrics.built_in.classification import label
+from adapterzoo.tasks.contract import DataSettings, EvaluateSettings, Examples, ModelForm, Rows
+from adapterzoo.tasks.evaluation import Evaluation, Likelihood, Prediction, answer_metrics, likelihood_metrics
+from adapterzoo.tasks.labels import unknown_labels
+from adapterzoo.tokens.sequences import ReadText, pad_right, read_texts
+
+if TYPE_CHECKING:
+    import torch
+
+Kind = Literal["one", "several", "number"]
+LABELS = "labels"  # key of a row's labels in DataRow.more, if there may be several
+SEPARATOR = "; "  # between several labels in a text
+METRICS: dict[str, tuple[str, ...]] = {
+    "one": ("accuracy", "macro_f1", "loss"),
+    "several": ("label_f1", "exact_match", "loss"),
+    "number": ("spearman", "loss"),
+}
+"""kind of labels -> metrics that are measured if the recipe names none"""
+UNSUITED = {
+    "one": ("label_f1", "spearman"),
+    "several": ("spearman", "matthews", "macro_f1", "accuracy"),
+    "number": ("accuracy", "macro_f1", "label_f1", "matthews", "exact_match"),
+}
+"""kind of labels -> metrics that say nothing about them"""
+MAX_SHOWN = 5  # further rows with the same problem are only counted
+
+
+class ClassificationOptions(Options):
+    """The options of the task."""
+
+    labels: Literal["auto", "one", "several", "number"] = Field(
+        "auto", description="what each row has; auto = several if the cells are lists, otherwise one label"
+    )
+    threshold: float = Field(0.5, gt=0, lt=1, description="with several labels: probability from which a label counts")
+
+
+@dataclass(frozen=True)
+class Labelled(Format):
+    """A format of one or two texts and a label."""
+
+    def turns(self, cells: Mapping[str, Any]) -> Sequence[Turn]:
+        """Return the texts, and the label as the answer."""
+        *texts, answer = self.columns
+        value = cells.get(answer)
+        named = SEPARATOR.join(_names(value)) if isinstance(value, list | tuple) else self.text(cells, answer)
+        return [*(Turn("user", self.text(cells, text)) for text in texts), Turn("assistant", named)]
+
+    def more(self, cells: Mapping[str, Any]) -> Mapping[str, tuple[str, ...]]:
+        """Return the labels of a row that may have several."""
+        value = cells.get(self.columns[-1])
+        return {LABELS: _names(value)} if isinstance(value, list | tuple) else {}
+
+
+def _names(labels: Sequence[Any]) -> tuple[str, ...]:
+    """Return the names of a row's labels.
+
+    Raises:
+        EmptyRowError: a label is empty.
+    """
+    names = tuple(text_of(name, "label").strip() for name in labels)
+    if "" in names:
+        raise EmptyRowError("label", "an empty label in its list")
+    return tuple(dict.fromkeys(names))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledTexts(Examples):
+    """Texts with their labels."""
+
+    kind: Kind
+    names: tuple[str, ...]
+    """names of the labels; empty if a number is learned"""
+    threshold: float
+
+    @property
+    def form(self) -> ModelForm:
+        """See :attr:`Examples.form`."""
+        kinds = {"one": "single_label_classification", "several": "multi_label_classification", "number": "regression"}
+        config: dict[str, Any] = {
+            "id2label": dict(enumerate(self.names or ("value",))),
+            "label2id": {name: index for index, name in enumerate(self.names or ("value",))},
+            "problem_type": kinds[self.kind],
+            "pad_token_id": self.pad_id,
+        }
+        return ModelForm("AutoModelForSequenceClassification", config, new_head=True, vocabulary=len(self.tokenizer))
+
+    def collate(self, rows: Sequence[ReadText], prefix: Any = None) -> dict[str, Any]:
+        """See :meth:`Examples.collate`; ``labels`` has one entry for each text, or one for each text and label."""
+        import torch
+
+        dtype = torch.long if self.kind == "one" else torch.float
+        return {**pad_right(rows, self.pad_id), "labels": torch.tensor([row.target for row in rows], dtype=dtype)}
+
+    def loss(self, model: Any, arguments: dict[str, Any]) -> torch.Tensor:
+        """See :meth:`Examples.loss`: the mean over the texts of a batch."""
+        loss: torch.Tensor = model(**arguments).loss
+        return loss
+
+    def evaluate(
+        self, model: Any, settings: EvaluateSettings, *, split: str = "test", prefix: Any = None, shots: bool = False
+    ) -> Evaluation:
+        """See :meth:`Examples.evaluate`."""
+        from adapterzoo.evaluation.outputs import outputs
+
+        examples: list[ReadText] = getattr(self, split)
+        begun = time.perf_counter()
+        read: list[tuple[float, str]] = outputs(
+            model, examples, lambda group: pad_right(group, self.pad_id), settings.batch_size, self._read
+        )
+        seconds = (time.perf_counter() - begun) / len(examples)
+        answers = [answer for _, answer in read]
+        references = [example.row.completion for example in examples]
+        measured = [
+            Likelihood(loss, 1, (), int(answer == reference))
+            for (loss, answer), reference in zip(read, references, strict=True)
+        ]
+        of_losses = likelihood_metrics(measured, settings.metrics, split)
+        of_answers, scores = answer_metrics(references, answers, settings.metrics)
+        predictions = [
+            Prediction(index, example.row.prompt, references[index], answers[index], measured[index], scores[index])
+            for index, example in enumerate(examples)
+        ]
+        return Evaluation({**of_answers, **of_losses}, predictions, seconds)
+
+    def _read(self, output: Any, examples: Sequence[ReadText]) -> list[tuple[float, str]]:
+        """Return the loss and the answer for each text of a batch."""
+        import torch
+        from torch.nn import functional
+
+        logits = output.logits.float()
+        dtype = torch.long if self.kind == "one" else torch.float
+        targets = torch.tensor([example.target for example in examples], dtype=dtype, device=logits.device)
+        if self.kind == "one":
+            losses = functional.cross_entropy(logits, targets, reduction="none")
+            answers = [self.names[index] for index in logits.argmax(dim=1).tolist()]
+        elif self.kind == "several":
+            losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1)
+            chosen = (logits.sigmoid() >= self.threshold).tolist()
+            answers = [SEPARATOR.join(n for n, yes in zip(self.names, row, strict=True) if yes) for row in chosen]
+        else:
+            values = logits[:, 0]
+            losses = (values - targets) ** 2
+            answers = [repr(value) for value in values.tolist()]
+        return list(zip(losses.double().tolist(), answers, strict=True))
+
+
+class Classification(Task[ClassificationOptions]):
+    """The task of naming what a text is."""
+
+    name = "classification"
+    summary = "a label of a text or of two texts, several labels, or a number"
+    options = ClassificationOptions
+    model_class = "AutoModelForSequenceClassification"
+    task_type = "SEQ_CLS"
+    formats = {  # noqa: RUF012  # the contract says that it is not changed
+        "labelled": Labelled("a text and its label", ("text", "label"), answer="label"),
+        "labelled_pair": Labelled("two texts and their label", ("text", "text_pair", "label"), answer="label"),
+    }
+    metrics = METRICS["one"]
+    measured = ("loss",)
+    new_head = True
+
+    def default_metrics(self, rows: Rows, options: ClassificationOptions) -> Sequence[str]:
+        """See :meth:`Task.default_metrics`."""
+        return METRICS[kind_of_labels(rows, options)]
+
+    def problems(self, rows: Rows, options: ClassificationOptions, metrics: Sequence[str]) -> list[Problem]:
+        """See :meth:`Task.problems`."""
+        kind = kind_of_labels(rows, options)
+        problems = [
+            Problem("evaluate.metrics", f"'{name}' says nothing about {_DESCRIBED[kind]}.", _hint(kind))
+            for name in metrics
+            if name in UNSUITED[kind]
+        ]
+        if kind == "number":
+            return problems + _not_numbers(rows)
+        if kind == "one":
+            problems += unknown_labels(rows, str, "data")
+        known = sorted({name for row in rows.train for name in labels_of(row, kind)})
+        if len(known) < 2:
+            what = f"the training rows have {len(known)} different labels: there is nothing to tell apart."
+            problems.append(Problem("data", what, "Give rows with at least two labels, or set task.labels to number."))
+        same: dict[str, str] = {}
+        for name in known:
+            if (first := same.setdefault(label(name), name)) != name:
+                what = f"'{first}' and '{name}' differ only in case, spaces or punctuation."
+                problems.append(Problem("data", what, "Write one label the same way in all rows."))
+        if kind == "several":
+            new = {n: row for row in rows.test for n in labels_of(row, kind) if n not in known}
+            problems += [Problem(row.place, f"its label '{name}' is in no training row.") for name, row in new.items()]
+        return problems
+
+    def encode(
+        self,
+        tokenizer: Any,
+        rows: Rows,
+        options: ClassificationOptions,
+        data: DataSettings,
+        say: Callable[[str], None],
+        *,
+        shots: int = 0,
+    ) -> LabelledTexts:
+        """See :meth:`Task.encode`."""
+        from adapterzoo.model.padding import choose_padding_id
+
+        kind = kind_of_labels(rows, options)
+        names = sorted({name for row in rows.train for name in labels_of(row, kind)}) if kind != "number" else []
+        places = {name: index for index, name in enumerate(names)}
+
+        def target(row: DataRow) -> Any:
+            if kind == "number":
+                return float(row.completion)
+            if kind == "one":
+                # A validation label that no training row has would be an error only if it were in the test rows.
+                return places.get(row.completion, -100)
+            return [float(name in labels_of(row, kind)) for name in names]
+
+        pad_id = choose_padding_id(tokenizer)
+        splits = {
+            split: read_texts(tokenizer, getattr(rows, split), target, data.max_length, split, say)
+            for split in ("train", "validation", "test")
+        }
+        known = [example for example in splits["validation"] if example.target != -100]
+        if dropped := len(splits["validation"]) - len(known):
+            say(f"data: {dropped} rows of validation dropped: no training row has their label")
+        shown = f"{len(names)} labels: {', '.join(names[:MAX_SHOWN])}{', ...' if len(names) > MAX_SHOWN else ''}"
+        return LabelledTexts(
+            tokenizer=tokenizer,
+            train=splits["train"],
+            validation=known,
+            test=splits["test"],
+            pad_id=pad_id,
+            fingerprint=rows.fingerprint,
+            facts=(shown if names else "a number is learned", f"padding {tokenizer.convert_ids_to_tokens(pad_id)}"),
+            kind=kind,
+            names=tuple(names),
+            threshold=options.threshold,
+        )
+
+
+_DESCRIBED = {"one": "one label for each row", "several": "several labels for each row", "number": "numbers"}
+
+
+def _hint(kind: Kind) -> str:
+    return f"Choose from: {', '.join(METRICS[kind])}."
+
+
+def kind_of_labels(rows: Rows, options: ClassificationOptions) -> Kind:
+    """Return what each row has: one label, several, or a number."""
+    if options.labels != "auto":
+        return options.labels
+    return "several" if any(row.more for row in rows.train) else "one"
+
+
+def labels_of(row: DataRow, kind: Kind) -> tuple[str, ...]:
+    """Return the names of a row's labels."""
+    if kind == "one":
+        return (row.completion,)
+    return dict(row.more).get(LABELS, (row.completion,))  # type: ignore[return-value]
+
+
+def _not_numbers(rows: Rows) -> list[Problem]:
+    """Return problems for the first rows whose label is not a finite number."""
+    problems = []
+    for row in (*rows.train, *rows.validation, *rows.test):
+        try:
+            finite = abs(float(row.completion)) < float("inf")
+        except ValueError:
+            finite = False
+        if not finite:
+            problems.append(Problem(row.place, f"its label '{row.completion}' is not a number, as task.labels says."))
+    return problems[:MAX_SHOWN]
+
+
+@hookimpl
+def adapterzoo_tasks() -> list[Task[Any]]:
+    """Return the task of this module."""
+    return [Classification()]

@@ -1,0 +1,189 @@
+"""Classification: labels are learned and measured as a plain script does it, and data that does not fit is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import Result
+from safetensors.torch import load_file
+
+RECIPE = """\
+name: tiny
+task: {task}
+model:
+  name: {model}
+  dtype: float32
+data:
+  source: rows.jsonl
+  split: {{train: 0.6, validation: 0.2, test: 0.2}}
+  max_length: 64
+train:
+  steps: {steps}
+  batch_size: 4
+evaluate:
+  batch_size: 8
+methods: [{methods}]
+"""
+WORDS = ("table", "river", "stone", "cloud", "paper", "train", "glass", "horse", "music", "bread")
+
+
+def texts(label: Callable[[int], Any]) -> list[dict[str, Any]]:
+    return [{"text": f"{('good', 'bad')[n % 2]} {WORDS[n // 2 % 10]} {n}", "label": label(n)} for n in range(60)]
+
+
+@pytest.fixture
+def recipe(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
+    def write(rows: list[dict[str, Any]], methods: str = "lora", task: str = "classification", steps: int = 6) -> Path:
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        path = tmp_path / "recipe.yaml"
+        path.write_text(RECIPE.format(task=task, model=tiny_model, methods=methods, steps=steps), encoding="utf-8")
+        return path
+
+    return write
+
+
+def results(folder: Path, adapterzoo: Callable[..., Result]) -> dict[str, dict[str, Any]]:
+    shown = json.loads(adapterzoo("compare", folder, "--format", "json").stdout)
+    return {row["label"]: row for row in shown["rows"]}
+
+
+def test_a_label_is_learned_and_only_the_head_is_a_row_too(
+    recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    path = recipe(texts(lambda n: ("positive", "negative")[n % 2]), "lora, ia3, lora-scratch, full", steps=40)
+    done = adapterzoo("run", path, "--out", tmp_path / "o")
+    assert done.exit_code == 0, done.output
+    rows = results(tmp_path / "o", adapterzoo)
+    assert rows.keys() == {"lora", "ia3", "lora-scratch", "full", "head-only"}, "no row of a base with a random head"
+    assert rows["lora"]["metrics"]["accuracy"] == 1.0
+    assert rows["head-only"]["trainable_params"] == 0
+    records = [json.loads(line) for line in (tmp_path / "o" / "lora" / "seed-0" / "predictions.jsonl").open()]
+    assert {record["prediction"] for record in records} == {"positive", "negative"}
+    assert all(record["tokens"] == 1 and record["loss"] > 0 for record in records)
+
+
+def test_a_head_begins_the_same_for_every_method_and_is_saved(
+    recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    """With a learning rate of almost nothing, every method ends with the head that it began with."""
+    methods = ", ".join(f"{{name: {name}, learning_rate: 1.0e-12}}" for name in ("lora", "ia3", "full", "lora-scratch"))
+    path = recipe(texts(lambda n: n % 3), methods)
+    assert adapterzoo("run", path, "--out", tmp_path / "o", "--set", "seeds=[0, 1]").exit_code == 0
+    heads: dict[int, list[torch.Tensor]] = {0: [], 1: []}
+    for seed, found in heads.items():
+        for label in ("lora", "ia3", "full", "lora-scratch"):
+            folder = tmp_path / "o" / label / f"seed-{seed}" / "adapter"
+            tensors = {name: value for file in folder.glob("*.safetensors") for name, value in load_file(file).items()}
+            (name,) = (name for name in tensors if "score" in name)
+            found.append(tensors[name])
+    for found in heads.values():
+        for other in found[1:]:
+            assert torch.allclose(found[0], other, atol=1e-9)
+    assert not torch.allclose(heads[0][0], heads[1][0])
+
+
+def test_several_labels_and_numbers(
+    recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    several = texts(lambda n: [name for name, has in (("good", n % 2 == 0), ("early", n < 30)) if has])
+    assert adapterzoo("run", recipe(several, steps=60), "--out", tmp_path / "several").exit_code == 0
+    row = results(tmp_path / "several", adapterzoo)["lora"]
+    assert {"label_f1", "exact_match", "test_loss"} <= row["metrics"].keys()
+    assert row["metrics"]["label_f1"] > 0.5
+    numbers = recipe(texts(lambda n: (1.5, -2.5)[n % 2]), task="{name: classification, labels: number}", steps=60)
+    done = adapterzoo("run", numbers, "--out", tmp_path / "number")
+    assert done.exit_code == 0, done.output
+    row = results(tmp_path / "number", adapterzoo)["lora"]
+    assert row["metrics"]["spearman"] > 0.5
+
+
+def test_losses_and_adapter_are_those_of_a_plain_script(
+    recipe: Callable[..., Path], tmp_path: Path, tiny_model: Path
+) -> None:
+    """Trained by transformers' own Trainer and PEFT, the same rows give the same losses and the same adapter."""
+    from cells import Bench
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification, Trainer, set_seed
+
+    from adapterzoo.model import base
+    from adapterzoo.running.cell import adapt
+    from adapterzoo.running.watch import Watch
+    from adapterzoo.training.arguments import arguments
+
+    bench = Bench(recipe(texts(lambda n: ("positive", "negative")[n % 2])))
+    encoded, model_section = bench.prepared.encoded, bench.recipe.model
+    loaded = base.load(model_section, str(tiny_model), "none", 64, encoded.form)
+    with loaded.borrow() as model:
+        adapted = adapt(bench.prepared, bench.cells["lora"], model, Watch())
+        trained = bench.train("lora", adapted.model, tmp_path / "ours")
+        ours = {name: value.clone() for name, value in adapted.model.state_dict().items() if "lora" in name}
+        head = adapted.model.base_model.model.score.modules_to_save["default"].weight.detach().clone()
+
+    plain = AutoModelForSequenceClassification.from_pretrained(
+        tiny_model, num_labels=2, pad_token_id=encoded.pad_id, attn_implementation="eager"
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain.score.weight.data.normal_(0.0, plain.config.initializer_range)
+    set_seed(0)
+    peft = get_peft_model(plain, LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=32, target_modules="all-linear"))
+    rate = bench.cells["lora"].learning_rate
+    settings = arguments(bench.recipe.train, 6, rate, 0, tmp_path / "plain", fp16=False)
+    trainer = Trainer(peft, settings, train_dataset=encoded.train, data_collator=encoded.collate)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["loss"] for entry in trained.history] == pytest.approx(losses, rel=1e-5)
+    theirs = {name: value for name, value in peft.state_dict().items() if "lora" in name}
+    assert ours.keys() == theirs.keys()
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in ours)
+    assert torch.allclose(head, peft.base_model.model.score.modules_to_save["default"].weight, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("label", "task", "wanted"),
+    [
+        (lambda n: "same", "classification", "1 different labels"),
+        (lambda n: ("Good", "good")[n % 2], "classification", "differ only in case"),
+        (lambda n: "rare" if n == 7 else ("a", "b")[n % 2], "classification", "'rare' is in no training row"),
+        (lambda n: "x" if n == 3 else n, "{name: classification, labels: number}", "'x' is not a number"),
+        (lambda n: "a", "{name: classification, labels: both}", "it can be auto, one, several, number"),
+        (lambda n: "a", "clasification", "unknown task 'clasification'. Did you mean 'classification'?"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(
+    label: Callable[[int], Any], task: str, wanted: str, recipe: Callable[..., Path], adapterzoo: Callable[..., Result],
+    no_weights: None,
+) -> None:  # fmt: skip
+    rows = [{**row, "label": str(row["label"])} for row in texts(label)]
+    if wanted.startswith("'rare'"):  # put the row into the test split
+        sets = ("--set", "data.split={train: rows.jsonl, validation: 0, test: test.jsonl}", "--set", "data.source=null")
+        path = recipe([row for row in rows if row["label"] != "rare"], task=task)
+        (path.parent / "test.jsonl").write_text(json.dumps({"text": "other", "label": "rare"}) + "\n")
+        done = adapterzoo("check", path, *sets)
+    else:
+        done = adapterzoo("check", recipe(rows, task=task))
+    assert done.exit_code != 0
+    assert wanted in " ".join(done.output.split()), done.output
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("data.system", "Be kind.", "does not use 'system'"),
+        ("evaluate.general_text", "shipped", "needs a model that writes text"),
+        ("evaluate.metrics", "[perplexity]", "has no 'perplexity'"),
+        ("evaluate.metrics", "[spearman]", "says nothing about one label"),
+        ("data.format", "qa", "'data.format' is 'qa'"),
+    ],
+)
+def test_keys_that_do_not_suit_the_task_are_refused(
+    key: str, value: str, wanted: str, recipe: Callable[..., Path], adapterzoo: Callable[..., Result]
+) -> None:
+    done = adapterzoo("check", recipe(texts(lambda n: ("a", "b")[n % 2])), "--set", f"{key}={value}")
+    assert done.exit_code != 0
+    assert wanted in " ".join(done.output.split()), done.output
