@@ -5,6 +5,7 @@ from __future__ import annotations
 from adapterzoo.api import compare, run
 from adapterzoo.comparison import Comparison
 from adapterzoo.errors import AdapterzooError, NotFiniteError, PluginError, Problem, UserError
+from adapterzoo.formats import Format
 from adapterzoo.hookspecs import hookimpl
 from adapterzoo.methods.contract import Context, LinearOptions, Method, Options
 from adapterzoo.methods.layers import LayerMethod, features, linear_layers, targeted
@@ -12,21 +13,27 @@ from adapterzoo.methods.peft import PeftMethod
 from adapterzoo.metrics.contract import ColumnStyle, Metric
 from adapterzoo.recipe.reading import load_recipe
 from adapterzoo.recipe.schema import Recipe
-from adapterzoo.tasks.contract import Task
+from adapterzoo.tasks.contract import Examples, ModelForm, Task
+from adapterzoo.tasks.evaluation import Evaluation, Prediction
 
 __all__ = [
     "AdapterzooError",
     "ColumnStyle",
     "Comparison",
     "Context",
+    "Evaluation",
+    "Examples",
+    "Format",
     "LayerMethod",
     "LinearOptions",
     "Method",
     "Metric",
+    "ModelForm",
     "NotFiniteError",
     "Options",
     "PeftMethod",
     "PluginError",
+    "Prediction",
     "Problem",
     "Recipe",
     "Task",

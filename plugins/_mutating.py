@@ -44,6 +44,9 @@ class MutatingLora(Lora):
         tensors = {}
         for name, tensor in _state(model).items():
             initial, is_a = model.initial_state[name], ".lora_A." in name
+            if not is_a and ".lora_B." not in name:  # a new head, which is saved whole
+                tensors[name] = tensor.contiguous()
+                continue
             tensors[name] = torch.cat([tensor, initial if is_a else -initial], dim=0 if is_a else 1).contiguous()
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})

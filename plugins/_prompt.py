@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo import AdapterzooError, Context, PeftMethod
+from adapterzoo import AdapterzooError, Context, PeftMethod, Problem
 from adapterzoo.methods.contract import OptionsT
 
 if TYPE_CHECKING:
@@ -28,6 +28,15 @@ class PromptMethod(PeftMethod[OptionsT]):
     starts_at_base = False
     mergeable_into = ()
     size_option = "num_virtual_tokens"
+
+    def problems(self, skeleton: nn.Module, options: OptionsT, context: Context) -> list[Problem]:
+        """Return a problem if the model has no cache of keys and values for a prompt."""
+        problems = super().problems(skeleton, options, context)
+        causal = any(getattr(module, "is_causal", False) for module in skeleton.modules())
+        if not causal or getattr(skeleton.config, "is_encoder_decoder", False):
+            what = "puts a learned prompt into the cache of a causal decoder, and this model is none."
+            problems.append(Problem(self.name, what, "Leave the method out, or choose another model."))
+        return problems
 
     def wrap(self, model: nn.Module, options: OptionsT, context: Context) -> nn.Module:
         """See :meth:`Method.wrap`."""
@@ -92,7 +101,8 @@ def _prompt_model_class() -> type[nn.Module]:
                 return self.get_prompt(rows)
             task = torch.zeros(1, dtype=torch.long, device=self.word_embeddings.weight.device)
             embedded = self.get_prompt(1, task_ids=task).to(self.word_embeddings.weight.dtype)
-            cache = self.base_model(inputs_embeds=embedded, use_cache=True, logits_to_keep=1).past_key_values
+            # The decoder without its head: a head for labels returns no cache.
+            cache = self.base_model.base_model(inputs_embeds=embedded, use_cache=True).past_key_values
             return DynamicCache(
                 [(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1)) for layer in cache.layers]
             )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from adapterzoo_plugins.lora import Lora, LoraOptions
 from pydantic import Field
 
-from adapterzoo import Context, hookimpl
+from adapterzoo import Context, Problem, hookimpl
+from adapterzoo.methods.layers import pooler_problems
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -29,6 +30,13 @@ class Eva(Lora):
     options = EvaOptions
     learning_rate_source = "the rate of lora, so that the two rows differ only in the method; PEFT's example uses 5e-4"
     reads_data = True
+    # PEFT's mask of padding does not fit the decoder of an encoder-decoder model.
+    task_types = ("CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
+
+    def problems(self, skeleton: nn.Module, options: LoraOptions, context: Context) -> list[Problem]:
+        """See :meth:`Method.problems`."""
+        pooled = pooler_problems(skeleton, options.target_modules, self.name)
+        return [*super().problems(skeleton, options, context), *pooled]
 
     def peft_config(self, model: nn.Module, options: LoraOptions, context: Context) -> PeftConfig:
         """See :meth:`PeftMethod.peft_config`."""
@@ -47,8 +55,10 @@ class Eva(Lora):
         wrapped = super().wrap(model, options, context)
         device = next(model.parameters()).device
         # PEFT only needs the inputs, without labels; the mask tells it which tokens are padding.
-        names = ("input_ids", "attention_mask", "position_ids")
-        batches = [{name: batch[name].to(device) for name in names} for batch in context.batches()]
+        names = {"input_ids", "attention_mask", "position_ids", "token_type_ids"}
+        batches = [
+            {name: value.to(device) for name, value in batch.items() if name in names} for batch in context.batches()
+        ]
         if batches:  # a dry run has none
             wrapped.eval()
             initialize_lora_eva_weights(wrapped, batches, show_progress_bar=False)

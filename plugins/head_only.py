@@ -24,6 +24,7 @@ class HeadOnly(Method[Options]):
     task_types = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
     mergeable_into = ("none", "int8", "nf4")
     token_wise = True
+    trains_head_only = True
 
     def wrap(self, model: nn.Module, options: Options, context: Context) -> nn.Module:
         """See :meth:`Method.wrap`: there is nothing to put on the base model."""

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 # The names that model families give to the layers that the paper rescales. PEFT's own defaults are not used: they
 # rescale keys in some families and queries in others, so the method would depend on the model.
-KEYS_AND_VALUES = ("k_proj", "v_proj", "key", "value")
-FEED_FORWARD = ("down_proj", "fc2", "mlp.c_proj", "dense_4h_to_h", "fc_out")
+KEYS_AND_VALUES = ("k_proj", "v_proj", "key", "value", "k", "v")
+FEED_FORWARD = ("down_proj", "fc2", "mlp.c_proj", "dense_4h_to_h", "fc_out", "wo")
 # Model type -> the layer that computes queries, keys and values together, and a function that tells which of its output
 # features are queries.
 FUSED: dict[str, tuple[str, Callable[[Any, torch.Tensor], torch.Tensor]]] = {

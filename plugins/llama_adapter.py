@@ -30,6 +30,8 @@ class LlamaAdapter(Float32Method[LlamaAdapterOptions]):
     name = "llama-adapter"
     summary = "gated prompts added to attention layers"
     paper = "https://arxiv.org/abs/2303.16199"
+    # PEFT loses the new head of other tasks when it saves this adapter, or cannot load it again.
+    task_types = ("CAUSAL_LM",)
     group = "prompt"
     prepends_tokens = True
     stands_for = ("adaption-prompt",)

@@ -18,6 +18,7 @@ from pydantic import Field, create_model
 
 from adapterzoo import Context, Options, PeftMethod, Problem, hookimpl
 from adapterzoo.methods.contract import attributes
+from adapterzoo.methods.layers import pooler_problems
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +81,10 @@ class Derived(PeftMethod[Options]):
         if requires and find_spec(requires["module"]) is None:
             what = f"PEFT's {self.name} needs {requires['package']}, which is not installed."
             return [Problem("options", what, f"Try: pip install {requires['package']}.")]
-        return super().problems(skeleton, options, context)
+        problems = super().problems(skeleton, options, context)
+        if self.facts.get("sees_every_token"):
+            problems += pooler_problems(skeleton, getattr(options, "target_modules", "all-linear"), self.name)
+        return problems
 
     def wrap(self, model: nn.Module, options: Options, context: Context) -> nn.Module:
         """See :meth:`Method.wrap`."""

@@ -75,12 +75,12 @@ def find_adapter(folder: Path, method: str, seed: int | None = None) -> Adapter:
     return Adapter(folder, recipe, chosen)
 
 
-def require_text(adapter: Adapter) -> None:
-    """Raise UserError if an adapter's task does not train a model that writes text."""
+def require_causal(adapter: Adapter) -> None:
+    """Raise UserError if an adapter's task does not train a causal language model on texts."""
     name = adapter.recipe.task.name
     if name not in tasks() or not tasks()[name].causal:
-        what = f"its adapters are of the task {name}, whose models do not write text."
-        raise UserError.at(str(adapter.folder), what, "Load them with PEFT.")
+        what = f"its adapters are of the task {name}; only those of causal language models can be used here."
+        raise UserError.at(str(adapter.folder), what, "Load the adapter with PEFT.")
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def load_base(adapter: Adapter, quantization: str, say: Say) -> tuple[Base, Enco
     from adapterzoo.model import files as model_files
     from adapterzoo.tokens.encode import Encoder, load_tokenizer
 
-    require_text(adapter)
+    require_causal(adapter)
     _check_files(adapter, say)
     model = adapter.recipe.model
     location = model_files.locate(model.name, say)

@@ -14,6 +14,8 @@ from adapterzoo.entry_points import BUILT_IN
 from adapterzoo.errors import UserError
 from adapterzoo.methods.contract import GROUPS, QUANTIZATIONS, Method, attributes
 from adapterzoo.methods.registry import Registry, registry
+from adapterzoo.tasks.contract import Task
+from adapterzoo.tasks.registry import tasks
 from adapterzoo.terminal import escape_markdown, safe, stdout
 
 # A narrower terminal shows no learning rates and no papers, to leave room for the summaries.
@@ -23,18 +25,22 @@ LEGEND = "+ trains on a base with that quantization, ++ also merges into it"
 
 @click.command()
 @click.argument("name", required=False)
+@click.option("--task", "task_name", metavar="NAME", help="List only the methods that can train models for this task.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print a table for a document.")
-def methods(name: str | None, as_json: bool, as_markdown: bool) -> None:
+def methods(name: str | None, task_name: str | None, as_json: bool, as_markdown: bool) -> None:
     """List all methods of the zoo, or show the method NAME.
 
     A single method is shown with its options and defaults.
     """
     zoo = registry()
+    if task_name is not None and task_name not in tasks():
+        raise UserError.at(f"--task {task_name}", "unknown task.", tasks().hint(task_name))
+    task = None if task_name is None else tasks()[task_name]
     if name is not None and name not in zoo:
         raise UserError.at(f"methods {name}", "unknown method.", zoo.hint(name))
     if as_json:
-        chosen = [name] if name else list(zoo)
+        chosen = [name] if name else [method for method in zoo if _suits(zoo[method], task)]
         described: Any = [_describe(zoo[method], zoo) for method in chosen]
         broken = [vars(plugin) for plugin in zoo.broken]
         click.echo(json.dumps(described[0] if name else {"methods": described, "broken": broken}, indent=1))
@@ -43,7 +49,7 @@ def methods(name: str | None, as_json: bool, as_markdown: bool) -> None:
     elif name is not None:
         _show_method(zoo[name], zoo)
     else:
-        _show_all(zoo)
+        _show_all(zoo, task)
 
 
 def markdown(zoo: Registry) -> str:
@@ -63,7 +69,11 @@ def markdown(zoo: Registry) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _show_all(zoo: Registry) -> None:
+def _suits(method: Method[Any], task: Task[Any] | None) -> bool:
+    return task is None or task.task_type in method.task_types
+
+
+def _show_all(zoo: Registry, task: Task[Any] | None) -> None:
     console = stdout()
     if not console.is_terminal:
         console.width = MIN_WIDE_COLUMNS  # A file or a pager has room for all columns.
@@ -76,8 +86,10 @@ def _show_all(zoo: Registry) -> None:
         table.add_column("paper", no_wrap=True)
     table.add_column("what it does")
     shown = 0
-    for group, members in _groups(zoo):
-        table.add_row(safe(group, "bold cyan"))
+    for group, all_members in _groups(zoo):
+        members = [method for method in all_members if _suits(method, task)]
+        if members:
+            table.add_row(safe(group, "bold cyan"))
         for method in members:
             cells = [_ability(method, name) for name in QUANTIZATIONS]
             cells += [f"{method.learning_rate:g}", _paper(method)] if wide else []
@@ -85,6 +97,10 @@ def _show_all(zoo: Registry) -> None:
             shown += 1
     console.print(table)
     console.print(Text(f"{shown} methods; {LEGEND}", "dim"))
+    if task and (unsuited := [name for name in zoo if not _suits(zoo[name], task) and not zoo[name].unavailable]):
+        console.print()
+        what = f"Cannot train models for the task {task.name} ({task.task_type}): {', '.join(unsuited)}"
+        console.print(safe(what), soft_wrap=True)
     if unavailable := _unavailable(zoo):
         console.print(Text("\nIn PEFT, but cannot be trained here:", "bold"))
         for method in unavailable:
@@ -104,6 +120,7 @@ def _show_method(method: Method[Any], zoo: Registry) -> None:
         ("paper", method.paper),
         ("group", method.group),
         ("from", zoo.package(method.name)),
+        ("tasks", _tasks(method)),
         ("trains on", (", ".join(method.quantizations) or "-") + requirement),
         ("merges into", ", ".join(method.mergeable_into) or "-"),
         ("learning rate", f"{method.learning_rate:g} ({method.learning_rate_source})"),
@@ -135,6 +152,11 @@ def _describe(method: Method[Any], zoo: Registry) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """Return the value of an attribute in a type that JSON has."""
     return list(value) if isinstance(value, tuple) else value
+
+
+def _tasks(method: Method[Any]) -> str:
+    """Return the names of the tasks that a method can train models for."""
+    return ", ".join(name for name, task in tasks().items() if _suits(method, task)) or "-"
 
 
 def _groups(zoo: Registry) -> Iterator[tuple[str, list[Method[Any]]]]:

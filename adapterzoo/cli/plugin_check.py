@@ -20,8 +20,8 @@ from adapterzoo.terminal import safe, stderr, stdout
 if TYPE_CHECKING:
     from adapterzoo.conformance import Report
 
-CaseKey = tuple[str, str, str]
-"""the method, the architecture and the quantization of a case"""
+CaseKey = tuple[str, str, str, str]
+"""the method, the architecture, the quantization and the type of task of a case"""
 
 
 @click.command()
@@ -32,18 +32,22 @@ CaseKey = tuple[str, str, str]
     "quantizations",
     multiple=True,
     type=click.Choice(QUANTIZATIONS),
-    help="Check only this quantization of the base model (repeatable).",
+    help="Check only this quantization of the base model, and no other task (repeatable).",
 )
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes that run at the same time [one per core].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def check(
     names: tuple[str, ...], everything: bool, quantizations: tuple[str, ...], jobs: int | None, as_json: bool
 ) -> None:
-    """Check that the methods NAME... are sound: train them on two tiny models, with each of their quantizations."""
-    chosen = _chosen(names, everything)
-    from adapterzoo.conformance import cases
+    """Check that the methods NAME... are sound.
 
-    keys = [(case.method.name, case.architecture, case.quantization) for name in chosen for case in cases(name)]
+    They are trained on tiny models, with each of their quantizations and for each type of task.
+    """
+    chosen = _chosen(names, everything)
+    from adapterzoo.conformance import cases, task_cases
+
+    found = [case for name in chosen for case in (*cases(name), *([] if quantizations else task_cases(name)))]
+    keys = [(case.method.name, case.architecture, case.quantization, case.task_type) for case in found]
     keys = [key for key in keys if not quantizations or key[2] in quantizations]
     if not keys:
         what = f"none of the methods trains on {' or '.join(quantizations)}."
@@ -125,8 +129,8 @@ def _run_case(key: CaseKey) -> Report:
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 1)
     os.dup2(devnull, 2)
-    name, architecture, quantization = key
-    return Case(registry()[name], architecture, quantization).run()
+    name, architecture, quantization, task_type = key
+    return Case(registry()[name], architecture, quantization, task_type).run()
 
 
 def _died(key: CaseKey) -> Report:
@@ -135,7 +139,8 @@ def _died(key: CaseKey) -> Report:
 
     verdicts: dict[str, str | None] = dict.fromkeys(PROPERTIES, "-")
     verdicts["wraps"] = "the process died: it used too much memory, or the method's own code ended it"
-    return Report(*key, verdicts=verdicts, look=inspect.getsourcefile(type(registry()[key[0]])) or "?")
+    look = inspect.getsourcefile(type(registry()[key[0]])) or "?"
+    return Report(*key[:3], verdicts=verdicts, look=look, task_type=key[3])
 
 
 def _unchecked(reports: Sequence[Report]) -> set[str]:
@@ -151,7 +156,7 @@ def _show_properties(reports: Sequence[Report]) -> None:
     table.add_column("property", no_wrap=True)
     checked = [report for report in reports if not report.declined]
     for report in checked:
-        table.add_column(f"{report.architecture}\n{report.quantization}")
+        table.add_column(f"{report.architecture}\n{report.what}")
     for name in PROPERTIES:
         verdicts = [report.verdicts[name] for report in checked]
         cells = [

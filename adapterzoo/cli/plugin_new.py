@@ -1,4 +1,4 @@
-"""``adapterzoo plugin new``: write a package for a new method."""
+"""``adapterzoo plugin new``: write a package for a new method or a new task."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from importlib.resources.abc import Traversable
 from keyword import iskeyword
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import click
 
+from adapterzoo.entry_points import PluginRegistry
 from adapterzoo.errors import UserError
 from adapterzoo.methods.contract import CONTRACT
 from adapterzoo.methods.registry import NAME, registry
+from adapterzoo.tasks.registry import tasks
 from adapterzoo.terminal import safe, stdout
 
 
@@ -27,15 +30,18 @@ from adapterzoo.terminal import safe, stdout
     default=Path(),
     help="Folder to write the package in [.].",
 )
-def new(name: str, parent: Path) -> None:
-    """Write a package for a method called NAME.
+@click.option("--task", "kind", flag_value="task", help="Write a package for a task.")
+def new(name: str, parent: Path, kind: str | None) -> None:
+    """Write a package for a method, or for a task, called NAME.
 
-    It can be installed, and passes the check, without changes.
+    It can be installed, and passes its check, without changes.
     """
+    kind = kind or "method"
     if not NAME.fullmatch(name):
-        raise UserError.at(f"plugin new {name}", "a method's name has lower-case letters, digits and '-' only.")
-    if name in registry():
-        what = f"there is already a method of that name, from {registry().package(name)}."
+        raise UserError.at(f"plugin new {name}", f"a {kind}'s name has lower-case letters, digits and '-' only.")
+    known: PluginRegistry[Any] = tasks() if kind == "task" else registry()
+    if name in known:
+        what = f"there is already a {kind} of that name, from {known.package(name)}."
         raise UserError.at(f"plugin new {name}", what, "Choose another name.")
     package = f"adapterzoo-{name}"
     folder = parent / package
@@ -44,23 +50,25 @@ def new(name: str, parent: Path) -> None:
     module = package.replace("-", "_")
     class_name = "".join(part.capitalize() for part in name.split("-"))
     if not class_name.isidentifier() or iskeyword(class_name):
-        class_name = f"Method{class_name}"
+        class_name = f"{kind.capitalize()}{class_name}"
     values = {
         "name": name,
         "package": package,
         "module": module,
         "class_name": class_name,
+        "column": name.replace("-", "_"),
         "contract": CONTRACT,
         "version": version("adapterzoo"),
     }
-    for path, text in _templates(files("adapterzoo") / "template"):
+    for path, text in _templates(files("adapterzoo") / "template" / kind):
         target = folder / path.replace("module.py", f"{module}.py")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(Template(text).substitute(values), encoding="utf-8")
     console = stdout()
-    console.print(safe(f"The package {folder} has the method '{name}'. Next:"), soft_wrap=True)
+    check = f"pytest {folder}" if kind == "task" else f"adapterzoo plugin check {name}"
+    console.print(safe(f"The package {folder} has the {kind} '{name}'. Next:"), soft_wrap=True)
     console.print(safe(f"  pip install --editable {folder}"), soft_wrap=True)
-    console.print(safe(f"  adapterzoo plugin check {name}"), soft_wrap=True)
+    console.print(safe(f"  {check}"), soft_wrap=True)
     console.print(safe(f"Then put your own idea into {folder / module}.py."), soft_wrap=True)
 
 

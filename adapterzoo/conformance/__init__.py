@@ -20,12 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapterzoo.conformance.models import ARCHITECTURES
+from adapterzoo.conformance.models import ARCHITECTURES, CAUSAL, TASK_ARCHITECTURES
 from adapterzoo.conformance.observe import observe
 from adapterzoo.conformance.properties import NOT_CHECKED, PROPERTIES, check_properties
+from adapterzoo.conformance.task_check import check_task
 from adapterzoo.methods.contract import Method
 
-__all__ = ["ARCHITECTURES", "PROPERTIES", "Case", "Report", "cases"]
+__all__ = ["ARCHITECTURES", "PROPERTIES", "Case", "Report", "cases", "check_task", "task_cases"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,13 @@ class Report:
     """property -> what is wrong; None if the property holds, ``-`` if it was not checked"""
     look: str = ""
     """path of the file with the method's code"""
+    task_type: str = CAUSAL
+    """PEFT's name for the type of the task"""
+
+    @property
+    def what(self) -> str:
+        """Return what distinguishes the case from others of the method on this architecture."""
+        return self.quantization if self.task_type == CAUSAL else self.task_type
 
     @property
     def failures(self) -> dict[str, str]:
@@ -48,7 +56,7 @@ class Report:
         return {name: verdict for name, verdict in self.verdicts.items() if verdict not in (None, NOT_CHECKED)}
 
     def __str__(self) -> str:
-        where = f"{self.method} on {self.architecture}, {self.quantization}"
+        where = f"{self.method} on {self.architecture}, {self.what}"
         if self.declined:
             return f"{where}: declined: {self.declined}"
         lines = [f"  {name}: {failure}" for name, failure in self.failures.items()]
@@ -62,17 +70,19 @@ class Case:
     method: Method[Any]
     architecture: str
     quantization: str
+    task_type: str = CAUSAL
 
     def __str__(self) -> str:
-        return f"{self.method.name}-{self.architecture}-{self.quantization}"
+        what = self.quantization if self.task_type == CAUSAL else self.task_type
+        return f"{self.method.name}-{self.architecture}-{what}"
 
     def run(self) -> Report:
         """Train the method, and check every property of what was observed."""
-        observed = observe(self.method, self.architecture, self.quantization)
+        observed = observe(self.method, self.architecture, self.quantization, task_type=self.task_type)
         declined = " ".join(map(str, observed.declined)) or None
         verdicts = {} if declined else check_properties(self.method, observed)
         look = inspect.getsourcefile(type(self.method)) or "?"
-        return Report(self.method.name, self.architecture, self.quantization, declined, verdicts, look)
+        return Report(self.method.name, self.architecture, self.quantization, declined, verdicts, look, self.task_type)
 
     def check(self) -> Report:
         """Run the case, and fail if the method is not sound.
@@ -95,8 +105,32 @@ def cases(method: str | Method[Any], quantizations: Sequence[str] | None = None)
     Raises:
         PluginError: no installed method has that name.
     """
-    if isinstance(method, str):
-        from adapterzoo.methods.registry import registry
+    method = _method(method)
+    found = [Case(method, model, name) for model in ARCHITECTURES for name in quantizations or method.quantizations]
+    return found if CAUSAL in method.task_types else []
 
-        method = registry().require(method)
-    return [Case(method, model, name) for model in ARCHITECTURES for name in quantizations or method.quantizations]
+
+def task_cases(method: str | Method[Any], task_types: Sequence[str] | None = None) -> list[Case]:
+    """Return the cases of a method on tiny models of other tasks, without quantization.
+
+    Args:
+        method: the method, or its name.
+        task_types: the types of tasks to use instead of those for which the method says it can train.
+
+    Raises:
+        PluginError: no installed method has that name.
+    """
+    method = _method(method)
+    if "none" not in method.quantizations:
+        return []
+    return [
+        Case(method, model, "none", task_type)
+        for task_type in task_types or method.task_types
+        for model in TASK_ARCHITECTURES.get(task_type, ())
+    ]
+
+
+def _method(method: str | Method[Any]) -> Method[Any]:
+    from adapterzoo.methods.registry import registry
+
+    return registry().require(method) if isinstance(method, str) else method

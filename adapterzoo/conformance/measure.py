@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from adapterzoo.conformance.task_rows import TaskRows
     from adapterzoo.tokens.batches import Tokens
     from adapterzoo.tokens.encode import Encoded
 
@@ -16,8 +17,10 @@ NEW_TOKENS = 4
 SHARED_TOKENS = 8
 
 
-def logits(model: nn.Module, encoded: Encoded, at_once: bool = True) -> torch.Tensor:
+def logits(model: nn.Module, encoded: Encoded | TaskRows, at_once: bool = True) -> torch.Tensor:
     """Return the logits of all tokens that are not padding, of shape (tokens, vocabulary).
+
+    For a task whose model is no causal language model, return its outputs in one dimension.
 
     Args:
         model: the model.
@@ -26,8 +29,14 @@ def logits(model: nn.Module, encoded: Encoded, at_once: bool = True) -> torch.Te
     """
     import torch
 
-    rows = [example.tokens for example in encoded.test]
+    from adapterzoo.conformance.task_rows import TaskRows
+
     model.eval()
+    if isinstance(encoded, TaskRows):
+        with torch.no_grad():
+            groups = [encoded.test] if at_once else [[row] for row in encoded.test]
+            return torch.cat([encoded.outputs(model, group) for group in groups])
+    rows = [example.tokens for example in encoded.test]
     per_row = []
     with torch.no_grad():
         for batch in [rows] if at_once else [[row] for row in rows]:
@@ -35,10 +44,18 @@ def logits(model: nn.Module, encoded: Encoded, at_once: bool = True) -> torch.Te
     return torch.cat(per_row)
 
 
-def loss(model: nn.Module, encoded: Encoded) -> float:
-    """Return the mean loss per token of the completions, computed as in an evaluation."""
-    from adapterzoo.evaluation.likelihood import likelihoods
+def loss(model: nn.Module, encoded: Encoded | TaskRows) -> float:
+    """Return the mean loss per token of the completions, computed as in an evaluation; or the loss of the task."""
+    import torch
 
+    from adapterzoo.conformance.task_rows import TaskRows
+    from adapterzoo.evaluation.likelihood import likelihoods
+    from adapterzoo.tokens.batches import to_device
+
+    if isinstance(encoded, TaskRows):
+        model.eval()
+        with torch.no_grad():
+            return encoded.loss(model, to_device(encoded.collate(encoded.train), model)).item()
     rows = likelihoods(model, [example.tokens for example in encoded.train], encoded.pad_id, len(encoded.train))
     return sum(row.loss for row in rows) / sum(row.tokens for row in rows)
 

@@ -1,4 +1,4 @@
-"""Create two tiny models of different architectures and four rows to memorise; they are random, but always the same."""
+"""Create tiny models of different architectures, and four rows to memorise; they are random, but always the same."""
 
 from __future__ import annotations
 
@@ -9,12 +9,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from adapterzoo.conformance.task_rows import TaskRows
     from adapterzoo.model.base import Base
+    from adapterzoo.tasks.contract import ModelForm
     from adapterzoo.tokens.encode import Encoded
 
 # The first has a gated feed-forward, grouped keys and values, and no biases. The second has one layer for queries, keys
 # and values together, biases, and layer norms. A method that works on both seldom depends on the names of layers.
 ARCHITECTURES = ("llama", "gpt_neox")
+CAUSAL = "CAUSAL_LM"
+TASK_ARCHITECTURES = {
+    "SEQ_CLS": ("llama", "bert"),
+    "TOKEN_CLS": ("llama", "bert"),
+    "QUESTION_ANS": ("llama", "bert"),
+    "FEATURE_EXTRACTION": ("llama", "bert"),
+    "SEQ_2_SEQ_LM": ("t5",),
+}
+"""other type of task -> architectures of the tiny models on which a method is tried for it"""
+# Settings that an architecture spells otherwise, and classes other than that of causal language models.
+SIZES_OF = {
+    "llama": {"num_key_value_heads": 2},
+    "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    "t5": {"d_ff": 256, "d_kv": 32, "dropout_rate": 0.0, "decoder_start_token_id": 0, "initializer_factor": 0.5},
+}
+CLASS_OF = {"bert": "AutoModel", "t5": "AutoModelForSeq2SeqLM"}
 VOCABULARY = 128
 WIDTH = 128
 ROWS = 4
@@ -24,7 +42,7 @@ ROWS = 4
 def model_folder(architecture: str) -> Path:
     """Save a model of an architecture with transformers, and return its folder, which is removed when Python ends."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    import transformers
 
     sizes: dict[str, Any] = {
         "vocab_size": VOCABULARY,
@@ -39,12 +57,12 @@ def model_folder(architecture: str) -> Path:
         "pad_token_id": 0,
         "hidden_dropout": 0.0,
         "attention_dropout": 0.0,
+        **SIZES_OF.get(architecture, {}),
     }
-    if architecture == "llama":
-        sizes["num_key_value_heads"] = 2
     random_state = torch.random.get_rng_state()
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes))
+    model_class = getattr(transformers, CLASS_OF.get(architecture, "AutoModelForCausalLM"))
+    model = model_class.from_config(transformers.AutoConfig.for_model(architecture, **sizes))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):  # a new bias is zero, so a factor that scales it would get no gradient
@@ -60,19 +78,19 @@ _folders: list[tempfile.TemporaryDirectory[str]] = []
 
 
 @cache
-def tiny_base(architecture: str, quantization: str, dtype: str = "float32") -> Base:
-    """Return the model of an architecture with one quantization."""
+def tiny_base(architecture: str, quantization: str, dtype: str = "float32", task_type: str = CAUSAL) -> Base:
+    """Return the model of an architecture with one quantization, in the form that a type of task needs."""
     from adapterzoo.model import base
     from adapterzoo.recipe.schema import ModelSection
 
     folder = model_folder(architecture)
     section = ModelSection(name=str(folder), quantization=quantization, dtype=dtype)  # type: ignore[arg-type]
-    return base.load(section, str(folder), quantization, max_length=64)
+    return base.load(section, str(folder), quantization, 64, form_for(task_type))
 
 
 @cache
-def tiny_skeleton(architecture: str) -> Base:
-    """Return the model of an architecture without weights."""
+def tiny_skeleton(architecture: str, task_type: str = CAUSAL) -> Base:
+    """Return the model of an architecture without weights, in the form that a type of task needs."""
     from transformers import AutoConfig
 
     from adapterzoo.model.base import Base
@@ -80,16 +98,32 @@ def tiny_skeleton(architecture: str) -> Base:
     from adapterzoo.recipe.schema import ModelSection
 
     folder = str(model_folder(architecture))
-    model = skeleton(ModelSection(name=folder), AutoConfig.from_pretrained(folder))
+    model = skeleton(ModelSection(name=folder), AutoConfig.from_pretrained(folder), form_for(task_type))
     return Base(model, "none", lambda: model)
+
+
+def form_for(task_type: str) -> ModelForm:
+    """Return the form of the model that a type of task needs."""
+    from adapterzoo.tasks.contract import CAUSAL_FORM
+
+    return CAUSAL_FORM if task_type == CAUSAL else rows_for(task_type).form
+
+
+@cache
+def rows_for(task_type: str) -> TaskRows:
+    """Return four rows for a type of task other than causal language models."""
+    from adapterzoo.conformance.task_rows import task_rows
+
+    return task_rows(task_type, VOCABULARY, ROWS)
 
 
 @cache
 def rows() -> Encoded:
-    """Return four rows of different lengths, to train and to measure on."""
+    """Return four rows of different lengths for causal language models, to train and to measure on."""
+    from adapterzoo.conformance.task_rows import CausalRows
     from adapterzoo.data_row import DataRow
     from adapterzoo.tokens.batches import row_tokens
-    from adapterzoo.tokens.encode import Encoded, Example
+    from adapterzoo.tokens.encode import Example
 
     rng = random.Random(0)
     examples = []
@@ -99,7 +133,7 @@ def rows() -> Encoded:
         examples.append(
             Example(DataRow.pair(str(index), str(index)), prompt, completion, row_tokens(prompt, completion)[1])
         )
-    return Encoded(
+    return CausalRows(
         tokenizer=None,
         train=examples,
         validation=examples[:2],

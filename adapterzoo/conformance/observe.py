@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.conformance.measure import greedy, greedy_gap, logits, loss, shared_prefix_gap
-from adapterzoo.conformance.models import rows, tiny_base, tiny_skeleton
+from adapterzoo.conformance.models import CAUSAL, rows, rows_for, tiny_base, tiny_skeleton
 from adapterzoo.conformance.watch import GradientWatcher, record_events, save_only_at
 from adapterzoo.errors import Problem
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.methods.contract import Context, Method, checked_wrap
 from adapterzoo.methods.layers import trained_parameters
+from adapterzoo.model.head import load_head, put_new_head, save_adapter, train_head
 from adapterzoo.prepare.dry_run import try_method
 from adapterzoo.results.result import plain_findings
 from adapterzoo.tasks.batches import sealed, shuffled_batches
@@ -86,11 +87,14 @@ class Observation:
             self.errors[name] = error
 
 
-def observe(method: Method[Any], architecture: str, quantization: str, options: Any = None) -> Observation:
-    """Use a method on one base, and return everything that the properties need to know."""
+def observe(
+    method: Method[Any], architecture: str, quantization: str, options: Any = None, task_type: str = CAUSAL
+) -> Observation:
+    """Use a method on one base for one type of task, and return everything that the properties need to know."""
     _speed_up_garbage_collection()
     with quiet_libraries(), tempfile.TemporaryDirectory(prefix="adapterzoo-") as folder:
-        return _Observer(method, architecture, quantization, options or method.options(), Path(folder)).observe()
+        chosen = options or method.options()
+        return _Observer(method, architecture, quantization, chosen, Path(folder), task_type).observe()
 
 
 @cache
@@ -110,30 +114,46 @@ def _speed_up_garbage_collection() -> None:
 class _Observer:
     """Applies one method to one base, saves into one folder, and records what happens."""
 
-    def __init__(self, method: Method[Any], architecture: str, quantization: str, options: Any, folder: Path) -> None:
+    def __init__(
+        self,
+        method: Method[Any],
+        architecture: str,
+        quantization: str,
+        options: Any,
+        folder: Path,
+        task_type: str,
+    ) -> None:
         from adapterzoo.recipe.schema import TrainSection
 
         self.method, self.options, self.folder = method, options, folder
-        self.base = tiny_base(architecture, quantization)
-        self.rows = rows()
+        self.base = tiny_base(architecture, quantization, task_type=task_type)
+        self.causal = task_type == CAUSAL
+        self.rows: Any = rows() if self.causal else rows_for(task_type)
         self.observed = Observation(architecture, quantization)
         self.settings = TrainSection(
-            steps=STEPS, batch_size=len(self.rows.train), scheduler="constant", warmup=0, eval_steps=SAVED_AT
+            steps=STEPS,
+            batch_size=len(self.rows.train),
+            scheduler="constant",
+            warmup=0,
+            eval_steps=SAVED_AT if self.causal else 0,
         )
         self.context = Context(
             quantization=quantization,
             total_steps=STEPS,
             gradient_accumulation=1,
             seed=0,
+            task_type=task_type,
             batches=shuffled_batches(sealed(self.rows), len(self.rows.train), 0),
         )
 
     def observe(self) -> Observation:
         observed, base = self.observed, self.base
-        observed.logits["base"] = logits(base.get_model(), self.rows)
-        observed.logits["base alone"] = logits(base.get_model(), self.rows, at_once=False)
+        with base.borrow() as model:
+            put_new_head(model, 0)
+            observed.logits["base"] = logits(model, self.rows)
+            observed.logits["base alone"] = logits(model, self.rows, at_once=False)
         with observed.stage("problems"):
-            skeleton = tiny_skeleton(observed.architecture)
+            skeleton = tiny_skeleton(observed.architecture, self.context.task_type)
             observed.declined = try_method(self.method, skeleton, self.options, self.context).problems
         if observed.declined or observed.errors:
             return observed
@@ -152,6 +172,7 @@ class _Observer:
         if "wrap" in observed.errors or "train" in observed.errors:
             return observed
         with observed.stage("load"), base.borrow() as model:
+            load_head(model, self.folder / "adapter")
             observed.logits["loaded"] = logits(self.method.load(model, self.folder / "adapter"), self.rows)
         with observed.stage("again"), base.borrow() as model:
             observed.again = self._train(self._wrap(model), "again")
@@ -160,14 +181,17 @@ class _Observer:
                 observed.resumed = self._train(self._wrap(model), "first")
         with (
             observed.stage("bfloat16"),
-            tiny_base(observed.architecture, observed.quantization, "bfloat16").borrow() as model,
+            tiny_base(
+                observed.architecture, observed.quantization, "bfloat16", self.context.task_type
+            ).borrow() as model,
         ):
             wrapped = self._wrap(model)
             observed.dtypes = sorted(
                 {str(p.dtype).removeprefix("torch.") for p in trained_parameters(wrapped).values()}
             )
             self._train(wrapped, "bfloat16", steps=2)
-            greedy(wrapped, self.rows)
+            if self.causal:
+                greedy(wrapped, self.rows)
         if self.method.size_option:
             with observed.stage("size"):
                 self._sizes()
@@ -176,8 +200,11 @@ class _Observer:
     def _wrap(self, model: nn.Module, options: Any = None) -> nn.Module:
         from transformers import set_seed
 
+        put_new_head(model, 0)
         set_seed(0)
-        return checked_wrap(self.method, model, options or self.options, self.context)
+        wrapped = checked_wrap(self.method, model, options or self.options, self.context)
+        self.head = train_head(model)
+        return wrapped
 
     def _use(self, model: nn.Module) -> None:
         """Wrap, train, save and merge once, and record everything."""
@@ -200,15 +227,16 @@ class _Observer:
             return
         with observed.stage("padding"):
             observed.logits["alone"] = logits(wrapped, self.rows, at_once=False)
-        with observed.stage("generate"):
-            observed.greedy_gap = greedy_gap(wrapped, self.rows)
-        if self.method.token_wise and observed.quantization != "int8":
+        if self.causal:
+            with observed.stage("generate"):
+                observed.greedy_gap = greedy_gap(wrapped, self.rows)
+        if self.causal and self.method.token_wise and observed.quantization != "int8":
             with observed.stage("shared prefix"):
                 observed.shared_prefix_gap = shared_prefix_gap(wrapped, self.rows)
         with observed.stage("findings"):
             plain_findings(self.method.findings(wrapped))
         with observed.stage("save"):
-            self.method.save(wrapped, self.folder / "adapter")
+            save_adapter(self.method, wrapped, self.head, self.folder / "adapter")
             observed.files = sorted(path.name for path in (self.folder / "adapter").rglob("*") if path.is_file())
         if observed.quantization in self.method.mergeable_into:
             with observed.stage("merge"):
@@ -256,7 +284,7 @@ class _Observer:
                 options = type(self.options)(**{**self.options.model_dump(), option: value})
             except ValueError:
                 continue
-            skeleton = tiny_skeleton(self.observed.architecture)
+            skeleton = tiny_skeleton(self.observed.architecture, self.context.task_type)
             if try_method(self.method, skeleton, options, self.context).problems:
                 continue
             with self.base.borrow() as model:

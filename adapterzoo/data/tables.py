@@ -96,15 +96,17 @@ def _name(name: str, split: str | None) -> str:
 
 
 def _rows(table: Any, name: str, features: Any = None) -> Iterator[PlacedCells]:
-    """Yield each row with its place; a class that is stored as a number is replaced by its name."""
+    """Yield each row with its place; classes that are stored as numbers are replaced by their names."""
     features = getattr(table, "features", None) if features is None else features
-    classes = {column: feature for column, feature in (features or {}).items() if hasattr(feature, "int2str")}
+    # The feature of a column of lists holds the feature of their items.
+    items = {column: getattr(feature, "feature", feature) for column, feature in (features or {}).items()}
+    classes = {column: feature for column, feature in items.items() if hasattr(feature, "int2str")}
     with _reading(name):
         for number, cells in enumerate(table, start=1):
             named = {
                 column: feature.int2str(cells[column])
                 for column, feature in classes.items()
-                if isinstance(cells[column], int)
+                if isinstance(cells[column], int | list)
             }
             yield f"{name}, row {number}", {**cells, **named}
 

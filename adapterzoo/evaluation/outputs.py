@@ -19,6 +19,7 @@ def outputs(
     collate: Callable[[Sequence[Any]], dict[str, Any]],
     batch_size: int,
     read: Callable[[Any, Sequence[Any]], Sequence[Any]],
+    spans: Sequence[int] | None = None,
 ) -> list[Any]:
     """Return what is read from the model's output for each example, in the order of the examples.
 
@@ -28,6 +29,7 @@ def outputs(
         collate: returns the arguments of the model for some examples; without labels, as no loss is needed.
         batch_size: largest number of examples in a batch.
         read: returns what is to be kept for each example, from the model's output for a batch and the examples in it.
+        spans: for each example, how many positions need a large output head; None if the head is small.
     """
     import torch
 
@@ -35,7 +37,7 @@ def outputs(
     model.eval()
     sizes = [_size(example) for example in examples]
     with torch.no_grad():
-        for indices in batches_by_length(sizes, batch_size, max_positions=max_positions(model)):
+        for indices in batches_by_length(sizes, batch_size, spans, max_positions(model)):
             group = [examples[index] for index in indices]
             output = model(**to_device(collate(group), model))
             for index, value in zip(indices, read(output, group), strict=True):

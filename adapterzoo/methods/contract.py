@@ -159,6 +159,8 @@ class Method(Generic[OptionsT]):
     token_wise: ClassVar[bool] = False
     """whether it treats each token alone: it draws no random numbers, looks at no other token, and puts no tokens in
     front. A prefix that all rows of a batch share then goes through the model once, not once for each row"""
+    trains_head_only: ClassVar[bool] = False
+    """whether it adapts nothing, so that a task's new head alone is trained; its row takes the place of the base's"""
     prepends_tokens: ClassVar[bool] = False
     """whether it puts learned tokens in front of a row; if rows are packed into one, only the first would get them"""
 

@@ -50,6 +50,9 @@ class LayerMethod(Method[LinearOptionsT]):
             linear = model.get_submodule(name)
             parent, _, child = name.rpartition(".")
             layer = self.layer(linear, options).to(next(linear.parameters()).device)
+            if not hasattr(layer, "weight"):
+                # T5 reads the weight's dtype. Not as a parameter of the layer, which would then be saved twice.
+                object.__setattr__(layer, "weight", linear.weight)
             setattr(model.get_submodule(parent), child, layer)
         model.adapter_options = options
         wrapped: nn.Module = model
@@ -156,6 +159,21 @@ def targeted(model: nn.Module, targets: str | list[str]) -> dict[str, nn.Module]
             return {}
     ends = tuple(f".{target}" for target in targets)
     return {name: layer for name, layer in layers.items() if name in targets or name.endswith(ends)}
+
+
+def pooler_problems(skeleton: nn.Module, targets: str | list[str], name: str) -> list[Problem]:
+    """Return a problem if the targets include a pooler, for a method whose layers must see every token.
+
+    Args:
+        skeleton: the base model without weights.
+        targets: the option ``target_modules``.
+        name: name of the method.
+    """
+    pooled = [layer for layer in targeted(skeleton, targets) if "pooler" in layer.split(".")]
+    if not pooled:
+        return []
+    what = f"{name} needs layers that see every token, and '{pooled[0]}' sees one token of each text."
+    return [Problem("target_modules", what, "Name the layers to adapt, without it.")]
 
 
 def target_problems(skeleton: nn.Module, targets: str | list[str] | None) -> list[Problem]:

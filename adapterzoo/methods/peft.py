@@ -66,6 +66,10 @@ class PeftMethod(Method[OptionsT]):
         """See :meth:`Method.merge`."""
         with self.layers():
             merged: nn.Module = model.merge_and_unload()
+        # Some of PEFT's methods (LNTuning) leave their copy of a new head in its wrapper.
+        for name in new_head(merged):
+            if copies := getattr(getattr(merged, name), "modules_to_save", None):
+                setattr(merged, name, copies["default"])
         return merged
 
     def findings(self, model: Any) -> dict[str, Any]:

@@ -79,6 +79,8 @@ class Metric:
     no training row, this is then reported as an error in the data before training"""
     styles: Mapping[str, ColumnStyle] = field(default_factory=dict)
     """column -> how the table shows it; the title of a column without a style is its name"""
+    right_or_wrong: bool = False
+    """for a metric without ``score``: whether each example is only right or wrong"""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):

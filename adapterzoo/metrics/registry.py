@@ -90,9 +90,9 @@ def compares_answers(name: str) -> bool:
 
 
 def right_or_wrong(name: str) -> bool:
-    """Tell whether a metric only says right or wrong, by the type of one score, because metrics do not declare it."""
+    """Tell whether a metric only says right or wrong; if it has a score, by the type of one score."""
     if not compares_answers(name):
-        return False
+        return name in metrics() and metrics()[name].right_or_wrong
     metric = metrics()[name]
     try:
         return metric.total is None and all(isinstance(value, bool) for value in per_example(metric, "a", "a").values())

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapterzoo.methods.contract import Method
 from adapterzoo.methods.layers import new_head
 from adapterzoo.tasks.contract import ModelForm
 
 if TYPE_CHECKING:
     from torch import nn
+
+HEAD = "head.safetensors"
+"""file in an adapter's folder with a new head, if the adapter itself does not hold it"""
 
 
 def head_names(model: Any) -> list[str]:
@@ -31,7 +36,7 @@ def is_base_weight(model: Any, key: str) -> bool:
 
 
 def put_new_head(model: Any, seed: int) -> None:
-    """Put a copy of each head on a model, with random numbers that depend on the seed alone.
+    """Put a copy of each head in float32 on a model, with random numbers that depend on the seed alone.
 
     The old head stays as it is, and comes back when the borrowed model is restored.
     """
@@ -43,6 +48,8 @@ def put_new_head(model: Any, seed: int) -> None:
             head = copy.deepcopy(getattr(model, name))
             head.apply(_forget_initialized)
             head.apply(model._init_weights)
+            # Steps of less than a 256th of a weight would round to nothing in bfloat16.
+            head.float().register_forward_pre_hook(_to_float)
             setattr(model, name, head)
 
 
@@ -68,6 +75,32 @@ def train_head(model: Any) -> dict[str, nn.Parameter]:
     return head
 
 
+def save_adapter(method: Method[Any], wrapped: nn.Module, head: dict[str, nn.Parameter], folder: Path) -> None:
+    """Save an adapter, and beside it the head that :func:`train_head` returned, if it is not empty."""
+    from safetensors.torch import save_file
+
+    # A method that saves all that is trained must not save the head, which it would not find when it loads.
+    for parameter in head.values():
+        parameter.requires_grad_(False)
+    method.save(wrapped, folder)
+    if head:
+        save_file({name: weight.detach().contiguous() for name, weight in head.items()}, folder / HEAD)
+
+
+def load_head(model: Any, folder: Path) -> None:
+    """Put the head beside a saved adapter on an untouched base model; do nothing if the adapter itself holds it."""
+    import torch
+    from safetensors.torch import load_file
+
+    if not (folder / HEAD).is_file():
+        return
+    put_new_head(model, 0)  # the base model's own head must stay as it is
+    head = head_parameters(model)
+    with torch.no_grad():
+        for name, weight in load_file(folder / HEAD).items():
+            head[name].copy_(weight)
+
+
 def adapter_size(wrapped: nn.Module, model: Any) -> int:
     """Return the number of parameters that a method trains, without those of a new head.
 
@@ -77,6 +110,10 @@ def adapter_size(wrapped: nn.Module, model: Any) -> int:
     """
     head = {id(parameter) for parameter in head_parameters(model).values()}
     return sum(p.numel() for p in wrapped.parameters() if p.requires_grad and id(p) not in head)
+
+
+def _to_float(head: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (arguments[0].float(), *arguments[1:])
 
 
 def _forget_initialized(module: nn.Module) -> None:

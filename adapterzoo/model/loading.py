@@ -66,8 +66,9 @@ def _from_pretrained(model: ModelSection, location: str, form: ModelForm, **sett
     """
     import torch
 
-    if form.config:
-        settings["config"] = _configured(load_config(model, location), form)
+    if form.model_class != CAUSAL_FORM.model_class:
+        config = load_config(model, location)
+        settings |= {"config": _configured(config, form), "key_mapping": _renamed_base(config, form) or None}
     try:
         # A new head begins with random numbers: they must be the same at each loading of the base model.
         with torch.random.fork_rng():
@@ -86,7 +87,13 @@ def _from_pretrained(model: ModelSection, location: str, form: ModelForm, **sett
         if missing := _missing_parts(model, location, error):
             raise UserError(*weight_problems(model.name, {"missing_keys": missing})) from None
         raise loading_error(model, error) from None
-    if problems := weight_problems(model.name, keys, loaded if form.new_head else None):
+    other_head = form.new_head or form.model_class == "AutoModel"
+    if mapping := settings.get("key_mapping"):
+        # transformers would save the weights under their old names, and then not find them when it loads them.
+        loaded._weight_conversions = [
+            conversion for conversion in loaded._weight_conversions if conversion.source_patterns[0] not in mapping
+        ]
+    if problems := weight_problems(model.name, keys, loaded if other_head else None):
         raise UserError(*problems)
     checked: nn.Module = loaded
     return checked
@@ -165,6 +172,18 @@ def _model_class(form: ModelForm) -> Any:
     import transformers
 
     return getattr(transformers, form.model_class)
+
+
+def _renamed_base(config: Any, form: ModelForm) -> dict[str, str]:
+    """Return how to rename weights if the model calls its base model otherwise than the causal language model does.
+
+    transformers does that only for some architectures; for example, not for Llama that answers from a context.
+    """
+    classes = [_model_class(form)._model_mapping.get(type(config), None) for form in (CAUSAL_FORM, form)]
+    if None in classes:
+        return {}
+    old, new = (getattr(found[0] if isinstance(found, tuple) else found, "base_model_prefix", "") for found in classes)
+    return {rf"^{old}\.": f"{new}."} if new and old and new != old else {}
 
 
 def _configured(config: Any, form: ModelForm) -> Any:

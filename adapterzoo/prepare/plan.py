@@ -18,8 +18,6 @@ from adapterzoo.tasks.contract import Task
 from adapterzoo.tasks.registry import tasks
 
 BASE_LABEL = "base"
-HEAD_ONLY = "head-only"
-"""name of the method that trains a new head alone"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,9 +133,10 @@ def _select(recipe: Recipe, names: Sequence[str], zoo: Registry, task: Task[Any]
         raise UserError(*problems)
     chosen = chosen or [*recipe.methods]
     # The row of the frozen model whose new head alone is trained stands where other tasks have the untouched base.
-    frozen = task.new_head and recipe.evaluate.base and HEAD_ONLY in zoo
-    if frozen and all(entry.name != HEAD_ONLY for entry in chosen):
-        chosen.append(_default_entry(HEAD_ONLY, recipe, zoo))
+    if task.new_head and recipe.evaluate.base:
+        named = {entry.name for entry in chosen}
+        frozen = [name for name in zoo if zoo[name].trains_head_only and task.task_type in zoo[name].task_types]
+        chosen += [_default_entry(name, recipe, zoo) for name in frozen if name not in named]
     return chosen
 
 

@@ -18,6 +18,7 @@ from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.recipe.schema import Recipe
 from adapterzoo.tasks.batches import sealed
 from adapterzoo.tasks.contract import Examples
+from adapterzoo.tasks.registry import tasks
 
 if TYPE_CHECKING:
     from adapterzoo.evaluation.forgetting import General
@@ -53,6 +54,8 @@ def prepare(
 
         location = model_files.locate(recipe.model.name, say)
         config = loading.load_config(recipe.model, location)
+        if problems := tasks()[recipe.task.name].model_problems(config):
+            raise UserError(*problems)
         encoded = encode_data(recipe, location, splits, say)
         loading.check_weights(recipe.model, location, config, encoded.form)
         skeleton = loading.skeleton(recipe.model, config, encoded.form)
@@ -103,8 +106,7 @@ def _check_context_length(prepared: Prepared, config: Any) -> None:
     if limit is None:
         return
     encoded = prepared.encoded
-    longest = max(example.size for example in (*encoded.train, *encoded.validation, *encoded.test))
-    shown = encoded.longest_shown
+    longest, shown = encoded.longest_row, encoded.longest_shown
     problems = []
     if longest > limit:
         what = f"the longest row has {longest} tokens, and the model can read {limit}."

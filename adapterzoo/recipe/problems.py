@@ -53,7 +53,7 @@ def task_problems(document: Document) -> list[Problem]:
     if not task.causal:
         for key in ("general_text", "shots"):
             if evaluate.get(key):
-                what = f"'{key}' needs a model that writes text, and the task {task.name} trains none."
+                what = f"'{key}' needs the task of a causal language model that learns texts, and not {task.name}."
                 problems.append(Problem(document.where(("evaluate", key)), what, "Leave it out."))
     return problems + _format_problems(document, task)
 

@@ -124,7 +124,7 @@ class TaskEntry(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    name: str
+    name: str = Field(description="name of the task; docs/tasks.md lists them")
 
     @model_validator(mode="before")
     @classmethod

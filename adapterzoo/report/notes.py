@@ -135,6 +135,9 @@ def legend(comparison: Comparison, best: str = "*") -> Iterator[str]:
     if comparison.against:
         yield f"differences from {comparison.against}, p corrected for the number of rows"
     yield from _intervals(comparison)
+    if heads := sorted({row.head_params for row in comparison.rows if row.head_params}):
+        sizes = " or ".join(count(size) for size in heads)
+        yield f"params: without the task's new head ({sizes} parameters), which every method trains"
     for block in comparison.blocks:
         if block.costs_differ:
             yield f"times and memory were measured on different machines ({'; '.join(block.costs_differ)})"

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+DEFAULT_TASK = "supervised"
+"""task of a recipe that names none"""
 # Keys of a recipe that may change between two runs with the same output folder: their rows can still be compared.
 CHANGEABLE = ("methods", "seeds", "name", "jobs", "threads")
 
@@ -28,7 +30,7 @@ def recipe_identity(resolved: Mapping[str, Any], data_hash: str, weights: str | 
     identity = {name: value for name, value in resolved.items() if name not in CHANGEABLE}
     identity["evaluate"] = evaluate
     # Earlier versions had this task alone, and did not name it.
-    if identity.get("task") == "supervised":
+    if identity.get("task") == DEFAULT_TASK:
         del identity["task"]
     if identity.pop("tune", None):
         # The first seed is part of the identity, because tuning uses it.

@@ -73,6 +73,8 @@ class Result:
     lower_is_better: list[str] = field(default_factory=list)
     """columns of metrics for which a lower value is better"""
     trainable_params: int = 0
+    head_params: int = 0
+    """parameters of a task's new head, which every method trains; they are not in ``trainable_params``"""
     total_params: int = 0
     adapter_bytes: int = 0
     adapter_files: dict[str, str] = field(default_factory=dict)

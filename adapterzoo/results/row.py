@@ -41,7 +41,9 @@ class Row:
     examples: int | None
     """number of test examples that the intervals are computed from"""
     trainable_params: int
-    """number of parameters that were trained"""
+    """number of parameters that were trained, without those of a new head"""
+    head_params: int
+    """number of parameters of a task's new head, which every method trains; 0 if there is none"""
     total_params: int
     """number of parameters of the base model and the adapter together"""
     adapter_bytes: int

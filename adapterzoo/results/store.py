@@ -24,8 +24,6 @@ from adapterzoo.results.result import NOTE, RESULT, TIMES, Result, read_result
 PREDICTIONS = "predictions.jsonl"
 GENERAL = "general.jsonl"
 ADAPTER = "adapter"
-HEAD = "head.safetensors"
-"""file in an adapter's folder with a new head, if the adapter itself does not hold it"""
 CHECKPOINTS = "checkpoints"
 TRACEBACK = "traceback.txt"
 RECIPE = "recipe.yaml"

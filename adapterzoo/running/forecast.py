@@ -76,6 +76,7 @@ def forecast(prepared: Prepared, preparing: float, say: Callable[[str], None]) -
 
     clock, expected, tasks = Stopwatch(), dict[str, Expected | str](), list[float]()
     concurrency: Concurrency | None = None
+    prepared = replace(prepared, encoded=prepared.encoded.with_base(None))
     shared = 0  # bytes of this process while it holds the largest base model
     model, location, length = prepared.recipe.model, prepared.location, prepared.recipe.data.max_length
     for quantization in dict.fromkeys(cell.quantization for cell in prepared.cells):

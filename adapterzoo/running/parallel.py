@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from adapterzoo.machine.memory import PeakMemory, available
@@ -138,6 +138,7 @@ def _train_steps(prepared: Prepared, cell: MethodCell, base: Any, send: Send) ->
     """Train some steps; send the seconds that one step takes, and the bytes that training adds to the process."""
     import psutil
 
+    prepared = replace(prepared, encoded=prepared.encoded.with_base(None))
     before = psutil.Process().memory_info().rss
     with base.borrow() as model, PeakMemory() as peak:
         seconds = step_seconds(prepared, cell, adapt(prepared, cell, model, Watch()))

@@ -17,11 +17,10 @@ from adapterzoo.results.store import Store, changed_files
 from adapterzoo.running import parallel
 from adapterzoo.running.progress import Reporter
 from adapterzoo.running.watch import Watch
-from adapterzoo.running.worker import Worker, reason
+from adapterzoo.running.worker import OfBase, Worker, reason
 
 if TYPE_CHECKING:
     from adapterzoo.model.base import Base
-    from adapterzoo.tasks.evaluation import Likelihood
 
 
 class Schedule:
@@ -44,8 +43,8 @@ class Schedule:
         """whether loading a base model was tried before"""
         self.bases: dict[str, Base | Exception] = {}
         """quantization -> loaded base model, or why it cannot be loaded"""
-        self.general: dict[str, list[Likelihood] | AdapterzooError] = {}
-        """quantization -> likelihoods of the general text with the base model, or why they are not known"""
+        self.of_base: dict[str, OfBase] = {}
+        """quantization -> what cells need to know of the untouched base model"""
         self.tunings: dict[str, Tuning | AdapterzooError] = {
             label: result.tuning for (label, _), result in self.kept.items() if result.tuning
         }
@@ -135,13 +134,12 @@ class SerialSchedule(Schedule):
         try:
             if isinstance(base, Exception):
                 raise base
-            if self.prepared.general is not None and cell.quantization not in self.general:
-                with self.clock("general text"):
-                    self.general[cell.quantization] = self.worker.measure_general(base)
+            if self.worker.needs_base(cell) and cell.quantization not in self.of_base:
+                self.of_base[cell.quantization] = self.worker.measure_base(base, self.clock)
         except Exception as error:
             return self.worker.fail(cell, reason(error), "", keep_checkpoints=True)
-        tuning, general = self.tunings.get(cell.label), self.general.get(cell.quantization)
-        return self.worker.do(cell, base, CellWatch(self, cell), tuning=tuning, general=general)
+        tuning, of_base = self.tunings.get(cell.label), self.of_base.get(cell.quantization)
+        return self.worker.do(cell, base, CellWatch(self, cell), tuning=tuning, of_base=of_base)
 
 
 class CellWatch(Watch):

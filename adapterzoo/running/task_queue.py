@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,21 +16,20 @@ from adapterzoo.running.parallel import Concurrency
 from adapterzoo.running.progress import Reporter
 from adapterzoo.running.schedule import CellWatch, Schedule
 from adapterzoo.running.watch import Sender
-from adapterzoo.running.worker import Worker, reason
+from adapterzoo.running.worker import OfBase, Worker, reason
 
 if TYPE_CHECKING:
     from adapterzoo.model.base import Base
-    from adapterzoo.tasks.evaluation import Likelihood
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A piece of work for a process: do a cell, or measure the general text with an untouched base model."""
+    """A piece of work for a process: do a cell, or measure what cells need to know of an untouched base model."""
 
     quantization: str
     """quantization of the base model that the task needs"""
     cell: Cell | None = None
-    """None for the general text"""
+    """None for the untouched base model"""
 
 
 @dataclass(frozen=True)
@@ -40,14 +38,14 @@ class EarlierResults:
 
     tuning: Tuning | AdapterzooError | None
     """tuning of the cell's label, or why it failed"""
-    general: list[Likelihood] | AdapterzooError | None
-    """likelihoods of the general text with the base model, or why they are not known"""
+    of_base: OfBase | None
+    """what the cell needs to know of the untouched base model; None if that is nothing"""
 
 
 class TaskQueue(Schedule):
     """A schedule that runs several cells at the same time, each in its own process.
 
-    If a process is killed, only its own row fails. If it was measuring the general text, all rows that need it fail.
+    If a process is killed, only its own row fails. If it was measuring the base model, all rows that need it fail.
     """
 
     def __init__(self, worker: Worker, reporter: Reporter, clock: Stopwatch) -> None:
@@ -87,7 +85,7 @@ class TaskQueue(Schedule):
         raise NotImplementedError
 
     def _release(self, process: ProcessHandle, task: Task, result: Result | None) -> None:
-        """Keep a process for its next task, or end it; the result is the cell's, None for the general text."""
+        """Keep a process for its next task, or end it; the result is the cell's, None for the untouched base model."""
 
     def _end_processes(self) -> None:
         """End all processes."""
@@ -105,7 +103,7 @@ class TaskQueue(Schedule):
         for quantization in sorted({cell.quantization for cell in self.todo}, key=lambda name: (name == own, name)):
             cells = [cell for cell in self.todo if cell.quantization == quantization]
             cells.sort(key=lambda cell: isinstance(cell, BaseCell))
-            if self.prepared.general is not None and any(isinstance(cell, MethodCell) for cell in cells):
+            if any(map(self.worker.needs_base, cells)):
                 tasks.append(Task(quantization))
             tasks += [Task(quantization, cell) for cell in cells]
         return tasks
@@ -122,11 +120,11 @@ class TaskQueue(Schedule):
         cell = task.cell
         if not self._room_for(task.quantization):
             return False
+        if cell is not None and self.worker.needs_base(cell) and task.quantization not in self.of_base:
+            # The cell waits until this is measured. Without a base model it need not wait, because it fails at once.
+            return self._loading_error(task) is not None
         if not isinstance(cell, MethodCell):
             return True
-        if self.prepared.general is not None and task.quantization not in self.general:
-            # The cell waits for the general text. Without a base model it need not wait, because it fails at once.
-            return self._loading_error(task) is not None
         # The first cell of a label tunes for all its seeds, so its other cells wait for the result.
         running_cells = [running.cell for running in self.running.values()]
         tuning = {running.label for running in running_cells if isinstance(running, MethodCell) and running.ranges}
@@ -147,7 +145,7 @@ class TaskQueue(Schedule):
             if cell is not None:  # so that a result that exists at the end is from this task
                 (self.store.cell(cell.label, cell.seed) / RESULT).unlink(missing_ok=True)
             tuning = self.tunings.get(cell.label) if cell is not None else None
-            earlier = EarlierResults(tuning, self.general.get(task.quantization))
+            earlier = EarlierResults(tuning, self.of_base.get(task.quantization))
             self.running[self._process_for(task, earlier, threads)] = task
         elif cell is not None:
             self._finish(self.worker.fail(cell, reason(error), "", keep_checkpoints=True))
@@ -170,18 +168,20 @@ class TaskQueue(Schedule):
         if task.cell is not None:
             getattr(CellWatch(self, task.cell), name)(*values)
         else:
-            self.general[task.quantization], seconds = values
-            self.clock.add("general text", seconds)
+            self.of_base[task.quantization], times = values
+            for activity, seconds in times.items():
+                self.clock.add(activity, seconds)
 
     def _handle_end(self, task: Task, process: ProcessHandle) -> Result | None:
-        """Keep the result of a task that has ended; return the cell's result, None for the general text."""
+        """Keep the result of a task that has ended; return the cell's result, None for the untouched base model."""
         why = None if process.alive else process.failure()
         if task.cell is None:
-            if task.quantization not in self.general:
+            if task.quantization not in self.of_base:
                 error = self._loading_error(task)
                 why = reason(error) if error else why or "its process sent nothing"
-                self.general[task.quantization] = no_general_text(why)
-                self.reporter.say(f"{self.general[task.quantization]}\n{'' if error else process.output()}".strip())
+                of_base = self.of_base[task.quantization] = OfBase.unknown(why)
+                problem = of_base.general if self.prepared.general is not None else of_base.examples
+                self.reporter.say(f"{problem}\n{'' if error else process.output()}".strip())
             return None
         path = self.store.cell(task.cell.label, task.cell.seed) / RESULT
         error = self._loading_error(task)
@@ -199,17 +199,7 @@ class TaskQueue(Schedule):
 def do_task(worker: Worker, task: Task, base: Base, earlier: EarlierResults, send: Send) -> None:
     """Do a task and send its messages; this runs in the process of the task."""
     if task.cell is not None:
-        worker.do(task.cell, base, Sender(send), tuning=earlier.tuning, general=earlier.general)
+        worker.do(task.cell, base, Sender(send), tuning=earlier.tuning, of_base=earlier.of_base)
         return
-    begun = time.monotonic()
-    measured: list[Likelihood] | AdapterzooError
-    try:
-        measured = worker.measure_general(base)
-    except Exception as error:  # a model's own code may raise anything
-        measured = no_general_text(reason(error))
-    send(("general", measured, time.monotonic() - begun))
-
-
-def no_general_text(why: str) -> AdapterzooError:
-    """Return the error of the rows whose general text could not be measured."""
-    return AdapterzooError(f"the general text could not be measured: {why}")
+    clock = Stopwatch()
+    send(("of_base", worker.measure_base(base, clock), clock.seconds))

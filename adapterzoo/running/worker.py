@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,13 @@ from adapterzoo.errors import AdapterzooError, PluginError
 from adapterzoo.machine.memory import PeakMemory, free_memory
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.metrics.registry import lower_is_better_columns, metric_packages
+from adapterzoo.model.head import save_adapter
 from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.prepare.settings import with_settings
 from adapterzoo.results.identity import identity_hash
 from adapterzoo.results.result import FORGETTING, Result, Tuning, plain_findings
-from adapterzoo.results.store import ADAPTER, CHECKPOINTS, HEAD, TRACEBACK, Store, adapter_files, folder_bytes
+from adapterzoo.results.store import ADAPTER, CHECKPOINTS, TRACEBACK, Store, adapter_files, folder_bytes
 from adapterzoo.running.cell import Adapted, adapt, measure, shared_prefix, train, tune_cell
 from adapterzoo.running.watch import Watch
 
@@ -27,6 +29,23 @@ if TYPE_CHECKING:
     from adapterzoo.tasks.evaluation import Likelihood
 
 MIN_SECONDS = 0.01  # shorter activities are not kept in a result
+GENERAL_TEXT = "the general text could not be measured"
+EXAMPLES = "the untouched base model could not be asked about the examples"
+
+
+@dataclass(frozen=True)
+class OfBase:
+    """What cells need to know of the untouched base model with their quantization."""
+
+    general: list[Likelihood] | AdapterzooError | None = None
+    """likelihoods of the general text, or why they are not known; None if the recipe has no general text"""
+    examples: Any = None
+    """what the examples asked the base model; an AdapterzooError if it could not be asked"""
+
+    @classmethod
+    def unknown(cls, why: str) -> OfBase:
+        """Return that nothing is known, for a reason."""
+        return cls(AdapterzooError(f"{GENERAL_TEXT}: {why}"), AdapterzooError(f"{EXAMPLES}: {why}"))
 
 
 class Worker:
@@ -62,11 +81,22 @@ class Worker:
             recipe.model, self.prepared.location, quantization, recipe.data.max_length, self.prepared.encoded.form
         )
 
-    def measure_general(self, base: Base) -> list[Likelihood]:
-        """Return the likelihood of each paragraph of the general text with an untouched base model."""
-        assert self.prepared.general is not None
-        with base.borrow() as model:
-            return self.prepared.general.measure(model)
+    def needs_base(self, cell: Cell) -> bool:
+        """Tell whether a cell needs :class:`OfBase`; the untouched base model needs no general text."""
+        return self.prepared.encoded.asks_base or (self.prepared.general is not None and isinstance(cell, MethodCell))
+
+    def measure_base(self, base: Base, clock: Stopwatch) -> OfBase:
+        """Return what cells need to know of an untouched base model."""
+        general, encoded = self.prepared.general, self.prepared.encoded
+        known: dict[str, Any] = {}
+        if general is not None:
+            with clock("general text"):
+                known["general"] = _of_base(base, general.measure, GENERAL_TEXT)
+        if encoded.asks_base:
+            settings = self.prepared.recipe.evaluate
+            with clock("base model"):
+                known["examples"] = _of_base(base, lambda model: encoded.ask_base(model, settings), EXAMPLES)
+        return OfBase(**known)
 
     def do(
         self,
@@ -75,7 +105,7 @@ class Worker:
         watch: Watch,
         *,
         tuning: Tuning | AdapterzooError | None = None,
-        general: Sequence[Likelihood] | AdapterzooError | None = None,
+        of_base: OfBase | None = None,
     ) -> Result:
         """Train and measure a cell, and write its result.
 
@@ -84,33 +114,34 @@ class Worker:
             base: the base model with the cell's quantization; the cell borrows it and leaves it unchanged.
             watch: receives the progress.
             tuning: tuning of the cell's label, or why it failed; if None, the cell is tuned first if it has ranges.
-            general: likelihoods of the general text with the base model, or why they are not known; None if the
-                recipe has no general text.
+            of_base: what the cell needs to know of the untouched base model; None if it needs nothing.
 
         Returns:
             The result as it was written.
         """
         clock = Stopwatch()
         adapted: Adapted | None = None
+        general = of_base.general if of_base else None
         try:
+            prepared = self._informed(of_base)
             if isinstance(cell, MethodCell):
-                if isinstance(general, AdapterzooError):
+                if isinstance(general, AdapterzooError) and prepared.general is not None:
                     raise general
                 with clock("tuning"):
-                    cell, tuning = self._tuned(cell, base, watch, tuning)
+                    cell, tuning = self._tuned(prepared, cell, base, watch, tuning)
             folder = self.store.clear(cell.label, cell.seed, self._depends_on(cell))
             with base.borrow() as model:
                 with PeakMemory() as peak:
                     if isinstance(cell, MethodCell):
                         with clock("wrapping"):
-                            adapted = adapt(self.prepared, cell, model, watch)
-                        training = self._train(cell, adapted, folder, watch, clock)
+                            adapted = adapt(prepared, cell, model, watch)
+                        training = self._train(prepared, cell, adapted, folder, watch, clock)
                         model, prefix = adapted.model, adapted.prefix
                     else:
-                        training, prefix = {}, shared_prefix(self.prepared, cell, model, watch)
+                        training, prefix = {}, shared_prefix(prepared, cell, model, watch)
                     watch.phase("measuring" if adapted else "measuring the untouched base")
                     with clock("measuring"):
-                        measured = measure(self.prepared, cell, model, prefix)
+                        measured = measure(prepared, cell, model, prefix)
                 with clock("general text"):
                     forgetting, paragraphs = self._measure_forgetting(model, general) if adapted else ({}, [])
                 del model
@@ -172,8 +203,26 @@ class Worker:
         """Return what training depends on beside the recipe; a checkpoint is used only if all of this is the same."""
         return {**cell.settings, "packages": self._common["environment"]["packages"]}
 
+    def _informed(self, of_base: OfBase | None) -> Prepared:
+        """Return the run, with what the examples have to know of the untouched base model.
+
+        Raises:
+            AdapterzooError: the base model could not be asked.
+        """
+        if not self.prepared.encoded.asks_base:
+            return self.prepared
+        assert of_base is not None
+        if isinstance(of_base.examples, AdapterzooError):
+            raise of_base.examples
+        return replace(self.prepared, encoded=self.prepared.encoded.with_base(of_base.examples))
+
     def _tuned(
-        self, cell: MethodCell, base: Base, watch: Watch, tuning: Tuning | AdapterzooError | None
+        self,
+        prepared: Prepared,
+        cell: MethodCell,
+        base: Base,
+        watch: Watch,
+        tuning: Tuning | AdapterzooError | None,
     ) -> tuple[MethodCell, Tuning | None]:
         """Return the cell with its chosen settings, and its tuning; without ranges, return the cell unchanged and None.
 
@@ -184,7 +233,7 @@ class Worker:
             return cell, None
         if tuning is None:
             try:
-                tuning = tune_cell(self.prepared, cell, base, self.store.label(cell.label), watch)
+                tuning = tune_cell(prepared, cell, base, self.store.label(cell.label), watch)
             except AdapterzooError as error:
                 tuning = error
             watch.tuned(tuning)
@@ -193,11 +242,17 @@ class Worker:
         return with_settings(cell, tuning["chosen"]), tuning
 
     def _train(
-        self, cell: MethodCell, adapted: Adapted, folder: Path, watch: Watch, clock: Stopwatch
+        self,
+        prepared: Prepared,
+        cell: MethodCell,
+        adapted: Adapted,
+        folder: Path,
+        watch: Watch,
+        clock: Stopwatch,
     ) -> dict[str, Any]:
         """Train an adapter and save it; return the fields of the result that describe the training."""
         with clock("training"):
-            trained = train(self.prepared, cell, adapted, folder / CHECKPOINTS, watch)
+            trained = train(prepared, cell, adapted, folder / CHECKPOINTS, watch)
         findings = plain_findings(adapted.method.findings(adapted.model))
         with clock("saving"):
             self._save(adapted, folder / ADAPTER)
@@ -217,14 +272,7 @@ class Worker:
         Raises:
             PluginError: the method wrote no safetensors file.
         """
-        from safetensors.torch import save_file
-
-        # A method that saves all that is trained must not save the head, which it would not find when it loads.
-        for parameter in adapted.head.values():
-            parameter.requires_grad_(False)
-        adapted.method.save(adapted.model, folder)
-        if adapted.head:
-            save_file({name: weight.detach().contiguous() for name, weight in adapted.head.items()}, folder / HEAD)
+        save_adapter(adapted.method, adapted.model, adapted.head, folder)
         if not any(folder.glob("*.safetensors")):
             raise PluginError(f"save() of {adapted.method.name} wrote no safetensors into its folder")
         self.prepared.encoded.tokenizer.save_pretrained(str(folder))
@@ -240,11 +288,21 @@ class Worker:
         return {FORGETTING: change}, paragraphs
 
 
+def _of_base(base: Base, measure: Callable[[nn.Module], Any], problem: str) -> Any:
+    """Return what is measured of an untouched base model, or an AdapterzooError that says why it is not known."""
+    try:
+        with base.borrow() as model:
+            return measure(model)
+    except Exception as error:  # a model's own code may raise anything
+        return AdapterzooError(f"{problem}: {reason(error)}")
+
+
 def _known(base: Base, tuning: Tuning | AdapterzooError | None, adapted: Adapted | None) -> dict[str, Any]:
     """Return the fields of a result that are known before training, and therefore even if it fails."""
     return {
         "tuning": tuning if isinstance(tuning, dict) else None,
         "trainable_params": adapted.trainable if adapted else 0,
+        "head_params": adapted.head_params if adapted else 0,
         "total_params": base.parameters + (adapted.added if adapted else 0),
     }
 

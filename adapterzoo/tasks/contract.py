@@ -28,11 +28,15 @@ from adapterzoo.tasks.evaluation import Evaluation
 if TYPE_CHECKING:
     import torch
 
-DEFAULT_TASK = "supervised"
-"""the task of a recipe that names none"""
 
 TASK_KEYS = ("template", "system", "chat_template", "loss_on", "truncate", "packing")
 """keys of a recipe's ``data`` section that only some tasks use"""
+
+MODEL_KINDS = {
+    "AutoModelForCausalLM": "a causal language model",
+    "AutoModelForSeq2SeqLM": "an encoder-decoder model",
+}
+"""class of transformers -> the kind of model that it loads, for messages"""
 
 
 class DataSettings(Protocol):
@@ -136,6 +140,11 @@ class Examples(ABC):
         return self.train
 
     @property
+    def longest_row(self) -> int:
+        """Largest number of tokens that the model reads in one sequence."""
+        return max(int(example.size) for example in (*self.train, *self.validation, *self.test))
+
+    @property
     def longest_shown(self) -> int:
         """Number of tokens of the longest test row with training examples in front; 0 if none are shown."""
         return 0
@@ -143,6 +152,30 @@ class Examples(ABC):
     def with_test(self, indices: Sequence[int]) -> Self:
         """Return the same examples with only these of the test split."""
         return replace(self, test=[self.test[index] for index in indices])
+
+    @property
+    def asks_base(self) -> bool:
+        """Whether the loss or a metric depends on what the untouched base model says about the examples."""
+        return False
+
+    def ask_base(self, model: Any, settings: EvaluateSettings) -> Any:
+        """Return what an untouched base model says about the examples, as plain data that can be pickled.
+
+        It is asked once for each quantization, and all cells with this quantization share the answer.
+
+        Args:
+            model: the untouched base model; it is left in evaluation mode.
+            settings: the batch size.
+        """
+        return None
+
+    def with_base(self, answer: Any) -> Self:
+        """Return the examples with what the untouched base model says about them.
+
+        Args:
+            answer: what :meth:`ask_base` returned; None for a stand-in, if only the time of a training is estimated.
+        """
+        return self
 
     def check_model(self, model: Any) -> None:  # noqa: B027  # most tasks have nothing to check
         """Raise UserError if a model cannot be trained on these examples."""
@@ -208,7 +241,7 @@ class Task(ABC, Generic[OptionsT]):
     """metrics that are measured if the recipe names none; the table is ordered by the first"""
     new_head: ClassVar[bool] = False
     """whether it puts a new head on the base model. There is then no row of the untouched base; its place is taken by
-    the method ``head-only``, which trains nothing but that head"""
+    a method that trains nothing but that head"""
     measured: ClassVar[Sequence[str]] = ()
     """metrics that the task measures itself, because they need the model and not its answers"""
     compares_answers: ClassVar[bool] = True
@@ -223,6 +256,29 @@ class Task(ABC, Generic[OptionsT]):
     def default_metrics(self, rows: Rows, options: OptionsT) -> Sequence[str]:
         """Return the metrics that are measured if the recipe names none; by default ``metrics``."""
         return self.metrics
+
+    def model_problems(self, config: Any) -> list[Problem]:
+        """Return why a model cannot be trained for this task, as far as its configuration shows it.
+
+        By default, transformers must be able to load it as ``model_class``, and a ``causal`` task takes no encoder.
+
+        Args:
+            config: the model's configuration, as transformers loads it.
+        """
+        import transformers
+
+        known = getattr(getattr(transformers, self.model_class), "_model_mapping", None)
+        own_code = self.model_class in (getattr(config, "auto_map", None) or {})
+        loads = known is None or own_code or type(config) in known
+        if loads and not (self.causal and config.is_encoder_decoder):
+            return []
+        return [self.wrong_model(config)]
+
+    def wrong_model(self, config: Any) -> Problem:
+        """Return the problem of a model that is of another kind than the task needs."""
+        kind = MODEL_KINDS.get(self.model_class, f"a model that transformers loads as {self.model_class}")
+        what = f"the task {self.name} needs {kind}, and this is of the type {config.model_type}."
+        return Problem("model", what, "Choose another model, or another task.")
 
     def problems(self, rows: Rows, options: OptionsT, metrics: Sequence[str]) -> list[Problem]:
         """Return what is wrong with rows that are readable, for example a label that only test rows have.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.data_row import DataRow
+from adapterzoo.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +33,13 @@ class ReadText:
     def tokens(self) -> tuple[list[int], list[bool]]:
         """All token ids; none of them is in the loss."""
         return self.ids, [False] * len(self.ids)
+
+
+def check_offsets(tokenizer: Any) -> None:
+    """Raise UserError if a tokenizer does not say where in a text each token begins and ends."""
+    if not tokenizer.is_fast:
+        what = "its tokenizer does not say which part of a text each token stands for."
+        raise UserError.at("model", what, "Choose a model with a tokenizer.json.")
 
 
 def read_texts(

@@ -87,6 +87,33 @@ def test_a_new_package_installs_and_passes_its_tests(adapterzoo_process: Process
     assert "2 passed" in done.stdout
 
 
+def test_a_new_package_with_a_task_installs_passes_its_test_and_runs(
+    adapterzoo_process: Process, write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    created = adapterzoo_process("plugin", "new", "my-score", "--task", "--to", tmp_path)
+    assert created.returncode == 0, created.stderr
+    package = tmp_path / "adapterzoo-my-score"
+    assert f"pytest {package}" in created.stdout
+    pip_install(package, tmp_path / "site")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=package, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
+    rows = "text,score\n" + "".join(f"{('good', 'bad')[n % 2]} {n},{n % 2}\n" for n in range(40))
+    (tmp_path / "scores.csv").write_text(rows, encoding="utf-8")
+    sets = ("task=my-score", "data.source=scores.csv", "data.columns={}", "evaluate={batch_size: 8}")
+    settings = [part for assignment in sets for part in ("--set", assignment)]
+    arguments = ("run", write_recipe("lora"), "--out", tmp_path / "out", *settings)
+    done = adapterzoo_process(*arguments, PYTHONPATH=str(tmp_path / "site"))
+    assert done.returncode == 0, done.stderr
+    shown = adapterzoo_process("compare", tmp_path / "out", "--format", "json", PYTHONPATH=str(tmp_path / "site"))
+    rows_by_label = {row["label"]: row for row in json.loads(shown.stdout)["rows"]}
+    assert rows_by_label.keys() == {"lora", "head-only"}
+    assert rows_by_label["lora"]["metrics"].keys() == {"my_score_error", "test_loss"}
+    assert rows_by_label["lora"]["intervals"].keys() >= {"my_score_error"}
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from adapterzoo import LayerMethod, LinearOptions, features
-from adapterzoo.conformance import PROPERTIES, Case, Report, cases
+from adapterzoo.conformance import PROPERTIES, Case, Report, cases, task_cases
 from adapterzoo.methods.registry import registry
 
 
@@ -262,3 +262,30 @@ def test_cases_cover_two_architectures_and_every_declared_quantization() -> None
 )
 def test_every_method_of_the_zoo_is_sound(case: Case) -> None:
     case.check()
+
+
+# Of the tiny models for each type of task, one is enough here; `adapterzoo plugin check --all` uses them all.
+QUICK = {"SEQ_CLS": "llama", "TOKEN_CLS": "bert", "QUESTION_ANS": "llama", "FEATURE_EXTRACTION": "bert"}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        case
+        for name in registry()
+        if not registry()[name].unavailable
+        for case in task_cases(name)
+        if case.architecture == QUICK.get(case.task_type, case.architecture)
+    ],
+    ids=str,
+)
+def test_every_method_of_the_zoo_is_sound_for_every_type_of_task(case: Case) -> None:
+    case.check()
+
+
+def test_a_head_that_is_not_saved_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from adapterzoo.conformance import observe
+
+    monkeypatch.setattr(observe, "save_adapter", lambda method, wrapped, head, folder: method.save(wrapped, folder))
+    (case,) = (case for case in task_cases("lora-scratch", ["SEQ_CLS"]) if case.architecture == "llama")
+    assert "saves" in case.run().failures

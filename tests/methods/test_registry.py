@@ -10,15 +10,21 @@ from third_party import METHOD, plugin
 import adapterzoo
 from adapterzoo.methods.registry import Registry, registry
 from adapterzoo.metrics.registry import metrics
+from adapterzoo.results.identity import DEFAULT_TASK
+from adapterzoo.tasks.registry import tasks
 
 
 def test_every_plugin_file_is_an_entry_point_and_is_found() -> None:
     files = {path.stem for path in Path("plugins").glob("*.py") if not path.stem.startswith("_")}
+    files |= {f"task_{path.stem}" for path in Path("plugins/tasks").glob("*.py") if not path.stem.startswith("_")}
     assert files == {
         point.name for point in entry_points(group="adapterzoo") if point.value.startswith("adapterzoo_plugins")
     }
     method_names = {file.replace("_", "-") for file in files - {"peft_types"}}
-    assert method_names <= set(registry())
+    assert {name for name in method_names if not name.startswith("task-")} <= set(registry())
+    assert {name.removeprefix("task-").replace("-", "_") for name in method_names if name.startswith("task-")} == {
+        name for name in tasks() if tasks().package(name) == "adapterzoo"
+    }
     assert not [broken for broken in registry().broken if broken.package == "adapterzoo"]
 
 
@@ -176,13 +182,15 @@ def test_third_party_plugins_can_be_switched_off(plugin_folder: Path, monkeypatc
     assert [broken.reason for broken in zoo.broken] == ["switched off by ADAPTERZOO_NO_THIRD_PARTY"]
 
 
-def test_the_core_names_no_method_and_no_metric() -> None:
+def test_the_core_names_no_method_no_metric_and_no_task() -> None:
     # Leave out methods whose names are common words. Search method names in any case, metric names in lower case only.
     methods = set(registry()) - {"full", "shadow", "road", "miss"}
     scores = {name for metric in metrics().values() for name in (metric.name, *metric.columns)}
     patterns = (
         re.compile(rf"\b({'|'.join(map(re.escape, methods))})\b", re.IGNORECASE),
         re.compile(rf"\b({'|'.join(map(re.escape, scores))})\b"),
+        # The names of tasks are common words, so look for them in quotes only; a recipe has the default task.
+        re.compile(rf"""["'`]({"|".join(map(re.escape, set(tasks()) - {DEFAULT_TASK}))})["'`]"""),
     )
     core = Path(adapterzoo.__file__).parent
     for path in core.rglob("*.py"):

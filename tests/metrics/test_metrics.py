@@ -23,6 +23,9 @@ from adapterzoo.metrics.registry import Metrics, metrics
 
 DOCUMENT = Path("docs/metrics.md").read_text(encoding="utf-8")
 BUILT_IN = Metrics([])
+SCORED = [name for name in BUILT_IN if BUILT_IN[name].score]
+"""metrics that compare answers with references"""
+CORRELATIONS = ("matthews", "spearman")  # of all answers; they are 0 if all answers are the same
 UP_TO_100 = ("bleu", "chrf")
 TEXTS = {
     "English": "The cat sat on the mat.",
@@ -46,14 +49,14 @@ def split_score(name: str, pairs: list[tuple[str, str]]) -> dict[str, float]:
 
 def test_each_module_is_a_plugin_and_none_is_broken() -> None:
     files = {path.stem for path in Path("adapterzoo/metrics/built_in").glob("*.py") if not path.stem.startswith("_")}
-    assert {metric.score.__module__.rpartition(".")[2] for metric in BUILT_IN.values()} == files
+    assert {BUILT_IN[name].score.__module__.rpartition(".")[2] for name in SCORED} | {"preference"} == files
     assert not BUILT_IN.broken
     assert not [broken for broken in metrics().broken if broken.package == "adapterzoo"]
     assert set(BUILT_IN) <= set(metrics())
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", [name for name in SCORED if name not in CORRELATIONS])
 def test_a_right_answer_has_the_highest_score_in_any_language(name: str, text: str) -> None:
     best = 100 if name in UP_TO_100 else 1
     metric = BUILT_IN[name]
@@ -64,13 +67,13 @@ def test_a_right_answer_has_the_highest_score_in_any_language(name: str, text: s
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", SCORED)
 def test_an_empty_answer_scores_zero(name: str, text: str) -> None:
     for found in (per_example(BUILT_IN[name], text, ""), split_score(name, [(text, ""), (text, " ")])):
         assert set(found.values()) == {0}
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", SCORED)
 @pytest.mark.parametrize("answer", ["", "\n", "\x00", "\ud800", "。", "👍", "\u0301", "%", "<s>", "a" * 5000])
 def test_any_answer_has_a_score(name: str, answer: str) -> None:
     for reference in ("one", "?", answer or "!"):
@@ -212,8 +215,24 @@ def test_macro_f1_equals_scikit_learns() -> None:
         assert classification.macro_f1(references, answers) == pytest.approx(expected, abs=1e-12)
 
 
-def test_only_accuracy_and_macro_f1_compare_labels() -> None:
-    assert {name for name in BUILT_IN if BUILT_IN[name].label} == {"accuracy", "macro_f1"}
+def test_metrics_of_labels() -> None:
+    assert {name for name in BUILT_IN if BUILT_IN[name].label} == {"accuracy", "macro_f1", "matthews"}
+
+
+def test_correlations_by_hand() -> None:
+    pairs = [("a", "a"), ("a", "A."), ("b", "b"), ("b", "a")]
+    # Two by two: 2 right a, 1 right b, 1 b called a: (2 * 1 - 1 * 0) / sqrt(3 * 2 * 2 * 1).
+    assert split_score("matthews", pairs)["matthews"] == pytest.approx(2 / 12**0.5)
+    assert split_score("spearman", [("1", "10"), ("2", "30"), ("3", "20")])["spearman"] == pytest.approx(0.5)
+    assert split_score("spearman", [("1", "10"), ("2", "none"), ("3", "20")])["spearman"] == pytest.approx(1.0)
+    assert split_score("spearman", [("1", "1"), ("2", "1")]) == {"spearman": 0.0}
+
+
+def test_f1_of_several_labels_by_hand() -> None:
+    pairs = [("a; b", "b"), ("a", "a; b"), ("", "")]
+    # a: one hit, one miss; b: one hit, one false alarm.
+    assert split_score("label_f1", pairs)["label_f1"] == pytest.approx(2 / 3)
+    assert [per_example(BUILT_IN["label_f1"], *pair)["label_f1"] for pair in pairs] == pytest.approx([2 / 3, 2 / 3, 1])
 
 
 @pytest.mark.parametrize(

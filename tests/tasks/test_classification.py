@@ -175,10 +175,11 @@ def test_rows_that_do_not_fit_are_refused(
     ("key", "value", "wanted"),
     [
         ("data.system", "Be kind.", "does not use 'system'"),
-        ("evaluate.general_text", "shipped", "needs a model that writes text"),
+        ("evaluate.general_text", "shipped", "needs the task of a causal language model"),
         ("evaluate.metrics", "[perplexity]", "has no 'perplexity'"),
         ("evaluate.metrics", "[spearman]", "says nothing about one label"),
         ("data.format", "qa", "'data.format' is 'qa'"),
+        ("train.arguments", "{label_smoothing_factor: 0.1}", "changes the model's own loss"),
     ],
 )
 def test_keys_that_do_not_suit_the_task_are_refused(

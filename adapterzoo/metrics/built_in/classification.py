@@ -87,18 +87,21 @@ def is_number(reference: str, answer: str) -> bool:
 def spearman(references: Sequence[str], answers: Sequence[str]) -> float:
     """Return Spearman's rank correlation of references and answers, which are numbers.
 
-    An answer that is no number counts as the mean of the others. The correlation is 0 if all numbers are the same.
+    A text that is no number counts as the mean of the others. The correlation is 0 if all numbers are the same.
     """
     from scipy.stats import spearmanr
 
-    wanted, given = [_number(text) for text in references], [_number(text) for text in answers]
-    numbers = [number for number in given if number is not None]
-    if None in wanted:
-        raise ValueError("a reference is not a number")
-    filled = [number if number is not None else fmean(numbers) for number in given] if numbers else []
-    if len(set(wanted)) < 2 or len(set(filled)) < 2:
+    wanted, given = _numbers(references), _numbers(answers)
+    if len(set(wanted)) < 2 or len(set(given)) < 2:
         return 0.0
-    return float(spearmanr(wanted, filled).statistic)
+    return float(spearmanr(wanted, given).statistic)
+
+
+def _numbers(texts: Sequence[str]) -> list[float]:
+    found = [_number(text) for text in texts]
+    known = [number for number in found if number is not None]
+    mean = fmean(known) if known else 0.0
+    return [mean if number is None else number for number in found]
 
 
 def _number(text: str) -> float | None:

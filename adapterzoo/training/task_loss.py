@@ -1,0 +1,65 @@
+"""Give a model a task's own loss, so that a method can add its terms to it as it does to any other loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Loss = Callable[["torch.Tensor"], "torch.Tensor"]
+"""returns the loss of the logits of a batch"""
+ATTRIBUTE = "_loss_function"  # where transformers keeps a model's loss function, if it is not the default one
+
+
+def task_loss(model: nn.Module, batch: dict[str, Any], loss: Loss) -> torch.Tensor:
+    """Call a causal language model; return a task's loss, with the terms that a method adds to the model's own loss.
+
+    Some methods add a regulariser to the loss in the model's output. A loss that is computed beside the model would
+    leave it out without a word. So the model computes the task's loss in the place of its own.
+
+    Args:
+        model: the model, wrapped by a method.
+        batch: arguments of the model, with ``labels``, as :func:`adapterzoo.tokens.batches.pad_batch` returns them.
+        loss: returns the task's loss of the model's logits.
+    """
+    from torch.nn import functional
+
+    from adapterzoo.tokens.shared_prefix import learned_logits
+
+    computed = []
+
+    def compute(logits: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        computed.append(loss(logits))
+        return computed[-1]
+
+    with _loss_function(model, compute):
+        output: Any = model(**batch)
+    if computed:
+        whole: torch.Tensor = output.loss
+        return whole
+    # The model has its own code for the loss: put the task's loss in the place of the part that is known.
+    logits, targets = learned_logits(output.logits, batch)
+    return loss(output.logits) + (output.loss - functional.cross_entropy(logits.float(), targets))
+
+
+@contextmanager
+def _loss_function(model: nn.Module, function: Callable[..., torch.Tensor]) -> Iterator[None]:
+    """Make a function the loss function of transformers' models in a wrapped model."""
+    from transformers import PreTrainedModel
+
+    models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    before = [vars(module).get(ATTRIBUTE) for module in models]
+    try:
+        for module in models:
+            setattr(module, ATTRIBUTE, function)
+        yield
+    finally:
+        for module, own in zip(models, before, strict=True):
+            if own is None:
+                delattr(module, ATTRIBUTE)
+            else:
+                setattr(module, ATTRIBUTE, own)

