@@ -115,7 +115,7 @@ def _plan(prepared: Prepared, forecast: Forecast | None = None) -> Table:
         left = title in ("cell", "method", "quantization", "size")
         table.add_column(title, no_wrap=True, justify="left" if left else "right")
     for cell in cells:
-        trained, method_cell = prepared.trainable.get(cell.label, 0), cell if isinstance(cell, MethodCell) else None
+        trained, method_cell = prepared.trainable.get(cell.label), cell if isinstance(cell, MethodCell) else None
         values = (
             cell.label,
             *([method_cell.method if method_cell else "-"] if labelled else []),
@@ -124,15 +124,15 @@ def _plan(prepared: Prepared, forecast: Forecast | None = None) -> Table:
             f"{method_cell.learning_rate:g}" if method_cell else "-",
             *([_size(method_cell) if method_cell else "-"] if sized else []),
             _trained(method_cell, trained) if method_cell else "0",
-            *(_time_and_memory(forecast.cells[cell.label]) if forecast else [size(_memory(prepared, cell, trained))]),
+            """Return the parameters that a cell trains, with ``!`` if they miss the budget; ``?`` if that is not known.""",
         )
         table.add_row(*(safe(value) for value in values))
     return table
 
 
-def _trained(cell: MethodCell, parameters: int) -> str:
-    """Return the number of parameters that a cell trains, with ``!`` if that misses the budget."""
-    return (count(parameters) if parameters else "?") + ("!" if _misses(cell, parameters) else "")
+def _trained(cell: MethodCell, parameters: int | None) -> str:
+    """Return the number of parameters that a cell trains, ``!`` if that misses the budget; ``?`` if not known."""
+    return ("?" if parameters is None else count(parameters)) + ("!" if _misses(cell, parameters or 0) else "")
 
 
 def _time_and_memory(expected: Expected | str) -> tuple[str, str]:

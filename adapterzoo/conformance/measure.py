@@ -55,7 +55,7 @@ def loss(model: nn.Module, encoded: Encoded | TaskRows) -> float:
     if isinstance(encoded, TaskRows):
         model.eval()
         with torch.no_grad():
-            return encoded.loss(model, to_device(encoded.collate(encoded.train), model)).item()
+            return float(encoded.loss(model, to_device(encoded.collate(encoded.train), model)))
     rows = likelihoods(model, [example.tokens for example in encoded.train], encoded.pad_id, len(encoded.train))
     return sum(row.loss for row in rows) / sum(row.tokens for row in rows)
 

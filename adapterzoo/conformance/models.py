@@ -27,7 +27,7 @@ TASK_ARCHITECTURES = {
 }
 """other type of task -> architectures of the tiny models on which a method is tried for it"""
 # Settings that an architecture spells otherwise, and classes other than that of causal language models.
-SIZES_OF = {
+SIZES_OF: dict[str, dict[str, Any]] = {
     "llama": {"num_key_value_heads": 2},
     "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
     "t5": {"d_ff": 256, "d_kv": 32, "dropout_rate": 0.0, "decoder_start_token_id": 0, "initializer_factor": 0.5},

@@ -97,7 +97,7 @@ class TaskRows(Examples):
         answers = batch.pop("labels", None)
         batch = {name: value for name, value in batch.items() if name in ("input_ids", "attention_mask")}
         if self.task_type == "SEQ_2_SEQ_LM":
-            # PEFT's AdaLoRA fails with labels after it was loaded.
+            # Some of PEFT's methods fail with labels after they were loaded.
             batch["decoder_input_ids"] = answers
         output = model(**batch)
         if self.task_type == "QUESTION_ANS":

@@ -9,14 +9,7 @@ from adapterzoo.evaluation.answers import answer
 from adapterzoo.evaluation.generation import decoded
 from adapterzoo.evaluation.likelihood import likelihoods
 from adapterzoo.tasks.contract import EvaluateSettings
-from adapterzoo.tasks.evaluation import (
-    Evaluation,
-    Likelihood,
-    Prediction,
-    answer_metrics,
-    likelihood_metrics,
-    needs_answers,
-)
+from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of, needs_answers
 from adapterzoo.tokens.batches import row_tokens
 from adapterzoo.tokens.encode import Encoded, Example
 from adapterzoo.tokens.shared_prefix import SharedPrefix
@@ -67,12 +60,5 @@ def evaluate(
         answers = [decoded(tokens, encoded) for tokens in ids]
     elif with_likelihoods:
         measured = likelihoods(model, rows, encoded.pad_id, size, prefix)
-    # Compute these metrics before the others, because they raise an error if the model's weights are not finite.
-    of_likelihoods = likelihood_metrics([row for row in measured if row is not None], settings.metrics, split)
-    references = [example.row.completion.strip() for example in examples]
-    of_answers, scores = answer_metrics(references, [text or "" for text in answers], settings.metrics)
-    predictions = [
-        Prediction(index, example.row.prompt, example.row.completion, answers[index], measured[index], scores[index])
-        for index, example in enumerate(examples)
-    ]
-    return Evaluation({**of_answers, **of_likelihoods}, predictions, seconds)
+    data_rows = [example.row for example in examples]
+    return evaluation_of(data_rows, measured, answers, settings.metrics, split, seconds)

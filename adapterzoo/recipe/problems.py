@@ -15,7 +15,8 @@ from adapterzoo.metrics.registry import compares_answers, metrics
 from adapterzoo.recipe.document import Document, Location, section
 from adapterzoo.recipe.schema import Range
 from adapterzoo.recipe.schema_problems import DocumentPart, problems_of
-from adapterzoo.tasks.contract import DEFAULT_TASK, TASK_KEYS, Task
+from adapterzoo.results.identity import DEFAULT_TASK
+from adapterzoo.tasks.contract import TASK_KEYS, Task
 from adapterzoo.tasks.registry import tasks
 
 Entries = Sequence[Mapping[str, Any]]

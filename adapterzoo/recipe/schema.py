@@ -20,7 +20,7 @@ from adapterzoo.recipe.values import (
     PositiveOrAuto,
     Section,
 )
-from adapterzoo.tasks.contract import DEFAULT_TASK
+from adapterzoo.results.identity import DEFAULT_TASK
 
 __all__ = [
     "SAFE_NAME",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from adapterzoo.data_row import DataRow
 from adapterzoo.errors import NotFiniteError
 from adapterzoo.metrics.contract import overall, per_example
 from adapterzoo.metrics.registry import compares_answers
@@ -60,6 +61,39 @@ class Evaluation(NamedTuple):
     """one prediction for each example"""
     answer_seconds: float | None
     """mean time of one answer; None if no metric needs answers"""
+
+
+def evaluation_of(
+    rows: Sequence[DataRow],
+    measured: Sequence[Likelihood | None],
+    answers: Sequence[str | None],
+    metrics: Sequence[str],
+    split: str,
+    seconds: float | None,
+) -> Evaluation:
+    """Return the evaluation for the likelihoods and answers of a split's rows.
+
+    Args:
+        rows: the rows, each with the right answer.
+        measured: likelihood of each right answer; None if it was not measured.
+        answers: the model's answer to each row; None if no metric needs it.
+        metrics: names of the metrics.
+        split: name of the split, for messages.
+        seconds: mean time of one answer; None if no metric needs answers.
+
+    Raises:
+        NotFiniteError: the loss is NaN or infinite, for example because the last training step broke the weights.
+        PluginError: a third-party metric does not do what the contract says.
+    """
+    # Compute these metrics before the others, because they raise an error if the model's weights are not finite.
+    of_likelihoods = likelihood_metrics([row for row in measured if row is not None], metrics, split)
+    references = [row.completion.strip() for row in rows]
+    of_answers, scores = answer_metrics(references, [answer or "" for answer in answers], metrics)
+    predictions = [
+        Prediction(index, row.prompt, row.completion, answers[index], measured[index], scores[index])
+        for index, row in enumerate(rows)
+    ]
+    return Evaluation({**of_answers, **of_likelihoods}, predictions, seconds)
 
 
 def needs_answers(metrics: Sequence[str]) -> bool:

@@ -37,14 +37,18 @@ class Answered(Format):
             return [Turn("assistant", self.text(cells, column))]
         prompt = self._messages(cells, "prompt", "user") if "prompt" in self.columns else []
         answer = self._messages(cells, column, "assistant")
-        # In many data sets the messages of an answer begin with the prompt.
-        if prompt and [*map(_content, answer[: len(prompt)])] == [*map(_content, prompt)]:
+        # In many data sets the messages of an answer begin with the prompt. A text is the answer, even if it is the
+        # same as the prompt: the past tense of cut is cut.
+        if (
+            isinstance(cells.get(column), list | tuple)
+            and prompt
+            and [*map(_content, answer[: len(prompt)])] == [*map(_content, prompt)]
+        ):
             answer = answer[len(prompt) :]
-        messages = [*prompt, *answer]
         last = answer[-1].get("role") if answer and isinstance(answer[-1], Mapping) else None
         if not answer or str(last).lower() in USER:
             raise BadRowError(f"its '{column}' ends with the user.", "It must end with an answer of the assistant.")
-        return Conversation("messages", (column,)).turns({column: messages})
+        return Conversation("messages", (column,)).turns({column: [*prompt, *answer]})
 
     def _messages(self, cells: Mapping[str, Any], column: str, role: str) -> list[Any]:
         value = cells.get(column)

@@ -15,7 +15,7 @@ from adapterzoo.formats import Format
 from adapterzoo.formats.cell_text import text_of
 from adapterzoo.metrics.built_in.classification import label
 from adapterzoo.tasks.contract import DataSettings, EvaluateSettings, Examples, ModelForm, Rows
-from adapterzoo.tasks.evaluation import Evaluation, Likelihood, Prediction, answer_metrics, likelihood_metrics
+from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of
 from adapterzoo.tasks.labels import unknown_labels
 from adapterzoo.tokens.sequences import ReadText, pad_right, read_texts
 
@@ -129,13 +129,8 @@ class LabelledTexts(Examples):
             Likelihood(loss, 1, (), int(answer == reference))
             for (loss, answer), reference in zip(read, references, strict=True)
         ]
-        of_losses = likelihood_metrics(measured, settings.metrics, split)
-        of_answers, scores = answer_metrics(references, answers, settings.metrics)
-        predictions = [
-            Prediction(index, example.row.prompt, references[index], answers[index], measured[index], scores[index])
-            for index, example in enumerate(examples)
-        ]
-        return Evaluation({**of_answers, **of_losses}, predictions, seconds)
+        rows = [example.row for example in examples]
+        return evaluation_of(rows, measured, answers, settings.metrics, split, seconds)
 
     def _read(self, output: Any, examples: Sequence[ReadText]) -> list[tuple[float, str]]:
         """Return the loss and the answer for each text of a batch."""

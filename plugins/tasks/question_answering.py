@@ -15,7 +15,7 @@ from adapterzoo.formats import Format
 from adapterzoo.formats.cell_text import kind_of, text_of
 from adapterzoo.metrics.built_in.squad import SEPARATOR
 from adapterzoo.tasks.contract import DataSettings, EvaluateSettings, Examples, ModelForm, Rows
-from adapterzoo.tasks.evaluation import Evaluation, Likelihood, Prediction, answer_metrics, likelihood_metrics
+from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of
 from adapterzoo.tokens.sequences import ReadText, check_offsets, pad_right
 
 if TYPE_CHECKING:
@@ -231,13 +231,8 @@ class Questions(Examples):
             answers.append(self._answer(looked))
             right = int(answers[-1] in reference.split(SEPARATOR))
             measured.append(Likelihood(learned.loss, 1, (), right))
-        of_losses = likelihood_metrics(measured, settings.metrics, split)
-        of_answers, scores = answer_metrics(references, answers, settings.metrics)
-        predictions = [
-            Prediction(index, example.row.prompt, references[index], answers[index], measured[index], scores[index])
-            for index, example in enumerate(examples)
-        ]
-        return Evaluation({**of_answers, **of_losses}, predictions, seconds)
+        rows = [example.row for example in examples]
+        return evaluation_of(rows, measured, answers, settings.metrics, split, seconds)
 
     def _answer(self, found: Sequence[_Found]) -> str:
         """Return the answer to a question from what the model finds in its windows."""

@@ -13,14 +13,7 @@ from adapterzoo.data_row import SPLIT_NAMES, DataRow
 from adapterzoo.formats import FORMATS
 from adapterzoo.metrics.built_in import DEFAULT
 from adapterzoo.tasks.contract import DataSettings, EvaluateSettings, Examples, ModelForm, Rows
-from adapterzoo.tasks.evaluation import (
-    Evaluation,
-    Likelihood,
-    Prediction,
-    answer_metrics,
-    likelihood_metrics,
-    needs_answers,
-)
+from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of, needs_answers
 from adapterzoo.tasks.labels import label_of, unknown_labels
 from adapterzoo.tokens.batches import IGNORED, batches_by_length, without_labels
 
@@ -95,8 +88,6 @@ class Pairs(Examples):
         measured: list[Likelihood] = outputs(
             model, examples, partial(self._read_batch, model), settings.batch_size, _likelihoods, lengths
         )
-        # Compute these metrics before the answers, because they raise an error if the model's weights are not finite.
-        of_likelihoods = likelihood_metrics(measured, settings.metrics, split)
         answers: Sequence[str | None] = [None] * len(examples)
         seconds = None
         if needs_answers(settings.metrics):
@@ -104,13 +95,8 @@ class Pairs(Examples):
             begun = time.perf_counter()
             answers = self._answers(model, examples, settings.batch_size, limit)
             seconds = (time.perf_counter() - begun) / len(examples)
-        references = [pair.row.completion.strip() for pair in examples]
-        of_answers, scores = answer_metrics(references, [text or "" for text in answers], settings.metrics)
-        predictions = [
-            Prediction(index, pair.row.prompt, pair.row.completion, answers[index], measured[index], scores[index])
-            for index, pair in enumerate(examples)
-        ]
-        return Evaluation({**of_answers, **of_likelihoods}, predictions, seconds)
+        rows = [pair.row for pair in examples]
+        return evaluation_of(rows, measured, answers, settings.metrics, split, seconds)
 
     def _read_batch(self, model: Any, rows: Sequence[Pair]) -> dict[str, Any]:
         """Return a batch without labels, because the model's own loss may include a method's regulariser."""

@@ -9,7 +9,8 @@ from typing import Any, Self
 from adapterzoo import Options, Problem, Task, hookimpl
 from adapterzoo.formats import FORMATS
 from adapterzoo.metrics.built_in import DEFAULT
-from adapterzoo.tasks.contract import DEFAULT_TASK, TASK_KEYS, DataSettings, EvaluateSettings, Rows
+from adapterzoo.results.identity import DEFAULT_TASK
+from adapterzoo.tasks.contract import TASK_KEYS, DataSettings, EvaluateSettings, Rows
 from adapterzoo.tasks.evaluation import Evaluation
 from adapterzoo.tasks.labels import label_of, unknown_labels
 from adapterzoo.tokens import cache

@@ -15,7 +15,7 @@ from adapterzoo.formats import Format
 from adapterzoo.formats.cell_text import kind_of, text_of
 from adapterzoo.metrics.built_in.entities import OUTSIDE
 from adapterzoo.tasks.contract import DataSettings, EvaluateSettings, Examples, ModelForm, Rows
-from adapterzoo.tasks.evaluation import Evaluation, Likelihood, Prediction, answer_metrics, likelihood_metrics
+from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of
 from adapterzoo.tokens.batches import IGNORED
 from adapterzoo.tokens.sequences import ReadText, check_offsets, pad_right
 
@@ -126,14 +126,8 @@ class TaggedTexts(Examples):
         )
         seconds = (time.perf_counter() - begun) / len(examples)
         measured, answers = [likelihood for likelihood, _ in read], [answer for _, answer in read]
-        references = [example.row.completion for example in examples]
-        of_losses = likelihood_metrics(measured, settings.metrics, split)
-        of_answers, scores = answer_metrics(references, answers, settings.metrics)
-        predictions = [
-            Prediction(index, example.row.prompt, references[index], answers[index], measured[index], scores[index])
-            for index, example in enumerate(examples)
-        ]
-        return Evaluation({**of_answers, **of_losses}, predictions, seconds)
+        rows = [example.row for example in examples]
+        return evaluation_of(rows, measured, answers, settings.metrics, split, seconds)
 
     def _read(self, output: Any, examples: Sequence[TaggedText]) -> list[tuple[Likelihood, str]]:
         """Return the likelihood of the tags, and the tags that the model gives, for each text of a batch."""

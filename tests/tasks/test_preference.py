@@ -287,6 +287,16 @@ def test_term_is_found_in_the_loss_of_a_model_with_its_own_code(tiny_model: Path
     assert loss.item() == pytest.approx(3.5, abs=1e-5)
 
 
+def test_an_answer_may_be_the_same_text_as_its_prompt(recipe: Callable[..., Path]) -> None:
+    """The past tense of cut is cut."""
+    rows = [{"prompt": f"cut {n}", "chosen": f"cut {n}", "rejected": f"cutted {n}"} for n in range(40)]
+    from adapterzoo.prepare.prepare import prepare
+    from adapterzoo.recipe.reading import load_recipe
+
+    encoded = prepare(load_recipe(recipe(rows))).encoded
+    assert {example.row.completion for example in encoded.train} <= {row["chosen"] for row in rows}
+
+
 def test_messages_are_read_as_trl_writes_them(recipe: Callable[..., Path]) -> None:
     """A prompt and answers may be texts, messages, or messages that repeat the prompt."""
     from cells import Bench
