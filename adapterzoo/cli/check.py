@@ -124,7 +124,7 @@ def _plan(prepared: Prepared, forecast: Forecast | None = None) -> Table:
             f"{method_cell.learning_rate:g}" if method_cell else "-",
             *([_size(method_cell) if method_cell else "-"] if sized else []),
             _trained(method_cell, trained) if method_cell else "0",
-            """Return the parameters that a cell trains, with ``!`` if they miss the budget; ``?`` if that is not known.""",
+            """Return the size of a cell, ``!`` behind it if it misses the budget; ``?`` if it is not known.""",
         )
         table.add_row(*(safe(value) for value in values))
     return table

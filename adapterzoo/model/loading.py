@@ -46,7 +46,7 @@ def load_config(model: ModelSection, location: str) -> Any:
         raise loading_error(model, error) from None
 
 
-def check_weights(model: ModelSection, location: str, config: Any, form: ModelForm) -> None:
+def check_weights(model: ModelSection, location: str, config: Any, form: ModelForm = CAUSAL_FORM) -> None:
     """Check that a folder holds every weight of the model and no other, without reading their values.
 
     A model of the hub is only checked when it is loaded, because its weights may have to be downloaded first.

@@ -157,11 +157,37 @@ def test_weights_are_also_checked_when_they_are_loaded(tiny_model: Path, tmp_pat
             base.load(ModelSection(name=str(folder)), str(folder), quantization, 64)
 
 
-def test_a_head_that_a_task_adds_may_be_missing() -> None:
-    keys = {"missing_keys": {"score.weight", "scores.weight"}, "unexpected_keys": set(), "mismatched_keys": set()}
-    (problem,) = weight_problems("m", keys, added=["score"])
-    assert problem.what.endswith("random numbers: scores.weight.")
-    assert not weight_problems("m", keys, added=["score", "scores"])
+def test_a_head_that_a_task_adds_may_be_missing_and_another_may_be_there() -> None:
+    from transformers import AutoModelForSequenceClassification, LlamaConfig
+
+    sizes = {"hidden_size": 16, "intermediate_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+    model = AutoModelForSequenceClassification.from_config(LlamaConfig(vocab_size=32, **sizes))
+    keys = {"missing_keys": {"score.weight"}, "unexpected_keys": {"lm_head.weight"}, "mismatched_keys": set()}
+    assert not weight_problems("m", keys, model)
+    assert len(weight_problems("m", keys)) == 2
+    lost = "model.layers.0.mlp.up_proj.weight"
+    (problem,) = weight_problems("m", {**keys, "missing_keys": {"score.weight", lost}}, model)
+    assert problem.what.endswith(f"random numbers: {lost}.")
+
+
+def test_a_base_model_is_found_whatever_its_classes_call_it(tmp_path: Path) -> None:
+    """transformers calls the base of a Llama that answers from a context by another name, and saves it under that."""
+    from transformers import AutoModelForQuestionAnswering, LlamaConfig, LlamaForCausalLM
+
+    from adapterzoo.model.loading import load_weights
+    from adapterzoo.tasks.contract import ModelForm
+
+    sizes = {"hidden_size": 16, "intermediate_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+    causal = LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes))
+    causal.save_pretrained(tmp_path / "causal")
+    section = ModelSection(name=str(tmp_path / "causal"), dtype="float32")
+    form = ModelForm("AutoModelForQuestionAnswering", new_head=True)
+    model = load_weights(section, section.name, "none", 64, form)
+    weight = causal.model.layers[0].mlp.up_proj.weight
+    assert torch.equal(model.transformer.layers[0].mlp.up_proj.weight, weight)
+    model.save_pretrained(tmp_path / "saved")
+    again = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "saved")
+    assert torch.equal(again.transformer.layers[0].mlp.up_proj.weight, weight)
 
 
 def test_damaged_weights_give_no_traceback(

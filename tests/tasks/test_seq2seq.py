@@ -354,7 +354,7 @@ def test_a_model_whose_decoder_cannot_begin_is_refused(
     [
         ("data.system", "Be kind.", "does not use 'system'"),
         ("data.packing", "true", "does not use 'packing'"),
-        ("evaluate.shots", "2", "the task seq2seq"),
+        ("evaluate.shots", "2", "and not seq2seq"),
         ("data.format", "text", "'data.format' is 'text'"),
         ("evaluate.metrics", "[accuracy]", "labels are only in the test rows"),
     ],

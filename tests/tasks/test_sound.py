@@ -19,4 +19,4 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", ROWS)
 def test_a_built_in_task_is_sound(name: str) -> None:
-    check_task(name, ROWS[name])
+    check_task(name, ROWS[name], "lora")
