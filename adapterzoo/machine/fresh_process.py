@@ -1,4 +1,4 @@
-"""Start new Python processes for GPUs, which forked processes cannot use; each does one task after another."""
+"""Start new Python processes for GPUs, which forked processes cannot use; each does one piece of work after another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from adapterzoo.errors import UserError
 from adapterzoo.machine.processes import ProcessHandle, Send, end_with_parent, output_file, set_threads
 
-DONE = ("done",)  # the message with which a process says that it waits for its next task
+DONE = ("done",)  # the message with which a process says that it waits for its next piece of work
 # Set the path first: otherwise Python would import modules from the working directory.
 START = "import sys; sys.path[:] = {path}; from adapterzoo.machine.fresh_process import main; main({descriptor})"
 
@@ -23,16 +23,16 @@ START = "import sys; sys.path[:] = {path}; from adapterzoo.machine.fresh_process
 class FreshProcess(ProcessHandle):
     """A new Python process that shares no memory with this one.
 
-    It first receives a handler, an object that is called with each task and may keep what the next tasks need, such as
-    a loaded model. Unlike the processes of multiprocessing, it does not import the user's main script again.
+    It first receives a handler, an object that is called with each piece of work and may keep what the next ones need,
+    such as a loaded model. Unlike the processes of multiprocessing, it does not import the user's main script again.
     """
 
     def __init__(self, handler: Callable[[Any, Send], None], threads: int, environment: Mapping[str, str]) -> None:
         """Start the process.
 
         Args:
-            handler: can be pickled; is called in the new process with each task, and with a function that sends
-                messages.
+            handler: can be pickled; is called in the new process with each piece of work, and with a function that
+                sends messages.
             threads: number of threads that each parallel operation gets.
             environment: variables that the process gets in addition to those of this one.
 
@@ -58,10 +58,10 @@ class FreshProcess(ProcessHandle):
         child_end.close()
         self._send(first_message)
 
-    def give(self, task: Any) -> None:
-        """Give the process its next task; it must have finished the one before."""
+    def give(self, item: Any) -> None:
+        """Give the process its next piece of work; it must have finished the one before."""
         self.forget_output()
-        self._send(ForkingPickler.dumps(task))
+        self._send(ForkingPickler.dumps(item))
 
     def _send(self, message: Any) -> None:
         try:
@@ -85,7 +85,7 @@ class FreshProcess(ProcessHandle):
 
 
 def main(descriptor: int) -> None:
-    """Do the tasks that the parent sends over a pipe; this is the main function of the new process."""
+    """Do the work that the parent sends over a pipe; this is the main function of the new process."""
     end_with_parent()
     faulthandler.enable()
     messages = Connection(descriptor)
@@ -93,9 +93,9 @@ def main(descriptor: int) -> None:
     set_threads(threads)
     while True:
         try:
-            task = messages.recv()
+            item = messages.recv()
         except EOFError:  # the parent has closed its end
             os._exit(0)
-        handler(task, messages.send)
+        handler(item, messages.send)
         sys.stdout.flush()
         messages.send(DONE)

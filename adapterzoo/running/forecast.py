@@ -74,7 +74,7 @@ def forecast(prepared: Prepared, preparing: float, say: Callable[[str], None]) -
     """
     from adapterzoo.model import base
 
-    clock, expected, tasks = Stopwatch(), dict[str, Expected | str](), list[float]()
+    clock, expected, items = Stopwatch(), dict[str, Expected | str](), list[float]()
     concurrency: Concurrency | None = None
     prepared = replace(prepared, encoded=prepared.encoded.with_base(None))
     shared = 0  # bytes of this process while it holds the largest base model
@@ -88,22 +88,22 @@ def forecast(prepared: Prepared, preparing: float, say: Callable[[str], None]) -
                 with clock("probing"):
                     concurrency = _choose_concurrency(prepared, cells, loaded, say)
             if prepared.general is not None:
-                tasks += _base_general_seconds(prepared.general, loaded, concurrency.threads)
+                items += _base_general_seconds(prepared.general, loaded, concurrency.threads)
             expected |= _expect_each(prepared, cells, loaded, concurrency)
         shared = max(shared, _shared_bytes())
         del loaded
     assert concurrency is not None  # a run has at least one cell
-    tasks += _cell_seconds(prepared.cells, expected)
-    seconds = preparing + sum(clock.seconds.values()) + makespan(tasks, concurrency.jobs)
+    items += _cell_seconds(prepared.cells, expected)
+    seconds = preparing + sum(clock.seconds.values()) + makespan(items, concurrency.jobs)
     largest = sorted((cell.own_bytes for cell in expected.values() if isinstance(cell, Expected)), reverse=True)
     return Forecast(expected, concurrency, seconds, shared + sum(largest[: concurrency.jobs]))
 
 
 def makespan(seconds: Sequence[float], jobs: int) -> float:
-    """Return how long tasks take if each starts, in the given order, as soon as one of the jobs is free."""
+    """Return how long pieces of work take if each starts, in the given order, as soon as one of the jobs is free."""
     free_at = [0.0] * jobs
-    for task_seconds in seconds:
-        heapq.heapreplace(free_at, free_at[0] + task_seconds)
+    for item_seconds in seconds:
+        heapq.heapreplace(free_at, free_at[0] + item_seconds)
     return max(free_at)
 
 

@@ -11,11 +11,11 @@ from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.running import parallel
 from adapterzoo.running.parallel import Concurrency
 from adapterzoo.running.progress import Reporter
-from adapterzoo.running.task_queue import EarlierResults, Task, TaskQueue, do_task
+from adapterzoo.running.work_queue import EarlierResults, WorkItem, WorkQueue, do_item
 from adapterzoo.running.worker import Worker
 
 
-class ForkQueue(TaskQueue):
+class ForkQueue(WorkQueue):
     """A queue whose processes are forked from this one, with the base models in memory that they share.
 
     This process computes nothing with the base models. What a cell breaks or changes is gone when its process ends.
@@ -48,16 +48,16 @@ class ForkQueue(TaskQueue):
 
         return quantization in self.bases or not self.running or available() > 2 * self.largest_base
 
-    def _load_for(self, task: Task) -> None:
-        if task.quantization not in self.bases:
-            self._load(task.quantization)
+    def _load_for(self, item: WorkItem) -> None:
+        if item.quantization not in self.bases:
+            self._load(item.quantization)
 
-    def _process_for(self, task: Task, earlier: EarlierResults, threads: int) -> ProcessHandle:
-        base = self.bases[task.quantization]
+    def _process_for(self, item: WorkItem, earlier: EarlierResults, threads: int) -> ProcessHandle:
+        base = self.bases[item.quantization]
         assert not isinstance(base, Exception)
         self.largest_base = max(self.largest_base, base.bytes)
-        process = Process(partial(do_task, self.worker, task, base, earlier), threads)
-        if not any(waiting.quantization == task.quantization for waiting in self.waiting):
-            del self.bases[task.quantization]  # the forked processes still have it
+        process = Process(partial(do_item, self.worker, item, base, earlier), threads)
+        if not any(waiting.quantization == item.quantization for waiting in self.waiting):
+            del self.bases[item.quantization]  # the forked processes still have it
             gc.collect()
         return process

@@ -22,18 +22,18 @@ from adapterzoo.results.result import Result
 from adapterzoo.running import parallel
 from adapterzoo.running.parallel import Concurrency
 from adapterzoo.running.progress import Reporter
-from adapterzoo.running.task_queue import EarlierResults, Task, TaskQueue, do_task
+from adapterzoo.running.work_queue import EarlierResults, WorkItem, WorkQueue, do_item
 from adapterzoo.running.worker import Worker, reason
 
 if TYPE_CHECKING:
     from adapterzoo.model.base import Base
 
 
-class GpuQueue(TaskQueue):
+class GpuQueue(WorkQueue):
     """A queue with a process for each GPU, or as many as the recipe's ``jobs``.
 
-    Starting a process and loading the model takes longer than on a CPU. So a process takes another task, if possible
-    with the base model that it holds. After a failed task or third-party code it is ended.
+    Starting a process and loading the model takes longer than on a CPU. So a process takes another item, if possible
+    with the base model that it holds. After a failed item or third-party code it is ended.
     """
 
     def __init__(self, worker: Worker, reporter: Reporter, clock: Stopwatch, gpus: Sequence[str]) -> None:
@@ -42,11 +42,11 @@ class GpuQueue(TaskQueue):
         self.gpu_of: dict[ProcessHandle, str] = {}
         """process, running or idle -> its GPU"""
         self.idle: dict[FreshProcess, str] = {}
-        """process that waits for a task -> quantization of the base model that it holds"""
+        """process that waits for an item -> quantization of the base model that it holds"""
         self.loaded = set[str]()
         """quantizations with which some process has loaded the base model"""
-        self.failed_loads: dict[Task, Exception] = {}
-        """task -> why its process could not load the base model"""
+        self.failed_loads: dict[WorkItem, Exception] = {}
+        """item -> why its process could not load the base model"""
         self.third_party_metrics = bool(metric_packages(self.recipe.evaluate.metrics))
 
     def _choose_concurrency(self) -> Concurrency:
@@ -55,22 +55,22 @@ class GpuQueue(TaskQueue):
     def _room_for(self, quantization: str) -> bool:
         return True
 
-    def _next(self) -> Task | None:
+    def _next(self) -> WorkItem | None:
         for process in [idle for idle in self.idle if not idle.alive]:
             self._end(process)
         held = set(self.idle.values())
-        # Put the tasks first whose base model an idle process already holds.
-        self.waiting.sort(key=lambda task: task.quantization not in held)
+        # Put the items first whose base model an idle process already holds.
+        self.waiting.sort(key=lambda item: item.quantization not in held)
         return super()._next()
 
-    def _process_for(self, task: Task, earlier: EarlierResults, threads: int) -> ProcessHandle:
-        process = next((idle for idle, held in self.idle.items() if held == task.quantization), None)
+    def _process_for(self, item: WorkItem, earlier: EarlierResults, threads: int) -> ProcessHandle:
+        process = next((idle for idle, held in self.idle.items() if held == item.quantization), None)
         if process is None:
-            self.reporter.loading(task.quantization)
+            self.reporter.loading(item.quantization)
             full = len(self.gpu_of) >= self.jobs  # then an idle process has to load another base model
             process = next(iter(self.idle)) if full else self._new_process(threads)
         self.idle.pop(process, None)
-        process.give((task, earlier))
+        process.give((item, earlier))
         return process
 
     def _new_process(self, threads: int) -> FreshProcess:
@@ -79,36 +79,36 @@ class GpuQueue(TaskQueue):
 
         used = list(self.gpu_of.values())
         chosen = min(self.gpus, key=used.count)
-        handler = TaskHandler(self.worker, torch.cuda.is_available())
+        handler = ItemHandler(self.worker, torch.cuda.is_available())
         process = FreshProcess(handler, threads, {gpu.VISIBLE: chosen})
         self.gpu_of[process] = chosen
         return process
 
-    def _handle_message(self, task: Task, name: str, *values: Any) -> None:
+    def _handle_message(self, item: WorkItem, name: str, *values: Any) -> None:
         if name != "loaded":
-            super()._handle_message(task, name, *values)
+            super()._handle_message(item, name, *values)
             return
         error, seconds = values
         self.clock.add("loading", seconds)
         if error is None:
-            self.loaded.add(task.quantization)
+            self.loaded.add(item.quantization)
             return
         if not self.loaded:
             raise error
-        self.failed_loads[task] = error
-        if task.quantization not in self.loaded:  # then no process can load it
-            self.bases[task.quantization] = error
+        self.failed_loads[item] = error
+        if item.quantization not in self.loaded:  # then no process can load it
+            self.bases[item.quantization] = error
 
-    def _loading_error(self, task: Task) -> Exception | None:
-        return self.failed_loads.get(task) or super()._loading_error(task)
+    def _loading_error(self, item: WorkItem) -> Exception | None:
+        return self.failed_loads.get(item) or super()._loading_error(item)
 
-    def _release(self, process: ProcessHandle, task: Task, result: Result | None) -> None:
+    def _release(self, process: ProcessHandle, item: WorkItem, result: Result | None) -> None:
         assert isinstance(process, FreshProcess)
-        third_party = isinstance(task.cell, MethodCell) and registry().package(task.cell.method) != BUILT_IN
+        third_party = isinstance(item.cell, MethodCell) and registry().package(item.cell.method) != BUILT_IN
         third_party = third_party or self.third_party_metrics
-        failed = task in self.failed_loads or (result is not None and not result.ok)
+        failed = item in self.failed_loads or (result is not None and not result.ok)
         if process.alive and not third_party and not failed:
-            self.idle[process] = task.quantization
+            self.idle[process] = item.quantization
         else:
             self._end(process)
 
@@ -124,20 +124,20 @@ class GpuQueue(TaskQueue):
 
 
 @dataclass
-class TaskHandler:
-    """Does the tasks in a process that uses one GPU, and keeps the base model from task to task."""
+class ItemHandler:
+    """Does the items in a process that uses one GPU, and keeps the base model from item to item."""
 
     worker: Worker
     needs_gpu: bool
     """whether it is an error if this process finds no GPU"""
     base: Base | None = None
 
-    def __call__(self, message: tuple[Task, EarlierResults], send: Send) -> None:
-        """Do a task and send its messages."""
-        task, earlier = message
+    def __call__(self, message: tuple[WorkItem, EarlierResults], send: Send) -> None:
+        """Do an item and send its messages."""
+        item, earlier = message
         with quiet_libraries(), gpu.repeatable():
-            if (base := self._load(task.quantization, send)) is not None:
-                do_task(self.worker, task, base, earlier, send)
+            if (base := self._load(item.quantization, send)) is not None:
+                do_item(self.worker, item, base, earlier, send)
 
     def _load(self, quantization: str, send: Send) -> Base | None:
         """Return the base model with a quantization; send why it cannot be loaded, and return None then."""

@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class WorkItem:
     """A piece of work for a process: do a cell, or measure what cells need to know of an untouched base model."""
 
     quantization: str
-    """quantization of the base model that the task needs"""
+    """quantization of the base model that the item needs"""
     cell: Cell | None = None
     """None for the untouched base model"""
 
 
 @dataclass(frozen=True)
 class EarlierResults:
-    """The results of earlier tasks that a cell needs."""
+    """The results of earlier items that a cell needs."""
 
     tuning: Tuning | AdapterzooError | None
     """tuning of the cell's label, or why it failed"""
@@ -42,7 +42,7 @@ class EarlierResults:
     """what the cell needs to know of the untouched base model; None if that is nothing"""
 
 
-class TaskQueue(Schedule):
+class WorkQueue(Schedule):
     """A schedule that runs several cells at the same time, each in its own process.
 
     If a process is killed, only its own row fails. If it was measuring the base model, all rows that need it fail.
@@ -50,8 +50,8 @@ class TaskQueue(Schedule):
 
     def __init__(self, worker: Worker, reporter: Reporter, clock: Stopwatch) -> None:
         super().__init__(worker, reporter, clock)
-        self.waiting = self._tasks()
-        self.running: dict[ProcessHandle, Task] = {}
+        self.waiting = self._items()
+        self.running: dict[ProcessHandle, WorkItem] = {}
 
     def do(self) -> None:
         """Start processes, up to the number of jobs, and handle their messages, until every cell is done."""
@@ -61,8 +61,8 @@ class TaskQueue(Schedule):
             self.worker.threads, self.worker.jobs = concurrency.threads, concurrency.jobs
             self.jobs = self.reporter.jobs = concurrency.jobs
             while self.waiting or self.running:
-                while len(self.running) < concurrency.jobs and (task := self._next()) is not None:
-                    self._start(task, concurrency.threads)
+                while len(self.running) < concurrency.jobs and (item := self._next()) is not None:
+                    self._start(item, concurrency.threads)
                 processes.wait_for_any(list(self.running))
                 for process in list(self.running):
                     self._handle_messages(process)
@@ -74,55 +74,55 @@ class TaskQueue(Schedule):
         raise NotImplementedError
 
     def _room_for(self, quantization: str) -> bool:
-        """Tell whether the memory is enough for the base model of one more task."""
+        """Tell whether the memory is enough for the base model of one more item."""
         raise NotImplementedError
 
-    def _load_for(self, task: Task) -> None:
-        """Load the base model of a task, if this process does that, and note it in ``bases``."""
+    def _load_for(self, item: WorkItem) -> None:
+        """Load the base model of an item, if this process does that, and note it in ``bases``."""
 
-    def _process_for(self, task: Task, earlier: EarlierResults, threads: int) -> ProcessHandle:
-        """Make a process begin a task; return the process."""
+    def _process_for(self, item: WorkItem, earlier: EarlierResults, threads: int) -> ProcessHandle:
+        """Make a process begin an item; return the process."""
         raise NotImplementedError
 
-    def _release(self, process: ProcessHandle, task: Task, result: Result | None) -> None:
-        """Keep a process for its next task, or end it; the result is the cell's, None for the untouched base model."""
+    def _release(self, process: ProcessHandle, item: WorkItem, result: Result | None) -> None:
+        """Keep a process for its next item, or end it; the result is the cell's, None for the untouched base model."""
 
     def _end_processes(self) -> None:
         """End all processes."""
         for process in self.running:
             process.kill()
 
-    def _tasks(self) -> list[Task]:
-        """Return the tasks, the longest first, so that no long task runs alone at the end.
+    def _items(self) -> list[WorkItem]:
+        """Return the items, the longest first, so that no long item runs alone at the end.
 
         Cells with a quantization that their method requires come first. The untouched base model, which is only
         measured, comes last for each quantization.
         """
         own = self.recipe.model.quantization
-        tasks = []
+        items = []
         for quantization in sorted({cell.quantization for cell in self.todo}, key=lambda name: (name == own, name)):
             cells = [cell for cell in self.todo if cell.quantization == quantization]
             cells.sort(key=lambda cell: isinstance(cell, BaseCell))
             if any(map(self.worker.needs_base, cells)):
-                tasks.append(Task(quantization))
-            tasks += [Task(quantization, cell) for cell in cells]
-        return tasks
+                items.append(WorkItem(quantization))
+            items += [WorkItem(quantization, cell) for cell in cells]
+        return items
 
-    def _next(self) -> Task | None:
-        """Return the next task that can start now, or None."""
-        for task in self.waiting:
-            if self._can_start(task):
-                self.waiting.remove(task)
-                return task
+    def _next(self) -> WorkItem | None:
+        """Return the next item that can start now, or None."""
+        for item in self.waiting:
+            if self._can_start(item):
+                self.waiting.remove(item)
+                return item
         return None
 
-    def _can_start(self, task: Task) -> bool:
-        cell = task.cell
-        if not self._room_for(task.quantization):
+    def _can_start(self, item: WorkItem) -> bool:
+        cell = item.cell
+        if not self._room_for(item.quantization):
             return False
-        if cell is not None and self.worker.needs_base(cell) and task.quantization not in self.of_base:
+        if cell is not None and self.worker.needs_base(cell) and item.quantization not in self.of_base:
             # The cell waits until this is measured. Without a base model it need not wait, because it fails at once.
-            return self._loading_error(task) is not None
+            return self._loading_error(item) is not None
         if not isinstance(cell, MethodCell):
             return True
         # The first cell of a label tunes for all its seeds, so its other cells wait for the result.
@@ -130,76 +130,76 @@ class TaskQueue(Schedule):
         tuning = {running.label for running in running_cells if isinstance(running, MethodCell) and running.ranges}
         return not (cell.ranges and cell.label in tuning and cell.label not in self.tunings)
 
-    def _loading_error(self, task: Task) -> Exception | None:
-        """Return why the base model of a task cannot be loaded; None if that is not known."""
-        base = self.bases.get(task.quantization)
+    def _loading_error(self, item: WorkItem) -> Exception | None:
+        """Return why the base model of an item cannot be loaded; None if that is not known."""
+        base = self.bases.get(item.quantization)
         return base if isinstance(base, Exception) else None
 
-    def _start(self, task: Task, threads: int) -> None:
-        """Start a task, or fail its cell if its base model cannot be loaded."""
-        self._load_for(task)
-        error, cell = self._loading_error(task), task.cell
+    def _start(self, item: WorkItem, threads: int) -> None:
+        """Start an item, or fail its cell if its base model cannot be loaded."""
+        self._load_for(item)
+        error, cell = self._loading_error(item), item.cell
         if cell is not None:
             self.reporter.start(cell.label, cell.seed)
         if error is None:
-            if cell is not None:  # so that a result that exists at the end is from this task
+            if cell is not None:  # so that a result that exists at the end is from this item
                 (self.store.cell(cell.label, cell.seed) / RESULT).unlink(missing_ok=True)
             tuning = self.tunings.get(cell.label) if cell is not None else None
-            earlier = EarlierResults(tuning, self.of_base.get(task.quantization))
-            self.running[self._process_for(task, earlier, threads)] = task
+            earlier = EarlierResults(tuning, self.of_base.get(item.quantization))
+            self.running[self._process_for(item, earlier, threads)] = item
         elif cell is not None:
             self._finish(self.worker.fail(cell, reason(error), "", keep_checkpoints=True))
 
     def _handle_messages(self, process: ProcessHandle) -> None:
-        """Handle the messages of a process, and its result if its task has ended."""
+        """Handle the messages of a process, and its result if its item has ended."""
         ended = not process.alive
-        task = self.running[process]
+        item = self.running[process]
         for message in process.messages():
             if message == DONE:
                 ended = True
             else:
-                self._handle_message(task, *message)
+                self._handle_message(item, *message)
         if ended:
             del self.running[process]
-            self._release(process, task, self._handle_end(task, process))
+            self._release(process, item, self._handle_end(item, process))
 
-    def _handle_message(self, task: Task, name: str, *values: Any) -> None:
-        """Handle a message that a task has sent; a cell sends the calls of its watch."""
-        if task.cell is not None:
-            getattr(CellWatch(self, task.cell), name)(*values)
+    def _handle_message(self, item: WorkItem, name: str, *values: Any) -> None:
+        """Handle a message that an item has sent; a cell sends the calls of its watch."""
+        if item.cell is not None:
+            getattr(CellWatch(self, item.cell), name)(*values)
         else:
-            self.of_base[task.quantization], times = values
+            self.of_base[item.quantization], times = values
             for activity, seconds in times.items():
                 self.clock.add(activity, seconds)
 
-    def _handle_end(self, task: Task, process: ProcessHandle) -> Result | None:
-        """Keep the result of a task that has ended; return the cell's result, None for the untouched base model."""
+    def _handle_end(self, item: WorkItem, process: ProcessHandle) -> Result | None:
+        """Keep the result of an item that has ended; return the cell's result, None for the untouched base model."""
         why = None if process.alive else process.failure()
-        if task.cell is None:
-            if task.quantization not in self.of_base:
-                error = self._loading_error(task)
+        if item.cell is None:
+            if item.quantization not in self.of_base:
+                error = self._loading_error(item)
                 why = reason(error) if error else why or "its process sent nothing"
-                of_base = self.of_base[task.quantization] = OfBase.unknown(why)
+                of_base = self.of_base[item.quantization] = OfBase.unknown(why)
                 problem = of_base.general if self.prepared.general is not None else of_base.examples
                 self.reporter.say(f"{problem}\n{'' if error else process.output()}".strip())
             return None
-        path = self.store.cell(task.cell.label, task.cell.seed) / RESULT
-        error = self._loading_error(task)
+        path = self.store.cell(item.cell.label, item.cell.seed) / RESULT
+        error = self._loading_error(item)
         if path.is_file():
             result = read_result(path)
         elif error is not None:
-            result = self.worker.fail(task.cell, reason(error), "", keep_checkpoints=True)
+            result = self.worker.fail(item.cell, reason(error), "", keep_checkpoints=True)
         else:
             why = why or "its process ended before the cell did"
-            result = self.worker.fail(task.cell, why, process.output(), keep_checkpoints=True)
+            result = self.worker.fail(item.cell, why, process.output(), keep_checkpoints=True)
         self._finish(result)
         return result
 
 
-def do_task(worker: Worker, task: Task, base: Base, earlier: EarlierResults, send: Send) -> None:
-    """Do a task and send its messages; this runs in the process of the task."""
-    if task.cell is not None:
-        worker.do(task.cell, base, Sender(send), tuning=earlier.tuning, of_base=earlier.of_base)
+def do_item(worker: Worker, item: WorkItem, base: Base, earlier: EarlierResults, send: Send) -> None:
+    """Do an item and send its messages; this runs in the process of the item."""
+    if item.cell is not None:
+        worker.do(item.cell, base, Sender(send), tuning=earlier.tuning, of_base=earlier.of_base)
         return
     clock = Stopwatch()
     send(("of_base", worker.measure_base(base, clock), clock.seconds))
