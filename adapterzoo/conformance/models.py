@@ -30,7 +30,14 @@ TASK_ARCHITECTURES = {
 SIZES_OF: dict[str, dict[str, Any]] = {
     "llama": {"num_key_value_heads": 2},
     "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
-    "t5": {"d_ff": 256, "d_kv": 32, "dropout_rate": 0.0, "decoder_start_token_id": 0, "initializer_factor": 0.5},
+    "t5": {
+        "d_ff": 256,
+        "d_kv": 32,
+        "dropout_rate": 0.0,
+        "num_decoder_layers": 2,
+        "decoder_start_token_id": 0,
+        "initializer_factor": 0.5,
+    },
 }
 CLASS_OF = {"bert": "AutoModel", "t5": "AutoModelForSeq2SeqLM"}
 VOCABULARY = 128

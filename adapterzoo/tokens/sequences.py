@@ -60,17 +60,17 @@ def read_texts(
         split: name of the split, for messages.
         say: is called with a message on the rows that were cut.
     """
-    examples = []
+    examples, cut = [], 0
     for row in rows:
         texts = [turn.content for turn in row.turns[:-1]]
         encoded = tokenizer(*texts, truncation=False, verbose=False)
         if len(encoded["input_ids"]) > max_length:
             encoded = tokenizer(*texts, truncation=True, max_length=max_length)
+            cut += 1
         segments = list(encoded.get("token_type_ids") or [])
         examples.append(ReadText(row, list(encoded["input_ids"]), segments, target(row)))
-    cut = sum(example.size == max_length for example in examples)
     if cut:
-        say(f"data: {cut} of {len(rows)} texts of {split} have max_length = {max_length} tokens or more and may be cut")
+        say(f"data: {cut} of {len(rows)} texts of {split} are cut to fit max_length = {max_length}")
     return examples
 
 

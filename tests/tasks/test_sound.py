@@ -2,21 +2,55 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 
 from adapterzoo.conformance import check_task
+from adapterzoo.tasks.evaluation import Evaluation
+from adapterzoo.tasks.registry import tasks
 
 WORDS = ("table", "river", "stone", "cloud", "paper", "train", "glass", "horse", "music", "bread")
 TEXTS = [f"{('good', 'bad')[n % 2]} {WORDS[n // 2 % 10]} {n}" for n in range(40)]
 LABELS = [("positive", "negative")[n % 2] for n in range(40)]
 ROWS: dict[str, list[dict[str, Any]]] = {
     "supervised": [{"question": text, "answer": label} for text, label in zip(TEXTS, LABELS, strict=True)],
+    "seq2seq": [{"question": text, "answer": label} for text, label in zip(TEXTS, LABELS, strict=True)],
     "classification": [{"text": text, "label": label} for text, label in zip(TEXTS, LABELS, strict=True)],
+    "token_classification": [
+        {"words": text.split(), "tags": [f"B-{label[:3].upper()}", "O", "O"]}
+        for text, label in zip(TEXTS, LABELS, strict=True)
+    ],
+    "question_answering": [{"question": "How is it?", "context": text, "answer": text.split()[0]} for text in TEXTS],
+    "preference": [
+        {"prompt": text, "chosen": label, "rejected": f"not {label}"} for text, label in zip(TEXTS, LABELS, strict=True)
+    ],
+    "reward": [{"chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(40)],
 }
+
+
+def test_every_built_in_task_is_tried() -> None:
+    assert ROWS.keys() == {name for name in tasks() if tasks().package(name) == "adapterzoo"}
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_a_built_in_task_is_sound(name: str) -> None:
-    check_task(name, ROWS[name], "lora")
+    check_task(name, ROWS[name], "lora", "t5" if name == "seq2seq" else "llama")
+
+
+@pytest.mark.parametrize(
+    ("broken", "wanted"),
+    [
+        ({"training_only": lambda self: self}, "keeps test rows"),
+        ({"evaluate": lambda self, *_, **__: Evaluation({"loss": float("nan")}, [], None)}, "not a finite number"),
+        ({"evaluate": lambda self, *_, **__: Evaluation({"loss": 1.0}, [], None)}, "a prediction for each test row"),
+        ({"loss": lambda self, model, arguments: 0 * model(**arguments).loss}, "the loss on the training rows went"),
+    ],
+)
+def test_a_broken_task_is_not(broken: dict[str, Any], wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules[type(tasks()["classification"]).__module__]
+    for name, function in broken.items():
+        monkeypatch.setattr(module.LabelledTexts, name, function)
+    with pytest.raises(AssertionError, match=wanted):
+        check_task("classification", ROWS["classification"], "lora")
