@@ -36,7 +36,7 @@ SIZES_OF: dict[str, dict[str, Any]] = {
         "dropout_rate": 0.0,
         "num_decoder_layers": 2,
         "decoder_start_token_id": 0,
-        "initializer_factor": 0.5,
+        "initializer_factor": 1.0,
     },
 }
 CLASS_OF = {"bert": "AutoModel", "t5": "AutoModelForSeq2SeqLM"}
