@@ -35,7 +35,7 @@ class PromptMethod(PeftMethod[OptionsT]):
         causal = any(getattr(module, "is_causal", False) for module in skeleton.modules())
         if not causal or getattr(skeleton.config, "is_encoder_decoder", False):
             what = "puts a learned prompt into the cache of a causal decoder, and this model is none."
-            problems.append(Problem(self.name, what, "Leave the method out, or choose another model."))
+            problems.append(Problem("model", f"{self.name} {what}", "Leave the method out, or choose another model."))
         return problems
 
     def wrap(self, model: nn.Module, options: OptionsT, context: Context) -> nn.Module:

@@ -79,7 +79,7 @@ def require_causal(adapter: Adapter) -> None:
     """Raise UserError if an adapter's task does not train a causal language model on texts."""
     name = adapter.recipe.task.name
     if name not in tasks() or not tasks()[name].causal:
-        what = f"its adapters are of the task {name}; only those of causal language models can be used here."
+        what = f"its adapters are of the task {name}, with which generate and merge do not work yet."
         raise UserError.at(str(adapter.folder), what, "Load the adapter with PEFT.")
 
 

@@ -124,7 +124,11 @@ def _plan(prepared: Prepared, forecast: Forecast | None = None) -> Table:
             f"{method_cell.learning_rate:g}" if method_cell else "-",
             *([_size(method_cell) if method_cell else "-"] if sized else []),
             _trained(method_cell, trained) if method_cell else "0",
-            """Return the size of a cell, ``!`` behind it if it misses the budget; ``?`` if it is not known.""",
+            *(
+                _time_and_memory(forecast.cells[cell.label])
+                if forecast
+                else [size(_memory(prepared, cell, trained or 0))]
+            ),
         )
         table.add_row(*(safe(value) for value in values))
     return table

@@ -36,6 +36,7 @@ def generate(folder: Path, method: str, seed: int | None, prompts: tuple[str, ..
     from adapterzoo.running.progress import reporter
 
     adapter = adapters.find_adapter(folder, method, seed)
+    adapters.require_causal(adapter)
     asked = list(prompts) or [line for line in sys.stdin.read().split("\n") if line.strip()]
     if not asked:
         raise UserError.at("--prompt", "there is no prompt.", "Give --prompt TEXT, or lines on stdin.")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import datetime
 import decimal
+import json
 import math
 import re
 from typing import Any
@@ -42,6 +44,22 @@ def text_of(value: Any, column: str) -> str:
     raise BadRowError(
         f"'{column}' is {kind}, not text.", f"Write it as text, or map another column than '{column}' in data.columns."
     )
+
+
+def list_of(value: Any) -> list[Any] | None:
+    """Return a cell that holds a list, also one that is written as text, as in a CSV file; None for any other cell."""
+    if isinstance(value, list | tuple):
+        return list(value)
+    if not isinstance(value, str) or not (value.strip().startswith("[") and value.strip().endswith("]")):
+        return None
+    for read in (json.loads, ast.literal_eval):  # as JSON or as Python writes it
+        try:
+            found = read(value.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, list) and not any(isinstance(item, list | dict) for item in found):
+            return found
+    return None
 
 
 def kind_of(value: Any) -> str | None:

@@ -89,6 +89,11 @@ def compares_answers(name: str) -> bool:
     return name in metrics() and metrics()[name].score is not None
 
 
+def is_built_in(name: str) -> bool:
+    """Tell whether a metric comes with adapterzoo."""
+    return name in MEASURED_NAMES or metrics().package(name) == BUILT_IN
+
+
 def right_or_wrong(name: str) -> bool:
     """Tell whether a metric only says right or wrong; if it has a score, by the type of one score."""
     if not compares_answers(name):

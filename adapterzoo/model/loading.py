@@ -120,6 +120,8 @@ def weight_problems(name: str, keys: Mapping[str, Any], new_head: nn.Module | No
         (shapes, "holds weights of other shapes than the model's"),
     )
     hint = "Its config.json and its weights do not belong together, or a file is damaged: download both again."
+    if new_head is not None and missing and all(".pooler." in key for key in missing):
+        hint = "It was trained without a pooler, which this task needs: choose a model that has one."
     return [Problem(f"model {name}", f"{what}: {_listed(weights)}.", hint) for weights, what in kinds if weights]
 
 

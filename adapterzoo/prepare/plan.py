@@ -101,7 +101,9 @@ def plan(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], zoo: Regi
                     options=entry.options,
                     learning_rate=float(entry.learning_rate),
                     plugin=version_of(zoo.package(entry.name)),
-                    budget=recipe.budget.trainable_params if recipe.budget else None,
+                    budget=recipe.budget.trainable_params
+                    if recipe.budget and not zoo[entry.name].trains_head_only
+                    else None,
                     ranges=ranges,
                     tuned=tuple(sorted(recipe.tune)),
                     trials=trials(recipe.tune) if ranges else 0,

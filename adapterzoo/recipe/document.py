@@ -69,6 +69,9 @@ class Document:
                 continue
             location: Location = tuple(key.strip().split("."))
             target = self.data
+            # A task may be given by its name alone; its options then go beside it.
+            if location[0] == "task" and len(location) > 1 and isinstance(target.get("task"), str):
+                target["task"] = {"name": target["task"]}
             for depth, part in enumerate(location[:-1], start=1):
                 if isinstance(target, dict) and part not in target:
                     self._overridden[location[:depth]] = place

@@ -235,5 +235,7 @@ def _validation_score(prepared: Prepared, adapted: Adapted) -> TrialScore:
 
 def measure(prepared: Prepared, cell: Cell, model: nn.Module, prefix: SharedPrefix | None) -> Evaluation:
     """Measure a cell's model on the test split."""
+    encoded = prepared.encoded
     shots = isinstance(cell, BaseCell) and bool(cell.shots)
-    return prepared.encoded.evaluate(model, prepared.recipe.evaluate, prefix=prefix, shots=shots)
+    measured = encoded.evaluate(model, prepared.recipe.evaluate, prefix=prefix, shots=shots)
+    return measured.without(encoded.relative_metrics) if isinstance(cell, BaseCell) else measured

@@ -169,6 +169,11 @@ class Examples(ABC):
         """
         return None
 
+    @property
+    def relative_metrics(self) -> Sequence[str]:
+        """Metrics that compare a model with the untouched base model, which therefore has none of them itself."""
+        return ()
+
     def with_base(self, answer: Any) -> Self:
         """Return the examples with what the untouched base model says about them.
 

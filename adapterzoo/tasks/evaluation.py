@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from adapterzoo.data_row import DataRow
@@ -61,6 +61,17 @@ class Evaluation(NamedTuple):
     """one prediction for each example"""
     answer_seconds: float | None
     """mean time of one answer; None if no metric needs answers"""
+
+    def without(self, names: Sequence[str]) -> Evaluation:
+        """Return the measurements without some metrics."""
+        if not names:
+            return self
+        predictions = [
+            replace(row, scores={name: score for name, score in row.scores.items() if name not in names})
+            for row in self.predictions
+        ]
+        metrics = {name: value for name, value in self.metrics.items() if name not in names}
+        return Evaluation(metrics, predictions, self.answer_seconds)
 
 
 def evaluation_of(

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from adapterzoo import Options, Problem, Task, hookimpl
-from adapterzoo.data_row import DataRow, EmptyRowError, Turn
+from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError, Turn
 from adapterzoo.formats import Format
-from adapterzoo.formats.cell_text import text_of
+from adapterzoo.formats.cell_text import list_of, text_of
 from adapterzoo.metrics.built_in.classification import label
+from adapterzoo.metrics.registry import is_built_in
 from adapterzoo.tasks.contract import DataSettings, EvaluateSettings, Examples, ModelForm, Rows
 from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of
 from adapterzoo.tasks.labels import unknown_labels
@@ -31,12 +32,12 @@ METRICS: dict[str, tuple[str, ...]] = {
     "number": ("spearman", "loss"),
 }
 """kind of labels -> metrics that are measured if the recipe names none"""
-UNSUITED = {
-    "one": ("label_f1", "spearman"),
-    "several": ("spearman", "matthews", "macro_f1", "accuracy"),
-    "number": ("accuracy", "macro_f1", "label_f1", "matthews", "exact_match"),
+SUITED = {
+    "one": ("accuracy", "macro_f1", "matthews", "exact_match", "loss"),
+    "several": METRICS["several"],
+    "number": METRICS["number"],
 }
-"""kind of labels -> metrics that say nothing about them"""
+"""kind of labels -> those of the built-in metrics that say something about them"""
 MAX_SHOWN = 5  # further rows with the same problem are only counted
 
 
@@ -56,26 +57,33 @@ class Labelled(Format):
     def turns(self, cells: Mapping[str, Any]) -> Sequence[Turn]:
         """Return the texts, and the label as the answer."""
         *texts, answer = self.columns
-        value = cells.get(answer)
-        named = SEPARATOR.join(_names(value)) if isinstance(value, list | tuple) else self.text(cells, answer)
+        value = list_of(cells.get(answer))
+        named = self.text(cells, answer) if value is None else SEPARATOR.join(_names(value))
         return [*(Turn("user", self.text(cells, text)) for text in texts), Turn("assistant", named)]
 
     def more(self, cells: Mapping[str, Any]) -> Mapping[str, tuple[str, ...]]:
         """Return the labels of a row that may have several."""
-        value = cells.get(self.columns[-1])
-        return {LABELS: _names(value)} if isinstance(value, list | tuple) else {}
+        value = list_of(cells.get(self.columns[-1]))
+        return {} if value is None else {LABELS: _names(value)}
 
 
 def _names(labels: Sequence[Any]) -> tuple[str, ...]:
-    """Return the names of a row's labels.
+    """Return the names of a row's labels in alphabetical order, in which answers name them too.
 
     Raises:
         EmptyRowError: a label is empty.
+        BadRowError: a label has a semicolon, which stands between labels, or is there twice.
     """
-    names = tuple(text_of(name, "label").strip() for name in labels)
+    names = [text_of(name, "label").strip() for name in labels]
     if "" in names:
         raise EmptyRowError("label", "an empty label in its list")
-    return tuple(dict.fromkeys(names))
+    for name in names:
+        if ";" in name:
+            raise BadRowError(f"its label '{name}' has a semicolon, which separates labels.", "Rename the label.")
+        if names.count(name) > 1:
+            hint = "Give the names of its labels. If the list has a 0 or 1 for each label, replace it by names."
+            raise BadRowError(f"its label '{name}' is in the list twice.", hint)
+    return tuple(sorted(names))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,12 +188,18 @@ class Classification(Task[ClassificationOptions]):
         problems = [
             Problem("evaluate.metrics", f"'{name}' says nothing about {_DESCRIBED[kind]}.", _hint(kind))
             for name in metrics
-            if name in UNSUITED[kind]
+            if name not in SUITED[kind] and is_built_in(name)
         ]
         if kind == "number":
-            return problems + _not_numbers(rows)
+            return problems + _number_problems(rows)
+        if kind == "several" and not any(row.more for row in rows.train):
+            what = "no row has a list of labels, and task.labels is several."
+            problems.append(Problem("data", what, 'Write the labels of a row as a list: ["sport", "news"].'))
         if kind == "one":
             problems += unknown_labels(rows, str, "data")
+            if any(_is_fraction(row.completion) for row in rows.train):
+                what = "labels are numbers with decimals: each would be a label of its own."
+                problems.append(Problem("data", what, "To learn them as numbers, set task.labels to number."))
         known = sorted({name for row in rows.train for name in labels_of(row, kind)})
         if len(known) < 2:
             what = f"the training rows have {len(known)} different labels: there is nothing to tell apart."
@@ -252,7 +266,7 @@ _DESCRIBED = {"one": "one label for each row", "several": "several labels for ea
 
 
 def _hint(kind: Kind) -> str:
-    return f"Choose from: {', '.join(METRICS[kind])}."
+    return f"Choose from: {', '.join(SUITED[kind])}."
 
 
 def kind_of_labels(rows: Rows, options: ClassificationOptions) -> Kind:
@@ -269,8 +283,15 @@ def labels_of(row: DataRow, kind: Kind) -> tuple[str, ...]:
     return dict(row.more).get(LABELS, (row.completion,))  # type: ignore[return-value]
 
 
-def _not_numbers(rows: Rows) -> list[Problem]:
-    """Return problems for the first rows whose label is not a finite number."""
+def _is_fraction(text: str) -> bool:
+    try:
+        return not float(text).is_integer()
+    except (ValueError, OverflowError):
+        return False
+
+
+def _number_problems(rows: Rows) -> list[Problem]:
+    """Return problems for the first rows whose label is not a finite number, or if all have the same number."""
     problems = []
     for row in (*rows.train, *rows.validation, *rows.test):
         try:
@@ -279,6 +300,9 @@ def _not_numbers(rows: Rows) -> list[Problem]:
             finite = False
         if not finite:
             problems.append(Problem(row.place, f"its label '{row.completion}' is not a number, as task.labels says."))
+    if not problems and len({float(row.completion) for row in rows.train}) < 2:
+        what = "the training rows have the same number: there is nothing to learn."
+        problems.append(Problem("data", what, "Give rows with different numbers."))
     return problems[:MAX_SHOWN]
 
 

@@ -120,6 +120,11 @@ class Judgements(Examples):
             answers[split] = [tuple(-next(found).loss for _ in example.sequences) for example in examples]
         return answers
 
+    @property
+    def relative_metrics(self) -> Sequence[str]:
+        """See :attr:`Examples.relative_metrics`: rewards that are rises over the base model."""
+        return ("reward_accuracy", "reward_margin") if self.asks_base else ()
+
     def with_base(self, answer: dict[str, list[tuple[float, ...]]] | None) -> Self:
         """See :meth:`Examples.with_base`."""
         if not self.asks_base:
@@ -232,8 +237,8 @@ class Judgements(Examples):
 
         The reward of an answer is TRL's: for dpo, ipo and kto, ``beta`` times the rise of its log-likelihood over the
         untouched base model; for orpo and simpo, ``beta`` times its log-likelihood per token. By the first definition
-        the base model itself has rewards of 0: its margin is 0, and no answer is preferred. Its row can be compared
-        with others by ``likelihood_accuracy``, which needs no reference. An answer without a partner is right if its
+        the base model itself has rewards of 0, so its row has no metrics of rewards. It can be compared with others by
+        ``likelihood_accuracy``, which needs no reference. An answer without a partner is right if its
         reward is above 0 and it is wanted, or below 0 and it is not; its margin is the reward with this sign.
 
         The loss is the mean over the examples. For orpo, that of an example has the mean over its own tokens; for kto,

@@ -35,7 +35,11 @@ LETTERS = "An answer must be a part of its context, letter by letter."
 class QuestionAnsweringOptions(Options):
     """The options of the task."""
 
-    stride: int = Field(128, ge=0, description="tokens that neighbouring windows of a long context have in common")
+    stride: int = Field(
+        128,
+        ge=0,
+        description="tokens that neighbouring windows have in common, at most half of a window",
+    )
     max_answer_length: int = Field(30, ge=1, description="largest number of tokens of the model's answers")
 
 
@@ -324,7 +328,8 @@ class QuestionAnswering(Task[QuestionAnsweringOptions]):
             raise UserError(*reader.problems[:MAX_SHOWN])
         pad_id = choose_padding_id(tokenizer)
         without = sum(not row.completion for row in rows.train)
-        facts = [f"the question, then the context; windows of a long context have {options.stride} tokens in common"]
+        common = f"up to {options.stride} tokens in common, and at most half of a window"
+        facts = [f"the question, then the context; windows of a long context have {common}"]
         if without:
             first = tokenizer.convert_ids_to_tokens(splits["train"][0].learned.ids[0])
             facts.append(f"{without} of {len(rows.train)} training questions have no answer: they mark {first}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from adapterzoo import Options, Problem, Task, UserError, hookimpl
 from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError, Turn
 from adapterzoo.formats import Format
-from adapterzoo.formats.cell_text import kind_of, text_of
+from adapterzoo.formats.cell_text import kind_of, list_of, text_of
 from adapterzoo.metrics.built_in.entities import OUTSIDE
 from adapterzoo.tasks.contract import DataSettings, EvaluateSettings, Examples, ModelForm, Rows
 from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of
@@ -50,7 +50,8 @@ def _items(value: Any, column: str) -> list[str]:
         EmptyRowError: the cell is empty.
         BadRowError: one of them is empty, has white space in it, or is the number of a tag.
     """
-    if isinstance(value, list | tuple):
+    if (listed := list_of(value)) is not None:
+        value = listed
         if column == "tags" and any(kind_of(item) == "a number" for item in value):
             raise BadRowError("its tags are numbers.", NUMBERED)
         items = [text_of(item, column) for item in value]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -152,6 +153,11 @@ def test_losses_and_adapter_are_those_of_a_plain_script(
         (lambda n: "rare" if n == 7 else ("a", "b")[n % 2], "classification", "'rare' is in no training row"),
         (lambda n: "x" if n == 3 else n, "{name: classification, labels: number}", "'x' is not a number"),
         (lambda n: "a", "{name: classification, labels: both}", "it can be auto, one, several, number"),
+        (lambda n: "3", "{name: classification, labels: number}", "have the same number"),
+        (lambda n: n + 0.5, "classification", "set task.labels to number"),
+        (lambda n: "a; b", "{name: classification, labels: several}", "no row has a list of labels"),
+        (lambda n: ["a;b"], "classification", "has a semicolon"),
+        (lambda n: [1, 1], "classification", "is in the list twice"),
         (lambda n: "a", "clasification", "unknown task 'clasification'. Did you mean 'classification'?"),
     ],
 )
@@ -159,7 +165,10 @@ def test_rows_that_do_not_fit_are_refused(
     label: Callable[[int], Any], task: str, wanted: str, recipe: Callable[..., Path], adapterzoo: Callable[..., Result],
     no_weights: None,
 ) -> None:  # fmt: skip
-    rows = [{**row, "label": str(row["label"])} for row in texts(label)]
+    rows = [
+        {**row, "label": str(row["label"]) if not isinstance(row["label"], list) else row["label"]}
+        for row in texts(label)
+    ]
     if wanted.startswith("'rare'"):  # put the row into the test split
         sets = ("--set", "data.split={train: rows.jsonl, validation: 0, test: test.jsonl}", "--set", "data.source=null")
         path = recipe([row for row in rows if row["label"] != "rare"], task=task)
@@ -178,6 +187,7 @@ def test_rows_that_do_not_fit_are_refused(
         ("evaluate.general_text", "shipped", "needs the task of a causal language model"),
         ("evaluate.metrics", "[perplexity]", "has no 'perplexity'"),
         ("evaluate.metrics", "[spearman]", "says nothing about one label"),
+        ("evaluate.metrics", "[rouge]", "says nothing about one label"),
         ("data.format", "qa", "'data.format' is 'qa'"),
         ("train.arguments", "{label_smoothing_factor: 0.1}", "changes the model's own loss"),
     ],
@@ -188,3 +198,40 @@ def test_keys_that_do_not_suit_the_task_are_refused(
     done = adapterzoo("check", recipe(texts(lambda n: ("a", "b")[n % 2])), "--set", f"{key}={value}")
     assert done.exit_code != 0
     assert wanted in " ".join(done.output.split()), done.output
+
+
+@pytest.mark.parametrize("write", [json.dumps, str], ids=["JSON", "Python"])
+def test_lists_in_a_csv_file_are_lists(
+    write: Callable[[Any], str], recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    from adapterzoo.prepare.prepare import prepare
+    from adapterzoo.recipe.reading import load_recipe
+
+    labels = [["late", "good"], ["good"], []]
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        writer.writerows([f"text {n}", write(labels[n % 3])] for n in range(60))
+    encoded: Any = prepare(load_recipe(recipe([]), ["data.source=rows.csv"])).encoded
+    assert (encoded.kind, encoded.names) == ("several", ("good", "late"))
+    assert {example.row.completion for example in encoded.train} == {"good; late", "good", ""}
+
+
+def test_an_option_can_be_set_beside_the_name_of_the_task(
+    recipe: Callable[..., Path], adapterzoo: Callable[..., Result]
+) -> None:
+    done = adapterzoo("check", recipe(texts(lambda n: n % 7)), "--set", "task.labels=number")
+    assert done.exit_code == 0, done.output
+
+
+def test_head_only_has_no_budget_and_other_tasks_cannot_generate_yet(
+    recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    path = recipe(texts(lambda n: ("a", "b")[n % 2]))
+    done = adapterzoo("run", path, "--out", tmp_path / "o", "--set", "budget.trainable_params=10k")
+    assert done.exit_code == 0, done.output
+    assert "head-only: 0" not in done.output
+    for command in (("generate", "--prompt", "good"), ("merge", "--to", tmp_path / "m")):
+        refused = adapterzoo(command[0], tmp_path / "o", "-m", "lora", *command[1:])
+        assert refused.exit_code == 2
+        assert "task classification, with which generate and merge do not work yet" in refused.output
