@@ -28,6 +28,8 @@ train:
 evaluate:
   batch_size: 8
 methods: [{methods}]
+jobs: 2  # known numbers need no probe
+threads: 1
 """
 WORDS = ("table", "river", "stone", "cloud", "paper", "train", "glass", "horse", "music", "bread")
 LOSSES = ("dpo", "ipo", "kto", "orpo", "simpo")

@@ -30,7 +30,7 @@ evaluate:
   metrics: [exact_match, loss, token_accuracy]
   batch_size: 8
 methods: [{methods}]
-jobs: 2
+jobs: 2  # known numbers need no probe
 threads: 1
 """
 WORDS = ("table", "river", "stone", "cloud", "paper", "train", "glass", "horse", "music", "bread")
