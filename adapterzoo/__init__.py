@@ -13,8 +13,9 @@ from adapterzoo.methods.peft import PeftMethod
 from adapterzoo.metrics.contract import ColumnStyle, Metric
 from adapterzoo.recipe.reading import load_recipe
 from adapterzoo.recipe.schema import Recipe
-from adapterzoo.tasks.contract import Examples, ModelForm, Task
+from adapterzoo.tasks.contract import Task
 from adapterzoo.tasks.evaluation import Evaluation, Prediction
+from adapterzoo.tasks.examples import Examples, ModelForm
 
 __all__ = [
     "AdapterzooError",

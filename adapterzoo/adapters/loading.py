@@ -18,7 +18,7 @@ from adapterzoo.recipe import document
 from adapterzoo.recipe.schema import DataSection, Recipe
 from adapterzoo.results.result import Result, read_results
 from adapterzoo.results.store import ADAPTER, RECIPE, Store, changed_files
-from adapterzoo.tasks.contract import ModelForm
+from adapterzoo.tasks.examples import ModelForm
 from adapterzoo.tasks.registry import tasks
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adapterzoo.conformance.task_rows import TaskRows
     from adapterzoo.model.base import Base
-    from adapterzoo.tasks.contract import ModelForm
+    from adapterzoo.tasks.examples import ModelForm
     from adapterzoo.tokens.encode import Encoded
 
 # The first has a gated feed-forward, grouped keys and values, and no biases. The second has one layer for queries, keys
@@ -111,7 +111,7 @@ def tiny_skeleton(architecture: str, task_type: str = CAUSAL) -> Base:
 
 def form_for(task_type: str) -> ModelForm:
     """Return the form of the model that a type of task needs."""
-    from adapterzoo.tasks.contract import CAUSAL_FORM
+    from adapterzoo.tasks.examples import CAUSAL_FORM
 
     return CAUSAL_FORM if task_type == CAUSAL else rows_for(task_type).form
 

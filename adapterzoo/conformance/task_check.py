@@ -126,8 +126,7 @@ def _training_loss(examples: Any, model: Any) -> float:
     model.eval()
     with torch.no_grad():
         arguments = examples.arguments(to_device(examples.collate(list(examples.training_rows)), model), model)
-        loss = examples.loss(model, arguments)
-        return float(model(**arguments).loss if loss is None else loss)
+        return float(examples.loss(model, arguments))
 
 
 def _check_metrics(metrics: Mapping[str, Any], before: Mapping[str, Any]) -> None:

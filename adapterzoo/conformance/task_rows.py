@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.tasks.contract import EvaluateSettings, Examples, ModelForm
 from adapterzoo.tasks.evaluation import Evaluation
+from adapterzoo.tasks.examples import EvaluateSettings, Examples, ModelForm
 from adapterzoo.tokens.encode import Encoded
 
 if TYPE_CHECKING:
@@ -80,8 +80,7 @@ class TaskRows(Examples):
         import torch
 
         if self.task_type != "FEATURE_EXTRACTION":
-            loss: torch.Tensor = model(**arguments).loss
-            return loss
+            return super().loss(model, arguments)
         output = model(**arguments)
         features = [output.last_hidden_state[:, 0]]
         if getattr(output, "pooler_output", None) is not None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from adapterzoo.evaluation.answers import answer
 from adapterzoo.evaluation.generation import decoded
 from adapterzoo.evaluation.likelihood import likelihoods
-from adapterzoo.tasks.contract import EvaluateSettings
 from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of, needs_answers
+from adapterzoo.tasks.examples import EvaluateSettings
 from adapterzoo.tokens.batches import row_tokens
 from adapterzoo.tokens.encode import Encoded, Example
 from adapterzoo.tokens.shared_prefix import SharedPrefix

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.evaluation.likelihood import max_positions
-from adapterzoo.tasks.contract import Example
+from adapterzoo.tasks.examples import Example
 from adapterzoo.tokens.batches import batches_by_length, to_device
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from adapterzoo.errors import AdapterzooError
 from adapterzoo.model.base_state import BaseState, tensor_digest
 from adapterzoo.model.loading import load_weights
-from adapterzoo.tasks.contract import CAUSAL_FORM, ModelForm
+from adapterzoo.tasks.examples import CAUSAL_FORM, ModelForm
 
 if TYPE_CHECKING:
     from torch import nn

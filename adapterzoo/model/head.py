@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo.methods.contract import Method
 from adapterzoo.methods.layers import new_head
-from adapterzoo.tasks.contract import ModelForm
+from adapterzoo.tasks.examples import ModelForm
 
 if TYPE_CHECKING:
     from torch import nn

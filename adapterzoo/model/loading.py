@@ -15,7 +15,7 @@ from adapterzoo.model.files import refuse_adapter, weight_names
 from adapterzoo.model.head import is_base_weight, mark_head
 from adapterzoo.model.padding import add_embeddings
 from adapterzoo.model.row_attention import add_row_attention
-from adapterzoo.tasks.contract import CAUSAL_FORM, ModelForm
+from adapterzoo.tasks.examples import CAUSAL_FORM, ModelForm
 
 if TYPE_CHECKING:
     import torch

@@ -18,7 +18,6 @@ from adapterzoo.model.head import adapter_size
 from adapterzoo.prepare.budget import divisors, solve
 from adapterzoo.prepare.plan import MethodCell
 from adapterzoo.prepare.settings import LEARNING_RATE, points
-from adapterzoo.tasks.contract import Examples
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +48,7 @@ def dry_run(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> Prepared:
         problems.append(Problem("train.eval_steps", "there are no validation rows.", "Give split.validation a share."))
     if prepared.recipe.tune and not prepared.encoded.validation:
         problems.append(Problem("tune", "there are no validation rows to choose by.", "Give split.validation a share."))
-    own_loss = type(prepared.encoded).loss is not Examples.loss
+    own_loss = not prepared.encoded.trainer_computes_loss
     if own_loss and prepared.recipe.train.arguments.get("label_smoothing_factor"):
         what = f"'label_smoothing_factor' changes the model's own loss, and the task {prepared.task.name} has another."
         problems.append(Problem("train.arguments", what, "Leave it out."))

@@ -9,7 +9,8 @@ from adapterzoo.data.split import Splits, load_splits
 from adapterzoo.errors import Problem, UserError
 from adapterzoo.metrics.measured import MEASURED_NAMES
 from adapterzoo.recipe.schema import Recipe
-from adapterzoo.tasks.contract import Examples, Task
+from adapterzoo.tasks.contract import EncodeInput, Task
+from adapterzoo.tasks.examples import Examples
 from adapterzoo.tasks.registry import tasks
 
 
@@ -47,7 +48,7 @@ def encode_data(recipe: Recipe, location: str, splits: Splits, say: Callable[[st
 
     task, tokenizer = tasks()[recipe.task.name], load_tokenizer(recipe.model, location)
     options = task.options(**recipe.task.options)
-    return task.encode(tokenizer, splits, options, recipe.data, say, shots=recipe.evaluate.shots)
+    return task.encode(EncodeInput(tokenizer, splits, options, recipe.data, say, recipe.evaluate.shots))
 
 
 def _fitted(recipe: Recipe, task: Task[Any], splits: Splits, say: Callable[[str], None]) -> Recipe:

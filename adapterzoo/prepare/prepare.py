@@ -17,7 +17,7 @@ from adapterzoo.prepare.plan import plan
 from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.recipe.schema import Recipe
 from adapterzoo.tasks.batches import sealed
-from adapterzoo.tasks.contract import Examples
+from adapterzoo.tasks.examples import Examples
 from adapterzoo.tasks.registry import tasks
 
 if TYPE_CHECKING:

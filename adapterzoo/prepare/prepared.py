@@ -9,7 +9,8 @@ from adapterzoo.methods.contract import Context
 from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.recipe.schema import Recipe
 from adapterzoo.tasks.batches import shuffled_batches
-from adapterzoo.tasks.contract import Examples, Task
+from adapterzoo.tasks.contract import Task
+from adapterzoo.tasks.examples import Examples
 from adapterzoo.tasks.registry import tasks
 
 if TYPE_CHECKING:

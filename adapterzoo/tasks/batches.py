@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from adapterzoo.tasks.contract import Examples
+from adapterzoo.tasks.examples import Examples
 
 
 def sealed(examples: Examples) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -105,6 +105,34 @@ def evaluation_of(
         for index, row in enumerate(rows)
     ]
     return Evaluation({**of_answers, **of_likelihoods}, predictions, seconds)
+
+
+def evaluation_of_scores(
+    rows: Sequence[DataRow],
+    measured: Sequence[Likelihood],
+    scores: Mapping[str, Sequence[float | bool]],
+    metrics: Sequence[str],
+    split: str,
+) -> Evaluation:
+    """Return the evaluation for the scores that a task has measured itself; it has no answers.
+
+    Args:
+        rows: the rows of a split.
+        measured: loss of each row.
+        scores: metric -> score of each row; the metric's value is the mean.
+        metrics: names of the metrics; scores of others are left out.
+        split: name of the split, for messages.
+
+    Raises:
+        NotFiniteError: the loss is NaN or infinite.
+    """
+    wanted = {name: scores[name] for name in metrics if name in scores}
+    predictions = [
+        Prediction(index, row.prompt, row.completion, None, measured[index], {n: wanted[n][index] for n in wanted})
+        for index, row in enumerate(rows)
+    ]
+    means = {name: sum(values) / len(rows) for name, values in wanted.items()}
+    return Evaluation({**means, **likelihood_metrics(measured, metrics, split)}, predictions, None)
 
 
 def needs_answers(metrics: Sequence[str]) -> bool:

@@ -12,7 +12,8 @@ from adapterzoo.errors import UserError
 from adapterzoo.model.padding import add_padding_token, choose_padding_id
 from adapterzoo.model.row_attention import ROW_LENGTHS
 from adapterzoo.recipe.schema import ModelSection
-from adapterzoo.tasks.contract import DataSettings, Examples, Rows
+from adapterzoo.tasks.contract import DataSettings, Rows
+from adapterzoo.tasks.examples import Examples
 from adapterzoo.tokens import shorten
 from adapterzoo.tokens.batches import Tokens, pad_batch
 from adapterzoo.tokens.chat import Chat, Segment, with_template
@@ -50,6 +51,7 @@ class Encoded(Examples):
     The padding token is an end token only if the tokenizer has no other token for padding.
     """
 
+    trainer_computes_loss = True
     train: list[Example]
     validation: list[Example]
     test: list[Example]

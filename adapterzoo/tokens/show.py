@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.text import Text
 
-from adapterzoo.tasks.contract import Examples
+from adapterzoo.tasks.examples import Examples
 from adapterzoo.terminal import safe
 from adapterzoo.tokens.encode import Example
 

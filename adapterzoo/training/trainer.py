@@ -20,7 +20,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from adapterzoo.errors import AdapterzooError, NotFiniteError
 from adapterzoo.methods.layers import trained_parameters
 from adapterzoo.recipe.schema import EvaluateSection, TrainSection
-from adapterzoo.tasks.contract import Examples
+from adapterzoo.tasks.examples import Examples
 from adapterzoo.tokens.shared_prefix import SharedPrefix
 from adapterzoo.training import arguments as training_arguments
 from adapterzoo.training import checkpoints
@@ -160,12 +160,11 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         self.positions += inputs["input_ids"].numel()
         self.tokens = self.tokens + inputs["attention_mask"].sum()
         arguments = self.examples.arguments(inputs, model)
-        loss = self.examples.loss(model, arguments)
-        if loss is None:
+        if self.examples.trainer_computes_loss:
             return super().compute_loss(model, arguments, *args, **kwargs)
         # The trainer divides by the number of batches in a step only if the model does not do that itself.
         self.model_accepts_loss_kwargs = False
-        return loss
+        return self.examples.loss(model, arguments)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return 0: nobody reads this estimate, and computing it would visit every parameter at every step."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,13 +15,14 @@ from adapterzoo.formats import Format
 from adapterzoo.formats.cell_text import list_of, text_of
 from adapterzoo.metrics.built_in.classification import label
 from adapterzoo.metrics.registry import is_built_in
-from adapterzoo.tasks.contract import DataSettings, EvaluateSettings, Examples, ModelForm, Rows
+from adapterzoo.tasks.contract import EncodeInput, Rows
 from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of
+from adapterzoo.tasks.examples import EvaluateSettings, Examples, ModelForm
 from adapterzoo.tasks.labels import unknown_labels
 from adapterzoo.tokens.sequences import ReadText, pad_right, read_texts
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 Kind = Literal["one", "several", "number"]
 LABELS = "labels"  # key of a row's labels in DataRow.more, if there may be several
@@ -113,11 +114,6 @@ class LabelledTexts(Examples):
 
         dtype = torch.long if self.kind == "one" else torch.float
         return {**pad_right(rows, self.pad_id), "labels": torch.tensor([row.target for row in rows], dtype=dtype)}
-
-    def loss(self, model: Any, arguments: dict[str, Any]) -> torch.Tensor:
-        """See :meth:`Examples.loss`: the mean over the texts of a batch."""
-        loss: torch.Tensor = model(**arguments).loss
-        return loss
 
     def evaluate(
         self, model: Any, settings: EvaluateSettings, *, split: str = "test", prefix: Any = None, shots: bool = False
@@ -214,20 +210,12 @@ class Classification(Task[ClassificationOptions]):
             problems += [Problem(row.place, f"its label '{name}' is in no training row.") for name, row in new.items()]
         return problems
 
-    def encode(
-        self,
-        tokenizer: Any,
-        rows: Rows,
-        options: ClassificationOptions,
-        data: DataSettings,
-        say: Callable[[str], None],
-        *,
-        shots: int = 0,
-    ) -> LabelledTexts:
+    def encode(self, given: EncodeInput[ClassificationOptions]) -> LabelledTexts:
         """See :meth:`Task.encode`."""
         from adapterzoo.model.padding import choose_padding_id
 
-        kind = kind_of_labels(rows, options)
+        tokenizer, rows = given.tokenizer, given.rows
+        kind = kind_of_labels(rows, given.options)
         names = sorted({name for row in rows.train for name in labels_of(row, kind)}) if kind != "number" else []
         places = {name: index for index, name in enumerate(names)}
 
@@ -241,12 +229,12 @@ class Classification(Task[ClassificationOptions]):
 
         pad_id = choose_padding_id(tokenizer)
         splits = {
-            split: read_texts(tokenizer, getattr(rows, split), target, data.max_length, split, say)
+            split: read_texts(tokenizer, getattr(rows, split), target, given.data.max_length, split, given.say)
             for split in ("train", "validation", "test")
         }
         known = [example for example in splits["validation"] if example.target != -100]
         if dropped := len(splits["validation"]) - len(known):
-            say(f"data: {dropped} rows of validation dropped: no training row has their label")
+            given.say(f"data: {dropped} rows of validation dropped: no training row has their label")
         shown = f"{len(names)} labels: {', '.join(names[:MAX_SHOWN])}{', ...' if len(names) > MAX_SHOWN else ''}"
         return LabelledTexts(
             tokenizer=tokenizer,
@@ -258,7 +246,7 @@ class Classification(Task[ClassificationOptions]):
             facts=(shown if names else "a number is learned", f"padding {tokenizer.convert_ids_to_tokens(pad_id)}"),
             kind=kind,
             names=tuple(names),
-            threshold=options.threshold,
+            threshold=given.options.threshold,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
@@ -11,8 +11,9 @@ from pydantic import Field
 
 from adapterzoo import Options, Problem, Task, hookimpl
 from adapterzoo.data_row import SPLIT_NAMES, DataRow
-from adapterzoo.tasks.contract import DataSettings, EvaluateSettings, Examples, Rows
-from adapterzoo.tasks.evaluation import Evaluation, Likelihood, Prediction, likelihood_metrics
+from adapterzoo.tasks.contract import EncodeInput, Rows
+from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of_scores
+from adapterzoo.tasks.examples import EvaluateSettings, Examples
 
 if TYPE_CHECKING:
     import torch
@@ -275,20 +276,8 @@ class Judgements(Examples):
         losses = self._losses(judged, divergence, text_losses).tolist()
         right = scores["likelihood_accuracy" if number == 2 else "reward_accuracy"]
         likelihoods = [Likelihood(loss, 1, (), int(is_right)) for loss, is_right in zip(losses, right, strict=True)]
-        wanted = {name: values for name, values in scores.items() if name in settings.metrics}
-        predictions = [
-            Prediction(
-                index,
-                example.row.prompt,
-                example.row.completion,
-                None,
-                likelihoods[index],
-                {name: values[index] for name, values in wanted.items()},
-            )
-            for index, example in enumerate(examples)
-        ]
-        means = {name: sum(wanted[name]) / len(examples) for name in settings.metrics if name in wanted}
-        return Evaluation({**means, **likelihood_metrics(likelihoods, settings.metrics, split)}, predictions, None)
+        rows = [example.row for example in examples]
+        return evaluation_of_scores(rows, likelihoods, scores, settings.metrics, split)
 
     def _scores(self, judged: Judgement) -> dict[str, list[Any]]:
         """Return the scores of each example by metric."""
@@ -407,21 +396,13 @@ class Preferences(Task[PreferenceOptions]):
             problems.append(Problem(alone[0].place, what, hint))
         return problems
 
-    def encode(
-        self,
-        tokenizer: Any,
-        rows: Rows,
-        options: PreferenceOptions,
-        data: DataSettings,
-        say: Callable[[str], None],
-        *,
-        shots: int = 0,
-    ) -> Judgements:
+    def encode(self, given: EncodeInput[PreferenceOptions]) -> Judgements:
         """See :meth:`Task.encode`."""
         from adapterzoo.tokens import cache
         from adapterzoo.tokens.encode import Encoder
 
-        encoder, loss = Encoder(tokenizer, data, say), loss_of(rows, options)
+        tokenizer, rows = given.tokenizer, given.rows
+        encoder, loss = Encoder(tokenizer, given.data, given.say), loss_of(rows, given.options)
         if _unpaired(rows):
             encoded = cache.encode_splits(encoder, rows)
             splits = {
@@ -435,7 +416,7 @@ class Preferences(Task[PreferenceOptions]):
             }
         if loss == "kto":
             splits = {
-                split: list(_with_mismatched(examples, data.max_length)) if examples else []
+                split: list(_with_mismatched(examples, given.data.max_length)) if examples else []
                 for split, examples in splits.items()
             }
         counts = " and ".join(f"{number} tokens" for number in _mean_lengths(splits["train"]))
@@ -447,7 +428,7 @@ class Preferences(Task[PreferenceOptions]):
             fingerprint=rows.fingerprint,
             facts=(f"loss {loss}; answers have {counts} on average", f"padding {pad}, never in the loss"),
             loss_name=loss,
-            options=options,
+            options=given.options,
         )
 
 

@@ -14,12 +14,13 @@ from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError, Turn
 from adapterzoo.formats import Format
 from adapterzoo.formats.cell_text import kind_of, text_of
 from adapterzoo.metrics.built_in.squad import SEPARATOR
-from adapterzoo.tasks.contract import DataSettings, EvaluateSettings, Examples, ModelForm, Rows
+from adapterzoo.tasks.contract import EncodeInput, Rows
 from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of
+from adapterzoo.tasks.examples import EvaluateSettings, Examples, ModelForm
 from adapterzoo.tokens.sequences import ReadText, check_offsets, pad_right
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 ANSWERS = "answers"  # key of a row's answers in DataRow.more: pairs of a text and its start in the context
 UNSUITED = ("accuracy", "macro_f1", "matthews", "label_f1", "spearman", "entity_f1")
@@ -202,11 +203,6 @@ class Questions(Examples):
         }
         return {**pad_right(windows, self.pad_id), **places}
 
-    def loss(self, model: Any, arguments: dict[str, Any]) -> torch.Tensor:
-        """See :meth:`Examples.loss`: the mean over the questions of a batch."""
-        loss: torch.Tensor = model(**arguments).loss
-        return loss
-
     def evaluate(
         self, model: Any, settings: EvaluateSettings, *, split: str = "test", prefix: Any = None, shots: bool = False
     ) -> Evaluation:
@@ -308,27 +304,19 @@ class QuestionAnswering(Task[QuestionAnsweringOptions]):
         hint = "Give training rows without an answer too, or leave this one out."
         return problems + [Problem(row.place, what, hint) for row in without[:MAX_SHOWN]]
 
-    def encode(
-        self,
-        tokenizer: Any,
-        rows: Rows,
-        options: QuestionAnsweringOptions,
-        data: DataSettings,
-        say: Callable[[str], None],
-        *,
-        shots: int = 0,
-    ) -> Questions:
+    def encode(self, given: EncodeInput[QuestionAnsweringOptions]) -> Questions:
         """See :meth:`Task.encode`."""
         from adapterzoo.model.padding import choose_padding_id
 
+        tokenizer, rows = given.tokenizer, given.rows
         check_offsets(tokenizer)
-        reader = _Reader(tokenizer, data.max_length, options, say)
+        reader = _Reader(tokenizer, given.data.max_length, given.options, given.say)
         splits = {split: reader.questions(getattr(rows, split), split) for split in ("train", "validation", "test")}
         if reader.problems:
             raise UserError(*reader.problems[:MAX_SHOWN])
         pad_id = choose_padding_id(tokenizer)
         without = sum(not row.completion for row in rows.train)
-        common = f"up to {options.stride} tokens in common, and at most half of a window"
+        common = f"up to {given.options.stride} tokens in common, and at most half of a window"
         facts = [f"the question, then the context; windows of a long context have {common}"]
         if without:
             first = tokenizer.convert_ids_to_tokens(splits["train"][0].learned.ids[0])
@@ -339,7 +327,7 @@ class QuestionAnswering(Task[QuestionAnsweringOptions]):
             pad_id=pad_id,
             fingerprint=rows.fingerprint,
             facts=(*facts, f"padding {tokenizer.convert_ids_to_tokens(pad_id)}"),
-            max_answer_length=options.max_answer_length,
+            max_answer_length=given.options.max_answer_length,
             unanswerable=bool(without),
         )
 

@@ -10,8 +10,9 @@ from adapterzoo_plugins.tasks._preferences import PREFERENCE, RANKED, SomeRows, 
 
 from adapterzoo import Options, Task, hookimpl
 from adapterzoo.data_row import SPLIT_NAMES, DataRow
-from adapterzoo.tasks.contract import DataSettings, EvaluateSettings, Examples, ModelForm, Rows
-from adapterzoo.tasks.evaluation import Evaluation, Likelihood, Prediction, likelihood_metrics
+from adapterzoo.tasks.contract import EncodeInput, Rows
+from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of_scores
+from adapterzoo.tasks.examples import EvaluateSettings, Examples, ModelForm
 from adapterzoo.tokens.sequences import ReadText, pad_right
 
 if TYPE_CHECKING:
@@ -96,25 +97,13 @@ class RankedTexts(Examples):
         )
         chosen, rejected = torch.tensor(rewards).double().chunk(2)
         scores = {"reward_accuracy": (chosen > rejected).tolist(), "reward_margin": (chosen - rejected).tolist()}
-        scores = {name: scores[name] for name in settings.metrics if name in scores}
         right = (chosen > rejected).tolist()
         likelihoods = [
             Likelihood(loss, 1, (), int(is_right))
             for loss, is_right in zip(_losses(chosen, rejected).tolist(), right, strict=True)
         ]
-        predictions = [
-            Prediction(
-                index,
-                example.row.prompt,
-                example.row.completion,
-                None,
-                likelihoods[index],
-                {name: values[index] for name, values in scores.items()},
-            )
-            for index, example in enumerate(examples)
-        ]
-        means = {name: sum(values) / len(examples) for name, values in scores.items()}
-        return Evaluation({**means, **likelihood_metrics(likelihoods, settings.metrics, split)}, predictions, None)
+        rows = [example.row for example in examples]
+        return evaluation_of_scores(rows, likelihoods, scores, settings.metrics, split)
 
 
 def _losses(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
@@ -139,26 +128,18 @@ class Reward(Task[Options]):
     compares_answers = False
     uses = ("system", "chat_template", "truncate")
 
-    def encode(
-        self,
-        tokenizer: Any,
-        rows: Rows,
-        options: Options,
-        data: DataSettings,
-        say: Callable[[str], None],
-        *,
-        shots: int = 0,
-    ) -> RankedTexts:
+    def encode(self, given: EncodeInput[Options]) -> RankedTexts:
         """See :meth:`Task.encode`."""
         from adapterzoo.model.padding import choose_padding_id
 
+        tokenizer, rows = given.tokenizer, given.rows
         if tokenizer.eos_token_id is None:
-            splits = _read_by_encoder(tokenizer, rows, data.max_length, say)
+            splits = _read_by_encoder(tokenizer, rows, given.data.max_length, given.say)
             pad_id = choose_padding_id(tokenizer)
         else:
             from adapterzoo.tokens.encode import Encoder
 
-            encoder = Encoder(tokenizer, data, say)
+            encoder = Encoder(tokenizer, given.data, given.say)
             # A text without a prompt is not part of a conversation: it is read as it is, up to an end token.
             as_they_are = SomeRows.made(rows, lambda row: replace(row, raw=len(row.turns) == 1), "ranked")
             splits = {

@@ -12,8 +12,9 @@ from adapterzoo import Options, Problem, Task, UserError, hookimpl
 from adapterzoo.data_row import SPLIT_NAMES, DataRow
 from adapterzoo.formats import FORMATS
 from adapterzoo.metrics.built_in import DEFAULT
-from adapterzoo.tasks.contract import DataSettings, EvaluateSettings, Examples, ModelForm, Rows
+from adapterzoo.tasks.contract import EncodeInput, Rows
 from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of, needs_answers
+from adapterzoo.tasks.examples import EvaluateSettings, Examples, ModelForm
 from adapterzoo.tasks.labels import label_of, unknown_labels
 from adapterzoo.tokens.batches import IGNORED, batches_by_length, without_labels
 
@@ -71,11 +72,6 @@ class Pairs(Examples):
             "attention_mask": _padded([[1] * len(pair.question) for pair in rows], 0),
             "labels": _padded([pair.answer for pair in rows], IGNORED),
         }
-
-    def loss(self, model: Any, arguments: dict[str, Any]) -> torch.Tensor:
-        """See :meth:`Examples.loss`: the mean over the answer tokens of a batch."""
-        loss: torch.Tensor = model(**arguments).loss
-        return loss
 
     def evaluate(
         self, model: Any, settings: EvaluateSettings, *, split: str = "test", prefix: Any = None, shots: bool = False
@@ -195,24 +191,18 @@ class Seq2Seq(Task[Options]):
         label = label_of(metrics)
         return problems + (unknown_labels(rows, label, "evaluate.metrics") if label else [])
 
-    def encode(
-        self,
-        tokenizer: Any,
-        rows: Rows,
-        options: Options,
-        data: DataSettings,
-        say: Callable[[str], None],
-        *,
-        shots: int = 0,
-    ) -> Pairs:
+    def encode(self, given: EncodeInput[Options]) -> Pairs:
         """See :meth:`Task.encode`."""
         from adapterzoo.model.padding import choose_padding_id
 
+        tokenizer, rows = given.tokenizer, given.rows
         if tokenizer.eos_token_id is None:
             raise UserError.at("model", "its tokenizer has no end token: no answer would end.", "Choose another model.")
         pad_id = choose_padding_id(tokenizer)
         pad, end = tokenizer.convert_ids_to_tokens([pad_id, tokenizer.eos_token_id])
-        splits = {name: _read(tokenizer, getattr(rows, name), data.max_length, name, say) for name in SPLIT_NAMES}
+        splits = {
+            name: _read(tokenizer, getattr(rows, name), given.data.max_length, name, given.say) for name in SPLIT_NAMES
+        }
         return Pairs(
             tokenizer=tokenizer,
             train=splits["train"],

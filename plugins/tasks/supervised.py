@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -10,8 +10,9 @@ from adapterzoo import Options, Problem, Task, hookimpl
 from adapterzoo.formats import FORMATS
 from adapterzoo.metrics.built_in import DEFAULT
 from adapterzoo.results.identity import DEFAULT_TASK
-from adapterzoo.tasks.contract import TASK_KEYS, DataSettings, EvaluateSettings, Rows
+from adapterzoo.tasks.contract import TASK_KEYS, DataSettings, EncodeInput, Rows
 from adapterzoo.tasks.evaluation import Evaluation
+from adapterzoo.tasks.examples import EvaluateSettings
 from adapterzoo.tasks.labels import label_of, unknown_labels
 from adapterzoo.tokens import cache
 from adapterzoo.tokens.encode import Encoded, Encoder
@@ -71,23 +72,15 @@ class Supervised(Task[Options]):
         label = label_of(metrics)
         return unknown_labels(rows, label, "evaluate.metrics") if label else []
 
-    def encode(
-        self,
-        tokenizer: Any,
-        rows: Rows,
-        options: Options,
-        data: DataSettings,
-        say: Callable[[str], None],
-        *,
-        shots: int = 0,
-    ) -> Answers:
+    def encode(self, given: EncodeInput[Options]) -> Answers:
         """See :meth:`Task.encode`."""
-        encoder = Encoder(tokenizer, data, say)
+        tokenizer, rows = given.tokenizer, given.rows
+        encoder = Encoder(tokenizer, given.data, given.say)
         encoded = cache.encode_splits(encoder, rows)
-        examples = [example.row for example in encoded.train[:shots]]
+        examples = [example.row for example in encoded.train[: given.shots]]
         shown = [encoder.prompt(example.row, examples) for example in encoded.test] if examples else []
-        values = {**vars(encoded), "facts": _facts(encoder, encoded, data)}
-        return Answers(**values, shown=shown, only_answers=data.loss_on == "completion")
+        values = {**vars(encoded), "facts": _facts(encoder, encoded, given.data)}
+        return Answers(**values, shown=shown, only_answers=given.data.loss_on == "completion")
 
 
 def _facts(encoder: Encoder, encoded: Encoded, data: DataSettings) -> list[str]:

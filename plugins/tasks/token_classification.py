@@ -14,13 +14,14 @@ from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError, Turn
 from adapterzoo.formats import Format
 from adapterzoo.formats.cell_text import kind_of, list_of, text_of
 from adapterzoo.metrics.built_in.entities import OUTSIDE
-from adapterzoo.tasks.contract import DataSettings, EvaluateSettings, Examples, ModelForm, Rows
+from adapterzoo.tasks.contract import EncodeInput, Rows
 from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of
+from adapterzoo.tasks.examples import EvaluateSettings, Examples, ModelForm
 from adapterzoo.tokens.batches import IGNORED
 from adapterzoo.tokens.sequences import ReadText, check_offsets, pad_right
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 SPACE = " "  # between words and between tags in a text
 PREFIXED = re.compile(r"[BI]-.+")
@@ -106,11 +107,6 @@ class TaggedTexts(Examples):
         labels = [[*row.target, *[IGNORED] * (width - row.size)] for row in rows]
         return {**batch, "labels": torch.tensor(labels)}
 
-    def loss(self, model: Any, arguments: dict[str, Any]) -> torch.Tensor:
-        """See :meth:`Examples.loss`: the mean over the words of a batch."""
-        loss: torch.Tensor = model(**arguments).loss
-        return loss
-
     def evaluate(
         self, model: Any, settings: EvaluateSettings, *, split: str = "test", prefix: Any = None, shots: bool = False
     ) -> Evaluation:
@@ -192,28 +188,20 @@ class TokenClassification(Task[Options]):
             problems.append(Problem("data", what, "Give other test rows, or measure token_accuracy."))
         return problems + _prefix_problems([*rows.train, *rows.validation, *rows.test])
 
-    def encode(
-        self,
-        tokenizer: Any,
-        rows: Rows,
-        options: Options,
-        data: DataSettings,
-        say: Callable[[str], None],
-        *,
-        shots: int = 0,
-    ) -> TaggedTexts:
+    def encode(self, given: EncodeInput[Options]) -> TaggedTexts:
         """See :meth:`Task.encode`."""
         from adapterzoo.model.padding import choose_padding_id
 
+        tokenizer, rows = given.tokenizer, given.rows
         check_offsets(tokenizer)
         names = _names(rows.train)
         labels = {name: index for index, name in enumerate(sorted(names))}
         known = [row for row in rows.validation if names.issuperset(_tags(row))]
         if dropped := len(rows.validation) - len(known):
-            say(f"data: {dropped} rows of validation dropped: no training row has one of their tags")
+            given.say(f"data: {dropped} rows of validation dropped: no training row has one of their tags")
 
         def read(of_split: Sequence[DataRow], split: str) -> list[TaggedText]:
-            return _read_words(tokenizer, of_split, labels, data.max_length, split, say)
+            return _read_words(tokenizer, of_split, labels, given.data.max_length, split, given.say)
 
         pad_id = choose_padding_id(tokenizer)
         scheme = _scheme([*rows.train, *rows.validation, *rows.test])

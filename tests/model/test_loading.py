@@ -175,7 +175,7 @@ def test_a_base_model_is_found_whatever_its_classes_call_it(tmp_path: Path) -> N
     from transformers import AutoModelForQuestionAnswering, LlamaConfig, LlamaForCausalLM
 
     from adapterzoo.model.loading import load_weights
-    from adapterzoo.tasks.contract import ModelForm
+    from adapterzoo.tasks.examples import ModelForm
 
     sizes = {"hidden_size": 16, "intermediate_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
     causal = LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes))

@@ -17,7 +17,8 @@ from transformers import AutoTokenizer
 from adapterzoo.data_row import DataRow, Turn
 from adapterzoo.metrics.registry import metrics
 from adapterzoo.recipe.schema import DataSection, EvaluateSection
-from adapterzoo.tasks.contract import Examples
+from adapterzoo.tasks.contract import EncodeInput
+from adapterzoo.tasks.examples import Examples
 from adapterzoo.tasks.registry import tasks
 
 RECIPE = """\
@@ -77,7 +78,7 @@ def encoded(tokenizer: Any, rows: list[DataRow], max_length: int = 64, **options
     task, said = tasks()["question_answering"], []
     splits = SimpleNamespace(train=rows, validation=[], test=rows, fingerprint="")
     data = DataSection(source="rows.jsonl", max_length=max_length)
-    return task.encode(tokenizer, splits, task.options(**options), data, said.append), said
+    return task.encode(EncodeInput(tokenizer, splits, task.options(**options), data, said.append)), said
 
 
 @pytest.mark.parametrize("model", MODELS)
