@@ -70,3 +70,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def _similarity(matcher: difflib.SequenceMatcher[str], word: str) -> float:
     matcher.set_seq1(word)
     return matcher.ratio()
+
+
+def failure_reason(error: BaseException) -> str:
+    """Return the reason for a failure, in one line."""
+    text: str = " ".join(str(error).split()) or "no reason given"
+    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "not enough memory" in text.lower():
+        return f"out of memory: {text}"[:300]
+    return (text if isinstance(error, AdapterzooError) else f"{type(error).__name__}: {text}")[:300]

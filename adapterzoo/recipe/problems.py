@@ -89,7 +89,7 @@ def _format_problems(document: Document, task: Task[Any]) -> list[Problem]:
     if name != "auto" and name not in task.formats:
         hint = did_you_mean(name, ["auto", *task.formats])
         return [Problem(document.where(("data", "format")), f"'data.format' is {name!r}.", hint)]
-    # With auto the format is not known yet, so the column names of every format are allowed.
+    # If the format is auto, it is found out from the rows later. Until then, columns of any format are allowed.
     formats = [task.formats[name]] if name in task.formats else list(task.formats.values())
     known = list(dict.fromkeys(column for form in formats for column in (*form.columns, *form.optional)))
     owner = f"the format {name}" if len(formats) == 1 else "any format"

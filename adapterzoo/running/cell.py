@@ -100,7 +100,8 @@ def shared_prefix(
     """
     import torch
 
-    from adapterzoo.tokens.shared_prefix import SharedPrefix, reason_not_to_join
+    from adapterzoo.tokens.joining_check import reason_not_to_join
+    from adapterzoo.tokens.shared_prefix import SharedPrefix
 
     if not prepared.task.causal or prepared.recipe.train.share_prefix == "never":
         return None
@@ -148,7 +149,7 @@ def train(prepared: Prepared, cell: MethodCell, adapted: Adapted, folder: Path, 
         folder: folder for checkpoints.
         watch: receives the progress.
     """
-    from adapterzoo.tokens.shared_prefix import reason_not_to_train_joined
+    from adapterzoo.tokens.joining_check import reason_not_to_train_joined
     from adapterzoo.training.trainer import train_adapter
 
     method, options, context = adapted.method, adapted.options, adapted.context

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from adapterzoo.errors import failure_reason
 from adapterzoo.evaluation.forgetting import General
 from adapterzoo.machine import gpu
 from adapterzoo.machine.memory import PeakMemory
@@ -26,7 +27,6 @@ from adapterzoo.running import parallel
 from adapterzoo.running.cell import adapt, measure, shared_prefix, step_seconds
 from adapterzoo.running.parallel import Concurrency
 from adapterzoo.running.watch import Watch
-from adapterzoo.running.worker import reason
 
 if TYPE_CHECKING:
     from adapterzoo.model.base import Base
@@ -148,7 +148,7 @@ def _expect_each(
     with gpu.repeatable():
         answers = in_processes(estimates, concurrency.jobs, concurrency.threads)
     pairs = zip(cells, answers, strict=True)
-    return {cell.label: reason(answer) if isinstance(answer, Exception) else answer for cell, answer in pairs}
+    return {cell.label: failure_reason(answer) if isinstance(answer, Exception) else answer for cell, answer in pairs}
 
 
 def _expect(prepared: Prepared, cell: Cell, loaded: Base) -> Expected:

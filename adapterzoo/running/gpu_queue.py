@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.entry_points import BUILT_IN
-from adapterzoo.errors import AdapterzooError, UserError
+from adapterzoo.errors import AdapterzooError, UserError, failure_reason
 from adapterzoo.machine import gpu
 from adapterzoo.machine.fresh_process import FreshProcess
 from adapterzoo.machine.memory import free_memory
@@ -23,7 +23,7 @@ from adapterzoo.running import parallel
 from adapterzoo.running.parallel import Concurrency
 from adapterzoo.running.progress import Reporter
 from adapterzoo.running.work_queue import EarlierResults, WorkItem, WorkQueue, do_item
-from adapterzoo.running.worker import Worker, reason
+from adapterzoo.running.worker import Worker
 
 if TYPE_CHECKING:
     from adapterzoo.model.base import Base
@@ -154,6 +154,6 @@ class ItemHandler:
         except UserError as problem:
             error = problem
         except Exception as problem:  # send its text, because not every error can be sent to another process
-            error = AdapterzooError(reason(problem))
+            error = AdapterzooError(failure_reason(problem))
         send(("loaded", error, time.monotonic() - begun))
         return self.base

@@ -6,7 +6,7 @@ import gc
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from adapterzoo.errors import AdapterzooError, Problem, UserError
+from adapterzoo.errors import AdapterzooError, Problem, UserError, failure_reason
 from adapterzoo.machine import gpu, processes
 from adapterzoo.machine.memory import keep_freed_memory
 from adapterzoo.machine.stopwatch import Stopwatch
@@ -15,9 +15,10 @@ from adapterzoo.prepare.settings import with_settings
 from adapterzoo.results.result import Result, Tuning
 from adapterzoo.results.store import Store, changed_files
 from adapterzoo.running import parallel
+from adapterzoo.running.of_base import OfBase, needs_base
 from adapterzoo.running.progress import Reporter
 from adapterzoo.running.watch import Watch
-from adapterzoo.running.worker import OfBase, Worker, reason
+from adapterzoo.running.worker import Worker
 
 if TYPE_CHECKING:
     from adapterzoo.model.base import Base
@@ -134,10 +135,10 @@ class SerialSchedule(Schedule):
         try:
             if isinstance(base, Exception):
                 raise base
-            if self.worker.needs_base(cell) and cell.quantization not in self.of_base:
-                self.of_base[cell.quantization] = self.worker.measure_base(base, self.clock)
+            if needs_base(self.prepared, cell) and cell.quantization not in self.of_base:
+                self.of_base[cell.quantization] = OfBase.measured(self.prepared, base, self.clock)
         except Exception as error:
-            return self.worker.fail(cell, reason(error), "", keep_checkpoints=True)
+            return self.worker.fail(cell, failure_reason(error), "", keep_checkpoints=True)
         tuning, of_base = self.tunings.get(cell.label), self.of_base.get(cell.quantization)
         return self.worker.do(cell, base, CellWatch(self, cell), tuning=tuning, of_base=of_base)
 

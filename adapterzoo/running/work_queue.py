@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.errors import AdapterzooError
+from adapterzoo.errors import AdapterzooError, failure_reason
 from adapterzoo.machine import processes
 from adapterzoo.machine.fresh_process import DONE
 from adapterzoo.machine.processes import ProcessHandle, Send
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.prepare.plan import BaseCell, Cell, MethodCell
 from adapterzoo.results.result import RESULT, Result, Tuning, read_result
+from adapterzoo.running.of_base import OfBase, needs_base
 from adapterzoo.running.parallel import Concurrency
 from adapterzoo.running.progress import Reporter
 from adapterzoo.running.schedule import CellWatch, Schedule
 from adapterzoo.running.watch import Sender
-from adapterzoo.running.worker import OfBase, Worker, reason
+from adapterzoo.running.worker import Worker
 
 if TYPE_CHECKING:
     from adapterzoo.model.base import Base
@@ -103,7 +104,7 @@ class WorkQueue(Schedule):
         for quantization in sorted({cell.quantization for cell in self.todo}, key=lambda name: (name == own, name)):
             cells = [cell for cell in self.todo if cell.quantization == quantization]
             cells.sort(key=lambda cell: isinstance(cell, BaseCell))
-            if any(map(self.worker.needs_base, cells)):
+            if any(needs_base(self.prepared, cell) for cell in cells):
                 items.append(WorkItem(quantization))
             items += [WorkItem(quantization, cell) for cell in cells]
         return items
@@ -120,7 +121,7 @@ class WorkQueue(Schedule):
         cell = item.cell
         if not self._room_for(item.quantization):
             return False
-        if cell is not None and self.worker.needs_base(cell) and item.quantization not in self.of_base:
+        if cell is not None and needs_base(self.prepared, cell) and item.quantization not in self.of_base:
             # The cell waits until this is measured. Without a base model it need not wait, because it fails at once.
             return self._loading_error(item) is not None
         if not isinstance(cell, MethodCell):
@@ -148,7 +149,7 @@ class WorkQueue(Schedule):
             earlier = EarlierResults(tuning, self.of_base.get(item.quantization))
             self.running[self._process_for(item, earlier, threads)] = item
         elif cell is not None:
-            self._finish(self.worker.fail(cell, reason(error), "", keep_checkpoints=True))
+            self._finish(self.worker.fail(cell, failure_reason(error), "", keep_checkpoints=True))
 
     def _handle_messages(self, process: ProcessHandle) -> None:
         """Handle the messages of a process, and its result if its item has ended."""
@@ -178,7 +179,7 @@ class WorkQueue(Schedule):
         if item.cell is None:
             if item.quantization not in self.of_base:
                 error = self._loading_error(item)
-                why = reason(error) if error else why or "its process sent nothing"
+                why = failure_reason(error) if error else why or "its process sent nothing"
                 of_base = self.of_base[item.quantization] = OfBase.unknown(why)
                 problem = of_base.general if self.prepared.general is not None else of_base.examples
                 self.reporter.say(f"{problem}\n{'' if error else process.output()}".strip())
@@ -188,7 +189,7 @@ class WorkQueue(Schedule):
         if path.is_file():
             result = read_result(path)
         elif error is not None:
-            result = self.worker.fail(item.cell, reason(error), "", keep_checkpoints=True)
+            result = self.worker.fail(item.cell, failure_reason(error), "", keep_checkpoints=True)
         else:
             why = why or "its process ended before the cell did"
             result = self.worker.fail(item.cell, why, process.output(), keep_checkpoints=True)
@@ -202,4 +203,4 @@ def do_item(worker: Worker, item: WorkItem, base: Base, earlier: EarlierResults,
         worker.do(item.cell, base, Sender(send), tuning=earlier.tuning, of_base=earlier.of_base)
         return
     clock = Stopwatch()
-    send(("of_base", worker.measure_base(base, clock), clock.seconds))
+    send(("of_base", OfBase.measured(worker.prepared, base, clock), clock.seconds))

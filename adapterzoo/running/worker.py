@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.errors import AdapterzooError, PluginError
+from adapterzoo.errors import AdapterzooError, PluginError, failure_reason
 from adapterzoo.machine.memory import PeakMemory, free_memory
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.metrics.registry import lower_is_better_columns, metric_packages
@@ -20,6 +19,7 @@ from adapterzoo.results.identity import identity_hash
 from adapterzoo.results.result import FORGETTING, Result, Tuning, plain_findings
 from adapterzoo.results.store import ADAPTER, CHECKPOINTS, TRACEBACK, Store, adapter_files, folder_bytes
 from adapterzoo.running.cell import Adapted, adapt, measure, shared_prefix, train, tune_cell
+from adapterzoo.running.of_base import OfBase, informed
 from adapterzoo.running.watch import Watch
 
 if TYPE_CHECKING:
@@ -29,23 +29,6 @@ if TYPE_CHECKING:
     from adapterzoo.tasks.evaluation import Likelihood
 
 MIN_SECONDS = 0.01  # shorter activities are not kept in a result
-GENERAL_TEXT = "the general text could not be measured"
-EXAMPLES = "the untouched base model could not be asked about the examples"
-
-
-@dataclass(frozen=True)
-class OfBase:
-    """What cells need to know of the untouched base model with their quantization."""
-
-    general: list[Likelihood] | AdapterzooError | None = None
-    """likelihoods of the general text, or why they are not known; None if the recipe has no general text"""
-    examples: Any = None
-    """what the examples asked the base model; an AdapterzooError if it could not be asked"""
-
-    @classmethod
-    def unknown(cls, why: str) -> OfBase:
-        """Return that nothing is known, for a reason."""
-        return cls(AdapterzooError(f"{GENERAL_TEXT}: {why}"), AdapterzooError(f"{EXAMPLES}: {why}"))
 
 
 class Worker:
@@ -81,23 +64,6 @@ class Worker:
             recipe.model, self.prepared.location, quantization, recipe.data.max_length, self.prepared.encoded.form
         )
 
-    def needs_base(self, cell: Cell) -> bool:
-        """Tell whether a cell needs :class:`OfBase`; the untouched base model needs no general text."""
-        return self.prepared.encoded.asks_base or (self.prepared.general is not None and isinstance(cell, MethodCell))
-
-    def measure_base(self, base: Base, clock: Stopwatch) -> OfBase:
-        """Return what cells need to know of an untouched base model."""
-        general, encoded = self.prepared.general, self.prepared.encoded
-        known: dict[str, Any] = {}
-        if general is not None:
-            with clock("general text"):
-                known["general"] = _of_base(base, general.measure, GENERAL_TEXT)
-        if encoded.asks_base:
-            settings = self.prepared.recipe.evaluate
-            with clock("base model"):
-                known["examples"] = _of_base(base, lambda model: encoded.ask_base(model, settings), EXAMPLES)
-        return OfBase(**known)
-
     def do(
         self,
         cell: Cell,
@@ -123,7 +89,7 @@ class Worker:
         adapted: Adapted | None = None
         general = of_base.general if of_base else None
         try:
-            prepared = self._informed(of_base)
+            prepared = informed(self.prepared, of_base)
             if isinstance(cell, MethodCell):
                 if isinstance(general, AdapterzooError) and prepared.general is not None:
                     raise general
@@ -147,7 +113,7 @@ class Worker:
                 del model
         except (Exception, SystemExit) as error:  # an error of a method must only fail its own row
             known = _known(base, tuning, adapted)
-            return self.fail(cell, reason(error), traceback.format_exc(), **known)
+            return self.fail(cell, failure_reason(error), traceback.format_exc(), **known)
         result = self._result(
             cell,
             metrics={**measured.metrics, **forgetting},
@@ -202,19 +168,6 @@ class Worker:
     def _depends_on(self, cell: Cell) -> Mapping[str, Any]:
         """Return what training depends on beside the recipe; a checkpoint is used only if all of this is the same."""
         return {**cell.settings, "packages": self._common["environment"]["packages"]}
-
-    def _informed(self, of_base: OfBase | None) -> Prepared:
-        """Return the run, with what the examples have to know of the untouched base model.
-
-        Raises:
-            AdapterzooError: the base model could not be asked.
-        """
-        if not self.prepared.encoded.asks_base:
-            return self.prepared
-        assert of_base is not None
-        if isinstance(of_base.examples, AdapterzooError):
-            raise of_base.examples
-        return replace(self.prepared, encoded=self.prepared.encoded.with_base(of_base.examples))
 
     def _tuned(
         self,
@@ -288,15 +241,6 @@ class Worker:
         return {FORGETTING: change}, paragraphs
 
 
-def _of_base(base: Base, measure: Callable[[nn.Module], Any], problem: str) -> Any:
-    """Return what is measured of an untouched base model, or an AdapterzooError that says why it is not known."""
-    try:
-        with base.borrow() as model:
-            return measure(model)
-    except Exception as error:  # a model's own code may raise anything
-        return AdapterzooError(f"{problem}: {reason(error)}")
-
-
 def _known(base: Base, tuning: Tuning | AdapterzooError | None, adapted: Adapted | None) -> dict[str, Any]:
     """Return the fields of a result that are known before training, and therefore even if it fails."""
     return {
@@ -305,11 +249,3 @@ def _known(base: Base, tuning: Tuning | AdapterzooError | None, adapted: Adapted
         "head_params": adapted.head_params if adapted else 0,
         "total_params": base.parameters + (adapted.added if adapted else 0),
     }
-
-
-def reason(error: BaseException) -> str:
-    """Return the reason for a cell's failure, in one line."""
-    text: str = " ".join(str(error).split()) or "no reason given"
-    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "not enough memory" in text.lower():
-        return f"out of memory: {text}"[:300]
-    return (text if isinstance(error, AdapterzooError) else f"{type(error).__name__}: {text}")[:300]

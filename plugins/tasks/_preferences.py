@@ -1,4 +1,4 @@
-"""What the tasks that learn from preferences share: their data formats, and pairs of answers as token ids."""
+"""The data formats of the two tasks that learn from preferences, and pairs of answers as token ids."""
 
 from __future__ import annotations
 

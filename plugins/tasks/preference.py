@@ -77,7 +77,7 @@ class Judged:
 
 
 class Judgement(NamedTuple):
-    """What a model thinks of the answers of some examples, each a tensor of shape (answers of an example, examples)."""
+    """The log-likelihoods of the answers of some examples, as tensors of shape (answers of an example, examples)."""
 
     sums: torch.Tensor
     """log-likelihood of each answer"""
@@ -202,7 +202,7 @@ class Judgements(Examples):
         """Return the loss of each example.
 
         Args:
-            judged: what the model thinks of the answers.
+            judged: the log-likelihoods of the answers.
             divergence: for kto, how far the model is from the base model.
             text_loss: for orpo, the loss per token of the prompts with the chosen answers.
         """

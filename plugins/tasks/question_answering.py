@@ -166,7 +166,7 @@ class Question:
 
 @dataclass(frozen=True)
 class _Found:
-    """What the model finds in one window."""
+    """The best answer in one window, with its scores."""
 
     loss: float
     """loss of the answer; 0 if it is not in this window"""
@@ -237,7 +237,7 @@ class Questions(Examples):
     def _answer(self, found: Sequence[_Found]) -> str:
         """Return the answer to a question from what the model finds in its windows."""
         best = max(found, key=lambda window: window.score)
-        # As in SQuAD, the window that looks most like it has an answer decides whether there is none.
+        # A question has no answer if every window says so, as in SQuAD. So compare with the lowest score for that.
         no_answer = self.unanswerable and min(window.no_answer for window in found) > best.score
         return "" if no_answer else best.answer
 

@@ -47,7 +47,7 @@ class Answers(Encoded):
         """See :meth:`Examples.evaluate`."""
         from adapterzoo.evaluation.evaluate import evaluate
 
-        # With examples in the prompt, only the loss of the last answer is comparable with the losses of other rows.
+        # If all tokens are learned, the examples in front of a prompt are in the loss too. Then do not measure it.
         comparable = not shots or self.only_answers
         prompts = self.shown if shots else None
         return evaluate(model, self, settings, prompts, split=split, with_likelihoods=comparable, prefix=prefix)

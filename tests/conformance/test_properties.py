@@ -290,7 +290,7 @@ def test_a_head_that_is_not_saved_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
             parameter.requires_grad_(False)
         method.save(wrapped, folder)
 
-    # By its name in sys.modules, because the package has a function of the same name.
+    # The package has a function that is called like this module, so take the module from sys.modules.
     monkeypatch.setattr(sys.modules["adapterzoo.conformance.observe"], "save_adapter", without_head)
     (case,) = (case for case in task_cases("lora-scratch", ["SEQ_CLS"]) if case.architecture == "llama")
     assert "saves" in case.run().failures

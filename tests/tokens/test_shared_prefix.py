@@ -17,14 +17,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from adapterzoo.model.row_attention import ROW_LENGTHS, add_row_attention, has_row_attention
 from adapterzoo.results.result import RESULT, read_result
 from adapterzoo.tokens.batches import Tokens, pad_batch
+from adapterzoo.tokens.joining_check import reason_not_to_join, reason_not_to_train_joined
 from adapterzoo.tokens.shared_prefix import (
     SharedPrefix,
     common_prefix,
     joined_batch,
     learned_logits,
     model_arguments,
-    reason_not_to_join,
-    reason_not_to_train_joined,
 )
 
 SIZES: dict[str, Any] = {
