@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from adapterzoo_plugins.tasks._labels import (
+    MAX_SHOWN,
+    SEPARATOR,
+    Kind,
+    Labelled,
+    is_fraction,
+    labels_of,
+    number_problems,
+)
 from pydantic import Field
 
 from adapterzoo import Options, Problem, Task, hookimpl
-from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError, Turn
-from adapterzoo.formats import Format
-from adapterzoo.formats.cell_text import list_of, text_of
+from adapterzoo.data_row import DataRow
 from adapterzoo.metrics.built_in.classification import label
-from adapterzoo.metrics.registry import is_built_in
 from adapterzoo.tasks.contract import EncodeInput, Rows
 from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of
 from adapterzoo.tasks.examples import EvaluateSettings, Examples, ModelForm
 from adapterzoo.tasks.labels import unknown_labels
+from adapterzoo.tasks.suited import unsuited_metrics
 from adapterzoo.tokens.sequences import ReadText, pad_right, read_texts
 
 if TYPE_CHECKING:
     pass
 
-Kind = Literal["one", "several", "number"]
-LABELS = "labels"  # key of a row's labels in DataRow.more, if there may be several
-SEPARATOR = "; "  # between several labels in a text
 METRICS: dict[str, tuple[str, ...]] = {
     "one": ("accuracy", "macro_f1", "loss"),
     "several": ("label_f1", "exact_match", "loss"),
@@ -39,7 +43,6 @@ SUITED = {
     "number": METRICS["number"],
 }
 """kind of labels -> those of the built-in metrics that say something about them"""
-MAX_SHOWN = 5  # further rows with the same problem are only counted
 
 
 class ClassificationOptions(Options):
@@ -49,42 +52,6 @@ class ClassificationOptions(Options):
         "auto", description="what each row has; auto = several if the cells are lists, otherwise one label"
     )
     threshold: float = Field(0.5, gt=0, lt=1, description="with several labels: probability from which a label counts")
-
-
-@dataclass(frozen=True)
-class Labelled(Format):
-    """A format of one or two texts and a label."""
-
-    def turns(self, cells: Mapping[str, Any]) -> Sequence[Turn]:
-        """Return the texts, and the label as the answer."""
-        *texts, answer = self.columns
-        value = list_of(cells.get(answer))
-        named = self.text(cells, answer) if value is None else SEPARATOR.join(_names(value))
-        return [*(Turn("user", self.text(cells, text)) for text in texts), Turn("assistant", named)]
-
-    def more(self, cells: Mapping[str, Any]) -> Mapping[str, tuple[str, ...]]:
-        """Return the labels of a row that may have several."""
-        value = list_of(cells.get(self.columns[-1]))
-        return {} if value is None else {LABELS: _names(value)}
-
-
-def _names(labels: Sequence[Any]) -> tuple[str, ...]:
-    """Return the names of a row's labels in alphabetical order, in which answers name them too.
-
-    Raises:
-        EmptyRowError: a label is empty.
-        BadRowError: a label has a semicolon, which stands between labels, or is there twice.
-    """
-    names = [text_of(name, "label").strip() for name in labels]
-    if "" in names:
-        raise EmptyRowError("label", "an empty label in its list")
-    for name in names:
-        if ";" in name:
-            raise BadRowError(f"its label '{name}' has a semicolon, which separates labels.", "Rename the label.")
-        if names.count(name) > 1:
-            hint = "Give the names of its labels. If the list has a 0 or 1 for each label, replace it by names."
-            raise BadRowError(f"its label '{name}' is in the list twice.", hint)
-    return tuple(sorted(names))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,19 +148,15 @@ class Classification(Task[ClassificationOptions]):
     def problems(self, rows: Rows, options: ClassificationOptions, metrics: Sequence[str]) -> list[Problem]:
         """See :meth:`Task.problems`."""
         kind = kind_of_labels(rows, options)
-        problems = [
-            Problem("evaluate.metrics", f"'{name}' says nothing about {_DESCRIBED[kind]}.", _hint(kind))
-            for name in metrics
-            if name not in SUITED[kind] and is_built_in(name)
-        ]
+        problems = unsuited_metrics(metrics, SUITED[kind], _DESCRIBED[kind])
         if kind == "number":
-            return problems + _number_problems(rows)
+            return [*problems, *number_problems(rows)]
         if kind == "several" and not any(row.more for row in rows.train):
             what = "no row has a list of labels, and task.labels is several."
             problems.append(Problem("data", what, 'Write the labels of a row as a list: ["sport", "news"].'))
         if kind == "one":
             problems += unknown_labels(rows, str, "data")
-            if any(_is_fraction(row.completion) for row in rows.train):
+            if any(is_fraction(row.completion) for row in rows.train):
                 what = "labels are numbers with decimals: each would be a label of its own."
                 problems.append(Problem("data", what, "To learn them as numbers, set task.labels to number."))
         known = sorted({name for row in rows.train for name in labels_of(row, kind)})
@@ -253,45 +216,11 @@ class Classification(Task[ClassificationOptions]):
 _DESCRIBED = {"one": "one label for each row", "several": "several labels for each row", "number": "numbers"}
 
 
-def _hint(kind: Kind) -> str:
-    return f"Choose from: {', '.join(SUITED[kind])}."
-
-
 def kind_of_labels(rows: Rows, options: ClassificationOptions) -> Kind:
     """Return what each row has: one label, several, or a number."""
     if options.labels != "auto":
         return options.labels
     return "several" if any(row.more for row in rows.train) else "one"
-
-
-def labels_of(row: DataRow, kind: Kind) -> tuple[str, ...]:
-    """Return the names of a row's labels."""
-    if kind == "one":
-        return (row.completion,)
-    return dict(row.more).get(LABELS, (row.completion,))  # type: ignore[return-value]
-
-
-def _is_fraction(text: str) -> bool:
-    try:
-        return not float(text).is_integer()
-    except (ValueError, OverflowError):
-        return False
-
-
-def _number_problems(rows: Rows) -> list[Problem]:
-    """Return problems for the first rows whose label is not a finite number, or if all have the same number."""
-    problems = []
-    for row in (*rows.train, *rows.validation, *rows.test):
-        try:
-            finite = abs(float(row.completion)) < float("inf")
-        except ValueError:
-            finite = False
-        if not finite:
-            problems.append(Problem(row.place, f"its label '{row.completion}' is not a number, as task.labels says."))
-    if not problems and len({float(row.completion) for row in rows.train}) < 2:
-        what = "the training rows have the same number: there is nothing to learn."
-        problems.append(Problem("data", what, "Give rows with different numbers."))
-    return problems[:MAX_SHOWN]
 
 
 @hookimpl

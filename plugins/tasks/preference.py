@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from adapterzoo_plugins.tasks._judged import Judged, by_place, mean_lengths, with_mismatched
+from adapterzoo_plugins.tasks._preference_losses import (
+    OWN_OPTIONS,
+    WITH_BASE,
+    Judgement,
+    Loss,
+    PreferenceOptions,
+    divergence_of,
+    log_likelihoods,
+    losses,
+    rewards,
+    text_loss_of,
+)
 from adapterzoo_plugins.tasks._preferences import PREFERENCE, RANKED, UNPAIRED, WANTED, encode_pairs
-from pydantic import Field
 
-from adapterzoo import Options, Problem, Task, hookimpl
+from adapterzoo import Problem, Task, hookimpl
 from adapterzoo.data_row import SPLIT_NAMES, DataRow
 from adapterzoo.tasks.contract import EncodeInput, Rows
 from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of_scores
@@ -18,80 +30,10 @@ from adapterzoo.tasks.examples import EvaluateSettings, Examples
 if TYPE_CHECKING:
     import torch
 
-    from adapterzoo.tokens.batches import Tokens
 
-Loss = Literal["dpo", "ipo", "kto", "orpo", "simpo"]
-WITH_BASE = ("dpo", "ipo", "kto")
-"""losses that compare the model with the untouched base model"""
-OWN_OPTIONS = {"simpo_gamma": "simpo", "desirable_weight": "kto", "undesirable_weight": "kto"}
-"""option -> the only loss that uses it"""
 EXTRA = ("of_base", "wanted", "mismatched")
 """what a batch has beside the arguments of the model"""
 METRICS = ("likelihood_accuracy", "reward_accuracy", "reward_margin", "loss")
-SURE = -1e-6  # the largest mean log-likelihood that the odds are computed for: those of a certain answer are infinite
-
-
-class PreferenceOptions(Options):
-    """The options of the task; their names and defaults are TRL's."""
-
-    loss: Literal["auto", "dpo", "ipo", "kto", "orpo", "simpo"] = Field(
-        "auto", description="what is minimised; auto = dpo for pairs of answers, kto for single answers with a label"
-    )
-    beta: float = Field(
-        0.1, gt=0, description="how closely the model stays to the base model; for orpo the weight of the odds ratio"
-    )
-    simpo_gamma: float = Field(0.5, ge=0, description="simpo: the margin that is aimed at")
-    desirable_weight: float = Field(1.0, gt=0, description="kto: weight of the answers that are wanted")
-    undesirable_weight: float = Field(1.0, gt=0, description="kto: weight of the answers that are not wanted")
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A prompt with its answers as token ids: the chosen and the rejected one, or only one that is wanted or not."""
-
-    row: DataRow
-    answers: tuple[Tokens, ...]
-    """the prompt with each answer, which is what is learned of it"""
-    wanted: tuple[bool, ...]
-    """for each answer, whether it is wanted"""
-    mismatched: tuple[Tokens, ...] = ()
-    """for kto: for each answer, the prompt with an answer to another prompt"""
-    of_base: tuple[float, ...] = ()
-    """log-likelihood of each answer with the untouched base model, then of each mismatched one; empty until known"""
-
-    @property
-    def size(self) -> int:
-        """Number of tokens of all answers, each with the prompt."""
-        return sum(len(ids) for ids, _ in self.answers)
-
-    @property
-    def tokens(self) -> Tokens:
-        """All token ids of the answers, one after the other, and whether each is in the loss."""
-        ids = [token for ids, _ in self.answers for token in ids]
-        return ids, [in_loss for _, learned in self.answers for in_loss in learned]
-
-    @property
-    def sequences(self) -> tuple[Tokens, ...]:
-        """The answers, and then the mismatched ones."""
-        return (*self.answers, *self.mismatched)
-
-
-class Judgement(NamedTuple):
-    """The log-likelihoods of the answers of some examples, as tensors of shape (answers of an example, examples)."""
-
-    sums: torch.Tensor
-    """log-likelihood of each answer"""
-    counts: torch.Tensor
-    """number of tokens of each answer"""
-    of_base: torch.Tensor
-    """log-likelihood of each answer with the untouched base model; zeros if the loss does not need it"""
-    wanted: torch.Tensor
-    """whether each answer is wanted"""
-
-    @property
-    def means(self) -> torch.Tensor:
-        """Log-likelihood of each answer per token."""
-        return self.sums / self.counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +89,7 @@ class Judgements(Examples):
 
         from adapterzoo.tokens.batches import IGNORED, pad_batch
 
-        batch = pad_batch(_by_place([row.answers for row in rows]), self.pad_id)
+        batch = pad_batch(by_place([row.answers for row in rows]), self.pad_id)
         if self.loss_name == "orpo":  # it also learns the prompt, so it needs the output for all tokens
             width = batch["input_ids"].shape[1]
             batch["labels"] = functional.pad(batch["labels"], (width - batch["logits_to_keep"], 0), value=IGNORED)
@@ -156,7 +98,7 @@ class Judgements(Examples):
             batch["of_base"] = torch.tensor([row.of_base for row in rows]).T.contiguous()
             batch["wanted"] = torch.tensor([row.wanted for row in rows]).T.contiguous()
         if rows[0].of_base and rows[0].mismatched:
-            batch["mismatched"] = pad_batch(_by_place([row.mismatched for row in rows]), self.pad_id)
+            batch["mismatched"] = pad_batch(by_place([row.mismatched for row in rows]), self.pad_id)
         return batch
 
     def arguments(self, batch: dict[str, Any], model: Any) -> dict[str, Any]:
@@ -182,54 +124,21 @@ class Judgements(Examples):
             mismatched = arguments["mismatched"]
             with torch.no_grad():
                 output = model(**{name: value for name, value in mismatched.items() if name != "labels"})
-                sums, _ = _log_likelihoods(output.logits, mismatched)
+                sums, _ = log_likelihoods(output.logits, mismatched)
             assert of_base is not None
-            divergence = _divergence(sums - of_base[len(of_base) // 2 :].flatten())
+            divergence = divergence_of(sums - of_base[len(of_base) // 2 :].flatten())
 
         def loss(logits: torch.Tensor) -> torch.Tensor:
-            sums, counts = _log_likelihoods(logits, batch)
+            sums, counts = log_likelihoods(logits, batch)
             answers = 2 if of_base is None or wanted is None else len(wanted)
             shape = (answers, len(sums) // answers)
             sums = sums.view(shape)
             base = torch.zeros_like(sums) if of_base is None else of_base[:answers]
             judged = Judgement(sums, counts.view(shape), base, torch.zeros_like(sums) if wanted is None else wanted)
-            text_loss = _text_loss(logits, batch, shape[1]) if self.loss_name == "orpo" else sums.new_zeros(())
-            return self._losses(judged, divergence, text_loss).mean()
+            text_loss = text_loss_of(logits, batch, shape[1]) if self.loss_name == "orpo" else sums.new_zeros(())
+            return losses(self.loss_name, self.options, judged, divergence, text_loss).mean()
 
         return task_loss(model, batch, loss)
-
-    def _losses(self, judged: Judgement, divergence: torch.Tensor, text_loss: torch.Tensor) -> torch.Tensor:
-        """Return the loss of each example.
-
-        Args:
-            judged: the log-likelihoods of the answers.
-            divergence: for kto, how far the model is from the base model.
-            text_loss: for orpo, the loss per token of the prompts with the chosen answers.
-        """
-        import torch
-        from torch.nn.functional import logsigmoid
-
-        beta, options = self.options.beta, self.options
-        if self.loss_name == "kto":  # arXiv 2402.01306, equation 7
-            sign = torch.where(judged.wanted, 1.0, -1.0)
-            weights = torch.where(judged.wanted, options.desirable_weight, options.undesirable_weight)
-            gain = sign * beta * (judged.sums - judged.of_base - divergence)
-            return (weights * (1 - gain.sigmoid())).mean(dim=0)
-        ratio_chosen, ratio_rejected = judged.sums - judged.of_base
-        if self.loss_name == "dpo":  # arXiv 2305.18290, equation 7
-            return -logsigmoid(beta * (ratio_chosen - ratio_rejected))
-        chosen, rejected = judged.means
-        if self.loss_name == "ipo":  # arXiv 2310.12036, equation 17, per token as TRL does it
-            tokens_chosen, tokens_rejected = judged.counts
-            return (ratio_chosen / tokens_chosen - ratio_rejected / tokens_rejected - 1 / (2 * beta)) ** 2
-        if self.loss_name == "simpo":  # arXiv 2405.14734, equation 6
-            return -logsigmoid(beta * (chosen - rejected) - options.simpo_gamma)
-        # orpo: arXiv 2403.07691, equations 4, 6 and 7
-        return text_loss - beta * logsigmoid(_log_odds(chosen) - _log_odds(rejected))
-
-    def _rewards(self, judged: Judgement) -> torch.Tensor:
-        """Return the reward that the model gives to each answer, as TRL defines it for the loss."""
-        return self.options.beta * (judged.sums - judged.of_base if self.asks_base else judged.means)
 
     def evaluate(
         self, model: Any, settings: EvaluateSettings, *, split: str = "test", prefix: Any = None, shots: bool = False
@@ -268,27 +177,29 @@ class Judgements(Examples):
             for row, example in zip(measured, examples, strict=True)
             for answer, of_base in zip(row[number:], example.of_base[number:], strict=True)
         ]
-        divergence = _divergence(torch.tensor(rises).double()) if rises else torch.zeros(())
+        divergence = divergence_of(torch.tensor(rises).double()) if rises else torch.zeros(())
         text_losses = torch.zeros(())
         if self.loss_name == "orpo" and "loss" in settings.metrics:
             text_losses = torch.tensor(self._text_losses(model, examples, settings)).double()
         scores = self._scores(judged)
-        losses = self._losses(judged, divergence, text_losses).tolist()
+        loss_of_each = losses(self.loss_name, self.options, judged, divergence, text_losses).tolist()
         right = scores["likelihood_accuracy" if number == 2 else "reward_accuracy"]
-        likelihoods = [Likelihood(loss, 1, (), int(is_right)) for loss, is_right in zip(losses, right, strict=True)]
+        likelihoods = [
+            Likelihood(loss, 1, (), int(is_right)) for loss, is_right in zip(loss_of_each, right, strict=True)
+        ]
         rows = [example.row for example in examples]
         return evaluation_of_scores(rows, likelihoods, scores, settings.metrics, split)
 
     def _scores(self, judged: Judgement) -> dict[str, list[Any]]:
         """Return the scores of each example by metric."""
-        rewards = self._rewards(judged)
-        if len(rewards) == 1:
-            margins = rewards[0].where(judged.wanted[0], -rewards[0])
+        given = rewards(self.loss_name, self.options, judged)
+        if len(given) == 1:
+            margins = given[0].where(judged.wanted[0], -given[0])
             return {"reward_accuracy": (margins > 0).tolist(), "reward_margin": margins.tolist()}
         return {
             "likelihood_accuracy": (judged.means[0] > judged.means[1]).tolist(),
-            "reward_accuracy": (rewards[0] > rewards[1]).tolist(),
-            "reward_margin": (rewards[0] - rewards[1]).tolist(),
+            "reward_accuracy": (given[0] > given[1]).tolist(),
+            "reward_margin": (given[0] - given[1]).tolist(),
         }
 
     def _measured(self, model: Any, examples: Sequence[Judged], settings: EvaluateSettings) -> list[Likelihood]:
@@ -308,47 +219,6 @@ class Judgements(Examples):
         texts = [(ids, [False] + [True] * (len(ids) - 1)) for ids, _ in (example.answers[0] for example in examples)]
         measured = likelihoods(model, texts, self.pad_id, settings.batch_size, losses_only=True)
         return [text.loss / text.tokens for text in measured]
-
-
-def _by_place(rows: Sequence[Sequence[Tokens]]) -> list[Tokens]:
-    """Return the first sequences of all rows, then the second ones."""
-    return [row[place] for place in range(len(rows[0])) for row in rows]
-
-
-def _log_likelihoods(logits: torch.Tensor, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the log-likelihood of the learned tokens of each row of a padded batch, and the number of these tokens."""
-    from torch.nn import functional
-
-    from adapterzoo.tokens.batches import IGNORED
-    from adapterzoo.tokens.shared_prefix import learned_logits
-
-    selected, targets = learned_logits(logits, batch)
-    of_tokens = -functional.cross_entropy(selected.float(), targets, reduction="none")
-    learned = batch["labels"][:, 1:] != IGNORED
-    sums = of_tokens.new_zeros(len(learned)).index_add(0, learned.nonzero()[:, 0], of_tokens)
-    return sums, learned.sum(dim=1)
-
-
-def _text_loss(logits: torch.Tensor, batch: dict[str, Any], rows: int) -> torch.Tensor:
-    """Return the loss per token of the first rows of a padded batch, the prompts included."""
-    from torch.nn import functional
-
-    ids, is_text = batch["input_ids"][:rows, 1:], batch["attention_mask"][:rows, :-1].bool()
-    logits = logits[:rows, -batch["input_ids"].shape[1] : -1]
-    return functional.cross_entropy(logits[is_text].float(), ids[is_text])
-
-
-def _divergence(rises: torch.Tensor) -> torch.Tensor:
-    """Return how far a model is from its base, by how much likelier than the base it finds mismatched answers."""
-    return rises.mean().clamp(min=0)
-
-
-def _log_odds(log_likelihood: torch.Tensor) -> torch.Tensor:
-    """Return the logarithm of p / (1 - p)."""
-    import torch
-
-    value = log_likelihood.clamp(max=SURE)
-    return value - torch.log(-torch.expm1(value))
 
 
 class Preferences(Task[PreferenceOptions]):
@@ -416,10 +286,10 @@ class Preferences(Task[PreferenceOptions]):
             }
         if loss == "kto":
             splits = {
-                split: list(_with_mismatched(examples, given.data.max_length)) if examples else []
+                split: list(with_mismatched(examples, given.data.max_length)) if examples else []
                 for split, examples in splits.items()
             }
-        counts = " and ".join(f"{number} tokens" for number in _mean_lengths(splits["train"]))
+        counts = " and ".join(f"{number} tokens" for number in mean_lengths(splits["train"]))
         pad = tokenizer.convert_ids_to_tokens(encoder.pad_id)
         return Judgements(
             tokenizer=encoder.tokenizer,
@@ -446,42 +316,6 @@ def _unpaired(rows: Rows) -> bool:
 
 def _wanted(row: DataRow) -> bool:
     return bool(dict(row.more)[WANTED])
-
-
-def _mean_lengths(examples: Sequence[Judged]) -> list[int]:
-    """Return the mean number of tokens of the chosen and of the rejected answers, or of all answers."""
-    places = range(len(examples[0].answers))
-    return [round(sum(sum(e.answers[place][1]) for e in examples) / len(examples)) for place in places]
-
-
-def _with_mismatched(examples: Sequence[Judged], max_length: int) -> Iterator[Judged]:
-    """Yield the examples of a split with, for each answer, their prompt and the last answer before to another prompt.
-
-    TRL rotates the answers of each batch. Here they are rotated in the whole split, so that the untouched base model
-    can be asked about them before the order of the rows is known. If there is no other prompt, as in TRL, the answer is
-    one to the same prompt.
-    """
-    parts = [_parts(answer) for answer in _by_place([example.answers for example in examples])]
-    mismatched: list[Tokens] = []
-    partner = 0
-    for index, (prompt, _) in enumerate(parts):
-        if index == 0:
-            others = [at for at, (other, _) in enumerate(parts) if other != prompt]
-            partner = others[-1] if others else len(parts) - 1
-        elif parts[index - 1][0] != prompt:
-            partner = index - 1
-        answer = parts[partner][1]
-        ids, learned = [*prompt, *answer], [False] * len(prompt) + [True] * len(answer)
-        mismatched.append((ids[:max_length], learned[:max_length]))
-    for index, example in enumerate(examples):
-        yield replace(example, mismatched=tuple(mismatched[index :: len(examples)]))
-
-
-def _parts(sequence: Tokens) -> tuple[list[int], list[int]]:
-    """Return the ids before an answer, and those of the answer."""
-    ids, learned = sequence
-    start = learned.index(True)
-    return ids[:start], ids[start:]
 
 
 @hookimpl

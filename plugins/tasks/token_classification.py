@@ -3,70 +3,34 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from adapterzoo_plugins.tasks._tags import (
+    MAX_SHOWN,
+    PREFIXED,
+    SPACE,
+    Tagged,
+    names_of,
+    prefix_problems,
+    scheme_of,
+    tags_of,
+)
+
 from adapterzoo import Options, Problem, Task, UserError, hookimpl
-from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError, Turn
-from adapterzoo.formats import Format
-from adapterzoo.formats.cell_text import kind_of, list_of, text_of
+from adapterzoo.data_row import DataRow
 from adapterzoo.metrics.built_in.entities import OUTSIDE
 from adapterzoo.tasks.contract import EncodeInput, Rows
 from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of
 from adapterzoo.tasks.examples import EvaluateSettings, Examples, ModelForm
+from adapterzoo.tasks.suited import unsuited_metrics
 from adapterzoo.tokens.batches import IGNORED
 from adapterzoo.tokens.sequences import ReadText, check_offsets, pad_right
 
 if TYPE_CHECKING:
     pass
-
-SPACE = " "  # between words and between tags in a text
-PREFIXED = re.compile(r"[BI]-.+")
-UNSUITED = ("accuracy", "macro_f1", "matthews", "label_f1", "spearman", "squad_em", "squad_f1")
-"""metrics that say nothing about tags, because they compare something else"""
-MAX_SHOWN = 5  # further rows with the same problem are only counted
-NUMBERED = "Write their names, such as B-PER. If the numbers are their names, write them as texts."
-
-
-@dataclass(frozen=True)
-class Tagged(Format):
-    """A format of words and their tags: two lists, or two texts with single spaces."""
-
-    def turns(self, cells: Mapping[str, Any]) -> Sequence[Turn]:
-        """Return the words as a text, and the tags as the answer."""
-        words, tags = (_items(cells.get(column), column) for column in self.columns)
-        if len(words) != len(tags):
-            what = f"it has {len(words)} words and {len(tags)} tags."
-            raise BadRowError(what, f"Give each word one tag; a word that is no entity has {OUTSIDE}.")
-        return [Turn("user", SPACE.join(words)), Turn("assistant", SPACE.join(tags))]
-
-
-def _items(value: Any, column: str) -> list[str]:
-    """Return the words or tags in a cell.
-
-    Raises:
-        EmptyRowError: the cell is empty.
-        BadRowError: one of them is empty, has white space in it, or is the number of a tag.
-    """
-    if (listed := list_of(value)) is not None:
-        value = listed
-        if column == "tags" and any(kind_of(item) == "a number" for item in value):
-            raise BadRowError("its tags are numbers.", NUMBERED)
-        items = [text_of(item, column) for item in value]
-    else:
-        text = text_of(value, column).strip()
-        items = text.split(SPACE) if text else []
-    if not items:
-        raise EmptyRowError(column)
-    for number, item in enumerate(items, start=1):
-        if not item or any(sign.isspace() for sign in item):
-            wrong = f"has white space in it: '{item}'" if item.strip() else "is empty"
-            hint = "Make each an item of its own, or put exactly one space between them if they are a text."
-            raise BadRowError(f"item {number} of its '{column}' {wrong}.", hint)
-    return items
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,29 +128,24 @@ class TokenClassification(Task[Options]):
 
     def default_metrics(self, rows: Rows, options: Options) -> Sequence[str]:
         """See :meth:`Task.default_metrics`: tags without prefixes are no entities."""
-        return self.metrics if any(map(PREFIXED.fullmatch, _names(rows.train))) else self.metrics[1:]
+        return self.metrics if any(map(PREFIXED.fullmatch, names_of(rows.train))) else self.metrics[1:]
 
     def problems(self, rows: Rows, options: Options, metrics: Sequence[str]) -> list[Problem]:
         """See :meth:`Task.problems`."""
-        suited = f"Choose from: {', '.join(self.metrics)}."
-        problems = [
-            Problem("evaluate.metrics", f"'{name}' says nothing about tags of words.", suited)
-            for name in metrics
-            if name in UNSUITED
-        ]
-        known = _names(rows.train)
+        problems = unsuited_metrics(metrics, (*self.metrics, "exact_match"), "tags of words")
+        known = names_of(rows.train)
         if len(known) < 2:
             what = f"the training rows have {len(known)} different tags: there is nothing to tell apart."
             problems.append(Problem("data", what, "Give rows with at least two tags."))
-        new = {name: row for row in rows.test for name in _tags(row) if name not in known}
+        new = {name: row for row in rows.test for name in tags_of(row) if name not in known}
         problems += [
             Problem(row.place, f"its tag '{name}' is in no training row.", "Correct it, or give more training rows.")
             for name, row in list(new.items())[:MAX_SHOWN]
         ]
-        if "entity_f1" in metrics and _names(rows.test) <= {OUTSIDE}:
+        if "entity_f1" in metrics and names_of(rows.test) <= {OUTSIDE}:
             what = f"no test row has an entity, only {OUTSIDE}: entity_f1 would be 0 for every method."
             problems.append(Problem("data", what, "Give other test rows, or measure token_accuracy."))
-        return problems + _prefix_problems([*rows.train, *rows.validation, *rows.test])
+        return [*problems, *prefix_problems([*rows.train, *rows.validation, *rows.test])]
 
     def encode(self, given: EncodeInput[Options]) -> TaggedTexts:
         """See :meth:`Task.encode`."""
@@ -194,9 +153,9 @@ class TokenClassification(Task[Options]):
 
         tokenizer, rows = given.tokenizer, given.rows
         check_offsets(tokenizer)
-        names = _names(rows.train)
+        names = names_of(rows.train)
         labels = {name: index for index, name in enumerate(sorted(names))}
-        known = [row for row in rows.validation if names.issuperset(_tags(row))]
+        known = [row for row in rows.validation if names.issuperset(tags_of(row))]
         if dropped := len(rows.validation) - len(known):
             given.say(f"data: {dropped} rows of validation dropped: no training row has one of their tags")
 
@@ -204,7 +163,7 @@ class TokenClassification(Task[Options]):
             return _read_words(tokenizer, of_split, labels, given.data.max_length, split, given.say)
 
         pad_id = choose_padding_id(tokenizer)
-        scheme = _scheme([*rows.train, *rows.validation, *rows.test])
+        scheme = scheme_of([*rows.train, *rows.validation, *rows.test])
         shown = f"{len(labels)} tags ({scheme}): {', '.join([*labels][:MAX_SHOWN])}"
         return TaggedTexts(
             tokenizer=tokenizer,
@@ -220,63 +179,6 @@ class TokenClassification(Task[Options]):
             ),
             names=tuple(labels),
         )
-
-
-def _tags(row: DataRow) -> list[str]:
-    return row.completion.split(SPACE)
-
-
-def _names(rows: Sequence[DataRow]) -> set[str]:
-    """Return the names of all tags of rows."""
-    return {name for row in rows for name in _tags(row)}
-
-
-def _prefix_problems(rows: Sequence[DataRow]) -> list[Problem]:
-    """Return problems if only some tags have prefixes, or if a prefix is at a place where no scheme allows it."""
-    entities = _names(rows) - {OUTSIDE}
-    with_prefix = set(filter(PREFIXED.fullmatch, entities))
-    if with_prefix and (plain := entities - with_prefix):
-        what = f"some tags, like '{min(with_prefix)}', begin with B- or I-, and others, like '{min(plain)}', do not."
-        return [Problem("data", what, f"Write all of them in IOB2 (B-, I-, {OUTSIDE}), or none with a prefix.")]
-    wrong = {prefix: [(row, n) for row in rows if (n := _misplaced(_tags(row), prefix)) is not None] for prefix in "BI"}
-    if not with_prefix or not wrong["B"] or not wrong["I"]:
-        return []
-    # Rows of neither scheme are compared with the one that more rows follow.
-    prefix = min(wrong, key=lambda name: (len(wrong[name]), name != "I"))
-    problems = []
-    for row, n in wrong[prefix][:MAX_SHOWN]:
-        tags, words = _tags(row), row.prompt.split(SPACE)
-        before = f"follows '{tags[n - 1]}'" if n else "is the first"
-        other = ("B" if prefix == "I" else "I") + tags[n][1:]
-        rule = f"in {'IOB2' if prefix == 'I' else 'IOB1'} it must be '{other}'"
-        what = f"the tag of its word {n + 1} ('{words[n]}'), '{tags[n]}', {before}: {rule}."
-        problems.append(Problem(row.place, what, "Correct it; all rows must be in IOB2, or all in IOB1."))
-    if more := len(wrong[prefix]) - len(problems):
-        problems.append(Problem("data", f"{more} more rows have such a tag."))
-    return problems
-
-
-def _misplaced(tags: Sequence[str], prefix: str) -> int | None:
-    """Return the index of the first tag whose prefix is wrong; None if there is none.
-
-    In IOB2, ``I`` only continues an entity of its type. In IOB1, ``B`` only follows an entity of its type.
-
-    Args:
-        tags: the tags of a row.
-        prefix: the prefix to check: ``I`` for IOB2, ``B`` for IOB1.
-    """
-    before = ""
-    for index, tag in enumerate(tags):
-        if tag.startswith(f"{prefix}-") and before[1:] != tag[1:]:
-            return index
-        before = tag
-    return None
-
-
-def _scheme(rows: Sequence[DataRow]) -> str:
-    if not any(map(PREFIXED.fullmatch, _names(rows))):
-        return "without prefixes"
-    return "IOB1" if any(_misplaced(_tags(row), "I") is not None for row in rows) else "IOB2"
 
 
 def _read_words(
@@ -308,7 +210,7 @@ def _read_words(
         ids = list(encoded["input_ids"])
         positions = _first_tokens(row.prompt.split(SPACE), encoded["offset_mapping"])
         target = [IGNORED] * len(ids)
-        for position, tag in zip(positions, _tags(row), strict=True):
+        for position, tag in zip(positions, tags_of(row), strict=True):
             if position is not None:
                 target[position] = labels[tag]
         missing = positions.count(None)
