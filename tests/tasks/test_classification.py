@@ -10,29 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from cells import Bench
 from click.testing import Result
 from safetensors.torch import load_file
-
-RECIPE = """\
-name: tiny
-task: {task}
-model:
-  name: {model}
-  dtype: float32
-data:
-  source: rows.jsonl
-  split: {{train: 0.6, validation: 0.2, test: 0.2}}
-  max_length: 64
-train:
-  steps: {steps}
-  batch_size: 4
-evaluate:
-  batch_size: 8
-methods: [{methods}]
-jobs: 2  # known numbers need no probe
-threads: 1
-"""
-WORDS = ("table", "river", "stone", "cloud", "paper", "train", "glass", "horse", "music", "bread")
+from task_runs import WORDS, assert_refused, assert_trains_like_a_plain_script, results, write_recipe
 
 
 def texts(label: Callable[[int], Any]) -> list[dict[str, Any]]:
@@ -42,17 +23,9 @@ def texts(label: Callable[[int], Any]) -> list[dict[str, Any]]:
 @pytest.fixture
 def recipe(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
     def write(rows: list[dict[str, Any]], methods: str = "lora", task: str = "classification", steps: int = 6) -> Path:
-        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        path = tmp_path / "recipe.yaml"
-        path.write_text(RECIPE.format(task=task, model=tiny_model, methods=methods, steps=steps), encoding="utf-8")
-        return path
+        return write_recipe(tmp_path, tiny_model, rows, task, methods, steps)
 
     return write
-
-
-def results(folder: Path, adapterzoo: Callable[..., Result]) -> dict[str, dict[str, Any]]:
-    shown = json.loads(adapterzoo("compare", folder, "--format", "json").stdout)
-    return {row["label"]: row for row in shown["rows"]}
 
 
 def test_a_label_is_learned_and_only_the_head_is_a_row_too(
@@ -108,43 +81,12 @@ def test_several_labels_and_numbers(
 def test_losses_and_adapter_are_those_of_a_plain_script(
     recipe: Callable[..., Path], tmp_path: Path, tiny_model: Path
 ) -> None:
-    """Trained by transformers' own Trainer and PEFT, the same rows give the same losses and the same adapter."""
-    from cells import Bench
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForSequenceClassification, Trainer, set_seed
-
-    from adapterzoo.model import base
-    from adapterzoo.running.cell import adapt
-    from adapterzoo.running.watch import Watch
-    from adapterzoo.training.arguments import arguments
+    from transformers import AutoModelForSequenceClassification
 
     bench = Bench(recipe(texts(lambda n: ("positive", "negative")[n % 2])))
-    encoded, model_section = bench.prepared.encoded, bench.recipe.model
-    loaded = base.load(model_section, str(tiny_model), "none", 64, encoded.form)
-    with loaded.borrow() as model:
-        adapted = adapt(bench.prepared, bench.cells["lora"], model, Watch())
-        trained = bench.train("lora", adapted.model, tmp_path / "ours")
-        ours = {name: value.clone() for name, value in adapted.model.state_dict().items() if "lora" in name}
-        head = adapted.model.base_model.model.score.modules_to_save["default"].weight.detach().clone()
-
-    plain = AutoModelForSequenceClassification.from_pretrained(
-        tiny_model, num_labels=2, pad_token_id=encoded.pad_id, attn_implementation="eager"
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        plain.score.weight.data.normal_(0.0, plain.config.initializer_range)
-    set_seed(0)
-    peft = get_peft_model(plain, LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=32, target_modules="all-linear"))
-    rate = bench.cells["lora"].learning_rate
-    settings = arguments(bench.recipe.train, 6, rate, 0, tmp_path / "plain", fp16=False)
-    trainer = Trainer(peft, settings, train_dataset=encoded.train, data_collator=encoded.collate)
-    trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert [entry["loss"] for entry in trained.history] == pytest.approx(losses, rel=1e-5)
-    theirs = {name: value for name, value in peft.state_dict().items() if "lora" in name}
-    assert ours.keys() == theirs.keys()
-    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in ours)
-    assert torch.allclose(head, peft.base_model.model.score.modules_to_save["default"].weight, atol=1e-6)
+    pad_id = bench.prepared.encoded.pad_id
+    plain = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=2, pad_token_id=pad_id)
+    assert_trains_like_a_plain_script(bench, plain, "score", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -175,11 +117,9 @@ def test_rows_that_do_not_fit_are_refused(
         sets = ("--set", "data.split={train: rows.jsonl, validation: 0, test: test.jsonl}", "--set", "data.source=null")
         path = recipe([row for row in rows if row["label"] != "rare"], task=task)
         (path.parent / "test.jsonl").write_text(json.dumps({"text": "other", "label": "rare"}) + "\n")
-        done = adapterzoo("check", path, *sets)
+        assert_refused(adapterzoo, path, wanted, *sets)
     else:
-        done = adapterzoo("check", recipe(rows, task=task))
-    assert done.exit_code != 0
-    assert wanted in " ".join(done.output.split()), done.output
+        assert_refused(adapterzoo, recipe(rows, task=task), wanted)
 
 
 @pytest.mark.parametrize(
@@ -197,9 +137,7 @@ def test_rows_that_do_not_fit_are_refused(
 def test_keys_that_do_not_suit_the_task_are_refused(
     key: str, value: str, wanted: str, recipe: Callable[..., Path], adapterzoo: Callable[..., Result]
 ) -> None:
-    done = adapterzoo("check", recipe(texts(lambda n: ("a", "b")[n % 2])), "--set", f"{key}={value}")
-    assert done.exit_code != 0
-    assert wanted in " ".join(done.output.split()), done.output
+    assert_refused(adapterzoo, recipe(texts(lambda n: ("a", "b")[n % 2])), wanted, "--set", f"{key}={value}")
 
 
 @pytest.mark.parametrize("write", [json.dumps, str], ids=["JSON", "Python"])

@@ -11,27 +11,8 @@ from typing import Any
 import pytest
 import torch
 from click.testing import Result
+from task_runs import WORDS, assert_refused, results, write_recipe
 
-RECIPE = """\
-name: tiny
-task: {task}
-model:
-  name: {model}
-  dtype: float32
-data:
-  source: rows.jsonl
-  split: {{train: 0.6, validation: 0.2, test: 0.2}}
-  max_length: 96
-train:
-  steps: {steps}
-  batch_size: 4
-evaluate:
-  batch_size: 8
-methods: [{methods}]
-jobs: 2  # known numbers need no probe
-threads: 1
-"""
-WORDS = ("table", "river", "stone", "cloud", "paper", "train", "glass", "horse", "music", "bread")
 LOSSES = ("dpo", "ipo", "kto", "orpo", "simpo")
 
 
@@ -52,17 +33,9 @@ def unpaired(count: int = 40) -> list[dict[str, Any]]:
 @pytest.fixture
 def recipe(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
     def write(rows: list[dict[str, Any]], methods: str = "lora", task: str = "preference", steps: int = 6) -> Path:
-        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        path = tmp_path / "recipe.yaml"
-        path.write_text(RECIPE.format(task=task, model=tiny_model, methods=methods, steps=steps), encoding="utf-8")
-        return path
+        return write_recipe(tmp_path, tiny_model, rows, task, methods, steps, 96)
 
     return write
-
-
-def results(folder: Path, adapterzoo: Callable[..., Result]) -> dict[str, dict[str, Any]]:
-    shown = json.loads(adapterzoo("compare", folder, "--format", "json").stdout)
-    return {row["label"]: row for row in shown["rows"]}
 
 
 def texts(tokenizer: Any, example: Any) -> list[tuple[str, str]]:
@@ -364,9 +337,7 @@ def test_rows_that_do_not_fit_are_refused(
     rows: list[dict[str, Any]], task: str, wanted: str, recipe: Callable[..., Path], adapterzoo: Callable[..., Result],
     no_weights: None,
 ) -> None:  # fmt: skip
-    done = adapterzoo("check", recipe(rows, task=task))
-    assert done.exit_code != 0
-    assert wanted in " ".join(done.output.split()), done.output
+    assert_refused(adapterzoo, recipe(rows, task=task), wanted)
 
 
 @pytest.mark.parametrize(
@@ -381,9 +352,7 @@ def test_rows_that_do_not_fit_are_refused(
 def test_keys_that_do_not_suit_the_task_are_refused(
     key: str, value: str, wanted: str, recipe: Callable[..., Path], adapterzoo: Callable[..., Result]
 ) -> None:
-    done = adapterzoo("check", recipe(pairs()), "--set", f"{key}={value}")
-    assert done.exit_code != 0
-    assert wanted in " ".join(done.output.split()), done.output
+    assert_refused(adapterzoo, recipe(pairs()), wanted, "--set", f"{key}={value}")
 
 
 def test_an_empty_answer_is_reported_with_its_row(

@@ -11,7 +11,9 @@ from typing import Any
 import families
 import pytest
 import torch
+from cells import Bench
 from click.testing import Result
+from task_runs import WORDS, assert_refused, assert_trains_like_a_plain_script, write_recipe
 from transformers import AutoTokenizer
 
 from adapterzoo.data_row import DataRow, Turn
@@ -21,25 +23,6 @@ from adapterzoo.tasks.contract import EncodeInput
 from adapterzoo.tasks.examples import Examples
 from adapterzoo.tasks.registry import tasks
 
-RECIPE = """\
-name: tiny
-task: {task}
-model:
-  name: {model}
-  dtype: float32
-data:
-  source: rows.jsonl
-  split: {{train: 0.6, validation: 0.2, test: 0.2}}
-  max_length: 80
-train:
-  steps: {steps}
-  batch_size: 4
-  learning_rate: 1.0e-2
-evaluate:
-  batch_size: 8
-methods: [lora]
-"""
-WORDS = ("table", "river", "stone", "cloud", "paper", "train", "glass", "horse", "music", "bread")
 MODELS = ("tiny_model", "tiny_bert")
 
 
@@ -58,11 +41,8 @@ def recipe(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Path
     def write(
         rows: list[dict[str, Any]], model: str = "tiny_model", steps: int = 6, task: str = "question_answering"
     ) -> Path:
-        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        path = tmp_path / "recipe.yaml"
-        text = RECIPE.format(model=request.getfixturevalue(model), steps=steps, task=task)
-        path.write_text(text, encoding="utf-8")
-        return path
+        folder = request.getfixturevalue(model)
+        return write_recipe(tmp_path, folder, rows, task, "lora", steps, 80, ", learning_rate: 1.0e-2")
 
     return write
 
@@ -100,46 +80,12 @@ def test_answers_are_found(
 def test_losses_and_adapter_are_those_of_a_plain_script(
     model: str, recipe: Callable[..., Path], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Trained by transformers' own Trainer and PEFT, the same rows give the same losses and the same adapter."""
-    from cells import Bench
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForQuestionAnswering, Trainer, set_seed
-
-    from adapterzoo.model import base
-    from adapterzoo.running.cell import adapt
-    from adapterzoo.running.watch import Watch
-    from adapterzoo.training.arguments import arguments
-
-    folder = request.getfixturevalue(model)
-    bench = Bench(recipe(questions(), model))
-    examples = bench.prepared.encoded
-    loaded = base.load(bench.recipe.model, str(folder), "none", 80, examples.form)
-    with loaded.borrow() as borrowed:
-        adapted = adapt(bench.prepared, bench.cells["lora"], borrowed, Watch())
-        trained = bench.train("lora", adapted.model, tmp_path / "ours")
-        ours = {name: value.clone() for name, value in adapted.model.state_dict().items()}
+    from transformers import AutoModelForQuestionAnswering
 
     # Without the mapping, transformers leaves all weights of a Llama that answers questions random.
     mapping = {r"^model\.": "transformer."} if model == "tiny_model" else None
-    plain = AutoModelForQuestionAnswering.from_pretrained(folder, key_mapping=mapping)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        plain.qa_outputs.weight.data.normal_(0.0, plain.config.initializer_range)
-    plain.qa_outputs.bias.data.zero_()
-    set_seed(0)
-    # With all-linear alone, PEFT puts an adapter on the head, and then cannot train the head itself.
-    lora = LoraConfig(
-        task_type="QUESTION_ANS", r=8, lora_alpha=32, target_modules="all-linear", modules_to_save=["qa_outputs"]
-    )
-    peft = get_peft_model(plain, lora)
-    settings = arguments(bench.recipe.train, 6, 1e-2, 0, tmp_path / "plain", fp16=False)
-    trainer = Trainer(peft, settings, train_dataset=examples.train, data_collator=examples.collate)
-    trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert [entry["loss"] for entry in trained.history] == pytest.approx(losses, rel=1e-5)
-    theirs = {name: value for name, value in peft.state_dict().items() if "lora" in name or "modules_to_save" in name}
-    assert theirs
-    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in theirs)
+    plain = AutoModelForQuestionAnswering.from_pretrained(request.getfixturevalue(model), key_mapping=mapping)
+    assert_trains_like_a_plain_script(Bench(recipe(questions(), model)), plain, "qa_outputs", tmp_path)
 
 
 @pytest.mark.parametrize("tokenizer", ["chatml", "llama3", "gemma", "tiny_model", "tiny_bert"])
@@ -295,9 +241,7 @@ def test_rows_that_do_not_fit_are_refused(
 ) -> None:  # fmt: skip
     rows = questions()
     rows[0] |= change
-    done = adapterzoo("check", recipe(rows))
-    assert done.exit_code == 2
-    assert wanted in " ".join(done.output.split()), done.output
+    assert_refused(adapterzoo, recipe(rows), wanted)
 
 
 @pytest.mark.parametrize(

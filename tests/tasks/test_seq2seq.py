@@ -5,35 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from click.testing import Result
 from safetensors.torch import load_file
+from task_runs import WORDS, assert_refused, results, write_recipe
 
-RECIPE = """\
-name: tiny
-task: {task}
-model:
-  name: {model}
-  dtype: float32
-data:
-  source: rows.jsonl
-  split: {{train: 0.6, validation: 0.2, test: 0.2}}
-  max_length: 32
-train:
-  steps: {steps}
-  batch_size: 4
-  eval_steps: {steps}
-evaluate:
-  metrics: [exact_match, loss, token_accuracy]
-  batch_size: 8
-methods: [{methods}]
-jobs: 2  # known numbers need no probe
-threads: 1
-"""
-WORDS = ("table", "river", "stone", "cloud", "paper", "train", "glass", "horse", "music", "bread")
 SEVEN = (
     "lora, qlora, {name: ia3, target_modules: [k, v, wo], feedforward_modules: [wo]}, loha, lokr, adalora, "
     "{name: oft, oft_block_size: 16}"
@@ -127,17 +105,10 @@ def recipe(tmp_path: Path) -> Callable[..., Path]:
     def write(
         model: Path, rows: list[dict[str, str]], methods: str = "lora", task: str = "seq2seq", steps: int = 4
     ) -> Path:
-        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        path = tmp_path / "recipe.yaml"
-        path.write_text(RECIPE.format(task=task, model=model, methods=methods, steps=steps), encoding="utf-8")
-        return path
+        train, evaluate = f", eval_steps: {steps}", ", metrics: [exact_match, loss, token_accuracy]"
+        return write_recipe(tmp_path, model, rows, task, methods, steps, 32, train, evaluate)
 
     return write
-
-
-def results(folder: Path, adapterzoo: Callable[..., Result]) -> dict[str, dict[str, Any]]:
-    shown = json.loads(adapterzoo("compare", folder, "--format", "json").stdout)
-    return {row["label"]: row for row in shown["rows"]}
 
 
 def test_seven_methods_and_the_untouched_base_are_rows(
@@ -328,9 +299,7 @@ def test_models_of_another_kind_are_refused(
     family: str, task: str, wanted: str, recipe: Callable[..., Path], adapterzoo: Callable[..., Result],
     request: pytest.FixtureRequest, no_weights: None,
 ) -> None:  # fmt: skip
-    done = adapterzoo("check", recipe(request.getfixturevalue(family), pairs(), task=task))
-    assert done.exit_code == 2
-    assert wanted in " ".join(done.output.split()), done.output
+    assert_refused(adapterzoo, recipe(request.getfixturevalue(family), pairs(), task=task), wanted)
 
 
 @pytest.mark.parametrize("key", ["decoder_start_token_id", "pad_token_id"])
@@ -364,6 +333,4 @@ def test_keys_and_labels_that_do_not_suit_the_task_are_refused(
     no_weights: None,
 ) -> None:  # fmt: skip
     rows = pairs(lambda n: f"answer {n}")
-    done = adapterzoo("check", recipe(t5, rows), "--set", f"{key}={value}")
-    assert done.exit_code != 0
-    assert wanted in " ".join(done.output.split()), done.output
+    assert_refused(adapterzoo, recipe(t5, rows), wanted, "--set", f"{key}={value}")

@@ -10,8 +10,9 @@ from typing import Any
 
 import families
 import pytest
-import torch
+from cells import Bench
 from click.testing import Result
+from task_runs import assert_refused, assert_trains_like_a_plain_script, write_recipe
 from transformers import AutoTokenizer
 
 from adapterzoo.data_row import DataRow
@@ -21,24 +22,6 @@ from adapterzoo.tasks.contract import EncodeInput
 from adapterzoo.tasks.examples import Examples
 from adapterzoo.tasks.registry import tasks
 
-RECIPE = """\
-name: tiny
-task: token_classification
-model:
-  name: {model}
-  dtype: float32
-data:
-  source: rows.jsonl
-  split: {{train: 0.6, validation: 0.2, test: 0.2}}
-  max_length: {max_length}
-train:
-  steps: {steps}
-  batch_size: 4
-  learning_rate: {rate}
-evaluate:
-  batch_size: 8
-methods: [{methods}]
-"""
 PEOPLE, PLACES = ("Anna", "Ben", "Carl"), ("Perth", "Quito", "Rome")
 MODELS = ("tiny_model", "tiny_bert")
 
@@ -59,11 +42,9 @@ def recipe(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Path
         rows: list[dict[str, Any]], model: str = "tiny_model", methods: str = "lora", steps: int = 6,
         max_length: int = 64, rate: float = 1e-2,
     ) -> Path:  # fmt: skip
-        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        path, folder = tmp_path / "recipe.yaml", request.getfixturevalue(model)
-        text = RECIPE.format(model=folder, methods=methods, steps=steps, max_length=max_length, rate=rate)
-        path.write_text(text, encoding="utf-8")
-        return path
+        more = f", learning_rate: {rate}"
+        folder = request.getfixturevalue(model)
+        return write_recipe(tmp_path, folder, rows, "token_classification", methods, steps, max_length, more)
 
     return write
 
@@ -99,44 +80,11 @@ def test_tags_are_learned(
 def test_losses_and_adapter_are_those_of_a_plain_script(
     model: str, recipe: Callable[..., Path], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Trained by transformers' own Trainer and PEFT, the same rows give the same losses and the same adapter."""
-    from cells import Bench
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForTokenClassification, Trainer, set_seed
+    from transformers import AutoModelForTokenClassification
 
-    from adapterzoo.model import base
-    from adapterzoo.running.cell import adapt
-    from adapterzoo.running.watch import Watch
-    from adapterzoo.training.arguments import arguments
-
-    folder = request.getfixturevalue(model)
     bench = Bench(recipe(tagged(), model))
-    examples, head = bench.prepared.encoded, "score" if model == "tiny_model" else "classifier"
-    loaded = base.load(bench.recipe.model, str(folder), "none", 64, examples.form)
-    with loaded.borrow() as borrowed:
-        adapted = adapt(bench.prepared, bench.cells["lora"], borrowed, Watch())
-        trained = bench.train("lora", adapted.model, tmp_path / "ours")
-        ours = {name: value.clone() for name, value in adapted.model.state_dict().items()}
-
-    plain = AutoModelForTokenClassification.from_pretrained(folder, num_labels=4)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        getattr(plain, head).weight.data.normal_(0.0, plain.config.initializer_range)
-    getattr(plain, head).bias.data.zero_()
-    set_seed(0)
-    # With all-linear alone, PEFT puts an adapter on the head, and then cannot train the head itself.
-    lora = LoraConfig(
-        task_type="TOKEN_CLS", r=8, lora_alpha=32, target_modules="all-linear", modules_to_save=[head]
-    )  # fmt: skip
-    peft = get_peft_model(plain, lora)
-    settings = arguments(bench.recipe.train, 6, 1e-2, 0, tmp_path / "plain", fp16=False)
-    trainer = Trainer(peft, settings, train_dataset=examples.train, data_collator=examples.collate)
-    trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert [entry["loss"] for entry in trained.history] == pytest.approx(losses, rel=1e-5)
-    theirs = {name: value for name, value in peft.state_dict().items() if "lora" in name or "modules_to_save" in name}
-    assert theirs
-    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in theirs)
+    plain = AutoModelForTokenClassification.from_pretrained(request.getfixturevalue(model), num_labels=4)
+    assert_trains_like_a_plain_script(bench, plain, "score" if model == "tiny_model" else "classifier", tmp_path)
 
 
 @pytest.mark.parametrize("tokenizer", ["chatml", "gemma", "tiny_model", "tiny_bert"])
@@ -224,9 +172,7 @@ def test_rows_that_do_not_fit_are_refused(
     words: list[str], tags: list[Any], wanted: str, recipe: Callable[..., Path], adapterzoo: Callable[..., Result],
     no_weights: None,
 ) -> None:  # fmt: skip
-    done = adapterzoo("check", recipe([{"words": words, "tags": tags}, *tagged()]))
-    assert done.exit_code == 2
-    assert wanted in " ".join(done.output.split()), done.output
+    assert_refused(adapterzoo, recipe([{"words": words, "tags": tags}, *tagged()]), wanted)
 
 
 def test_a_double_space_in_a_text_is_refused(
