@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -39,6 +39,37 @@ class PluginRegistry(Mapping[str, ItemT]):
         self._items: dict[str, ItemT] = {}
         self._packages: dict[str, str] = {}
         self.broken: list[BrokenPlugin] = []
+
+    def load(
+        self,
+        entry_points: Iterable[metadata.EntryPoint],
+        hook: str,
+        verify: Callable[[object], None],
+        is_last: Callable[[Sequence[ItemT]], bool] = lambda items: False,
+    ) -> None:
+        """Load the plugins and add what they return, first that of the built-in ones, whose names nobody may take.
+
+        Args:
+            entry_points: the entry points of the plugins.
+            hook: name of the hook.
+            verify: a function that raises an error for an item that is not valid.
+            is_last: tells whether the items of a plugin are added after those of others.
+        """
+        loaded, self.broken = load_plugins(entry_points, hook, verify)
+        loaded.sort(key=lambda plugin: (plugin[1] != BUILT_IN, is_last(plugin[2]), plugin[1], plugin[0].name))
+        for entry_point, package, items in loaded:
+            try:
+                self._add(items, package)
+            except Exception as error:
+                self.broken.append(BrokenPlugin(entry_point.name, package, reason(error)))
+
+    def _add(self, items: Sequence[ItemT], package: str) -> None:
+        """Check the items of one plugin together with those that are known, and add them.
+
+        Raises:
+            PluginError: a name is taken.
+        """
+        raise NotImplementedError
 
     def add(self, items: Mapping[str, ItemT], package: str) -> None:
         """Add the items of one plugin, which belongs to a package."""

@@ -10,7 +10,7 @@ from importlib import metadata
 from typing import Any, get_origin
 
 from adapterzoo import hookspecs
-from adapterzoo.entry_points import BUILT_IN, BrokenPlugin, PluginRegistry, load_plugins, reason
+from adapterzoo.entry_points import PluginRegistry
 from adapterzoo.errors import PluginError
 from adapterzoo.methods.contract import (
     CONTRACT,
@@ -33,14 +33,8 @@ class Registry(PluginRegistry[Method[Any]]):
 
     def __init__(self, entry_points: Iterable[metadata.EntryPoint]) -> None:
         super().__init__()
-        loaded, self.broken = load_plugins(entry_points, "adapterzoo_methods", _verify)
-        # Add built-in methods before third-party ones, which may not take their names, and fallbacks after the
-        # methods that may replace them.
-        for entry_point, package, methods in sorted(loaded, key=_precedence):
-            try:
-                self._add(methods, package)
-            except Exception as error:
-                self.broken.append(BrokenPlugin(entry_point.name, package, reason(error)))
+        # Fallbacks come after the methods that may replace them.
+        self.load(entry_points, "adapterzoo_methods", _verify, _has_fallback)
 
     def _add(self, methods: Sequence[Method[Any]], package: str) -> None:
         replaced = {name: method.name for method in self.values() for name in method.stands_for}
@@ -74,10 +68,8 @@ def registry() -> Registry:
     return Registry(metadata.entry_points(group=hookspecs.PROJECT))
 
 
-def _precedence(loaded: tuple[metadata.EntryPoint, str, Sequence[Method[Any]]]) -> tuple[bool, bool, str, str]:
-    """Return a sort key for a loaded plugin: built-in before third-party ones, and fallbacks last in either group."""
-    point, package, methods = loaded
-    return package != BUILT_IN, any(method.fallback for method in methods), package, point.name
+def _has_fallback(methods: Sequence[Method[Any]]) -> bool:
+    return any(method.fallback for method in methods)
 
 
 def _verify(method: object) -> None:

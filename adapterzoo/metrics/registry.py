@@ -8,7 +8,7 @@ from functools import cache
 from importlib import metadata
 
 from adapterzoo import hookspecs
-from adapterzoo.entry_points import BUILT_IN, BrokenPlugin, PluginRegistry, load_plugins, reason
+from adapterzoo.entry_points import BUILT_IN, PluginRegistry
 from adapterzoo.errors import PluginError
 from adapterzoo.metrics import built_in
 from adapterzoo.metrics.contract import ColumnStyle, Metric, per_example
@@ -21,14 +21,7 @@ class Metrics(PluginRegistry[Metric]):
 
     def __init__(self, entry_points: Iterable[metadata.EntryPoint]) -> None:
         super().__init__()
-        loaded, self.broken = load_plugins([*_built_in(), *entry_points], "adapterzoo_metrics", _verify)
-        # Add the built-in metrics first, so that no third-party metric can take their names.
-        loaded.sort(key=lambda plugin: (plugin[1] != BUILT_IN, plugin[1], plugin[0].name))
-        for entry_point, package, items in loaded:
-            try:
-                self._add(items, package)
-            except PluginError as error:
-                self.broken.append(BrokenPlugin(entry_point.name, package, reason(error)))
+        self.load([*_built_in(), *entry_points], "adapterzoo_metrics", _verify)
 
     def _add(self, metrics: Sequence[Metric], package: str) -> None:
         added: dict[str, Metric] = {}

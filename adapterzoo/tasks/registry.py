@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from adapterzoo import hookspecs
-from adapterzoo.entry_points import BUILT_IN, BrokenPlugin, PluginRegistry, load_plugins, reason
+from adapterzoo.entry_points import PluginRegistry
 from adapterzoo.errors import PluginError
 from adapterzoo.formats import Format
 from adapterzoo.methods.contract import TASK_TYPES, Options
@@ -23,14 +23,7 @@ class Tasks(PluginRegistry[Task[Any]]):
 
     def __init__(self, entry_points: Iterable[metadata.EntryPoint]) -> None:
         super().__init__()
-        loaded, self.broken = load_plugins(entry_points, "adapterzoo_tasks", _verify)
-        # Add the built-in tasks first, so that no third-party task can take their names.
-        loaded.sort(key=lambda plugin: (plugin[1] != BUILT_IN, plugin[1], plugin[0].name))
-        for entry_point, package, tasks in loaded:
-            try:
-                self._add(tasks, package)
-            except PluginError as error:
-                self.broken.append(BrokenPlugin(entry_point.name, package, reason(error)))
+        self.load(entry_points, "adapterzoo_tasks", _verify)
 
     def _add(self, tasks: Sequence[Task[Any]], package: str) -> None:
         added: dict[str, Task[Any]] = {}
