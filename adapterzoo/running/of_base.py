@@ -54,15 +54,19 @@ def needs_base(prepared: Prepared, cell: Cell) -> bool:
     return prepared.encoded.asks_base or (prepared.general is not None and isinstance(cell, MethodCell))
 
 
-def informed(prepared: Prepared, of_base: OfBase | None) -> Prepared:
-    """Return the run with what its examples asked the untouched base model.
+def informed(prepared: Prepared, cell: Cell, of_base: OfBase | None) -> Prepared:
+    """Return the run for a cell, with what its examples asked the untouched base model.
 
     Raises:
-        AdapterzooError: the base model could not be asked.
+        AdapterzooError: what the cell needs to know of the base model could not be measured.
     """
-    if not prepared.encoded.asks_base:
+    if not needs_base(prepared, cell):
         return prepared
     assert of_base is not None
+    if isinstance(cell, MethodCell) and isinstance(of_base.general, AdapterzooError) and prepared.general is not None:
+        raise of_base.general
+    if not prepared.encoded.asks_base:
+        return prepared
     if isinstance(of_base.examples, AdapterzooError):
         raise of_base.examples
     return replace(prepared, encoded=prepared.encoded.with_base(of_base.examples))

@@ -89,10 +89,8 @@ class Worker:
         adapted: Adapted | None = None
         general = of_base.general if of_base else None
         try:
-            prepared = informed(self.prepared, of_base)
+            prepared = informed(self.prepared, cell, of_base)
             if isinstance(cell, MethodCell):
-                if isinstance(general, AdapterzooError) and prepared.general is not None:
-                    raise general
                 with clock("tuning"):
                     cell, tuning = self._tuned(prepared, cell, base, watch, tuning)
             folder = self.store.clear(cell.label, cell.seed, self._depends_on(cell))
