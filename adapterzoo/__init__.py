@@ -13,6 +13,7 @@ from adapterzoo.methods.peft import PeftMethod
 from adapterzoo.metrics.contract import ColumnStyle, Metric
 from adapterzoo.recipe.reading import load_recipe
 from adapterzoo.recipe.schema import Recipe
+from adapterzoo.rewards.contract import Reward
 from adapterzoo.tasks.contract import Task
 from adapterzoo.tasks.evaluation import Evaluation, Prediction
 from adapterzoo.tasks.examples import Examples, ModelForm
@@ -37,6 +38,7 @@ __all__ = [
     "Prediction",
     "Problem",
     "Recipe",
+    "Reward",
     "Task",
     "UserError",
     "compare",

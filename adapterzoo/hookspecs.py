@@ -25,4 +25,9 @@ def adapterzoo_tasks() -> list[object]:  # type: ignore[empty-body]
     """Return the tasks of this plugin, each an :class:`adapterzoo.Task`."""
 
 
+@hookspec
+def adapterzoo_rewards() -> list[object]:  # type: ignore[empty-body]
+    """Return the rewards of this plugin, each an :class:`adapterzoo.Reward`."""
+
+
 HOOKS = tuple(name for name in dir() if name.startswith("adapterzoo_"))

@@ -22,6 +22,7 @@ ORDER = (
     "results",
     "methods",
     "metrics",
+    "rewards",
     "formats",
     "tasks",
     "recipe",

@@ -39,9 +39,11 @@ def preview(recipe: Path, number: int, split: str, tokens: bool, overrides: tupl
     checked, splits = read_data(checked, notes.append)
     with quiet_libraries():
         from adapterzoo.model import files as model_files
+        from adapterzoo.model import loading
 
         location = model_files.locate(checked.model.name, reporter().say)
-        encoded = encode_data(checked, location, splits, notes.append)
+        config = loading.load_config(checked.model, location)
+        encoded = encode_data(checked, location, config, splits, notes.append)
         from adapterzoo.tokens import show
 
         examples = getattr(encoded, split)
@@ -57,8 +59,8 @@ def preview(recipe: Path, number: int, split: str, tokens: bool, overrides: tupl
             )
             for line in lines:
                 console.print(line, soft_wrap=True)
-            if not any(learned):
-                tell(console, f"to learn: {example.row.completion}", "bold green")
+            if not any(learned) and example.row.completion:
+                tell(console, f"{encoded.shown_answer}: {example.row.completion}", "bold green")
         console.print()
         for name in SPLIT_NAMES:
             tell(console, show.split_summary(name, getattr(encoded, name)))

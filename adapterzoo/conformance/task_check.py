@@ -125,7 +125,8 @@ def _training_loss(examples: Any, model: Any) -> float:
 
     model.eval()
     with torch.no_grad():
-        arguments = examples.arguments(to_device(examples.collate(list(examples.training_rows)), model), model)
+        batch = examples.sampled(examples.collate(list(examples.training_rows)), model, 0)
+        arguments = examples.arguments(to_device(batch, model), model)
         return float(examples.loss(model, arguments))
 
 

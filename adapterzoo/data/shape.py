@@ -42,7 +42,8 @@ class Shaper:
         self.group_by = data.split.group_by
         self.name = data.format if data.format != "auto" else _recognised(data, self.columns, where, say, formats)
         self.format = formats[self.name]
-        self.mapping = {name: data.columns.get(name, name) for name in (*self.format.columns, *self.format.optional)}
+        optional = [name for name in self.format.optional if data.columns.get(name, name) not in data.drop_columns]
+        self.mapping = {name: data.columns.get(name, name) for name in (*self.format.columns, *optional)}
         self.system = data.system
         self._kinds: dict[str, tuple[str, str]] = {}
         """column -> kind of its cells, and place of the first row that has a cell"""
@@ -82,7 +83,8 @@ class Shaper:
         turns = self._turns(format_cells)
         if self._prompt_template:
             turns[0] = Turn("user", self._prompt_template.fill(self._texts(cells, format_cells)))
-        more = tuple(self.format.more(format_cells).items())
+        others = {name: cells.get(name) for name in self.columns} if self.format.takes_all_columns else {}
+        more = tuple(self.format.more({**others, **format_cells}).items())
         return DataRow(tuple(turns), raw=self.name == "text", place=place, group=group, more=more)
 
     def unanswered(self, cells: Mapping[str, Any], row: DataRow) -> bool:
@@ -127,8 +129,8 @@ class Shaper:
                 problems.append(Problem("data.columns", f"the format {self.name} has no column '{name}'.", hint))
         if self.name == "text" and data.template:
             return problems  # the template names the columns that are needed
-        for name in self.format.columns:
-            column = self.mapping[name]
+        for name in (*self.format.columns, *(name for name in self.format.optional if name in data.columns)):
+            column = data.columns.get(name, name)
             if column not in self.columns:
                 hint = f"{did_you_mean(column, self.columns)} {MAP_HINT}"
                 problems.append(Problem(where, f"there is no column '{column}'.", hint))

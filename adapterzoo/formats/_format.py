@@ -35,6 +35,8 @@ class Format(ABC):
     """columns that a row may have"""
     answer: str | None = None
     """column of the answer; None if one cell holds all turns, or if there is no question"""
+    takes_all_columns: bool = False
+    """whether :meth:`more` also gets the cells of all other columns, by the user's names"""
 
     @abstractmethod
     def turns(self, cells: Mapping[str, Any]) -> Sequence[Turn]:

@@ -14,8 +14,9 @@ from adapterzoo.model.bundled import BUNDLED, model_folder
 ADAPTER_CONFIG = "adapter_config.json"
 # No code reads these files, so a change in them does not change the model.
 IGNORED_FILES = ("*.md", "LICENSE*", ".*")
-# transformers reads these files in subfolders, beside those directly in the model's folder.
-SUBFOLDER_FILES = ("additional_chat_templates/*.jinja",)
+# These files in subfolders are read beside those directly in the model's folder: by transformers, and by
+# sentence-transformers.
+SUBFOLDER_FILES = ("additional_chat_templates/*.jinja", "*_Pooling/config.json")
 
 
 def locate(name: str, say: Callable[[str], None] = lambda message: None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -69,6 +70,7 @@ def _from_pretrained(model: ModelSection, location: str, form: ModelForm, **sett
     if form.model_class != CAUSAL_FORM.model_class:
         config = load_config(model, location)
         settings |= {"config": _configured(config, form), "key_mapping": _renamed_base(config, form) or None}
+        settings |= _class_arguments(config, form)
     try:
         # A new head begins with random numbers: they must be the same at each loading of the base model.
         with torch.random.fork_rng():
@@ -161,7 +163,11 @@ def skeleton(model: ModelSection, config: Any, form: ModelForm = CAUSAL_FORM) ->
     auto = _model_class(form)
     try:
         with torch.device("meta"):
-            empty: nn.Module = auto.from_config(_configured(config, form), trust_remote_code=model.trust_remote_code)
+            empty: nn.Module = auto.from_config(
+                _configured(config, form),
+                trust_remote_code=model.trust_remote_code,
+                **_class_arguments(config, form),
+            )
     except Exception as error:  # a model's own code may raise any error
         raise loading_error(model, error) from None
     add_embeddings(empty, form.vocabulary)
@@ -194,6 +200,16 @@ def _configured(config: Any, form: ModelForm) -> Any:
     for name, value in form.config.items():
         setattr(config, name, value)
     return config
+
+
+def _class_arguments(config: Any, form: ModelForm) -> dict[str, Any]:
+    """Return the arguments of the model's class that the form needs: how to leave its pooler out, if it has one."""
+    if form.pooler:
+        return {}
+    found = _model_class(form)._model_mapping.get(type(config), None)
+    kind = found[0] if isinstance(found, tuple) else found
+    has_pooler = kind is not None and "add_pooling_layer" in inspect.signature(kind.__init__).parameters
+    return {"add_pooling_layer": False} if has_pooler else {}
 
 
 def device() -> str:

@@ -48,6 +48,9 @@ def dry_run(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> Prepared:
         problems.append(Problem("train.eval_steps", "there are no validation rows.", "Give split.validation a share."))
     if prepared.recipe.tune and not prepared.encoded.validation:
         problems.append(Problem("tune", "there are no validation rows to choose by.", "Give split.validation a share."))
+    if prepared.recipe.train.batch_size < (smallest := prepared.encoded.smallest_batch):
+        what = f"the loss compares the rows of a batch, and with {prepared.recipe.train.batch_size} nothing is learned."
+        problems.append(Problem("train.batch_size", what, f"Set it to {smallest} or more."))
     own_loss = not prepared.encoded.trainer_computes_loss
     if own_loss and prepared.recipe.train.arguments.get("label_smoothing_factor"):
         what = f"'label_smoothing_factor' changes the model's own loss, and the task {prepared.task.name} has another."

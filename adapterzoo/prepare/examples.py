@@ -32,12 +32,13 @@ def read_data(recipe: Recipe, say: Callable[[str], None]) -> tuple[Recipe, Split
     return _fitted(recipe, task, splits, say), splits
 
 
-def encode_data(recipe: Recipe, location: str, splits: Splits, say: Callable[[str], None]) -> Examples:
+def encode_data(recipe: Recipe, location: str, config: Any, splits: Splits, say: Callable[[str], None]) -> Examples:
     """Encode the rows as tokens.
 
     Args:
         recipe: the recipe.
         location: folder or hub id from which transformers loads the model.
+        config: the model's configuration, as transformers loads it.
         splits: the rows.
         say: is called with messages about what was cut or left out.
 
@@ -48,7 +49,7 @@ def encode_data(recipe: Recipe, location: str, splits: Splits, say: Callable[[st
 
     task, tokenizer = tasks()[recipe.task.name], load_tokenizer(recipe.model, location)
     options = task.options(**recipe.task.options)
-    return task.encode(EncodeInput(tokenizer, splits, options, recipe.data, say, recipe.evaluate.shots))
+    return task.encode(EncodeInput(tokenizer, splits, options, recipe.data, say, recipe.evaluate.shots, config))
 
 
 def _fitted(recipe: Recipe, task: Task[Any], splits: Splits, say: Callable[[str], None]) -> Recipe:

@@ -56,7 +56,7 @@ def prepare(
         config = loading.load_config(recipe.model, location)
         if problems := tasks()[recipe.task.name].model_problems(config):
             raise UserError(*problems)
-        encoded = encode_data(recipe, location, splits, say)
+        encoded = encode_data(recipe, location, config, splits, say)
         loading.check_weights(recipe.model, location, config, encoded.form)
         skeleton = loading.skeleton(recipe.model, config, encoded.form)
         weights = model_files.fingerprint(location, config)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from adapterzoo.model.base import Base
     from adapterzoo.prepare.prepared import Prepared
     from adapterzoo.tasks.evaluation import Evaluation
-    from adapterzoo.tokens.batches import Tokens
     from adapterzoo.tokens.shared_prefix import SharedPrefix
     from adapterzoo.training.trainer import Trained
 
@@ -103,40 +102,21 @@ def shared_prefix(
     from adapterzoo.tokens.joining_check import reason_not_to_join
     from adapterzoo.tokens.shared_prefix import SharedPrefix
 
-    if not prepared.task.causal or prepared.recipe.train.share_prefix == "never":
+    joinable = prepared.encoded.joinable(prepared.recipe.evaluate)
+    if joinable is None or prepared.recipe.train.share_prefix == "never":
         return None
-    prefix, rows = SharedPrefix.of(model), _tried_rows(prepared)
+    prefix, rows = SharedPrefix.of(model), joinable.rows[: max(3, prepared.recipe.train.batch_size)]
     reason: str | None = "the method does not treat each token by itself"
     if token_wise:
         with torch.random.fork_rng():
             reason = reason_not_to_join(
-                model, rows[:TRIED_ROWS], prepared.encoded.pad_id, cell.quantization, _longest(prepared)
+                model, rows[:TRIED_ROWS], prepared.encoded.pad_id, cell.quantization, joinable.longest
             )
     if reason is None:
         return prefix
     if prefix.joining_is_cheaper(rows):
         watch.say(f"{cell.label}: rows are padded, and their common prefix is computed for each row: {reason}")
     return None
-
-
-def _tried_rows(prepared: Prepared) -> list[Tokens]:
-    """Return a batch of rows, with the longest training row and the longest test row first."""
-    encoded: Any = prepared.encoded
-    rows = [example.tokens for example in encoded.train[: prepared.recipe.train.batch_size]]
-    longest = [
-        max((example.tokens for example in examples), key=lambda row: len(row[0]))
-        for examples in (encoded.train, encoded.test)
-    ]
-    return [*longest, *rows[: max(1, len(rows) - len(longest))]]
-
-
-def _longest(prepared: Prepared) -> int:
-    """Return the largest number of tokens that a prompt and its answer can have together."""
-    encoded, wanted = prepared.encoded, prepared.recipe.evaluate.max_new_tokens
-    examples: list[Any] = [*encoded.train, *encoded.validation, *encoded.test]
-    answer = max(len(example.completion) for example in examples)
-    prompt = max(len(example.prompt) for example in examples)
-    return max(prompt + max(answer, 0 if wanted == "auto" else wanted), encoded.longest_shown)
 
 
 def train(prepared: Prepared, cell: MethodCell, adapted: Adapted, folder: Path, watch: Watch) -> Trained:

@@ -48,7 +48,7 @@ class Worker:
         self._common: dict[str, Any] = {
             "fingerprints": {"recipe": identity_hash(identity), **prepared.fingerprints},
             "recipe": dict(identity),
-            "environment": environment(metric_packages(prepared.recipe.evaluate.metrics)),
+            "environment": environment(_packages(prepared)),
         }
 
     def load(self, quantization: str) -> Base:
@@ -237,6 +237,12 @@ class Worker:
             return {}, []
         change, paragraphs = general.change(before, general.measure(model))
         return {FORGETTING: change}, paragraphs
+
+
+def _packages(prepared: Prepared) -> list[str]:
+    """Return the packages, beside those of the core, whose versions say whether rows are comparable."""
+    options = prepared.task.options(**prepared.recipe.task.options)
+    return [*prepared.task.packages(options), *metric_packages(prepared.recipe.evaluate.metrics)]
 
 
 def _known(base: Base, tuning: Tuning | AdapterzooError | None, adapted: Adapted | None) -> dict[str, Any]:

@@ -81,6 +81,8 @@ class EncodeInput(Generic[OptionsT]):
     """is called with messages about rows that were cut or left out"""
     shots: int = 0
     """number of training examples to show in front of test prompts; 0 if the task is not ``causal``"""
+    config: Any = None
+    """the model's configuration, as transformers loads it"""
 
 
 class Task(ABC, Generic[OptionsT]):
@@ -113,6 +115,10 @@ class Task(ABC, Generic[OptionsT]):
     """whether its model is a causal language model that learns from texts, and its examples are
     :class:`~adapterzoo.tokens.encode.Encoded`. General text can then be measured, training examples can be shown in
     front of test prompts, and rows with the same beginning can be joined"""
+
+    def packages(self, options: OptionsT) -> Sequence[str]:
+        """Return the packages that losses and scores come from: rows are comparable only with the same versions."""
+        return ()
 
     def default_metrics(self, rows: Rows, options: OptionsT) -> Sequence[str]:
         """Return the metrics that are measured if the recipe names none; by default ``metrics``."""

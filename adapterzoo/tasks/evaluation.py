@@ -81,6 +81,7 @@ def evaluation_of(
     metrics: Sequence[str],
     split: str,
     seconds: float | None,
+    scores: Mapping[str, Sequence[float | bool]] | None = None,
 ) -> Evaluation:
     """Return the evaluation for the likelihoods and answers of a split's rows.
 
@@ -91,6 +92,7 @@ def evaluation_of(
         metrics: names of the metrics.
         split: name of the split, for messages.
         seconds: mean time of one answer; None if no metric needs answers.
+        scores: metrics that the task has measured itself; see :func:`evaluation_of_scores`.
 
     Raises:
         NotFiniteError: the loss is NaN or infinite, for example because the last training step broke the weights.
@@ -99,12 +101,15 @@ def evaluation_of(
     # Compute these metrics before the others, because they raise an error if the model's weights are not finite.
     of_likelihoods = likelihood_metrics([row for row in measured if row is not None], metrics, split)
     references = [row.completion.strip() for row in rows]
-    of_answers, scores = answer_metrics(references, [answer or "" for answer in answers], metrics)
+    of_answers, answer_scores = answer_metrics(references, [answer or "" for answer in answers], metrics)
+    means, own_scores = _wanted(scores or {}, metrics, len(rows))
     predictions = [
-        Prediction(index, row.prompt, row.completion, answers[index], measured[index], scores[index])
-        for index, row in enumerate(rows)
+        Prediction(index, row.prompt, row.completion, answer, likelihood, {**own, **of_answer})
+        for index, (row, answer, likelihood, own, of_answer) in enumerate(
+            zip(rows, answers, measured, own_scores, answer_scores, strict=True)
+        )
     ]
-    return Evaluation({**of_answers, **of_likelihoods}, predictions, seconds)
+    return Evaluation({**means, **of_answers, **of_likelihoods}, predictions, seconds)
 
 
 def evaluation_of_scores(
@@ -126,13 +131,17 @@ def evaluation_of_scores(
     Raises:
         NotFiniteError: the loss is NaN or infinite.
     """
+    without_answers = [name for name in metrics if not compares_answers(name)]
+    return evaluation_of(rows, measured, [None] * len(rows), without_answers, split, None, scores)
+
+
+def _wanted(
+    scores: Mapping[str, Sequence[float | bool]], metrics: Sequence[str], count: int
+) -> tuple[dict[str, float], list[dict[str, float | bool]]]:
+    """Return the means of those scores that are metrics, and these scores for each row."""
     wanted = {name: scores[name] for name in metrics if name in scores}
-    predictions = [
-        Prediction(index, row.prompt, row.completion, None, measured[index], {n: wanted[n][index] for n in wanted})
-        for index, row in enumerate(rows)
-    ]
-    means = {name: sum(values) / len(rows) for name, values in wanted.items()}
-    return Evaluation({**means, **likelihood_metrics(measured, metrics, split)}, predictions, None)
+    means = {name: sum(values) / count for name, values in wanted.items()}
+    return means, [{name: values[index] for name, values in wanted.items()} for index in range(count)]
 
 
 def needs_answers(metrics: Sequence[str]) -> bool:

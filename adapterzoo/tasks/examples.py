@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 from adapterzoo.data_row import DataRow
 from adapterzoo.tasks.evaluation import Evaluation
@@ -39,6 +39,15 @@ class Example(Protocol):
         """Return all token ids, and for each whether it is in the loss; if none is, the row's answer is learned."""
 
 
+class Joinable(NamedTuple):
+    """Rows on which it is tried whether a model can read several of them in one sequence."""
+
+    rows: list[tuple[list[int], list[bool]]]
+    """token ids of each row, and which of them are learned; the longest row of training and of the test first"""
+    longest: int
+    """largest number of tokens that a prompt and its answer can have together"""
+
+
 @dataclass(frozen=True)
 class ModelForm:
     """The form in which a task needs the model."""
@@ -51,6 +60,8 @@ class ModelForm:
     """whether the task puts a new head on the base model, which every method then trains"""
     vocabulary: int = 0
     """number of embeddings that the tokenizer needs; the model gets more if it has fewer"""
+    pooler: bool = True
+    """whether the model keeps its pooler, the layer that BERT and others put behind the output for the first token"""
 
 
 CAUSAL_FORM = ModelForm()
@@ -77,6 +88,9 @@ class Examples(ABC):
     """whether the Trainer of transformers computes the training loss, and not :meth:`loss`: it weighs the tokens of all
     batches of a step alike, and smooths labels if the recipe says so"""
 
+    shown_answer: ClassVar[str] = "to learn"
+    """what ``adapterzoo preview`` calls the answer of a row of which no token is in the loss"""
+
     @property
     def form(self) -> ModelForm:
         """The form in which the model is loaded."""
@@ -93,9 +107,22 @@ class Examples(ABC):
         return max(int(example.size) for example in (*self.train, *self.validation, *self.test))
 
     @property
+    def smallest_batch(self) -> int:
+        """Smallest number of rows in a batch that teach the model anything; 2 if the loss compares rows."""
+        return 1
+
+    @property
     def longest_shown(self) -> int:
         """Number of tokens of the longest test row with training examples in front; 0 if none are shown."""
         return 0
+
+    def joinable(self, settings: EvaluateSettings) -> Joinable | None:
+        """Return rows on which it is tried whether the model can read several in one sequence; None to pad all rows.
+
+        Args:
+            settings: the largest number of tokens of an answer.
+        """
+        return None
 
     def with_test(self, indices: Sequence[int]) -> Self:
         """Return the same examples with only these of the test split."""
@@ -144,8 +171,19 @@ class Examples(ABC):
         Args:
             rows: some of ``training_rows``.
             prefix: joins rows in one sequence (:class:`~adapterzoo.tokens.shared_prefix.SharedPrefix`); None if the
-                rows have to be padded. It is None for all tasks that are not ``causal``.
+                rows have to be padded. It is None for all tasks without :meth:`joinable` rows.
         """
+
+    def sampled(self, batch: dict[str, Any], model: Any, seed: int, prefix: Any = None) -> dict[str, Any]:
+        """Return a batch of :meth:`collate` with what the model adds to it before a step, like answers that it samples.
+
+        Args:
+            batch: the batch, perhaps on another device than the model.
+            model: the model with its present weights; its mode is not changed.
+            seed: decides what is drawn; it is the same for all methods.
+            prefix: joins rows in one sequence; see :meth:`collate`.
+        """
+        return batch
 
     def arguments(self, batch: dict[str, Any], model: Any) -> dict[str, Any]:
         """Return the arguments to call the model with for a batch of :meth:`collate`, which is on its device."""

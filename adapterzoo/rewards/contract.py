@@ -1,0 +1,111 @@
+"""The reward contract: how many points a model gets for an answer.
+
+This module does not import torch. A plugin module may import torch only inside functions. A complete reward::
+
+    from collections.abc import Mapping
+
+    from adapterzoo import Reward, hookimpl
+
+
+    def is_short(answer: str, row: Mapping[str, str]) -> float:
+        "1 for an answer of at most as many words as the row allows, else 0."
+        return float(len(answer.split()) <= int(row["words"]))
+
+
+    @hookimpl
+    def adapterzoo_rewards():
+        return [Reward("is_short", is_short)]
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+from adapterzoo.errors import PluginError
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A reward: a number that says how good an answer is.
+
+    Raises:
+        PluginError: a field has a wrong value. The message names the reward and the field.
+    """
+
+    name: str
+    """name in a recipe under ``task.rewards``: lower-case letters, digits, ``_`` and ``-``"""
+    score: Callable[[str, Mapping[str, str]], float]
+    """``score(answer, row)`` returns the reward of an answer, which may be empty. ``row`` has all cells of the data row
+    as texts: ``prompt``, ``answer`` if there is a right answer, and all other columns by the user's names"""
+    summary: str = ""
+    """one line with the scale; by default the first line of ``score``'s docstring"""
+    needs_answer: bool = False
+    """whether rows must have a right answer"""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
+            what = "it may have only lower-case letters, digits, '_' and '-'"
+            raise PluginError(f"a reward's name is {self.name!r}, but {what}")
+        if not callable(self.score):
+            raise PluginError(f"reward '{self.name}': score is not a function of an answer and a row")
+        if not self.summary:
+            object.__setattr__(self, "summary", (inspect.getdoc(self.score) or "").partition("\n")[0].rstrip("."))
+
+
+def reward_of(reward: Reward, answer: str, row: Mapping[str, str], seconds: float) -> float:
+    """Return the reward of an answer.
+
+    Args:
+        reward: the reward.
+        answer: the answer.
+        row: the cells of the row.
+        seconds: time after which the function is stopped. On Windows, and outside the main thread, it is not stopped.
+
+    Raises:
+        PluginError: the function raised an exception, ran for too long, or did not return a finite number.
+    """
+    try:
+        with _stopped_after(seconds):
+            value: Any = reward.score(answer, dict(row))
+    except _TooLongError:
+        raise PluginError(f"reward '{reward.name}' ran for more than {seconds:g} seconds on {answer!r:.100}") from None
+    except (Exception, SystemExit) as error:  # third-party code may raise anything
+        raise PluginError(f"reward '{reward.name}' raised {type(error).__name__}: {error}") from error
+    value = value.item() if hasattr(value, "item") else value
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise PluginError(f"reward '{reward.name}' returned {value!r:.100}, not a finite number, for {answer!r:.100}")
+    return float(value)
+
+
+class _TooLongError(BaseException):
+    """The error for a function that ran for too long; no ``except Exception`` in that function catches it."""
+
+
+@contextmanager
+def _stopped_after(seconds: float) -> Iterator[None]:
+    """Raise _TooLongError in a ``with`` block that runs for more than some seconds."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        raise _TooLongError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

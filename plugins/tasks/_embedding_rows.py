@@ -1,0 +1,125 @@
+"""The data formats of embeddings, and what is wrong with their rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from adapterzoo import Problem
+from adapterzoo.data_row import SPLIT_NAMES, BadRowError, DataRow, Turn
+from adapterzoo.formats import Format
+from adapterzoo.formats.cell_text import text_of
+from adapterzoo.tasks.contract import Rows
+
+Shape = Literal["pairs", "triplets", "scored pairs"]
+NEGATIVE = "negative"  # key of the negative in DataRow.more
+SCORED = "scored"  # key in DataRow.more that says that a row's answer is a score
+MAX_SHOWN = 5  # further rows with the same problem are only counted
+DROP_HINT = "Correct it, or leave such rows out with data.bad_rows: drop."
+
+
+@dataclass(frozen=True)
+class Found(Format):
+    """A format of a text, a text that is to be found with it, and perhaps one that is not."""
+
+    def turns(self, cells: Mapping[str, Any]) -> Sequence[Turn]:
+        """Return the anchor and the positive."""
+        anchor, positive = self.text(cells, "anchor"), self.text(cells, "positive")
+        if anchor == positive:
+            raise BadRowError("its anchor and its positive are the same.", DROP_HINT)
+        return [Turn("user", anchor), Turn("assistant", positive)]
+
+    def more(self, cells: Mapping[str, Any]) -> Mapping[str, Hashable]:
+        """Return the negative, if the row has one."""
+        negative = text_of(cells.get(NEGATIVE), NEGATIVE).strip()
+        for name in ("positive", "anchor"):
+            if negative == self.text(cells, name):
+                raise BadRowError(f"its {name} and its negative are the same.", DROP_HINT)
+        return {NEGATIVE: negative} if negative else {}
+
+
+@dataclass(frozen=True)
+class ScoredPair(Format):
+    """A format of two texts and a number that is higher the more alike they are."""
+
+    def turns(self, cells: Mapping[str, Any]) -> Sequence[Turn]:
+        """Return the two texts, and the score as the answer."""
+        first, second, score = self.columns
+        texts = [Turn("user", self.text(cells, name)) for name in (first, second)]
+        written = text_of(cells.get(score), score).strip()
+        if not _is_finite(written):
+            raise BadRowError(f"its score '{written}' is not a number.", DROP_HINT)
+        return [*texts, Turn("assistant", written)]
+
+    def more(self, cells: Mapping[str, Any]) -> Mapping[str, Hashable]:
+        """Return that the answer is a score."""
+        return {SCORED: True}
+
+
+FORMATS: dict[str, Format] = {
+    "pair": Found(
+        "a text, a text that is found with it, and perhaps one that is not",
+        ("anchor", "positive"),
+        ("negative",),
+        answer="positive",
+    ),
+    "scored_pair": ScoredPair("two texts, and how alike they are", ("sentence1", "sentence2", "score"), answer="score"),
+}
+
+
+def _is_finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def shape_of(rows: Rows) -> Shape:
+    """Return what the rows are, by the first one."""
+    names = {name for name, _ in rows.train[0].more}
+    return "scored pairs" if SCORED in names else "triplets" if NEGATIVE in names else "pairs"
+
+
+def texts_of(row: DataRow) -> tuple[str, ...]:
+    """Return the texts of a row that are embedded: anchor, positive and negative, or the two that have a score."""
+    more = dict(row.more)
+    if SCORED in more:
+        return tuple(turn.content for turn in row.turns[:-1])
+    negative = more.get(NEGATIVE)
+    return (row.prompt, row.completion) if negative is None else (row.prompt, row.completion, str(negative))
+
+
+def retrieval_problems(rows: Rows) -> list[Problem]:
+    """Return the problems of rows of which only some have a negative, and of splits with only one text to find."""
+    every = sorted((*rows.train, *rows.validation, *rows.test), key=lambda row: len(row.more))
+    without = sum(not row.more for row in every)
+    if 0 < without < len(every):
+        what = f"it has no negative, as {without} rows, and {len(every) - without} rows have one."
+        return [Problem(every[0].place, what, "Give one to every row, or to none.")]
+    problems = []
+    for split in SPLIT_NAMES:
+        found = {text for row in getattr(rows, split) for text in texts_of(row)[1:]}
+        if len(found) == 1:
+            what = f"the rows of {split} have only one text to find: every model finds it."
+            problems.append(Problem("data", what, f"Give {split} rows with different positives."))
+    return problems
+
+
+def score_problems(rows: Rows, loss: str) -> list[Problem]:
+    """Return what is wrong with scores: all the same, or not what the loss needs."""
+    problems = []
+    if loss == "cosine":
+        far = [row for row in (*rows.train, *rows.validation, *rows.test) if abs(float(row.completion)) > 1]
+        hint = "Scale the scores, or set task.loss to cosent, which needs only their order."
+        for row in far[:MAX_SHOWN]:
+            what = f"its score is {row.completion}, and the loss cosine learns a cosine, from -1 to 1."
+            problems.append(Problem(row.place, what, hint))
+        if len(far) > MAX_SHOWN:
+            problems.append(Problem("data", f"{len(far) - MAX_SHOWN} more rows have such a score.", hint))
+    for split in SPLIT_NAMES:
+        if len({float(row.completion) for row in getattr(rows, split)}) == 1:
+            what = f"all rows of {split} have the same score: there is nothing to order."
+            problems.append(Problem("data", what, f"Give {split} rows with different scores."))
+    return problems

@@ -1,0 +1,74 @@
+"""Pool the outputs of a model for the tokens of a text into one embedding, as sentence-transformers does."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from adapterzoo_plugins.tasks._own_pooling import Mode, own_pooling
+
+if TYPE_CHECKING:
+    import torch
+
+NAMES: dict[str, Mode] = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
+"""name in a recipe -> sentence-transformers' name"""
+
+
+class Pooling(NamedTuple):
+    """How a text's embedding is made of the model's outputs."""
+
+    mode: Mode
+    adds_end: bool
+    """whether texts get the tokenizer's end token, if they do not end with it"""
+    reason: str
+    """why it was chosen, for messages"""
+
+
+def choose_pooling(name: Literal["auto", "mean", "cls", "last"], config: Any) -> Pooling:
+    """Return the pooling that a recipe names; for ``auto``, the model's own, or else the usual one of its kind.
+
+    Args:
+        name: the option of the task.
+        config: the model's configuration, as transformers loads it.
+
+    Raises:
+        UserError: the model's own files cannot be read, or it embeds texts in a way that this task does not have.
+    """
+    if name != "auto":
+        return Pooling(NAMES[name], name == "last", "from the recipe")
+    if (own := own_pooling(config)) is not None:
+        return Pooling(own, False, "from the model's own files")
+    if _reads_forward_only(config):
+        return Pooling(NAMES["last"], True, "the model is causal: only the last token has seen the whole text")
+    return Pooling(NAMES["mean"], False, "the model is an encoder")
+
+
+def pooled(hidden: torch.Tensor, mask: torch.Tensor, mode: Mode) -> torch.Tensor:
+    """Return the embedding of each text in float32.
+
+    Args:
+        hidden: output for each token, of shape (texts, tokens, width). Tokens that a method puts in front of the texts
+            may be in it, and are left out.
+        mask: 1 for each token of a text and 0 for padding, of shape (texts, tokens of the texts).
+        mode: sentence-transformers' name of the pooling.
+    """
+    own = hidden[:, -mask.shape[1] :].float()
+    found: torch.Tensor = _module(own.shape[-1], mode)({"token_embeddings": own, "attention_mask": mask})[
+        "sentence_embedding"
+    ]
+    return found
+
+
+@cache
+def _module(width: int, mode: Mode) -> Any:
+    from sentence_transformers.sentence_transformer.modules import Pooling as Module
+
+    return Module(width, mode)
+
+
+def _reads_forward_only(config: Any) -> bool:
+    """Tell whether a model is a decoder: it can continue texts, and has no variant that fills gaps, like encoders."""
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+    continues, fills = (type(config) in kind._model_mapping for kind in (AutoModelForCausalLM, AutoModelForMaskedLM))
+    return continues and not fills

@@ -1,0 +1,89 @@
+"""The data format of the task reinforcement, and its prompts as token ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from adapterzoo.data_row import DataRow, Turn
+from adapterzoo.errors import UserError
+from adapterzoo.formats import Conversation, Format
+from adapterzoo.formats.cell_text import text_of
+
+if TYPE_CHECKING:
+    from adapterzoo.tokens.encode import Encoder
+
+
+@dataclass(frozen=True)
+class Prompts(Format):
+    """A format of a prompt, which is a text or a list of messages, and of cells for rewards."""
+
+    def turns(self, cells: Mapping[str, Any]) -> Sequence[Turn]:
+        """Return the turns of the prompt, and then the right answer; it is empty if the row has none."""
+        answer = Turn("assistant", text_of(cells.get("answer"), "answer").strip())
+        messages = cells.get("prompt")
+        if not isinstance(messages, list | tuple):
+            return [Turn("user", self.text(cells, "prompt")), answer]
+        some_answer = {"role": "assistant", "content": "an answer"}  # a conversation cannot end with the user
+        *before, _ = Conversation("messages", ("prompt",)).turns({"prompt": [*messages, some_answer]})
+        return [*before, answer]
+
+    def more(self, cells: Mapping[str, Any]) -> Mapping[str, Hashable]:
+        """Return all cells of the row as texts; lists and mappings as JSON."""
+        return {name: _text(value, name) for name, value in cells.items()}
+
+
+PROMPT = Prompts(
+    "a prompt, perhaps the right answer, and columns for rewards",
+    ("prompt",),
+    ("answer",),
+    answer="answer",
+    takes_all_columns=True,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A prompt as token ids."""
+
+    row: DataRow
+    index: int
+    """number of the prompt in its split"""
+    prompt: list[int]
+
+    @property
+    def size(self) -> int:
+        """Number of tokens."""
+        return len(self.prompt)
+
+    @property
+    def tokens(self) -> tuple[list[int], list[bool]]:
+        """The token ids; none of them is in the loss."""
+        return self.prompt, [False] * self.size
+
+
+def encode_prompts(
+    encoder: Encoder, split: str, rows: Sequence[DataRow], longest: int, say: Callable[[str], None]
+) -> list[Asked]:
+    """Return the prompts of a split that have at most ``longest`` tokens; tell the user how many have more.
+
+    Raises:
+        UserError: all of them have more.
+    """
+    prompts = [(row, encoder.prompt(row)) for row in rows]
+    kept = [(row, ids) for row, ids in prompts if len(ids) <= longest]
+    if rows and not kept:
+        shortest = min(len(ids) for _, ids in prompts)
+        what = f"leaves {longest} tokens for a prompt of {split}, and the shortest has {shortest}."
+        raise UserError.at("data.max_length", what, "Raise it, or lower task.max_new_tokens.")
+    if dropped := len(rows) - len(kept):
+        say(f"data: {dropped} of {len(rows)} rows of {split} dropped: their prompts have more than {longest} tokens")
+    return [Asked(row, index, ids) for index, (row, ids) in enumerate(kept)]
+
+
+def _text(value: Any, column: str) -> str:
+    if isinstance(value, list | tuple | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return text_of(value, column)
