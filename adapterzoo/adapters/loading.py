@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError, Turn
 from adapterzoo.errors import AdapterzooError, UserError, did_you_mean
 from adapterzoo.formats import FORMATS, Conversation
+from adapterzoo.methods.contract import TASK_TYPES
 from adapterzoo.methods.registry import registry
 from adapterzoo.recipe import document
 from adapterzoo.recipe.schema import DataSection, Recipe
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from adapterzoo.model.base import Base
     from adapterzoo.tokens.encode import Encoder
 
+CAUSAL = TASK_TYPES[0]
 Say = Callable[[str], None]
 TRAIN_AGAIN = "Run the recipe again: it trains damaged adapters again."
 
@@ -76,9 +78,9 @@ def find_adapter(folder: Path, method: str, seed: int | None = None) -> Adapter:
 
 
 def require_causal(adapter: Adapter) -> None:
-    """Raise UserError if an adapter's task does not train a causal language model on texts."""
+    """Raise UserError if an adapter's task does not train a causal language model."""
     name = adapter.recipe.task.name
-    if name not in tasks() or not tasks()[name].causal:
+    if name not in tasks() or tasks()[name].task_type != CAUSAL:
         what = f"its adapters are of the task {name}, with which generate and merge do not work yet."
         raise UserError.at(str(adapter.folder), what, "Load the adapter with PEFT.")
 
@@ -141,10 +143,10 @@ def question_row(data: DataSection, prompt: str) -> DataRow:
     """
     from adapterzoo.data.shape import Shaper
 
-    form = FORMATS[data.format]
+    form = FORMATS.get(data.format)  # a task may have formats of its own, whose prompts are turns of a conversation
     if data.format == "text":
         return DataRow((Turn("user", prompt), Turn("assistant", "?")), raw=True)
-    if isinstance(form, Conversation):
+    if form is None or isinstance(form, Conversation):
         return DataRow((Turn("user", prompt), Turn("assistant", "?")))
     columns = [data.columns.get(name, name) for name in form.columns]
     try:

@@ -79,8 +79,11 @@ def test_better_answers_are_learned(
     assert found["lora"]["metrics"]["mean_reward"] > found["base"]["metrics"]["mean_reward"] + 0.3
     result = json.loads((tmp_path / "o" / "lora" / "seed-0" / "result.json").read_text())
     assert result["history"][-1]["loss"] < result["history"][0]["loss"] < 0, "it is the mean reward, negative"
-    line = json.loads((tmp_path / "o" / "lora" / "seed-0" / "predictions.jsonl").read_text().splitlines()[0])
+    lines = (tmp_path / "o" / "lora" / "seed-0" / "predictions.jsonl").read_text().splitlines()
+    line = json.loads(lines[0])
     assert line["mean_reward"] == share_of_letters(line["prediction"], {"case": "upper"}) == -line["loss"]
+    asked = ("--method", "lora", "--prompt", line["prompt"], "--max-new-tokens", "6")
+    assert adapterzoo("generate", tmp_path / "o", *asked).stdout.strip() == line["prediction"]
 
 
 @pytest.mark.parametrize("loss", ["grpo", "dr_grpo", "rloo"])
