@@ -53,8 +53,10 @@ def compare(
     if against is not None and against not in labels:
         raise UserError.at(f"--against {against}", "there is no such row.", did_you_mean(against, labels))
     metrics = metric_columns(rows)
-    metric = column if column in metrics else next(iter(metrics), None)
     for number, group in enumerate(evidence_of_groups):
+        metric = column if column in metrics else next(iter(metrics), None)
+        if all(metric not in evidence.row.metrics for evidence in group):  # for example, another task's rows
+            metric = next(iter(metric_columns([evidence.row for evidence in group])), metric)
         for evidence in group:
             row = evidence.row
             row.block, row.rank_metric = number, metric
@@ -64,7 +66,7 @@ def compare(
     if sort is not None and all(row.value(column) is None for row in rows):
         hint = "Give --price too." if column == "cost" else ""
         raise UserError.at(f"--sort {sort}", "no row has a value in this column.", hint)
-    ordered = [_in_order(group, column) for group in evidence_of_groups]
+    ordered = [_in_order(group, column if sort else group[0].row.rank_metric or column) for group in evidence_of_groups]
     missing = {str(path): unfinished(path, (result for _, result in cells)) for path, cells in by_path.items()}
     return Comparison(
         _blocks(groups, ordered),

@@ -81,6 +81,13 @@ class Comparison:
         """The results of all cells from which the rows are made."""
         return [result for block in self.blocks for evidence in block.evidence for result in evidence.results]
 
+    def parts(self) -> list[Comparison]:
+        """Return comparisons of the blocks that are ranked by the same metric; other tasks may have other metrics."""
+        by_metric: dict[str | None, list[Block]] = {}
+        for block in self.blocks:
+            by_metric.setdefault(block.rows[0].rank_metric, []).append(block)
+        return [Comparison(blocks, self.against) for blocks in by_metric.values()]
+
     @property
     def metrics(self) -> list[str]:
         """The columns of all metrics, metrics of answers first. By default, rows are ordered by the first one."""

@@ -19,6 +19,25 @@ LABEL_WIDTH = 24
 
 def render(comparison: Comparison, console: Console) -> None:
     """Print the table with as many columns as fit, and the notes below it."""
+    explanations, dropped = [*notes.legend(comparison)], list[Column]()
+    for part in comparison.parts():
+        shown, without = _fitting(part, console)
+        for block in part.blocks:
+            head(block, console)
+            console.print(_table(part, [block], shown))
+        explanations += [column.explanation for column in shown if column.explanation]
+        dropped += without
+    for note in notes.row_notes(comparison):
+        console.print(safe(note.text, "red" if note.failure else ""), soft_wrap=True)
+    for verdict in notes.verdicts(comparison):
+        console.print(safe(verdict))
+    if dropped:
+        explanations.append(f"no room for columns: {', '.join(dict.fromkeys(column.title for column in dropped))}")
+    console.print(safe("; ".join(dict.fromkeys(explanations)), "dim"))
+
+
+def _fitting(comparison: Comparison, console: Console) -> tuple[list[Column], list[Column]]:
+    """Return the columns for which the terminal has room, and the others."""
     shown = columns(comparison)
     width = console.width
     dropped: list[Column] = []
@@ -29,18 +48,7 @@ def render(comparison: Comparison, console: Console) -> None:
         least_needed = max(shown, key=lambda column: column.drop)
         dropped.append(least_needed)
         shown = [column for column in shown if column is not least_needed]
-    for block in comparison.blocks:
-        head(block, console)
-        console.print(_table(comparison, [block], shown))
-    for note in notes.row_notes(comparison):
-        console.print(safe(note.text, "red" if note.failure else ""), soft_wrap=True)
-    for verdict in notes.verdicts(comparison):
-        console.print(safe(verdict))
-    explanations = [*notes.legend(comparison)]
-    explanations += [column.explanation for column in shown if column.explanation]
-    if dropped:
-        explanations.append(f"no room for columns: {', '.join(column.title for column in dropped)}")
-    console.print(safe("; ".join(explanations), "dim"))
+    return shown, dropped
 
 
 def head(block: Block, console: Console) -> None:

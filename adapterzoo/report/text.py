@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from adapterzoo.comparison import Comparison
+from adapterzoo.comparison.comparison import Block
 from adapterzoo.report import notes
-from adapterzoo.report.columns import BEST, cell, columns, mark
+from adapterzoo.report.columns import BEST, Column, cell, columns, mark
 from adapterzoo.terminal import clean, escape_markdown
 
 # Fields of a row that are useful in a spreadsheet; the columns of metrics are between the two lists.
@@ -22,29 +23,33 @@ MORE_FIELDS = (
 
 def markdown(comparison: Comparison) -> str:
     """Return a markdown table; the best value of a column is bold, and values that are tied with it have a ``=``."""
-    shown = columns(comparison)
-    lines = []
-    for block in comparison.blocks:
-        if block.differs:
-            lines += ["", escape_markdown(notes.why_apart(block)), ""]
-        lines += [
-            "| method | " + " | ".join(escape_markdown(column.title) for column in shown) + " |",
-            "| --- |" + " ---: |" * len(shown),
-        ]
-        for row in block.rows:
-            cells = []
-            for column in shown:
-                text = escape_markdown(cell(row, column, failed=column is shown[0]))
-                sign = mark(comparison, block, row, column)
-                cells.append(f"**{text}**" if sign == BEST else f"{text}{sign}")
-            lines.append(f"| {escape_markdown(row.label)} | " + " | ".join(cells) + " |")
+    lines, explanations = list[str](), [*notes.legend(comparison, best="bold:")]
+    for part in comparison.parts():
+        shown = columns(part)
+        for block in part.blocks:
+            lines += _markdown_table(part, block, shown)
+        explanations += [column.explanation for column in shown if column.explanation]
     # Labels are bold, because a label such as "# a" would begin a heading or a list.
     for note in notes.row_notes(comparison):
         lines.append(f"\n**{escape_markdown(note.label).strip()}**{escape_markdown(note.rest)}")
     lines += [f"\n{escape_markdown(verdict)}." for verdict in notes.verdicts(comparison)]
-    explanations = [column.explanation for column in shown if column.explanation]
-    lines.append(f"\n{escape_markdown('; '.join([*notes.legend(comparison, best='bold:'), *explanations]))}.")
+    lines.append(f"\n{escape_markdown('; '.join(dict.fromkeys(explanations)))}.")
     return "\n".join(lines).strip("\n") + "\n"
+
+
+def _markdown_table(comparison: Comparison, block: Block, shown: Sequence[Column]) -> Iterator[str]:
+    """Yield the lines of a block's table."""
+    if block.differs:
+        yield from ("", escape_markdown(notes.why_apart(block)), "")
+    yield "| method | " + " | ".join(escape_markdown(column.title) for column in shown) + " |"
+    yield "| --- |" + " ---: |" * len(shown)
+    for row in block.rows:
+        cells = []
+        for column in shown:
+            text = escape_markdown(cell(row, column, failed=column is shown[0]))
+            sign = mark(comparison, block, row, column)
+            cells.append(f"**{text}**" if sign == BEST else f"{text}{sign}")
+        yield f"| {escape_markdown(row.label)} | " + " | ".join(cells) + " |"
 
 
 def csv_text(comparison: Comparison) -> str:

@@ -115,6 +115,20 @@ def test_rows_that_cannot_be_compared_are_in_separate_tables(tmp_path: Path) -> 
         assert "method" in after
 
 
+def test_the_table_of_another_task_is_ordered_by_its_own_metric(tmp_path: Path) -> None:
+    write(tmp_path / "x", "lora", [True, False])
+    for label, hits in (("ia3", 0.5), ("oft", 0.9)):
+        metrics = {"retrieval_hit": hits, "test_loss": 1.0}
+        write(tmp_path / "y", label, [True, False], metrics=metrics, recipe={"task": {"name": "embedding"}})
+    comparison = compare(tmp_path / "x", tmp_path / "y")
+    assert [row.label for row in comparison.rows] == ["lora", "oft", "ia3"]
+    first, second = (line.split() for line in shown(comparison, 120).splitlines() if line.startswith("method"))
+    assert first[1] == "match"
+    assert second[1] == "hit"
+    assert "match" not in second
+    assert text.markdown(comparison).count("| method | match |") == 1
+
+
 def test_times_of_different_machines_have_no_best(tmp_path: Path) -> None:
     for label, threads in (("a", 1), ("b", 2)):
         machine = {"device": "cpu", "threads": threads}

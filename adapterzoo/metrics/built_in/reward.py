@@ -11,5 +11,5 @@ from adapterzoo.metrics.contract import ColumnStyle, Metric
 @hookimpl
 def adapterzoo_metrics() -> list[Metric]:
     """Return the metric of this module."""
-    style = ColumnStyle("reward", ".3f", bounds=(-math.inf, math.inf))
+    style = ColumnStyle("reward", bounds=(-math.inf, math.inf))
     return [Metric("mean_reward", None, "Mean reward of the greedy answers", styles={"mean_reward": style})]
