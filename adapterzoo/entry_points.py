@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +16,13 @@ import pluggy
 
 from adapterzoo import hookspecs
 from adapterzoo.errors import PluginError, did_you_mean
-from adapterzoo.terminal import stdout_to_stderr
+from adapterzoo.terminal import duration, stderr, stdout_to_stderr, tell
 
 BUILT_IN = "adapterzoo"
 # When this environment variable is 1, only the built-in methods, metrics and tasks are loaded.
 NO_THIRD_PARTY = "ADAPTERZOO_NO_THIRD_PARTY"
+SLOW_SECONDS = 3.0  # a plugin that takes longer to load is named, because every command waits for it
+MAX_SUMMARY = 200  # in characters: lists show a summary in one line
 ItemT = TypeVar("ItemT")  # a method, a metric or a task
 
 
@@ -38,6 +43,7 @@ class PluginRegistry(Mapping[str, ItemT]):
     def __init__(self) -> None:
         self._items: dict[str, ItemT] = {}
         self._packages: dict[str, str] = {}
+        self._of_plugin: dict[str, list[str]] = {}
         self.broken: list[BrokenPlugin] = []
 
     def load(
@@ -60,6 +66,7 @@ class PluginRegistry(Mapping[str, ItemT]):
         for entry_point, package, items in loaded:
             try:
                 self._add(items, package)
+                self._of_plugin[entry_point.name] = [str(getattr(item, "name", item)) for item in items]
             except Exception as error:
                 self.broken.append(BrokenPlugin(entry_point.name, package, reason(error)))
 
@@ -97,7 +104,17 @@ class PluginRegistry(Mapping[str, ItemT]):
             more: further names that are allowed in the same place.
         """
         left_out = [broken for broken in self.broken if name in (broken.plugin, broken.package)]
-        return f"Its plugin was left out: {left_out[0].reason}." if left_out else did_you_mean(name, {*self, *more})
+        if left_out:
+            return f"Its plugin was left out: {left_out[0].reason}."
+        if own := [item for item in self._of_plugin.get(name, []) if item in self]:
+            return f"The plugin '{name}' has the name {' and '.join(own)} for it: write that."
+        return did_you_mean(name, {*self, *more})
+
+
+def check_summary(kind: str, summary: str) -> None:
+    """Raise PluginError if the summary of a method or task is longer than a line."""
+    if len(summary) > MAX_SUMMARY or len(summary.splitlines()) > 1:
+        raise PluginError(f"{kind}.summary has {len(summary)} characters; one line of at most {MAX_SUMMARY} is wanted")
 
 
 def load_plugins(
@@ -128,8 +145,8 @@ def load_plugins(
             for item in items:
                 verify(item)
             loaded.append((entry_point, package, items))
-        except KeyboardInterrupt:
-            raise
+        except UserInterrupt:
+            raise KeyboardInterrupt from None
         except BaseException as error:  # a third-party module may raise anything, even SystemExit
             broken.append(BrokenPlugin(entry_point.name, package, reason(error)))
     return loaded, broken
@@ -137,8 +154,12 @@ def load_plugins(
 
 def _load(manager: pluggy.PluginManager, point: metadata.EntryPoint, package: str, hook: str) -> list[Any]:
     """Return the items that one entry point's hook returns; an empty list if it has only other hooks."""
-    with stdout_to_stderr(), _keep_working_directory():
+    with stdout_to_stderr(), _keep_working_directory(), _keep_running():
+        begun = time.perf_counter()
         module = point.load()
+        if package != BUILT_IN and (seconds := time.perf_counter() - begun) > SLOW_SECONDS:
+            what = "it should import large libraries only inside functions"
+            tell(stderr(), f"the plugin {point.name} (from {package}) took {duration(seconds)} to load: {what}")
         if manager.register(module, f"{package}:{point.name}") is None:
             raise PluginError("pluggy refused to register it")
         hooks = {
@@ -153,6 +174,41 @@ def _load(manager: pluggy.PluginManager, point: metadata.EntryPoint, package: st
     if not isinstance(items, list):
         raise PluginError(f"{hook} returned {items!r}, not a list of {hook.rpartition('_')[2]}")
     return items
+
+
+class UserInterrupt(BaseException):
+    """The user pressed Ctrl-C while a plugin was loaded."""
+
+
+@contextmanager
+def _keep_running() -> Iterator[None]:
+    """Raise PluginError in a ``with`` block if a plugin ends the process, or raises what a Ctrl-C of the user raises.
+
+    Raises:
+        UserInterrupt: the user did press Ctrl-C.
+    """
+
+    def refuse(code: object = 0) -> None:
+        raise PluginError(f"it called os._exit({code!r}) while it was loaded")
+
+    def interrupt(*_: object) -> None:
+        raise UserInterrupt
+
+    leave, on_interrupt = os._exit, signal.getsignal(signal.SIGINT)
+    handles = threading.current_thread() is threading.main_thread() and on_interrupt is signal.default_int_handler
+    if handles:
+        signal.signal(signal.SIGINT, interrupt)
+    os._exit = refuse  # type: ignore[assignment]
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not handles:
+            raise UserInterrupt from None
+        raise PluginError("it raised KeyboardInterrupt while it was loaded") from None
+    finally:
+        os._exit = leave
+        if handles:
+            signal.signal(signal.SIGINT, on_interrupt)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from importlib import metadata
 from typing import Any, get_origin
 
 from adapterzoo import hookspecs
-from adapterzoo.entry_points import PluginRegistry
+from adapterzoo.entry_points import PluginRegistry, check_summary
 from adapterzoo.errors import PluginError
 from adapterzoo.methods.contract import (
     CONTRACT,
@@ -77,7 +77,9 @@ def _verify(method: object) -> None:
     if not isinstance(method, Method):
         raise PluginError(f"it returned {method!r}, which is not an adapterzoo.Method")
     kind = type(method).__name__
-    if not isinstance(method.contract, int) or method.contract > CONTRACT:
+    if type(method.contract) is not int or method.contract < 1:
+        raise PluginError(f"{kind}.contract is {method.contract!r:.40}; write a whole number from 1 to {CONTRACT}")
+    if method.contract > CONTRACT:
         raise PluginError(
             f"{kind} asks for contract {method.contract} and this adapterzoo has {CONTRACT}: upgrade adapterzoo"
         )
@@ -92,6 +94,7 @@ def _verify(method: object) -> None:
         if not _has_type(hint, value):
             wanted = getattr(hint, "__name__", hint)
             raise PluginError(f"{kind}.{attribute} is {value!r}, of type {type(value).__name__}, not {wanted}")
+    check_summary(kind, method.summary)
     if not NAME.fullmatch(method.name):
         raise PluginError(f"{kind}.name is {method.name!r}: only lower-case letters, digits and '-'")
     if RESERVED_LABEL.fullmatch(method.name):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from adapterzoo.data.split import Splits, load_splits
-from adapterzoo.errors import Problem, UserError
+from adapterzoo.errors import PluginError, Problem, UserError
+from adapterzoo.metrics.contract import per_example
 from adapterzoo.metrics.measured import MEASURED_NAMES
+from adapterzoo.metrics.registry import compares_answers, is_built_in, metrics
 from adapterzoo.recipe.schema import Recipe
 from adapterzoo.tasks.contract import EncodeInput, Task
 from adapterzoo.tasks.examples import Examples
 from adapterzoo.tasks.registry import tasks
+
+TRIED_ROWS = 8  # number of test rows on which third-party metrics are tried
 
 
 def read_data(recipe: Recipe, say: Callable[[str], None]) -> tuple[Recipe, Splits]:
@@ -61,22 +65,35 @@ def _fitted(recipe: Recipe, task: Task[Any], splits: Splits, say: Callable[[str]
     settings = recipe.evaluate
     written = settings.model_fields_set
     options = task.options(**recipe.task.options)
-    metrics = settings.metrics if "metrics" in written else [*task.default_metrics(splits, options)]
-    changes: dict[str, Any] = {"metrics": metrics, "shots": settings.shots if task.causal else 0}
+    chosen = settings.metrics if "metrics" in written else [*task.default_metrics(splits, options)]
+    changes: dict[str, Any] = {"metrics": chosen, "shots": settings.shots if task.causal else 0}
     problems: list[Problem] = []
     if task.causal and not any(row.prompt for row in splits.test):
         say("data: plain text has no questions, so no answers are compared and no examples are shown in prompts")
-        compared = [name for name in metrics if name not in MEASURED_NAMES]
+        compared = [name for name in chosen if name not in MEASURED_NAMES]
         if compared and "metrics" in written:
             what = f"'{compared[0]}' compares answers, and plain text has no answers."
             problems.append(Problem("evaluate.metrics", what, f"Choose from: {', '.join(sorted(MEASURED_NAMES))}."))
         if settings.shots and "shots" in written:
             problems.append(Problem("evaluate.shots", "plain text has no examples to show.", "Set it to 0."))
-        changes = {"metrics": [name for name in metrics if name in MEASURED_NAMES], "shots": 0}
+        changes = {"metrics": [name for name in chosen if name in MEASURED_NAMES], "shots": 0}
     elif len(splits.train) < changes["shots"]:
         what = f"{settings.shots} examples are to be shown, but there are {len(splits.train)} training rows."
         problems.append(Problem("evaluate.shots", what))
-    problems += task.problems(splits, options, changes["metrics"])
+    problems += [*_failing_metrics(changes["metrics"], splits), *task.problems(splits, options, changes["metrics"])]
     if problems:
         raise UserError(*problems)
     return recipe.model_copy(update={"evaluate": settings.model_copy(update=changes)})
+
+
+def _failing_metrics(names: Sequence[str], splits: Splits) -> Iterator[Problem]:
+    """Yield a problem for each third-party metric that fails on the first test rows, before hours of training."""
+    for name in names:
+        if not compares_answers(name) or is_built_in(name):
+            continue
+        try:
+            for reference in (row.completion.strip() for row in splits.test[:TRIED_ROWS]):
+                for answer in (reference, ""):
+                    per_example(metrics()[name], reference, answer)
+        except PluginError as error:
+            yield Problem("evaluate.metrics", f"{error}.", f"Correct it in {metrics().package(name)}, or leave it out.")

@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from adapterzoo import hookspecs
-from adapterzoo.entry_points import PluginRegistry
+from adapterzoo.entry_points import PluginRegistry, check_summary
 from adapterzoo.errors import PluginError
 from adapterzoo.formats import Format
 from adapterzoo.methods.contract import TASK_TYPES, Options
@@ -49,6 +49,7 @@ def _verify(task: object) -> None:
     for attribute in ("name", "summary", "model_class", "task_type"):
         if not isinstance(value := getattr(task, attribute, None), str) or not value.strip():
             raise PluginError(f"{kind}.{attribute} is {value!r}, not text")
+    check_summary(kind, task.summary)
     if not NAME.fullmatch(task.name):
         raise PluginError(f"{kind}.name is {task.name!r}: only lower-case letters, digits, '_' and '-'")
     if task.task_type not in TASK_TYPES:

@@ -60,6 +60,15 @@ def test_every_plugin_file_is_an_entry_point_and_is_found() -> None:
             "no 'learning_rate'",
         ),
         ("import sys\nsys.exit('bye')", "it called sys.exit('bye') while it was loaded"),
+        ("import os\nos._exit(0)", "it called os._exit(0) while it was loaded"),
+        ("raise KeyboardInterrupt", "it raised KeyboardInterrupt while it was loaded"),
+        *(
+            (METHOD.replace("NAME", "mine").replace('"me"', f'"me"; contract = {contract}'), "write a whole number")
+            for contract in ("'1'", "0", "-1", "True")
+        ),
+        (METHOD.replace("NAME", "mine").replace('"s"', '"s" * 1000'), "summary has 1000 characters"),
+        (METHOD.replace("NAME", "mine").replace('"s"', r'"s\ns"'), "one line of at most 200 is wanted"),
+        (METHOD.replace("NAME", "base"), "that is the label of the untouched base"),
         (METHOD.replace("NAME", "mine").replace('"me"', '"me"; stands_for = 5'), "stands_for is 5, of type int"),
         (
             METHOD.replace("NAME", "mine").replace('"me"', '"me"; quantizations = (base for base in ("none",))'),
@@ -139,6 +148,19 @@ def test_a_broken_plugin_is_named_and_left_out(plugin_folder: Path, body: str, r
     assert broken.plugin == "bad"
     assert reason in broken.reason
     assert {"lora", "good"} <= set(zoo)
+
+
+def test_a_plugin_with_another_name_than_its_method_is_explained(plugin_folder: Path) -> None:
+    zoo = Registry([plugin("package", plugin_folder, METHOD.replace("NAME", "mine"))])
+    assert zoo.hint("package") == "The plugin 'package' has the name mine for it: write that."
+
+
+def test_a_slow_plugin_is_named(
+    plugin_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("adapterzoo.entry_points.SLOW_SECONDS", 0.0)
+    Registry([plugin("slow", plugin_folder, METHOD.replace("NAME", "mine"))])
+    assert "the plugin slow (from ?) took" in capsys.readouterr().err
 
 
 def test_the_second_of_two_third_party_methods_with_one_name_is_left_out(plugin_folder: Path) -> None:

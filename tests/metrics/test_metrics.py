@@ -6,12 +6,14 @@ import random
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
+from click.testing import Result
 from third_party import METHOD, plugin
 
 from adapterzoo import Metric, PluginError
@@ -390,3 +392,19 @@ def test_the_document_has_every_metric_with_its_columns() -> None:
     assert set(rows) == {*BUILT_IN, *MEASURED_NAMES}
     for name, metric in BUILT_IN.items():
         assert rows[name] == ", ".join(metric.columns)
+
+
+def test_a_metric_that_raises_is_named_before_training(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def needs_words(reference: str, answer: str) -> float:
+        return 1 / len(answer.split())
+
+    monkeypatch.setitem(metrics()._items, "needs_words", Metric("needs_words", needs_words, "a test"))
+    monkeypatch.setitem(metrics()._packages, "needs_words", "strange")
+    recipe = write_recipe("lora")
+    done = adapterzoo("check", recipe, "--set", "evaluate.metrics=[needs_words]")
+    assert done.exit_code == 2, done.output
+    shown = " ".join(done.output.split())
+    assert "score() of metric 'needs_words' raised ZeroDivisionError" in shown
+    assert "Correct it in strange, or leave it out" in shown
