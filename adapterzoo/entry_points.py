@@ -22,6 +22,7 @@ BUILT_IN = "adapterzoo"
 # When this environment variable is 1, only the built-in methods, metrics and tasks are loaded.
 NO_THIRD_PARTY = "ADAPTERZOO_NO_THIRD_PARTY"
 SLOW_SECONDS = 3.0  # a plugin that takes longer to load is named, because every command waits for it
+MAX_BROKEN_SHOWN = 3  # plugins that were left out, in the hint for an unknown name
 MAX_SUMMARY = 200  # in characters: lists show a summary in one line
 ItemT = TypeVar("ItemT")  # a method, a metric or a task
 
@@ -108,7 +109,8 @@ class PluginRegistry(Mapping[str, ItemT]):
             return f"Its plugin was left out: {left_out[0].reason}."
         if own := [item for item in self._of_plugin.get(name, []) if item in self]:
             return f"The plugin '{name}' has the name {' and '.join(own)} for it: write that."
-        return did_you_mean(name, {*self, *more})
+        others = [f" {b.plugin} (from {b.package}) was left out: {b.reason}." for b in self.broken]
+        return did_you_mean(name, {*self, *more}) + "".join(others[:MAX_BROKEN_SHOWN])
 
 
 def check_summary(kind: str, summary: str) -> None:

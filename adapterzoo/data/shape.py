@@ -39,6 +39,7 @@ class Shaper:
             UserError: no format fits the columns, or the recipe names a column that does not exist.
         """
         self.columns = [column for column in columns if column not in data.drop_columns]
+        self.dropped = data.drop_columns
         self.group_by = data.split.group_by
         self.name = data.format if data.format != "auto" else _recognised(data, self.columns, where, say, formats)
         self.format = formats[self.name]
@@ -83,9 +84,16 @@ class Shaper:
         turns = self._turns(format_cells)
         if self._prompt_template:
             turns[0] = Turn("user", self._prompt_template.fill(self._texts(cells, format_cells)))
-        others = {name: cells.get(name) for name in self.columns} if self.format.takes_all_columns else {}
-        more = tuple(self.format.more({**others, **format_cells}).items())
+        more = tuple(self.format.more({**self._others(cells), **format_cells}).items())
         return DataRow(tuple(turns), raw=self.name == "text", place=place, group=group, more=more)
+
+    def _others(self, cells: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the cells of all columns, if the format takes them; a row of JSON lines may lack some."""
+        if not self.format.takes_all_columns:
+            return {}
+        return {
+            name: cell for name, cell in {**dict.fromkeys(self.columns), **cells}.items() if name not in self.dropped
+        }
 
     def unanswered(self, cells: Mapping[str, Any], row: DataRow) -> bool:
         """Tell whether the last question of a conversation has no answer and is therefore not in the example."""

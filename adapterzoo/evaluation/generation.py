@@ -1,7 +1,8 @@
-"""Generate answers. The greedy one: after a prompt, take the likeliest token again and again, up to the end token."""
+"""Generate answers: after a prompt, take the likeliest token again and again, up to the end token, or draw tokens."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -87,9 +88,13 @@ def sample(
     count: int,
     max_new_tokens: int,
     temperature: float,
+    seed: int,
     prefix: SharedPrefix | None = None,
 ) -> list[list[int]]:
     """Return the token ids of answers that are drawn by their likelihood; ids after an end token have no meaning.
+
+    The random number of each token depends on the seed, the answer and the place alone. So models with the same
+    likelihoods draw the same answers, joined or padded.
 
     Args:
         model: the model in evaluation mode.
@@ -98,25 +103,38 @@ def sample(
         count: number of answers to each prompt; they follow each other in the result.
         max_new_tokens: largest number of tokens of an answer.
         temperature: divides the logits.
+        seed: decides what is drawn.
         prefix: computes each prompt once for all its answers; None if prompts are padded.
     """
     import torch
+    from transformers import LogitsProcessorList
 
-    if prefix is None:
-        batch = pad_batch([row_tokens(prompt) for prompt in prompts for _ in range(count)], encoded.pad_id)
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        drawn: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-        output = generated(model, inputs, max_new_tokens, encoded.end_ids, encoded.pad_id, **drawn)
-        return [answer[inputs["input_ids"].shape[1] :] for answer in output]
+    texts = [prompt for prompt in prompts for _ in range(count)]
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.rand(len(texts), max_new_tokens, generator=generator, dtype=torch.double)
 
-    def draw(logits: torch.Tensor) -> torch.Tensor:
-        return torch.multinomial((logits.float() / temperature).softmax(dim=1), 1)[:, 0]
+    def draw(logits: torch.Tensor, rows: Sequence[int], place: int) -> torch.Tensor:
+        sums = (logits.double() / temperature).softmax(dim=1).cumsum(dim=1)
+        at = drawn[list(rows), place].to(logits.device)[:, None] * sums[:, -1:]
+        return torch.searchsorted(sums, at, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
 
-    with torch.no_grad():
-        caches = _cached(model, encoded, prompts, prefix)
-        texts = [prompt for prompt in prompts for _ in range(count)]
-        of_texts = [cache for cache in caches for _ in range(count)]
-        return continued(model, encoded, texts, of_texts, [max_new_tokens] * len(texts), draw)
+    if prefix is not None:
+        with torch.no_grad():
+            caches = [cache for cache in _cached(model, encoded, prompts, prefix) for _ in range(count)]
+            return continued(model, encoded, texts, caches, [max_new_tokens] * len(texts), draw)
+    batch = pad_batch([row_tokens(text) for text in texts], encoded.pad_id)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    begin = inputs["input_ids"].shape[1]
+
+    places = itertools.count()
+
+    def only_drawn(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        chosen = draw(logits, range(len(logits)), next(places))
+        return torch.full_like(logits, -torch.inf).scatter(1, chosen[:, None], 0.0)
+
+    processors = LogitsProcessorList([only_drawn])
+    output = generated(model, inputs, max_new_tokens, encoded.end_ids, encoded.pad_id, processors)
+    return [answer[begin:] for answer in output]
 
 
 def _transformers_answers(
@@ -131,9 +149,15 @@ def _transformers_answers(
 
 
 def generated(
-    model: Any, inputs: dict[str, Any], max_new_tokens: int, end_ids: Sequence[int], pad_id: int, **settings: Any
+    model: Any,
+    inputs: dict[str, Any],
+    max_new_tokens: int,
+    end_ids: Sequence[int],
+    pad_id: int,
+    processors: Any = None,
+    **settings: Any,
 ) -> list[list[int]]:
-    """Return the rows of token ids that transformers generates, whatever the model's own settings are.
+    """Return the rows of token ids that transformers generates, greedily, whatever the model's own settings are.
 
     Args:
         model: the model in evaluation mode.
@@ -141,21 +165,25 @@ def generated(
         max_new_tokens: largest number of new tokens.
         end_ids: ids of the tokens that end an answer.
         pad_id: id of the token after the end of an answer that is shorter than others.
-        settings: further settings of transformers' ``GenerationConfig``; without them, the answers are greedy.
+        processors: change the logits before the likeliest token is taken.
+        settings: further settings of transformers' ``GenerationConfig``.
     """
     import torch
     from transformers import GenerationConfig
 
-    configuration = GenerationConfig(
+    greedily = GenerationConfig(
         max_new_tokens=max_new_tokens,
+        do_sample=False,
         num_beams=1,
         use_cache=True,
         eos_token_id=[*end_ids],
         pad_token_id=pad_id,
-        **{"do_sample": False, **settings},
+        **settings,
     )
     with torch.no_grad(), _no_generation_defaults(model):
-        output: list[list[int]] = model.generate(**to_device(inputs, model), generation_config=configuration).tolist()
+        output: list[list[int]] = model.generate(
+            **to_device(inputs, model), generation_config=greedily, logits_processor=processors
+        ).tolist()
     return output
 
 
@@ -182,7 +210,9 @@ def continued(
     texts: Sequence[list[int]],
     caches: Sequence[RowCache],
     limits: Sequence[int],
-    choose: Callable[[torch.Tensor], torch.Tensor] = lambda logits: logits.argmax(dim=1),
+    choose: Callable[[torch.Tensor, Sequence[int], int], torch.Tensor] = lambda logits, rows, place: logits.argmax(
+        dim=1
+    ),
 ) -> list[list[int]]:
     """Return the likeliest tokens after each text, up to an end token; a row leaves the batch when it has ended.
 
@@ -192,7 +222,8 @@ def continued(
         texts: token ids of each text.
         caches: keys and values of each text's tokens; those of its last token are not used.
         limits: largest number of new tokens after each text.
-        choose: returns the next token of each row for its logits, (rows, vocabulary); by default the likeliest one.
+        choose: returns the next token of some rows for their logits, (rows, vocabulary), the numbers of the rows, and
+            the number of new tokens before; by default the likeliest token.
     """
     import torch
 
@@ -201,6 +232,7 @@ def continued(
     known = [len(text) - 1 for text in texts]
     cache, seen = padded_cache(caches, known)
     chosen = torch.tensor([text[-1] for text in texts], device=seen.device)
+    place = 0
     positions = torch.tensor(known, device=seen.device)[:, None]
     while True:
         seen = torch.cat([seen, seen.new_ones(len(rows), 1)], dim=1)
@@ -213,7 +245,7 @@ def continued(
                 use_cache=True,
                 logits_to_keep=1,
             ).logits[:, -1]
-        chosen, positions = choose(logits), positions + 1
+        chosen, positions, place = choose(logits, rows, place), positions + 1, place + 1
         for row, token in zip(rows, chosen.tolist(), strict=True):
             answers[row].append(token)
         unfinished = [

@@ -164,7 +164,7 @@ def _call(metric: Metric, function: str, *arguments: Any) -> Any:
 
 def _columns(metric: Metric, function: str, returned: Any) -> dict[str, float | bool]:
     values = returned if isinstance(returned, Mapping) else {metric.columns[0]: returned}
-    numbers = {column: _number(value) for column, value in values.items()}
+    numbers = {column: finite_number(value) for column, value in values.items()}
     if set(numbers) != set(metric.columns) or None in numbers.values():
         wanted = ", ".join(metric.columns)
         raise PluginError(
@@ -174,7 +174,7 @@ def _columns(metric: Metric, function: str, returned: Any) -> dict[str, float | 
     return {column: value for column in metric.columns if (value := numbers[column]) is not None}
 
 
-def _number(value: Any) -> float | bool | None:
+def finite_number(value: Any) -> float | bool | None:
     """Return a value as a finite number, or None if it is not one; numbers of numpy and torch are converted."""
     try:
         value = value.item() if hasattr(value, "item") else value

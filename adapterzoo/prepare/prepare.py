@@ -111,6 +111,11 @@ def _check_context_length(prepared: Prepared, config: Any) -> None:
     if longest > limit:
         what = f"the longest row has {longest} tokens, and the model can read {limit}."
         problems.append(Problem("data.max_length", what, f"Set it to {limit} or less."))
+    joinable, new = encoded.joinable(prepared.recipe.evaluate), prepared.recipe.evaluate.max_new_tokens
+    if new != "auto" and joinable and longest <= limit < joinable.longest:
+        what = f"a prompt with its answer may have {joinable.longest} tokens, and the model can read {limit}."
+        hint = f"Lower it by {joinable.longest - limit}."
+        problems.append(Problem("evaluate.max_new_tokens", what, hint))
     if shown > limit:
         what = f"with the examples in front a test prompt has {shown} tokens, and the model can read {limit}."
         problems.append(Problem("evaluate.shots", what, "Show fewer examples, or 0."))

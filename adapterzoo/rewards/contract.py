@@ -20,17 +20,17 @@ This module does not import torch. A plugin module may import torch only inside 
 from __future__ import annotations
 
 import inspect
-import math
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 from adapterzoo.errors import PluginError
+from adapterzoo.metrics.contract import finite_number
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -59,6 +59,10 @@ class Reward:
             raise PluginError(f"a reward's name is {self.name!r}, but {what}")
         if not callable(self.score):
             raise PluginError(f"reward '{self.name}': score is not a function of an answer and a row")
+        if not isinstance(self.summary, str) or not isinstance(self.needs_answer, bool):
+            raise PluginError(
+                f"reward '{self.name}': its summary is not text, or its needs_answer is not True or False"
+            )
         if not self.summary:
             object.__setattr__(self, "summary", (inspect.getdoc(self.score) or "").partition("\n")[0].rstrip("."))
 
@@ -70,22 +74,38 @@ def reward_of(reward: Reward, answer: str, row: Mapping[str, str], seconds: floa
         reward: the reward.
         answer: the answer.
         row: the cells of the row.
-        seconds: time after which the function is stopped. On Windows, and outside the main thread, it is not stopped.
+        seconds: time after which the function is stopped. It is not stopped on Windows, outside the main thread, and
+            while it runs code in C.
 
     Raises:
         PluginError: the function raised an exception, ran for too long, or did not return a finite number.
     """
+    begun = time.monotonic()
+    late = PluginError(f"reward '{reward.name}' ran for more than {seconds:g} seconds on {answer!r:.100}")
     try:
         with _stopped_after(seconds):
-            value: Any = reward.score(answer, dict(row))
+            returned: Any = reward.score(answer, dict(row))
     except _TooLongError:
-        raise PluginError(f"reward '{reward.name}' ran for more than {seconds:g} seconds on {answer!r:.100}") from None
-    except (Exception, SystemExit) as error:  # third-party code may raise anything
-        raise PluginError(f"reward '{reward.name}' raised {type(error).__name__}: {error}") from error
-    value = value.item() if hasattr(value, "item") else value
-    if not isinstance(value, Real) or not math.isfinite(value):
-        raise PluginError(f"reward '{reward.name}' returned {value!r:.100}, not a finite number, for {answer!r:.100}")
+        raise late from None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # third-party code may raise anything, even GeneratorExit
+        raise PluginError(f"reward '{reward.name}' raised {type(error).__name__}: {_shown(error, str)}") from None
+    if time.monotonic() - begun > seconds:  # it caught the error that was to stop it
+        raise late
+    value = finite_number(returned)
+    if value is None:
+        what = f"returned {_shown(returned, repr)}, not a finite number, for {answer!r:.100}"
+        raise PluginError(f"reward '{reward.name}' {what}")
     return float(value)
+
+
+def _shown(value: object, write: Callable[[object], str]) -> str:
+    """Return an object of third-party code as a short text; its own code for that may raise anything."""
+    try:
+        return " ".join(write(value).split())[:100]
+    except Exception:
+        return f"an object of type {type(value).__name__}"
 
 
 class _TooLongError(BaseException):

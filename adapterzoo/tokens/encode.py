@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Self
@@ -174,14 +174,12 @@ class Encoder:
 
     def _encode_split(self, name: str, rows: Sequence[DataRow], notes: list[str]) -> list[Example]:
         """Return the examples of a split, and add messages about its rows to ``notes``."""
-        kept, cut, with_special_text = [], 0, []
+        kept, cut = [], 0
         self._shortened = 0
         self.chat.incomplete.clear()
         limit = f"max_length = {self.data.max_length}"
         for row in rows:
             example = self.encode(row)
-            if not row.raw and any(self._has_special_text(turn.content) for turn in row.turns):
-                with_special_text.append(row.place)
             if example is None or not any(example.learned):
                 continue
             kept.append(example)
@@ -203,15 +201,25 @@ class Encoder:
             )
         if questions := self._shortened - cut:
             notes.append(f"data: {questions} of {len(rows)} questions of {name} are cut to fit {limit}")
-        if with_special_text:
-            where = f" (first: {with_special_text[0]})" if with_special_text[0] else ""
-            what = "contain the text of a special token, which the model will read as that token"
-            notes.append(f"data: {len(with_special_text)} of {len(rows)} rows of {name} {what}{where}")
-        if incomplete := list(dict.fromkeys(self.chat.incomplete)):
-            what = "the chat template leaves out or changes part of what is asked"
-            where = f" (first: {incomplete[0]})" if incomplete[0] else ""
-            notes.append(f"data: {len(incomplete)} of {len(rows)} rows of {name}: {what}{where}")
+        notes += self.notes_on_texts(name, rows)
         return kept
+
+    def notes_on_texts(self, split: str, rows: Sequence[DataRow]) -> Iterator[str]:
+        """Yield messages about the rows of a split that the model will read differently than a person does.
+
+        The turns that the chat template left out are those since ``chat.incomplete`` was cleared.
+        """
+        special = [
+            row.place for row in rows if not row.raw and any(self._has_special_text(turn.content) for turn in row.turns)
+        ]
+        found = {
+            " contain the text of a special token, which the model will read as that token": special,
+            ": the chat template leaves out or changes part of what is asked": [*dict.fromkeys(self.chat.incomplete)],
+        }
+        for what, places in found.items():
+            if places:
+                where = f" (first: {places[0]})" if places[0] else ""
+                yield f"data: {len(places)} of {len(rows)} rows of {split}{what}{where}"
 
     def example(self, row: DataRow) -> Example:
         """Return a row as token ids, also if it is too long.

@@ -16,6 +16,7 @@ from adapterzoo.tasks.contract import Rows
 Shape = Literal["pairs", "triplets", "scored pairs"]
 NEGATIVE = "negative"  # key of the negative in DataRow.more
 SCORED = "scored"  # key in DataRow.more that says that a row's answer is a score
+MAX_QUOTED = 60  # number of letters of a text that a message shows
 MAX_SHOWN = 5  # further rows with the same problem are only counted
 DROP_HINT = "Correct it, or leave such rows out with data.bad_rows: drop."
 
@@ -96,14 +97,18 @@ def retrieval_problems(rows: Rows) -> list[Problem]:
     every = sorted((*rows.train, *rows.validation, *rows.test), key=lambda row: len(row.more))
     without = sum(not row.more for row in every)
     if 0 < without < len(every):
-        what = f"it has no negative, as {without} rows, and {len(every) - without} rows have one."
+        what = f"it has no negative; {without} rows have none, and {len(every) - without} have one."
         return [Problem(every[0].place, what, "Give one to every row, or to none.")]
     problems = []
     for split in SPLIT_NAMES:
-        found = {text for row in getattr(rows, split) for text in texts_of(row)[1:]}
-        if len(found) == 1:
-            what = f"the rows of {split} have only one text to find: every model finds it."
-            problems.append(Problem("data", what, f"Give {split} rows with different positives."))
+        right: dict[str, set[str]] = {}
+        for anchor, positive, *_ in map(texts_of, getattr(rows, split)):
+            right.setdefault(anchor, set()).add(positive)
+        candidates = {text for row in getattr(rows, split) for text in texts_of(row)[1:]}
+        sure = next((anchor for anchor, own in right.items() if not candidates - own - {anchor}), None)
+        if sure is not None:
+            what = f"all texts of {split} are right for '{sure[:MAX_QUOTED]}': every model finds one."
+            problems.append(Problem("data", what, f"Give {split} rows with other positives, or negatives."))
     return problems
 
 

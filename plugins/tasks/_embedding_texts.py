@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo_plugins.tasks._embedding_losses import (
@@ -15,7 +15,6 @@ from adapterzoo_plugins.tasks._embedding_losses import (
     losses_of_rows,
 )
 from adapterzoo_plugins.tasks._embedding_rows import Shape, texts_of
-from adapterzoo_plugins.tasks._own_pooling import Mode
 from adapterzoo_plugins.tasks._pooling import Pooling, pooled
 from adapterzoo_plugins.tasks._retrieval import ranked
 
@@ -27,6 +26,7 @@ from adapterzoo.tokens.sequences import ReadText, pad_right
 if TYPE_CHECKING:
     import torch
 
+DIGITS = 6  # of a cosine
 SCORES = "scores"  # what a batch has beside the arguments of the model
 
 
@@ -56,8 +56,7 @@ class EmbeddedTexts(Examples):
     shape: Shape
     loss_name: Loss
     options: EmbeddingOptions
-    mode: Mode
-    """sentence-transformers' name of the pooling"""
+    pooling: Pooling
 
     @property
     def form(self) -> ModelForm:
@@ -91,7 +90,7 @@ class EmbeddedTexts(Examples):
 
         batch = {name: value for name, value in arguments.items() if name != SCORES}
         output, terms = output_and_terms(model, batch)
-        embeddings = pooled(output.last_hidden_state, batch["attention_mask"], self.mode)
+        embeddings = pooled(output.last_hidden_state, batch["attention_mask"], self.pooling)
         columns = embeddings.chunk(3 if self.shape == "triplets" else 2)
         return terms + batch_loss(self.loss_name, self.options, columns, arguments.get(SCORES))
 
@@ -114,7 +113,8 @@ class EmbeddedTexts(Examples):
         unit = {text: vector / vector.norm().clamp(min=1e-12) for text, vector in embeddings.items()}
         scores: dict[str, list[float | bool]] = {}
         if self.shape == "scored pairs":
-            answers = [repr(float(unit[first] @ unit[second])) for first, second in texts]
+            # Cosines of equal texts differ by rounding, which must not decide about their order.
+            answers = [f"{float(unit[first] @ unit[second]):.{DIGITS}f}" for first, second in texts]
             targets = torch.tensor(_scores(examples)).double()
         else:
             found, targets = ranked(texts, unit), None
@@ -125,8 +125,7 @@ class EmbeddedTexts(Examples):
         hits = scores.get("retrieval_hit", [False] * len(losses))
         likelihoods = [Likelihood(loss, 1, (), int(hit)) for loss, hit in zip(losses, hits, strict=True)]
         given = seconds if needs_answers(settings.metrics) else None
-        measured = evaluation_of(rows, likelihoods, answers, settings.metrics, split, given)
-        return _with_scores(measured, {name: scores[name] for name in settings.metrics if name in scores})
+        return evaluation_of(rows, likelihoods, answers, settings.metrics, split, given, scores)
 
     def _embeddings(self, model: Any, examples: Sequence[Texts], batch_size: int) -> dict[str, torch.Tensor]:
         """Return the embedding of each different text of the examples."""
@@ -138,7 +137,7 @@ class EmbeddedTexts(Examples):
 
         def embeddings(output: Any, group: Sequence[ReadText]) -> Sequence[torch.Tensor]:
             mask = pad_right(group, self.pad_id)["attention_mask"].to(output.last_hidden_state.device)
-            return list(pooled(output.last_hidden_state, mask, self.mode).cpu().double())
+            return list(pooled(output.last_hidden_state, mask, self.pooling).cpu().double())
 
         found = outputs(
             model, [*different.values()], lambda group: pad_right(group, self.pad_id), batch_size, embeddings
@@ -148,17 +147,6 @@ class EmbeddedTexts(Examples):
 
 def _scores(examples: Sequence[Texts]) -> list[float]:
     return [float(example.row.completion) for example in examples]
-
-
-def _with_scores(measured: Evaluation, scores: dict[str, list[float | bool]]) -> Evaluation:
-    """Return an evaluation with the scores of each row that the task has measured, in front."""
-    means = {name: sum(values) / len(values) for name, values in scores.items()}
-    predictions = [
-        replace(prediction, scores={**{name: values[prediction.index] for name, values in scores.items()},
-                                    **prediction.scores})
-        for prediction in measured.predictions
-    ]  # fmt: skip
-    return Evaluation({**means, **measured.metrics}, predictions, measured.answer_seconds)
 
 
 def read_texts(

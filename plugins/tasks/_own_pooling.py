@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from adapterzoo.errors import UserError
 
@@ -11,17 +11,26 @@ Mode = str | tuple[str, ...]
 """sentence-transformers' name of a pooling, or of several whose results are joined"""
 MODULES = "modules.json"
 """file that lists the parts of a model"""
-KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")  # cosines do not change when embeddings are normalised
+KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")
 READING, PROMPTS = "sentence_bert_config.json", "config_sentence_transformers.json"
 CORRECT = "Correct it, or say in task.pooling how the model's outputs are pooled."
 WITHOUT_IT = "Set task.pooling, to train the model without it."
 
 
-def own_pooling(config: Any) -> Mode | None:
+class OwnPooling(NamedTuple):
+    """How a model's own files say that a text is embedded."""
+
+    mode: Mode
+    normalizes: bool
+    """whether embeddings have the length 1"""
+
+
+def own_pooling(config: Any, max_length: int) -> OwnPooling | None:
     """Return the pooling that a model's own files name; None if it has no such files.
 
     Args:
         config: the model's configuration, as transformers loads it.
+        max_length: largest number of tokens of a text.
 
     Raises:
         UserError: a file cannot be read, or the model embeds a text in a way that this task does not have.
@@ -43,7 +52,17 @@ def own_pooling(config: Any) -> Mode | None:
     if prompt:
         what = f"the model reads every text with '{prompt}' in front, and this task gives it texts as they are."
         raise UserError.at(path, what, f"Write this in front of the texts of your data. {WITHOUT_IT}")
-    return _mode(config, path, modules["Pooling"]) if "Pooling" in modules else None
+    if reading.get("do_lower_case"):
+        raise UserError.at(
+            path, "the model reads texts in lower case, and this task gives it texts as they are.", WITHOUT_IT
+        )
+    own_length = reading.get("max_seq_length")
+    if isinstance(own_length, int) and own_length < max_length:
+        what = f"the model's own files say that it reads {own_length} tokens of a text, and max_length is {max_length}."
+        raise UserError.at("data.max_length", what, f"Set it to {own_length} or less. Or set task.pooling.")
+    if "Pooling" not in modules:
+        return None
+    return OwnPooling(_mode(config, path, modules["Pooling"]), "Normalize" in modules)
 
 
 def _mode(config: Any, path: str, folder: str) -> Mode:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, FiniteFloat, field_validator
 
 from adapterzoo import Options
 
@@ -18,28 +18,33 @@ SMALL = 1e-4  # TRL's: keeps the advantages finite if all answers to a prompt ge
 class ReinforcementOptions(Options):
     """The options of the task; names and defaults are TRL's where it has the same option."""
 
-    rewards: list[str] | dict[str, float] = Field(
-        default_factory=lambda: ["exact_match"],
+    rewards: dict[str, FiniteFloat] = Field(
+        default_factory=lambda: {"exact_match": 1.0},
         min_length=1,
         description="names of rewards, or rewards with their weights; metrics are rewards too",
     )
     loss: Loss = Field("grpo", description="how answers with different rewards are weighed against each other")
     answers: int = Field(8, ge=2, description="number of answers that are sampled for each prompt (num_generations)")
     max_new_tokens: int = Field(64, ge=1, description="largest number of tokens of an answer")
-    temperature: float = Field(1.0, gt=0, description="higher values give more varied answers in training")
-    reward_seconds: float = Field(60.0, gt=0, description="time after which the reward of one answer is given up")
+    temperature: float = Field(1.0, ge=0.01, description="higher values give more varied answers in training")
+    reward_seconds: float = Field(
+        60.0, gt=0, le=86400, description="time after which the reward of one answer is given up"
+    )
 
-    @field_validator("rewards")
+    @field_validator("rewards", mode="before")
     @classmethod
-    def _not_twice(cls, value: list[str] | dict[str, float]) -> list[str] | dict[str, float]:
-        if len(set(value)) < len(value):
+    def _with_weights(cls, value: Any) -> Any:
+        """Return names of rewards as a mapping to their weights, which are 1."""
+        names = [value] if isinstance(value, str) else value
+        if isinstance(names, dict):
+            if names and not any(names.values()):
+                raise ValueError("all weights are 0")
+            return names
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("write a list of names, like [exact_match], or weights, like {exact_match: 1}")
+        if len(set(names)) < len(names):
             raise ValueError("a reward is named twice")
-        return value
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Return the weight of each reward."""
-        return self.rewards if isinstance(self.rewards, dict) else dict.fromkeys(self.rewards, 1.0)
+        return dict.fromkeys(names, 1.0)
 
 
 def advantages(loss: Loss, rewards: torch.Tensor) -> torch.Tensor:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.data_row import DataRow, Turn
+from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError, Turn
 from adapterzoo.errors import UserError
 from adapterzoo.formats import Conversation, Format
-from adapterzoo.formats.cell_text import text_of
+from adapterzoo.formats._format import ROLES
+from adapterzoo.formats.cell_text import Number, text_of
 
 if TYPE_CHECKING:
     from adapterzoo.tokens.encode import Encoder
@@ -26,6 +27,11 @@ class Prompts(Format):
         messages = cells.get("prompt")
         if not isinstance(messages, list | tuple):
             return [Turn("user", self.text(cells, "prompt")), answer]
+        if not messages:
+            raise EmptyRowError("prompt")
+        last = messages[-1].get("role") if isinstance(messages[-1], Mapping) else None
+        if ROLES.get(str(last).lower()) != "user":
+            raise BadRowError(f"its prompt ends with the role {last!r}.", "It must end with a message of the user.")
         some_answer = {"role": "assistant", "content": "an answer"}  # a conversation cannot end with the user
         *before, _ = Conversation("messages", ("prompt",)).turns({"prompt": [*messages, some_answer]})
         return [*before, answer]
@@ -72,7 +78,13 @@ def encode_prompts(
     Raises:
         UserError: all of them have more.
     """
+    if longest < 1:
+        what = f"leaves no room for a prompt beside task.max_new_tokens: {1 - longest} more tokens are needed at least."
+        raise UserError.at("data.max_length", what, "Raise it, or lower task.max_new_tokens.")
+    encoder.chat.incomplete.clear()
     prompts = [(row, encoder.prompt(row)) for row in rows]
+    for note in encoder.notes_on_texts(split, rows):
+        say(note)
     kept = [(row, ids) for row, ids in prompts if len(ids) <= longest]
     if rows and not kept:
         shortest = min(len(ids) for _, ids in prompts)
@@ -85,5 +97,14 @@ def encode_prompts(
 
 def _text(value: Any, column: str) -> str:
     if isinstance(value, list | tuple | dict):
-        return json.dumps(value, ensure_ascii=False, default=str)
+        return json.dumps(_plain(value), ensure_ascii=False, default=str)
     return text_of(value, column)
+
+
+def _plain(value: Any) -> Any:
+    """Return a cell with numbers where a JSON file has numbers."""
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return json.loads(value) if isinstance(value, Number) else value

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo_plugins.tasks._policy_losses import ReinforcementOptions, advantages, policy_loss
 from adapterzoo_plugins.tasks._prompts import Asked
+from adapterzoo_plugins.tasks._rewarding import rewards_of
 
-from adapterzoo.rewards.contract import reward_of
-from adapterzoo.rewards.registry import rewards
 from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of
 from adapterzoo.tasks.examples import EvaluateSettings, Examples, Joinable
 from adapterzoo.tokens.batches import pad_batch, row_tokens
@@ -44,7 +43,10 @@ class Rollouts(Examples):
         splits = (self.train, self.test)
         longest = [max((example.prompt for example in split), key=len) for split in splits]
         prompts = [*longest, *(example.prompt for example in self.train)]
-        return Joinable([row_tokens(ids[: len(ids) // 2], ids[len(ids) // 2 :]) for ids in prompts], self.longest_row)
+        wanted = settings.max_new_tokens
+        answer = max(self.options.max_new_tokens, 0 if wanted == "auto" else wanted)
+        rows = [row_tokens(ids[: len(ids) // 2], ids[len(ids) // 2 :]) for ids in prompts]
+        return Joinable(rows, max(map(len, prompts)) + answer)
 
     def collate(self, rows: Sequence[Asked], prefix: Any = None) -> dict[str, Any]:
         """See :meth:`Examples.collate`: the prompts without answers."""
@@ -66,27 +68,24 @@ class Rollouts(Examples):
 
         from adapterzoo.evaluation.generation import decoded, sample
 
-        options, was_training, device = self.options, model.training, next(model.parameters()).device
+        options, was_training = self.options, model.training
         by_index = {example.index: example for example in self.train}
         asked = [by_index[index] for index in batch["rows"].tolist()]
         model.eval()
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            drawn = sample(
-                model, self, [example.prompt for example in asked], options.answers, options.max_new_tokens,
-                options.temperature, prefix,
-            )  # fmt: skip
+        drawn = sample(
+            model, self, [example.prompt for example in asked], options.answers, options.max_new_tokens,
+            options.temperature, seed, prefix,
+        )  # fmt: skip
         model.train(was_training)
         answers = [self._ended(ids) for ids in drawn]
         prompts = [example for example in asked for _ in range(options.answers)]
-        texts = [decoded(answer, self) for answer in answers]
-        found = torch.tensor([self._reward(*pair) for pair in zip(texts, prompts, strict=True)])
-        found = found.view(len(asked), options.answers)
+        given = rewards_of([decoded(answer, self) for answer in answers], [p.row for p in prompts], options)
+        found = torch.tensor(given, dtype=torch.double).view(len(asked), options.answers)
         rows = [row_tokens(example.prompt, answer) for example, answer in zip(prompts, answers, strict=True)]
         return {
             **(pad_batch(rows, self.pad_id) if prefix is None else prefix.tree(rows, self.pad_id)),
-            "advantages": advantages(options.loss, found).flatten(),
-            "mean_reward": found.mean(),
+            "advantages": advantages(options.loss, found).flatten().float(),
+            "mean_reward": found.mean().float(),
         }
 
     def arguments(self, batch: dict[str, Any], model: Any) -> dict[str, Any]:
@@ -132,19 +131,10 @@ class Rollouts(Examples):
         ids = greedy(model, self, prompts, settings.batch_size, [limit] * len(prompts), prefix)
         answers = [decoded(answer, self) for answer in ids]
         seconds = (time.perf_counter() - begun) / len(examples)
-        found = [self._reward(*pair) for pair in zip(answers, examples, strict=True)]
-        likelihoods = [Likelihood(-reward, 1, (), 0) for reward in found]
         rows = [example.row for example in examples]
+        found = rewards_of(answers, rows, self.options)
+        likelihoods = [Likelihood(-reward, 1, (), 0) for reward in found]
         return evaluation_of(rows, likelihoods, answers, settings.metrics, split, seconds, {METRIC: found})
-
-    def _reward(self, answer: str, example: Asked) -> float:
-        """Return the weighted sum of the rewards of an answer."""
-        row = {name: str(value) for name, value in example.row.more}
-        given = self.options.weights.items()
-        parts = [
-            weight * reward_of(rewards()[name], answer, row, self.options.reward_seconds) for name, weight in given
-        ]
-        return float(sum(parts))
 
     def _ended(self, ids: list[int]) -> list[int]:
         """Return the tokens of an answer up to its end token, which is one of them."""

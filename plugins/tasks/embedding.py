@@ -68,7 +68,8 @@ class Embedding(Task[EmbeddingOptions]):
         from adapterzoo.model.padding import choose_padding_id
 
         tokenizer, rows, shape = given.tokenizer, given.rows, shape_of(given.rows)
-        pooling, pad_id = choose_pooling(given.options.pooling, given.config), choose_padding_id(tokenizer)
+        pooling = choose_pooling(given.options.pooling, given.config, given.data.max_length)
+        pad_id = choose_padding_id(tokenizer)
         loss = loss_of(shape, given.options)
         splits = {
             split: read_texts(tokenizer, getattr(rows, split), pooling, given.data.max_length, split, given.say)
@@ -86,7 +87,7 @@ class Embedding(Task[EmbeddingOptions]):
             shape=shape,
             loss_name=loss,
             options=given.options,
-            mode=pooling.mode,
+            pooling=pooling,
         )
 
 

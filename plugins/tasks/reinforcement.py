@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo_plugins.tasks._policy_losses import ReinforcementOptions
 from adapterzoo_plugins.tasks._prompts import PROMPT, encode_prompts
+from adapterzoo_plugins.tasks._rewarding import failures
 from adapterzoo_plugins.tasks._rollouts import METRIC, Rollouts
 
-from adapterzoo import PluginError, Problem, Task, hookimpl
+from adapterzoo import Problem, Task, hookimpl
 from adapterzoo.data_row import SPLIT_NAMES, DataRow, Turn
 from adapterzoo.entry_points import BUILT_IN
 from adapterzoo.metrics.registry import compares_answers
-from adapterzoo.rewards.contract import reward_of
 from adapterzoo.rewards.registry import rewards
 from adapterzoo.tasks.contract import EncodeInput, Rows
 
@@ -39,7 +39,7 @@ class Reinforcement(Task[ReinforcementOptions]):
 
     def packages(self, options: ReinforcementOptions) -> Sequence[str]:
         """See :meth:`Task.packages`: those of the rewards."""
-        return sorted({rewards().package(name) for name in options.weights} - {BUILT_IN})
+        return sorted({rewards().package(name) for name in options.rewards} - {BUILT_IN})
 
     def model_problems(self, config: Any) -> list[Problem]:
         """See :meth:`Task.model_problems`."""
@@ -48,7 +48,7 @@ class Reinforcement(Task[ReinforcementOptions]):
     def problems(self, rows: Rows, options: ReinforcementOptions, metrics: Sequence[str]) -> list[Problem]:
         """See :meth:`Task.problems`: each reward is tried on the first rows."""
         known = rewards()
-        unknown = [name for name in options.weights if name not in known]
+        unknown = [name for name in options.rewards if name not in known]
         if unknown:
             return [Problem("task.rewards", f"'{name}' is no known reward.", known.hint(name)) for name in unknown]
         everything = [*rows.train, *rows.validation, *rows.test]
@@ -56,13 +56,13 @@ class Reinforcement(Task[ReinforcementOptions]):
         problems = []
         if alone is not None:
             hint = "Give a column 'answer', or choose another."
-            compared = [("task.rewards", name) for name in options.weights if known[name].needs_answer]
+            compared = [("task.rewards", name) for name in options.rewards if known[name].needs_answer]
             compared += [("evaluate.metrics", name) for name in metrics if compares_answers(name)]
             problems = [
                 Problem(where, f"'{name}' compares answers with the right ones, and {alone.place} has none.", hint)
                 for where, name in compared
             ]
-        return problems or [*_failures(rows.train[:TRIED], options)]
+        return problems or [*failures(rows.train[:TRIED], options)]
 
     def encode(self, given: EncodeInput[ReinforcementOptions]) -> Rollouts:
         """See :meth:`Task.encode`."""
@@ -76,7 +76,7 @@ class Reinforcement(Task[ReinforcementOptions]):
         }
         end, pad = _end_token(encoder, given.rows.train[0]), encoder.pad_id
         tokens = encoder.tokenizer.convert_ids_to_tokens([pad, end])
-        named = ", ".join(f"{name} x {weight:g}" for name, weight in options.weights.items())
+        named = ", ".join(f"{name} x {weight:g}" for name, weight in options.rewards.items())
         return Rollouts(
             tokenizer=encoder.tokenizer,
             **splits,
@@ -97,20 +97,6 @@ def _end_token(encoder: Encoder, row: DataRow) -> int:
     some_answer = replace(row, turns=(*row.turns[:-1], Turn("assistant", "an answer")))
     last = encoder.example(some_answer).completion[-1]
     return last if last in encoder.special_ids else int(encoder.tokenizer.eos_token_id)
-
-
-def _failures(rows: Sequence[DataRow], options: ReinforcementOptions) -> Iterator[Problem]:
-    """Yield a problem for each reward that fails for a right or an empty answer to one of the rows."""
-    for name in options.weights:
-        for row in rows:
-            cells = {column: str(value) for column, value in row.more}
-            try:
-                for answer in {row.completion, ""}:
-                    reward_of(rewards()[name], answer, cells, options.reward_seconds)
-            except PluginError as error:
-                hint = f"Correct it in {rewards().package(name)}, or correct the row."
-                yield Problem(row.place or "task.rewards", f"{error}.", hint)
-                break
 
 
 @hookimpl

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from adapterzoo_plugins.tasks._embedding_losses import EmbeddingOptions, batch_loss, losses_of_rows
-from adapterzoo_plugins.tasks._pooling import pooled
+from adapterzoo_plugins.tasks._pooling import Pooling, pooled
 from adapterzoo_plugins.tasks._retrieval import ranked
 from cells import Bench
 from click.testing import Result
@@ -269,8 +269,31 @@ def test_ties_and_the_query_itself_do_not_help() -> None:
 def test_tokens_in_front_of_a_text_are_not_pooled() -> None:
     hidden, mask = torch.randn(2, 9, 4), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
     for mode in ("mean", "cls", "lasttoken"):
-        assert torch.equal(pooled(hidden, mask, mode), pooled(hidden[:, 5:], mask, mode))
-    assert torch.equal(pooled(hidden, mask, "lasttoken")[1], hidden[1, 6])
+        pooling = Pooling(mode, False, "a test")
+        assert torch.equal(pooled(hidden, mask, pooling), pooled(hidden[:, 5:], mask, pooling))
+    assert torch.equal(pooled(hidden, mask, pooling)[1], hidden[1, 6])
+    lengths = pooled(hidden, mask, pooling._replace(normalizes=True)).norm(dim=1)
+    assert torch.allclose(lengths, torch.ones(2)), "a model's own layer Normalize matters to the loss triplet"
+
+
+def test_equal_texts_have_equal_cosines(
+    recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    same = [{**row, "sentence2": row["sentence1"]} for row in scored()]
+    assert adapterzoo("run", recipe(same, steps=1), "--out", tmp_path / "o").exit_code == 0
+    assert {row["metrics"]["spearman"] for row in results(tmp_path / "o", adapterzoo).values()} == {0.0}
+
+
+def test_no_step_learns_from_one_row(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """Of 21 training rows, the last batch of four would be one row, which has nothing to be compared with."""
+    from adapterzoo.model import base
+
+    bench = Bench(recipe(pairs(35), steps=6))
+    assert len(bench.prepared.encoded.train) == 21
+    loaded = base.load(bench.recipe.model, bench.prepared.location, "none", 48, bench.prepared.encoded.form)
+    with bench.wrapped("lora", loaded) as model:
+        trained = bench.train("lora", model, tmp_path / "checkpoints")
+    assert all(entry["loss"] > 0 for entry in trained.history)
 
 
 def test_pooling_is_that_of_the_model(
@@ -299,6 +322,13 @@ def test_pooling_is_that_of_the_model(
     assert_refused(adapterzoo, recipe(pairs(), model=tmp_path / "own"), "with 'Find: ' in front")
     (tmp_path / "own" / "sentence_bert_config.json").write_text('{"modality_config": {"message": {}}}')
     assert_refused(adapterzoo, recipe(pairs(), model=tmp_path / "own"), "reads texts in its chat template")
+    (tmp_path / "own" / "config_sentence_transformers.json").unlink()
+    for settings, wanted in (
+        ({"do_lower_case": True}, "the model reads texts in lower case"),
+        ({"max_seq_length": 5}, "it reads 5 tokens of a text, and max_length is 48"),
+    ):
+        (tmp_path / "own" / "sentence_bert_config.json").write_text(json.dumps(settings))
+        assert_refused(adapterzoo, recipe(pairs(), model=tmp_path / "own"), wanted)
     path = recipe(pairs(), "{name: embedding, pooling: cls}", model=tmp_path / "own")
     assert "pooling cls (from the recipe)" in adapterzoo("preview", path).output
 
@@ -351,10 +381,13 @@ def test_regulariser_of_a_method_is_in_the_loss(recipe: Callable[..., Path]) -> 
         ([{**row, "positive": row["anchor"]} for row in pairs()], "its anchor and its positive are the same"),
         ([{**row, "negative": row["positive"]} for row in triplets()], "its positive and its negative are the same"),
         ([{**row, "negative": row["anchor"]} for row in triplets()], "its anchor and its negative are the same"),
-        ([*triplets(20), *pairs()[20:]], "it has no negative, as 20 rows, and 20 rows have one. Give one to every row"),
-        ([*pairs(20), *triplets()[20:]], "it has no negative, as 20 rows"),
+        (
+            [*triplets(20), *pairs()[20:]],
+            "it has no negative; 20 rows have none, and 20 have one. Give one to every row",
+        ),
+        ([*pairs(20), *triplets()[20:]], "it has no negative; 20 rows have none"),
         ([{**row, "anchor": " "} for row in pairs()], "all 40 rows have an empty 'anchor'"),
-        ([{**row, "positive": "same"} for row in pairs()], "only one text to find: every model finds it"),
+        ([{**row, "positive": "same"} for row in pairs()], "every model finds one"),
         ([{**row, "score": "high"} for row in scored()], "its score 'high' is not a number"),
         ([{**row, "score": float("nan")} for row in scored()], "its score '' is not a number"),
         ([{**row, "score": "inf"} for row in scored()], "its score 'inf' is not a number"),

@@ -33,17 +33,39 @@ def hangs(answer: str, row: Mapping[str, str]) -> float:
     return 1.0
 
 
-BAD: dict[str, Callable[[str, Mapping[str, str]], Any]] = {
-    "raises": lambda answer, row: 1 / 0,
-    "nan": lambda answer, row: float("nan"),
-    "none": lambda answer, row: None,
-    "hangs": hangs,
+def hides_that_it_hangs(answer: str, row: Mapping[str, str]) -> float:
+    try:
+        time.sleep(60)
+    except BaseException:
+        return 1.0
+    return 0.0
+
+
+class Unprintable:
+    def __repr__(self) -> str:
+        raise ValueError
+
+
+def leaves(answer: str, row: Mapping[str, str]) -> float:
+    raise GeneratorExit
+
+
+BAD: dict[str, tuple[Callable[[str, Mapping[str, str]], Any], str]] = {
+    "raises": (lambda answer, row: 1 / 0, "raised ZeroDivisionError"),
+    "leaves": (leaves, "raised GeneratorExit"),
+    "nan": (lambda answer, row: float("nan"), "returned nan, not a finite number"),
+    "none": (lambda answer, row: None, "returned None, not a finite number"),
+    "huge": (lambda answer, row: 10**400, "returned 1000"),
+    "several": (lambda answer, row: torch.ones(2), "returned tensor([1., 1.]), not a finite number"),
+    "unprintable": (lambda answer, row: Unprintable(), "returned an object of type Unprintable"),
+    "hangs": (hangs, "ran for more than 0.5 seconds"),
+    "hides": (hides_that_it_hangs, "ran for more than 0.5 seconds"),
 }
 
 
 @pytest.fixture(autouse=True)
 def letters(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, score in {"letters": share_of_letters, **BAD}.items():
+    for name, score in {"letters": share_of_letters, **{name: score for name, (score, _) in BAD.items()}}.items():
         monkeypatch.setitem(rewards()._items, name, Reward(name, score, "a test"))
 
 
@@ -157,7 +179,7 @@ def test_joined_answers_have_the_gradients_of_padded_ones(
     from adapterzoo.tokens.shared_prefix import SharedPrefix
 
     bench = Bench(recipe(rows(12)))
-    encoded, gradients, sizes = bench.prepared.encoded, [], []
+    encoded, gradients, sizes, drawn = bench.prepared.encoded, [], [], list[Any]()
     loaded = base.load(bench.recipe.model, bench.prepared.location, "none", 80, encoded.form)
     for joined in (True, False):
         if not joined:
@@ -169,7 +191,10 @@ def test_joined_answers_have_the_gradients_of_padded_ones(
             for name, parameter in adapted.model.named_parameters():
                 if "lora_" in name:
                     torch.nn.init.normal_(parameter.data, std=0.1)
+            drawn.append(encoded.sampled(encoded.collate(encoded.train[:4]), adapted.model, 3, None))
             batch = encoded.sampled(encoded.collate(encoded.train[:4]), adapted.model, 3, adapted.prefix)
+            assert drawn[-1]["mean_reward"] == batch["mean_reward"], "padded and joined, it draws the same answers"
+            assert drawn[-1]["labels"].max() == batch["labels"].max()
             sizes.append(batch["input_ids"].numel())
             encoded.loss(adapted.model, encoded.arguments(batch, adapted.model)).backward()
             gradients.append({n: p.grad.clone() for n, p in adapted.model.named_parameters() if p.grad is not None})
@@ -207,11 +232,26 @@ def test_metrics_are_rewards(recipe: Callable[..., Path], adapterzoo: Callable[.
 def test_a_bad_reward_is_named_before_weights_are_loaded(
     name: str, recipe: Callable[..., Path], adapterzoo: Callable[..., Result]
 ) -> None:
-    begun = time.monotonic()
-    wanted = {"raises": "raised ZeroDivisionError", "hangs": "ran for more than 0.5 seconds"}.get(name, "returned")
     path = recipe(rows(), f"rewards: [{name}], reward_seconds: 0.5")
-    assert_refused(adapterzoo, path, f"reward '{name}' {wanted}")
-    assert time.monotonic() - begun < 30
+    assert_refused(adapterzoo, path, f"reward '{name}' {BAD[name][1]}")
+
+
+def test_rewards_cannot_change_what_training_draws(
+    recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def meddles(answer: str, row: Mapping[str, str]) -> float:
+        torch.manual_seed(0)
+        torch.set_grad_enabled(False)
+        print("a reward says something")
+        return share_of_letters(answer, row)
+
+    monkeypatch.setitem(rewards()._items, "meddles", Reward("meddles", meddles, "a test"))
+    found = []
+    for name in ("letters", "meddles"):
+        bench = Bench(recipe(rows(20), f"rewards: [{name}]", "{name: lora, lora_dropout: 0.5}", steps=3))
+        found.append(bench.adapter("lora", bench.load("none"), tmp_path / name))
+    assert_same(*found)
+    assert "a reward says" not in capfd.readouterr().out
 
 
 def test_a_reward_that_fails_in_training_is_named(
@@ -226,7 +266,9 @@ def test_a_reward_that_fails_in_training_is_named(
     monkeypatch.setitem(rewards()._items, "later", Reward("later", fails_later, "a test"))
     done = adapterzoo("run", recipe(rows(), "rewards: [later]"), "--out", tmp_path / "o")
     assert done.exit_code != 0
-    assert "reward 'later' raised ZeroDivisionError" in " ".join(done.output.split())
+    shown = " ".join(done.output.split())
+    assert "reward 'later' raised ZeroDivisionError: division by zero" in shown
+    assert "rows.jsonl:" in shown
 
 
 @pytest.mark.parametrize(
@@ -238,6 +280,10 @@ def test_a_reward_that_fails_in_training_is_named(
         ("rewards: []", "'rewards' is empty"),
         ("rewards: [letters], answers: 1", "answers"),
         ("rewards: [letters], max_new_tokens: 79", "leaves 1 tokens for a prompt of train"),
+        ("rewards: [letters], max_new_tokens: 100", "21 more tokens are needed at least"),
+        ("rewards: [[letters]]", "write a list of names, like [exact_match], or weights"),
+        ("rewards: {letters: 0}", "all weights are 0"),
+        ("rewards: {letters: .nan}", "finite number"),
     ],
 )
 def test_recipes_that_do_not_fit_are_refused(
@@ -246,12 +292,21 @@ def test_recipes_that_do_not_fit_are_refused(
     assert_refused(adapterzoo, recipe(rows(), options), wanted)
 
 
+def test_rewards_see_all_cells_as_they_are_written(recipe: Callable[..., Path]) -> None:
+    data = [{"prompt": "a"}, *({"prompt": f"n {n}", "tests": [1, "a", 1.5], "case": None} for n in range(19))]
+    path = recipe([{**row, "case": "any"} for row in data])
+    cells = [dict(example.row.more) for example in Bench(path).prepared.encoded.train]
+    assert {json.dumps(json.loads(str(row["tests"]))) for row in cells if row.get("tests")} == {'[1, "a", 1.5]'}
+
+
 def test_prompts_may_be_conversations(recipe: Callable[..., Path], adapterzoo: Callable[..., Result]) -> None:
     talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes?"}]
     data = [{"prompt": [*talk, {"role": "user", "content": f"n {n}"}], "case": "any"} for n in range(20)]
     done = adapterzoo("preview", recipe(data))
     assert done.exit_code == 0, done.output
     assert "yes?" in done.output
+    unanswered = [{"prompt": [*row["prompt"], talk[1]], "case": "any"} for row in data]
+    assert_refused(adapterzoo, recipe(unanswered), "its prompt ends with the role 'assistant'")
 
 
 def test_names_of_metrics_and_rewards_are_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
