@@ -124,9 +124,7 @@ def sample(
             return continued(model, encoded, texts, caches, [max_new_tokens] * len(texts), draw)
     batch = pad_batch([row_tokens(text) for text in texts], encoded.pad_id)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    begin = inputs["input_ids"].shape[1]
-
-    places = itertools.count()
+    begin, places = inputs["input_ids"].shape[1], itertools.count()
 
     def only_drawn(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         chosen = draw(logits, range(len(logits)), next(places))
