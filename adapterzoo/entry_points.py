@@ -197,19 +197,18 @@ def _keep_running() -> Iterator[None]:
         raise UserInterrupt
 
     leave, on_interrupt = os._exit, signal.getsignal(signal.SIGINT)
-    handles = threading.current_thread() is threading.main_thread() and on_interrupt is signal.default_int_handler
-    if handles:
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    can_interrupt = in_main_thread and on_interrupt not in (signal.SIG_IGN, None)
+    if can_interrupt:
         signal.signal(signal.SIGINT, interrupt)
     os._exit = refuse  # type: ignore[assignment]
     try:
         yield
     except KeyboardInterrupt:
-        if not handles:
-            raise UserInterrupt from None
         raise PluginError("it raised KeyboardInterrupt while it was loaded") from None
     finally:
         os._exit = leave
-        if handles:
+        if can_interrupt:
             signal.signal(signal.SIGINT, on_interrupt)
 
 
