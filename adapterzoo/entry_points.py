@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import pluggy
 
@@ -24,7 +24,7 @@ NO_THIRD_PARTY = "ADAPTERZOO_NO_THIRD_PARTY"
 SLOW_SECONDS = 3.0  # a plugin that takes longer to load is named, because every command waits for it
 MAX_BROKEN_SHOWN = 3  # plugins that were left out, in the hint for an unknown name
 MAX_SUMMARY = 200  # in characters: lists show a summary in one line
-ItemT = TypeVar("ItemT")  # a method, a metric or a task
+ItemT = TypeVar("ItemT")  # a method, a metric, a task or a reward
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,10 @@ class BrokenPlugin:
 
 
 class PluginRegistry(Mapping[str, ItemT]):
-    """The methods, the metrics or the tasks of all plugins by name, and the plugins that were left out."""
+    """Items of one kind from all plugins by name, and the plugins that were left out."""
+
+    kind: ClassVar[str]
+    """what an item is, for messages"""
 
     def __init__(self) -> None:
         self._items: dict[str, ItemT] = {}
@@ -72,12 +75,19 @@ class PluginRegistry(Mapping[str, ItemT]):
                 self.broken.append(BrokenPlugin(entry_point.name, package, reason(error)))
 
     def _add(self, items: Sequence[ItemT], package: str) -> None:
-        """Check the items of one plugin together with those that are known, and add them.
+        """Check the names of the items of one plugin, and add them.
 
         Raises:
             PluginError: a name is taken.
         """
-        raise NotImplementedError
+        added: dict[str, ItemT] = {}
+        for item in items:
+            name = str(getattr(item, "name"))  # noqa: B009  # each kind of item has a name
+            if name in added or name in self:
+                owner = package if name in added else self.package(name)
+                raise PluginError(f"'{name}' is already the name of a {self.kind} from {owner}")
+            added[name] = item
+        self.add(added, package)
 
     def add(self, items: Mapping[str, ItemT], package: str) -> None:
         """Add the items of one plugin, which belongs to a package."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from adapterzoo.conformance.task_rows import TaskRows
     from adapterzoo.tokens.batches import Tokens
-    from adapterzoo.tokens.encode import Encoded
+    from adapterzoo.tokens.encoded import Encoded
 
 NEW_TOKENS = 4
 SHARED_TOKENS = 8

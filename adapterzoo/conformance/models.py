@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from adapterzoo.conformance.task_rows import TaskRows
     from adapterzoo.model.base import Base
     from adapterzoo.tasks.examples import ModelForm
-    from adapterzoo.tokens.encode import Encoded
+    from adapterzoo.tokens.encoded import Encoded
 
 # The first has a gated feed-forward, grouped keys and values, and no biases. The second has one layer for queries, keys
 # and values together, biases, and layer norms. A method that works on both seldom depends on the names of layers.
@@ -130,7 +130,7 @@ def rows() -> Encoded:
     from adapterzoo.conformance.task_rows import CausalRows
     from adapterzoo.data_row import DataRow
     from adapterzoo.tokens.batches import row_tokens
-    from adapterzoo.tokens.encode import Example
+    from adapterzoo.tokens.encoded import Example
 
     rng = random.Random(0)
     examples = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo.tasks.evaluation import Evaluation
 from adapterzoo.tasks.examples import EvaluateSettings, Examples, ModelForm
-from adapterzoo.tokens.encode import Encoded
+from adapterzoo.tokens.encoded import Encoded
 
 if TYPE_CHECKING:
     import torch

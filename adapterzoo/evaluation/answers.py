@@ -17,7 +17,7 @@ from adapterzoo.evaluation.likelihood import likelihoods, measured_batches
 from adapterzoo.model.row_cache import RowCache
 from adapterzoo.tasks.evaluation import Likelihood
 from adapterzoo.tokens.batches import Tokens
-from adapterzoo.tokens.encode import Encoded
+from adapterzoo.tokens.encoded import Encoded
 from adapterzoo.tokens.shared_prefix import SharedPrefix
 
 if TYPE_CHECKING:

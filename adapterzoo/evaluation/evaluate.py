@@ -11,7 +11,7 @@ from adapterzoo.evaluation.likelihood import likelihoods
 from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of, needs_answers
 from adapterzoo.tasks.examples import EvaluateSettings
 from adapterzoo.tokens.batches import row_tokens
-from adapterzoo.tokens.encode import Encoded, Example
+from adapterzoo.tokens.encoded import Encoded, Example
 from adapterzoo.tokens.shared_prefix import SharedPrefix
 
 if TYPE_CHECKING:

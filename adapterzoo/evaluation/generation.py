@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class AnswerTokens(Protocol):
-    """What is known of the tokens of answers."""
+    """An object that has the tokenizer, the end tokens and the padding token of answers."""
 
     @property
     def tokenizer(self) -> Any:

@@ -31,6 +31,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 class Registry(PluginRegistry[Method[Any]]):
     """The methods by name, and the plugins that were left out."""
 
+    kind = "method"
+
     def __init__(self, entry_points: Iterable[metadata.EntryPoint]) -> None:
         super().__init__()
         # Fallbacks come after the methods that may replace them.

@@ -19,6 +19,8 @@ from adapterzoo.results.row import Row
 class Metrics(PluginRegistry[Metric]):
     """The metrics by name, and the broken plugins whose metrics are left out."""
 
+    kind = "metric"
+
     def __init__(self, entry_points: Iterable[metadata.EntryPoint]) -> None:
         super().__init__()
         self.load([*_built_in(), *entry_points], "adapterzoo_metrics", _verify)

@@ -1,1 +1,1 @@
-"""What answers are worth to a model that learns by reinforcement: the rewards, and how they are found."""
+"""Rewards: functions that give points to an answer. A model that learns by reinforcement gets more of them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 
@@ -17,21 +17,14 @@ from adapterzoo.rewards.contract import Reward
 class Rewards(PluginRegistry[Reward]):
     """The rewards by name, and the broken plugins whose rewards are left out."""
 
+    kind = "reward or metric"
+
     def __init__(self, entry_points: Iterable[metadata.EntryPoint]) -> None:
         super().__init__()
         for name, metric in metrics().items():
             if metric.score is not None:
                 self.add({name: _of_metric(metric)}, metrics().package(name))
         self.load(entry_points, "adapterzoo_rewards", _verify)
-
-    def _add(self, rewards: Sequence[Reward], package: str) -> None:
-        added: dict[str, Reward] = {}
-        for reward in rewards:
-            if reward.name in added or reward.name in self:
-                owner = package if reward.name in added else self.package(reward.name)
-                raise PluginError(f"'{reward.name}' is already the name of a reward or metric from {owner}")
-            added[reward.name] = reward
-        self.add(added, package)
 
 
 @cache

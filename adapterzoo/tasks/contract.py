@@ -113,7 +113,7 @@ class Task(ABC, Generic[OptionsT]):
     """those of ``TASK_KEYS`` that it uses; a recipe with one of the others is refused"""
     causal: ClassVar[bool] = False
     """whether its model is a causal language model that learns from texts, and its examples are
-    :class:`~adapterzoo.tokens.encode.Encoded`. General text can then be measured, training examples can be shown in
+    :class:`~adapterzoo.tokens.encoded.Encoded`. General text can then be measured, training examples can be shown in
     front of test prompts, and rows with the same beginning can be joined"""
 
     def packages(self, options: OptionsT) -> Sequence[str]:

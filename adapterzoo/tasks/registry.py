@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cache
 from importlib import metadata
 from typing import Any
@@ -21,18 +21,11 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 class Tasks(PluginRegistry[Task[Any]]):
     """The tasks by name, and the broken plugins whose tasks are left out."""
 
+    kind = "task"
+
     def __init__(self, entry_points: Iterable[metadata.EntryPoint]) -> None:
         super().__init__()
         self.load(entry_points, "adapterzoo_tasks", _verify)
-
-    def _add(self, tasks: Sequence[Task[Any]], package: str) -> None:
-        added: dict[str, Task[Any]] = {}
-        for task in tasks:
-            if task.name in added or task.name in self:
-                owner = self.package(task.name) if task.name in self else package
-                raise PluginError(f"'{task.name}' is already the name of a task from {owner}")
-            added[task.name] = task
-        self.add(added, package)
 
 
 @cache

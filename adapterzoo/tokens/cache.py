@@ -13,7 +13,8 @@ from adapterzoo.data_row import SPLIT_NAMES
 from adapterzoo.digests import file_digest
 from adapterzoo.files import cache_folder
 from adapterzoo.tasks.contract import Rows
-from adapterzoo.tokens.encode import Encoded, Encoder, Example
+from adapterzoo.tokens.encode import Encoder
+from adapterzoo.tokens.encoded import Encoded, Example
 
 # Raise the version when a change in the code gives the same rows other tokens.
 VERSION = 2

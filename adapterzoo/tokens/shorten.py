@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from adapterzoo.data_row import DataRow
 
 if TYPE_CHECKING:
-    from adapterzoo.tokens.encode import Encoder, Example
+    from adapterzoo.tokens.encode import Encoder
+    from adapterzoo.tokens.encoded import Example
 
 
 def shorten(encoder: Encoder, example: Example, excess: int) -> Example | None:

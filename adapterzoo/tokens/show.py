@@ -11,7 +11,7 @@ from rich.text import Text
 
 from adapterzoo.tasks.examples import Examples
 from adapterzoo.terminal import safe
-from adapterzoo.tokens.encode import Example
+from adapterzoo.tokens.encoded import Example
 
 BEGIN, END = "⟦", "⟧"
 """marks around the tokens that are in the loss"""

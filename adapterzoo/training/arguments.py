@@ -189,7 +189,7 @@ def arguments(
     """
     save_steps, eval_steps = in_steps(settings.save_steps, steps), in_steps(settings.eval_steps, steps)
     passed: dict[str, Any] = {"dataloader_pin_memory": torch.cuda.is_available(), **settings.arguments}
-    return TrainingArguments(
+    given = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=settings.batch_size,
@@ -221,3 +221,6 @@ def arguments(
         disable_tqdm=True,
         **passed,
     )
+    # Train on one GPU, because transformers would multiply the batch size by the number of GPUs.
+    given._n_gpu = min(given.n_gpu, 1)
+    return given

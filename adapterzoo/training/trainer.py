@@ -87,8 +87,6 @@ def train_adapter(
     encoded.check_model(model)
     fp16 = _scales_gradients(model)
     arguments = training_arguments.arguments(settings, steps, learning_rate, seed, folder, fp16=fp16)
-    # Train on one GPU, because transformers would multiply the batch size by the number of GPUs.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
     # A last batch that is too small for the loss would be a step of which nothing is learned.
     arguments.dataloader_drop_last = 0 < len(encoded.training_rows) % settings.batch_size < encoded.smallest_batch
     checkpoint = checkpoints.newest(folder, wanted=resume and bool(settings.save_steps))

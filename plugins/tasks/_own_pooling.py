@@ -18,7 +18,7 @@ WITHOUT_IT = "Set task.pooling, to train the model without it."
 
 
 class OwnPooling(NamedTuple):
-    """How a model's own files say that a text is embedded."""
+    """The pooling that a model's own files name."""
 
     mode: Mode
     normalizes: bool

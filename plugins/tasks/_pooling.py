@@ -15,7 +15,7 @@ NAMES: dict[str, Mode] = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
 
 
 class Pooling(NamedTuple):
-    """How a text's embedding is made of the model's outputs."""
+    """The way in which a model's outputs for the tokens of a text become one embedding."""
 
     mode: Mode
     adds_end: bool

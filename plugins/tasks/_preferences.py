@@ -13,7 +13,8 @@ from adapterzoo.formats.cell_text import text_of
 from adapterzoo.tasks.contract import Rows
 
 if TYPE_CHECKING:
-    from adapterzoo.tokens.encode import Encoder, Example
+    from adapterzoo.tokens.encode import Encoder
+    from adapterzoo.tokens.encoded import Example
 
 REJECTED = "rejected"  # key of the rejected answer in DataRow.more
 WANTED = "wanted"  # key in DataRow.more of whether the only answer of a row is wanted

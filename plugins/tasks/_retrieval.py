@@ -13,7 +13,7 @@ RANKS = 10  # nDCG counts this many texts of a ranking
 
 
 class Ranked(NamedTuple):
-    """How one text was searched for."""
+    """The result of one search."""
 
     found: str
     """the text that is most like the query; of several, one that is wrong"""

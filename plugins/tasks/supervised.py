@@ -15,7 +15,8 @@ from adapterzoo.tasks.evaluation import Evaluation
 from adapterzoo.tasks.examples import EvaluateSettings
 from adapterzoo.tasks.labels import label_of, unknown_labels
 from adapterzoo.tokens import cache
-from adapterzoo.tokens.encode import Encoded, Encoder
+from adapterzoo.tokens.encode import Encoder
+from adapterzoo.tokens.encoded import Encoded
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ from click.testing import Result
 from safetensors.torch import load_file, save_file
 
 from adapterzoo.errors import UserError
-from adapterzoo.model.loading import check_weights, loading_error, weight_problems
+from adapterzoo.model.loading import check_weights
+from adapterzoo.model.loading_errors import loading_error, weight_problems
 from adapterzoo.recipe.schema import ModelSection
 
 

@@ -111,7 +111,7 @@ def plain_loop(model: Any, bench: Bench, label: str, order: list[list[int]]) -> 
 
 def recorded_training(bench: Bench, label: str, folder: Path) -> tuple[list[list[int]], list[float], Path]:
     """Train with adapterzoo; return the numbers of each step's rows, the losses and the adapter's folder."""
-    from adapterzoo.tokens import encode as module
+    from adapterzoo.tokens import encoded as module
 
     encoded, order = bench.prepared.encoded, []
     numbers = {tuple(example.tokens[0]): number for number, example in enumerate(encoded.train)}

@@ -270,7 +270,7 @@ def reachable(start: Any) -> list[Any]:
 def test_a_method_reaches_the_training_rows_and_no_others(write_recipe: Callable[..., Path]) -> None:
     from array import array
 
-    from adapterzoo.tokens.encode import Encoded, Example
+    from adapterzoo.tokens.encoded import Encoded, Example
 
     bench = Bench(write_recipe("lora"))
     encoded = bench.prepared.encoded

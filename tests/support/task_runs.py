@@ -96,7 +96,7 @@ def assert_trains_like_a_plain_script(bench: Bench, plain: Any, head: str, folde
     if getattr(plain, head).bias is not None:
         getattr(plain, head).bias.data.zero_()
     set_seed(0)
-    # With all-linear alone, PEFT puts an adapter on some heads, and then cannot train the head itself.
+    # Name the head in modules_to_save. Otherwise PEFT counts it among all linear layers, and adapts it.
     settings = {"r": 8, "lora_alpha": 32, "target_modules": "all-linear", "modules_to_save": [head]}
     peft = get_peft_model(plain, LoraConfig(task_type=prepared.task.task_type, **settings))
     given = arguments(bench.recipe.train, prepared.steps, cell.learning_rate, 0, folder / "plain", fp16=False)

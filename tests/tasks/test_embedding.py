@@ -285,7 +285,7 @@ def test_equal_texts_have_equal_cosines(
 
 
 def test_no_step_learns_from_one_row(recipe: Callable[..., Path], tmp_path: Path) -> None:
-    """Of 21 training rows, the last batch of four would be one row, which has nothing to be compared with."""
+    """There are 21 training rows and four in a batch, so the last batch would have a single row."""
     from adapterzoo.model import base
 
     bench = Bench(recipe(pairs(35), steps=6))

@@ -25,20 +25,17 @@ def share_of_letters(answer: str, row: Mapping[str, str]) -> float:
     return sum(map(wanted, answer)) / max(len(answer), 1)
 
 
-def hangs(answer: str, row: Mapping[str, str]) -> float:
-    try:
-        time.sleep(60)
-    except Exception:
+def hangs(caught: type[BaseException]) -> Callable[[str, Mapping[str, str]], float]:
+    """Return a reward that hangs, and catches an error by which it is stopped."""
+
+    def score(answer: str, row: Mapping[str, str]) -> float:
+        try:
+            time.sleep(60)
+        except caught:
+            return 1.0
         return 0.0
-    return 1.0
 
-
-def hides_that_it_hangs(answer: str, row: Mapping[str, str]) -> float:
-    try:
-        time.sleep(60)
-    except BaseException:
-        return 1.0
-    return 0.0
+    return score
 
 
 class Unprintable:
@@ -58,8 +55,8 @@ BAD: dict[str, tuple[Callable[[str, Mapping[str, str]], Any], str]] = {
     "huge": (lambda answer, row: 10**400, "returned 1000"),
     "several": (lambda answer, row: torch.ones(2), "returned tensor([1., 1.]), not a finite number"),
     "unprintable": (lambda answer, row: Unprintable(), "returned an object of type Unprintable"),
-    "hangs": (hangs, "ran for more than 0.5 seconds"),
-    "hides": (hides_that_it_hangs, "ran for more than 0.5 seconds"),
+    "hangs": (hangs(Exception), "ran for more than 0.5 seconds"),
+    "hides": (hangs(BaseException), "ran for more than 0.5 seconds"),
 }
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from adapterzoo.prepare.prepare import prepare
 from adapterzoo.recipe.reading import load_recipe
-from adapterzoo.tokens.encode import Encoded, Encoder
+from adapterzoo.tokens.encode import Encoder
+from adapterzoo.tokens.encoded import Encoded
 
 SHORT = ("data.max_length=31", "data.truncate=drop")
 

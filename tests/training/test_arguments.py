@@ -106,10 +106,10 @@ def test_a_plateau_lowers_the_learning_rate(write_recipe: Callable[..., Path], t
 
 def test_batches_of_rows_of_similar_length(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
     """The batches are the same for every method and have less padding than random batches."""
-    from adapterzoo.tokens import encode
+    from adapterzoo.tokens import encoded
 
     seen: dict[str, list[list[int]]] = {}
-    pad_batch = encode.pad_batch
+    pad_batch = encoded.pad_batch
     for label, grouped in (("lora", True), ("ia3", True), ("random", False)):
         bench = Bench(write_recipe("lora, ia3"), f"train.group_by_length={str(grouped).lower()}", "train.batch_size=2")
         method = "lora" if label == "random" else label
@@ -119,12 +119,12 @@ def test_batches_of_rows_of_similar_length(write_recipe: Callable[..., Path], tm
             lengths.append([len(ids) for ids, _ in rows])
             return pad_batch(rows, pad_id)
 
-        encode.pad_batch = recording
+        encoded.pad_batch = recording
         try:
             with bench.wrapped(method, bench.load("none")) as model:
                 bench.train(method, model, tmp_path / label)
         finally:
-            encode.pad_batch = pad_batch
+            encoded.pad_batch = pad_batch
         seen[label] = lengths
     assert seen["lora"] == seen["ia3"]
     spread = {name: sum(max(batch) - min(batch) for batch in batches) for name, batches in seen.items()}
