@@ -8,8 +8,10 @@ from adapterzoo.errors import AdapterzooError, NotFiniteError, PluginError, Prob
 from adapterzoo.formats import Format
 from adapterzoo.hookspecs import hookimpl
 from adapterzoo.methods.contract import Context, LinearOptions, Method, Options
-from adapterzoo.methods.layers import LayerMethod, features, linear_layers, targeted
+from adapterzoo.methods.layers import CONFIG, WEIGHTS, LayerMethod, features, linear_layers, targeted
+from adapterzoo.methods.layers import trained_parameters as trained
 from adapterzoo.methods.peft import PeftMethod
+from adapterzoo.methods.registry import registry
 from adapterzoo.metrics.contract import ColumnStyle, Metric
 from adapterzoo.recipe.reading import load_recipe
 from adapterzoo.recipe.schema import Recipe
@@ -19,6 +21,8 @@ from adapterzoo.tasks.evaluation import Evaluation, Prediction
 from adapterzoo.tasks.examples import Examples, ModelForm
 
 __all__ = [
+    "CONFIG",
+    "WEIGHTS",
     "AdapterzooError",
     "ColumnStyle",
     "Comparison",
@@ -46,6 +50,8 @@ __all__ = [
     "hookimpl",
     "linear_layers",
     "load_recipe",
+    "registry",
     "run",
     "targeted",
+    "trained",
 ]

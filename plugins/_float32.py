@@ -33,12 +33,12 @@ class Float32Method(PeftMethod[OptionsT]):
         self._to_float32(wrapped)
         return wrapped
 
-    def load(self, model: nn.Module, folder: Path) -> nn.Module:
+    def load(self, model: nn.Module, folder: Path, options: OptionsT, context: Context) -> nn.Module:
         """See :meth:`Method.load`."""
         from peft import set_peft_model_state_dict
         from safetensors.torch import load_file
 
-        wrapped = super().load(model, folder)
+        wrapped = super().load(model, folder, options, context)
         self._to_float32(wrapped)
         # Load the weights again, because the first time they were rounded to the base's precision.
         set_peft_model_state_dict(wrapped, load_file(folder / "adapter_model.safetensors"))

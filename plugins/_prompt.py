@@ -42,9 +42,9 @@ class PromptMethod(PeftMethod[OptionsT]):
         """See :meth:`Method.wrap`."""
         return _to_prompt_model(super().wrap(model, options, context))
 
-    def load(self, model: nn.Module, folder: Path) -> nn.Module:
+    def load(self, model: nn.Module, folder: Path, options: OptionsT, context: Context) -> nn.Module:
         """See :meth:`Method.load`."""
-        return _to_prompt_model(super().load(model, folder))
+        return _to_prompt_model(super().load(model, folder, options, context))
 
 
 def _to_prompt_model(model: nn.Module) -> nn.Module:

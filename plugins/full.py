@@ -36,7 +36,7 @@ class Full(Method[Options]):
         """See :meth:`Method.save`. The folder is a model that transformers loads."""
         model.save_pretrained(str(folder))
 
-    def load(self, model: Any, folder: Path) -> nn.Module:
+    def load(self, model: Any, folder: Path, options: Options, context: Context) -> nn.Module:
         """See :meth:`Method.load`."""
         wrapped = _in_float32(model)
         # Load with transformers, because it may have saved the weights under other names.

@@ -34,7 +34,7 @@ class HeadOnly(Method[Options]):
         """See :meth:`Method.save`: the head is saved by adapterzoo."""
         folder.mkdir(parents=True, exist_ok=True)
 
-    def load(self, model: nn.Module, folder: Path) -> nn.Module:
+    def load(self, model: nn.Module, folder: Path, options: Options, context: Context) -> nn.Module:
         """See :meth:`Method.load`."""
         return model
 

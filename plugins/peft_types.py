@@ -90,9 +90,9 @@ class Derived(PeftMethod[Options]):
         """See :meth:`Method.wrap`."""
         return self._repair(super().wrap(model, options, context))
 
-    def load(self, model: nn.Module, folder: Path) -> nn.Module:
+    def load(self, model: nn.Module, folder: Path, options: Options, context: Context) -> nn.Module:
         """See :meth:`Method.load`."""
-        return self._repair(super().load(model, folder))
+        return self._repair(super().load(model, folder, options, context))
 
     def _repair(self, model: nn.Module) -> nn.Module:
         """Work around the faults of PEFT's layers that the notes name."""

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError, Turn
 from adapterzoo.errors import AdapterzooError, UserError, did_you_mean
 from adapterzoo.formats import FORMATS, Conversation
-from adapterzoo.methods.contract import TASK_TYPES
+from adapterzoo.methods.contract import TASK_TYPES, Context, load_adapter
 from adapterzoo.methods.registry import registry
 from adapterzoo.recipe import document
 from adapterzoo.recipe.schema import DataSection, Recipe
@@ -94,7 +94,7 @@ def ready_model(adapter: Adapter, quantization: str, say: Say) -> Iterator[tuple
     """
     base, encoder = load_base(adapter, quantization, say)
     with base.borrow() as model:
-        yield apply_adapter(adapter, model), encoder
+        yield apply_adapter(adapter, model, quantization), encoder
 
 
 def load_base(adapter: Adapter, quantization: str, say: Say) -> tuple[Base, Encoder]:
@@ -122,14 +122,27 @@ def load_base(adapter: Adapter, quantization: str, say: Say) -> tuple[Base, Enco
     return base.load(model, location, quantization, data.max_length, form), encoder
 
 
-def apply_adapter(adapter: Adapter, model: nn.Module) -> nn.Module:
-    """Put an adapter on its base, and return the model that answers.
+def apply_adapter(adapter: Adapter, model: nn.Module, quantization: str) -> nn.Module:
+    """Put an adapter on its base, which is loaded with a quantization, and return the model that answers.
 
     Raises:
         UserError: the adapter does not fit the base: weights are missing, or they are those of another method.
     """
+    result, recipe = adapter.result, adapter.recipe
+    method = registry()[result.method or ""]
+    context = Context(
+        quantization=quantization,
+        total_steps=result.steps or 0,
+        gradient_accumulation=recipe.train.gradient_accumulation,
+        seed=result.seed,
+        task_type=tasks()[recipe.task.name].task_type,
+    )
     try:
-        wrapped = registry()[adapter.result.method or ""].load(model, adapter.path)
+        wrapped = load_adapter(method, model, adapter.path, method.options(**result.options), context)
+    except ValidationError as error:
+        options = ", ".join(sorted({str(details["loc"][0]) for details in error.errors()}))
+        what = f"was trained with another version of {method.name}, whose options differ: {options}."
+        raise UserError.at(str(adapter.path), what, "Install that version, or train the adapter again.") from None
     except AdapterzooError as error:
         raise UserError.at(str(adapter.path), f"cannot be loaded: {error}.", TRAIN_AGAIN) from None
     return wrapped.eval()

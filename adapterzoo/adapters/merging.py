@@ -83,7 +83,7 @@ def _write_merged(adapter: Adapter, to: Path, say: Say) -> _Logits:
     with loaded.borrow() as model, torch.no_grad():
         texts = _texts(adapter, encoder)
         base = _logits(model, texts)
-        wrapped = apply_adapter(adapter, model)
+        wrapped = apply_adapter(adapter, model, "none")
         trained = _logits(wrapped, texts)
         merged: Any = registry()[adapter.result.method or ""].merge(wrapped)
         logits = _Logits(texts, base, trained, _logits(merged, texts))

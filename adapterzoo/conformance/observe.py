@@ -16,7 +16,7 @@ from adapterzoo.conformance.models import CAUSAL, rows, rows_for, tiny_base, tin
 from adapterzoo.conformance.watch import GradientWatcher, record_events, save_only_at
 from adapterzoo.errors import Problem
 from adapterzoo.machine.quiet import quiet_libraries
-from adapterzoo.methods.contract import Context, Method, checked_wrap
+from adapterzoo.methods.contract import Context, Method, checked_wrap, load_adapter
 from adapterzoo.methods.layers import trained_parameters
 from adapterzoo.model.head import load_head, put_new_head, save_adapter, train_head
 from adapterzoo.prepare.dry_run import try_method
@@ -173,7 +173,8 @@ class _Observer:
             return observed
         with observed.stage("load"), base.borrow() as model:
             load_head(model, self.folder / "adapter")
-            observed.logits["loaded"] = logits(self.method.load(model, self.folder / "adapter"), self.rows)
+            loaded = load_adapter(self.method, model, self.folder / "adapter", self.options, self.context)
+            observed.logits["loaded"] = logits(loaded, self.rows)
         with observed.stage("again"), base.borrow() as model:
             observed.again = self._train(self._wrap(model), "again")
         if self.method.resumes:

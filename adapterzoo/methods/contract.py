@@ -33,6 +33,7 @@ all methods without delay. Import torch inside functions. A complete method::
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ QUANTIZATIONS = ("none", "int8", "nf4")
 TASK_TYPES = ("CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 """PEFT's names for types of tasks"""
 # The version of this contract. It increases when plugins may use something that earlier versions do not have.
-CONTRACT = 3
+CONTRACT = 4
 # Attribute of contract 1 -> its name since contract 2.
 RENAMED = {"bases": "quantizations", "demands": "requires_quantization", "merges": "mergeable_into"}
 # The keys of an entry under ``methods`` in a recipe that are not options of the method.
@@ -210,8 +211,18 @@ class Method(Generic[OptionsT]):
         """Write the adapter of a wrapped model to ``folder``, as safetensors."""
         raise NotImplementedError
 
-    def load(self, model: nn.Module, folder: Path) -> nn.Module:
-        """Put a saved adapter on an untouched base model, and return the model that answers."""
+    def load(self, model: nn.Module, folder: Path, options: OptionsT, context: Context) -> nn.Module:
+        """Put a saved adapter on an untouched base model, and return the model that answers.
+
+        This runs in another process than the training, perhaps years later and on another machine, and the folder may
+        have been moved.
+
+        Args:
+            model: the base model, perhaps with another quantization than in training.
+            folder: the folder that :meth:`save` wrote.
+            options: the options with which the adapter was trained.
+            context: the facts of the training, with the quantization of ``model``, and without batches.
+        """
         raise NotImplementedError
 
     def merge(self, model: nn.Module) -> nn.Module:
@@ -264,6 +275,21 @@ def checked_wrap(method: Method[Any], model: nn.Module, options: Any, context: C
     if not isinstance(wrapped, Module):
         raise PluginError(f"wrap() of {method.name} returned {wrapped!r}, not a model")
     return wrapped
+
+
+def load_adapter(method: Method[Any], model: nn.Module, folder: Path, options: Any, context: Context) -> nn.Module:
+    """Call :meth:`Method.load`; a method that was written for contract 3 takes no options and no context.
+
+    Raises:
+        PluginError: it returned something else than a model.
+    """
+    from torch.nn import Module
+
+    takes_all = len(inspect.signature(method.load).parameters) > 2
+    loaded = method.load(model, folder, *((options, context) if takes_all else ()))
+    if not isinstance(loaded, Module):
+        raise PluginError(f"load() of {method.name} returned {loaded!r}, not a model")
+    return loaded
 
 
 def find_problems(method: Method[Any], skeleton: nn.Module, options: Any, context: Context) -> list[Problem]:

@@ -68,7 +68,7 @@ class LayerMethod(Method[LinearOptionsT]):
         tensors = {name: parameter.detach().contiguous() for name, parameter in trained_parameters(model).items()}
         save_file(tensors, folder / WEIGHTS)
 
-    def load(self, model: nn.Module, folder: Path) -> nn.Module:
+    def load(self, model: nn.Module, folder: Path, options: LinearOptionsT, context: Context) -> nn.Module:
         """See :meth:`Method.load`.
 
         Raises:
@@ -79,7 +79,7 @@ class LayerMethod(Method[LinearOptionsT]):
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if config.get("method") != self.name:
             raise AdapterzooError(f"{folder} holds no adapter of '{self.name}'")
-        wrapped = self._put_layers(model, self.options(**config["options"]))
+        wrapped = self._put_layers(model, options)
         saved, wanted = load_file(folder / WEIGHTS), trained_parameters(wrapped)
         if saved.keys() != wanted.keys():
             names = ", ".join(sorted(saved.keys() ^ wanted.keys())[:3])

@@ -49,7 +49,7 @@ class PeftMethod(Method[OptionsT]):
         # Do not save embeddings: to decide about them, PEFT would ask the hub, and there may be no network.
         model.save_pretrained(str(folder), save_embedding_layers=False)
 
-    def load(self, model: nn.Module, folder: Path) -> nn.Module:
+    def load(self, model: nn.Module, folder: Path, options: OptionsT, context: Context) -> nn.Module:
         """See :meth:`Method.load`.
 
         Raises:
