@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import UserError
 from adapterzoo.model.files import refuse_adapter, weight_names
-from adapterzoo.model.head import mark_head
+from adapterzoo.model.head import head_names, mark_head
 from adapterzoo.model.loading_errors import loading_error, weight_problems
 from adapterzoo.model.padding import add_embeddings
 from adapterzoo.model.row_attention import add_row_attention
@@ -65,6 +65,9 @@ def _from_pretrained(model: ModelSection, location: str, form: ModelForm, **sett
         config = load_config(model, location)
         settings |= {"config": _configured(config, form), "key_mapping": _renamed_base(config, form) or None}
         settings |= _class_arguments(config, form)
+        if form.new_head and (quantized := settings.get("quantization_config")):
+            # transformers leaves out only a head whose last parameter is its weight, and not one with a bias.
+            quantized.llm_int8_skip_modules = head_names(skeleton(model, config, form))
     try:
         # A new head begins with random numbers: they must be the same at each loading of the base model.
         with torch.random.fork_rng():

@@ -13,7 +13,9 @@ import torch
 from click.testing import Result
 from safetensors.torch import load_file, save_file
 
+from adapterzoo.conformance.models import tiny_base
 from adapterzoo.errors import UserError
+from adapterzoo.model.head import head_parameters, put_new_head
 from adapterzoo.model.loading import check_weights
 from adapterzoo.model.loading_errors import loading_error, weight_problems
 from adapterzoo.recipe.schema import ModelSection
@@ -236,3 +238,14 @@ def test_sdpa_is_used_except_for_short_rows_in_bfloat16(tiny_model: Path) -> Non
     for dtype, length, expected in (("float32", 64, "sdpa"), ("bfloat16", 64, "eager"), ("bfloat16", 4096, "sdpa")):
         model = load_weights(ModelSection(name=str(tiny_model), dtype=dtype), str(tiny_model), "none", length)
         assert model.config._attn_implementation == f"{expected}_by_row"
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+@pytest.mark.parametrize("task_type", ["SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"])
+def test_a_new_head_is_not_quantized(task_type: str, quantization: str) -> None:
+    model = tiny_base("llama", quantization, task_type=task_type).get_model()
+    weights = head_parameters(model)
+    assert {str(weight.dtype) for weight in weights.values()} == {"torch.float32"}
+    assert any(str(weight.dtype) in ("torch.int8", "torch.uint8") for weight in model.parameters())
+    put_new_head(model, 0)
+    model(input_ids=torch.tensor([[5, 6, 7]]))
