@@ -48,6 +48,7 @@ class Adalora(PeftMethod[AdaloraOptions]):
     learning_rate = 1e-3
     learning_rate_source = "the paper, table 10 (SQuAD); its tables also give the other defaults"
     size_option = "init_r"
+    departs_from = ("between steps",)  # after each step it sets the least important singular values to zero
     resumes = False  # checkpoints do not hold the running importance of the weights
     token_wise = True
 

@@ -20,6 +20,7 @@ class LoraFa(Lora):
     summary = "freezes LoRA's A and trains only B"
     paper = "https://arxiv.org/abs/2308.03303"
     learning_rate_source = "the rate of lora, so that the two rows differ only in the method"
+    departs_from = ("optimizer",)
 
     def wrap(self, model: nn.Module, options: LoraOptions, context: Context) -> nn.Module:
         """See :meth:`Method.wrap`."""

@@ -29,6 +29,7 @@ class Loraplus(Lora):
     options = LoraplusOptions
     learning_rate = 5e-5
     learning_rate_source = "the rate of A in the authors' README, with a ratio of 20, and in PEFT's guide, with 16"
+    departs_from = ("learning rate",)
 
     def optimizer(
         self, model: nn.Module, options: LoraOptions, kind: type[Optimizer], settings: dict[str, Any]

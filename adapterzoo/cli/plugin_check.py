@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -34,10 +35,18 @@ CaseKey = tuple[str, str, str, str]
     type=click.Choice(QUANTIZATIONS),
     help="Check only this quantization of the base model, and no other task (repeatable).",
 )
+@click.option(
+    "--thorough", is_flag=True, help="Also train for longer, with accumulated gradients, and with checkpointing."
+)
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes that run at the same time [one per core].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def check(
-    names: tuple[str, ...], everything: bool, quantizations: tuple[str, ...], jobs: int | None, as_json: bool
+    names: tuple[str, ...],
+    everything: bool,
+    quantizations: tuple[str, ...],
+    thorough: bool,
+    jobs: int | None,
+    as_json: bool,
 ) -> None:
     """Check that the methods NAME... are sound.
 
@@ -53,7 +62,7 @@ def check(
         what = f"none of the methods trains on {' or '.join(quantizations)}."
         raise UserError.at("plugin check --quantization", what)
     reports = []
-    for report in _run(keys, jobs or os.cpu_count() or 1):
+    for report in _run(keys, thorough, jobs or os.cpu_count() or 1):
         reports.append(report)
         stderr().print(safe(str(report), "red" if report.failures else "dim"), soft_wrap=True)
     unsound = sorted({report.method for report in reports if report.failures} | _unchecked(reports))
@@ -93,7 +102,7 @@ def _chosen(names: Sequence[str], everything: bool) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _run(keys: Sequence[CaseKey], jobs: int) -> Iterator[Report]:
+def _run(keys: Sequence[CaseKey], thorough: bool, jobs: int) -> Iterator[Report]:
     """Run cases in several processes with one thread each, and yield the reports in the order of the cases."""
     from concurrent.futures.process import BrokenProcessPool
 
@@ -101,28 +110,28 @@ def _run(keys: Sequence[CaseKey], jobs: int) -> Iterator[Report]:
     os.environ["OMP_NUM_THREADS"] = "1"
     done = 0
     try:
-        for report in _pool(keys, jobs):
+        for report in _pool(keys, thorough, jobs):
             done += 1
             yield report
     except BrokenProcessPool:
         # It is not known which case killed its process, so all cases without a report run one by one.
         for key in keys[done:]:
             try:
-                yield from _pool([key], 1)
+                yield from _pool([key], thorough, 1)
             except BrokenProcessPool:
                 yield _died(key)
 
 
-def _pool(keys: Sequence[CaseKey], jobs: int) -> Iterator[Report]:
+def _pool(keys: Sequence[CaseKey], thorough: bool, jobs: int) -> Iterator[Report]:
     """Run cases in a pool of processes; raise ``BrokenProcessPool`` if one of them dies."""
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
     with ProcessPoolExecutor(min(jobs, len(keys)), get_context("spawn")) as pool:
-        yield from pool.map(_run_case, keys)
+        yield from pool.map(partial(_run_case, thorough=thorough), keys)
 
 
-def _run_case(key: CaseKey) -> Report:
+def _run_case(key: CaseKey, *, thorough: bool) -> Report:
     """Run a case in a process of its own, whose output is thrown away."""
     from adapterzoo.conformance import Case
 
@@ -130,7 +139,7 @@ def _run_case(key: CaseKey) -> Report:
     os.dup2(devnull, 1)
     os.dup2(devnull, 2)
     name, architecture, quantization, task_type = key
-    return Case(registry()[name], architecture, quantization, task_type).run()
+    return Case(registry()[name], architecture, quantization, task_type).run(thorough=thorough)
 
 
 def _died(key: CaseKey) -> Report:

@@ -105,12 +105,13 @@ def _blocks(groups: Sequence[Sequence[StoredResult]], ordered: Sequence[list[Evi
 
 
 def _in_order(block: Iterable[Evidence], column: str) -> list[Evidence]:
-    """Return the rows, best first; rows that have no value or no metric at all are last, in alphabetical order."""
+    """Return the rows, best first; then those that are not ranked; last those that have no value or no metric."""
     by_label = sorted(block, key=lambda evidence: evidence.row.label)
     with_value = [evidence for evidence in by_label if evidence.row.value(column) is not None and evidence.row.metrics]
     without = [evidence for evidence in by_label if evidence not in with_value]
     highest_first = better([evidence.row for evidence in by_label], column) is HIGHER
-    return sorted(with_value, key=lambda evidence: evidence.row.value(column), reverse=highest_first) + without
+    ordered = sorted(with_value, key=lambda evidence: evidence.row.value(column), reverse=highest_first)
+    return sorted(ordered, key=lambda evidence: not evidence.row.ranked) + without
 
 
 def _sort_column(sort: str | None, rows: Sequence[Row]) -> str:

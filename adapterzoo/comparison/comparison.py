@@ -21,6 +21,7 @@ SCHEMA = 3
 NO_COLUMNS = frozenset({
     "metrics", "intervals", "options", "adjusted", "lower_is_better", "fingerprints", "environment", "history", "ties",
     "tuning", "difference_interval", "block", "rank_metric", "unproven", "damaged", "seconds",
+    "broken_rules", "declared_departures",
 })  # fmt: skip
 
 

@@ -111,6 +111,8 @@ def _row(label: str, results: Sequence[Result], unproven: list[str]) -> Row:
         "seconds": _mean_seconds([result.seconds for result in done]),
         "total_seconds": seconds + (tune_seconds or 0.0),
         "adjusted": _texts(first.findings.get("adjusted")),
+        "broken_rules": _joined(result.broken_rules for result in done),
+        "declared_departures": _joined(result.declared_departures for result in done),
         "environment": {name: first.environment.get(name) for name in ("packages", "device")} | hardware(first),
         "history": [{name: value for name, value in step.items() if isfinite(value)} for step in first.history],
     }
@@ -147,6 +149,14 @@ def _mean_seconds(seconds_of_cells: Sequence[Mapping[str, float]]) -> dict[str, 
 def _texts(adjusted: Any) -> dict[str, str]:
     """Return a method's adjusted options as texts; empty if a plugin returned something that is not a dictionary."""
     return {str(option): str(change) for option, change in adjusted.items()} if isinstance(adjusted, dict) else {}
+
+
+def _joined(departures: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Return the departures of all seeds; of several from one rule, the first."""
+    joined: dict[str, str] = {}
+    for of_seed in departures:
+        joined = {**of_seed, **joined}
+    return joined
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

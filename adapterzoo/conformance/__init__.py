@@ -16,6 +16,7 @@ In the tests of a plugin::
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,8 @@ from adapterzoo.conformance.observe import observe
 from adapterzoo.conformance.properties import NOT_CHECKED, PROPERTIES, check_properties
 from adapterzoo.conformance.task_check import check_task
 from adapterzoo.methods.contract import Method
+
+WIDTH = 100  # width of the lines of a report
 
 __all__ = ["ARCHITECTURES", "PROPERTIES", "Case", "Report", "cases", "check_task", "task_cases"]
 
@@ -59,8 +62,14 @@ class Report:
         where = f"{self.method} on {self.architecture}, {self.what}"
         if self.declined:
             return f"{where}: declined: {self.declined}"
-        lines = [f"  {name}: {failure}" for name, failure in self.failures.items()]
-        return "\n".join([f"{where}: {'not sound; see ' + self.look if lines else 'sound'}", *lines])
+        if not self.failures:
+            return f"{where}: sound"
+        lines = [
+            textwrap.fill(f"{name}: {failure}", WIDTH, initial_indent="  ", subsequent_indent="    ")
+            for name, failure in self.failures.items()
+        ]
+        # The first line is all that pytest's summary shows.
+        return "\n".join([f"not sound: {', '.join(self.failures)} ({where})", *lines, f"  see {self.look}"])
 
 
 @dataclass(frozen=True)
@@ -76,9 +85,15 @@ class Case:
         what = self.quantization if self.task_type == CAUSAL else self.task_type
         return f"{self.method.name}-{self.architecture}-{what}"
 
-    def run(self) -> Report:
-        """Train the method, and check every property of what was observed."""
-        observed = observe(self.method, self.architecture, self.quantization, task_type=self.task_type)
+    def run(self, *, thorough: bool = False) -> Report:
+        """Train the method, and check every property of what was observed.
+
+        Args:
+            thorough: whether to train for longer too, with accumulated gradients, and with gradient checkpointing.
+        """
+        observed = observe(
+            self.method, self.architecture, self.quantization, task_type=self.task_type, thorough=thorough
+        )
         declined = " ".join(map(str, observed.declined)) or None
         verdicts = {} if declined else check_properties(self.method, observed)
         look = inspect.getsourcefile(type(self.method)) or "?"

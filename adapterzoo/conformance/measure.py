@@ -17,7 +17,7 @@ NEW_TOKENS = 4
 SHARED_TOKENS = 8
 
 
-def logits(model: nn.Module, encoded: Encoded | TaskRows, at_once: bool = True) -> torch.Tensor:
+def logits(model: nn.Module, encoded: Encoded | TaskRows, size: int | None = None) -> torch.Tensor:
     """Return the logits of all tokens that are not padding, of shape (tokens, vocabulary).
 
     For a task whose model is no causal language model, return its outputs in one dimension.
@@ -25,7 +25,7 @@ def logits(model: nn.Module, encoded: Encoded | TaskRows, at_once: bool = True) 
     Args:
         model: the model.
         encoded: the rows.
-        at_once: whether to run all rows in one padded batch, or each row alone.
+        size: number of rows in a padded batch; None for all rows in one.
     """
     import torch
 
@@ -34,14 +34,17 @@ def logits(model: nn.Module, encoded: Encoded | TaskRows, at_once: bool = True) 
     model.eval()
     if isinstance(encoded, TaskRows):
         with torch.no_grad():
-            groups = [encoded.test] if at_once else [[row] for row in encoded.test]
-            return torch.cat([encoded.outputs(model, group) for group in groups])
+            return torch.cat([encoded.outputs(model, group) for group in _groups(encoded.test, size)])
     rows = [example.tokens for example in encoded.test]
-    per_row = []
     with torch.no_grad():
-        for batch in [rows] if at_once else [[row] for row in rows]:
-            per_row += _forward(model, batch, encoded.pad_id)
+        per_row = [row for batch in _groups(rows, size) for row in _forward(model, batch, encoded.pad_id)]
     return torch.cat(per_row)
+
+
+def _groups(rows: Sequence[Any], size: int | None) -> list[Sequence[Any]]:
+    """Return the rows in groups of a size; in one group if it is None."""
+    size = size or len(rows)
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def loss(model: nn.Module, encoded: Encoded | TaskRows) -> float:

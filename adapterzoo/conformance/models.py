@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,10 @@ CLASS_OF = {"bert": "AutoModel", "t5": "AutoModelForSeq2SeqLM"}
 VOCABULARY = 128
 WIDTH = 128
 ROWS = 4
+# Numbers of tokens of further rows, on which a trained model is only measured: many, and two long ones.
+MANY_ROWS = (*range(4, 35), 48, 210)
+FOLDERS: dict[str, Path] = {}
+"""architecture -> folder of its model, if another process has saved it"""
 
 
 @cache
@@ -51,13 +56,15 @@ def model_folder(architecture: str) -> Path:
     import torch
     import transformers
 
+    if architecture in FOLDERS:
+        return FOLDERS[architecture]
     sizes: dict[str, Any] = {
         "vocab_size": VOCABULARY,
         "hidden_size": WIDTH,
         "intermediate_size": 2 * WIDTH,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
-        "max_position_embeddings": 128,
+        "max_position_embeddings": 256,
         "initializer_range": 0.1,
         "bos_token_id": 1,
         "eos_token_id": 2,
@@ -127,6 +134,17 @@ def rows_for(task_type: str) -> TaskRows:
 @cache
 def rows() -> Encoded:
     """Return four rows of different lengths for causal language models, to train and to measure on."""
+    return _rows([6 + 3 * index for index in range(ROWS)])
+
+
+@cache
+def many_rows() -> Encoded:
+    """Return more rows than in a training batch, two of them long, to measure on."""
+    return _rows(MANY_ROWS)
+
+
+def _rows(sizes: Sequence[int]) -> Encoded:
+    """Return rows of random tokens whose prompts have these numbers of tokens."""
     from adapterzoo.conformance.task_rows import CausalRows
     from adapterzoo.data_row import DataRow
     from adapterzoo.tokens.batches import row_tokens
@@ -134,8 +152,8 @@ def rows() -> Encoded:
 
     rng = random.Random(0)
     examples = []
-    for index in range(ROWS):
-        prompt = [rng.randrange(3, VOCABULARY) for _ in range(6 + 3 * index)]
+    for index, size in enumerate(sizes):
+        prompt = [rng.randrange(3, VOCABULARY) for _ in range(size)]
         completion = [*(rng.randrange(3, VOCABULARY) for _ in range(5)), 2]
         examples.append(
             Example(DataRow.pair(str(index), str(index)), prompt, completion, row_tokens(prompt, completion)[1])

@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import gc
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapterzoo.conformance import elsewhere
 from adapterzoo.conformance.measure import greedy, greedy_gap, logits, loss, shared_prefix_gap
-from adapterzoo.conformance.models import CAUSAL, rows, rows_for, tiny_base, tiny_skeleton
+from adapterzoo.conformance.models import ARCHITECTURES, CAUSAL, many_rows, rows, rows_for, tiny_base, tiny_skeleton
+from adapterzoo.conformance.options import other_sizes
+from adapterzoo.conformance.trial import SAVED_AT, STEPS, Trial, time_limit
+from adapterzoo.conformance.variants import Variant, observe_thoroughly, observe_variants
 from adapterzoo.conformance.watch import GradientWatcher, record_events, save_only_at
 from adapterzoo.errors import Problem
 from adapterzoo.machine.quiet import quiet_libraries
-from adapterzoo.methods.contract import Context, Method, checked_wrap, load_adapter
+from adapterzoo.machine.world import World
+from adapterzoo.methods.contract import Context, Method, checked_wrap, find_problems
 from adapterzoo.methods.layers import trained_parameters
-from adapterzoo.model.head import load_head, put_new_head, save_adapter, train_head
-from adapterzoo.prepare.dry_run import try_method
+from adapterzoo.model.head import put_new_head
 from adapterzoo.results.result import plain_findings
+from adapterzoo.results.store import has_weights
 from adapterzoo.tasks.batches import sealed, shuffled_batches
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-STEPS = 12
-SAVED_AT = STEPS // 2
-# A method whose own learning rate is lower trains with this one, because twelve steps are few.
-LEARNING_RATE = 1e-3
+MANY = 9
+"""number of rows in the batches of many rows"""
 
 
 @dataclass
@@ -46,7 +49,15 @@ class Observation:
     logits: dict[str, torch.Tensor] = field(default_factory=dict)
     """logits of all tokens that are no padding, by when they were measured: ``base``, ``start``, ``trained``,
     ``loaded`` and ``merged`` with all rows in one batch; ``base alone`` and ``alone`` (trained) with one row at a time;
-    ``plain base``, ``plain start`` and ``plain trained`` on a base without quantization"""
+    ``many rows`` and ``many rows in nines`` (trained) with more and longer rows, in one batch and in batches of nine,
+    and the same of the ``base``; ``plain base``, ``plain start`` and ``plain trained`` on a base without quantization;
+    ``bfloat16`` and ``bfloat16 loaded`` on a base in bfloat16; those with ``elsewhere`` in another process"""
+    findable: bool = True
+    """whether another process can find the method's class"""
+    variants: list[Variant] = field(default_factory=list)
+    """the method with other options, seeds and settings"""
+    left_behind: list[str] = field(default_factory=list)
+    """what changed outside of the model and stayed, such as a function of a library"""
     greedy_gap: float | None = None
     """largest distance of a generated token's logit below the highest logit of a plain forward pass"""
     shared_prefix_gap: float | None = None
@@ -67,10 +78,14 @@ class Observation:
     """names of parameters that either the merged model or the base has, but not both"""
     silent_callbacks: list[str] = field(default_factory=list)
     """names of callback classes that were never called"""
+    broken_rules: dict[str, str] = field(default_factory=dict)
+    """rule of the comparison that it broke and does not declare -> what it did"""
     files: list[str] = field(default_factory=list)
     """names of the files of the saved adapter"""
+    has_safetensors: bool = False
+    """whether the saved adapter has weights as safetensors where a run looks for them"""
     sizes: dict[Any, int] = field(default_factory=dict)
-    """value of the size option -> number of trained parameters"""
+    """value of the size option -> number of trained parameters, in the order of the values"""
     first: dict[str, torch.Tensor] = field(default_factory=dict)
     """trained tensors of the first training"""
     again: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -82,19 +97,31 @@ class Observation:
     def stage(self, name: str) -> Iterator[None]:
         """Record an error of a stage under its name; the following stages still run."""
         try:
-            yield
+            with time_limit(name):
+                yield
         except (Exception, SystemExit) as error:  # the method under test may raise anything
             self.errors[name] = error
 
 
 def observe(
-    method: Method[Any], architecture: str, quantization: str, options: Any = None, task_type: str = CAUSAL
+    method: Method[Any],
+    architecture: str,
+    quantization: str,
+    options: Any = None,
+    task_type: str = CAUSAL,
+    *,
+    thorough: bool = False,
 ) -> Observation:
     """Use a method on one base for one type of task, and return everything that the properties need to know."""
     _speed_up_garbage_collection()
+    chosen = options or method.options()
+    elsewhere.start()
+    world = World(method)
     with quiet_libraries(), tempfile.TemporaryDirectory(prefix="adapterzoo-") as folder:
-        chosen = options or method.options()
-        return _Observer(method, architecture, quantization, chosen, Path(folder), task_type).observe()
+        observer = _Observer(method, architecture, quantization, chosen, Path(folder), task_type, thorough)
+        observed = observer.observe()
+    observed.left_behind += world.restore()
+    return observed
 
 
 @cache
@@ -122,10 +149,11 @@ class _Observer:
         options: Any,
         folder: Path,
         task_type: str,
+        thorough: bool,
     ) -> None:
         from adapterzoo.recipe.schema import TrainSection
 
-        self.method, self.options, self.folder = method, options, folder
+        self.method, self.options, self.thorough = method, options, thorough
         self.base = tiny_base(architecture, quantization, task_type=task_type)
         self.causal = task_type == CAUSAL
         self.rows: Any = rows() if self.causal else rows_for(task_type)
@@ -145,16 +173,18 @@ class _Observer:
             task_type=task_type,
             batches=shuffled_batches(sealed(self.rows), len(self.rows.train), 0),
         )
+        self.trial = Trial(method, options, self.context, architecture, self.rows, folder)
 
     def observe(self) -> Observation:
-        observed, base = self.observed, self.base
+        observed, base, trial = self.observed, self.base, self.trial
         with base.borrow() as model:
             put_new_head(model, 0)
             observed.logits["base"] = logits(model, self.rows)
-            observed.logits["base alone"] = logits(model, self.rows, at_once=False)
+            observed.logits["base alone"] = logits(model, self.rows, 1)
+            if self.causal:
+                self._measure_many(model, "base, ")
         with observed.stage("problems"):
-            skeleton = tiny_skeleton(observed.architecture, self.context.task_type)
-            observed.declined = try_method(self.method, skeleton, self.options, self.context).problems
+            observed.declined = self._problems(self.options)
         if observed.declined or observed.errors:
             return observed
         with base.borrow() as model:
@@ -165,69 +195,76 @@ class _Observer:
             plain = tiny_base(observed.architecture, "none")
             observed.logits["plain base"] = logits(plain.get_model(), self.rows)
             with observed.stage("plain"), plain.borrow() as model:
-                wrapped = self._wrap(model)
+                wrapped = trial.wrap(model)
                 observed.logits["plain start"] = logits(wrapped, self.rows)
-                self._train(wrapped, "plain")
+                trial.train(wrapped, self.settings, "plain")
                 observed.logits["plain trained"] = logits(wrapped, self.rows)
         if "wrap" in observed.errors or "train" in observed.errors:
             return observed
         with observed.stage("load"), base.borrow() as model:
-            load_head(model, self.folder / "adapter")
-            loaded = load_adapter(self.method, model, self.folder / "adapter", self.options, self.context)
-            observed.logits["loaded"] = logits(loaded, self.rows)
+            observed.logits["loaded"] = logits(trial.load(model), self.rows)
+        self._note_changed_base("load()")
+        with observed.stage("elsewhere"):
+            found = trial.elsewhere()
+            observed.findable = found is not None
+            observed.logits.update(found or {})
         with observed.stage("again"), base.borrow() as model:
-            observed.again = self._train(self._wrap(model), "again")
+            observed.again, _ = trial.train(trial.wrap(model), self.settings, "again")
+        self._note_changed_base("training")
         if self.method.resumes:
             with observed.stage("resume"), base.borrow() as model:
-                observed.resumed = self._train(self._wrap(model), "first")
-        with (
-            observed.stage("bfloat16"),
-            tiny_base(
-                observed.architecture, observed.quantization, "bfloat16", self.context.task_type
-            ).borrow() as model,
-        ):
-            wrapped = self._wrap(model)
-            observed.dtypes = sorted(
-                {str(p.dtype).removeprefix("torch.") for p in trained_parameters(wrapped).values()}
-            )
-            self._train(wrapped, "bfloat16", steps=2)
-            if self.causal:
-                greedy(wrapped, self.rows)
+                resuming = self.settings.model_copy(update={"save_steps": SAVED_AT})
+                observed.resumed, _ = trial.train(trial.wrap(model), resuming, "first")
+        with observed.stage("bfloat16"):
+            self._use_bfloat16()
         if self.method.size_option:
             with observed.stage("size"):
-                self._sizes()
+                self._count_sizes()
+        first = (ARCHITECTURES[0], self.method.quantizations[0], self.method.task_types[0])
+        if (observed.architecture, observed.quantization, self.context.task_type) == first:
+            observed.variants += observe_variants(trial, base, self.settings, self._problems)
+        if self.thorough:
+            observed.variants += observe_thoroughly(trial, base, self.settings)
         return observed
 
-    def _wrap(self, model: nn.Module, options: Any = None) -> nn.Module:
-        from transformers import set_seed
+    def _problems(self, options: Any) -> list[Problem]:
+        """Return why a method does not accept options on this architecture, as it says itself or as PEFT says."""
+        import torch
 
-        put_new_head(model, 0)
-        set_seed(0)
-        wrapped = checked_wrap(self.method, model, options or self.options, self.context)
-        self.head = train_head(model)
-        return wrapped
+        skeleton = tiny_skeleton(self.observed.architecture, self.context.task_type)
+        if problems := find_problems(self.method, skeleton.get_model(), options, self.context):
+            return problems
+        try:
+            with skeleton.borrow() as model, torch.device("meta"):
+                checked_wrap(self.method, model, options, self.context)
+        except Exception as error:  # it may need real weights: wrapping a model with weights will show that
+            if isinstance(error, ValueError) and _raised_by_peft(error):
+                return [Problem("options", " ".join(str(error).split())[:300])]
+        return []
 
     def _use(self, model: nn.Module) -> None:
         """Wrap, train, save and merge once, and record everything."""
-        observed = self.observed
+        observed, trial = self.observed, self.trial
         tensors = dict(model.named_parameters())
         frozen = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         with observed.stage("wrap"):
-            wrapped = self._wrap(model)
+            wrapped = trial.wrap(model)
             observed.trainable = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
             observed.logits["start"] = logits(wrapped, self.rows)
             observed.losses.append(loss(wrapped, self.rows))
         if "wrap" in observed.errors:
             return
         with observed.stage("train"):
-            observed.first = self._train(wrapped, "first", watch=True)
+            self._train_watched(wrapped)
             observed.changed = [name for name, before in frozen.items() if not _same(before, tensors[name])]
             observed.logits["trained"] = logits(wrapped, self.rows)
             observed.losses.append(loss(wrapped, self.rows))
         if "train" in observed.errors:
             return
         with observed.stage("padding"):
-            observed.logits["alone"] = logits(wrapped, self.rows, at_once=False)
+            observed.logits["alone"] = logits(wrapped, self.rows, 1)
+            if self.causal:
+                self._measure_many(wrapped)
         if self.causal:
             with observed.stage("generate"):
                 observed.greedy_gap = greedy_gap(wrapped, self.rows)
@@ -237,62 +274,86 @@ class _Observer:
         with observed.stage("findings"):
             plain_findings(self.method.findings(wrapped))
         with observed.stage("save"):
-            save_adapter(self.method, wrapped, self.head, self.folder / "adapter")
-            observed.files = sorted(path.name for path in (self.folder / "adapter").rglob("*") if path.is_file())
+            trial.save(wrapped)
+            observed.files = sorted(path.name for path in trial.adapter.rglob("*") if path.is_file())
+            observed.has_safetensors = has_weights(trial.adapter)
         if observed.quantization in self.method.mergeable_into:
             with observed.stage("merge"):
-                merged = self.method.merge(wrapped)
+                merged: Any = self.method.merge(wrapped)
                 observed.merged = sorted(set(dict(merged.named_parameters())) ^ set(tensors))
                 observed.logits["merged"] = logits(merged, self.rows)
+                if self.causal and observed.quantization == "none":
+                    merged.save_pretrained(str(trial.merged))
 
-    def _train(self, model: Any, name: str, watch: bool = False, steps: int = STEPS) -> dict[str, torch.Tensor]:
-        """Train, and return the trained tensors; resume if the folder of that name already has a checkpoint."""
-        from adapterzoo.training.trainer import train_adapter
+    def _train_watched(self, model: Any) -> None:
+        """Train, and record the calls of the method's callbacks, the gradients, and what breaks the rules."""
+        observed, events = self.observed, list[tuple[Any, list[str]]]()
 
-        callbacks = self.method.callbacks(self.options, self.context)
-        calls = [record_events(callback) for callback in callbacks] if watch else []
-        checkpoints = self.folder / name
-        resuming = checkpoints.exists()
-        names = set(trained_parameters(model))
-        gradients = GradientWatcher(names)
-        watchers = [gradients.callback(), save_only_at(SAVED_AT)] if watch else []
-        training = train_adapter(
-            model,
-            self.rows,
-            self.settings.model_copy(update={"steps": steps, "save_steps": SAVED_AT if watch or resuming else 0}),
-            learning_rate=max(self.method.learning_rate, LEARNING_RATE),
-            seed=0,
-            folder=checkpoints,
-            callbacks=[*callbacks, *watchers],
-            optimizer=partial(self.method.optimizer, model, self.options),
-        )
-        if watch:
-            self.observed.steps = sum("loss" in entry for entry in training.history)
-            self.observed.without_gradient = sorted(gradients.missing)
-            self.observed.silent_callbacks = [
-                type(callback).__name__ for callback, events in zip(callbacks, calls, strict=True) if not events
-            ]
-        # Use the names from before the training, because a method may freeze parameters during the training.
-        return {name: tensor.detach().clone() for name, tensor in model.named_parameters() if name in names}
+        def record(callbacks: Sequence[Any]) -> None:
+            events.extend((callback, record_events(callback)) for callback in callbacks)
 
-    def _sizes(self) -> None:
-        """Count the trained parameters at the default size, and at other sizes until the number changes."""
+        gradients = GradientWatcher(set(trained_parameters(model)))
+        saving = self.settings.model_copy(update={"save_steps": SAVED_AT})
+        watchers = [gradients.callback(), save_only_at(SAVED_AT)]
+        observed.first, history = self.trial.train(model, saving, "first", watchers, observe=record)
+        observed.broken_rules = self.trial.fair_play.record()["broken_rules"]
+        observed.steps = sum("loss" in entry for entry in history)
+        observed.without_gradient = sorted(gradients.missing)
+        observed.silent_callbacks = [type(callback).__name__ for callback, calls in events if not calls]
+
+    def _measure_many(self, model: nn.Module, whose: str = "") -> None:
+        """Measure a model on more and longer rows, in one batch and in several."""
+        self.observed.logits[f"{whose}many rows"] = logits(model, many_rows())
+        self.observed.logits[f"{whose}many rows in nines"] = logits(model, many_rows(), MANY)
+
+    def _use_bfloat16(self) -> None:
+        """Train, save and load an adapter on a base in bfloat16."""
+        observed, context = self.observed, self.context
+        base = tiny_base(observed.architecture, observed.quantization, "bfloat16", context.task_type)
+        folder = self.trial.folder / "bfloat16"
+        trial = Trial(self.method, self.options, context, observed.architecture, self.rows, folder)
+        with base.borrow() as model:
+            wrapped = trial.wrap(model)
+            trained = trained_parameters(wrapped).values()
+            observed.dtypes = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in trained})
+            trial.train(wrapped, self.settings.model_copy(update={"steps": 2}))
+            observed.logits["bfloat16"] = logits(wrapped, self.rows)
+            if self.causal:
+                greedy(wrapped, self.rows)
+            trial.save(wrapped)
+        with base.borrow() as model:
+            observed.logits["bfloat16 loaded"] = logits(trial.load(model), self.rows)
+
+    def _count_sizes(self) -> None:
+        """Count the trained parameters at three values of the size option, or at as many as the method accepts."""
         option = self.method.size_option or ""
-        default = getattr(self.options, option)
-        self.observed.sizes[default] = self.observed.trainable
-        for value in (default * 2, default // 2) if isinstance(default, int) else ():
-            try:
-                options = type(self.options)(**{**self.options.model_dump(), option: value})
-            except ValueError:
-                continue
-            skeleton = tiny_skeleton(self.observed.architecture, self.context.task_type)
-            if try_method(self.method, skeleton, options, self.context).problems:
+        self.observed.sizes[getattr(self.options, option)] = self.observed.trainable
+        for options in other_sizes(self.options, option):
+            if len(self.observed.sizes) == 3:
+                break
+            if self._problems(options):
                 continue
             with self.base.borrow() as model:
-                wrapped = self._wrap(model, options)
-                self.observed.sizes[value] = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
-            if self.observed.sizes[value] != self.observed.trainable:
-                return
+                trial = Trial(
+                    self.method, options, self.context, self.observed.architecture, self.rows, self.trial.folder
+                )
+                parameters = trial.wrap(model).parameters()
+                count = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+                self.observed.sizes[getattr(options, option)] = count
+        self.observed.sizes = dict(sorted(self.observed.sizes.items()))
+
+    def _note_changed_base(self, when: str) -> None:
+        """Note whether the last use of the base model changed the content of its tensors."""
+        if self.base.was_changed and not self.method.changes_base:
+            self.observed.left_behind.append(f"numbers that the base model or its quantization keeps, by {when}")
+
+
+def _raised_by_peft(error: BaseException) -> bool:
+    """Tell whether PEFT raised an error, and not the method's own code."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and "/peft/" in trace.tb_frame.f_code.co_filename.replace("\\", "/")
 
 
 def _same(before: torch.Tensor, after: torch.Tensor) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from adapterzoo.conformance.differences import (
+    TOLERANCE,
     describe_error,
     distance,
     first_few,
@@ -18,7 +19,11 @@ from adapterzoo.conformance.differences import (
     tensors_problem,
     tolerance,
 )
-from adapterzoo.conformance.observe import SAVED_AT, STEPS, Observation
+from adapterzoo.conformance.elsewhere import ElsewhereError
+from adapterzoo.conformance.models import MANY_ROWS
+from adapterzoo.conformance.observe import Observation
+from adapterzoo.conformance.trial import SAVED_AT, STEPS
+from adapterzoo.conformance.variants import Variant
 from adapterzoo.methods.contract import Method
 
 NOT_CHECKED = "-"
@@ -30,6 +35,10 @@ MAX_QUANTIZATION_RATIO = 3
 MIN_LOSS_FALL = 0.001
 # Accept this relative difference of losses and gradients, because sums are added up in another order.
 SHARED_PREFIX_TOLERANCE = 1e-5
+# Accept this difference of logits in bfloat16, as a share of their standard deviation.
+BFLOAT16_TOLERANCE = 0.02
+# Accept that other settings that should change nothing, such as checkpointing, change the effect by this share.
+SETTINGS_TOLERANCE = 0.05
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 Check = Callable[[Method[Any], Observation], str | None]
@@ -99,12 +108,19 @@ def bfloat16(method: Method[Any], observed: Observation) -> str | None:
     """Check that the method works on a base in bfloat16, and that the parameters it trains are float32."""
     if "bfloat16" in observed.errors:
         return f"over a base in bfloat16 it raised {describe_error(observed.errors['bfloat16'])}"
-    if observed.dtypes == ["float32"]:
-        return None
-    return (
-        f"over a base in bfloat16 it trains parameters in {', '.join(observed.dtypes)}: steps of less than a "
-        "256th of a weight would round to nothing; make them float32 in wrap()"
-    )
+    other = [dtype for dtype in observed.dtypes if dtype != "float32"]
+    if other:
+        small = any(dtype in ("bfloat16", "float16") for dtype in other)
+        why = (
+            "steps of less than a 256th of a weight would round to nothing"
+            if small
+            else "other methods train in float32, and compute with less precision than this one"
+        )
+        return f"over a base in bfloat16 it trains parameters in {', '.join(other)}: {why}; make them float32 in wrap()"
+    allowed = BFLOAT16_TOLERANCE * observed.logits["bfloat16"].std().item()
+    hint = "save() or load() loses something"
+    which = "before saving and after loading, over a base in bfloat16,"
+    return logits_problem(observed, "bfloat16", "bfloat16 loaded", allowed, which, hint)
 
 
 def gradients(method: Method[Any], observed: Observation) -> str | None:
@@ -129,6 +145,18 @@ def base_untouched(method: Method[Any], observed: Observation) -> str | None:
     )
 
 
+def keeps_rules(method: Method[Any], observed: Observation) -> str | None:
+    """Check that training keeps the rules of the comparison, apart from those that the method declares."""
+    if not observed.broken_rules:
+        return None
+    broken = "; ".join(f"it {what}" for what in observed.broken_rules.values())
+    names = ", ".join(f'"{rule}"' for rule in observed.broken_rules)
+    return (
+        f"{broken}. In a run, its row would not be ranked; if this is what the method is, declare "
+        f"departs_from = ({names},)"
+    )
+
+
 def rows_alone(method: Method[Any], observed: Observation) -> str | None:
     """Check that a row's answers do not depend on the rows beside it, nor on padding."""
     if "padding" in observed.errors:
@@ -137,7 +165,12 @@ def rows_alone(method: Method[Any], observed: Observation) -> str | None:
         return NOT_CHECKED  # int8 arithmetic scales by the whole batch, so even the base's answers depend on it
     allowed = tolerance(observed) + 4 * distance(observed, "base", "base alone")
     hint = "see how forward() treats attention_mask and position_ids: padding is on the left"
-    return logits_problem(observed, "alone", "trained", allowed, "of a row alone and beside other rows", hint)
+    problem = logits_problem(observed, "alone", "trained", allowed, "of a row alone and beside other rows", hint)
+    if problem or "many rows" not in observed.logits:
+        return problem
+    allowed = tolerance(observed) + 4 * distance(observed, "base, many rows", "base, many rows in nines")
+    which = f"of rows of up to {max(MANY_ROWS)} tokens in a batch of {len(MANY_ROWS)} and in batches of nine"
+    return logits_problem(observed, "many rows", "many rows in nines", allowed, which, hint)
 
 
 def shares_a_prefix(method: Method[Any], observed: Observation) -> str | None:
@@ -175,7 +208,7 @@ def saves(method: Method[Any], observed: Observation) -> str | None:
         return f"save() raised {describe_error(observed.errors['save'])}"
     if pickles := [name for name in observed.files if name.endswith(PICKLES)]:
         return f"save() wrote {', '.join(pickles)}: pickles run code when they are loaded; write safetensors"
-    if not any(name.endswith(".safetensors") for name in observed.files):
+    if not observed.has_safetensors:
         return f"save() wrote no safetensors into its folder, but {', '.join(observed.files) or 'nothing'}"
     if "load" in observed.errors:
         return f"load() raised {describe_error(observed.errors['load'])}"
@@ -202,6 +235,77 @@ def merges(method: Method[Any], observed: Observation) -> str | None:
     )
 
 
+def works_elsewhere(method: Method[Any], observed: Observation) -> str | None:
+    """Check that a saved adapter, whose folder was moved, gives the same logits in another process and at another time.
+
+    The other process has another hash seed, working directory, date and state of the random generators. A merged model
+    is loaded by transformers alone.
+    """
+    if "save" in observed.errors or not observed.findable:
+        return NOT_CHECKED
+    if "elsewhere" in observed.errors:
+        return f"in another process, {observed.errors['elsewhere']}"
+    hint = "keep what load() needs in the folder, in options or in context, and nowhere else"
+    for found, here in (("elsewhere", "trained"), ("elsewhere, many rows", "many rows")):
+        if found in observed.logits and here in observed.logits:
+            which = "here and in another process, from a folder that was moved,"
+            if problem := logits_problem(observed, found, here, tolerance(observed), which, hint):
+                return problem
+    if "merged elsewhere" in observed.logits:
+        which = "of the merged model here, and as transformers loads it in another process,"
+        hint = "merge() must leave everything in the base's own parameters"
+        return logits_problem(observed, "merged elsewhere", "merged", tolerance(observed), which, hint)
+    return None
+
+
+def other_options(method: Method[Any], observed: Observation) -> str | None:
+    """Check that a method learns, saves, loads and merges with other options, another seed and other settings too."""
+    if not observed.variants:
+        return NOT_CHECKED
+    return next(
+        (problem for variant in observed.variants if (problem := _variant_problem(observed.quantization, variant))),
+        None,
+    )
+
+
+def _variant_problem(quantization: str, variant: Variant) -> str | None:
+    """Return what is wrong with a method with other options or settings; None if nothing is."""
+    if variant.error is not None:
+        text = str(variant.error) if isinstance(variant.error, ElsewhereError) else describe_error(variant.error)
+        return f"with {variant.what}: {text}"
+    logits = variant.logits
+    allowed = TOLERANCE[quantization] * logits["base"].std().item()
+    effect = (logits["trained"] - logits["base"]).abs().max().item()
+    for other, reference, most, what in (
+        ("loaded", "trained", allowed, "before saving and after loading"),
+        ("elsewhere", "trained", allowed, "here and in another process"),
+        ("merged", "trained", MERGE_TOLERANCE[quantization] * effect + allowed, "before and after merging"),
+        ("merged elsewhere", "merged", allowed, "of the merged model here and loaded by transformers"),
+        ("usual", "trained", SETTINGS_TOLERANCE * effect, "and those of the usual settings"),
+    ):
+        if other in logits:
+            gap = (logits[other] - logits[reference]).abs().max().item()
+            if not gap <= most:
+                return f"with {variant.what}, the logits {what} differ by {gap:.2g} (allowed: {most:.2g})"
+    first, last = variant.losses
+    if not last < first:
+        return f"with {variant.what}, training does not lower the loss: it goes from {first:.6f} to {last:.6f}"
+    when = f"with {variant.what}, after resuming"
+    return (
+        tensors_problem(variant.first, variant.resumed, when, "see what depends on the step")
+        if variant.resumed
+        else None
+    )
+
+
+def leaves_nothing_behind(method: Method[Any], observed: Observation) -> str | None:
+    """Check that nothing outside of the model stays changed: libraries, settings, and the method object itself."""
+    if not observed.left_behind:
+        return None
+    names = first_few(observed.left_behind)
+    return f"it changed {len(observed.left_behind)} things that stay for the next method, like {names}"
+
+
 def findings(method: Method[Any], observed: Observation) -> str | None:
     """Check that the method's findings can be written as JSON."""
     return f"findings() raised {describe_error(observed.errors['findings'])}" if "findings" in observed.errors else None
@@ -225,10 +329,12 @@ def size_changes(method: Method[Any], observed: Observation) -> str | None:
         return NOT_CHECKED
     if "size" in observed.errors:
         return f"another value of {method.size_option} raised {describe_error(observed.errors['size'])}"
-    if len(set(observed.sizes.values())) > 1:
+    if len(observed.sizes) > 1 and len(set(observed.sizes.values())) == len(observed.sizes):
         return None
     tried = ", ".join(f"{value} -> {count:,}" for value, count in observed.sizes.items())
-    return f"{method.size_option} does not change how many parameters are trained ({tried}); see size_option"
+    if len(observed.sizes) == 1:
+        return f"no other value of {method.size_option} was accepted ({tried}); see size_option"
+    return f"{method.size_option} does not always change how many parameters are trained ({tried}); see size_option"
 
 
 def resumes(method: Method[Any], observed: Observation) -> str | None:
@@ -268,11 +374,15 @@ PROPERTIES: dict[str, Check] = {
         bfloat16,
         gradients,
         base_untouched,
+        keeps_rules,
         rows_alone,
         shares_a_prefix,
         generates,
         saves,
         merges,
+        works_elsewhere,
+        other_options,
+        leaves_nothing_behind,
         findings,
         callbacks_fire,
         size_changes,

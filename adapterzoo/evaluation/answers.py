@@ -35,6 +35,8 @@ class Answered(NamedTuple):
     """mean time of one answer, from the prompt on"""
     measured: Sequence[Likelihood | None]
     """likelihood of each reference; None if it was not measured"""
+    remembered: float = 0.0
+    """share of the first prompts whose answer is the reference only after the model was given the reference"""
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,19 @@ def answer(
     begun = time.perf_counter()
     first = greedy(model, encoded, first_prompts, batch_size, [limit] * count, prefix)
     seconds = (time.perf_counter() - begun) / count
-    measured = likelihoods(model, first_rows, encoded.pad_id, batch_size, prefix) if with_likelihoods else []
-    if prefix is not None and measured and _agree(first, first_prompts, first_rows, measured):
-        likely, others = _answer_by_likelihood(model, encoded, other_prompts, other_rows, limit, batch_size, prefix)
-        return Answered([*first, *others], seconds, [*measured, *likely])
+    measured: list[Likelihood] = []
+    if prefix is not None and with_likelihoods:
+        measured, again = _answer_by_likelihood(model, encoded, first_prompts, first_rows, limit, batch_size, prefix)
+        if _agree(first, first_prompts, first_rows, measured):
+            likely, others = _answer_by_likelihood(model, encoded, other_prompts, other_rows, limit, batch_size, prefix)
+            references = [ids[len(prompt) :] for prompt, (ids, _) in zip(first_prompts, first_rows, strict=True)]
+            remembered = [
+                then[: len(right)] == right != before[: len(right)]
+                for before, then, right in zip(first, again, references, strict=True)
+            ]
+            return Answered([*first, *others], seconds, [*measured, *likely], sum(remembered) / count)
+    elif with_likelihoods:
+        measured = likelihoods(model, first_rows, encoded.pad_id, batch_size, prefix)
     others = greedy(model, encoded, other_prompts, batch_size, [limit] * len(other_prompts), prefix)
     if not with_likelihoods:
         return Answered([*first, *others], seconds, [None] * len(prompts))

@@ -50,15 +50,16 @@ def evaluate(
         rows = [row_tokens(prompt, example.completion) for prompt, example in zip(prompts, examples, strict=True)]
     measured: Sequence[Likelihood | None] = [None] * len(rows)
     answers: Sequence[str | None] = [None] * len(rows)
-    seconds, size = None, settings.batch_size
+    seconds, remembered, size = None, 0.0, settings.batch_size
     if needs_answers(settings.metrics):
         longest = max(len(example.completion) for example in examples)
         limit = longest if settings.max_new_tokens == "auto" else settings.max_new_tokens
-        ids, seconds, measured = answer(
+        ids, seconds, measured, remembered = answer(
             model, encoded, prompts, rows, limit, size, prefix, with_likelihoods=with_likelihoods
         )
         answers = [decoded(tokens, encoded) for tokens in ids]
     elif with_likelihoods:
         measured = likelihoods(model, rows, encoded.pad_id, size, prefix)
     data_rows = [example.row for example in examples]
-    return evaluation_of(data_rows, measured, answers, settings.metrics, split, seconds)
+    evaluation = evaluation_of(data_rows, measured, answers, settings.metrics, split, seconds)
+    return evaluation._replace(remembered=remembered)

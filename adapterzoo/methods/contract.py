@@ -60,6 +60,22 @@ RENAMED = {"bases": "quantizations", "demands": "requires_quantization", "merges
 ENTRY_KEYS = frozenset({"name", "label", "learning_rate"})
 # These names are taken by the rows of the untouched base and by a file in the output folder.
 RESERVED_LABEL = re.compile(r"base(-\d+-shot)?|recipe\.yaml", re.IGNORECASE)
+# The rules that make rows comparable. They are counted in every run, outside of the methods' code.
+STEPS, BETWEEN_STEPS, LEARNING_RATE, OPTIMIZER = "steps", "between steps", "learning rate", "optimizer"
+GRADIENT_NORM, ROWS, SIZE, BEFORE_TRAINING = "gradient norm", "rows", "size", "before training"
+ANSWERS = "answers"
+RULES = {
+    STEPS: "there is one optimizer step for each step of the recipe, and one backward pass for each batch",
+    BETWEEN_STEPS: "between the steps of the optimizer, nothing changes the trained parameters",
+    LEARNING_RATE: "all parameters are trained at the cell's learning rate, by the recipe's scheduler",
+    OPTIMIZER: "the optimizer and its settings are the recipe's",
+    GRADIENT_NORM: "the norm of the gradients is at most the recipe's max_grad_norm",
+    ROWS: "training sees the recipe's rows; before training no rows are read, unless reads_data is declared",
+    SIZE: "everything that training changes is counted as trained",
+    ANSWERS: "a token is predicted from those before it alone: not from those that follow it, nor from other rows",
+    BEFORE_TRAINING: "nothing is learned before training: wrap() computes no gradients and makes no optimizer step",
+}
+"""rule -> what it says"""
 GROUPS = (
     "low-rank",
     "shared projections",
@@ -105,15 +121,28 @@ class Context:
     task_type: str = "CAUSAL_LM"
     """PEFT's name for the type of the task that the model is trained for"""
     batches: Callable[[], Iterable[dict[str, Any]]] = tuple
-    """function that returns training batches on the CPU, for a method that starts from data. A batch holds the
-    arguments of the model's ``forward``, with ``labels``. The order is not that of training; a dry run gets no batch"""
+    """function that returns training batches on the CPU, for a method that starts from data. The order is not that of
+    training; a dry run gets no batch. A batch holds the arguments of the model's ``forward``, mostly tensors:
+
+    - For ``CAUSAL_LM``, rows are padded on the left. ``input_ids``, ``attention_mask`` (0 for padding) and
+      ``position_ids`` have the shape (rows, longest row). ``logits_to_keep``, an int, says for how many of the last
+      columns the model computes logits, and ``labels`` has only these columns, ``input_ids[:, -logits_to_keep:]``. A
+      label is the token in the same column, or -100 if that token is not in the loss; the model shifts the labels.
+    - For the other types, rows are padded on the right. ``input_ids`` and ``attention_mask`` have the shape (rows,
+      longest row), and so has ``labels`` for ``TOKEN_CLS``. For ``SEQ_CLS`` the shape of ``labels`` is (rows,), or
+      (rows, classes) if a text may have several; for ``SEQ_2_SEQ_LM`` it is (rows, longest answer), with -100 for
+      padding. For ``QUESTION_ANS`` there are ``start_positions`` and ``end_positions``, (rows,), in place of labels,
+      and for ``FEATURE_EXTRACTION`` there are none.
+
+    A task with a loss of its own may give several sequences for each row, tensors of its own, and no labels."""
 
 
 class Method(Generic[OptionsT]):
     """An adapter method.
 
     Subclass :class:`PeftMethod` if PEFT has the layers, :class:`LayerMethod` if you write a layer that goes around each
-    linear layer, and this class if neither fits.
+    linear layer, :class:`InsertMethod` if you write a module that goes behind other modules, and this class if none
+    fits.
     """
 
     contract: ClassVar[int] = CONTRACT
@@ -157,6 +186,9 @@ class Method(Generic[OptionsT]):
     """whether it changes weights of the base model, which is then loaded again for the next cell"""
     reads_data: ClassVar[bool] = False
     """whether it reads training rows before training"""
+    departs_from: ClassVar[Sequence[str]] = ()
+    """rules of the comparison (some of ``RULES``) that it departs from by design, as LoRA+ departs from the learning
+    rate; a row whose method departs from another rule is not ranked"""
     token_wise: ClassVar[bool] = False
     """whether it treats each token alone: it draws no random numbers, looks at no other token, and puts no tokens in
     front. A prefix that all rows of a batch share then goes through the model once, not once for each row"""

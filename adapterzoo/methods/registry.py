@@ -19,6 +19,7 @@ from adapterzoo.methods.contract import (
     QUANTIZATIONS,
     RENAMED,
     RESERVED_LABEL,
+    RULES,
     TASK_TYPES,
     Method,
     Options,
@@ -113,6 +114,8 @@ def _verify(method: object) -> None:
             raise PluginError(f"{kind}.{attribute} names {names!r}; choose from {', '.join(QUANTIZATIONS)}")
     if any(name not in TASK_TYPES for name in method.task_types):
         raise PluginError(f"{kind}.task_types names {method.task_types!r}; choose from {', '.join(TASK_TYPES)}")
+    if unknown := [rule for rule in method.departs_from if rule not in RULES]:
+        raise PluginError(f"{kind}.departs_from names {unknown[0]!r}; choose from {', '.join(RULES)}")
     if not method.quantizations and not method.unavailable:
         raise PluginError(f"{kind}.quantizations is empty")
     if method.requires_quantization is not None and method.requires_quantization not in method.quantizations:

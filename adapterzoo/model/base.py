@@ -35,6 +35,8 @@ class Base:
         self.bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
         """size of all parameters, in bytes"""
         elements = sum(parameter.numel() for parameter in model.parameters())
+        self.was_changed = False
+        """whether the last use changed the content of a tensor, so that the model has to be loaded again"""
         self.parameters = elements + sum(_packed_parameters(module) for module in model.modules())
         """number of parameters; a 4-bit layer stores two of them in one element"""
 
@@ -70,7 +72,8 @@ class Base:
         for parameter in self._model.parameters():
             parameter.requires_grad_(False)
             parameter.grad = None
-        if tensor_digest(self._model) != self._digest:
+        self.was_changed = tensor_digest(self._model) != self._digest
+        if self.was_changed:
             self.invalidate()
 
     def invalidate(self) -> None:

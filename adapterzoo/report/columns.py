@@ -15,6 +15,7 @@ from adapterzoo.terminal import clean, count, duration, size
 
 BEST = "*"
 TIED = "="
+UNRANKED = "~"
 
 
 @dataclass(frozen=True)
@@ -153,10 +154,14 @@ def cell(row: Row, column: Column, *, failed: bool = False) -> str:
 
 
 def mark(comparison: Comparison, block: Block, row: Row, column: Column) -> str:
-    """Return ``*`` for the best value of a column, ``=`` for a value tied with it, and nothing for others.
+    """Return ``*`` for the best value of a column, ``=`` for a value tied with it, and nothing for most others.
+
+    The metric that ranks the rows gets ``~`` in a row that is not ranked.
 
     A metric's value is only marked if the scores of its examples show that it is best or tied.
     """
+    if not row.ranked:
+        return UNRANKED if column.name == row.rank_metric else ""
     if column.name in row.metrics:
         tied = row.ties.get(column.name)
         # A single row is not marked, because there is no row that it could be better than.
@@ -172,7 +177,11 @@ def mark(comparison: Comparison, block: Block, row: Row, column: Column) -> str:
 
 def _is_best(comparison: Comparison, rows: Sequence[Row], row: Row, column: Column) -> bool:
     choose, own = comparison.better(column.name), value(row, column)
-    values = [known for compared in rows if compared.metrics and (known := value(compared, column)) is not None]
+    values = [
+        known
+        for compared in rows
+        if compared.metrics and compared.ranked and (known := value(compared, column)) is not None
+    ]
     return bool(choose and values and own is not None and column.show(own) == column.show(choose(values)))
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from adapterzoo.comparison.comparison import Block, Comparison
 from adapterzoo.metrics.registry import style
 from adapterzoo.prepare.budget import misses
-from adapterzoo.report.columns import TIED
+from adapterzoo.report.columns import TIED, UNRANKED
 from adapterzoo.results.result import Trial, Tuning
 from adapterzoo.terminal import count
 
@@ -37,6 +37,10 @@ def row_notes(comparison: Comparison) -> Iterator[RowNote]:
         table = f" (table {row.block + 1})" if len(comparison.blocks) > 1 else ""
         if row.error:
             yield RowNote(row.label, f"{table} failed: {row.error}", failure=True)
+        for what in row.broken_rules.values():
+            yield RowNote(row.label, f"{table} is not ranked, because its method broke a rule: it {what}")
+        for what in row.declared_departures.values():
+            yield RowNote(row.label, f"{table}, by design: it {what}")
         for problem in row.unproven:
             yield RowNote(row.label, f"{table}: {problem}: no interval, and whether the row is tied is not known")
         for file in row.damaged:
@@ -97,7 +101,7 @@ def why_apart(block: Block) -> str:
 
 def verdict(comparison: Comparison, block: Block) -> str | None:
     """Return which row is the best, or which rows are tied; None if nothing can be said."""
-    ranked = [row for row in block.rows if row.rank_metric in row.metrics]
+    ranked = [row for row in block.rows if row.rank_metric in row.metrics and row.ranked]
     if len(ranked) < 2 or comparison.against in [row.label for row in ranked]:
         return None
     title = style(name := ranked[0].rank_metric or "").title
@@ -132,6 +136,8 @@ def legend(comparison: Comparison, best: str = "*") -> Iterator[str]:
         yield f"{best} best of its column, {TIED} tied for best (p >= .05, corrected for all pairs, Holm)"
     else:
         yield f"{best} best of its column"
+    if any(not row.ranked for row in comparison.rows):
+        yield f"{UNRANKED} not ranked, because the method broke a rule of the comparison"
     if comparison.against:
         yield f"differences from {comparison.against}, p corrected for the number of rows"
     yield from _intervals(comparison)

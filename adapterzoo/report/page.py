@@ -190,7 +190,8 @@ def _front(comparison: Comparison, block: Block, points: dict[int, Row], cost: C
         return []  # times and memory of different machines cannot be compared
     metric = block.rows[0].rank_metric or ""
     sign = -1 if comparison.better(metric) is HIGHER else 1
-    return pareto_front({i: (value(row, cost), sign * row.metrics[metric]) for i, row in points.items()})
+    ranked = {i: row for i, row in points.items() if row.ranked}
+    return pareto_front({i: (value(row, cost), sign * row.metrics[metric]) for i, row in ranked.items()})
 
 
 def _caption(block: Block, points: dict[int, Row], front: Sequence[int]) -> str:

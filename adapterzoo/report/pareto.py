@@ -122,7 +122,7 @@ def _points(block: Block, cost: Column) -> list[Point]:
         score, costs = _score(row), _number(row, cost) if row.method else 0.0
         if score is not None and costs is not None:
             low, high = row.intervals.get(row.rank_metric or "", (score, score))
-            note = "a seed failed" if row.status == "failed" else ""
+            note = "a seed failed" if row.status == "failed" else "" if row.ranked else "not ranked"
             points.append(Point(row, len(points), note, costs, score, low, high))
     return points if any(point.row.method for point in points) else []
 
@@ -139,7 +139,9 @@ def _plot_points(
     y = Axis.over(_heights(methods, bases), score.show, log=better is LOWER)
     plot = Plot(Axis.over([point.cost for point in methods], cost.show, log=True), y, console)
     _put_bases(plot, [base for base in bases if base.note == LINE])
-    _put_methods(plot, methods, _front(methods, better, cheaper) if ranked else [])
+    _put_methods(
+        plot, methods, _front([point for point in methods if point.row.ranked], better, cheaper) if ranked else []
+    )
     plot.show(score.title + DIRECTION[better], cost.title + DIRECTION[cheaper])
     columns = [cost, score]
     if console.width >= MIN_WIDTH_FOR_INTERVALS and any(point.row.intervals for point in points):

@@ -96,6 +96,12 @@ class Result:
     peak_memory_bytes: int | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     """loss by step"""
+    broken_rules: dict[str, str] = field(default_factory=dict)
+    """rule of the comparison that the method broke and does not declare -> what it did; the row is not ranked"""
+    declared_departures: dict[str, str] = field(default_factory=dict)
+    """rule of the comparison that the method declares to depart from -> what it did"""
+    counted: dict[str, float] = field(default_factory=dict)
+    """what was counted in training, outside of the method's code -> number: optimizer steps, batches, and others"""
     findings: dict[str, Any] = field(default_factory=dict)
     """what the method reports about its training, such as the ranks that it chose"""
     tuning: Tuning | None = None

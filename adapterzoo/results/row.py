@@ -75,6 +75,10 @@ class Row:
     """metrics for which a lower value is better"""
     adjusted: dict[str, str]
     """option whose value the method changed in some layers -> the change"""
+    broken_rules: dict[str, str]
+    """rule of the comparison that the method broke and does not declare -> what it did; such a row is not ranked"""
+    declared_departures: dict[str, str]
+    """rule of the comparison that the method declares to depart from -> what it did"""
     budget: int | None
     """number of trainable parameters that the recipe asked for"""
     tuning: Tuning | None
@@ -101,6 +105,11 @@ class Row:
     """metric -> whether the row is tied with the best row of this metric; None if that is not known"""
     cost: float | None = None
     """cost of ``total_seconds`` at the price that was given"""
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the row is compared with others: whether its method kept the rules, or declares how it departs."""
+        return not self.broken_rules
 
     def value(self, column: str) -> Any:
         """Return the value of a metric or of any other column; None for what the untouched base model does not have."""

@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapterzoo.evaluation.causality import looks_ahead
 from adapterzoo.machine.memory import free_memory
-from adapterzoo.methods.contract import Context, Method, checked_wrap
+from adapterzoo.methods.contract import ANSWERS, Context, Method, checked_wrap
 from adapterzoo.methods.registry import registry
 from adapterzoo.metrics.registry import lower_is_better
 from adapterzoo.model.head import adapter_size, head_parameters, put_new_head, train_head
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
     from adapterzoo.prepare.prepared import Prepared
     from adapterzoo.tasks.evaluation import Evaluation
     from adapterzoo.tokens.shared_prefix import SharedPrefix
+    from adapterzoo.training.fair_play import FairPlay
     from adapterzoo.training.trainer import Trained
 
 
 TRIED_ROWS = 4  # number of rows, including the longest ones, that are joined to see whether the logits stay the same
+MAX_REMEMBERED = 0.3  # share of answers that rounding cannot explain
 PROBE_STEPS = 2  # only the last step is timed, because the first one also does work that is done once
 
 
@@ -52,6 +55,8 @@ class Adapted:
     """number of parameters of a new head, which every method trains"""
     head_bytes: int
     """size of these parameters"""
+    fair_play: FairPlay
+    """notes where the method departs from the rules of the comparison"""
     prefix: SharedPrefix | None
     """joins rows that begin with the same tokens into one sequence; None if rows are padded"""
 
@@ -60,14 +65,18 @@ def adapt(prepared: Prepared, cell: MethodCell, model: nn.Module, watch: Watch) 
     """Wrap a base model with the adapter of a cell's method."""
     from transformers import set_seed
 
+    from adapterzoo.training.fair_play import FairPlay
+
     method, context = registry()[cell.method], prepared.context(cell)
+    fair_play = FairPlay(method)
     options = method.options(**cell.options)
     before = sum(parameter.numel() for parameter in model.parameters())
     put_new_head(model, cell.seed)
     new_head = list(head_parameters(model).values())
     # Set the seed right before wrapping: the adapter then begins with the same numbers, no matter what ran before.
     set_seed(cell.seed)
-    wrapped = checked_wrap(method, model, options, context)
+    with fair_play.wrapping(context) as watched:
+        wrapped = checked_wrap(method, model, options, watched)
     head = train_head(model)
     added = sum(p.numel() for p in wrapped.parameters()) - before
     prefix = shared_prefix(prepared, cell, wrapped, watch, token_wise=method.token_wise)
@@ -81,6 +90,7 @@ def adapt(prepared: Prepared, cell: MethodCell, model: nn.Module, watch: Watch) 
         head=head,
         head_params=sum(p.numel() for p in new_head),
         head_bytes=sum(p.numel() * p.element_size() for p in new_head),
+        fair_play=fair_play,
         prefix=prefix,
     )
 
@@ -151,6 +161,7 @@ def train(prepared: Prepared, cell: MethodCell, adapted: Adapted, folder: Path, 
         optimizer=partial(method.optimizer, adapted.model, options),
         resume=method.resumes,
         prefix=prefix,
+        fair_play=adapted.fair_play,
         on_step=watch.step,
     )
 
@@ -214,9 +225,18 @@ def _validation_score(prepared: Prepared, adapted: Adapted) -> TrialScore:
     return TrialScore(name, metrics[name], metrics["test_loss"])
 
 
-def measure(prepared: Prepared, cell: Cell, model: nn.Module, prefix: SharedPrefix | None) -> Evaluation:
-    """Measure a cell's model on the test split."""
+def measure(
+    prepared: Prepared, cell: Cell, model: nn.Module, prefix: SharedPrefix | None, fair_play: FairPlay | None = None
+) -> Evaluation:
+    """Measure a cell's model on the test split, and note if its answers depend on more than their prompts."""
     encoded = prepared.encoded
     shots = isinstance(cell, BaseCell) and bool(cell.shots)
+    joinable = encoded.joinable(prepared.recipe.evaluate)
+    # The first two rows are long, so that a check with them would take longer.
+    if fair_play is not None and joinable is not None and looks_ahead(model, joinable.rows[2:4], encoded.pad_id):
+        fair_play.note(ANSWERS, "predicts a token from tokens that follow it")
     measured = encoded.evaluate(model, prepared.recipe.evaluate, prefix=prefix, shots=shots)
+    if fair_play is not None and measured.remembered > MAX_REMEMBERED:
+        share = f"{measured.remembered:.0%} of its first answers"
+        fair_play.note(ANSWERS, f"gives {share} right only after the model was given the right answers to measure them")
     return measured.without(encoded.relative_metrics) if isinstance(cell, BaseCell) else measured

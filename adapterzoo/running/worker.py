@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from adapterzoo.errors import AdapterzooError, PluginError, failure_reason
 from adapterzoo.machine.memory import PeakMemory, free_memory
 from adapterzoo.machine.stopwatch import Stopwatch
+from adapterzoo.machine.world import put_right
+from adapterzoo.methods.registry import registry
 from adapterzoo.metrics.registry import lower_is_better_columns, metric_packages
 from adapterzoo.model.head import save_adapter
 from adapterzoo.prepare.plan import Cell, MethodCell
@@ -17,7 +19,7 @@ from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.prepare.settings import with_settings
 from adapterzoo.results.identity import identity_hash
 from adapterzoo.results.result import FORGETTING, Result, Tuning, plain_findings
-from adapterzoo.results.store import ADAPTER, CHECKPOINTS, TRACEBACK, Store, adapter_files, folder_bytes
+from adapterzoo.results.store import ADAPTER, CHECKPOINTS, TRACEBACK, Store, adapter_files, folder_bytes, has_weights
 from adapterzoo.running.cell import Adapted, adapt, measure, shared_prefix, train, tune_cell
 from adapterzoo.running.of_base import OfBase, informed
 from adapterzoo.running.watch import Watch
@@ -85,6 +87,18 @@ class Worker:
         Returns:
             The result as it was written.
         """
+        method = [registry()[cell.method]] if isinstance(cell, MethodCell) else []
+        with put_right(lambda what: watch.say(f"{cell.label}: {what}"), *method):
+            return self._do(cell, base, watch, tuning, of_base)
+
+    def _do(
+        self,
+        cell: Cell,
+        base: Base,
+        watch: Watch,
+        tuning: Tuning | AdapterzooError | None,
+        of_base: OfBase | None,
+    ) -> Result:
         clock = Stopwatch()
         adapted: Adapted | None = None
         general = of_base.general if of_base else None
@@ -105,7 +119,7 @@ class Worker:
                         training, prefix = {}, shared_prefix(prepared, cell, model, watch)
                     watch.phase("measuring" if adapted else "measuring the untouched base")
                     with clock("measuring"):
-                        measured = measure(prepared, cell, model, prefix)
+                        measured = measure(prepared, cell, model, prefix, adapted.fair_play if adapted else None)
                 with clock("general text"):
                     forgetting, paragraphs = self._measure_forgetting(model, general) if adapted else ({}, [])
                 del model
@@ -121,6 +135,7 @@ class Worker:
             peak_memory_bytes=peak.bytes,
             seconds={name: seconds for name, seconds in clock.seconds.items() if seconds >= MIN_SECONDS},
             **training,
+            **(adapted.fair_play.record() if adapted else {}),
             **_known(base, tuning, adapted),
         )
         result = self.store.write(result, (prediction.record() for prediction in measured.predictions), paragraphs)
@@ -224,7 +239,7 @@ class Worker:
             PluginError: the method wrote no safetensors file.
         """
         save_adapter(adapted.method, adapted.model, adapted.head, folder)
-        if not any(folder.glob("*.safetensors")):
+        if not has_weights(folder):
             raise PluginError(f"save() of {adapted.method.name} wrote no safetensors into its folder")
         self.prepared.encoded.tokenizer.save_pretrained(str(folder))
 

@@ -61,6 +61,8 @@ class Evaluation(NamedTuple):
     """one prediction for each example"""
     answer_seconds: float | None
     """mean time of one answer; None if no metric needs answers"""
+    remembered: float = 0.0
+    """share of the first answers that are right only after the model was given the right answer"""
 
     def without(self, names: Sequence[str]) -> Evaluation:
         """Return the measurements without some metrics."""
@@ -71,7 +73,7 @@ class Evaluation(NamedTuple):
             for row in self.predictions
         ]
         metrics = {name: value for name, value in self.metrics.items() if name not in names}
-        return Evaluation(metrics, predictions, self.answer_seconds)
+        return self._replace(metrics=metrics, predictions=predictions)
 
 
 def evaluation_of(

@@ -26,6 +26,7 @@ from adapterzoo.training import arguments as training_arguments
 from adapterzoo.training import checkpoints
 from adapterzoo.training.arguments import total_steps
 from adapterzoo.training.checkpoints import Checkpoint
+from adapterzoo.training.fair_play import FairPlay, TrainingWatch
 
 STATE = "adapter_state.safetensors"
 LOGS = "logs"
@@ -61,6 +62,7 @@ def train_adapter(
     optimizer: MakeOptimizer = lambda kind, settings: None,
     resume: bool = True,
     prefix: SharedPrefix | None = None,
+    fair_play: FairPlay | None = None,
     on_step: OnStep = lambda step, steps, loss, tokens: None,
 ) -> Trained:
     """Train a wrapped model in place.
@@ -78,6 +80,7 @@ def train_adapter(
         optimizer: makes the method's own optimizer, if it has one.
         resume: whether to resume from a checkpoint in ``folder``.
         prefix: joins rows that begin with the same tokens into one sequence; None if rows are padded.
+        fair_play: notes where the method departs from the rules of the comparison.
         on_step: is called after every step.
 
     Raises:
@@ -104,8 +107,13 @@ def train_adapter(
         own_optimizer=optimizer,
     )
     trainer.keep_logs_in(folder.parent / LOGS)
+    watching = (fair_play or FairPlay()).training(
+        model, encoded, arguments, done=checkpoint.step if checkpoint else 0, roots=callbacks
+    )
+    with watching as trainer.watch:
+        seconds = trainer.train_from(checkpoint)
     return Trained(
-        seconds=trainer.train_from(checkpoint),
+        seconds=seconds,
         tokens=int(trainer.state.num_input_tokens_seen),
         history=[_kept(entry) for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry],
         positions_per_token=trainer.positions / float(trainer.tokens) if trainer.positions else None,
@@ -116,6 +124,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
     """A Trainer that takes the loss from a task, and evaluates without the terms that a method adds to the loss."""
 
     control: Any
+    watch: TrainingWatch
     positions = 0
     """number of positions that went through the model, with padding"""
     tokens: Any = 0
@@ -172,10 +181,13 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         self.tokens = self.tokens + inputs["attention_mask"].sum()
         arguments = self.examples.arguments(inputs, model)
         if self.examples.trainer_computes_loss:
-            return super().compute_loss(model, arguments, *args, **kwargs)
-        # The trainer divides by the number of batches in a step only if the model does not do that itself.
-        self.model_accepts_loss_kwargs = False
-        return self.examples.loss(model, arguments)
+            loss = super().compute_loss(model, arguments, *args, **kwargs)
+        else:
+            # The trainer divides by the number of batches in a step only if the model does not do that itself.
+            self.model_accepts_loss_kwargs = False
+            loss = self.examples.loss(model, arguments)
+        self.watch.batch(loss)
+        return loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return 0: nobody reads this estimate, and computing it would visit every parameter at every step."""
@@ -193,11 +205,14 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Create the method's own optimizer, or the recipe's if the method has none."""
         kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-        own = self.own_optimizer(kind, {"weight_decay": self.args.weight_decay, **settings})
+        settings = {"weight_decay": self.args.weight_decay, **settings}
+        own = self.own_optimizer(kind, settings)
         if own is None:
-            return super().create_optimizer(model)
-        self.optimizer = own
-        return own
+            super().create_optimizer(model)
+        else:
+            self.optimizer = own
+        self.watch.set_optimizer(self.optimizer, kind, settings)
+        return self.optimizer
 
     # A checkpoint of any method holds all tensors that training changes. The files of a saved adapter may lack some
     # of them. The base model, and what the seed determines, do not have to be saved.

@@ -1,0 +1,176 @@
+"""Use a method with other options, seeds and settings of the training than the defaults of the check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from adapterzoo.conformance.measure import logits, loss
+from adapterzoo.conformance.models import CAUSAL
+from adapterzoo.conformance.options import changed, other_values
+from adapterzoo.conformance.trial import STEPS, Trial, time_limit
+from adapterzoo.conformance.watch import save_only_at
+from adapterzoo.errors import Problem
+
+if TYPE_CHECKING:
+    import torch
+
+    from adapterzoo.model.base import Base
+    from adapterzoo.recipe.schema import TrainSection
+
+SEED = 3
+FEW_STEPS = 4
+MANY_STEPS = 40
+Problems = Callable[[Any], list[Problem]]
+
+
+@dataclass
+class Variant:
+    """The observations of a method with other options or settings."""
+
+    what: str
+    """what is different, such as ``r 16, alpha 32, seed 3``"""
+    error: BaseException | None = None
+    logits: dict[str, torch.Tensor] = field(default_factory=dict)
+    """logits by when they were measured: ``base``, ``trained``, ``loaded``, ``merged``, ``elsewhere``, and with the
+    settings of the check ``usual``"""
+    losses: list[float] = field(default_factory=list)
+    """losses on the training rows before and after training"""
+    first: dict[str, torch.Tensor] = field(default_factory=dict)
+    """trained tensors"""
+    resumed: dict[str, torch.Tensor] = field(default_factory=dict)
+    """trained tensors of a training that was resumed from a checkpoint of the first"""
+
+
+def observe_variants(trial: Trial, base: Base, settings: TrainSection, problems: Problems) -> list[Variant]:
+    """Use a method with another value of each option, and another seed.
+
+    All options are changed together; those that are not accepted together are changed one by one.
+
+    Args:
+        trial: the method with its default options.
+        base: the base model.
+        settings: how to train.
+        problems: tells why the method does not accept options.
+    """
+    together: dict[str, Any] = {}
+    alone: list[dict[str, Any]] = []
+    for name, value in other_values(trial.options):
+        if _accepted(trial, problems, {**together, name: value}):
+            together[name] = value
+        elif _accepted(trial, problems, {name: value}):
+            alone.append({name: value})
+    variants: list[Variant] = []
+    while together:
+        variant = _with_options(trial, base, settings, together, len(variants))
+        # Find out which option it is: leave one out after the other, as long as a method refuses them.
+        if isinstance(variant.error, (ValueError, NotImplementedError)) and len(together) > 1:
+            name, value = together.popitem()
+            alone.append({name: value})
+            continue
+        variants.append(variant)
+        break
+    for values in alone:
+        variant = _with_options(trial, base, settings, values, len(variants))
+        if not isinstance(variant.error, (ValueError, NotImplementedError)):  # otherwise it refuses this value
+            variants.append(variant)
+    if not variants:
+        variants.append(_with_options(trial, base, settings, {}, 0))
+    return variants
+
+
+def _accepted(trial: Trial, problems: Problems, values: dict[str, Any]) -> bool:
+    options = changed(trial.options, **values)
+    return options is not None and not problems(options)
+
+
+def _with_options(trial: Trial, base: Base, settings: TrainSection, values: dict[str, Any], number: int) -> Variant:
+    """Wrap, train, save, load and merge with some options, and with another seed."""
+    other = Trial(
+        trial.method,
+        changed(trial.options, **values),
+        replace(trial.context, seed=SEED),
+        trial.architecture,
+        trial.rows,
+        trial.folder / f"variant-{number}-{'-'.join(values)}"[:100],
+    )
+    variant = Variant(", ".join([f"{name} {value}" for name, value in values.items()] + [f"seed {SEED}"]))
+    try:
+        with time_limit("another value of an option"):
+            _use(other, base, settings.model_copy(update={"steps": FEW_STEPS}), variant)
+    except (Exception, SystemExit) as error:  # the method under test may raise anything
+        variant.error = error
+    return variant
+
+
+def _use(trial: Trial, base: Base, settings: TrainSection, variant: Variant) -> None:
+    causal = trial.context.task_type == CAUSAL
+    with base.borrow() as model:
+        variant.logits["base"] = logits(model, trial.rows)
+        wrapped = trial.wrap(model)
+        variant.losses.append(loss(wrapped, trial.rows))
+        variant.first, _ = trial.train(wrapped, settings)
+        variant.losses.append(loss(wrapped, trial.rows))
+        variant.logits["trained"] = logits(wrapped, trial.rows)
+        trial.save(wrapped)
+        if trial.context.quantization in trial.method.mergeable_into:
+            merged: Any = trial.method.merge(wrapped)
+            variant.logits["merged"] = logits(merged, trial.rows)
+            if causal and trial.context.quantization == "none":
+                merged.save_pretrained(str(trial.merged))
+    if trial.context.quantization in trial.method.mergeable_into:
+        base.invalidate()
+    with base.borrow() as model:
+        variant.logits["loaded"] = logits(trial.load(model), trial.rows)
+    variant.logits.update(trial.elsewhere() or {})
+
+
+def observe_thoroughly(trial: Trial, base: Base, settings: TrainSection) -> list[Variant]:
+    """Train a method for longer at its own learning rate, with accumulated gradients, and with checkpointing."""
+    variants: list[Variant] = []
+    settings_of: list[tuple[str, dict[str, Any], float | None]] = [
+        (f"{MANY_STEPS} steps at its own learning rate", {"steps": MANY_STEPS}, trial.method.learning_rate),
+        ("accumulated gradients", {"batch_size": settings.batch_size // 2, "gradient_accumulation": 2}, None),
+        ("gradient checkpointing", {"gradient_checkpointing": True}, None),
+    ]
+    for what, changes, rate in settings_of:
+        accumulated = changes.get("gradient_accumulation", 1)
+        steps = changes.get("steps", STEPS)
+        context = replace(trial.context, total_steps=steps, gradient_accumulation=accumulated)
+        folder = trial.folder / what.replace(" ", "-")
+        other = Trial(trial.method, trial.options, context, trial.architecture, trial.rows, folder)
+        variant = Variant(what)
+        try:
+            with time_limit(what, 300):
+                _train_otherwise(other, base, settings.model_copy(update={"eval_steps": 0, **changes}), rate, variant)
+        except (Exception, SystemExit) as error:
+            variant.error = error
+        variants.append(variant)
+    return variants
+
+
+def _train_otherwise(trial: Trial, base: Base, settings: TrainSection, rate: float | None, variant: Variant) -> None:
+    half = (settings.steps or 0) // 2
+    saving = settings.model_copy(update={"save_steps": half if trial.method.resumes else 0})
+    with base.borrow() as model:
+        variant.logits["base"] = logits(model, trial.rows)
+        wrapped = trial.wrap(model)
+        variant.losses.append(loss(wrapped, trial.rows))
+        watchers = [save_only_at(half)]
+        variant.first, _ = trial.train(wrapped, saving, "first", watchers, rate=rate)
+        variant.losses.append(loss(wrapped, trial.rows))
+        variant.logits["trained"] = logits(wrapped, trial.rows)
+        trial.save(wrapped)
+    with base.borrow() as model:
+        variant.logits["loaded"] = logits(trial.load(model), trial.rows)
+    if trial.method.resumes:
+        with base.borrow() as model:
+            variant.resumed, _ = trial.train(trial.wrap(model), saving, "first", rate=rate)
+    if rate is None:
+        usual = {"batch_size": settings.batch_size * settings.gradient_accumulation}
+        plain = settings.model_copy(update={**usual, "gradient_accumulation": 1, "gradient_checkpointing": False})
+        with base.borrow() as model:
+            wrapped = trial.wrap(model)
+            trial.train(wrapped, plain, "usual")
+            variant.logits["usual"] = logits(wrapped, trial.rows)
