@@ -141,20 +141,25 @@ class Trial:
 
 
 @contextmanager
-def time_limit(what: str, seconds: float = LIMIT_SECONDS) -> Iterator[None]:
+def time_limit(what: str, seconds: float | None = None) -> Iterator[None]:
     """Raise TimeoutError if a block takes too long, so that a method that hangs does not stop the check.
 
     This works in the main thread, and stops what Python runs, not a single long call of a library.
+
+    Args:
+        what: the name of the block.
+        seconds: the longest time; by default LIMIT_SECONDS.
     """
+    limit = LIMIT_SECONDS if seconds is None else seconds
 
     def stop(*_: Any) -> None:
-        raise TimeoutError(f"{what} took longer than {seconds:.0f} seconds")
+        raise TimeoutError(f"{what} took longer than {limit:.0f} seconds")
 
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, limit)
     try:
         yield
     finally:

@@ -20,6 +20,7 @@ from adapterzoo.prepare.plan import BaseCell, Cell, MethodCell
 from adapterzoo.results.result import Tuning
 from adapterzoo.running.tuning import TrialScore, tune
 from adapterzoo.running.watch import Watch
+from adapterzoo.tasks.batches import hidden_rows
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,7 +76,7 @@ def adapt(prepared: Prepared, cell: MethodCell, model: nn.Module, watch: Watch) 
     new_head = list(head_parameters(model).values())
     # Set the seed right before wrapping: the adapter then begins with the same numbers, no matter what ran before.
     set_seed(cell.seed)
-    with fair_play.wrapping(context) as watched:
+    with fair_play.wrapping(context) as watched, hidden_rows(prepared.encoded):
         wrapped = checked_wrap(method, model, options, watched)
     head = train_head(model)
     added = sum(p.numel() for p in wrapped.parameters()) - before
@@ -150,20 +151,21 @@ def train(prepared: Prepared, cell: MethodCell, adapted: Adapted, folder: Path, 
         )
         prefix = None
     watch.phase("training")
-    return train_adapter(
-        adapted.model,
-        prepared.encoded,
-        prepared.recipe.train,
-        learning_rate=cell.learning_rate,
-        seed=cell.seed,
-        folder=folder,
-        callbacks=method.callbacks(options, context),
-        optimizer=partial(method.optimizer, adapted.model, options),
-        resume=method.resumes,
-        prefix=prefix,
-        fair_play=adapted.fair_play,
-        on_step=watch.step,
-    )
+    with hidden_rows(prepared.encoded, keep_validation=bool(prepared.recipe.train.eval_steps)):
+        return train_adapter(
+            adapted.model,
+            prepared.encoded,
+            prepared.recipe.train,
+            learning_rate=cell.learning_rate,
+            seed=cell.seed,
+            folder=folder,
+            callbacks=method.callbacks(options, context),
+            optimizer=partial(method.optimizer, adapted.model, options),
+            resume=method.resumes,
+            prefix=prefix,
+            fair_play=adapted.fair_play,
+            on_step=watch.step,
+        )
 
 
 def step_seconds(prepared: Prepared, cell: MethodCell, adapted: Adapted) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -301,6 +302,76 @@ def test_a_method_that_declines_says_why() -> None:
     report = run(declining, "none")
     assert report.declined == "r: does not fit."
     assert not report.failures
+
+
+def test_an_error_of_the_methods_own_code_is_no_reason_to_decline() -> None:
+    def refuses(self: Any, linear: Any, options: Any) -> None:
+        raise ValueError("on purpose")
+
+    report = run(method(**layer(__init__=refuses)), "none")
+    assert report.declined is None
+    assert "ValueError: on purpose" in report.failures["wraps"]
+
+
+class Share(LinearOptions):
+    share: float = 0.5
+
+
+def test_a_size_option_may_be_a_float() -> None:
+    def layer_of_a_share(self: Any, linear: Any, options: Share) -> nn.Module:
+        return Layer(linear, Options(r=max(1, int(8 * options.share))))
+
+    report = run(method(options=Share, size_option="share", layer=layer_of_a_share), "none")
+    assert "size changes" not in report.failures, str(report)
+
+
+def test_a_save_that_hangs_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    from adapterzoo.conformance import trial
+
+    def hangs(self: Any, model: Any, folder: Path) -> None:
+        while True:
+            time.sleep(0.1)
+
+    monkeypatch.setattr(trial, "LIMIT_SECONDS", 5)
+    assert "save took longer than 5 seconds" in run(method(save=hangs), "none").failures["saves"]
+
+
+def test_weights_in_a_folder_below_are_found() -> None:
+    def saves_below(self: Any, model: Any, folder: Path) -> None:
+        LayerMethod.save(self, model, folder / "below")
+
+    def loads_below(self: Any, model: Any, folder: Path, options: Any, context: Any) -> Any:
+        return LayerMethod.load(self, model, folder / "below", options, context)
+
+    assert not run(method(save=saves_below, load=loads_below), "none").failures
+
+
+def test_the_message_about_a_dtype_fits_the_dtype() -> None:
+    def doubles(self: Any, linear: Any, options: Any) -> None:
+        Layer.__init__(self, linear, options)
+        self.double()
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return Layer.add(self, x).to(x.dtype) + self.base(x)
+
+    failure = run(method(**layer(__init__=doubles, forward=forward)), "none").failures["bfloat16"]
+    assert "float64" in failure
+    assert "256th" not in failure
+
+
+def test_a_report_has_short_lines_and_says_the_main_thing_first() -> None:
+    with pytest.raises(AssertionError) as caught:
+        Case(method(save=saves_half), "llama", "none").check()
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "not sound: bfloat16, saves, other options (sound on llama, none)"
+    assert all(len(line) <= 100 for line in lines[:-1])
+
+
+def test_what_a_method_leaves_behind_does_not_reach_the_next() -> None:
+    before = nn.Dropout.forward
+    report = run(method(wrap=replaces_a_function), "none")
+    assert "torch.nn.modules.dropout.Dropout.forward" in report.failures["leaves nothing behind"]
+    assert nn.Dropout.forward is before
 
 
 def test_cases_cover_two_architectures_and_every_declared_quantization() -> None:

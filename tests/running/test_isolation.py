@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -287,3 +289,33 @@ def test_a_method_reaches_the_training_rows_and_no_others(write_recipe: Callable
     assert not [example for example in (*encoded.test, *encoded.validation) if example.tokens[0] in held]
     for example in encoded.train:  # a method has copies, so it cannot change the rows for the next method
         assert not any(thing is example.prompt or thing is example.completion for thing in things)
+
+
+def test_while_a_method_runs_no_object_of_the_process_is_a_test_row(
+    write_recipe: Callable[..., Path],
+    adapterzoo: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    from adapterzoo.methods.registry import registry
+    from adapterzoo.tokens.encoded import Example
+
+    kind = type(registry()["ia3"])
+    wrap = kind.wrap
+
+    def looks_around(self: Any, model: Any, options: Any, context: Any) -> Any:
+        found = {thing.row.prompt for thing in gc.get_objects() if isinstance(thing, Example)}
+        if not next(model.parameters()).is_meta:
+            (tmp_path / "found.json").write_text(json.dumps(sorted(found)))
+        return wrap(self, model, options, context)
+
+    monkeypatch.setattr(kind, "wrap", looks_around)
+    recipe = write_recipe("ia3", steps="2")
+    encoded: Any = Bench(recipe).prepared.encoded
+    hidden = {example.row.prompt for example in (*encoded.test, *encoded.validation)}
+    shown = {example.row.prompt for example in encoded.train}
+    del encoded
+    assert adapterzoo("run", recipe, "--out", tmp_path / "out").exit_code == 0
+    found = set(json.loads((tmp_path / "found.json").read_text()))
+    assert found == shown
+    assert not found & hidden
