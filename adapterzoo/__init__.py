@@ -8,6 +8,7 @@ from adapterzoo.errors import AdapterzooError, NotFiniteError, PluginError, Prob
 from adapterzoo.formats import Format
 from adapterzoo.hookspecs import hookimpl
 from adapterzoo.methods.contract import Context, LinearOptions, Method, Options
+from adapterzoo.methods.inserts import InsertMethod, block_ends, transformer_layers
 from adapterzoo.methods.layers import CONFIG, WEIGHTS, LayerMethod, features, linear_layers, targeted
 from adapterzoo.methods.layers import trained_parameters as trained
 from adapterzoo.methods.peft import PeftMethod
@@ -30,6 +31,7 @@ __all__ = [
     "Evaluation",
     "Examples",
     "Format",
+    "InsertMethod",
     "LayerMethod",
     "LinearOptions",
     "Method",
@@ -45,6 +47,7 @@ __all__ = [
     "Reward",
     "Task",
     "UserError",
+    "block_ends",
     "compare",
     "features",
     "hookimpl",
@@ -54,4 +57,5 @@ __all__ = [
     "run",
     "targeted",
     "trained",
+    "transformer_layers",
 ]

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 
-from adapterzoo.comparison.spread import PRIOR, Spread
+from adapterzoo.comparison.pooling import expected_df
+from adapterzoo.comparison.spread import Caution, Spread
 from adapterzoo.comparison.statistics import LEVEL
 
 # Share of the test examples that one of two methods answers right and the other wrong.
@@ -100,5 +101,6 @@ def _spread(examples: int, seeds: int, rows: int, shares: bool) -> Spread:
     seeds_ms = examples * deviation**2 + variance * (1 - LASTING)
     examples_ms = seeds * variance * LASTING
     error = math.sqrt((seeds_ms + examples_ms) / (seeds * examples))
-    prior = min(PRIOR, max(rows - 2, 0) * (seeds - 1))
-    return Spread(error, seeds_ms / (seeds_ms + examples_ms), seeds - 1 + prior, df)
+    seeds_df = expected_df(rows, seeds)
+    weight = (seeds_ms / (seeds_ms + examples_ms)) ** Caution.of(seeds_df, careful=True).exponent
+    return Spread(error, weight, seeds_df, df)

@@ -32,6 +32,10 @@ def rank(block: Sequence[Evidence], metric: str | None, against: str | None) -> 
             if ends := interval(scores, right_or_wrong=right_or_wrong):
                 low, high = style(name).bounds or ends
                 row.intervals[name] = max(low, ends[0]), min(high, ends[1])
+        scored = {label: evidence for label, evidence in scored.items() if evidence.row.ranked}
+        kept = {label: seeds for label, seeds in kept.items() if label in scored}
+        if not scored:
+            continue
         if name == FORGETTING and len({_general_text(evidence) for evidence in scored.values()}) > 1:
             continue
         pick_better = better(rows, name)

@@ -7,25 +7,31 @@ and examples. More examples cannot replace more seeds, and a few seeds show litt
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from adapterzoo.comparison.pooling import SeedSpread
+
 Scores = NDArray[np.float64]
 """one number for each seed and test example, of shape (seeds, examples)"""
-# The spread between seeds is ignored if chance alone causes a larger one at least this often.
-POOL = 0.3
-# The same limit for a test. It is more careful, because a test should rather miss a difference than invent one.
-CAREFUL_POOL = 0.5
-# Largest number of degrees of freedom that the seeds of other pairs add to those of one pair. There is a limit because
-# some methods are less stable than others.
-PRIOR = 4
-# Only a pair's own spread counts if it is unusually large compared with that of all pairs: so large that chance alone
-# would cause it less often than this.
-UNUSUAL = 0.1
-# The weight of the seeds is their share of the variance, raised to this exponent. Cochran and Cox use 1, and
-# Satterthwaite's method is close to 2.
-WEIGHT = 1.5
+
+
+class Caution(NamedTuple):
+    """How careful an interval or a test is. The numbers were found by simulation (docs/statistics.md)."""
+
+    pool: float
+    """the spread between seeds is ignored if chance alone causes a larger one at least this often"""
+    exponent: float
+    """the weight of the seeds is their share of the variance to this power: 1 for Cochran and Cox, about 2 for
+    Satterthwaite"""
+
+    @classmethod
+    def of(cls, df: float, *, careful: bool) -> Caution:
+        """Return the numbers for some degrees of freedom: the fewer, the more rarely do seeds show their spread."""
+        few = 1 / df**2
+        return cls(0.5 + 0.1 * few, 1.0 - 0.25 * few) if careful else cls(0.3 + 0.3 * few, 1.5 - 0.5 * few)
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Spread:
     """standard error of the mean"""
     seed_weight: float
     """weight, from 0 to 1, of the quantile with ``seeds_df``; the quantile with ``examples_df`` has the rest"""
-    seeds_df: int
+    seeds_df: float
     """degrees of freedom of the seeds"""
     examples_df: int
     """degrees of freedom of the examples"""
@@ -72,22 +78,12 @@ class Spread:
         return 2 * float(optimize.brentq(lambda tail: self.quantile(tail) - distance, low, high))
 
 
-@dataclass(frozen=True)
-class SeedSpread:
-    """The spread between seeds over all pairs of rows; many rows show it better than the few seeds of one pair."""
-
-    variance: float
-    """variance between seeds of a pair's difference"""
-    df: int
-    """degrees of freedom"""
-
-
 def spread_of(scores: Scores, pooled: SeedSpread | None = None, *, careful: bool = False) -> Spread:
     """Return the spread of the mean, from the mean squares (ms) of a crossed design with random seeds and examples.
 
     Args:
         scores: of shape (seeds, examples).
-        pooled: the spread between seeds over all pairs of rows.
+        pooled: the spread between seeds, as all rows of the table show it; from the scores alone if None.
         careful: whether the spread is for a test, which should rather miss a difference than invent one. An interval
             should include the true value exactly as often as it says.
     """
@@ -101,31 +97,27 @@ def spread_of(scores: Scores, pooled: SeedSpread | None = None, *, careful: bool
         examples_error = 0.0  # anything this small comes from rounding
     if seeds == 1:
         return Spread(examples_error, 0.0, 0, examples - 1)
-    seeds_ms, df = examples * float(by_seed.var(ddof=1)), seeds - 1
-    if pooled is not None and pooled.df > df:
-        pooled_ms = examples * pooled.variance
-        if fdtrc(df, pooled.df, _ratio(seeds_ms, pooled_ms)) >= UNUSUAL:
-            prior = min(PRIOR, pooled.df - df)
-            seeds_ms, df = (df * seeds_ms + prior * pooled_ms) / (df + prior), df + prior
+    pooled = pooled or SeedSpread(float(by_seed.var(ddof=1)), seeds - 1)
+    seeds_ms, df, caution = examples * pooled.variance, pooled.df, Caution.of(pooled.df, careful=careful)
     residuals = scores - by_seed[:, None] - by_example + scores.mean()
     residual_df = (seeds - 1) * (examples - 1)
     residual_ms = float((residuals**2).sum()) / residual_df
-    if fdtrc(df, residual_df, _ratio(seeds_ms, residual_ms)) >= (CAREFUL_POOL if careful else POOL):
+    if fdtrc(df, residual_df, _ratio(seeds_ms, residual_ms)) >= caution.pool:
         return Spread(examples_error, 0.0, df, examples - 1)
     beyond_residual = max(examples_ms - residual_ms, 0.0)
     error = float(np.sqrt(max(seeds_ms + beyond_residual, examples_ms) / (seeds * examples)))
     share = seeds_ms / (seeds_ms + beyond_residual)
-    return Spread(error, share if careful else share**WEIGHT, df, examples - 1)
+    return Spread(error, share**caution.exponent, df, examples - 1)
 
 
-def t(tail: float, df: int) -> float:
+def t(tail: float, df: float) -> float:
     """Return the value that Student's t exceeds with this probability, fifty times faster than scipy.stats."""
     from scipy.special import stdtrit
 
     return -float(stdtrit(df, tail))
 
 
-def _tail(t: float, df: int) -> float:
+def _tail(t: float, df: float) -> float:
     """Return the probability that Student's t exceeds a value."""
     from scipy.special import stdtr
 

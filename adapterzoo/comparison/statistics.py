@@ -13,7 +13,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from adapterzoo.comparison.spread import Scores, SeedSpread, spread_of, t
+from adapterzoo.comparison.pooling import SeedSpread, seed_spreads
+from adapterzoo.comparison.spread import Scores, spread_of, t
 
 Seeds = Mapping[int | None, NDArray[np.float64]]
 """seed -> scores of the test examples; the seed is None for the untouched base model, whose scores hold for any seed"""
@@ -68,7 +69,7 @@ def _jeffreys(mean: float, examples: float) -> tuple[float, float]:
 def differences(rows: Mapping[str, Seeds], *, right_or_wrong: bool = False) -> dict[tuple[str, str], Difference]:
     """Return the paired differences between all rows, in both directions.
 
-    The spread between seeds is estimated from all pairs together.
+    The spread between seeds is estimated from all rows together.
 
     Args:
         rows: label -> scores by seed, all of the same examples.
@@ -79,16 +80,10 @@ def differences(rows: Mapping[str, Seeds], *, right_or_wrong: bool = False) -> d
     for without_seeds in (0, 1, 2):
         pairs = [pair for pair in combinations(rows, 2) if sum(None in rows[label] for label in pair) == without_seeds]
         deltas = {pair: _paired(rows[pair[0]], rows[pair[1]]) for pair in pairs}
-        by_seed = [delta.mean(axis=1) for delta in deltas.values() if len(delta) > 1]
-        pooled = None
-        if len(by_seed) > 1:
-            labels = {label for pair, delta in deltas.items() if len(delta) > 1 for label in pair}
-            # k rows with seeds have k - 1 independent differences, or k differences from a row without seeds.
-            independent = sum(None not in rows[label] for label in labels) - (not without_seeds)
-            df = max(independent, 1) * (min(map(len, by_seed)) - 1)
-            pooled = SeedSpread(float(np.mean([delta.var(ddof=1) for delta in by_seed])), df)
+        by_seed = {pair: delta.mean(axis=1) for pair, delta in deltas.items()}
+        spreads = seed_spreads(by_seed, [label for label in rows if None not in rows[label]])
         for (first, second), delta in deltas.items():
-            forward = difference(delta, right_or_wrong=right_or_wrong, seeds=pooled)
+            forward = difference(delta, right_or_wrong=right_or_wrong, seeds=spreads.get((first, second)))
             by_pair[first, second] = forward
             reversed_interval = forward.interval and (-forward.interval[1], -forward.interval[0])
             by_pair[second, first] = Difference(0.0 - forward.value, reversed_interval, forward.p)
@@ -119,7 +114,7 @@ def difference(scores: Scores, *, right_or_wrong: bool = False, seeds: SeedSprea
     Args:
         scores: the scores of one row minus those of the other, of shape (seeds, examples).
         right_or_wrong: whether every score was 0 or 1.
-        seeds: the spread between seeds over all pairs of rows.
+        seeds: the spread between seeds, as all rows of the table show it; from the scores alone if None.
     """
     from scipy import stats
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from adapterzoo.conformance.observe import Observation
 from adapterzoo.errors import PluginError
 
 if TYPE_CHECKING:
     import torch
 
+    from adapterzoo.conformance.observe import Observation
+
 # Accept a difference of logits up to this share of the standard deviation of the base's logits.
 TOLERANCE = {"none": 1e-4, "int8": 1e-3, "nf4": 1e-3}
+# Accept a difference after a merge up to this share of the adapter's effect; quantized weights are rounded again.
+MERGE_TOLERANCE = {"none": 1e-3, "int8": 0.15, "nf4": 0.15}
 
 
 def logits_problem(observed: Observation, first: str, second: str, allowed: float, which: str, hint: str) -> str | None:

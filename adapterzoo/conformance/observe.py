@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+START_SECONDS = 600  # another process has to start, and has limits of its own
 MANY = 9
 """number of rows in the batches of many rows"""
 
@@ -94,10 +95,10 @@ class Observation:
     """trained tensors of a training that was resumed from a checkpoint of the first"""
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str, seconds: float | None = None) -> Iterator[None]:
         """Record an error of a stage under its name; the following stages still run."""
         try:
-            with time_limit(name):
+            with time_limit(name, seconds):
                 yield
         except (Exception, SystemExit) as error:  # the method under test may raise anything
             self.errors[name] = error
@@ -204,7 +205,7 @@ class _Observer:
         with observed.stage("load"), base.borrow() as model:
             observed.logits["loaded"] = logits(trial.load(model), self.rows)
         self._note_changed_base("load()")
-        with observed.stage("elsewhere"):
+        with observed.stage("elsewhere", START_SECONDS):
             found = trial.elsewhere()
             observed.findable = found is not None
             observed.logits.update(found or {})

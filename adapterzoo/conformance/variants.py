@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from adapterzoo.conformance.differences import MERGE_TOLERANCE, TOLERANCE, describe_error, tensors_problem
+from adapterzoo.conformance.elsewhere import ElsewhereError
 from adapterzoo.conformance.measure import logits, loss
 from adapterzoo.conformance.models import CAUSAL
 from adapterzoo.conformance.options import changed, other_values
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 SEED = 3
 FEW_STEPS = 4
 MANY_STEPS = 40
+VARIANT_SECONDS = 300
+# Accept that other settings that should change nothing, such as checkpointing, change the effect by this share.
+SETTINGS_TOLERANCE = 0.05
 Problems = Callable[[Any], list[Problem]]
 
 
@@ -61,23 +66,52 @@ def observe_variants(trial: Trial, base: Base, settings: TrainSection, problems:
             together[name] = value
         elif _accepted(trial, problems, {name: value}):
             alone.append({name: value})
-    variants: list[Variant] = []
-    while together:
-        variant = _with_options(trial, base, settings, together, len(variants))
-        # Find out which option it is: leave one out after the other, as long as a method refuses them.
-        if isinstance(variant.error, (ValueError, NotImplementedError)) and len(together) > 1:
-            name, value = together.popitem()
-            alone.append({name: value})
-            continue
-        variants.append(variant)
-        break
-    for values in alone:
-        variant = _with_options(trial, base, settings, values, len(variants))
+    quantization = trial.context.quantization
+    variants = [_with_options(trial, base, settings, together, 0)]
+    if len(together) > 1 and variant_problem(quantization, variants[0]):
+        # Blame one option, and not values that do not go together.
+        alone += [{name: value} for name, value in together.items()]
+        variants = []
+    for number, values in enumerate(alone, start=1):
+        variant = _with_options(trial, base, settings, values, number)
         if not isinstance(variant.error, (ValueError, NotImplementedError)):  # otherwise it refuses this value
             variants.append(variant)
-    if not variants:
-        variants.append(_with_options(trial, base, settings, {}, 0))
     return variants
+
+
+def variant_problem(quantization: str, variant: Variant) -> str | None:
+    """Return what is wrong with a method with other options or settings; None if nothing is.
+
+    Args:
+        quantization: the quantization of the base.
+        variant: the observations.
+    """
+    if variant.error is not None:
+        text = str(variant.error) if isinstance(variant.error, ElsewhereError) else describe_error(variant.error)
+        return f"with {variant.what}: {text}"
+    logits = variant.logits
+    allowed = TOLERANCE[quantization] * logits["base"].std().item()
+    effect = (logits["trained"] - logits["base"]).abs().max().item()
+    for other, reference, most, what in (
+        ("loaded", "trained", allowed, "before saving and after loading"),
+        ("elsewhere", "trained", allowed, "here and in another process"),
+        ("merged", "trained", MERGE_TOLERANCE[quantization] * effect + allowed, "before and after merging"),
+        ("merged elsewhere", "merged", allowed, "of the merged model here and loaded by transformers"),
+        ("usual", "trained", SETTINGS_TOLERANCE * effect, "and those of the usual settings"),
+    ):
+        if other in logits:
+            gap = (logits[other] - logits[reference]).abs().max().item()
+            if not gap <= most:
+                return f"with {variant.what}, the logits {what} differ by {gap:.2g} (allowed: {most:.2g})"
+    first, last = variant.losses
+    if not last < first:
+        return f"with {variant.what}, training does not lower the loss: it goes from {first:.6f} to {last:.6f}"
+    when = f"with {variant.what}, after resuming"
+    return (
+        tensors_problem(variant.first, variant.resumed, when, "see what depends on the step")
+        if variant.resumed
+        else None
+    )
 
 
 def _accepted(trial: Trial, problems: Problems, values: dict[str, Any]) -> bool:
@@ -97,7 +131,7 @@ def _with_options(trial: Trial, base: Base, settings: TrainSection, values: dict
     )
     variant = Variant(", ".join([f"{name} {value}" for name, value in values.items()] + [f"seed {SEED}"]))
     try:
-        with time_limit("another value of an option"):
+        with time_limit("another value of an option", VARIANT_SECONDS):
             _use(other, base, settings.model_copy(update={"steps": FEW_STEPS}), variant)
     except (Exception, SystemExit) as error:  # the method under test may raise anything
         variant.error = error
@@ -142,7 +176,7 @@ def observe_thoroughly(trial: Trial, base: Base, settings: TrainSection) -> list
         other = Trial(trial.method, trial.options, context, trial.architecture, trial.rows, folder)
         variant = Variant(what)
         try:
-            with time_limit(what, 300):
+            with time_limit(what, VARIANT_SECONDS):
                 _train_otherwise(other, base, settings.model_copy(update={"eval_steps": 0, **changes}), rate, variant)
         except (Exception, SystemExit) as error:
             variant.error = error

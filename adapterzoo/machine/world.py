@@ -63,11 +63,11 @@ class World:
             now = _described(vars(owner))
             changed += [f"{name}.{key}" for key in {*before, *now} if before.get(key) != now.get(key)]
         if dict(os.environ) != self._environment:
-            names = {*os.environ, *self._environment}
+            # Libraries set new variables when they are imported or compile code, which is no reason to blame a method.
             changed += [
                 f"the environment variable {name}"
-                for name in sorted(names)
-                if os.environ.get(name) != self._environment.get(name)
+                for name, value in self._environment.items()
+                if os.environ.get(name) != value
             ]
             os.environ.clear()
             os.environ.update(self._environment)

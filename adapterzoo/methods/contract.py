@@ -187,7 +187,7 @@ class Method(Generic[OptionsT]):
     reads_data: ClassVar[bool] = False
     """whether it reads training rows before training"""
     departs_from: ClassVar[Sequence[str]] = ()
-    """rules of the comparison (some of ``RULES``) that it departs from by design, as LoRA+ departs from the learning
+    """rules of the comparison (some of ``RULES``) that it departs from by design, for example with a second learning
     rate; a row whose method departs from another rule is not ranked"""
     token_wise: ClassVar[bool] = False
     """whether it treats each token alone: it draws no random numbers, looks at no other token, and puts no tokens in

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from adapterzoo.errors import AdapterzooError, Problem, did_you_mean
-from adapterzoo.methods.contract import Context, LinearOptions, Method
+from adapterzoo.methods.contract import Context, LinearOptions, Method, OptionsT
 
 if TYPE_CHECKING:
     import torch
@@ -20,40 +21,36 @@ CONFIG = "adapter_config.json"
 LinearOptionsT = TypeVar("LinearOptionsT", bound=LinearOptions)
 
 
-class LayerMethod(Method[LinearOptionsT]):
-    """A method that puts its own layer around each targeted linear layer; a subclass only has to return that layer."""
+class ModuleMethod(Method[OptionsT]):
+    """A method whose own modules take the place of modules of the model.
+
+    Subclass :class:`LayerMethod` or :class:`InsertMethod` instead, unless neither fits.
+    """
 
     @abstractmethod
-    def layer(self, linear: nn.Module, options: LinearOptionsT) -> nn.Module:
-        """Return the layer around ``linear``: a module that keeps it as ``base`` and holds the trained parameters.
+    def replacements(self, model: nn.Module, options: OptionsT) -> Mapping[str, nn.Module]:
+        """Return name of a module of the model -> module that takes its place.
 
-        Its ``forward`` takes a tensor of shape (..., in) and returns one of shape (..., out) in the same dtype. A
-        method that can merge also gives it ``update()``, which returns what is added to the weight, of shape
-        (out, in). If ``linear`` is quantized, its weight has a packed shape (use :func:`features` instead) and holds
-        codes, not numbers: call ``linear`` itself.
+        A replacement keeps the module that it replaces as ``base``, and holds the trained parameters.
         """
 
-    def problems(self, skeleton: nn.Module, options: LinearOptionsT, context: Context) -> list[Problem]:
-        """Return a problem for each name in ``target_modules`` that matches no layer."""
-        return target_problems(skeleton, options.target_modules)
-
-    def wrap(self, model: nn.Module, options: LinearOptionsT, context: Context) -> nn.Module:
+    def wrap(self, model: nn.Module, options: OptionsT, context: Context) -> nn.Module:
         """See :meth:`Method.wrap`."""
         return self._put_layers(model, options)
 
-    def _put_layers(self, model: Any, options: LinearOptionsT) -> nn.Module:
-        """Freeze the model, and put a layer around each targeted linear layer."""
+    def _put_layers(self, model: Any, options: OptionsT) -> nn.Module:
+        """Freeze the model, and replace its modules."""
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        model.adapter_layers = list(targeted(model, options.target_modules))
-        for name in model.adapter_layers:
-            linear = model.get_submodule(name)
-            parent, _, child = name.rpartition(".")
-            layer = self.layer(linear, options).to(next(linear.parameters()).device)
-            if not hasattr(layer, "weight"):
-                # T5 reads the weight's dtype. Not as a parameter of the layer, which would then be saved twice.
-                object.__setattr__(layer, "weight", linear.weight)
-            setattr(model.get_submodule(parent), child, layer)
+        replacements = self.replacements(model, options)
+        # Find all parents first, because a replaced module may be inside another one.
+        parents = [model.get_submodule(name.rpartition(".")[0]) for name in replacements]
+        for parent, (name, module) in zip(parents, replacements.items(), strict=True):
+            child = name.rpartition(".")[2]
+            replaced = getattr(parent, child)
+            device = next(replaced.parameters(), next(model.parameters())).device
+            setattr(parent, child, module.to(device))
+        model.adapter_layers = list(replacements)
         model.adapter_options = options
         wrapped: nn.Module = model
         return wrapped
@@ -68,7 +65,7 @@ class LayerMethod(Method[LinearOptionsT]):
         tensors = {name: parameter.detach().contiguous() for name, parameter in trained_parameters(model).items()}
         save_file(tensors, folder / WEIGHTS)
 
-    def load(self, model: nn.Module, folder: Path, options: LinearOptionsT, context: Context) -> nn.Module:
+    def load(self, model: nn.Module, folder: Path, options: OptionsT, context: Context) -> nn.Module:
         """See :meth:`Method.load`.
 
         Raises:
@@ -87,11 +84,40 @@ class LayerMethod(Method[LinearOptionsT]):
         wrapped.load_state_dict(saved, strict=False)
         return wrapped
 
+
+class LayerMethod(ModuleMethod[LinearOptionsT]):
+    """A method that puts its own layer around each targeted linear layer; a subclass only has to return that layer."""
+
+    @abstractmethod
+    def layer(self, linear: nn.Module, options: LinearOptionsT) -> nn.Module:
+        """Return the layer around ``linear``: a module that keeps it as ``base`` and holds the trained parameters.
+
+        Its ``forward`` takes a tensor of shape (..., in) and returns one of shape (..., out) in the same dtype. A
+        method that can merge also gives it ``update()``, which returns what is added to the weight, of shape
+        (out, in), or a pair of that and what is added to the bias, of shape (out,). If ``linear`` is quantized, its
+        weight has a packed shape (use :func:`features` instead) and holds codes, not numbers: call ``linear`` itself.
+        """
+
+    def problems(self, skeleton: nn.Module, options: LinearOptionsT, context: Context) -> list[Problem]:
+        """Return a problem for each name in ``target_modules`` that matches no layer."""
+        return target_problems(skeleton, options.target_modules)
+
+    def replacements(self, model: nn.Module, options: LinearOptionsT) -> dict[str, nn.Module]:
+        """See :meth:`ModuleMethod.replacements`."""
+        layers = {}
+        for name, linear in targeted(model, options.target_modules).items():
+            layers[name] = layer = self.layer(linear, options)
+            if not hasattr(layer, "weight"):
+                # T5 reads the weight's dtype. Not as a parameter of the layer, which would then be saved twice.
+                object.__setattr__(layer, "weight", linear.weight)
+        return layers
+
     def merge(self, model: Any) -> nn.Module:
         """See :meth:`Method.merge`.
 
         Raises:
-            AdapterzooError: a layer has no ``update()``, because its effect is not a change of the weight.
+            AdapterzooError: a layer has no ``update()``, because its effect is not a change of the weight; or it
+                changes the bias of a linear layer that has none.
         """
         import torch
 
@@ -99,9 +125,17 @@ class LayerMethod(Method[LinearOptionsT]):
             layer = model.get_submodule(name)
             if not hasattr(layer, "update"):
                 raise AdapterzooError(f"{name} has no update(): a method that cannot merge sets mergeable_into = ()")
-            weight, update = layer.base.weight, layer.update()
+            update, linear = layer.update(), layer.base
+            update, bias = update if isinstance(update, tuple) else (update, None)
+            if bias is not None and linear.bias is None:
+                what = (
+                    "has no bias that an update could be added to: a method that adds biases sets mergeable_into = ()"
+                )
+                raise AdapterzooError(f"{name} {what}")
             with torch.no_grad():
-                weight += (update if is_linear(layer.base) else update.T).to(weight.dtype)
+                linear.weight += (update if is_linear(linear) else update.T).to(linear.weight.dtype)
+                if bias is not None:
+                    linear.bias += bias.to(linear.bias.dtype)
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, layer.base)
         merged: nn.Module = model

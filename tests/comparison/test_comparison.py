@@ -50,6 +50,25 @@ def test_rows_are_tied_unless_one_is_clearly_better(tmp_path: Path) -> None:
     assert compare(tmp_path).rows[0].tied is False, "no row is tied with it any more, so it wins"
 
 
+def test_a_row_is_not_tied_merely_because_its_seeds_lie_oddly(tmp_path: Path) -> None:
+    """The seeds of ``far`` move it hardly more than other rows move, but by chance against those of the best row."""
+    rng = random.Random(0)
+    behind = {"best": 0.0, "near": 0.035, "far": 0.063} | {f"row-{number}": 0.1 for number in range(37)}
+    for label, loss in behind.items():
+        # Three seeds at equal angles on a circle do not change the mean of a row.
+        angle = {"best": 0.0, "near": math.pi / 2, "far": math.pi}.get(label, rng.uniform(0, 2 * math.pi))
+        radius = {"best": 1.3, "near": 1.0, "far": 1.3}.get(label, math.sqrt(rng.expovariate(1)))
+        for seed in range(3):
+            of_seed = 2.0 + loss + 0.003 * radius * math.cos(angle + seed * 2 * math.pi / 3)
+            losses = [2 * (of_seed + rng.gauss(0, 0.002)) for _ in range(40)]  # of the two tokens of each answer
+            write(tmp_path, label, [True] * 40, seed=seed, losses=losses)
+    rows = {row.label: row for row in compare(tmp_path, sort="test_loss").rows}
+    assert rows["far"].difference == pytest.approx(0.063, abs=0.002)
+    assert rows["near"].difference == pytest.approx(0.035, abs=0.002)
+    assert rows["near"].tied is False
+    assert rows["far"].tied is False, "it is farther behind than a row that is called worse"
+
+
 def test_rows_can_be_compared_with_a_named_row(tmp_path: Path) -> None:
     for label, share in (("a", 0.9), ("b", 0.7), ("c", 0.5)):
         write(tmp_path, label, answers(share))

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import importlib.util
 import math
+import sys
+from collections.abc import Collection, Sequence
+from itertools import combinations
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from scipy import stats
 from simulated import Simulation, coverage, false_claims
 
+from adapterzoo.comparison.pooling import SeedSpread, seed_spreads
 from adapterzoo.comparison.power import DISAGREE, LASTING, SEED_DEVIATION, examples_needed, smallest_difference
 from adapterzoo.comparison.statistics import difference, differences, holm, interval
 
@@ -17,7 +24,8 @@ from adapterzoo.comparison.statistics import difference, differences, holm, inte
 def test_intervals_hold_the_true_value_in_95_percent_of_draws(seeds: int, examples: int, right_or_wrong: bool) -> None:
     shares = coverage(Simulation(right_or_wrong, seeds, examples), 2000)
     for share in shares:
-        assert 0.93 <= share <= 0.97, shares
+        # Intervals may be a little too long, but not too short.
+        assert 0.93 <= share <= 0.975, shares
 
 
 @pytest.mark.parametrize("right_or_wrong", [True, False])
@@ -78,6 +86,94 @@ def test_more_rows_make_intervals_narrower() -> None:
     together = np.mean([width(found.interval) for found in differences(rows).values()])
     alone = np.mean([width(differences({k: rows[k] for k in pair})[pair].interval) for pair in differences(rows)])
     assert together < alone / 1.2
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("seed_spread", Path("bench/seed_spread.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look for it here
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("seed_spread", "right_or_wrong"), [(0.0, False), (0.25, False), (0.25, True), (1.0, False)])
+def test_two_seeds_of_two_rows_are_enough_for_honest_intervals(
+    bench: ModuleType, seed_spread: float, right_or_wrong: bool
+) -> None:
+    """Docs/statistics.md has the same figures from more draws, and for more rows."""
+    measured = bench.measure(bench.Table(2, 2, seed_spread, right_or_wrong=right_or_wrong), 600)
+    assert measured.covered >= 0.94 - 0.01, "one standard error of 600 draws"
+    assert measured.false_calls <= 0.055 + 0.009
+
+
+def test_of_many_rows_those_far_behind_the_best_are_called_worse(bench: ModuleType) -> None:
+    measured = bench.measure(bench.Table(10, 3), 40)
+    assert measured.covered > 0.93
+    assert measured.found > 0.45
+    assert measured.false_calls <= 0.075
+
+
+def _spreads(spreads: Sequence[float], seeds: int = 3) -> dict[tuple[str, str], SeedSpread]:
+    """Return the spread of each pair of rows; ``spreads`` has the standard deviation between the seeds of each row."""
+    rng = np.random.default_rng(0)
+    rows = {str(number): spread * rng.normal(size=seeds) for number, spread in enumerate(spreads)}
+    return seed_spreads({(a, b): rows[a] - rows[b] for a, b in combinations(rows, 2)}, rows)
+
+
+def test_the_table_decides_how_much_other_rows_say_about_a_row() -> None:
+    alike = _spreads([1.0] * 40)
+    different = _spreads([0.1, 10.0] * 20)
+    assert np.median([pair.df for pair in alike.values()]) > np.median([pair.df for pair in different.values()]) + 1
+    assert all(1 < pair.variance < 4 for pair in alike.values()), "the truth is 2; the seeds of a pair show 0 to 14"
+    assert different["1", "3"].variance > different["0", "2"].variance
+
+
+def test_an_unstable_row_does_not_change_what_is_known_about_the_others() -> None:
+    spreads = _spreads([20.0] + [1.0] * 19)
+    of_first = [pair for labels, pair in spreads.items() if "0" in labels]
+    of_others = [pair for labels, pair in spreads.items() if "0" not in labels]
+    assert min(pair.variance for pair in of_first) > 50
+    assert max(pair.variance for pair in of_others) < 4
+    assert max(pair.df for pair in of_first) < 2.5, "other rows say nothing about this one"
+    assert min(pair.df for pair in of_others) > 4
+
+
+def test_two_very_unstable_rows_hide_neither_each_other_nor_the_stable_rows() -> None:
+    for seed in range(20):
+        rows = {str(number): np.random.default_rng([seed, number]).normal(size=3) for number in range(10)}
+        rows["0"] *= 300
+        rows["1"] *= 15
+        by_seed = {(a, b): rows[a] - rows[b] for a, b in combinations(rows, 2)}
+        spreads = seed_spreads(by_seed, rows)
+        for pair, means in by_seed.items():
+            assert spreads[pair].variance > 0.25 * means.var(ddof=1), (seed, pair)
+
+
+def test_the_spread_of_a_single_pair_is_its_own() -> None:
+    means = np.array([0.1, 0.5, 0.2])
+    own = SeedSpread(pytest.approx(means.var(ddof=1)), pytest.approx(2))
+    assert seed_spreads({("a", "b"): means}, ["a", "b"]) == {("a", "b"): own}
+    assert seed_spreads({("a", "base"): means}, ["a"]) == {("a", "base"): own}
+    assert seed_spreads({("a", "b"): means[:1]}, ["a", "b"]) == {}
+    assert seed_spreads({("a", "b"): means * 0}, ["a", "b"])["a", "b"].variance == 0
+
+
+def test_rows_with_different_numbers_of_seeds_share_what_they_know() -> None:
+    rng = np.random.default_rng(0)
+    seeds = {"a": 2, "b": 8, "c": 8, "d": 8}
+    rows = {
+        label: {seed: rng.normal(0, 0.1, 50) + rng.normal(0, 0.5) for seed in range(n)} for label, n in seeds.items()
+    }
+
+    def width(labels: Collection[str]) -> float:
+        ends = differences({label: rows[label] for label in labels})["a", "b"].interval
+        assert ends is not None
+        return ends[1] - ends[0]
+
+    assert width("abcd") < width("ab") / 2
 
 
 def test_every_seed_is_compared_with_the_same_untouched_base() -> None:

@@ -218,7 +218,8 @@ def test_lora_from_scratch_is_lora(write_recipe: Callable[..., Path], tmp_path: 
     for theirs, ours in zip(results[0][1], results[1][1], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
     with bench.load("none").borrow() as model:
-        loaded = bench.method("lora-scratch")[0].load(model, tmp_path / "lora-scratch")
+        method, options, context = bench.method("lora-scratch")
+        loaded = method.load(model, tmp_path / "lora-scratch", options, context)
         torch.testing.assert_close(loaded(**batch).logits, answer)
 
 
@@ -227,11 +228,12 @@ def test_an_adapter_of_another_method_is_refused(write_recipe: Callable[..., Pat
 
     bench = Bench(write_recipe("lora, lora-scratch", steps="2"))
     _, _, folder = recorded_training(bench, "lora", tmp_path)
+    method, options, context = bench.method("lora-scratch")
     with (
         bench.load("none").borrow() as model,
         pytest.raises(AdapterzooError, match="holds no adapter of 'lora-scratch'"),
     ):
-        bench.method("lora-scratch")[0].load(model, folder)
+        method.load(model, folder, options, context)
 
 
 def test_eva_begins_with_the_directions_of_the_training_rows(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
