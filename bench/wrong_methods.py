@@ -25,6 +25,7 @@ sys.path[:0] = [str(ROOT / "tests" / "conformance")]
 
 
 def main() -> None:
+    """Run the kit, and print a line for each method and a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kinds", nargs="*", help="kinds of wrong methods; all of them by default")
     parser.add_argument("--sample", type=int, help="only so many methods of each kind")

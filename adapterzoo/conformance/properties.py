@@ -303,7 +303,7 @@ def size_changes(method: Method[Any], observed: Observation) -> str | None:
     tried = ", ".join(f"{value} -> {count:,}" for value, count in observed.sizes.items())
     if len(observed.sizes) == 1:
         return f"no other value of {method.size_option} was accepted ({tried}); see size_option"
-    return f"{method.size_option} does not change how many parameters are trained in one direction ({tried}); see size_option"
+    return f"{method.size_option} does not raise or lower how many parameters are trained ({tried}); see size_option"
 
 
 def resumes(method: Method[Any], observed: Observation) -> str | None:
