@@ -25,10 +25,12 @@ from adapterzoo.methods.contract import QUANTIZATIONS
 from adapterzoo.methods.registry import registry
 
 CATALOG = Path(__file__).with_name("_peft_catalog.json")
-# These fields are not options: PEFT uses them internally, or they need another trainer or set exceptions for layers.
+# These fields are not options: PEFT uses them internally, or they need another trainer or set exceptions for layers, or
+# with another value a saved adapter answers differently each time (the SVD of psoft, the sampling of pvera).
 INTERNAL_FIELDS = {
     "bias", "ensure_weight_tying", "fan_in_fan_out", "init_weights", "layers_pattern", "layers_to_transform",
     "modules_to_save", "num_attention_heads", "num_layers", "num_transformer_submodules", "progressbar",
+    "psoft_svd", "psoft_svd_lowrank_niter", "sample_at_inference",
     "runtime_offload_base_weight", "save_indices", "save_only_topk_weights", "save_precomputed_indices",
     "save_projection", "token_dim", "tokenizer_kwargs", "tokenizer_name_or_path",
 }  # fmt: skip
