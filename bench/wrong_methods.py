@@ -4,7 +4,7 @@
     python bench/wrong_methods.py merging          # one kind
     python bench/wrong_methods.py --sample 2       # two methods of each kind, as in the tests
 
-The methods are in tests/conformance/wrong; their authors had not seen the kit.
+The methods are in tests/support/wrong; their authors had not seen the kit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests" / "conformance")]
+sys.path[:0] = [str(ROOT / "tests" / "support")]
 
 
 def main() -> None:
