@@ -182,7 +182,7 @@ class _Observer:
             put_new_head(model, 0)
             observed.logits["base"] = logits(model, self.rows)
             observed.logits["base alone"] = logits(model, self.rows, 1)
-            if self.causal:
+            if self.causal and observed.quantization != "int8":  # in 8 bits, rows depend on their batch
                 self._measure_many(model, "base, ")
         with observed.stage("problems"):
             observed.declined = self._problems(self.options)
@@ -264,7 +264,7 @@ class _Observer:
             return
         with observed.stage("padding"):
             observed.logits["alone"] = logits(wrapped, self.rows, 1)
-            if self.causal:
+            if self.causal and observed.quantization != "int8":  # in 8 bits, rows depend on their batch
                 self._measure_many(wrapped)
         if self.causal:
             with observed.stage("generate"):

@@ -171,7 +171,17 @@ def wrap_and_hide(self: Any, model: nn.Module, options: Any, context: Any) -> nn
         ({"learning rate"}, {"optimizer": two_rates, "departs_from": ("optimizer", "steps")}),
         (set(), {"wrap": wrap_and_read, "reads_data": True}),
     ],
-    ids=str,
+    ids=(
+        "two rates",
+        "SGD",
+        "unfreezes",
+        "trains in wrap",
+        "reads in wrap",
+        "hides",
+        "declared",
+        "another declared",
+        "reads and says so",
+    ),
 )
 def test_a_method_that_breaks_a_rule_is_noticed_unless_it_declares_it(
     rules: set[str], methods: dict[str, Any], bench: Bench, tmp_path: Path
