@@ -379,9 +379,9 @@ def test_cases_cover_two_architectures_and_every_declared_quantization() -> None
     assert len(cases(method())) == 6
 
 
-# This runs by default although it takes long, because the comparison relies on sound methods. One quantization has to
-# be enough here on the second architecture, and for methods without a file of their own; `adapterzoo plugin check --all`
-# tries them all.
+# This runs by default although it takes long, because the comparison relies on sound methods. For the second
+# architecture, and for methods without a file of their own, one quantization has to be enough here;
+# `adapterzoo plugin check --all` tries them all.
 @pytest.mark.parametrize(
     "case",
     [
