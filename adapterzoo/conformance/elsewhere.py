@@ -69,13 +69,17 @@ class MethodPlace:
 
     @classmethod
     def of(cls, method: Method[Any]) -> MethodPlace | None:
-        """Return the place of a method; None if its class is inside a function, where no process can find it."""
+        """Return the place of a method; None if no process can find it.
+
+        That is so if it is not installed, and its class is inside a function.
+        """
+        from adapterzoo.methods.registry import registry
+
         kind = type(method)
         module = sys.modules.get(kind.__module__)
-        file = getattr(module, "__file__", None)
-        if "<locals>" in kind.__qualname__ or _follow(module, kind.__qualname__) is not kind:
+        if registry().get(method.name) is not method and _follow(module, kind.__qualname__) is not kind:
             return None
-        return cls(method.name, kind.__module__, file, kind.__qualname__)
+        return cls(method.name, kind.__module__, getattr(module, "__file__", None), kind.__qualname__)
 
     def find(self) -> Method[Any]:
         """Return the method, in another process."""

@@ -149,7 +149,10 @@ class TrainingWatch:
     def set_optimizer(self, optimizer: Optimizer, kind: type[Optimizer], settings: dict[str, Any]) -> None:
         """Note the optimizer of the training; the recipe's has this class and these settings."""
         self.optimizer = optimizer
-        self.settings = {**kind([nn.Parameter(torch.zeros(1))], **settings).defaults}
+        try:
+            self.settings = {**kind([nn.Parameter(torch.zeros(1))], **settings).defaults}
+        except Exception:  # some optimizers need the model, so what their settings mean is not known
+            self.settings = {}
         if type(optimizer) is not kind or "step" in vars(optimizer):
             name = type(optimizer).__name__
             instead = f"a changed {name}" if name == kind.__name__ else name
