@@ -122,7 +122,10 @@ def _process() -> FreshProcess:
 
 def start() -> None:
     """Start the other process, before a method can change this one; it needs some seconds for its imports."""
-    _process()
+    if not _process().alive:
+        _process().kill()
+        _process.cache_clear()
+        _process()
 
 
 def answers(visit: Visit) -> dict[str, torch.Tensor]:

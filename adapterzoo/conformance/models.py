@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from adapterzoo.conformance.task_rows import TaskRows
     from adapterzoo.model.base import Base
     from adapterzoo.tasks.examples import ModelForm
@@ -112,8 +114,11 @@ def tiny_skeleton(architecture: str, task_type: str = CAUSAL) -> Base:
     from adapterzoo.recipe.schema import ModelSection
 
     folder = str(model_folder(architecture))
-    model = skeleton(ModelSection(name=folder), AutoConfig.from_pretrained(folder), form_for(task_type))
-    return Base(model, "none", lambda: model)
+
+    def create() -> nn.Module:  # again if a method has damaged it
+        return skeleton(ModelSection(name=folder), AutoConfig.from_pretrained(folder), form_for(task_type))
+
+    return Base(create(), "none", create)
 
 
 def form_for(task_type: str) -> ModelForm:

@@ -25,7 +25,7 @@ def test_a_trained_model_answers_and_stops(write_recipe: Callable[..., Path], tm
     with bench.wrapped("lora", loaded) as model:
         before, *_ = evaluate(model, training_rows, bench.recipe.evaluate)
         bench.train("lora", model, tmp_path)
-        after, predictions, _ = evaluate(model, training_rows, bench.recipe.evaluate)
+        after, predictions, *_ = evaluate(model, training_rows, bench.recipe.evaluate)
     assert before["exact_match"] == 0.0
     assert after["exact_match"] > 0.9, [(p.reference, p.prediction) for p in predictions]
     assert after["test_loss"] < before["test_loss"] / 5
@@ -58,7 +58,7 @@ def test_only_the_metrics_asked_for_are_measured(write_recipe: Callable[..., Pat
     from adapterzoo.evaluation.evaluate import evaluate
 
     bench = Bench(write_recipe("lora"), "evaluate.metrics=[loss]")
-    metrics, predictions, _ = evaluate(bench.load("none").get_model(), bench.prepared.encoded, bench.recipe.evaluate)
+    metrics, predictions, *_ = evaluate(bench.load("none").get_model(), bench.prepared.encoded, bench.recipe.evaluate)
     assert set(metrics) == {"test_loss"}
     assert predictions[0].prediction is None
     assert predictions[0].scores == {}

