@@ -94,6 +94,11 @@ class Observation:
     resumed: dict[str, torch.Tensor] = field(default_factory=dict)
     """trained tensors of a training that was resumed from a checkpoint of the first"""
 
+    @property
+    def hung(self) -> bool:
+        """Whether a stage took too long; the following ones are then left out."""
+        return any(isinstance(error, TimeoutError) for error in self.errors.values())
+
     @contextmanager
     def stage(self, name: str, seconds: float | None = None) -> Iterator[None]:
         """Record an error of a stage under its name; the following stages still run."""
@@ -200,7 +205,7 @@ class _Observer:
                 observed.logits["plain start"] = logits(wrapped, self.rows)
                 trial.train(wrapped, self.settings, "plain")
                 observed.logits["plain trained"] = logits(wrapped, self.rows)
-        if "wrap" in observed.errors or "train" in observed.errors:
+        if "wrap" in observed.errors or "train" in observed.errors or observed.hung:
             return observed
         with observed.stage("load"), base.borrow() as model:
             observed.logits["loaded"] = logits(trial.load(model), self.rows)

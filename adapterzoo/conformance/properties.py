@@ -366,7 +366,8 @@ def check_properties(method: Method[Any], observed: Observation) -> dict[str, st
     verdicts: dict[str, str | None] = {}
     stopped = False
     for name, check in PROPERTIES.items():
-        verdicts[name] = NOT_CHECKED if stopped else check(method, observed)
+        left_out = observed.hung and check in (bfloat16, size_changes, resumes, repeats)
+        verdicts[name] = NOT_CHECKED if stopped or left_out else check(method, observed)
         # The further properties need a model that was wrapped and trained.
         stopped = stopped or (check in (wraps, trains) and verdicts[name] is not None)
     return verdicts
