@@ -36,6 +36,7 @@ class Oft(PeftMethod[OftOptions]):
     options = OftOptions
     learning_rate = 8e-4
     learning_rate_source = "the OFTv2 paper (arXiv 2506.19847), Llama 2 on GSM8K, block size 32"
+    departs_from = ("between steps",)  # with coft, a forward pass first draws the rotations towards the identity
     size_option = "oft_block_size"
     token_wise = True
 
