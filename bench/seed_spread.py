@@ -52,7 +52,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Measured:
-    """How often something happened, as shares."""
+    """The shares of tables, rows or pairs for which something happened."""
 
     covered: float
     """intervals of a difference that hold the true one, of equal rows"""

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError, Turn
 from adapterzoo.errors import AdapterzooError, UserError, did_you_mean
 from adapterzoo.formats import FORMATS, Conversation
-from adapterzoo.methods.contract import TASK_TYPES, Context, load_adapter
+from adapterzoo.methods.calls import load_adapter
+from adapterzoo.methods.contract import TASK_TYPES, Context
 from adapterzoo.methods.registry import registry
 from adapterzoo.recipe import document
 from adapterzoo.recipe.schema import DataSection, Recipe

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 Numbers = NDArray[np.float64]
 # Degrees of freedom that the mean of all rows adds to those of one row, before the rows show how much they differ.
 PRIOR = 3
-# How far the rows' differences may be from what PRIOR expects: a standard deviation, of the variance between the
-# logarithms of the rows' true variances.
+# How unsure PRIOR is, as a standard deviation. The quantity is the variance between the logarithms of the rows' true
+# variances.
 PRIOR_ERROR = 1.0
 # Rows with a variance that chance alone gives to the least stable row this rarely say nothing about the others.
 UNUSUAL = 0.05
-# With fewer rows, the seeds do not show which of two rows causes the spread of their difference.
+# Seeds show the spread of a difference. Which of its two rows causes it is only seen with at least this many rows.
 MIN_ROWS_TO_SEPARATE = 4
 # Smallest variance of a row, as a share of the mean of all rows, that goes into the fit: its logarithm must exist.
 FLOOR = 1e-3

@@ -19,7 +19,7 @@ Scores = NDArray[np.float64]
 
 
 class Caution(NamedTuple):
-    """How careful an interval or a test is. The numbers were found by simulation (docs/statistics.md)."""
+    """The two numbers that make an interval or a test longer. They were found by simulation (docs/statistics.md)."""
 
     pool: float
     """the spread between seeds is ignored if chance alone causes a larger one at least this often"""

@@ -21,9 +21,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from adapterzoo.conformance.differences import NOT_CHECKED
 from adapterzoo.conformance.models import ARCHITECTURES, CAUSAL, TASK_ARCHITECTURES
 from adapterzoo.conformance.observe import observe
-from adapterzoo.conformance.properties import NOT_CHECKED, PROPERTIES, check_properties
+from adapterzoo.conformance.properties import PROPERTIES, check_properties
 from adapterzoo.conformance.task_check import check_task
 from adapterzoo.methods.contract import Method
 

@@ -10,8 +10,10 @@ from adapterzoo.errors import PluginError
 if TYPE_CHECKING:
     import torch
 
-    from adapterzoo.conformance.observe import Observation
+    from adapterzoo.conformance.observation import Observation
 
+NOT_CHECKED = "-"
+"""the verdict on a property that the method declares not to have, or that could not be checked"""
 # Accept a difference of logits up to this share of the standard deviation of the base's logits.
 TOLERANCE = {"none": 1e-4, "int8": 1e-3, "nf4": 1e-3}
 # Accept a difference after a merge up to this share of the adapter's effect; quantized weights are rounded again.

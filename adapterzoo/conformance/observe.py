@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gc
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 from adapterzoo.conformance import elsewhere
 from adapterzoo.conformance.measure import greedy, greedy_gap, logits, loss, shared_prefix_gap
 from adapterzoo.conformance.models import ARCHITECTURES, CAUSAL, many_rows, rows, rows_for, tiny_base, tiny_skeleton
+from adapterzoo.conformance.observation import Observation
 from adapterzoo.conformance.options import other_sizes
-from adapterzoo.conformance.trial import SAVED_AT, STEPS, Trial, time_limit
-from adapterzoo.conformance.variants import Variant, observe_thoroughly, observe_variants
+from adapterzoo.conformance.trial import SAVED_AT, STEPS, Trial
+from adapterzoo.conformance.variants import observe_thoroughly, observe_variants
 from adapterzoo.conformance.watch import GradientWatcher, record_events, save_only_at
 from adapterzoo.errors import Problem
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.world import World
-from adapterzoo.methods.contract import Context, Method, checked_wrap, find_problems
+from adapterzoo.methods.calls import checked_wrap, find_problems
+from adapterzoo.methods.contract import Context, Method
 from adapterzoo.methods.layers import trained_parameters
 from adapterzoo.model.head import put_new_head
 from adapterzoo.results.result import plain_findings
@@ -35,78 +35,6 @@ if TYPE_CHECKING:
 START_SECONDS = 600  # another process has to start, and has limits of its own
 MANY = 9
 """number of rows in the batches of many rows"""
-
-
-@dataclass
-class Observation:
-    """The observations of one method on one base model. A field keeps its default if its stage was not reached."""
-
-    architecture: str
-    quantization: str
-    declined: list[Problem] = field(default_factory=list)
-    """the method's own reasons why it cannot work on this architecture"""
-    errors: dict[str, BaseException] = field(default_factory=dict)
-    """stage -> the error that it raised"""
-    logits: dict[str, torch.Tensor] = field(default_factory=dict)
-    """logits of all tokens that are no padding, by when they were measured: ``base``, ``start``, ``trained``,
-    ``loaded`` and ``merged`` with all rows in one batch; ``base alone`` and ``alone`` (trained) with one row at a time;
-    ``many rows`` and ``many rows in nines`` (trained) with more and longer rows, in one batch and in batches of nine,
-    and the same of the ``base``; ``plain base``, ``plain start`` and ``plain trained`` on a base without quantization;
-    ``bfloat16`` and ``bfloat16 loaded`` on a base in bfloat16; those with ``elsewhere`` in another process"""
-    findable: bool = True
-    """whether another process can find the method's class"""
-    variants: list[Variant] = field(default_factory=list)
-    """the method with other options, seeds and settings"""
-    left_behind: list[str] = field(default_factory=list)
-    """what changed outside of the model and stayed, such as a function of a library"""
-    greedy_gap: float | None = None
-    """largest distance of a generated token's logit below the highest logit of a plain forward pass"""
-    shared_prefix_gap: float | None = None
-    """largest relative difference of loss and gradients between padded rows and rows with a shared prefix"""
-    losses: list[float] = field(default_factory=list)
-    """evaluation losses on the training rows, before and after training"""
-    steps: int = 0
-    """number of optimizer steps of the training"""
-    trainable: int = 0
-    """number of trainable parameters at the default options"""
-    dtypes: list[str] = field(default_factory=list)
-    """dtypes of the parameters trained on a base in bfloat16"""
-    without_gradient: list[str] = field(default_factory=list)
-    """names of trainable parameters whose gradient was zero in every step"""
-    changed: list[str] = field(default_factory=list)
-    """names of tensors of the base that training changed"""
-    merged: list[str] = field(default_factory=list)
-    """names of parameters that either the merged model or the base has, but not both"""
-    silent_callbacks: list[str] = field(default_factory=list)
-    """names of callback classes that were never called"""
-    broken_rules: dict[str, str] = field(default_factory=dict)
-    """rule of the comparison that it broke and does not declare -> what it did"""
-    files: list[str] = field(default_factory=list)
-    """names of the files of the saved adapter"""
-    has_safetensors: bool = False
-    """whether the saved adapter has weights as safetensors where a run looks for them"""
-    sizes: dict[Any, int] = field(default_factory=dict)
-    """value of the size option -> number of trained parameters, in the order of the values"""
-    first: dict[str, torch.Tensor] = field(default_factory=dict)
-    """trained tensors of the first training"""
-    again: dict[str, torch.Tensor] = field(default_factory=dict)
-    """trained tensors of a second training with the same seed"""
-    resumed: dict[str, torch.Tensor] = field(default_factory=dict)
-    """trained tensors of a training that was resumed from a checkpoint of the first"""
-
-    @property
-    def hung(self) -> bool:
-        """Whether a stage took too long; the following ones are then left out."""
-        return any(isinstance(error, TimeoutError) for error in self.errors.values())
-
-    @contextmanager
-    def stage(self, name: str, seconds: float | None = None) -> Iterator[None]:
-        """Record an error of a stage under its name; the following stages still run."""
-        try:
-            with time_limit(name, seconds):
-                yield
-        except (Exception, SystemExit) as error:  # the method under test may raise anything
-            self.errors[name] = error
 
 
 def observe(

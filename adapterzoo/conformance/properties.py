@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from adapterzoo.conformance.differences import (
-    MERGE_TOLERANCE,
+    NOT_CHECKED,
     describe_error,
     distance,
     first_few,
@@ -20,12 +20,11 @@ from adapterzoo.conformance.differences import (
     tolerance,
 )
 from adapterzoo.conformance.models import MANY_ROWS
-from adapterzoo.conformance.observe import Observation
-from adapterzoo.conformance.trial import SAVED_AT, STEPS
-from adapterzoo.conformance.variants import variant_problem
+from adapterzoo.conformance.observation import Observation
+from adapterzoo.conformance.saving_properties import merges, other_options, resumes, saves, works_elsewhere
+from adapterzoo.conformance.trial import STEPS
 from adapterzoo.methods.contract import Method
 
-NOT_CHECKED = "-"
 # Accept that quantization changes a method's effect up to this many times as much as it changes the base's logits.
 MAX_QUANTIZATION_RATIO = 3
 # Expect that training lowers the loss on the four rows by at least this share.
@@ -34,7 +33,6 @@ MIN_LOSS_FALL = 0.001
 SHARED_PREFIX_TOLERANCE = 1e-5
 # Accept this difference of logits in bfloat16, as a share of their standard deviation.
 BFLOAT16_TOLERANCE = 0.05
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 Check = Callable[[Method[Any], Observation], str | None]
 
@@ -199,72 +197,6 @@ def generates(method: Method[Any], observed: Observation) -> str | None:
     )
 
 
-def saves(method: Method[Any], observed: Observation) -> str | None:
-    """Check that a saved adapter, loaded on an untouched base, gives the same logits, and holds no pickle."""
-    if "save" in observed.errors:
-        return f"save() raised {describe_error(observed.errors['save'])}"
-    if pickles := [name for name in observed.files if name.endswith(PICKLES)]:
-        return f"save() wrote {', '.join(pickles)}: pickles run code when they are loaded; write safetensors"
-    if not observed.has_safetensors:
-        return f"save() wrote no safetensors into its folder, but {', '.join(observed.files) or 'nothing'}"
-    if "load" in observed.errors:
-        return f"load() raised {describe_error(observed.errors['load'])}"
-    which, hint = "before saving and after loading", "save() or load() loses something"
-    return logits_problem(observed, "loaded", "trained", tolerance(observed), which, hint)
-
-
-def merges(method: Method[Any], observed: Observation) -> str | None:
-    """Check that the merged model gives the same logits."""
-    if observed.quantization not in method.mergeable_into:
-        return NOT_CHECKED
-    hint = f"take '{observed.quantization}' out of mergeable_into"
-    if "merge" in observed.errors:
-        return f"merge() raised {describe_error(observed.errors['merge'])}; if it cannot merge, {hint}"
-    if observed.merged:
-        return f"merge() added or removed {len(observed.merged)} parameters, like {first_few(observed.merged)}"
-    gap, effect = distance(observed, "merged", "trained"), distance(observed, "trained", "base")
-    share, allowed = gap / effect if effect else math.inf, MERGE_TOLERANCE[observed.quantization]
-    if share <= allowed:
-        return None
-    return (
-        f"after merging, the logits differ by {gap:.2g}, {share:.1%} of the adapter's effect (allowed: {allowed:.1%}); "
-        f"see merge(), or {hint}"
-    )
-
-
-def works_elsewhere(method: Method[Any], observed: Observation) -> str | None:
-    """Check that a saved adapter, whose folder was moved, gives the same logits in another process and at another time.
-
-    The other process has another hash seed, working directory, date and state of the random generators. A merged model
-    is loaded by transformers alone.
-    """
-    if "save" in observed.errors or not observed.findable:
-        return NOT_CHECKED
-    if "elsewhere" in observed.errors:
-        return f"in another process, {observed.errors['elsewhere']}"
-    hint = "keep what load() needs in the folder, in options or in context, and nowhere else"
-    for found, here in (("elsewhere", "trained"), ("elsewhere, many rows", "many rows")):
-        if found in observed.logits and here in observed.logits:
-            which = "here and in another process, from a folder that was moved,"
-            if problem := logits_problem(observed, found, here, tolerance(observed), which, hint):
-                return problem
-    if "merged elsewhere" in observed.logits:
-        which = "of the merged model here, and as transformers loads it in another process,"
-        hint = "merge() must leave everything in the base's own parameters"
-        return logits_problem(observed, "merged elsewhere", "merged", tolerance(observed), which, hint)
-    return None
-
-
-def other_options(method: Method[Any], observed: Observation) -> str | None:
-    """Check that a method learns, saves, loads and merges with other options, another seed and other settings too."""
-    if not observed.variants:
-        return NOT_CHECKED
-    return next(
-        (problem for variant in observed.variants if (problem := variant_problem(observed.quantization, variant))),
-        None,
-    )
-
-
 def leaves_nothing_behind(method: Method[Any], observed: Observation) -> str | None:
     """Check that nothing outside of the model stays changed: libraries, settings, and the method object itself."""
     if not observed.left_behind:
@@ -304,20 +236,6 @@ def size_changes(method: Method[Any], observed: Observation) -> str | None:
     if len(observed.sizes) == 1:
         return f"no other value of {method.size_option} was accepted ({tried}); see size_option"
     return f"{method.size_option} does not raise or lower how many parameters are trained ({tried}); see size_option"
-
-
-def resumes(method: Method[Any], observed: Observation) -> str | None:
-    """Check that training resumed from a checkpoint ends with the same weights."""
-    if not method.resumes:
-        return NOT_CHECKED
-    if "resume" in observed.errors:
-        return f"resuming from step {SAVED_AT} raised {describe_error(observed.errors['resume'])}"
-    return tensors_problem(
-        observed.first,
-        observed.resumed,
-        f"after resuming from step {SAVED_AT}",
-        "keep what training needs in parameters or buffers, or declare resumes = False",
-    )
 
 
 def repeats(method: Method[Any], observed: Observation) -> str | None:

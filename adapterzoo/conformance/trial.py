@@ -12,12 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.conformance.elsewhere import MethodPlace, Visit, answers
+from adapterzoo.conformance.elsewhere import answers
+from adapterzoo.conformance.host import Visit
+from adapterzoo.conformance.method_place import MethodPlace
 from adapterzoo.conformance.models import model_folder
-from adapterzoo.methods.contract import Context, Method, checked_wrap, load_adapter
+from adapterzoo.methods.calls import checked_wrap, load_adapter
+from adapterzoo.methods.contract import Context, Method
 from adapterzoo.methods.layers import trained_parameters
 from adapterzoo.model.head import load_head, put_new_head, save_adapter, train_head
-from adapterzoo.training.fair_play import FairPlay
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +48,8 @@ class Trial:
     def wrap(self, model: nn.Module) -> nn.Module:
         """Wrap a base model, and note whether that keeps the rules of the comparison."""
         from transformers import set_seed
+
+        from adapterzoo.training.fair_play import FairPlay
 
         put_new_head(model, self.context.seed)
         set_seed(self.context.seed)

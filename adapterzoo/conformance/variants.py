@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.conformance.differences import MERGE_TOLERANCE, describe_error, tensors_problem
-from adapterzoo.conformance.elsewhere import ElsewhereError
+from adapterzoo.conformance.host import ElsewhereError
 from adapterzoo.conformance.measure import logits, loss
 from adapterzoo.conformance.models import CAUSAL
 from adapterzoo.conformance.options import changed, other_values
@@ -17,12 +17,13 @@ from adapterzoo.errors import Problem
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from adapterzoo.model.base import Base
     from adapterzoo.recipe.schema import TrainSection
 
 SEED = 3
-# With two rows in a batch, the last of these steps is in the middle of an epoch.
+# The four rows are two batches. The number of steps is odd, so training ends between the two.
 FEW_STEPS, FEW_ROWS = 5, 2
 MANY_STEPS = 40
 VARIANT_SECONDS = 300
@@ -148,14 +149,7 @@ def _with_options(trial: Trial, base: Base, settings: TrainSection, values: dict
 def _use(trial: Trial, base: Base, settings: TrainSection, variant: Variant) -> None:
     causal = trial.context.task_type == CAUSAL
     with base.borrow() as model:
-        variant.logits["base"] = logits(model, trial.rows)
-        wrapped = trial.wrap(model)
-        variant.losses.append(loss(wrapped, trial.rows))
-        variant.first, _ = trial.train(wrapped, settings)
-        variant.broken_rules = trial.fair_play.record()["broken_rules"]
-        variant.losses.append(loss(wrapped, trial.rows))
-        variant.logits["trained"] = logits(wrapped, trial.rows)
-        trial.save(wrapped)
+        wrapped = _train_and_save(trial, model, settings, variant)
         if trial.context.quantization in trial.method.mergeable_into:
             merged: Any = trial.method.merge(wrapped)
             variant.logits["merged"] = logits(merged, trial.rows)
@@ -166,6 +160,26 @@ def _use(trial: Trial, base: Base, settings: TrainSection, variant: Variant) -> 
     with base.borrow() as model:
         variant.logits["loaded"] = logits(trial.load(model), trial.rows)
     variant.logits.update(trial.elsewhere() or {})
+
+
+def _train_and_save(
+    trial: Trial,
+    model: nn.Module,
+    settings: TrainSection,
+    variant: Variant,
+    watchers: Sequence[Any] = (),
+    rate: float | None = None,
+) -> nn.Module:
+    """Wrap, train, measure and save; return the wrapped model. The checkpoints are in the folder ``first``."""
+    variant.logits["base"] = logits(model, trial.rows)
+    wrapped = trial.wrap(model)
+    variant.losses.append(loss(wrapped, trial.rows))
+    variant.first, _ = trial.train(wrapped, settings, "first", watchers, rate=rate)
+    variant.broken_rules = trial.fair_play.record()["broken_rules"]
+    variant.losses.append(loss(wrapped, trial.rows))
+    variant.logits["trained"] = logits(wrapped, trial.rows)
+    trial.save(wrapped)
+    return wrapped
 
 
 def observe_thoroughly(trial: Trial, base: Base, settings: TrainSection) -> list[Variant]:
@@ -196,15 +210,7 @@ def _train_otherwise(trial: Trial, base: Base, settings: TrainSection, rate: flo
     half = (settings.steps or 0) // 2
     saving = settings.model_copy(update={"save_steps": half if trial.method.resumes else 0})
     with base.borrow() as model:
-        variant.logits["base"] = logits(model, trial.rows)
-        wrapped = trial.wrap(model)
-        variant.losses.append(loss(wrapped, trial.rows))
-        watchers = [save_only_at(half)]
-        variant.first, _ = trial.train(wrapped, saving, "first", watchers, rate=rate)
-        variant.broken_rules = trial.fair_play.record()["broken_rules"]
-        variant.losses.append(loss(wrapped, trial.rows))
-        variant.logits["trained"] = logits(wrapped, trial.rows)
-        trial.save(wrapped)
+        _train_and_save(trial, model, saving, variant, [save_only_at(half)], rate)
     with base.borrow() as model:
         variant.logits["loaded"] = logits(trial.load(model), trial.rows)
     if trial.method.resumes:

@@ -33,7 +33,6 @@ all methods without delay. Import torch inside functions. A complete method::
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -42,7 +41,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args, get
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from adapterzoo.errors import PluginError, Problem
+from adapterzoo.errors import Problem
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,22 +59,6 @@ RENAMED = {"bases": "quantizations", "demands": "requires_quantization", "merges
 ENTRY_KEYS = frozenset({"name", "label", "learning_rate"})
 # These names are taken by the rows of the untouched base and by a file in the output folder.
 RESERVED_LABEL = re.compile(r"base(-\d+-shot)?|recipe\.yaml", re.IGNORECASE)
-# The rules that make rows comparable. They are counted in every run, outside of the methods' code.
-STEPS, BETWEEN_STEPS, LEARNING_RATE, OPTIMIZER = "steps", "between steps", "learning rate", "optimizer"
-GRADIENT_NORM, ROWS, SIZE, BEFORE_TRAINING = "gradient norm", "rows", "size", "before training"
-ANSWERS = "answers"
-RULES = {
-    STEPS: "there is one optimizer step for each step of the recipe, and one backward pass for each batch",
-    BETWEEN_STEPS: "between the steps of the optimizer, nothing changes the trained parameters",
-    LEARNING_RATE: "all parameters are trained at the cell's learning rate, by the recipe's scheduler",
-    OPTIMIZER: "the optimizer and its settings are the recipe's",
-    GRADIENT_NORM: "the norm of the gradients is at most the recipe's max_grad_norm",
-    ROWS: "training sees the recipe's rows; before training no rows are read, unless reads_data is declared",
-    SIZE: "everything that training changes is counted as trained",
-    ANSWERS: "a token is predicted from those before it alone: not from those that follow it, nor from other rows",
-    BEFORE_TRAINING: "nothing is learned before training: wrap() computes no gradients and makes no optimizer step",
-}
-"""rule -> what it says"""
 GROUPS = (
     "low-rank",
     "shared projections",
@@ -187,7 +170,7 @@ class Method(Generic[OptionsT]):
     reads_data: ClassVar[bool] = False
     """whether it reads training rows before training"""
     departs_from: ClassVar[Sequence[str]] = ()
-    """rules of the comparison (some of ``RULES``) that it departs from by design, for example with a second learning
+    """rules of the comparison (see ``rules.py``) that it departs from by design, for example with a second learning
     rate; a row whose method departs from another rule is not ranked"""
     token_wise: ClassVar[bool] = False
     """whether it treats each token alone: it draws no random numbers, looks at no other token, and puts no tokens in
@@ -293,47 +276,3 @@ def why_not_trainable(method: Method[Any], quantization: str, task_type: str = T
     if needed not in QUANTIZATIONS or needed in method.quantizations:
         return None
     return f"cannot train on a base with quantization {needed}.", f"It trains on: {', '.join(method.quantizations)}."
-
-
-def checked_wrap(method: Method[Any], model: nn.Module, options: Any, context: Context) -> nn.Module:
-    """Call :meth:`Method.wrap`, and check that it returns a model.
-
-    Raises:
-        PluginError: it returned something else.
-    """
-    from torch.nn import Module
-
-    wrapped = method.wrap(model, options, context)
-    if not isinstance(wrapped, Module):
-        raise PluginError(f"wrap() of {method.name} returned {wrapped!r}, not a model")
-    return wrapped
-
-
-def load_adapter(method: Method[Any], model: nn.Module, folder: Path, options: Any, context: Context) -> nn.Module:
-    """Call :meth:`Method.load`; a method that was written for contract 3 takes no options and no context.
-
-    Raises:
-        PluginError: it returned something else than a model.
-    """
-    from torch.nn import Module
-
-    takes_all = len(inspect.signature(method.load).parameters) > 2
-    loaded = method.load(model, folder, *((options, context) if takes_all else ()))
-    if not isinstance(loaded, Module):
-        raise PluginError(f"load() of {method.name} returned {loaded!r}, not a model")
-    return loaded
-
-
-def find_problems(method: Method[Any], skeleton: nn.Module, options: Any, context: Context) -> list[Problem]:
-    """Call :meth:`Method.problems`, and check that it returns a list of problems.
-
-    Raises:
-        PluginError: it raised an error, or returned something else.
-    """
-    try:
-        problems = method.problems(skeleton, options, context)
-    except (Exception, SystemExit) as error:  # third-party code may raise anything
-        raise PluginError(f"problems() of {method.name} raised {type(error).__name__}: {error}") from error
-    if not isinstance(problems, list) or not all(isinstance(problem, Problem) for problem in problems):
-        raise PluginError(f"problems() of {method.name} returned {problems!r}, not a list of problems")
-    return problems

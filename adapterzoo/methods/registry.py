@@ -19,12 +19,12 @@ from adapterzoo.methods.contract import (
     QUANTIZATIONS,
     RENAMED,
     RESERVED_LABEL,
-    RULES,
     TASK_TYPES,
     Method,
     Options,
     attributes,
 )
+from adapterzoo.methods.rules import RULES
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from adapterzoo.errors import PluginError, Problem, ProcessEndedError, UserError
 from adapterzoo.machine.processes import cores, in_processes
-from adapterzoo.methods.contract import Context, Method, Options, checked_wrap, find_problems
+from adapterzoo.methods.calls import checked_wrap, find_problems
+from adapterzoo.methods.contract import Context, Method, Options
 from adapterzoo.methods.layers import features, linear_layers
 from adapterzoo.methods.registry import Registry
 from adapterzoo.model.head import adapter_size

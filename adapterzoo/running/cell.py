@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo.evaluation.causality import looks_ahead
 from adapterzoo.machine.memory import free_memory
-from adapterzoo.methods.contract import ANSWERS, Context, Method, checked_wrap
+from adapterzoo.methods.calls import checked_wrap
+from adapterzoo.methods.contract import Context, Method
 from adapterzoo.methods.registry import registry
+from adapterzoo.methods.rules import ANSWERS
 from adapterzoo.metrics.registry import lower_is_better
 from adapterzoo.model.head import adapter_size, head_parameters, put_new_head, train_head
 from adapterzoo.prepare.plan import BaseCell, Cell, MethodCell

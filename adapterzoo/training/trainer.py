@@ -26,7 +26,8 @@ from adapterzoo.training import arguments as training_arguments
 from adapterzoo.training import checkpoints
 from adapterzoo.training.arguments import total_steps
 from adapterzoo.training.checkpoints import Checkpoint
-from adapterzoo.training.fair_play import FairPlay, TrainingWatch
+from adapterzoo.training.fair_play import FairPlay
+from adapterzoo.training.training_watch import TrainingWatch
 
 STATE = "adapter_state.safetensors"
 LOGS = "logs"
@@ -107,13 +108,8 @@ def train_adapter(
         own_optimizer=optimizer,
     )
     trainer.keep_logs_in(folder.parent / LOGS)
-    watching = (fair_play or FairPlay()).training(
-        model, encoded, arguments, done=checkpoint.step if checkpoint else 0, roots=callbacks
-    )
-    with watching as trainer.watch:
-        seconds = trainer.train_from(checkpoint)
     return Trained(
-        seconds=seconds,
+        seconds=trainer.train_watched(fair_play or FairPlay(), callbacks, checkpoint),
         tokens=int(trainer.state.num_input_tokens_seen),
         history=[_kept(entry) for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry],
         positions_per_token=trainer.positions / float(trainer.tokens) if trainer.positions else None,
@@ -145,6 +141,20 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
             super().__init__(model=model, **settings)
         finally:
             del model._hf_peft_config_loaded
+
+    def train_watched(
+        self, fair_play: FairPlay, callbacks: Sequence[TrainerCallback], checkpoint: Checkpoint | None
+    ) -> float:
+        """Train, from a checkpoint if there is one, while it is watched; return the seconds of the whole training.
+
+        Args:
+            fair_play: notes where the method departs from the rules of the comparison.
+            callbacks: the method's callbacks, which may hold tensors.
+            checkpoint: the checkpoint to resume from; None to begin.
+        """
+        done = checkpoint.step if checkpoint else 0
+        with fair_play.training(self.model, self.examples, self.args, done=done, roots=callbacks) as self.watch:
+            return self.train_from(checkpoint)
 
     def train_from(self, checkpoint: checkpoints.Checkpoint | None) -> float:
         """Train, from a checkpoint if there is one; return the seconds of the whole training."""

@@ -1,4 +1,4 @@
-"""What a method gets to load a saved adapter."""
+"""A method gets the options and the facts of the training when it loads a saved adapter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from adapterzoo import Context, Method, Options, PluginError
-from adapterzoo.methods.contract import load_adapter
+from adapterzoo.methods.calls import load_adapter
 
 CONTEXT = Context(quantization="none", total_steps=8, gradient_accumulation=1, seed=7)
 

@@ -1,0 +1,163 @@
+"""Count the steps of one training, and what they change, from inside the trainer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.optim import SGD, Optimizer
+from transformers import TrainingArguments, get_scheduler
+
+from adapterzoo.methods.rules import BETWEEN_STEPS, GRADIENT_NORM, LEARNING_RATE, OPTIMIZER, SIZE, STEPS
+from adapterzoo.training.tensors import checksum, leaves_of
+
+if TYPE_CHECKING:
+    from adapterzoo.training.fair_play import FairPlay
+
+# Compare this many parameters, chosen at random, between one optimizer step and the next.
+COMPARED = 4
+# Accept a norm of the gradients this much above the recipe's limit, for rounding.
+NORM_TOLERANCE = 1.01
+# Accept that training changes this many numbers that it does not count, as a share of those that it counts. Some
+# methods keep a number for each layer, such as the rank that is left.
+UNCOUNTED = 0.01
+
+
+class TrainingWatch:
+    """Counts the steps of one training and what they change."""
+
+    def __init__(self, fair_play: FairPlay, model: nn.Module, arguments: TrainingArguments, done: int) -> None:
+        self.note = fair_play.note
+        self.counted = fair_play.counted
+        self.shown = {id(parameter): parameter for parameter in model.parameters() if parameter.requires_grad}
+        """the parameters that the table counts, by identity"""
+        self.trained: dict[int, torch.Tensor] = {}
+        """the tensors that get gradients, by identity"""
+        self.steps_wanted = arguments.max_steps - done
+        self.may_skip_steps = arguments.fp16  # if a scaled gradient is infinite, no step is made
+        self.limit = arguments.max_grad_norm or 0.0
+        self.each_layer_steps = "layerwise" in str(arguments.optim)
+        self.optimizer: Optimizer | None = None
+        self.settings: dict[str, Any] = {}
+        self.done, self.rate = done, _rates(arguments)
+        self.random = random.Random(0)
+        self.steps = self.other_steps = self.batches = 0
+        self.largest_norm = 0.0
+        # On resuming, the trainer loads the parameters after this.
+        self.compared = [] if done else self._checksums(list(self.shown.values()))
+
+    def set_optimizer(self, optimizer: Optimizer, kind: type[Optimizer], settings: dict[str, Any]) -> None:
+        """Note the optimizer of the training; the recipe's has this class and these settings."""
+        self.optimizer = optimizer
+        try:
+            self.settings = {**kind([nn.Parameter(torch.zeros(1))], **settings).defaults}
+        except Exception:  # some optimizers need the model, so what their settings mean is not known
+            self.settings = {}
+        if type(optimizer) is not kind or "step" in vars(optimizer):
+            name = type(optimizer).__name__
+            instead = f"a changed {name}" if name == kind.__name__ else name
+            self.note(OPTIMIZER, f"trains with {instead} instead of the recipe's {kind.__name__}")
+
+    def batch(self, loss: torch.Tensor) -> None:
+        """Count a batch, and in the first and the last step look which tensors its loss depends on."""
+        self.batches += 1
+        if not self.trained or self.steps >= self.steps_wanted - 1:
+            self.trained.update((id(leaf), leaf) for leaf in leaves_of(loss))
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Look at an optimizer that is about to make a step."""
+        if self.optimizer is not None and optimizer is not self.optimizer:
+            self.other_steps += 1
+            return
+        self.steps += 1
+        self._compare()
+        rate = self.rate(self.done + self.steps - 1)
+        parameters = []
+        for group in optimizer.param_groups:
+            parameters += [parameter for parameter in group["params"] if parameter.grad is not None]
+            if rate is not None and group["params"] and abs(group["lr"] - rate) > 1e-6 * max(rate, 1e-12):
+                self.note(
+                    LEARNING_RATE, f"trains at {group['lr']:.3g} in step {self.steps}, where the recipe has {rate:.3g}"
+                )
+            for name, value in self.settings.items():
+                if name in ("lr", "initial_lr") or group.get(name, value) == value:
+                    continue
+                # The trainer's own groups have no weight decay for biases and norms.
+                if name != "weight_decay" or group[name] != 0:
+                    self.note(
+                        OPTIMIZER, f"trains with {name} {group[name]} in step {self.steps}; the recipe has {value}"
+                    )
+        self.trained.update((id(parameter), parameter) for parameter in parameters)
+        if parameters:
+            norm = float(nn.utils.get_total_norm([parameter.grad for parameter in parameters]))
+            self.largest_norm = max(self.largest_norm, norm)
+            if 0 < self.limit * NORM_TOLERANCE < norm:
+                what = (
+                    f"makes step {self.steps} with gradients of norm {norm:.3g}; the recipe's limit is {self.limit:g}"
+                )
+                self.note(GRADIENT_NORM, what)
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """Remember some parameters after a step, to see whether they change before the next one."""
+        if optimizer is self.optimizer:
+            shown = list(self.shown.values())
+            self.compared = self._checksums(self.random.sample(shown, min(COMPARED, len(shown))))
+
+    def end(self, backward_passes: int) -> None:
+        """Compare the counts with the recipe's when the training has ended."""
+        self._compare()
+        self.counted |= {
+            "optimizer_steps": self.steps,
+            "batches": self.batches,
+            "backward_passes": backward_passes,
+            "largest_gradient_norm": self.largest_norm,
+        }
+        if self.other_steps and not self.each_layer_steps:
+            self.note(STEPS, f"makes {self.other_steps} steps with an optimizer beside that of the training")
+        elif self.steps > self.steps_wanted or (self.steps < self.steps_wanted and not self.may_skip_steps):
+            self.note(STEPS, f"makes {self.steps} optimizer steps; the recipe has {self.steps_wanted}")
+        elif backward_passes > self.batches:
+            self.note(STEPS, f"computes gradients {backward_passes} times for {self.batches} batches")
+
+    def compare_size(self, changed: Sequence[torch.Tensor]) -> None:
+        """Note numbers that are trained and not counted.
+
+        Args:
+            changed: the tensors of the model and of the method that are not the same as before training.
+        """
+        hidden = {key: tensor for key, tensor in self.trained.items() if key not in self.shown}
+        hidden |= {id(tensor): tensor for tensor in changed if id(tensor) not in self.shown}
+        shown, more = (sum(tensor.numel() for tensor in group.values()) for group in (self.shown, hidden))
+        self.counted["trained_numbers"] = shown + more
+        if more > UNCOUNTED * shown:
+            self.note(SIZE, f"changes {more:,} numbers in training beside the {shown:,} that it shows as trained")
+
+    def _compare(self) -> None:
+        """Note whether parameters have changed since they were remembered."""
+        if any(checksum(parameter) != before for parameter, before in self.compared):
+            when = f"before step {self.steps}" if self.steps <= self.steps_wanted else "after the last step"
+            self.note(BETWEEN_STEPS, f"changes parameters outside of the optimizer's steps, {when}")
+        self.compared = []
+
+    @staticmethod
+    def _checksums(parameters: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, Any]]:
+        return [(parameter, checksum(parameter)) for parameter in parameters]
+
+
+def _rates(arguments: TrainingArguments) -> Callable[[int], float | None]:
+    """Return a function that gives the recipe's learning rate for a step; None if it depends on the losses."""
+    rate = arguments.learning_rate
+    scheduler = get_scheduler(
+        arguments.lr_scheduler_type,
+        SGD([nn.Parameter(torch.zeros(1))], lr=rate),
+        num_warmup_steps=arguments.get_warmup_steps(arguments.max_steps),
+        num_training_steps=arguments.max_steps,
+        scheduler_specific_kwargs=arguments.lr_scheduler_kwargs,
+    )
+    if not hasattr(scheduler, "lr_lambdas"):
+        return lambda step: None
+    (factor,) = scheduler.lr_lambdas
+    return lambda step: rate * factor(step)
