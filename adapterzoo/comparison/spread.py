@@ -30,7 +30,7 @@ class Caution(NamedTuple):
     @classmethod
     def of(cls, df: float, *, careful: bool) -> Caution:
         """Return the numbers for some degrees of freedom: the fewer, the more rarely do seeds show their spread."""
-        few = 1 / df**2
+        few = 1 / df**3
         return cls(0.5 + 0.1 * few, 1.0 - 0.25 * few) if careful else cls(0.3 + 0.3 * few, 1.5 - 0.5 * few)
 
 
