@@ -32,7 +32,8 @@ def compare(
         price: the price of one hour of the machine, in any currency.
 
     Raises:
-        UserError: a folder holds no results, a result cannot be read, or there is no such column or label.
+        UserError: a folder holds no results, a result cannot be read, there is no such column or label, or the row
+            to compare with is not ranked.
     """
     # Imported here because they import numpy, which would slow down every start of the command line.
     from adapterzoo.comparison.evidence import StoredResult
@@ -52,6 +53,8 @@ def compare(
     labels = [row.label for row in rows]
     if against is not None and against not in labels:
         raise UserError.at(f"--against {against}", "there is no such row.", did_you_mean(against, labels))
+    if any(row.label == against and not row.ranked for row in rows):
+        raise UserError.at(f"--against {against}", "this row is not ranked, because its method broke a rule.")
     metrics = metric_columns(rows)
     for number, group in enumerate(evidence_of_groups):
         metric = column if column in metrics else next(iter(metrics), None)

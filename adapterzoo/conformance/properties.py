@@ -233,9 +233,12 @@ def size_changes(method: Method[Any], observed: Observation) -> str | None:
     if len(set(counts)) > 1 and counts in (sorted(counts), sorted(counts, reverse=True)):
         return None
     tried = ", ".join(f"{value} -> {count:,}" for value, count in observed.sizes.items())
-    if len(observed.sizes) == 1:
-        return f"no other value of {method.size_option} was accepted ({tried}); see size_option"
-    return f"{method.size_option} does not raise or lower how many parameters are trained ({tried}); see size_option"
+    if len(set(counts)) == 1:
+        only = "; no other value was accepted" if len(counts) == 1 else ""
+        what = f"does not change how many parameters are trained ({tried}{only})"
+    else:
+        what = f"neither raises nor lowers how many parameters are trained ({tried})"
+    return f"{method.size_option} {what}; see size_option"
 
 
 def repeats(method: Method[Any], observed: Observation) -> str | None:

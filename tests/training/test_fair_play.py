@@ -252,3 +252,6 @@ def test_a_row_that_breaks_a_rule_is_marked_and_not_ranked(
     assert rows["loraplus"]["declared_departures"].keys() == {"learning rate"}
     assert rows["loraplus"]["tied"] is not None
     assert list(rows)[-1] == "ia3", "a row that is not ranked comes after those that are"
+    refused = adapterzoo("compare", tmp_path / "out", "--against", "ia3")
+    assert refused.exit_code == 2
+    assert "--against ia3: this row is not ranked, because its method broke a rule." in refused.stderr
