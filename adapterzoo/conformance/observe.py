@@ -259,7 +259,10 @@ class _Observer:
             observed.logits["bfloat16 loaded"] = logits(trial.load(model), self.rows)
 
     def _count_sizes(self) -> None:
-        """Count the trained parameters at three values of the size option, or at as many as the method accepts."""
+        """Count the trained parameters at three values of the size option, or at as many as the method accepts.
+
+        A value that the method's findings call adjusted is left out: the layers are too small for it.
+        """
         option = self.method.size_option or ""
         self.observed.sizes[getattr(self.options, option)] = self.observed.trainable
         for options in other_sizes(self.options, option):
@@ -271,9 +274,10 @@ class _Observer:
                 trial = Trial(
                     self.method, options, self.context, self.observed.architecture, self.rows, self.trial.folder
                 )
-                parameters = trial.wrap(model).parameters()
-                count = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-                self.observed.sizes[getattr(options, option)] = count
+                wrapped = trial.wrap(model)
+                count = sum(parameter.numel() for parameter in wrapped.parameters() if parameter.requires_grad)
+                if option not in self.method.findings(wrapped).get("adjusted", {}):
+                    self.observed.sizes[getattr(options, option)] = count
         self.observed.sizes = dict(sorted(self.observed.sizes.items()))
 
     def _note_changed_base(self, when: str) -> None:
