@@ -190,5 +190,6 @@ def _notes(method: Method[Any]) -> list[str]:
         "changes weights of the base model, which is then loaded again for the next cell": method.changes_base,
         "reads training rows before it starts": method.reads_data,
         "starts a stopped cell from the beginning": not method.resumes,
+        "plain PEFT loads its adapters": method.loads_in_peft,
     }
     return [note for note, applies in notes.items() if applies]

@@ -8,7 +8,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,8 @@ from adapterzoo.methods.contract import Context
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from adapterzoo.tokens.batches import Tokens
 
 LIMIT_SECONDS = 60.0
 """longest time for loading and answering"""
@@ -135,13 +137,32 @@ def _answers(visit: Visit) -> dict[str, torch.Tensor]:
         found["elsewhere"] = logits(wrapped, rows)
         if task_type == models.CAUSAL and visit.quantization == "none":
             found["elsewhere, many rows"] = logits(wrapped, models.many_rows())
+            if method.loads_in_peft:
+                found["in plain PEFT"] = _peft_logits(visit, [example.tokens for example in rows.test])
     if visit.merged is not None:
         found["merged elsewhere"] = logits(_plain_model(visit.merged), rows)
     return found
 
 
+def _peft_logits(visit: Visit, rows: Sequence[Tokens]) -> torch.Tensor:
+    """Return the logits of each row alone, with the base and the adapter as transformers and PEFT alone load them."""
+    import torch
+    from peft import PeftModel
+
+    from adapterzoo.conformance.differences import describe_error
+
+    try:
+        model = PeftModel.from_pretrained(_plain_model(visit.model), str(visit.adapter)).eval()
+        with torch.no_grad():
+            # A learned prompt has logits too, in front of the row's.
+            return torch.cat([model(torch.tensor([ids])).logits[0, -len(ids) :] for ids, _ in rows])
+    except Exception as error:  # PEFT raises errors of many kinds for files that it cannot use
+        message = f"plain PEFT cannot use the adapter ({describe_error(error)}); declare loads_in_peft = False"
+        raise ElsewhereError(message) from error
+
+
 def _plain_model(folder: Path) -> nn.Module:
-    """Return a merged model as transformers alone loads it."""
+    """Return a model as transformers alone loads it."""
     from transformers import AutoModelForCausalLM
 
     model: nn.Module = AutoModelForCausalLM.from_pretrained(str(folder), dtype="float32", use_safetensors=True)

@@ -276,7 +276,8 @@ class _Observer:
                 )
                 wrapped = trial.wrap(model)
                 count = sum(parameter.numel() for parameter in wrapped.parameters() if parameter.requires_grad)
-                if option not in self.method.findings(wrapped).get("adjusted", {}):
+                findings: Any = self.method.findings(wrapped)  # of any type, if the property "findings" does not hold
+                if not (isinstance(findings, dict) and option in findings.get("adjusted", {})):
                     self.observed.sizes[getattr(options, option)] = count
         self.observed.sizes = dict(sorted(self.observed.sizes.items()))
 

@@ -63,7 +63,7 @@ def works_elsewhere(method: Method[Any], observed: Observation) -> str | None:
     """Check that a saved adapter, whose folder was moved, gives the same logits in another process and at another time.
 
     The other process has another hash seed, working directory, date and state of the random generators. A merged model
-    is loaded by transformers alone.
+    is loaded by transformers alone, and an adapter by PEFT alone too if the method declares ``loads_in_peft``.
     """
     if "save" in observed.errors or not observed.findable:
         return NOT_CHECKED
@@ -75,6 +75,10 @@ def works_elsewhere(method: Method[Any], observed: Observation) -> str | None:
             which = "here and in another process, from a folder that was moved,"
             if problem := logits_problem(observed, found, here, tolerance(observed), which, hint):
                 return problem
+    if "in plain PEFT" in observed.logits:
+        which, hint = "here and as plain PEFT loads it", "save what PEFT needs, or declare loads_in_peft = False"
+        if problem := logits_problem(observed, "in plain PEFT", "alone", tolerance(observed), which, hint):
+            return problem
     if "merged elsewhere" in observed.logits:
         which = "of the merged model here, and as transformers loads it in another process,"
         hint = "merge() must leave everything in the base's own parameters"

@@ -101,6 +101,7 @@ def variant_problem(quantization: str, variant: Variant) -> str | None:
     for other, reference, most, what in (
         ("loaded", "trained", allowed, "before saving and after loading"),
         ("elsewhere", "trained", allowed, "here and in another process"),
+        ("in plain PEFT", "trained", allowed, "here and as plain PEFT loads them"),
         ("merged", "trained", MERGE_TOLERANCE[quantization] * effect + allowed, "before and after merging"),
         ("merged elsewhere", "merged", allowed, "of the merged model here and loaded by transformers"),
         ("usual", "trained", SETTINGS_TOLERANCE * effect, "and those of the usual settings"),

@@ -159,6 +159,8 @@ class Method(Generic[OptionsT]):
     """quantization in which the base model is loaded for this method, whatever the recipe says"""
     mergeable_into: ClassVar[Sequence[str]] = ("none",)
     """quantizations of the base model into which it merges without changing the answers"""
+    loads_in_peft: ClassVar[bool] = False
+    """whether plain PEFT loads a saved adapter on an unquantized base, and then gives the same answers"""
     size_option: ClassVar[str | None] = None
     """name of the option that sets how many parameters are trained"""
     resumes: ClassVar[bool] = True

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class PeftMethod(Method[OptionsT]):
     """A method whose layers come from PEFT; a subclass only has to return the ``PeftConfig``."""
 
+    loads_in_peft = True
+
     def peft_config(self, model: nn.Module, options: OptionsT, context: Context) -> PeftConfig:
         """Return the PEFT configuration for these options; ``task_type`` and ``modules_to_save`` are set afterwards."""
         raise NotImplementedError
@@ -45,7 +47,7 @@ class PeftMethod(Method[OptionsT]):
             return _keep_dtype(get_peft_model(model, config))
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """See :meth:`Method.save`. Plain ``PeftModel.from_pretrained`` loads it."""
+        """See :meth:`Method.save`."""
         # Do not save embeddings: to decide about them, PEFT would ask the hub, and there may be no network.
         model.save_pretrained(str(folder), save_embedding_layers=False)
 

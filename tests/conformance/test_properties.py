@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from adapterzoo import Context, LayerMethod, LinearOptions, features
+from adapterzoo import Context, LayerMethod, LinearOptions, PeftMethod, features
 from adapterzoo.conformance import PROPERTIES, Case, Report, cases, task_cases
 from adapterzoo.methods.registry import registry
 
@@ -208,6 +208,34 @@ class KeepsItsFactor(Sound):
         return super().wrap(model, options, context)
 
 
+class SavesHalf(PeftMethod[Options]):
+    """A LoRA that saves half of its update, and doubles it again when it loads."""
+
+    name, summary, paper = "saves-half", "a LoRA that plain PEFT loads wrongly", "-"
+    options = Options
+    learning_rate, learning_rate_source = 1e-3, "-"
+
+    def peft_config(self, model: nn.Module, options: Options, context: Any) -> Any:
+        from peft import LoraConfig
+
+        return LoraConfig(r=options.r, target_modules="all-linear")
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        self.scale(model, 0.5)
+        super().save(model, folder)
+        self.scale(model, 2.0)
+
+    def load(self, model: nn.Module, folder: Path, options: Options, context: Any) -> nn.Module:
+        return self.scale(super().load(model, folder, options, context), 2.0)
+
+    @staticmethod
+    def scale(model: nn.Module, factor: float) -> nn.Module:
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.data.mul_(factor)
+        return model
+
+
 BROKEN = {
     "wraps": [
         method(wrap=lambda *_: 1 / 0), method(wrap=lambda *_: None), method(wrap=exits), method(problems=lambda *_: 7),
@@ -227,7 +255,7 @@ BROKEN = {
     "merges": [
         method(**layer(update=merges_twice)), method(layer_class=Bottleneck), method(merge=lambda self, model: model),
     ],
-    "works elsewhere": [KeepsItsFactor()],
+    "works elsewhere": [KeepsItsFactor(), SavesHalf()],
     "other options": [method(**layer(update=merges_one_rank))],
     "keeps rules": [method(optimizer=twice_the_rate)],
     "leaves nothing behind": [method(wrap=replaces_a_function), method(wrap=keeps_a_list)],
