@@ -26,17 +26,24 @@ if TYPE_CHECKING:
 MAX_DISAGREEING = 0.1  # largest accepted share of generated answers that begin differently than predicted
 
 
+class FirstAnswers(NamedTuple):
+    """The answers to the first prompts, generated while the right answers were not in memory."""
+
+    answers: list[list[int]]
+    """token ids of each answer"""
+    seconds: float
+    """mean time of one answer, from the prompt on"""
+
+
 class Answered(NamedTuple):
     """The answers to prompts."""
 
     answers: list[list[int]]
     """token ids of each answer; ids after an end token have no meaning"""
-    seconds: float
-    """mean time of one answer, from the prompt on"""
     measured: Sequence[Likelihood | None]
     """likelihood of each reference; None if it was not measured"""
     remembered: float = 0.0
-    """share of the first prompts whose answer is the reference only after the model was given the reference"""
+    """share of the first prompts whose answer is the reference only once references are in memory"""
 
 
 @dataclass(frozen=True)
@@ -48,11 +55,27 @@ class _Unfinished:
     cache: RowCache
 
 
+def answer_first(
+    model: nn.Module,
+    encoded: Encoded,
+    prompts: Sequence[list[int]],
+    limit: int,
+    batch_size: int,
+    prefix: SharedPrefix | None = None,
+) -> FirstAnswers:
+    """Return the greedy answers to one batch of prompts, generated from their first token on, and time them."""
+    first = prompts[:batch_size]
+    begun = time.perf_counter()
+    answers = greedy(model, encoded, first, batch_size, [limit] * len(first), prefix)
+    return FirstAnswers(answers, (time.perf_counter() - begun) / len(first))
+
+
 def answer(
     model: nn.Module,
     encoded: Encoded,
     prompts: Sequence[list[int]],
     rows: Sequence[Tokens],
+    first: FirstAnswers,
     limit: int,
     batch_size: int,
     prefix: SharedPrefix | None = None,
@@ -61,42 +84,42 @@ def answer(
 ) -> Answered:
     """Return the greedy answers to prompts, and the likelihoods of their references.
 
-    The answers to the first prompts are generated from their first token on, to time them and to check that answers
-    begin as their likelihoods say.
+    The first prompts are answered again. Other answers show that the model knows the references, or that likelihoods do
+    not say how its answers begin.
 
     Args:
         model: the model; it is left in evaluation mode.
         encoded: gives the end tokens and the padding token.
         prompts: token ids of each prompt.
         rows: the tokens of each prompt and its reference.
+        first: the answers to the first prompts, which are kept.
         limit: largest number of tokens of an answer.
         batch_size: largest number of rows in a batch.
         prefix: joins rows that begin with the same tokens into one sequence; None if rows are padded.
         with_likelihoods: whether to measure likelihoods.
     """
-    count = min(batch_size, len(prompts))
+    count = len(first.answers)
     first_prompts, other_prompts, first_rows, other_rows = prompts[:count], prompts[count:], rows[:count], rows[count:]
-    begun = time.perf_counter()
-    first = greedy(model, encoded, first_prompts, batch_size, [limit] * count, prefix)
-    seconds = (time.perf_counter() - begun) / count
-    measured: list[Likelihood] = []
-    if prefix is not None and with_likelihoods:
-        measured, again = _answer_by_likelihood(model, encoded, first_prompts, first_rows, limit, batch_size, prefix)
-        if _agree(first, first_prompts, first_rows, measured):
-            likely, others = _answer_by_likelihood(model, encoded, other_prompts, other_rows, limit, batch_size, prefix)
-            references = [ids[len(prompt) :] for prompt, (ids, _) in zip(first_prompts, first_rows, strict=True)]
-            remembered = [
-                then[: len(right)] == right != before[: len(right)]
-                for before, then, right in zip(first, again, references, strict=True)
-            ]
-            return Answered([*first, *others], seconds, [*measured, *likely], sum(remembered) / count)
-    elif with_likelihoods:
-        measured = likelihoods(model, first_rows, encoded.pad_id, batch_size, prefix)
-    others = greedy(model, encoded, other_prompts, batch_size, [limit] * len(other_prompts), prefix)
     if not with_likelihoods:
-        return Answered([*first, *others], seconds, [None] * len(prompts))
-    likely = likelihoods(model, other_rows, encoded.pad_id, batch_size, prefix)
-    return Answered([*first, *others], seconds, [*measured, *likely])
+        others = greedy(model, encoded, other_prompts, batch_size, [limit] * len(other_prompts), prefix)
+        return Answered([*first.answers, *others], [None] * len(prompts))
+    shortcut = False
+    if prefix is not None:
+        measured, again = _answer_by_likelihood(model, encoded, first_prompts, first_rows, limit, batch_size, prefix)
+        shortcut = _agree(first.answers, first_prompts, first_rows, measured)
+    if prefix is not None and shortcut:
+        likely, others = _answer_by_likelihood(model, encoded, other_prompts, other_rows, limit, batch_size, prefix)
+    else:
+        measured = likelihoods(model, first_rows, encoded.pad_id, batch_size, prefix)
+        again = greedy(model, encoded, first_prompts, batch_size, [limit] * count, prefix)
+        others = greedy(model, encoded, other_prompts, batch_size, [limit] * len(other_prompts), prefix)
+        likely = likelihoods(model, other_rows, encoded.pad_id, batch_size, prefix)
+    references = [ids[len(prompt) :] for prompt, (ids, _) in zip(first_prompts, first_rows, strict=True)]
+    remembered = [
+        then[: len(right)] == right != before[: len(right)]
+        for before, then, right in zip(first.answers, again, references, strict=True)
+    ]
+    return Answered([*first.answers, *others], [*measured, *likely], sum(remembered) / count)
 
 
 def _agree(

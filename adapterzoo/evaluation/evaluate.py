@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from adapterzoo.evaluation.answers import answer
+from adapterzoo.evaluation.answers import answer, answer_first
 from adapterzoo.evaluation.generation import decoded
 from adapterzoo.evaluation.likelihood import likelihoods
+from adapterzoo.tasks.batches import hidden_rows
 from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of, needs_answers
 from adapterzoo.tasks.examples import EvaluateSettings
 from adapterzoo.tokens.batches import row_tokens
@@ -44,22 +45,27 @@ def evaluate(
         PluginError: a third-party metric does not do what the contract says.
     """
     examples: list[Example] = getattr(encoded, split)
-    if prompts is None:
-        rows, prompts = [example.tokens for example in examples], [example.prompt for example in examples]
-    else:
-        rows = [row_tokens(prompt, example.completion) for prompt, example in zip(prompts, examples, strict=True)]
+    asked = [example.prompt for example in examples] if prompts is None else prompts
+    longest, size, first = max(len(example.completion) for example in examples), settings.batch_size, None
+    limit = longest if settings.max_new_tokens == "auto" else settings.max_new_tokens
+    if needs_answers(settings.metrics):
+        with hidden_rows(encoded):
+            first = answer_first(model, encoded, asked, limit, size, prefix)
+    rows = [
+        example.tokens if prompts is None else row_tokens(prompt, example.completion)
+        for prompt, example in zip(asked, examples, strict=True)
+    ]
     measured: Sequence[Likelihood | None] = [None] * len(rows)
     answers: Sequence[str | None] = [None] * len(rows)
-    seconds, remembered, size = None, 0.0, settings.batch_size
-    if needs_answers(settings.metrics):
-        longest = max(len(example.completion) for example in examples)
-        limit = longest if settings.max_new_tokens == "auto" else settings.max_new_tokens
-        ids, seconds, measured, remembered = answer(
-            model, encoded, prompts, rows, limit, size, prefix, with_likelihoods=with_likelihoods
+    remembered = 0.0
+    if first is not None:
+        ids, measured, remembered = answer(
+            model, encoded, asked, rows, first, limit, size, prefix, with_likelihoods=with_likelihoods
         )
         answers = [decoded(tokens, encoded) for tokens in ids]
     elif with_likelihoods:
         measured = likelihoods(model, rows, encoded.pad_id, size, prefix)
     data_rows = [example.row for example in examples]
+    seconds = first.seconds if first is not None else None
     evaluation = evaluation_of(data_rows, measured, answers, settings.metrics, split, seconds)
     return evaluation._replace(remembered=remembered)

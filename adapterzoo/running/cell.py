@@ -242,5 +242,5 @@ def measure(
     measured = encoded.evaluate(model, prepared.recipe.evaluate, prefix=prefix, shots=shots)
     if fair_play is not None and measured.remembered > MAX_REMEMBERED:
         share = f"{measured.remembered:.0%} of its first answers"
-        fair_play.note(ANSWERS, f"gives {share} right only after the model was given the right answers to measure them")
+        fair_play.note(ANSWERS, f"gives {share} right only when the right answers are in the memory of its process")
     return measured.without(encoded.relative_metrics) if isinstance(cell, BaseCell) else measured

@@ -62,7 +62,7 @@ class Evaluation(NamedTuple):
     answer_seconds: float | None
     """mean time of one answer; None if no metric needs answers"""
     remembered: float = 0.0
-    """share of the first answers that are right only after the model was given the right answer"""
+    """share of the first answers that are right only once the right answers are in memory"""
 
     def without(self, names: Sequence[str]) -> Evaluation:
         """Return the measurements without some metrics."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,36 @@ def test_a_method_that_sees_the_right_answers_is_not_ranked(
     rows = {row["label"]: row for row in json.loads(compared.stdout)["rows"]}
     assert rows["ia3"]["broken_rules"].keys() == {"answers"}
     assert rows["ia3"]["tied"] is None
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_answers_that_need_the_right_answers_in_memory_are_noticed(
+    shared: bool, write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    from adapterzoo.running.cell import measure
+    from adapterzoo.tokens.shared_prefix import SharedPrefix
+
+    sets = ("train.steps=100", "train.learning_rate=5e-3", "evaluate.max_new_tokens=auto", "evaluate.batch_size=4")
+    bench = Bench(write_recipe("lora"), *sets)
+    encoded = replace(bench.prepared.encoded, test=list(bench.prepared.encoded.train))
+    prepared = replace(bench.prepared, encoded=encoded)
+    with bench.wrapped("lora", bench.load("none")) as model:
+        bench.train("lora", model, tmp_path)
+        prefix = SharedPrefix.of(model) if shared else None
+        honest, cheating = FairPlay(registry()["lora"]), FairPlay(registry()["lora"])
+        measured = measure(prepared, bench.cells["lora"], model, prefix, honest)
+        assert measured.metrics["exact_match"] > 0.5
+        factors = [module.scaling for module in model.modules() if hasattr(module, "lora_B")]
+        right = factors[0]["default"]
+
+        def looks_around(*_: Any) -> None:
+            for factor in factors:
+                factor["default"] = right if encoded.test else 0.0
+
+        model.get_input_embeddings().register_forward_pre_hook(looks_around)
+        measure(prepared, bench.cells["lora"], model, prefix, cheating)
+    assert honest.record()["broken_rules"] == {}
+    assert "only when the right answers are in the memory" in cheating.record()["broken_rules"]["answers"]
 
 
 def test_a_row_that_breaks_a_rule_is_marked_and_not_ranked(
