@@ -9,9 +9,15 @@ from pydantic import Field, model_validator
 from adapterzoo import Context, LinearOptions, PeftMethod, Problem, hookimpl
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftConfig
     from torch import nn
     from transformers import TrainerCallback
+
+
+IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+"""what PEFT's rank allocator remembers of each weight from step to step"""
+RANKS = "rank_pattern"
 
 
 class AdaloraOptions(LinearOptions):
@@ -49,7 +55,6 @@ class Adalora(PeftMethod[AdaloraOptions]):
     learning_rate_source = "the paper, table 10 (SQuAD); its tables also give the other defaults"
     size_option = "init_r"
     departs_from = ("between steps",)  # after each step it sets the least important singular values to zero
-    resumes = False  # checkpoints do not hold the running importance of the weights
     token_wise = True
 
     def resized(self, options: AdaloraOptions, size: int) -> dict[str, Any]:
@@ -89,6 +94,30 @@ class Adalora(PeftMethod[AdaloraOptions]):
                 model.base_model.update_and_allocate(state.global_step + 1)
 
         return [Reallocate()]
+
+    def training_state(self, model: Any) -> dict[str, torch.Tensor]:
+        """Return the running importance of the weights, and, once they are fixed, the ranks that are kept."""
+        import torch
+
+        allocator = model.base_model.rankallocator
+        importance = {
+            f"{kind}|{name}": tensor for kind in IMPORTANCE for name, tensor in getattr(allocator, kind).items()
+        }
+        ranks = model.peft_config["default"].rank_pattern or {}
+        return importance | {f"{RANKS}|{name}": torch.tensor(kept) for name, kept in ranks.items()}
+
+    def restore_training_state(self, model: Any, state: dict[str, torch.Tensor]) -> None:
+        """See :meth:`Method.restore_training_state`."""
+        allocator, device = model.base_model.rankallocator, next(model.parameters()).device
+        allocator.reset_ipt()
+        ranks = {}
+        for key, tensor in state.items():
+            kind, name = key.split("|")
+            if kind == RANKS:
+                ranks[name] = tensor.tolist()
+            else:
+                getattr(allocator, kind)[name] = tensor.to(device)
+        model.peft_config["default"].rank_pattern = ranks or None
 
     def findings(self, model: Any) -> dict[str, Any]:
         """Return the final rank of each layer."""

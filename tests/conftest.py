@@ -17,66 +17,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from tiny import METHODS, RECIPE
-
-# As in the bundled model, the tokenizer's padding token is its end token.
-TEMPLATE = (
-    "{% for m in messages %}{{ '<|start|>' + m['role'] + '\n' + m['content'] + '<|end|>' + '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"
-)
-
-VERBS = (
-    "walk", "bake", "stop", "carry", "panic", "play", "rest", "ask", "jump", "talk", "climb", "paint", "move",
-    "love", "hope", "like", "hate", "vote", "wave", "save", "plan", "chat", "clap", "drop", "grab", "hug",
-    "jog", "nod", "beg", "rob", "try", "cry", "fry", "dry", "copy", "marry", "study", "hurry", "worry", "tidy",
-)  # fmt: skip
-
-
-def past(verb: str) -> str:
-    if verb.endswith("e"):
-        return verb + "d"
-    return verb[:-1] + "ied" if verb.endswith("y") and verb[-2] not in "aeiou" else verb + "ed"
+from tiny import METHODS, RECIPE, make_data, make_model
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a two-layer Llama with a tokenizer of bytes, saved by transformers."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("tiny-model")
-    specials = ["<|unk|>", "<|start|>", "<|end|>"]
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate([*specials, *letters])}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<|unk|>", bos_token="<|start|>", eos_token="<|end|>", pad_token="<|end|>"
-    )
-    fast.chat_template = TEMPLATE
-    fast.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(fast),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        initializer_range=0.1,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=2,
-        tie_word_embeddings=True,
-    )
-    model = LlamaForCausalLM(config)
-    # transformers sets the padding token's embedding to zero; here it is also the end token, which must be learnable.
-    torch.nn.init.normal_(model.get_input_embeddings().weight.data[2], std=0.1)
-    model.save_pretrained(folder)
-    return folder
+    return make_model(tmp_path_factory.mktemp("tiny-model"))
 
 
 @pytest.fixture(scope="session")
@@ -122,9 +69,7 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "verbs.csv"
-    path.write_text("verb,past\n" + "".join(f"{verb},{past(verb)}\n" for verb in VERBS), encoding="utf-8")
-    return path
+    return make_data(tmp_path_factory.mktemp("data") / "verbs.csv")
 
 
 @pytest.fixture

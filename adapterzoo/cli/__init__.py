@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from io import TextIOWrapper
@@ -11,7 +12,10 @@ from typing import Any
 import click
 
 from adapterzoo.errors import UserError
+from adapterzoo.machine import stopping
 from adapterzoo.terminal import safe, stderr
+
+MAX_PROBLEMS_SHOWN = 100  # further problems are only counted
 
 
 class _Group(click.Group):
@@ -23,15 +27,17 @@ class _Group(click.Group):
             return super().invoke(context)
         except UserError as error:
             console = stderr()
-            for problem in error.problems:
+            for problem in error.problems[:MAX_PROBLEMS_SHOWN]:
                 console.print(safe("error: ", "bold red").append_text(safe(problem)), soft_wrap=True)
+            if (more := len(error.problems) - MAX_PROBLEMS_SHOWN) > 0:
+                console.print(f"and {more:,} more problems")
             if context.params.get("debug"):
                 traceback.print_exc()
             sys.exit(2)
         except KeyboardInterrupt:
-            message = "stopped. Finished cells are kept; run the same command again for the rest."
+            message = "stopped. Finished cells and saved steps are kept; run the same command again to go on."
             stderr().print(message if context.invoked_subcommand == "run" else "stopped.")
-            sys.exit(130)
+            sys.exit(128 + (stopping.asked() or signal.SIGINT))
         except OSError as error:
             if isinstance(error, BrokenPipeError):
                 # The program that reads the output has ended, which is not an error.

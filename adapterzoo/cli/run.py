@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from adapterzoo.cli.arguments import out_option, recipe_options
-from adapterzoo.terminal import stdout, stdout_to_stderr
+from adapterzoo.terminal import safe, stdout, stdout_to_stderr
+
+if TYPE_CHECKING:
+    from adapterzoo.running.planned import PlannedCell
 
 
 @click.command()
@@ -19,6 +25,7 @@ from adapterzoo.terminal import stdout, stdout_to_stderr
     type=click.IntRange(min=0),
     help="Cells that run at the same time [as in the recipe]; 0 = one by one in this process.",
 )
+@click.option("--dry-run", is_flag=True, help="Only say what would be done with each cell, and why.")
 def run(
     recipe: Path,
     methods: tuple[str, ...],
@@ -26,6 +33,7 @@ def run(
     overrides: tuple[str, ...],
     out: Path | None,
     jobs: int | None,
+    dry_run: bool,
 ) -> None:
     """Train and evaluate every cell of RECIPE.
 
@@ -44,6 +52,11 @@ def run(
     from adapterzoo.report import table
     from adapterzoo.running import runner
 
+    if dry_run:
+        with stdout_to_stderr():
+            cells = runner.dry_run(checked, folder, methods, seeds)
+        _show_plan(folder, cells)
+        return
     with stdout_to_stderr():
         try:
             results = runner.run(checked, folder, methods, seeds, progress)
@@ -53,3 +66,19 @@ def run(
     table.render(compare(folder), stdout())
     if not all(result.ok for result in results):
         sys.exit(1)
+
+
+def _show_plan(folder: Path, cells: Sequence[PlannedCell]) -> None:
+    """Print what a run would do with each cell."""
+    from rich.table import Table
+    from rich.text import Text
+
+    console = stdout()
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for title in ("cell", "seed", "would", "because"):
+        table.add_column(title, no_wrap=title != "because")
+    for cell in cells:
+        table.add_row(safe(cell.label, "bold"), str(cell.seed), cell.action, safe(cell.why))
+    console.print(table)
+    counts = ", ".join(f"{action}: {count}" for action, count in Counter(cell.action for cell in cells).items())
+    console.print(Text(f"{counts}; nothing was done", "dim"))

@@ -95,6 +95,7 @@ class Trial:
             folder=self.folder / name,
             callbacks=[*own, *callbacks],
             optimizer=partial(self.method.optimizer, model, self.options),
+            state=(partial(self.method.training_state, model), partial(self.method.restore_training_state, model)),
             fair_play=self.fair_play,
         )
         # Use the names from before the training, because a method may freeze parameters during the training.

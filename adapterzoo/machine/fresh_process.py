@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from adapterzoo.errors import UserError
+from adapterzoo.machine import stopping
 from adapterzoo.machine.processes import ProcessHandle, Send, end_with_parent, output_file, set_threads
 
 DONE = ("done",)  # the message with which a process says that it waits for its next piece of work
@@ -87,6 +89,7 @@ class FreshProcess(ProcessHandle):
 def main(descriptor: int) -> None:
     """Do the work that the parent sends over a pipe; this is the main function of the new process."""
     end_with_parent()
+    signal.signal(signal.SIGUSR1, stopping.ask)
     faulthandler.enable()
     messages = Connection(descriptor)
     handler, threads = messages.recv()

@@ -10,11 +10,13 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import IO, Any
 
 from adapterzoo.errors import ProcessEndedError
+from adapterzoo.machine import stopping
 from adapterzoo.machine.memory import keep_freed_memory
 
 Send = Callable[[Any], None]
@@ -78,6 +80,11 @@ class ProcessHandle:
         size = os.fstat(self._output.fileno()).st_size
         self._output.seek(max(self._output_start, size - MAX_OUTPUT_BYTES))
         return self._output.read().decode(errors="replace")
+
+    def ask_to_stop(self) -> None:
+        """Ask the process to save and end what it is training (see :mod:`.stopping`)."""
+        with suppress(ProcessLookupError):
+            os.kill(self.process_id, signal.SIGUSR1)
 
     def kill(self) -> None:
         """End the process at once, and the processes that it has started."""
@@ -206,6 +213,9 @@ def _main(work: Callable[[Send], None], messages: Connection, output: int, threa
     # In a process group of its own, the process can be killed with its children, and Ctrl-C reaches only its parent.
     os.setpgid(0, 0)
     end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent's handlers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR1, stopping.ask)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
     sys.stdout = sys.stderr = os.fdopen(os.dup(output), "w", buffering=1, encoding="utf-8", errors="replace")

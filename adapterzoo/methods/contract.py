@@ -44,6 +44,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from adapterzoo.errors import Problem
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
     from torch.optim import Optimizer
     from transformers import TrainerCallback
@@ -223,6 +224,18 @@ class Method(Generic[OptionsT]):
             settings: the arguments of that optimizer: ``lr``, ``weight_decay`` and further ones.
         """
         return None
+
+    def training_state(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """Return what training needs to go on from a checkpoint, beside parameters and buffers: name -> tensor."""
+        return {}
+
+    def restore_training_state(self, model: nn.Module, state: dict[str, torch.Tensor]) -> None:
+        """Take what :meth:`training_state` returned when a checkpoint was written.
+
+        Args:
+            model: the model that ``wrap`` returned; its parameters and buffers are already those of the checkpoint.
+            state: name -> tensor, on the CPU.
+        """
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write the adapter of a wrapped model to ``folder``, as safetensors."""

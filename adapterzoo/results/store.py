@@ -25,6 +25,7 @@ PREDICTIONS = "predictions.jsonl"
 GENERAL = "general.jsonl"
 ADAPTER = "adapter"
 CHECKPOINTS = "checkpoints"
+SETTINGS = f"{CHECKPOINTS}/settings.json"
 TRACEBACK = "traceback.txt"
 RECIPE = "recipe.yaml"
 LOCK = ".lock"
@@ -160,12 +161,16 @@ class Store:
         for name in (RESULT, PREDICTIONS, GENERAL, TRACEBACK):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / ADAPTER, ignore_errors=True)
-        marker, wanted = folder / CHECKPOINTS / "settings.json", json.dumps(settings, sort_keys=True)
-        if not marker.is_file() or marker.read_bytes() != wanted.encode():
+        if not self.suits(folder, settings):
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-            marker.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(marker, wanted)
+            (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / SETTINGS, _text(settings))
         return folder
+
+    def suits(self, folder: Path, settings: Mapping[str, Any]) -> bool:
+        """Tell whether the checkpoints in a cell's folder are of trainings with these settings."""
+        marker = folder / SETTINGS
+        return marker.is_file() and marker.read_bytes() == _text(settings).encode()
 
     def write(
         self,
@@ -235,6 +240,10 @@ def changed_files(cell: Path, result: Result) -> list[str]:
         digests = {}
     written = result.adapter_files.items()
     return [f"{ADAPTER}/{name}" for name, digest in written if digests.get(folder / name) != digest]
+
+
+def _text(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True)
 
 
 def _yaml(data: Mapping[str, Any]) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from adapterzoo.machine import gpu, processes
+from adapterzoo.machine import gpu, processes, stopping
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.methods.registry import registry
 from adapterzoo.prepare.prepare import prepare
-from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.recipe.reading import kept_recipe
 from adapterzoo.recipe.schema import Recipe
 from adapterzoo.results.identity import recipe_identity
@@ -19,6 +20,7 @@ from adapterzoo.results.result import Result
 from adapterzoo.results.store import Store
 from adapterzoo.running.fork_queue import ForkQueue
 from adapterzoo.running.gpu_queue import GpuQueue
+from adapterzoo.running.planned import PlannedCell, planned_cells
 from adapterzoo.running.progress import Reporter
 from adapterzoo.running.schedule import Schedule, SerialSchedule
 from adapterzoo.running.worker import Worker
@@ -46,9 +48,46 @@ def run(
     Raises:
         UserError: something is wrong with the recipe, the data, the model or the folder; nothing was trained.
     """
+    reporter, clock = reporter or Reporter(), Stopwatch()
+    with _scheduled(recipe, out, methods, seeds, reporter, clock) as (schedule, identity):
+        store, cells = schedule.store, [(cell.label, cell.seed) for cell in schedule.prepared.cells]
+        store.begin(kept_recipe(schedule.prepared.recipe, registry()), identity, cells)
+        reporter.begin(len(cells), out)
+        try:
+            with stopping.gently(reporter.say):
+                results = schedule.run()
+            if schedule.todo:
+                times = schedule.times()
+                store.keep_times(times)
+                reporter.say(times_line(times))
+            return results
+        finally:
+            store.release()
+
+
+def dry_run(
+    recipe: Recipe,
+    out: Path,
+    methods: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    reporter: Reporter | None = None,
+) -> list[PlannedCell]:
+    """Return what :func:`run` would do with each cell, and why; nothing is trained or written.
+
+    The arguments and errors are those of :func:`run`.
+    """
+    with _scheduled(recipe, out, methods, seeds, reporter or Reporter(), Stopwatch()) as (schedule, _):
+        return planned_cells(schedule)
+
+
+@contextmanager
+def _scheduled(
+    recipe: Recipe, out: Path, methods: Sequence[str], seeds: Sequence[int], reporter: Reporter, clock: Stopwatch
+) -> Iterator[tuple[Schedule, dict[str, Any]]]:
+    """Prepare a run and yield its schedule, and the recipe's identity; then set the number of threads back."""
     # If torch has used several threads in a process, processes forked from it cannot use several threads.
     forks_may_use_threads = "torch" not in sys.modules or processes.threads() == 1
-    reporter, clock, threads_before = reporter or Reporter(), Stopwatch(), list[int]()
+    threads_before = list[int]()
 
     def use_one_thread() -> None:
         threads_before.append(processes.threads())
@@ -58,41 +97,22 @@ def run(
     try:
         with clock("preparing"):
             prepared = prepare(recipe, methods, seeds, reporter.say, use_one_thread)
-        return _run(prepared, out, reporter, clock, forks_may_use_threads)
+        store = Store(out)
+        identity = recipe_identity(prepared.recipe.resolved(), prepared.encoded.fingerprint, prepared.weights)
+        store.check(identity)
+        with quiet_libraries():
+            worker = Worker(prepared, store, identity)
+            schedule: Schedule
+            if prepared.recipe.jobs != 0 and processes.can_fork():
+                schedule = ForkQueue(worker, reporter, clock, forks_may_use_threads)
+            elif prepared.recipe.jobs != 0 and (gpus := gpu.visible()):
+                schedule = GpuQueue(worker, reporter, clock, gpus)
+            else:
+                schedule = SerialSchedule(worker, reporter, clock)
+            yield schedule, identity
     finally:
         if threads_before:
             processes.set_threads(threads_before[0])
-
-
-def _run(
-    prepared: Prepared, out: Path, reporter: Reporter, clock: Stopwatch, forks_may_use_threads: bool
-) -> list[Result]:
-    """Run the cells of a prepared run; return the results of all cells."""
-    store = Store(out)
-    resolved = prepared.recipe.resolved()
-    identity = recipe_identity(resolved, prepared.encoded.fingerprint, prepared.weights)
-    store.check(identity)
-    with quiet_libraries():
-        worker = Worker(prepared, store, identity)
-        schedule: Schedule
-        if prepared.recipe.jobs != 0 and processes.can_fork():
-            schedule = ForkQueue(worker, reporter, clock, forks_may_use_threads)
-        elif prepared.recipe.jobs != 0 and (gpus := gpu.visible()):
-            schedule = GpuQueue(worker, reporter, clock, gpus)
-        else:
-            schedule = SerialSchedule(worker, reporter, clock)
-        cells = [(cell.label, cell.seed) for cell in prepared.cells]
-        store.begin(kept_recipe(prepared.recipe, registry()), identity, cells)
-        reporter.begin(len(cells), out)
-        try:
-            results = schedule.run()
-            if schedule.todo:
-                times = schedule.times()
-                store.keep_times(times)
-                reporter.say(times_line(times))
-            return results
-        finally:
-            store.release()
 
 
 def times_line(times: Mapping[str, float]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from adapterzoo.errors import AdapterzooError, Problem, UserError, failure_reason
-from adapterzoo.machine import gpu, processes
+from adapterzoo.machine import gpu, processes, stopping
 from adapterzoo.machine.memory import keep_freed_memory
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.prepare.plan import Cell, MethodCell
@@ -52,7 +52,7 @@ class Schedule:
         """label -> the tuning of all its seeds, or why it failed"""
 
     def run(self) -> list[Result]:
-        """Run the cells that have no result yet; return the results of all cells, in the order of the plan."""
+        """Run the cells that have no result yet; return the results, in the order of the plan."""
         for cell in self.prepared.cells:
             if (result := self.kept.get((cell.label, cell.seed))) is not None:
                 self.reporter.start(cell.label, cell.seed)
@@ -60,7 +60,8 @@ class Schedule:
         if self.todo:
             with self.clock("cells"):
                 self.do()
-        return [self.done[cell.label, cell.seed] for cell in self.prepared.cells]
+        keys = [(cell.label, cell.seed) for cell in self.prepared.cells]
+        return [self.done[key] for key in keys if key in self.done]  # some are missing if the user has stopped the run
 
     def do(self) -> None:
         """Run the cells in ``todo``."""
@@ -123,6 +124,8 @@ class SerialSchedule(Schedule):
         self.store.keep_threads(self.worker.threads)
         with gpu.repeatable():
             for cell in self.todo:
+                if stopping.asked():
+                    return
                 base = self.bases.get(cell.quantization)
                 if base is None:
                     self.bases = {name: error for name, error in self.bases.items() if isinstance(error, Exception)}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import AdapterzooError, failure_reason
-from adapterzoo.machine import processes
+from adapterzoo.machine import processes, stopping
 from adapterzoo.machine.fresh_process import DONE
 from adapterzoo.machine.processes import ProcessHandle, Send
 from adapterzoo.machine.stopwatch import Stopwatch
@@ -53,6 +53,8 @@ class WorkQueue(Schedule):
         super().__init__(worker, reporter, clock)
         self.waiting = self._items()
         self.running: dict[ProcessHandle, WorkItem] = {}
+        self.stopping = False
+        """whether the processes were asked to stop"""
 
     def do(self) -> None:
         """Start processes, up to the number of jobs, and handle their messages, until every cell is done."""
@@ -61,10 +63,14 @@ class WorkQueue(Schedule):
             self.store.keep_threads(concurrency.threads)
             self.worker.threads, self.worker.jobs = concurrency.threads, concurrency.jobs
             self.jobs = self.reporter.jobs = concurrency.jobs
-            while self.waiting or self.running:
+            while self.running or (self.waiting and not stopping.asked()):
                 while len(self.running) < concurrency.jobs and (item := self._next()) is not None:
                     self._start(item, concurrency.threads)
                 processes.wait_for_any(list(self.running))
+                if stopping.asked() and not self.stopping:
+                    self.stopping = True
+                    for process in self.running:
+                        process.ask_to_stop()
                 for process in list(self.running):
                     self._handle_messages(process)
         finally:
@@ -111,7 +117,7 @@ class WorkQueue(Schedule):
 
     def _next(self) -> WorkItem | None:
         """Return the next item that can start now, or None."""
-        for item in self.waiting:
+        for item in self.waiting if not stopping.asked() else ():
             if self._can_start(item):
                 self.waiting.remove(item)
                 return item
@@ -190,6 +196,8 @@ class WorkQueue(Schedule):
             result = read_result(path)
         elif error is not None:
             result = self.worker.fail(item.cell, failure_reason(error), "", keep_checkpoints=True)
+        elif self.stopping:
+            return None
         else:
             why = why or "its process ended before the cell did"
             result = self.worker.fail(item.cell, why, process.output(), keep_checkpoints=True)

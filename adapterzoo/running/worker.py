@@ -107,7 +107,7 @@ class Worker:
             if isinstance(cell, MethodCell):
                 with clock("tuning"):
                     cell, tuning = self._tuned(prepared, cell, base, watch, tuning)
-            folder = self.store.clear(cell.label, cell.seed, self._depends_on(cell))
+            folder = self.store.clear(cell.label, cell.seed, self.depends_on(cell))
             with base.borrow() as model:
                 with PeakMemory() as peak:
                     if isinstance(cell, MethodCell):
@@ -178,7 +178,7 @@ class Worker:
             **{**self._common, "environment": environment, **values},
         )
 
-    def _depends_on(self, cell: Cell) -> Mapping[str, Any]:
+    def depends_on(self, cell: Cell) -> Mapping[str, Any]:
         """Return what training depends on beside the recipe; a checkpoint is used only if all of this is the same."""
         return {**cell.settings, "packages": self._common["environment"]["packages"]}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adapterzoo.digests import file_digest, text_digest
-from adapterzoo.files import remove_folder, write_atomically
+from adapterzoo.files import remove, write_atomically
 
 MANIFEST = "manifest.json"
 NAME = re.compile(r"checkpoint-(\d+)")
@@ -56,8 +56,13 @@ def newest(folder: Path, *, wanted: bool) -> Checkpoint | None:
         if checkpoint is None and wanted:
             checkpoint = _read(path)
         if checkpoint is None or checkpoint.path != path:
-            remove_folder(path)
+            remove(path)
     return checkpoint
+
+
+def find(folder: Path) -> Checkpoint | None:
+    """Return the newest complete checkpoint in a folder, if there is one, and leave the folder as it is."""
+    return next((checkpoint for path in reversed(_all(folder)) if (checkpoint := _read(path))), None)
 
 
 def keep_newest(folder: Path, limit: int) -> None:
@@ -68,7 +73,7 @@ def keep_newest(folder: Path, limit: int) -> None:
         limit: number of checkpoints to keep, at least one.
     """
     for path in _all(folder)[:-limit]:
-        remove_folder(path)
+        remove(path)
 
 
 def _all(folder: Path) -> list[Path]:

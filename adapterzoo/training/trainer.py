@@ -18,6 +18,8 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from adapterzoo.errors import AdapterzooError, NotFiniteError
+from adapterzoo.machine import stopping
+from adapterzoo.machine.stopping import StoppedError
 from adapterzoo.methods.layers import trained_parameters
 from adapterzoo.recipe.schema import EvaluateSection, TrainSection
 from adapterzoo.tasks.examples import Examples
@@ -30,11 +32,16 @@ from adapterzoo.training.fair_play import FairPlay
 from adapterzoo.training.training_watch import TrainingWatch
 
 STATE = "adapter_state.safetensors"
+METHOD_STATE = "method_state.safetensors"
 LOGS = "logs"
 OnStep = Callable[[int, int, float, int], None]
 """is called with the step, the number of steps in all, the loss, and the number of tokens seen so far"""
 MakeOptimizer = Callable[[type[torch.optim.Optimizer], dict[str, Any]], torch.optim.Optimizer | None]
 """is called with the class of the recipe's optimizer and its arguments; returns None to use that optimizer"""
+GetState = Callable[[], dict[str, torch.Tensor]]
+"""returns what a method keeps in checkpoints, beside parameters and buffers"""
+SetState = Callable[[dict[str, torch.Tensor]], None]
+"""is called with what was kept, when training goes on from a checkpoint"""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ def train_adapter(
     folder: Path,
     callbacks: Sequence[TrainerCallback] = (),
     optimizer: MakeOptimizer = lambda kind, settings: None,
+    state: tuple[GetState, SetState] = (dict, lambda state: None),
     resume: bool = True,
     prefix: SharedPrefix | None = None,
     fair_play: FairPlay | None = None,
@@ -79,6 +87,7 @@ def train_adapter(
         folder: folder for checkpoints.
         callbacks: the method's callbacks.
         optimizer: makes the method's own optimizer, if it has one.
+        state: returns and takes what the method keeps in checkpoints.
         resume: whether to resume from a checkpoint in ``folder``.
         prefix: joins rows that begin with the same tokens into one sequence; None if rows are padded.
         fair_play: notes where the method departs from the rules of the comparison.
@@ -93,7 +102,7 @@ def train_adapter(
     arguments = training_arguments.arguments(settings, steps, learning_rate, seed, folder, fp16=fp16)
     # A last batch that is too small for the loss would be a step of which nothing is learned.
     arguments.dataloader_drop_last = 0 < len(encoded.training_rows) % settings.batch_size < encoded.smallest_batch
-    checkpoint = checkpoints.newest(folder, wanted=resume and bool(settings.save_steps))
+    checkpoint = checkpoints.newest(folder, wanted=resume)
     # The training before the checkpoint counts as training time.
     seconds_before = checkpoint.seconds if checkpoint else 0.0
     trainer = TaskTrainer(
@@ -106,6 +115,7 @@ def train_adapter(
         examples=encoded,
         prefix=prefix,
         own_optimizer=optimizer,
+        method_state=state,
     )
     trainer.keep_logs_in(folder.parent / LOGS)
     return Trained(
@@ -132,9 +142,11 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         examples: Examples,
         prefix: SharedPrefix | None,
         own_optimizer: MakeOptimizer,
+        method_state: tuple[GetState, SetState],
         **settings: Any,
     ) -> None:
         self.examples, self.prefix, self.own_optimizer = examples, prefix, own_optimizer
+        self.get_method_state, self.set_method_state = method_state
         # transformers recognizes only PEFT's adapters, and would otherwise refuse to train a quantized base model.
         model._hf_peft_config_loaded = True
         try:
@@ -229,7 +241,8 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.detach().contiguous() for name, tensor in _state(self.model).items()}, folder / STATE)
+        for name, tensors in ((STATE, _state(self.model)), (METHOD_STATE, self.get_method_state())):
+            save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, folder / name)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         saved, state = load_file(Path(resume_from_checkpoint) / STATE), _state(self.model)
@@ -238,6 +251,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         with torch.no_grad():
             for name, tensor in state.items():
                 tensor.copy_(saved[name])
+        self.set_method_state(load_file(Path(resume_from_checkpoint) / METHOD_STATE))
 
     def load_finished(self, checkpoint: Checkpoint) -> float:
         """Load the checkpoint of a finished training; return its seconds. The trainer itself would do one more step."""
@@ -266,10 +280,15 @@ class _StepCallback(TrainerCallback):  # type: ignore[misc]
         self.save_limit = save_limit
         self._begun = time.perf_counter() - seconds_before
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_save = control.should_save or bool(stopping.asked())
+
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = Path(args.output_dir)
         checkpoints.complete(folder / f"checkpoint-{state.global_step}", time.perf_counter() - self._begun)
         checkpoints.keep_newest(folder, self.save_limit)
+        if stopping.asked():
+            raise StoppedError
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
         if "loss" not in logs:

@@ -63,6 +63,7 @@ class Bench:
             "folder": folder,
             "callbacks": method.callbacks(options, context),
             "optimizer": partial(method.optimizer, model, options),
+            "state": (partial(method.training_state, model), partial(method.restore_training_state, model)),
             "resume": method.resumes,
         }
         return train_adapter(model, self.prepared.encoded, self.recipe.train, **{**settings, **changes})

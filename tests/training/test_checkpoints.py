@@ -132,6 +132,28 @@ def test_training_resumes_from_the_newest_complete_checkpoint(
         assert seen[0] == first
 
 
+@pytest.mark.parametrize("stopped", [5, 11, 13, 17])
+def test_adalora_resumes_before_and_after_its_ranks_are_fixed(
+    stopped: int, write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    def stop(step: int, *_: object) -> None:
+        if step == stopped:
+            raise StopError
+
+    bench = Bench(write_recipe("adalora", steps="20"), "train.save_steps=2")
+    loaded, seen = bench.load("none"), list[int]()
+    expected = bench.adapter("adalora", loaded, tmp_path / "whole")
+    with pytest.raises(StopError):
+        bench.adapter("adalora", loaded, tmp_path / "stopped", on_step=stop)
+    found = bench.adapter("adalora", loaded, tmp_path / "stopped", on_step=partial(_append_step, seen))
+    assert_same(found, expected)
+    assert seen[0] == stopped, "the last checkpoint was of the step before"
+    configs = [
+        json.loads((tmp_path / name / "adapter/adapter_config.json").read_text()) for name in ("whole", "stopped")
+    ]
+    assert configs[0]["rank_pattern"] == configs[1]["rank_pattern"]
+
+
 def _append_step(seen: list[int], step: int, *_: object) -> None:
     seen.append(step)
 
