@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adapterzoo.digests import file_digest, text_digest
-from adapterzoo.files import remove, write_atomically
+from adapterzoo.files import remove_folder, write_atomically
 
 MANIFEST = "manifest.json"
 NAME = re.compile(r"checkpoint-(\d+)")
@@ -56,7 +56,7 @@ def newest(folder: Path, *, wanted: bool) -> Checkpoint | None:
         if checkpoint is None and wanted:
             checkpoint = _read(path)
         if checkpoint is None or checkpoint.path != path:
-            remove(path)
+            remove_folder(path)
     return checkpoint
 
 
@@ -73,7 +73,7 @@ def keep_newest(folder: Path, limit: int) -> None:
         limit: number of checkpoints to keep, at least one.
     """
     for path in _all(folder)[:-limit]:
-        remove(path)
+        remove_folder(path)
 
 
 def _all(folder: Path) -> list[Path]:
