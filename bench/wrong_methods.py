@@ -15,7 +15,6 @@ import os
 import sys
 import time
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -45,8 +44,8 @@ def main() -> None:
         if not names or wrong.method.name in names
     ]
     found: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(given.jobs, get_context("spawn"), max_tasks_per_child=8) as pool:
-        for entry in pool.map(examine, work):
+    with get_context("spawn").Pool(given.jobs, maxtasksperchild=8) as pool:
+        for entry in pool.imap(examine, work):
             found.append(entry)
             print(
                 f"{entry['kind']:16} {entry['name']:32} {entry['case']:18} {entry['seconds']:5.1f} s  "
