@@ -75,7 +75,7 @@ class FairPlay:
 
     @contextmanager
     def training(
-        self, model: nn.Module, examples: Examples, arguments: TrainingArguments, *, done: int, roots: Sequence[Any]
+        self, model: nn.Module, examples: Examples, arguments: TrainingArguments, *, resumed: bool, roots: Sequence[Any]
     ) -> Iterator[TrainingWatch]:
         """Watch a method while its model is trained.
 
@@ -83,19 +83,19 @@ class FairPlay:
             model: the wrapped model.
             examples: the rows.
             arguments: the trainer's arguments.
-            done: number of steps that were done before, if training is resumed.
+            resumed: whether training goes on from a checkpoint.
             roots: other objects of the method's that may hold tensors, such as its callbacks.
         """
-        watch = TrainingWatch(self, model, arguments, done)
+        watch = TrainingWatch(self, model, arguments, resumed=resumed)
         settings, rows = arguments.to_dict(), _rows_digest(examples)
         roots = (model, *roots, *_belongings(self.method))
         checksums = [(tensor, checksum(tensor)) for tensor in reachable_tensors(roots)]
         with (
-            _counting_backward_passes() as backward_passes,
+            _counting_backward_passes() as watch.backward_passes,
             _optimizer_steps(before=watch.before_step, after=watch.after_step),
         ):
             yield watch
-        watch.end(len(backward_passes))
+        watch.end()
         changed = [tensor for tensor, before in checksums if checksum(tensor) != before]
         watch.compare_size(changed)
         after = arguments.to_dict()

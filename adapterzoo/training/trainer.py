@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ from adapterzoo.training.training_watch import TrainingWatch
 
 STATE = "adapter_state.safetensors"
 METHOD_STATE = "method_state.safetensors"
+COUNTED = "counted.json"
 LOGS = "logs"
 OnStep = Callable[[int, int, float, int], None]
 """is called with the step, the number of steps in all, the loss, and the number of tokens seen so far"""
@@ -73,6 +75,7 @@ def train_adapter(
     prefix: SharedPrefix | None = None,
     fair_play: FairPlay | None = None,
     on_step: OnStep = lambda step, steps, loss, tokens: None,
+    say: Callable[[str], None] = lambda message: None,
 ) -> Trained:
     """Train a wrapped model in place.
 
@@ -92,6 +95,7 @@ def train_adapter(
         prefix: joins rows that begin with the same tokens into one sequence; None if rows are padded.
         fair_play: notes where the method departs from the rules of the comparison.
         on_step: is called after every step.
+        say: is called with a sentence if a checkpoint cannot be used.
 
     Raises:
         NotFiniteError: the loss or the gradient became NaN or infinite.
@@ -102,7 +106,7 @@ def train_adapter(
     arguments = training_arguments.arguments(settings, steps, learning_rate, seed, folder, fp16=fp16)
     # A last batch that is too small for the loss would be a step of which nothing is learned.
     arguments.dataloader_drop_last = 0 < len(encoded.training_rows) % settings.batch_size < encoded.smallest_batch
-    checkpoint = checkpoints.newest(folder, wanted=resume)
+    checkpoint = checkpoints.newest(folder, wanted=resume, say=say)
     # The training before the checkpoint counts as training time.
     seconds_before = checkpoint.seconds if checkpoint else 0.0
     trainer = TaskTrainer(
@@ -164,8 +168,8 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
             callbacks: the method's callbacks, which may hold tensors.
             checkpoint: the checkpoint to resume from; None to begin.
         """
-        done = checkpoint.step if checkpoint else 0
-        with fair_play.training(self.model, self.examples, self.args, done=done, roots=callbacks) as self.watch:
+        resumed = checkpoint is not None
+        with fair_play.training(self.model, self.examples, self.args, resumed=resumed, roots=callbacks) as self.watch:
             return self.train_from(checkpoint)
 
     def train_from(self, checkpoint: checkpoints.Checkpoint | None) -> float:
@@ -243,6 +247,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         folder.mkdir(parents=True, exist_ok=True)
         for name, tensors in ((STATE, _state(self.model)), (METHOD_STATE, self.get_method_state())):
             save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, folder / name)
+        (folder / COUNTED).write_text(json.dumps(self.watch.state()), encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         saved, state = load_file(Path(resume_from_checkpoint) / STATE), _state(self.model)
@@ -252,6 +257,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
             for name, tensor in state.items():
                 tensor.copy_(saved[name])
         self.set_method_state(load_file(Path(resume_from_checkpoint) / METHOD_STATE))
+        self.watch.restore(json.loads((Path(resume_from_checkpoint) / COUNTED).read_text(encoding="utf-8")))
 
     def load_finished(self, checkpoint: Checkpoint) -> float:
         """Load the checkpoint of a finished training; return its seconds. The trainer itself would do one more step."""

@@ -29,25 +29,40 @@ UNCOUNTED = 0.01
 class TrainingWatch:
     """Counts the steps of one training and what they change."""
 
-    def __init__(self, fair_play: FairPlay, model: nn.Module, arguments: TrainingArguments, done: int) -> None:
+    def __init__(self, fair_play: FairPlay, model: nn.Module, arguments: TrainingArguments, *, resumed: bool) -> None:
+        self.fair_play = fair_play
         self.note = fair_play.note
-        self.counted = fair_play.counted
         self.shown = {id(parameter): parameter for parameter in model.parameters() if parameter.requires_grad}
         """the parameters that the table counts, by identity"""
         self.trained: dict[int, torch.Tensor] = {}
         """the tensors that get gradients, by identity"""
-        self.steps_wanted = arguments.max_steps - done
+        self.steps_wanted = arguments.max_steps
         self.may_skip_steps = arguments.fp16  # if a scaled gradient is infinite, no step is made
         self.limit = arguments.max_grad_norm or 0.0
         self.each_layer_steps = "layerwise" in str(arguments.optim)
         self.optimizer: Optimizer | None = None
         self.settings: dict[str, Any] = {}
-        self.done, self.rate = done, _rates(arguments)
+        self.rate = _rates(arguments)
         self.random = random.Random(0)
         self.steps = self.other_steps = self.batches = 0
         self.largest_norm = 0.0
+        self.backward_passes: list[None] = []
+        """an item for each backward pass"""
         # On resuming, the trainer loads the parameters after this.
-        self.compared = [] if done else self._checksums(list(self.shown.values()))
+        self.compared = [] if resumed else self._checksums(list(self.shown.values()))
+
+    def state(self) -> dict[str, Any]:
+        """Return what was counted and noted so far, for a checkpoint."""
+        return {"counted": self._counts(), "departures": self.fair_play.departures}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` returned when a checkpoint was written."""
+        counted = state["counted"]
+        self.steps, self.batches = counted["optimizer_steps"], counted["batches"]
+        self.backward_passes[:] = [None] * counted["backward_passes"]
+        self.largest_norm = counted["largest_gradient_norm"]
+        for rule, what in state["departures"].items():
+            self.note(rule, what)
 
     def set_optimizer(self, optimizer: Optimizer, kind: type[Optimizer], settings: dict[str, Any]) -> None:
         """Note the optimizer of the training; the recipe's has this class and these settings."""
@@ -74,7 +89,7 @@ class TrainingWatch:
             return
         self.steps += 1
         self._compare()
-        rate = self.rate(self.done + self.steps - 1)
+        rate = self.rate(self.steps - 1)
         parameters = []
         for group in optimizer.param_groups:
             parameters += [parameter for parameter in group["params"] if parameter.grad is not None]
@@ -106,21 +121,16 @@ class TrainingWatch:
             shown = list(self.shown.values())
             self.compared = self._checksums(self.random.sample(shown, min(COMPARED, len(shown))))
 
-    def end(self, backward_passes: int) -> None:
+    def end(self) -> None:
         """Compare the counts with the recipe's when the training has ended."""
         self._compare()
-        self.counted |= {
-            "optimizer_steps": self.steps,
-            "batches": self.batches,
-            "backward_passes": backward_passes,
-            "largest_gradient_norm": self.largest_norm,
-        }
+        self.fair_play.counted |= self._counts()
         if self.other_steps and not self.each_layer_steps:
             self.note(STEPS, f"makes {self.other_steps} steps with an optimizer beside that of the training")
         elif self.steps > self.steps_wanted or (self.steps < self.steps_wanted and not self.may_skip_steps):
             self.note(STEPS, f"makes {self.steps} optimizer steps; the recipe has {self.steps_wanted}")
-        elif backward_passes > self.batches:
-            self.note(STEPS, f"computes gradients {backward_passes} times for {self.batches} batches")
+        elif len(self.backward_passes) > self.batches:
+            self.note(STEPS, f"computes gradients {len(self.backward_passes)} times for {self.batches} batches")
 
     def compare_size(self, changed: Sequence[torch.Tensor]) -> None:
         """Note numbers that are trained and not counted.
@@ -131,9 +141,17 @@ class TrainingWatch:
         hidden = {key: tensor for key, tensor in self.trained.items() if key not in self.shown}
         hidden |= {id(tensor): tensor for tensor in changed if id(tensor) not in self.shown}
         shown, more = (sum(tensor.numel() for tensor in group.values()) for group in (self.shown, hidden))
-        self.counted["trained_numbers"] = shown + more
+        self.fair_play.counted["trained_numbers"] = shown + more
         if more > UNCOUNTED * shown:
             self.note(SIZE, f"changes {more:,} numbers in training beside the {shown:,} that it shows as trained")
+
+    def _counts(self) -> dict[str, float]:
+        return {
+            "optimizer_steps": self.steps,
+            "batches": self.batches,
+            "backward_passes": len(self.backward_passes),
+            "largest_gradient_norm": self.largest_norm,
+        }
 
     def _compare(self) -> None:
         """Note whether parameters have changed since they were remembered."""

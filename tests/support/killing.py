@@ -24,7 +24,7 @@ from tiny import RECIPE, make_data, make_model
 METHODS = "lora, adalora"
 TUNE = "jobs: 2\ntune: {learning_rate: {low: 1.0e-4, high: 1.0e-2, trials: 2}}\n"
 WAIT_SECONDS = 60.0
-NUMBERS = re.compile(r"\d+")
+VARYING = re.compile(r"tmp\w{8}|\d+")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 FILE_EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree")
 # These differ between two runs of the same recipe.
@@ -150,7 +150,8 @@ def differences(first: Path, second: Path) -> list[str]:
     different = []
     for name in sorted(names):
         paths = first / name, second / name
-        if name == ".lock" or all(path.is_dir() for path in paths):
+        # The journal holds times; the trials in it are also in the results.
+        if name == ".lock" or name.endswith("tuning.journal") or all(path.is_dir() for path in paths):
             continue
         if not all(path.is_file() for path in paths):
             different.append(f"{name} is missing")
@@ -162,8 +163,10 @@ def differences(first: Path, second: Path) -> list[str]:
     return different
 
 
-def _without_measurements(content: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in content.items() if key not in MEASURED}
+def _without_measurements(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_measurements(value) for key, value in content.items() if key not in MEASURED}
+    return [_without_measurements(value) for value in content] if isinstance(content, list) else content
 
 
 def _session(process: int) -> int:
@@ -182,7 +185,7 @@ def _watch(folder: Path, log: Path | None, point: Point | None) -> None:
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if log else None
 
     def happened(what: str) -> None:
-        what = f"{'run' if os.getpid() == run else 'worker'} {NUMBERS.sub('N', what)}"
+        what = f"{'run' if os.getpid() == run else 'worker'} {VARYING.sub('N', what)}"
         if file is not None:
             os.write(file, f"{what}\n".encode())
         if point is not None and what == point.what:
