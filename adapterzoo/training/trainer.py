@@ -106,7 +106,7 @@ def train_adapter(
     arguments = training_arguments.arguments(settings, steps, learning_rate, seed, folder, fp16=fp16)
     # A last batch that is too small for the loss would be a step of which nothing is learned.
     arguments.dataloader_drop_last = 0 < len(encoded.training_rows) % settings.batch_size < encoded.smallest_batch
-    checkpoint = checkpoints.newest(folder, wanted=resume, say=say)
+    checkpoint = checkpoints.newest(folder, wanted=resume)
     # The training before the checkpoint counts as training time.
     seconds_before = checkpoint.seconds if checkpoint else 0.0
     trainer = TaskTrainer(
