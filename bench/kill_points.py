@@ -11,17 +11,12 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import signal
 import sys
 import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "support")]
-KINDS = [
-    (signal.SIGKILL, "run"), (signal.SIGKILL, "worker"), (signal.SIGTERM, "run"), (signal.SIGTERM, "worker"),
-    (signal.SIGINT, "run"),
-]  # fmt: skip
 
 
 def main() -> None:
@@ -36,7 +31,7 @@ def main() -> None:
 
     bad = 0
     with tempfile.TemporaryDirectory() as folder:
-        for point, problems in trials(Path(folder), KINDS, given.spread, random.Random(given.seed), given.points):
+        for point, problems in trials(Path(folder), given.spread, random.Random(given.seed), given.points):
             bad += bool(problems)
             print(f"{point}: {'; '.join(problems) or 'same'}", flush=True)
     print(f"{bad} trials with differences")

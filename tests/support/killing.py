@@ -12,7 +12,7 @@ import struct
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,11 @@ from typing import Any
 import psutil
 from tiny import RECIPE, make_data, make_model
 
+KINDS = (
+    (signal.SIGKILL, "run"), (signal.SIGKILL, "worker"), (signal.SIGTERM, "run"), (signal.SIGTERM, "worker"),
+    (signal.SIGINT, "run"),
+)  # fmt: skip
+"""signals and the processes that get them"""
 METHODS = "lora, adalora"
 TUNE = "jobs: 2\ntune: {learning_rate: {low: 1.0e-4, high: 1.0e-2, trials: 2}}\n"
 WAIT_SECONDS = 60.0
@@ -50,14 +55,11 @@ class Point:
         return f"{signal.Signals(self.number).name} to the {self.target} at {self.what}, time {self.count}"
 
 
-def trials(
-    folder: Path, kinds: Sequence[tuple[int, str]], spread: int, draw: Any, limit: int | None = None
-) -> Iterator[tuple[Point, list[str]]]:
+def trials(folder: Path, spread: int, draw: Any, limit: int | None = None) -> Iterator[tuple[Point, list[str]]]:
     """Yield points, each with what is wrong after a run was disturbed there and its command was given again.
 
     Args:
         folder: an empty folder.
-        kinds: numbers of signals and their targets.
         spread: how many points there are of each kind of event.
         draw: a seeded ``random.Random``.
         limit: largest number of points, drawn from all.
@@ -67,7 +69,7 @@ def trials(
     recipe.write_text(text.replace("steps: 6", "steps: 6\n  save_steps: 2") + TUNE)
     whole = folder / "whole"
     assert wait(start(partial(_run, recipe, whole), whole, log)) == 0
-    chosen = list(points(log, kinds, spread, draw))
+    chosen = list(points(log, spread, draw))
     chosen = sorted(draw.sample(chosen, min(limit or len(chosen), len(chosen))), key=str)
     for number, point in enumerate(chosen):
         trial = folder / f"trial-{number}"
@@ -130,18 +132,17 @@ def wait(process: int) -> int:
     return status
 
 
-def points(log: Path, kinds: Sequence[tuple[int, str]], spread: int, draw: Any) -> Iterator[Point]:
-    """Yield points at every kind of event of a log, each with one of the kinds of signals, drawn at random.
+def points(log: Path, spread: int, draw: Any) -> Iterator[Point]:
+    """Yield points at every kind of event of a log, each with one of ``KINDS``, drawn at random.
 
     Args:
-        log: the events of a run that was not killed.
-        kinds: numbers of signals and their targets.
+        log: the events of a run that was not disturbed.
         spread: how many points there are of each kind of event.
         draw: a seeded ``random.Random``.
     """
     for what, times in sorted(Counter(log.read_text().splitlines()).items()):
         for _ in range(spread):
-            yield Point(what, draw.randint(1, times), *draw.choice(kinds))
+            yield Point(what, draw.randint(1, times), *draw.choice(KINDS))
 
 
 def differences(first: Path, second: Path) -> list[str]:
@@ -155,7 +156,7 @@ def differences(first: Path, second: Path) -> list[str]:
             continue
         if not all(path.is_file() for path in paths):
             different.append(f"{name} is missing")
-        elif name.endswith(".json") and "adapter" not in name:
+        elif name.endswith(".json") and "/adapter/" not in name:
             contents = [_without_measurements(json.loads(path.read_text())) for path in paths]
             different += [f"{name}: {key}" for key in contents[0] if contents[0][key] != contents[1].get(key)]
         elif paths[0].read_bytes() != paths[1].read_bytes():
