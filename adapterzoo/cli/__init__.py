@@ -36,7 +36,7 @@ class _Group(click.Group):
             sys.exit(2)
         except KeyboardInterrupt:
             message = "stopped. Finished cells and saved steps are kept; run the same command again to go on."
-            stderr().print(message if context.invoked_subcommand == "run" else "stopped.")
+            stderr().print(message if context.invoked_subcommand == "run" else "stopped.", soft_wrap=True)
             sys.exit(128 + (stopping.asked() or signal.SIGINT))
         except OSError as error:
             if isinstance(error, BrokenPipeError):

@@ -174,7 +174,7 @@ def children_of(run: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(run.pid).children(recursive=True)
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_when_a_run_ends_its_processes_end(
     ending: signal.Signals, write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -182,10 +182,15 @@ def test_when_a_run_ends_its_processes_end(
     children = children_of(run)
     assert len(children) == 2
     run.send_signal(ending)
-    assert run.wait(30) == (130 if ending == signal.SIGINT else -signal.SIGKILL)
+    asked = ending != signal.SIGKILL
+    assert run.wait(30) == (128 + ending if asked else -signal.SIGKILL)
     gone, alive = psutil.wait_procs(children, timeout=30)
     assert not alive
     assert len(gone) == 2
+    saved = list((tmp_path / "o").glob("*/seed-0/checkpoints/checkpoint-*/manifest.json"))
+    assert len(saved) == (2 if asked else 0), "each cell saves its step, though the recipe asks for no checkpoints"
+    assert run.stderr is not None
+    assert asked == ("run the same command again to go on" in run.stderr.read())
 
 
 def test_a_killed_process_is_one_failed_row_and_the_next_run_resumes_its_checkpoint(
