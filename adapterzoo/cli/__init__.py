@@ -12,7 +12,6 @@ from typing import Any
 import click
 
 from adapterzoo.errors import UserError
-from adapterzoo.machine import stopping
 from adapterzoo.terminal import safe, stderr
 
 MAX_PROBLEMS_SHOWN = 100  # further problems are only counted
@@ -34,10 +33,10 @@ class _Group(click.Group):
             if context.params.get("debug"):
                 traceback.print_exc()
             sys.exit(2)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
             message = "stopped. Finished cells and saved steps are kept; run the same command again to go on."
             stderr().print(message if context.invoked_subcommand == "run" else "stopped.", soft_wrap=True)
-            sys.exit(128 + (stopping.asked() or signal.SIGINT))
+            sys.exit(128 + (stopped.args[0] if stopped.args else signal.SIGINT))
         except OSError as error:
             if isinstance(error, BrokenPipeError):
                 # The program that reads the output has ended, which is not an error.

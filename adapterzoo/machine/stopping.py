@@ -28,16 +28,19 @@ def ask(number: int, frame: FrameType | None = None) -> None:
 
 @contextmanager
 def gently(say: Callable[[str], None]) -> Iterator[None]:
-    """Let the first SIGINT (Ctrl-C) or SIGTERM only ask for a stop; another one raises KeyboardInterrupt.
+    """Let the first SIGINT (Ctrl-C) or SIGTERM only ask for a stop; another one ends the block at once.
 
     Args:
         say: is called with a message to the user after the first signal.
+
+    Raises:
+        KeyboardInterrupt: a stop was asked for; its argument is the number of the signal.
     """
     global _asked
 
     def handle(number: int, frame: FrameType | None) -> None:
         if asked():
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)
         ask(number)
         say("stopping: each cell that is training finishes its step and saves it. Ctrl-C again stops at once.")
 
@@ -50,9 +53,10 @@ def gently(say: Callable[[str], None]) -> Iterator[None]:
     try:
         yield
         if asked():
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(asked())
     except StoppedError:
-        raise KeyboardInterrupt from None
+        raise KeyboardInterrupt(asked()) from None
     finally:
+        _asked = 0
         for number, handler in before.items():
             signal.signal(number, handler)
