@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from cells import Bench
+from cells import Bench, StopError, stop_at_five
 from click.testing import Result
 from torch import nn
 from transformers import TrainerCallback, set_seed
@@ -286,3 +286,17 @@ def test_a_row_that_breaks_a_rule_is_marked_and_not_ranked(
     refused = adapterzoo("compare", tmp_path / "out", "--against", "ia3")
     assert refused.exit_code == 2
     assert "--against ia3: this row is not ranked, because its method broke a rule." in refused.stderr
+
+
+def test_what_was_counted_and_noted_before_a_stop_is_kept(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    bench = Bench(write_recipe("lora"), "train.save_steps=2")
+    loaded = bench.load("none")
+    first, second, whole = FairPlay(), FairPlay(), FairPlay()
+    first.note("rows", "reads rows")
+    with pytest.raises(StopError):
+        bench.adapter("lora", loaded, tmp_path / "stopped", on_step=stop_at_five, fair_play=first)
+    bench.adapter("lora", loaded, tmp_path / "stopped", fair_play=second)
+    bench.adapter("lora", loaded, tmp_path / "whole", fair_play=whole)
+    assert second.record()["broken_rules"] == {"rows": "reads rows"}
+    assert second.counted == whole.counted
+    assert whole.record()["broken_rules"] == {}
