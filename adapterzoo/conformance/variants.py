@@ -13,7 +13,7 @@ from adapterzoo.conformance.models import CAUSAL
 from adapterzoo.conformance.options import changed, other_values
 from adapterzoo.conformance.trial import STEPS, Trial, time_limit
 from adapterzoo.conformance.watch import save_only_at
-from adapterzoo.errors import Problem
+from adapterzoo.errors import AdapterzooError, NotFiniteError, Problem
 
 if TYPE_CHECKING:
     import torch
@@ -202,6 +202,8 @@ def observe_thoroughly(trial: Trial, base: Base, settings: TrainSection) -> list
             with time_limit(what, VARIANT_SECONDS):
                 _train_otherwise(other, base, settings.model_copy(update={"eval_steps": 0, **changes}), rate, variant)
         except (Exception, SystemExit) as error:
+            if isinstance(error, AdapterzooError) and not isinstance(error, NotFiniteError) and not variant.first:
+                continue  # the method says to the user that it cannot train with this setting
             variant.error = error
         variants.append(variant)
     return variants
@@ -220,7 +222,9 @@ def _train_otherwise(trial: Trial, base: Base, settings: TrainSection, rate: flo
     if rate is None:
         usual = {"batch_size": settings.batch_size * settings.gradient_accumulation}
         plain = settings.model_copy(update={**usual, "gradient_accumulation": 1, "gradient_checkpointing": False})
+        context = replace(trial.context, gradient_accumulation=1)
+        usually = Trial(trial.method, trial.options, context, trial.architecture, trial.rows, trial.folder / "usual")
         with base.borrow() as model:
-            wrapped = trial.wrap(model)
-            trial.train(wrapped, plain, "usual")
+            wrapped = usually.wrap(model)
+            usually.train(wrapped, plain)
             variant.logits["usual"] = logits(wrapped, trial.rows)

@@ -34,8 +34,8 @@ class TrainingWatch:
         self.note = fair_play.note
         self.shown = {id(parameter): parameter for parameter in model.parameters() if parameter.requires_grad}
         """the parameters that the table counts, by identity"""
-        self.trained: dict[int, torch.Tensor] = {}
-        """the tensors that get gradients, by identity"""
+        self.trained: dict[int, tuple[torch.Tensor, Any]] = {}
+        """the tensors that get gradients, by identity, each with its checksum when it was first seen"""
         self.steps_wanted = arguments.max_steps
         self.may_skip_steps = arguments.fp16  # if a scaled gradient is infinite, no step is made
         self.limit = arguments.max_grad_norm or 0.0
@@ -80,7 +80,7 @@ class TrainingWatch:
         """Count a batch, and in the first and the last step look which tensors its loss depends on."""
         self.batches += 1
         if not self.trained or self.steps >= self.steps_wanted - 1:
-            self.trained.update((id(leaf), leaf) for leaf in leaves_of(loss))
+            self._see(leaves_of(loss))
 
     def before_step(self, optimizer: Optimizer) -> None:
         """Look at an optimizer that is about to make a step."""
@@ -105,7 +105,7 @@ class TrainingWatch:
                     self.note(
                         OPTIMIZER, f"trains with {name} {group[name]} in step {self.steps}; the recipe has {value}"
                     )
-        self.trained.update((id(parameter), parameter) for parameter in parameters)
+        self._see(parameters)
         if parameters:
             norm = float(nn.utils.get_total_norm([parameter.grad for parameter in parameters]))
             self.largest_norm = max(self.largest_norm, norm)
@@ -138,12 +138,18 @@ class TrainingWatch:
         Args:
             changed: the tensors of the model and of the method that are not the same as before training.
         """
-        hidden = {key: tensor for key, tensor in self.trained.items() if key not in self.shown}
-        hidden |= {id(tensor): tensor for tensor in changed if id(tensor) not in self.shown}
+        # With gradient checkpointing the output of the embedding gets a gradient too, but it is not trained.
+        changed = [*changed, *(tensor for tensor, before in self.trained.values() if checksum(tensor) != before)]
+        hidden = {id(tensor): tensor for tensor in changed if id(tensor) not in self.shown}
         shown, more = (sum(tensor.numel() for tensor in group.values()) for group in (self.shown, hidden))
         self.fair_play.counted["trained_numbers"] = shown + more
         if more > UNCOUNTED * shown:
             self.note(SIZE, f"changes {more:,} numbers in training beside the {shown:,} that it shows as trained")
+
+    def _see(self, tensors: Sequence[torch.Tensor]) -> None:
+        for tensor in tensors:
+            if id(tensor) not in self.trained:
+                self.trained[id(tensor)] = tensor, checksum(tensor)
 
     def _counts(self) -> dict[str, float]:
         return {

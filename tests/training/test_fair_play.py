@@ -300,3 +300,10 @@ def test_what_was_counted_and_noted_before_a_stop_is_kept(write_recipe: Callable
     assert second.record()["broken_rules"] == {"rows": "reads rows"}
     assert second.counted == whole.counted
     assert whole.record()["broken_rules"] == {}
+
+
+def test_what_gradient_checkpointing_adds_to_the_graph_is_not_counted_as_trained(
+    write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    bench = Bench(write_recipe("lora", steps="3"), "train.gradient_checkpointing=true")
+    assert trained(bench, tmp_path).record()["broken_rules"] == {}
