@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import threading
@@ -103,9 +104,11 @@ class Trial:
         return tensors, training.history
 
     def save(self, wrapped: nn.Module) -> None:
-        """Save the adapter, and move its folder, because users move folders too."""
+        """Save the adapter, and move its folder and change the dates of its files, as users' tools do."""
         save_adapter(self.method, wrapped, self.head, self.folder / "saved")
         shutil.move(self.folder / "saved", self.adapter)
+        for file in self.adapter.rglob("*"):
+            os.utime(file, (0, 0))
 
     @property
     def adapter(self) -> Path:

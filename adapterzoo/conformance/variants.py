@@ -141,7 +141,9 @@ def _with_options(trial: Trial, base: Base, settings: TrainSection, values: dict
     variant = Variant(", ".join([f"{name} {value}" for name, value in values.items()] + [f"seed {SEED}"]))
     try:
         with time_limit("another value of an option", VARIANT_SECONDS):
-            _use(other, base, settings.model_copy(update={"steps": FEW_STEPS, "batch_size": FEW_ROWS}), variant)
+            # A falling learning rate shows whether the method follows the schedule.
+            few = {"steps": FEW_STEPS, "batch_size": FEW_ROWS, "scheduler": "linear"}
+            _use(other, base, settings.model_copy(update=few), variant)
     except (Exception, SystemExit) as error:  # the method under test may raise anything
         variant.error = error
     return variant

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from adapterzoo.training import checkpoints
 from adapterzoo.training.arguments import total_steps
 from adapterzoo.training.checkpoints import Checkpoint
 from adapterzoo.training.fair_play import FairPlay
-from adapterzoo.training.training_watch import TrainingWatch
+from adapterzoo.training.training_watch import TrainingWatch, batch_content
 
 STATE = "adapter_state.safetensors"
 METHOD_STATE = "method_state.safetensors"
@@ -75,7 +74,6 @@ def train_adapter(
     prefix: SharedPrefix | None = None,
     fair_play: FairPlay | None = None,
     on_step: OnStep = lambda step, steps, loss, tokens: None,
-    say: Callable[[str], None] = lambda message: None,
 ) -> Trained:
     """Train a wrapped model in place.
 
@@ -95,7 +93,6 @@ def train_adapter(
         prefix: joins rows that begin with the same tokens into one sequence; None if rows are padded.
         fair_play: notes where the method departs from the rules of the comparison.
         on_step: is called after every step.
-        say: is called with a sentence if a checkpoint cannot be used.
 
     Raises:
         NotFiniteError: the loss or the gradient became NaN or infinite.
@@ -109,12 +106,12 @@ def train_adapter(
     checkpoint = checkpoints.newest(folder, wanted=resume)
     # The training before the checkpoint counts as training time.
     seconds_before = checkpoint.seconds if checkpoint else 0.0
-    trainer = TaskTrainer(
+    trainer: TaskTrainer = TaskTrainer(
         model=model,
         args=arguments,
-        train_dataset=encoded.training_rows,
+        train_dataset=[*encoded.training_rows],  # a copy, because a method may change the order of the rows
         eval_dataset=encoded.validation,
-        data_collator=partial(encoded.collate, prefix=prefix),
+        data_collator=lambda rows: trainer.watch.made(encoded.collate(rows, prefix=prefix)),
         callbacks=[*callbacks, _StepCallback(on_step, seconds_before, settings.save_limit)],
         examples=encoded,
         prefix=prefix,
@@ -193,6 +190,8 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[dict[str, Any]], Any]:
         """Return the batches of the next step, with what the model adds to them, and the number of their labels."""
         batches, number = super().get_batch_samples(*args, **kwargs)
+        for batch in batches:
+            self.watch.taken(batch)
         # A resumed training has the same seeds. It restores the state of the generator only after this call.
         first_seed = hash((self.args.seed, self.state.global_step))
         extended = [
@@ -205,6 +204,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         """Return the task's loss, and count positions and tokens."""
         self.positions += inputs["input_ids"].numel()
         self.tokens = self.tokens + inputs["attention_mask"].sum()
+        content = batch_content(inputs)
         arguments = self.examples.arguments(inputs, model)
         if self.examples.trainer_computes_loss:
             loss = super().compute_loss(model, arguments, *args, **kwargs)
@@ -212,7 +212,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
             # The trainer divides by the number of batches in a step only if the model does not do that itself.
             self.model_accepts_loss_kwargs = False
             loss = self.examples.loss(model, arguments)
-        self.watch.batch(loss)
+        self.watch.computed(loss, inputs, content)
         return loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:

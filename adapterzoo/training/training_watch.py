@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from transformers import TrainingArguments, get_scheduler
 
-from adapterzoo.methods.rules import BETWEEN_STEPS, GRADIENT_NORM, LEARNING_RATE, OPTIMIZER, SIZE, STEPS
+from adapterzoo.methods.rules import BETWEEN_STEPS, GRADIENT_NORM, LEARNING_RATE, OPTIMIZER, ROWS, SIZE, STEPS
 from adapterzoo.training.tensors import checksum, leaves_of
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class TrainingWatch:
         self.random = random.Random(0)
         self.steps = self.other_steps = self.batches = 0
         self.largest_norm = 0.0
+        self.collated: Counter[Any] = Counter()
+        """checksums of the batches that were made of the recipe's rows and not trained on yet"""
         self.backward_passes: list[None] = []
         """an item for each backward pass"""
         # On resuming, the trainer loads the parameters after this.
@@ -76,9 +79,29 @@ class TrainingWatch:
             instead = f"a changed {name}" if name == kind.__name__ else name
             self.note(OPTIMIZER, f"trains with {instead} instead of the recipe's {kind.__name__}")
 
-    def batch(self, loss: torch.Tensor) -> None:
-        """Count a batch, and in the first and the last step look which tensors its loss depends on."""
+    def made(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Remember a batch that was made of the recipe's rows; return it."""
+        self.collated[batch_content(batch)] += 1
+        return batch
+
+    def taken(self, batch: dict[str, Any]) -> None:
+        """Note if the trainer takes another batch than those that were made."""
+        content = batch_content(batch)
+        if not self.collated[content]:
+            self.note(ROWS, f"trains on other rows than the recipe's in step {self.steps + 1}")
+        self.collated[content] -= 1
+
+    def computed(self, loss: torch.Tensor, batch: dict[str, Any], before: Any) -> None:
+        """Count a batch whose loss was computed, and in the first and the last step look on which tensors it depends.
+
+        Args:
+            loss: the loss.
+            batch: the batch.
+            before: what :func:`batch_content` returned before the loss was computed.
+        """
         self.batches += 1
+        if batch_content(batch) != before:
+            self.note(ROWS, f"changes the rows of a batch while it computes their loss, in step {self.steps + 1}")
         if not self.trained or self.steps >= self.steps_wanted - 1:
             self._see(leaves_of(loss))
 
@@ -89,6 +112,8 @@ class TrainingWatch:
             return
         self.steps += 1
         self._compare()
+        if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+            self.note(OPTIMIZER, "has hooks that run in each step of the optimizer, after its settings were looked at")
         rate = self.rate(self.steps - 1)
         parameters = []
         for group in optimizer.param_groups:
@@ -169,6 +194,11 @@ class TrainingWatch:
     @staticmethod
     def _checksums(parameters: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, Any]]:
         return [(parameter, checksum(parameter)) for parameter in parameters]
+
+
+def batch_content(batch: dict[str, Any]) -> tuple[Any, ...]:
+    """Return a checksum of each tensor of a batch, by name."""
+    return tuple((name, checksum(value)) for name, value in batch.items() if isinstance(value, torch.Tensor))
 
 
 def _rates(arguments: TrainingArguments) -> Callable[[int], float | None]:
