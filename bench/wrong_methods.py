@@ -44,7 +44,8 @@ def main() -> None:
         if not names or wrong.method.name in names
     ]
     found: list[dict[str, Any]] = []
-    with get_context("spawn").Pool(given.jobs, maxtasksperchild=8) as pool:
+    # Each method has a process of its own, because some of them damage it for the next.
+    with get_context("spawn").Pool(given.jobs, maxtasksperchild=1) as pool:
         for entry in pool.imap(examine, work):
             found.append(entry)
             print(

@@ -63,6 +63,24 @@ def loss(model: nn.Module, encoded: Encoded | TaskRows) -> float:
     return sum(row.loss for row in rows) / sum(row.tokens for row in rows)
 
 
+def labels_gap(model: nn.Module, encoded: Encoded) -> float:
+    """Return how far logits in training depend on the labels, which a model may only use for its loss."""
+    import torch
+
+    from adapterzoo.tokens.batches import to_device
+
+    batch = to_device(encoded.collate(encoded.train), model)
+    labels = batch["labels"]
+    other = torch.where(labels < 0, labels, (labels + 1) % labels[labels >= 0].max())
+    found = []
+    model.train()
+    with torch.no_grad():
+        for given in (labels, other):
+            torch.manual_seed(0)
+            found.append(model(**{**batch, "labels": given}).logits)
+    return float((found[0] - found[1]).abs().max())
+
+
 def greedy(model: Any, encoded: Encoded) -> list[list[int]]:
     """Return the first tokens of the greedy answer to each prompt, generated with a cache and padding."""
     import torch

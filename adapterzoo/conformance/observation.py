@@ -39,6 +39,8 @@ class Observation:
     """what changed outside of the model and stayed, such as a function of a library"""
     greedy_gap: float | None = None
     """largest distance of a generated token's logit below the highest logit of a plain forward pass"""
+    labels_gap: float = 0.0
+    """how far the logits in training depend on the labels"""
     shared_prefix_gap: float | None = None
     """largest relative difference of loss and gradients between padded rows and rows with a shared prefix"""
     losses: list[float] = field(default_factory=list)

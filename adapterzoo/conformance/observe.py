@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.conformance import elsewhere
-from adapterzoo.conformance.measure import greedy, greedy_gap, logits, loss, shared_prefix_gap
+from adapterzoo.conformance.measure import greedy, greedy_gap, labels_gap, logits, loss, shared_prefix_gap
 from adapterzoo.conformance.models import ARCHITECTURES, CAUSAL, many_rows, rows, rows_for, tiny_base, tiny_skeleton
 from adapterzoo.conformance.observation import Observation
 from adapterzoo.conformance.options import other_sizes
@@ -195,6 +195,9 @@ class _Observer:
             observed.losses.append(loss(wrapped, self.rows))
         if "train" in observed.errors:
             return
+        if self.causal:
+            with observed.stage("labels"):
+                observed.labels_gap = labels_gap(wrapped, self.rows)
         with observed.stage("padding"):
             observed.logits["alone"] = logits(wrapped, self.rows, 1)
             if self.causal and observed.quantization != "int8":  # in 8 bits, rows depend on their batch

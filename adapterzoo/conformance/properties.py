@@ -142,6 +142,10 @@ def base_untouched(method: Method[Any], observed: Observation) -> str | None:
 
 def keeps_rules(method: Method[Any], observed: Observation) -> str | None:
     """Check that training keeps the rules of the comparison, apart from those that the method declares."""
+    if "labels" in observed.errors:
+        return f"with other labels, training raised {describe_error(observed.errors['labels'])}"
+    if observed.labels_gap > tolerance(observed):
+        return f"in training, its logits differ by {observed.labels_gap:.2g} with other labels, which are for the loss"
     if not observed.broken_rules:
         return None
     broken = "; ".join(f"it {what}" for what in observed.broken_rules.values())

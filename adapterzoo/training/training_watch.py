@@ -37,7 +37,7 @@ class TrainingWatch:
         """the parameters that the table counts, by identity"""
         self.trained: dict[int, tuple[torch.Tensor, Any]] = {}
         """the tensors that get gradients, by identity, each with its checksum when it was first seen"""
-        self.steps_wanted = arguments.max_steps
+        self.steps_wanted, self.batch_size = arguments.max_steps, arguments.train_batch_size
         self.may_skip_steps = arguments.fp16  # if a scaled gradient is infinite, no step is made
         self.limit = arguments.max_grad_norm or 0.0
         self.each_layer_steps = "layerwise" in str(arguments.optim)
@@ -79,8 +79,10 @@ class TrainingWatch:
             instead = f"a changed {name}" if name == kind.__name__ else name
             self.note(OPTIMIZER, f"trains with {instead} instead of the recipe's {kind.__name__}")
 
-    def made(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Remember a batch that was made of the recipe's rows; return it."""
+    def made(self, batch: dict[str, Any], rows: int) -> dict[str, Any]:
+        """Remember a batch that was made of so many of the recipe's rows; return it."""
+        if rows > self.batch_size:
+            self.note(ROWS, f"trains on batches of {rows} rows; the recipe has {self.batch_size}")
         self.collated[batch_content(batch)] += 1
         return batch
 
