@@ -408,8 +408,8 @@ def test_cases_cover_two_architectures_and_every_declared_quantization() -> None
     assert len(cases(method())) == 6
 
 
-# This runs by default although it takes long, because the comparison relies on sound methods. For the second
-# architecture, and for methods without a file of their own, one quantization has to be enough here;
+# This runs by default although it takes long, because the comparison relies on sound methods. One quantization has to
+# be enough here for the second architecture, and one architecture too for methods without a file of their own;
 # `adapterzoo plugin check --all` tries them all.
 @pytest.mark.parametrize(
     "case",
@@ -418,8 +418,11 @@ def test_cases_cover_two_architectures_and_every_declared_quantization() -> None
         for name in registry()
         if not registry()[name].unavailable
         for case in cases(name)
-        if case.quantization == case.method.quantizations[0]
-        or (case.architecture == "llama" and not case.method.fallback)
+        if not (case.method.fallback and case.architecture == "gpt_neox")
+        and (
+            case.quantization == case.method.quantizations[0]
+            or (case.architecture == "llama" and not case.method.fallback)
+        )
     ],
     ids=str,
 )
