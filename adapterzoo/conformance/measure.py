@@ -67,10 +67,11 @@ def labels_gap(model: nn.Module, encoded: Encoded) -> float:
     """Return how far logits in training depend on the labels, which a model may only use for its loss."""
     import torch
 
-    from adapterzoo.tokens.batches import to_device
+    from adapterzoo.tokens.batches import pad_batch, to_device
 
-    batch = to_device(encoded.collate(encoded.train), model)
-    labels = batch["labels"]
+    rows = [example.tokens for example in encoded.train]
+    batch = {**to_device(pad_batch(rows, encoded.pad_id), model), "logits_to_keep": 0}
+    labels = torch.where(batch["attention_mask"].bool(), batch["input_ids"], -100)
     other = torch.where(labels < 0, labels, (labels + 1) % labels[labels >= 0].max())
     found = []
     model.train()
