@@ -43,7 +43,7 @@ def compare(
         UserError: a folder has no results, results cannot be read, or there is no such column or label.
     """
     compared = comparison.compare(*folders, sort=sort, against=against, price=price)
-    return PrintedComparison(compared.blocks, compared.against, compared.unfinished, compared.times)
+    return PrintedComparison(compared.blocks, compared.against, compared.unfinished, compared.times, compared.damaged)
 
 
 def run(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import xxhash
 
-from adapterzoo.files import cache_folder
+from adapterzoo.files import cache_folder, new_cache_file, remove
 
 CACHE = "digests.json"
 MAX_CACHED_FILES = 10_000
@@ -89,13 +88,13 @@ def _read_cache() -> dict[str, str]:
 def _write_cache(entries: Mapping[str, str]) -> None:
     """Replace the cache; ignore a cache that cannot be written, because files can be read again."""
     newest = dict(list(entries.items())[-MAX_CACHED_FILES:])
-    folder = cache_folder()
+    path = cache_folder() / CACHE
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".new")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump({"digest": _entries_digest(newest), "entries": newest}, file)
-        os.replace(temporary, folder / CACHE)
+        with new_cache_file(path.parent) as new:
+            new.write_text(json.dumps({"digest": _entries_digest(newest), "entries": newest}), encoding="utf-8")
+            if path.is_dir():  # it was damaged
+                remove(path)
+            os.replace(new, path)
     except OSError:
         return
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,35 @@ def _similarity(matcher: difflib.SequenceMatcher[str], word: str) -> float:
     return matcher.ratio()
 
 
+# What torch and safetensors say, which raise no OSError, if memory or the disk is full; in small letters.
+NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+NO_ROOM = (
+    "no space left on device", "disk quota exceeded", "pytorchstreamwriter failed writing", "iostream error",
+    "] . unexpected pos",
+)  # fmt: skip
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Tell whether an error, or one that led to it, says that a disk is full."""
+    while error is not None:
+        of_system = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if of_system or any(words in str(error).lower() for words in NO_ROOM):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _place(error: BaseException) -> str:
+    """Return where an error was raised: the function, the file and its line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"in {frames[-1].name}, {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "elsewhere"
+
+
 def failure_reason(error: BaseException) -> str:
-    """Return the reason for a failure, in one line."""
-    text: str = " ".join(str(error).split()) or "no reason given"
-    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "not enough memory" in text.lower():
+    """Return the reason for a failure, in one line; for an error without a message, the place where it was raised."""
+    text: str = " ".join(str(error).split()) or f"raised {_place(error)}, without a message"
+    if isinstance(error, MemoryError) or any(words in text.lower() for words in NO_MEMORY):
         return f"out of memory: {text}"[:300]
+    if is_disk_full(error):
+        return f"the disk is full: {text}"[:300]
     return (text if isinstance(error, AdapterzooError) else f"{type(error).__name__}: {text}")[:300]

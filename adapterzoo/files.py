@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
-from pathlib import Path
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PureWindowsPath
 
 import platformdirs
 
 CACHE_VARIABLE = "ADAPTERZOO_CACHE"
+# Temporary files of a cache that are older than this were left by a process that was killed.
+ABANDONED_SECONDS = 24 * 3600
 
 
 def cache_folder() -> Path:
@@ -22,22 +30,126 @@ def temporary_path(path: Path) -> Path:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file under a temporary name, and rename it once it is on the disk."""
-    with temporary_path(path).open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary_path(path), path)
+    """Write a file under a temporary name, and rename it once it is on the disk.
 
-
-def remove_folder(folder: Path) -> None:
-    """Remove a folder, or a file of that name.
-
-    The folder is renamed first, so that a folder of that name is always complete, even if the process is killed.
+    Raises:
+        OSError: it cannot be written; the error names the file.
     """
-    if folder.is_file():
-        folder.unlink()
-    if folder.is_dir():
-        shutil.rmtree(temporary_path(folder), ignore_errors=True)
-        os.replace(folder, temporary_path(folder))
-    shutil.rmtree(temporary_path(folder), ignore_errors=True)
+    new = temporary_path(path)
+    if path.is_dir() or new.is_dir():  # the folder of outputs was damaged
+        remove(path)
+    try:
+        with new.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except OSError as error:  # perhaps the disk is full
+        new.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)  # Python names no file if writing to an open one fails
+        raise
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or all files below a folder, are on the disk."""
+    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if there is one.
+
+    A folder is renamed first, so that a folder of that name is always complete, even if the process is killed.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(temporary_path(path), ignore_errors=True)
+        os.replace(path, temporary_path(path))
+    else:
+        path.unlink(missing_ok=True)
+    shutil.rmtree(temporary_path(path), ignore_errors=True)
+
+
+@contextmanager
+def new_cache_file(folder: Path) -> Iterator[Path]:
+    """Give an empty file with a name of its own, to be written and then renamed, for a folder that processes share.
+
+    Afterwards remove it if it was not renamed, and remove what killed processes left.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(folder, "*.new")
+    handle, name = tempfile.mkstemp(dir=folder, suffix=".new")
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path, pattern: str) -> None:
+    """Remove the temporary files and folders of a cache that match a pattern and are older than ABANDONED_SECONDS."""
+    for path in folder.glob(pattern):
+        with suppress(OSError):  # another process removes it too, or it cannot be removed
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                remove(path)
+
+
+def read_text(path: Path, max_bytes: int) -> str:
+    """Return the text of an ordinary file, which may come from a stranger.
+
+    Raises:
+        OSError: it is not an ordinary file (reading a pipe could wait for ever), is too large, or cannot be read.
+    """
+    require_ordinary(path, max_bytes)
+    return path.read_text(encoding="utf-8")
+
+
+def require_ordinary(path: Path, max_bytes: int) -> None:
+    """Raise OSError unless a path is an ordinary file of at most so many bytes."""
+    size = path.stat().st_size
+    if not path.is_file():
+        raise OSError(errno.EINVAL, "it is not an ordinary file", str(path))
+    if size > max_bytes:
+        raise OSError(errno.EFBIG, f"it has {size} bytes, and at most {max_bytes} are read", str(path))
+
+
+def is_device_name(name: str) -> bool:
+    """Tell whether Windows keeps a name for a device, so that no file or folder can have it."""
+    return re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name, re.IGNORECASE) is not None
+
+
+def stays_inside(name: str) -> bool:
+    """Tell whether a relative path, on any system, stays in the folder that it is relative to."""
+    path = PureWindowsPath(name)  # it takes both / and \\ for separators
+    return bool(path.parts) and not path.anchor and ".." not in path.parts
+
+
+def special_file(folder: Path) -> Path | None:
+    """Return a pipe, a device or a socket in a folder, or in a folder below it; None if there is none.
+
+    To read it could wait for ever.
+    """
+    paths = (path for path in folder.rglob("*") if os.path.exists(path))
+    return next((path for path in paths if not (path.is_file() or path.is_dir())), None)
+
+
+def link_out_of(folder: Path) -> Path | None:
+    """Return a link in a folder, or in a folder below it, that leads out of the folder; None if there is none.
+
+    Names that end with ``.lock`` are left out, because the lock of a tuning that was killed is a link to nowhere.
+    """
+    home = os.path.realpath(folder)
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = os.path.join(place, name)
+            is_link = os.path.islink(path) and not name.endswith(".lock")
+            if is_link and not Path(os.path.realpath(path)).is_relative_to(home):
+                return Path(path)
+    return None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo_plugins._float32 import compute_in
 
-from adapterzoo import Context, Method, Options, hookimpl
+from adapterzoo import CONFIG, AdapterzooError, Context, Method, Options, hookimpl
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,10 +37,18 @@ class Full(Method[Options]):
         model.save_pretrained(str(folder))
 
     def load(self, model: Any, folder: Path, options: Options, context: Context) -> nn.Module:
-        """See :meth:`Method.load`."""
+        """See :meth:`Method.load`.
+
+        Raises:
+            AdapterzooError: there is an adapter in the folder, which transformers would add.
+        """
+        if (folder / CONFIG).exists():
+            raise AdapterzooError(f"{folder / CONFIG} is the configuration of an adapter, and not of a whole model")
         wrapped = _in_float32(model)
-        # Load with transformers, because it may have saved the weights under other names.
-        saved = type(model).from_pretrained(str(folder), dtype="float32", use_safetensors=True)
+        # Load with transformers, because it may have saved the weights under other names. The attention is given, so
+        # that the folder cannot choose one.
+        settings = {"dtype": "float32", "attn_implementation": "eager", "use_safetensors": True}
+        saved = type(model).from_pretrained(str(folder), **settings)
         wrapped.load_state_dict(saved.state_dict())
         return wrapped
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adapterzoo.adapters.loading import Adapter, Say, apply_adapter, load_base, question_row
-from adapterzoo.comparison.scores import read_lines
 from adapterzoo.errors import UserError
-from adapterzoo.files import remove_folder, temporary_path
+from adapterzoo.files import remove, temporary_path
 from adapterzoo.methods.registry import registry
+from adapterzoo.results.intact import read_lines
 from adapterzoo.results.store import PREDICTIONS
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def merge(adapter: Adapter, to: Path, say: Say) -> None:
     if adapter.result.quantization != "none":
         say(f"trained on {adapter.result.quantization}, merged without quantization: its answers may differ a little")
     written = temporary_path(to.absolute())
-    remove_folder(written)  # a merge that was killed may have left it
+    remove(written)  # a merge that was killed may have left it
     try:
         logits = _write_merged(adapter, written, say)
         _check_merged(adapter, logits, _reloaded_logits(adapter, written, logits.texts))

@@ -31,6 +31,12 @@ out_option = click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the results [runs/<name>]."
 )
 
+trust_option = click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    help="Run code that comes with the base model, if the run did; only if you trust its authors.",
+)
+
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the argument RECIPE and the options that select and override parts of it."""

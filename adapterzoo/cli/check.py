@@ -13,9 +13,10 @@ from rich.table import Table
 
 from adapterzoo.cli.arguments import recipe_options
 from adapterzoo.errors import UserError
+from adapterzoo.machine.memory import BYTES_PER_TRAINED_PARAMETER
 from adapterzoo.machine.processes import set_threads
 from adapterzoo.metrics.registry import right_or_wrong
-from adapterzoo.terminal import count, duration, safe, size, stdout, tell
+from adapterzoo.terminal import count, counted, duration, safe, size, stdout, tell
 
 if TYPE_CHECKING:
     from adapterzoo.prepare.plan import Cell, MethodCell
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 # The keys are dtypes and, for the weights of linear layers, quantizations. Quantization constants are included.
 BYTES_PER_PARAMETER = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.01, "nf4": 0.52}
-# Training keeps the weight, its gradient and the two moments of AdamW in memory, each in float32.
-BYTES_PER_TRAINED_PARAMETER = 16
 
 
 @click.command()
@@ -59,6 +58,7 @@ def check(
         raise UserError.at(f"--difference {difference:g}", "is not a difference.", "Give a number above 0.")
     checked = load_recipe(recipe, overrides)
     from adapterzoo.prepare.prepare import prepare
+    from adapterzoo.running import room
     from adapterzoo.tokens.show import length_summary
 
     started, say = time.monotonic(), reporter().say
@@ -74,7 +74,7 @@ def check(
     rows = f"{len(encoded.train)} train, {len(encoded.validation)} validation, {len(encoded.test)} test rows"
     tell(console, f"data: {rows}; {length_summary(encoded)}")
     batch = checked.train.batch_size * checked.train.gradient_accumulation
-    tell(console, f"training: {prepared.steps} steps of {batch} rows")
+    tell(console, f"training: {counted(prepared.steps, 'step')} of {counted(batch, 'row')}")
     for line in _seeds(prepared):
         tell(console, line)
     if probe:
@@ -87,7 +87,8 @@ def check(
     else:
         console.print(_plan(prepared))
         cells = prepared.method_cells
-        tell(console, f"{len(cells)} cells. memory: weights and optimizer, without activations.", "dim")
+        tell(console, f"{counted(len(cells), 'cell')}. memory: weights and optimizer, without activations.", "dim")
+    tell(console, f"disk: about {size(room.needed(prepared, prepared.cells))} for results and checkpoints", "dim")
     for line in (*_tuning(prepared), *_sizes(prepared), *_power(prepared, difference)):
         tell(console, line)
 
@@ -233,7 +234,7 @@ def _power(prepared: Prepared, difference: float | None) -> Iterator[str]:
     unit = "" if shares else " standard deviations (of the difference between two methods' scores of an example)"
     smallest = [power.smallest_difference(examples, seeds, methods, pairs, shares=shares) for pairs in comparisons]
     named, any_two = ("" if value is None else f"of {value:.3f}{unit}" for value in smallest)
-    shown = f"{examples} test examples and {seeds} {'seed' if seeds == 1 else 'seeds'} can show"
+    shown = f"{counted(examples, 'test example')} and {counted(seeds, 'seed')} can show"
     assumed = f" if two methods disagree on {power.DISAGREE:.0%} of the answers, or on more if the difference needs it"
     if named:
         yield (

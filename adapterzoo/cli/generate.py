@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from adapterzoo.cli.arguments import trust_option
 from adapterzoo.errors import UserError
 from adapterzoo.terminal import clean_lines, stdout_to_stderr
 
@@ -27,7 +28,15 @@ BATCH_SIZE = 8
     show_default=True,
     help="Largest number of tokens in an answer.",
 )
-def generate(folder: Path, method: str, seed: int | None, prompts: tuple[str, ...], max_new_tokens: int) -> None:
+@trust_option
+def generate(
+    folder: Path,
+    method: str,
+    seed: int | None,
+    prompts: tuple[str, ...],
+    max_new_tokens: int,
+    trust_remote_code: bool,
+) -> None:
     """Answer prompts with the adapter METHOD in DIR.
 
     The base model and the chat template are those that the adapter was trained with.
@@ -35,7 +44,7 @@ def generate(folder: Path, method: str, seed: int | None, prompts: tuple[str, ..
     from adapterzoo.adapters import loading as adapters
     from adapterzoo.running.progress import reporter
 
-    adapter = adapters.find_adapter(folder, method, seed)
+    adapter = adapters.find_adapter(folder, method, seed, trust_remote_code)
     adapters.require_causal(adapter)
     asked = list(prompts) or [line for line in sys.stdin.read().split("\n") if line.strip()]
     if not asked:
@@ -47,7 +56,7 @@ def generate(folder: Path, method: str, seed: int | None, prompts: tuple[str, ..
     with (
         stdout_to_stderr(),
         quiet_libraries(),
-        adapters.ready_model(adapter, adapter.result.quantization, reporter().say) as ready,
+        adapters.ready_model(adapter, adapter.result.quantization, reporter().say, rows) as ready,
     ):
         model, encoder = ready
         # The encoder learns from an example which tokens end an answer.

@@ -32,6 +32,8 @@ def init(data: str, out: Path | None, model: str | None) -> None:
     path = out or Path(f"{Path(names[0]).stem}.yaml")
     if path.exists():
         raise UserError.at(str(path), "already exists.", "Give --out another name.")
+    if not path.parent.is_dir():
+        raise UserError.at(str(path), f"there is no folder '{path.parent}'.", "Make it first, or give another --out.")
     # The recipe names the data as the user did, if that also works from the folder of the recipe.
     same = find_source(data, path.parent)[0] == names
     written = starter(names[0], model or DEFAULT_MODEL, data if same else None)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from adapterzoo.cli.arguments import trust_option
 from adapterzoo.terminal import safe, stderr, stdout_to_stderr
 
 
@@ -14,7 +15,8 @@ from adapterzoo.terminal import safe, stderr, stdout_to_stderr
 @click.option("-m", "--method", required=True, help="Label or method of the adapter.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the adapter [the first].")
 @click.option("--to", required=True, metavar="OUT", type=click.Path(path_type=Path), help="Folder to write.")
-def merge(folder: Path, method: str, seed: int | None, to: Path) -> None:
+@trust_option
+def merge(folder: Path, method: str, seed: int | None, to: Path, trust_remote_code: bool) -> None:
     """Merge the adapter METHOD in DIR into its base model.
 
     OUT becomes a model folder that transformers loads.
@@ -23,7 +25,7 @@ def merge(folder: Path, method: str, seed: int | None, to: Path) -> None:
     from adapterzoo.adapters import merging
     from adapterzoo.running.progress import reporter
 
-    adapter = adapters.find_adapter(folder, method, seed)
+    adapter = adapters.find_adapter(folder, method, seed, trust_remote_code)
     from adapterzoo.machine.quiet import quiet_libraries
 
     with stdout_to_stderr(), quiet_libraries():

@@ -13,7 +13,7 @@ from adapterzoo.results.result import Result
 # Recipe keys that change no score: they say what else is measured or written during the run.
 KEYS_WITHOUT_EFFECT = {
     "evaluate": ("metrics", "base", "shots", "general_text"),
-    "train": ("save_steps", "save_limit", "eval_steps", "loggers"),
+    "train": ("save_steps", "save_limit", "time_limit", "eval_steps", "loggers"),
 }
 # Recipe sections that set a row's size and options. They may differ within a table, because every row shows them.
 SECTIONS_OF_ROWS = ("budget", "tune")
@@ -38,7 +38,9 @@ def comparability_key(result: Result) -> dict[str, Any]:
         recipe = {"hash": result.fingerprints.get("recipe")}
     # Rows and weights are compared below, under keys of their own, by their fingerprints.
     recipe.get("data", {}).pop("rows", None)
-    weights = recipe.get("model", {}).pop("weights", None)
+    model = recipe.get("model", {})
+    if (weights := model.pop("weights", None)) is not None:
+        model.pop("name", None)  # the same files in another folder are the same model
     packages = result.environment.get("packages") or {}
     parts = {name: result.fingerprints[name] for name in ("train", "validation", "test") if name in result.fingerprints}
     return {

@@ -10,7 +10,8 @@ from adapterzoo.comparison.comparable import comparable_groups, hardware_differs
 from adapterzoo.comparison.comparison import NO_COLUMNS, Block, Comparison
 from adapterzoo.comparison.order import HIGHER, better, metric_columns
 from adapterzoo.errors import UserError, did_you_mean
-from adapterzoo.results.result import read_results, run_times, unfinished
+from adapterzoo.results.note import run_times, unfinished
+from adapterzoo.results.result import read_results
 from adapterzoo.results.row import Row
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def compare(
         raise UserError.at(f"--price {price}", "is no price of an hour.", "Give a number above 0.")
     paths = list({Path(folder).resolve(): Path(folder) for folder in folders}.values())
     by_path = {path: read_results(path) for path in paths}
-    stored = [StoredResult(path, *cell) for path, cells in by_path.items() for cell in cells]
+    stored = [StoredResult(path, *cell) for path, of_path in by_path.items() for cell in of_path.cells]
     check_labels(stored)
     groups = _groups(stored)
     evidence_of_groups = [join_rows(group) for group in groups]
@@ -70,12 +71,14 @@ def compare(
         hint = "Give --price too." if column == "cost" else ""
         raise UserError.at(f"--sort {sort}", "no row has a value in this column.", hint)
     ordered = [_in_order(group, column if sort else group[0].row.rank_metric or column) for group in evidence_of_groups]
-    missing = {str(path): unfinished(path, (result for _, result in cells)) for path, cells in by_path.items()}
+    missing = {str(path): unfinished(path, of_path) for path, of_path in by_path.items()}
+    damaged = {str(path): list(map(str, of_path.damaged.values())) for path, of_path in by_path.items()}
     return Comparison(
         _blocks(groups, ordered),
         against,
         {folder: seeds_by_label for folder, seeds_by_label in missing.items() if seeds_by_label},
         {str(path): run_times(path) for path in by_path},
+        {folder: problems for folder, problems in damaged.items() if problems},
     )
 
 

@@ -63,6 +63,7 @@ class Comparison:
         against: str | None = None,
         unfinished: Mapping[str, Mapping[str, Sequence[int]]] | None = None,
         times: Mapping[str, Mapping[str, float]] | None = None,
+        damaged: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.blocks = list(blocks)
         self.against = against
@@ -71,6 +72,8 @@ class Comparison:
         """folder -> label -> seeds of the folder's last run that have no result"""
         self.times = dict(times or {})
         """folder -> activity, such as training -> its seconds in the folder's last run, all processes together"""
+        self.damaged = dict(damaged or {})
+        """folder -> a sentence for each result in it that is damaged and in no row"""
 
     @property
     def rows(self) -> list[Row]:
@@ -106,6 +109,7 @@ class Comparison:
             "against": self.against,
             "unfinished": self.unfinished,
             "times": self.times,
+            "damaged": self.damaged,
             "rows": [row.record() for row in self.rows],
             "blocks": [{name: getattr(block, name) for name in Facts.__dataclass_fields__} for block in self.blocks],
             "fingerprints": self.blocks[0].fingerprints,

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 from adapterzoo.comparison.comparable import hardware
 from adapterzoo.comparison.scores import ExampleScores, cell_scores
 from adapterzoo.comparison.statistics import Seeds
+from adapterzoo.results.intact import changed_files
 from adapterzoo.results.result import FORGETTING, Result, Trial, Tuning
 from adapterzoo.results.row import IS_MEAN, Row
-from adapterzoo.results.store import GENERAL, PREDICTIONS, changed_files
+from adapterzoo.results.store import GENERAL, PREDICTIONS
 
 
 class StoredResult(NamedTuple):

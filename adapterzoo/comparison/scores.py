@@ -7,7 +7,6 @@ uncertain it is.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from adapterzoo.digests import records_digest
 from adapterzoo.metrics.measured import BY_COLUMN, Records, numbers
 from adapterzoo.metrics.registry import metrics as known_metrics
+from adapterzoo.results.intact import read_lines
 from adapterzoo.results.result import FORGETTING, Result
 from adapterzoo.results.store import GENERAL, PREDICTIONS
 
@@ -48,19 +48,6 @@ class CellScores:
 
 class _NoScoresError(Exception):
     """The reason why a file does not show a metric's scores."""
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a file of JSON lines in the order of their ``index``; none if it is damaged or missing.
-
-    Rows are compared example by example, so the order of the lines in their files must not matter.
-    """
-    try:
-        with path.open(encoding="utf-8") as file:
-            records = sorted((json.loads(line) for line in file), key=lambda record: int(record["index"]))
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return []
-    return records if len({record["index"] for record in records}) == len(records) else []
 
 
 def cell_scores(folder: Path, result: Result) -> CellScores:

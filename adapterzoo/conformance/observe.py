@@ -195,9 +195,6 @@ class _Observer:
             observed.losses.append(loss(wrapped, self.rows))
         if "train" in observed.errors:
             return
-        if self.causal:
-            with observed.stage("labels"):
-                observed.labels_gap = labels_gap(wrapped, self.rows)
         with observed.stage("padding"):
             observed.logits["alone"] = logits(wrapped, self.rows, 1)
             if self.causal and observed.quantization != "int8":  # in 8 bits, rows depend on their batch
@@ -208,6 +205,9 @@ class _Observer:
         if self.causal and self.method.token_wise and observed.quantization != "int8":
             with observed.stage("shared prefix"):
                 observed.shared_prefix_gap = shared_prefix_gap(wrapped, self.rows)
+        if self.causal:
+            with observed.stage("labels"):
+                observed.labels_gap = labels_gap(wrapped, self.rows)
         with observed.stage("findings"):
             plain_findings(self.method.findings(wrapped))
         with observed.stage("save"):

@@ -9,9 +9,11 @@ from adapterzoo.data import template
 from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError, Turn
 from adapterzoo.errors import Problem, UserError, did_you_mean
 from adapterzoo.formats import FORMATS, Conversation, Format, recognise
-from adapterzoo.formats.cell_text import kind_of, text_of
+from adapterzoo.formats.cell_text import kind_of, size_of, text_of
 from adapterzoo.recipe.schema import DataSection
 
+# Tokenizing takes some hundred bytes of memory for each character. Only the first max_length tokens are learned anyway.
+MAX_CELL_CHARACTERS = 1_000_000
 MAP_HINT = "Map your columns under data.columns."
 
 
@@ -72,6 +74,7 @@ class Shaper:
             BadRowError: the row does not fit the format, or a cell is of another kind than in earlier rows.
         """
         format_cells = {name: cells.get(column) for name, column in self.mapping.items()}
+        self._check_sizes(cells)
         for name, column in self.mapping.items():
             kind = kind_of(format_cells[name])
             if kind and kind != (first := self._kinds.setdefault(column, (kind, place)))[0]:
@@ -86,6 +89,16 @@ class Shaper:
             turns[0] = Turn("user", self._prompt_template.fill(self._texts(cells, format_cells)))
         more = tuple(self.format.more({**self._others(cells), **format_cells}).items())
         return DataRow(tuple(turns), raw=self.name == "text", place=place, group=group, more=more)
+
+    def _check_sizes(self, cells: Mapping[str, Any]) -> None:
+        """Raise BadRowError if a cell that is used has more text than can be turned into tokens in a usual memory."""
+        templates = [part for part in (*(self._example_template or ()), self._prompt_template) if part]
+        fields = (field for part in templates for field in part.fields)
+        used = dict.fromkeys((*self.mapping.values(), *fields, *self._others(cells)))
+        for column in used:
+            if (characters := size_of(cells.get(column))) > MAX_CELL_CHARACTERS:
+                what = f"'{column}' has {characters:,} characters, and at most {MAX_CELL_CHARACTERS:,} can be read."
+                raise BadRowError(what, "Divide it into several rows.")
 
     def _others(self, cells: Mapping[str, Any]) -> dict[str, Any]:
         """Return the cells of all columns, if the format takes them; a row of JSON lines may lack some."""

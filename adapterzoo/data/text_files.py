@@ -6,9 +6,9 @@ that is written ``2020-01-01 00:00:00``, and because ``datasets`` does not know 
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,7 +20,25 @@ from adapterzoo.formats.cell_text import Number
 PlacedCells = tuple[str, dict[str, Any]]
 """place of a row, and its cells by column"""
 CHECKED_BYTES = 2**16  # number of bytes at the start of a file in which zero bytes are looked for
-csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+# A longer row would take gigabytes. Such files have no line ends, or a quote that is never closed.
+MAX_ROW_CHARACTERS = 2**25
+csv.field_size_limit(MAX_ROW_CHARACTERS)
+# First bytes of files that are not text -> what they are, and what to do with them.
+OTHER_KINDS = {
+    b"\x1f\x8b": ("is compressed with gzip", "Unpack it first (gunzip)."),
+    b"BZh": ("is compressed with bzip2", "Unpack it first (bunzip2)."),
+    b"\xfd7zXZ": ("is compressed with xz", "Unpack it first (unxz)."),
+    b"\x28\xb5\x2f\xfd": ("is compressed with zstd", "Unpack it first (unzstd)."),
+    b"PK\x03\x04": ("is a spreadsheet (xlsx) or a zip archive", "Save the sheet as CSV in UTF-8, or unpack it first."),
+    b"\xd0\xcf\x11\xe0": ("is an old spreadsheet (xls)", "Save the sheet as CSV in UTF-8."),
+    b"PAR1": ("is a Parquet file", "Give it a name that ends with .parquet."),
+    b"ARROW1": ("is an Arrow file", "Give it a name that ends with .arrow."),
+    b"%PDF": ("is a PDF file", "Give a file with the rows."),
+    b"SQLite format 3": ("is an SQLite database", "Export the table as CSV."),
+    b"version https://git-lfs": ("is a pointer of Git LFS, and not the file itself", "Run git lfs pull."),
+    b"\xff\xfe": ("is UTF-16", "Save it as UTF-8."),
+    b"\xfe\xff": ("is UTF-16", "Save it as UTF-8."),
+}
 
 
 def read_csv(path: Path, delimiter: str) -> tuple[list[str], Iterator[PlacedCells]]:
@@ -34,7 +52,7 @@ def read_csv(path: Path, delimiter: str) -> tuple[list[str], Iterator[PlacedCell
         UserError: the file has no column names or cannot be parsed; also raised while rows are read.
     """
     with _text(path) as file:
-        header = next(_parsed(csv.reader(file, delimiter=delimiter, strict=True), path), [])
+        header = next((cells for _, cells in _csv_rows(file, path, delimiter)), [])
     if not header:
         raise UserError.at(str(path), "does not begin with a line of column names: it is empty, or its first line is.")
     repeated = sorted(column for column, count in Counter(header).items() if count > 1)
@@ -51,11 +69,9 @@ def read_csv(path: Path, delimiter: str) -> tuple[list[str], Iterator[PlacedCell
 
     def rows() -> Iterator[PlacedCells]:
         with _text(path) as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            first_line = 1  # line at which the next row begins; a row with line ends in quotes has several lines
-            for cells in _parsed(reader, path):
-                place, first_line = f"{path}:{first_line}", reader.line_num + 1
-                if place == f"{path}:1" or not cells:
+            for number, (line, cells) in enumerate(_csv_rows(file, path, delimiter)):
+                place = f"{path}:{line}"
+                if number == 0 or not cells:
                     continue
                 if len(cells) > len(header):
                     what = f"this row has {len(cells)} cells, but there are {len(header)} column names."
@@ -94,11 +110,12 @@ def _is_json_lines(path: Path) -> bool:
     It is if the file's name says so, or if the first line is an object that is not a whole table or has lines below it.
     """
     with _text(path) as file:
-        lines = _decoded_lines(file, path)
+        named_so = path.suffix in (".jsonl", ".ndjson")
+        lines = _short_lines(file, path) if named_so else _decoded_lines(file, path)
         first = next((line for line in lines if line.strip()), None)
         if first is None:
             raise UserError.at(str(path), "is empty.")
-        if path.suffix in (".jsonl", ".ndjson"):
+        if named_so:
             return True
         try:
             value = _load(first, f"{path}:1")
@@ -109,7 +126,7 @@ def _is_json_lines(path: Path) -> bool:
 
 def _lines(path: Path) -> Iterator[PlacedCells]:
     with _text(path) as file:
-        for number, line in enumerate(_decoded_lines(file, path), start=1):
+        for number, line in enumerate(_short_lines(file, path), start=1):
             if not line.strip():
                 continue
             try:
@@ -175,8 +192,12 @@ def _load(text: str, where: str) -> Any:
 def _text(path: Path) -> TextIO:
     try:
         with path.open("rb") as file:
-            if b"\0" in file.read(CHECKED_BYTES):
-                raise UserError.at(str(path), "is not UTF-8 text: it holds zero bytes.", "Save it as UTF-8.")
+            start = file.read(CHECKED_BYTES)
+        for signature, (kind, hint) in OTHER_KINDS.items():
+            if start.startswith(signature):
+                raise UserError.at(str(path), f"{kind}.", hint)
+        if b"\0" in start:
+            raise UserError.at(str(path), "is not UTF-8 text: it holds zero bytes.", "Save it as UTF-8.")
         return path.open(encoding="utf-8-sig", newline="")
     except OSError as error:
         raise UserError.at(str(path), f"cannot be read: {error.strerror or error}.") from None
@@ -193,21 +214,60 @@ def _decoded_lines(file: TextIO, path: Path) -> Iterator[str]:
         raise _not_utf8(path, error) from None
 
 
-def _parsed(reader: Any, path: Path) -> Iterator[list[str]]:
+def _csv_rows(file: TextIO, path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield each row of a CSV file, with the line at which it begins; a row with line ends in quotes has several."""
+    first_line, characters = 1, 0
+
+    def lines() -> Iterator[str]:
+        nonlocal characters
+        for line in _short_lines(file, path):
+            characters += len(line)
+            if characters > MAX_ROW_CHARACTERS:
+                what = f"the row that begins here has more than {MAX_ROW_CHARACTERS:,} characters."
+                raise UserError.at(f"{path}:{first_line}", what, "Perhaps a quote is not closed.")
+            yield line
+
+    reader = csv.reader(lines(), delimiter=delimiter, strict=True)
     try:
-        yield from reader
+        for cells in reader:
+            yield first_line, cells
+            first_line, characters = reader.line_num + 1, 0
+    except csv.Error as error:
+        hint = ""
+        if reader.line_num > first_line:
+            hint = f"The row goes on to line {reader.line_num}: close its quote, or write the quote twice."
+        raise UserError.at(f"{path}:{first_line}", f"cannot be read as CSV: {error}.", hint) from None
+
+
+def _short_lines(file: TextIO, path: Path) -> Iterator[str]:
+    """Yield the lines of a file.
+
+    Raises:
+        UserError: a line has more than MAX_ROW_CHARACTERS, or is not UTF-8.
+    """
+    number = 1
+    try:
+        while line := file.readline(MAX_ROW_CHARACTERS + 1):
+            if len(line) > MAX_ROW_CHARACTERS:
+                what = f"this line has more than {MAX_ROW_CHARACTERS:,} characters."
+                raise UserError.at(
+                    f"{path}:{number}", what, "Does the file have no line ends? Write each row on its own."
+                )
+            yield line
+            number += 1
     except UnicodeDecodeError as error:
         raise _not_utf8(path, error) from None
-    except csv.Error as error:
-        raise UserError.at(f"{path}:{reader.line_num}", f"cannot be read as CSV: {error}.") from None
 
 
 def _not_utf8(path: Path, error: UnicodeDecodeError) -> UserError:
     """Return the error with its line, which the decoder does not know because it reads in blocks."""
+    decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as line_error:
-                return UserError.at(f"{path}:{number}", f"is not UTF-8: {line_error.reason}.", "Save it as UTF-8.")
+        try:
+            while block := file.read(CHECKED_BYTES):
+                line += decoder.decode(block).count("\n")
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError as found:
+            line += found.object[: found.start].count(b"\n")
+            return UserError.at(f"{path}:{line}", f"is not UTF-8: {found.reason}.", "Save it as UTF-8.")
     return UserError.at(str(path), f"is not UTF-8: {error.reason}.", "Save it as UTF-8.")

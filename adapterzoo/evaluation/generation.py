@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -36,9 +37,19 @@ class AnswerTokens(Protocol):
 def generate(
     model: nn.Module, encoded: AnswerTokens, prompts: Sequence[list[int]], batch_size: int, max_new_tokens: int
 ) -> list[str]:
-    """Return the greedy answer to each prompt as text; see :func:`greedy`."""
-    limits = [max_new_tokens] * len(prompts)
-    return [decoded(ids, encoded) for ids in greedy(model, encoded, prompts, batch_size, limits)]
+    """Return the greedy answer to each prompt as text; see :func:`greedy`.
+
+    An answer ends where the model can read no more tokens.
+    """
+    readable = getattr(getattr(model, "config", None), "max_position_embeddings", None) or sys.maxsize
+    limits = [min(max_new_tokens, readable - len(prompt)) for prompt in prompts]
+    # Rows of a batch get equally many tokens, so a row with less room than others is in a batch of its own.
+    answers: dict[int, list[int]] = {}
+    for limit in sorted(set(limits)):
+        rows = [row for row, own in enumerate(limits) if own == limit]
+        found = greedy(model, encoded, [prompts[row] for row in rows], batch_size, [limit] * len(rows))
+        answers |= dict(zip(rows, found, strict=True))
+    return [decoded(answers[row], encoded) for row in range(len(prompts))]
 
 
 def decoded(ids: Sequence[int], encoded: AnswerTokens) -> str:

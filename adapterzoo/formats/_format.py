@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +97,7 @@ class Conversation(Format):
         """Return the turns up to the last answer: perhaps a system message, then user and assistant alternately."""
         (column,) = self.columns
         messages = cells.get(column)
-        if messages is None or len(messages) == 0:
+        if messages is None or (isinstance(messages, Sized) and not messages):
             raise EmptyRowError(column)
         if not isinstance(messages, (list, tuple)):
             raise BadRowError(f"'{column}' is {_kind(messages)}, not a list of messages.", self._example())

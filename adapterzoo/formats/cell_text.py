@@ -19,6 +19,15 @@ class Number(str):
     """A number as it is written in a JSON file, because a model reads 1.50 and 1.5 as different texts."""
 
 
+def size_of(cell: Any) -> int:
+    """Return the number of characters of a cell; in a list or a mapping, those of all texts, and one for each item."""
+    if isinstance(cell, str):
+        return len(cell)
+    if isinstance(cell, dict):
+        return sum(size_of(part) for pair in cell.items() for part in pair) + len(cell)
+    return sum(map(size_of, cell)) + len(cell) if isinstance(cell, (list, tuple)) else 1
+
+
 def text_of(value: Any, column: str) -> str:
     """Return a cell as text; None and NaN become the empty text.
 

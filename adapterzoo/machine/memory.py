@@ -12,6 +12,8 @@ from types import TracebackType
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
+# Training keeps a weight, its gradient and the two moments of AdamW in memory, each in float32.
+BYTES_PER_TRAINED_PARAMETER = 16
 # Parameters of glibc's mallopt.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # glibc keeps the freed memory of its heap if it never trims the heap. Put blocks of up to 32 MB into the heap too:
@@ -27,6 +29,16 @@ def available() -> int:
     if torch.cuda.is_available():
         return int(torch.cuda.mem_get_info()[0])
     return int(psutil.virtual_memory().available)
+
+
+def total() -> int:
+    """Return the bytes that this machine has where models are loaded: on the GPU, else in the machine with its swap."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[1])
+    return int(psutil.virtual_memory().total + psutil.swap_memory().total)
 
 
 def free_memory() -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -90,7 +91,7 @@ class ProcessHandle:
         """End the process at once, and the processes that it has started."""
         try:
             os.killpg(self.process_id, signal.SIGKILL)
-        except ProcessLookupError:  # it has ended, or does not lead a process group yet
+        except (ProcessLookupError, PermissionError):  # it has ended, or does not lead a process group yet
             if self.alive:
                 os.kill(self.process_id, signal.SIGKILL)
         self.wait()
@@ -132,7 +133,12 @@ class Process(ProcessHandle):
         return self._process.pid or 0
 
 
-def in_processes(functions: Sequence[Callable[[], Any]], jobs: int, threads_each: int | None = None) -> list[Any]:
+def in_processes(
+    functions: Sequence[Callable[[], Any]],
+    jobs: int,
+    threads_each: int | None = None,
+    time_limit: float | None = None,
+) -> list[Any]:
     """Call each function in its own process, so that no function sees what another one changed.
 
     Where processes cannot be forked, the functions are called one after the other in this process.
@@ -141,6 +147,7 @@ def in_processes(functions: Sequence[Callable[[], Any]], jobs: int, threads_each
         functions: functions whose return values can be pickled.
         jobs: number of functions that run at the same time.
         threads_each: number of threads of each process; by default, the number that this process has.
+        time_limit: seconds after which a process is ended.
 
     Returns:
         The return values, in the order of the functions. A missing one is replaced by the exception that the function
@@ -149,21 +156,26 @@ def in_processes(functions: Sequence[Callable[[], Any]], jobs: int, threads_each
     if not can_fork():
         return [_answer(function) for function in functions]
     answers: list[Any] = [None] * len(functions)
-    waiting, running = list(range(len(functions))), dict[Process, int]()
+    waiting, running, begun = list(range(len(functions))), dict[Process, int](), dict[int, float]()
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 number = waiting.pop(0)
                 running[Process(partial(_send_answer, functions[number]), threads_each or threads())] = number
                 answers[number] = ProcessEndedError("its process sent nothing")
+                begun[number] = time.monotonic()
             wait_for_any(list(running))
             for process, number in list(running.items()):
+                why = None
+                if time_limit is not None and time.monotonic() - begun[number] > time_limit:
+                    process.kill()
+                    why = f"it took longer than {time_limit:g} seconds"
                 ended = not process.alive
                 for answer in process.messages():
                     answers[number] = answer
                 if ended:
                     del running[process]
-                    if isinstance(answers[number], ProcessEndedError) and (why := process.failure()):
+                    if isinstance(answers[number], ProcessEndedError) and (why := why or process.failure()):
                         answers[number] = ProcessEndedError(why)
     finally:
         for process in running:

@@ -5,28 +5,32 @@ A function of PEFT or transformers that one method has replaced would also be us
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from adapterzoo.machine.settings import global_settings
+
 # The parts of libraries that models, their training and their adapters use.
 LIBRARIES = (
-    "torch.nn", "torch.optim", "torch.autograd", "transformers.models", "transformers.modeling_utils",
-    "transformers.trainer", "transformers.integrations", "peft", "bitsandbytes", "accelerate", "safetensors",
+    "torch.nn", "torch.optim", "torch.autograd", "torch.utils.data", "transformers.models",
+    "transformers.modeling_utils", "transformers.trainer", "transformers.trainer_utils",
+    "transformers.trainer_pt_utils", "transformers.trainer_callback", "transformers.optimization",
+    "transformers.generation", "transformers.integrations", "peft", "bitsandbytes", "accelerate", "safetensors",
     "adapterzoo",
 )  # fmt: skip
-ALONE = ("torch", "torch._tensor", "random", "numpy.random", "math", "time")
+ALONE = ("torch", "torch._tensor", "transformers", "random", "numpy.random", "math", "time")
 """modules without those below them"""
 FUNCTIONS = (
     types.FunctionType, types.BuiltinFunctionType, types.MethodType, type, property, classmethod, staticmethod
 )  # fmt: skip
 CONTAINERS = (list, dict, set)
 MISSING = object()
+OPTIMIZER = "torch.optim.optimizer"
 # Python and its tools set these themselves.
 OWN_ATTRIBUTES = frozenset({
     "__doc__", "__dict__", "__weakref__", "__annotations__", "__abstractmethods__", "_abc_impl", "__signature__",
@@ -43,10 +47,11 @@ class World:
             owners: objects, such as a method, whose attributes are recorded too.
         """
         self._libraries = list(_libraries())
-        self._owners = [(owner, _described(vars(owner))) for owner in owners]
+        self._tables = [(name, table, dict(table)) for name, table in _tables(self._libraries)]
+        self._owners = [(owner, _described(_attributes(owner))) for owner in owners]
         self._environment = dict(os.environ)
         self._filters = list(warnings.filters)
-        self._settings = {name: read() for name, (read, _) in _settings().items()}
+        self._settings = {name: read() for name, (read, _) in global_settings().items()}
 
     def restore(self) -> list[str]:
         """Undo all changes since the world was recorded; return their names."""
@@ -54,13 +59,20 @@ class World:
         for name, container, before in self._libraries:
             for key, value in before.items():
                 now = vars(container).get(key, MISSING)
-                if now is value or not isinstance(value, FUNCTIONS) or key in OWN_ATTRIBUTES or _is_hook(now):
+                if not isinstance(value, FUNCTIONS) or key in OWN_ATTRIBUTES or _unhooked(now) is _unhooked(value):
                     continue
                 changed.append(f"{name}.{key}")
                 setattr(container, key, value)
+            for key in _overriding(container, before):
+                changed.append(f"{name}.{key}")
+                delattr(container, key)
+        for name, table, content in self._tables:
+            if replaced := [key for key, value in content.items() if table.get(key) is not value]:
+                changed.append(f"{name}[{replaced[0]!r}]")
+                table.update({key: content[key] for key in replaced})
         for owner, before in self._owners:
             name = getattr(owner, "name", type(owner).__name__)
-            now = _described(vars(owner))
+            now = _described(_attributes(owner))
             changed += [f"{name}.{key}" for key in {*before, *now} if before.get(key) != now.get(key)]
         if dict(os.environ) != self._environment:
             # Libraries set new variables when they are imported or compile code, which is no reason to blame a method.
@@ -71,7 +83,7 @@ class World:
             ]
             os.environ.clear()
             os.environ.update(self._environment)
-        for name, (read, write) in _settings().items():
+        for name, (read, write) in global_settings().items():
             if read() != self._settings[name]:
                 changed.append(name)
                 write(self._settings[name])
@@ -110,41 +122,43 @@ def _libraries() -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
                 yield f"{name}.{value.__qualname__}", value, dict(vars(value))
 
 
+def _tables(libraries: Sequence[tuple[str, Any, Mapping[str, Any]]]) -> Iterator[tuple[str, dict[Any, Any]]]:
+    """Yield the name and the content of each dictionary of functions or classes, like transformers' of attentions."""
+    for name, _, attributes in libraries:
+        for key, value in attributes.items():
+            if type(value) is dict and value and all(isinstance(entry, FUNCTIONS) for entry in value.values()):
+                yield f"{name}.{key}", value
+
+
+def _attributes(owner: Any) -> dict[str, Any]:
+    """Return the attributes of an object, and the containers of its class, which are shared by all its objects."""
+    shared = {name: value for name, value in vars(type(owner)).items() if isinstance(value, CONTAINERS)}
+    return {**shared, **vars(owner)}
+
+
 def _is_recorded(name: str) -> bool:
     return name in ALONE or any(name == library or name.startswith(f"{library}.") for library in LIBRARIES)
 
 
-def _is_hook(function: Any) -> bool:
-    """Tell whether a function is the one that torch itself puts around an optimizer's ``step``."""
-    code = getattr(function, "__code__", None)
-    return code is not None and code.co_filename == sys.modules["torch.optim.optimizer"].__file__
+def _unhooked(function: Any) -> Any:
+    """Return a function without those that torch itself puts around an optimizer's ``step``."""
+    torch_file = getattr(sys.modules.get(OPTIMIZER), "__file__", None)
+    while isinstance(function, types.FunctionType) and hasattr(function, "__wrapped__"):
+        if function.__code__.co_filename != torch_file:
+            break
+        function = function.__wrapped__
+    return function
+
+
+def _overriding(container: Any, before: Mapping[str, Any]) -> list[str]:
+    """Return the functions that a class has got since it was recorded, in place of those that it inherits."""
+    if not isinstance(container, type):
+        return []
+    new = {key: value for key, value in vars(container).items() if key not in before and isinstance(value, FUNCTIONS)}
+    inherited = {key: vars(kind)[key] for kind in reversed(container.__mro__[1:]) for key in new if key in vars(kind)}
+    return [key for key, value in inherited.items() if _unhooked(new[key]) is not _unhooked(value)]
 
 
 def _described(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return what identifies the values of attributes: the values of containers, and the identity of other objects."""
     return {name: repr(value) if isinstance(value, CONTAINERS) else id(value) for name, value in attributes.items()}
-
-
-def _settings() -> dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]]:
-    """Return name -> the functions that read and write a global setting."""
-    settings: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
-        "the garbage collector": (gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
-        "the working directory": (os.getcwd, os.chdir),
-        "the limit of recursion": (sys.getrecursionlimit, sys.setrecursionlimit),
-    }
-    if (torch := sys.modules.get("torch")) is not None:
-        settings |= {
-            "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-            "torch's gradient mode": (torch.is_grad_enabled, torch.set_grad_enabled),
-            "torch's number of threads": (torch.get_num_threads, torch.set_num_threads),
-            "torch's precision of matrix products": (
-                torch.get_float32_matmul_precision,
-                torch.set_float32_matmul_precision,
-            ),
-            "torch's deterministic algorithms": (
-                torch.are_deterministic_algorithms_enabled,
-                torch.use_deterministic_algorithms,
-            ),
-            "torch's anomaly detection": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
-        }
-    return settings

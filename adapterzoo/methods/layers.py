@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from adapterzoo.errors import AdapterzooError, Problem, did_you_mean
+from adapterzoo.machine.limits import TooLongError, stopped_after
 from adapterzoo.methods.contract import Context, LinearOptions, Method, OptionsT
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+MAX_PATTERN_SECONDS = 2
 LinearOptionsT = TypeVar("LinearOptionsT", bound=LinearOptions)
 
 
@@ -182,17 +184,33 @@ def targeted(model: nn.Module, targets: str | list[str]) -> dict[str, nn.Module]
     """Return the linear layers that ``target_modules`` names, read as PEFT reads it.
 
     A list holds names or the ends of names; a text is a regular expression for the whole name, or ``all-linear``.
+
+    Raises:
+        ValueError: the expression takes too long.
     """
     layers = linear_layers(model)
     if targets == "all-linear":
         return layers
     if isinstance(targets, str):
-        try:
-            return {name: layer for name, layer in layers.items() if re.fullmatch(targets, name)}
-        except re.error:
-            return {}
+        return {name: layers[name] for name in _matches(targets, layers)}
     ends = tuple(f".{target}" for target in targets)
     return {name: layer for name, layer in layers.items() if name in targets or name.endswith(ends)}
+
+
+def _matches(pattern: str, names: Iterable[str]) -> list[str]:
+    """Return the names that a regular expression matches as a whole; none if it is no regular expression.
+
+    Raises:
+        ValueError: it takes more than MAX_PATTERN_SECONDS.
+    """
+    try:
+        with stopped_after(MAX_PATTERN_SECONDS):
+            return [name for name in names if re.fullmatch(pattern, name)]
+    except (re.error, OverflowError, RecursionError):
+        return []
+    except TooLongError:
+        what = f"tries too many ways to divide a name: it was stopped after {MAX_PATTERN_SECONDS} seconds"
+        raise ValueError(f"the pattern '{pattern}' {what}") from None
 
 
 def pooler_problems(skeleton: nn.Module, targets: str | list[str], name: str) -> list[Problem]:
@@ -203,7 +221,10 @@ def pooler_problems(skeleton: nn.Module, targets: str | list[str], name: str) ->
         targets: the option ``target_modules``.
         name: name of the method.
     """
-    pooled = [layer for layer in targeted(skeleton, targets) if "pooler" in layer.split(".")]
+    try:
+        pooled = [layer for layer in targeted(skeleton, targets) if "pooler" in layer.split(".")]
+    except ValueError:  # target_problems reports it
+        return []
     if not pooled:
         return []
     what = f"{name} needs layers that see every token, and '{pooled[0]}' sees one token of each text."
@@ -217,6 +238,11 @@ def target_problems(skeleton: nn.Module, targets: str | list[str] | None) -> lis
     last_names = {name.rpartition(".")[2] for name in linear_layers(skeleton)}
     if not targets:
         return [Problem("target_modules", "is empty.", f"Choose from: {', '.join(sorted(last_names))}.")]
+    if isinstance(targets, str):
+        try:
+            _matches(targets, [name for name, _ in skeleton.named_modules()])  # PEFT compares the names of all modules
+        except ValueError as error:
+            return [Problem("target_modules", f"{error}.", "Give a simpler pattern, or a list of names.")]
     if isinstance(targets, str) and not targeted(skeleton, targets):
         hint = did_you_mean(targets, {"all-linear", *last_names})
         return [Problem("target_modules", f"'{targets}' does not match the whole name of any layer.", hint)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import AdapterzooError, Problem
 from adapterzoo.methods.contract import Context, Method, OptionsT
-from adapterzoo.methods.layers import WEIGHTS, new_head, target_problems
+from adapterzoo.methods.layers import CONFIG, WEIGHTS, new_head, target_problems
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
+
+
+# Keys of a saved configuration by which PEFT chooses classes, imports modules, or loads other models and tokenizers.
+LOADING_KEYS = (
+    "peft_type", "auto_mapping", "megatron_config", "megatron_core", "tokenizer_name_or_path", "tokenizer_kwargs",
+    "prompt_tuning_init", "prompt_tuning_init_state_dict_path", "shadow_model", "adapters", "layer_replication",
+)  # fmt: skip
 
 
 class PeftMethod(Method[OptionsT]):
@@ -46,19 +54,21 @@ class PeftMethod(Method[OptionsT]):
         with self.layers():
             return _keep_dtype(get_peft_model(model, config))
 
-    def save(self, model: nn.Module, folder: Path) -> None:
+    def save(self, model: Any, folder: Path) -> None:
         """See :meth:`Method.save`."""
         # Do not save embeddings: to decide about them, PEFT would ask the hub, and there may be no network.
         model.save_pretrained(str(folder), save_embedding_layers=False)
+        sort_names(model.peft_config["default"], folder)
 
     def load(self, model: nn.Module, folder: Path, options: OptionsT, context: Context) -> nn.Module:
         """See :meth:`Method.load`.
 
         Raises:
-            AdapterzooError: the saved adapter is not complete, or is of another method.
+            AdapterzooError: the saved adapter is not complete, is of another method, or names code or other models.
         """
         from peft import PeftModel
 
+        _check_config(folder, self.peft_config(model, options, context))
         with self.layers():
             wrapped = PeftModel.from_pretrained(model, str(folder))
         _check_keys(wrapped, folder)
@@ -78,6 +88,30 @@ class PeftMethod(Method[OptionsT]):
         """Return the options that PEFT changed without a message, in layers that they do not fit."""
         adjusted = _adjusted(model)
         return {"adjusted": adjusted} if adjusted else {}
+
+
+def sort_names(config: PeftConfig, folder: Path) -> None:
+    """Put the names in a saved configuration in alphabetical order.
+
+    PEFT keeps them in sets, and would save them in another order in each process.
+    """
+    saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    for name, value in vars(config).items():
+        if isinstance(value, set) and isinstance(saved.get(name), list):
+            saved[name] = sorted(saved[name])
+    (folder / CONFIG).write_text(json.dumps(saved, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def _check_config(folder: Path, wanted: PeftConfig) -> None:
+    """Raise AdapterzooError if a saved adapter's configuration is of another method, or names code or other models.
+
+    PEFT would import modules, or load models and tokenizers, that the configuration names.
+    """
+    saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    settings = wanted.to_dict()
+    for key in LOADING_KEYS:
+        if saved.get(key, settings.get(key)) != settings.get(key):
+            raise AdapterzooError(f"{folder / CONFIG} has {key} = {saved[key]!r:.100}, which its method does not set")
 
 
 def _check_keys(model: nn.Module, folder: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, get_origin
 from adapterzoo import hookspecs
 from adapterzoo.entry_points import PluginRegistry, check_summary
 from adapterzoo.errors import PluginError
+from adapterzoo.files import is_device_name
 from adapterzoo.methods.contract import (
     CONTRACT,
     ENTRY_KEYS,
@@ -100,6 +101,8 @@ def _verify(method: object) -> None:
     check_summary(kind, method.summary)
     if not NAME.fullmatch(method.name):
         raise PluginError(f"{kind}.name is {method.name!r}: only lower-case letters, digits and '-'")
+    if is_device_name(method.name):
+        raise PluginError(f"{kind}.name is {method.name!r}: Windows keeps that name for a device")
     if RESERVED_LABEL.fullmatch(method.name):
         raise PluginError(f"{kind}.name is {method.name!r}: that is the label of the untouched base")
     if not 0 < method.learning_rate < 1e6:

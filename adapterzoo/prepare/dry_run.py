@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import ValidationError
 
 from adapterzoo.errors import PluginError, Problem, ProcessEndedError, UserError
+from adapterzoo.machine.limits import TooLongError, stopped_after
+from adapterzoo.machine.memory import BYTES_PER_TRAINED_PARAMETER, total
 from adapterzoo.machine.processes import cores, in_processes
 from adapterzoo.methods.calls import checked_wrap, find_problems
 from adapterzoo.methods.contract import Context, Method, Options
@@ -19,12 +21,15 @@ from adapterzoo.model.head import adapter_size
 from adapterzoo.prepare.budget import divisors, solve
 from adapterzoo.prepare.plan import MethodCell
 from adapterzoo.prepare.settings import LEARNING_RATE, points
+from adapterzoo.terminal import count, size
 
 if TYPE_CHECKING:
     from torch import nn
 
     from adapterzoo.model.base import Base
     from adapterzoo.prepare.prepared import Prepared
+
+MAX_WRAP_SECONDS = 300  # of the processor, for putting an adapter on a model without weights
 
 
 def dry_run(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> Prepared:
@@ -67,7 +72,9 @@ def dry_run(prepared: Prepared, skeleton: nn.Module, zoo: Registry) -> Prepared:
     attempts = [partial(_try_cell, prepared, cell, untouched, zoo[cell.method]) for cell in cells]
     outcomes = {
         cell.label: _outcome(cell, answer, zoo)
-        for cell, answer in zip(cells, in_processes(attempts, cores()), strict=True)
+        for cell, answer in zip(
+            cells, in_processes(attempts, cores(), time_limit=prepared.recipe.train.time_limit), strict=True
+        )
     }
     for label, outcome in outcomes.items():
         problems += [Problem(f"{label}: {problem.where}", problem.what, problem.hint) for problem in outcome.problems]
@@ -123,14 +130,30 @@ def _try_cell(prepared: Prepared, cell: MethodCell, untouched: Base, method: Met
         what = f"{method.name} puts tokens in front of every row, which is not possible for rows packed together."
         problems.append(Problem("data.packing", what, "Leave the method out, or do not pack."))
     options, sized = method.options(**cell.options), None
-    attempt = partial(try_method, method, untouched, context=context)
+    attempt = partial(_try_to_fit, method, untouched, context=context)
     if cell.budget is not None:
-        count_of = partial(_trainable, attempt)
+        count_of = partial(_trainable, partial(try_method, method, untouched, context=context))
         options = solve(method, options, cell.budget, count_of, divisors(_widths(untouched.get_model())))
         sized = options.model_dump(mode="json")
     outcome = attempt(options=options)
     problems += [*outcome.problems, *_tuning_problems(cell, options, outcome.trainable, attempt)]
     return Outcome(problems, outcome.trainable, outcome.why_unknown, sized)
+
+
+def _try_to_fit(method: Method[Any], skeleton: Base, options: Any, context: Context) -> Outcome:
+    """Do the same as :func:`try_method`, and find an adapter that cannot fit into the memory of this machine."""
+    outcome = try_method(method, skeleton, options, context)
+    # Do not refuse an adapter that is smaller than its base model: this may be a check for a larger machine.
+    if outcome.trainable is None or outcome.trainable <= skeleton.parameters:
+        return outcome
+    needed, memory = outcome.trainable * BYTES_PER_TRAINED_PARAMETER, total()
+    if needed <= memory:
+        return outcome
+    what = (
+        f"{count(outcome.trainable)} parameters would be trained, and the model has {count(skeleton.parameters)}. "
+        f"They need {size(needed)} of memory, and this machine has {size(memory)}."
+    )
+    return outcome._replace(problems=[Problem(method.size_option or "options", what, "Make the adapter smaller.")])
 
 
 def _trainable(attempt: Callable[..., Outcome], options: Any) -> int | None:
@@ -180,9 +203,12 @@ def try_method(method: Method[Any], skeleton: Base, options: Any, context: Conte
     if problems := find_problems(method, skeleton.get_model(), options, context):
         return Outcome(problems)
     try:
-        with skeleton.borrow() as model, torch.device("meta"):
+        with stopped_after(MAX_WRAP_SECONDS), skeleton.borrow() as model, torch.device("meta"):
             wrapped = checked_wrap(method, model, options, context)
             return Outcome([], adapter_size(wrapped, model))
+    except TooLongError:
+        what = f"it takes more than {MAX_WRAP_SECONDS} seconds to put the adapter on the model."
+        return Outcome([Problem("options", what, "Perhaps a pattern for names of layers takes too long: simplify it.")])
     except ValueError as error:  # PEFT and others raise it if sizes or layers do not fit
         return Outcome([Problem("options", " ".join(str(error).split())[:300])])
     except (Exception, SystemExit) as error:  # it needs real weights, or it is broken: its cell will report that

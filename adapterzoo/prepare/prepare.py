@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.data.split import fingerprint
@@ -50,16 +52,19 @@ def prepare(
     with quiet_libraries():
         from adapterzoo.model import files as model_files
         from adapterzoo.model import loading
+        from adapterzoo.model.bundled import BUNDLED
         from adapterzoo.training.arguments import total_steps
 
         location = model_files.locate(recipe.model.name, say)
         config = loading.load_config(recipe.model, location)
+        if Path(location).is_dir() and recipe.model.name not in BUNDLED:
+            # However its folder is named, it is the same model: the resolved recipe has the absolute path.
+            recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"name": location})})
         if problems := tasks()[recipe.task.name].model_problems(config):
             raise UserError(*problems)
         encoded = encode_data(recipe, location, config, splits, say)
         loading.check_weights(recipe.model, location, config, encoded.form)
         skeleton = loading.skeleton(recipe.model, config, encoded.form)
-        weights = model_files.fingerprint(location, config)
         parts = {name: fingerprint([getattr(splits, name)]) for name in SPLIT_NAMES}
         prepared = Prepared(
             recipe=recipe,
@@ -72,12 +77,15 @@ def prepare(
             unknown_sizes={},
             base_parameters=sum(p.numel() for p in skeleton.parameters()),
             linear_parameters=sum(p.numel() for layer in linear_layers(skeleton).values() for p in layer.parameters()),
-            weights=weights,
-            fingerprints={"data": splits.fingerprint, **parts, "weights": weights},
+            weights=None,
+            fingerprints={"data": splits.fingerprint, **parts},
             general=_general(recipe, encoded, config),
         )
         _check_context_length(prepared, config)
-        return dry_run(prepared, skeleton, zoo)
+        prepared = dry_run(prepared, skeleton, zoo)
+        # Read the weights last, because those of a large model take minutes.
+        weights = model_files.fingerprint(location, config)
+        return replace(prepared, weights=weights, fingerprints={**prepared.fingerprints, "weights": weights})
 
 
 def _general(recipe: Recipe, encoded: Examples, config: Any) -> General | None:

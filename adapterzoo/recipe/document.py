@@ -10,18 +10,17 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
 
 from adapterzoo.errors import Problem, UserError
+from adapterzoo.recipe.yaml_text import PARSE_ERRORS, Location, TooMuchError, duplicate_key, load, plain
 
-Location = tuple[str | int, ...]
 # `adapterzoo init` writes this for each value that it cannot know and that the user has to fill in.
 NOT_FILLED_IN = "???"
-# The parser also raises Python's own errors, for example for an impossible date or a broken !!tag.
-PARSE_ERRORS = (YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
+MAX_BYTES = 4 * 2**20  # the resolved recipe of a run may name tens of thousands of data files
+MAX_DEPTH = 100  # of sections within sections
 
 
 class Unfilled:
@@ -62,12 +61,18 @@ class Document:
             if not text.strip():
                 problems.append(Problem(place, "has no value."))
                 continue
+            location: Location = tuple(key.strip().split("."))
+            if len(location) > MAX_DEPTH:
+                problems.append(Problem(place, f"has a key of {len(location)} parts; no section is that deep."))
+                continue
             try:
-                value = _plain(YAML(typ="rt").load(text), (), {})
+                value = plain(load(text), (), {})
+            except TooMuchError as error:
+                problems.append(Problem(place, f"{error.problem}."))
+                continue
             except PARSE_ERRORS:
                 problems.append(Problem(place, "has a value that is not YAML."))
                 continue
-            location: Location = tuple(key.strip().split("."))
             target = self.data
             # A task may be given by its name alone; its options then go beside it.
             if location[0] == "task" and len(location) > 1 and isinstance(target.get("task"), str):
@@ -112,18 +117,27 @@ def read(path: Path) -> Document:
         UserError: the file is missing, is not UTF-8 text, is not YAML, or does not contain a mapping.
     """
     try:
+        if not path.exists():
+            raise UserError.at(str(path), "there is no such file.")
+        if path.is_dir():
+            raise UserError.at(str(path), "is a folder.", "Name the recipe file inside it.")
+        if not path.is_file():  # reading a pipe may never end
+            raise UserError.at(str(path), "is not an ordinary file.", "Write the recipe to a file first.")
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError.at(str(path), f"is larger than {MAX_BYTES // 2**20} MB, and no recipe is.")
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError.at(str(path), "there is no such file.") from None
-    except IsADirectoryError:
-        raise UserError.at(str(path), "is a folder.", "Name the recipe file inside it.") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # a path may hold a NUL, and a file may not be UTF-8
         raise UserError.at(str(path), f"cannot be read: {error}.") from None
     try:
-        loaded = YAML(typ="rt").load(text)
+        loaded = load(text)
     except DuplicateKeyError as error:
         line = error.problem_mark.line + 1
-        raise UserError.at(f"{path}:{line}", "this key is given twice.", "Keep one of them.") from None
+        what = f"the key '{duplicate_key(error)}' is given twice."
+        raise UserError.at(f"{path}:{line}", what, "Keep one of them.") from None
+    except TooMuchError as error:
+        mark = error.problem_mark
+        place, hint = (f"{path}:{mark.line + 1}", "Write the values out.") if mark else (str(path), "")
+        raise UserError.at(place, f"{error.problem}.", hint) from None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -135,30 +149,9 @@ def read(path: Path) -> Document:
         raise UserError.at(str(path), "does not contain a recipe (a mapping of keys to values).")
     lines: dict[Location, int] = {(): 1}
     try:
-        return Document(_plain(loaded, (), lines), str(path), lines)
+        return Document(plain(loaded, (), lines), str(path), lines)
     except PARSE_ERRORS as error:
         raise UserError.at(str(path), f"cannot be read: {error}.") from None
-
-
-def _plain(value: Any, location: Location, lines: dict[Location, int]) -> Any:
-    """Return a value in built-in types, not ruamel's; add the line number of each key and item to ``lines``."""
-    if isinstance(value, CommentedMap):
-        for key in value:
-            lines[(*location, str(key))] = value.lc.key(key)[0] + 1 if key in value.lc.data else 1
-        return {str(key): _plain(item, (*location, str(key)), lines) for key, item in value.items()}
-    if isinstance(value, CommentedSeq):
-        for index in range(len(value)):
-            if value.lc.data and index in value.lc.data:
-                lines[(*location, index)] = value.lc.item(index)[0] + 1
-        return [_plain(item, (*location, index), lines) for index, item in enumerate(value)]
-    for builtin in (bool, int, float, str):
-        if isinstance(value, builtin):
-            if isinstance(value, str):
-                value.encode()  # raises ValueError for half a surrogate pair, which is not text
-            return builtin(value)
-    if value is None:
-        return None
-    return str(getattr(value, "value", value))
 
 
 def _leaves(value: Any, location: Location) -> Iterator[tuple[Location, Any]]:

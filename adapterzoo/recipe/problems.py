@@ -12,9 +12,10 @@ from adapterzoo.methods.contract import ENTRY_KEYS, RESERVED_LABEL, TASK_TYPES, 
 from adapterzoo.methods.registry import Registry
 from adapterzoo.metrics.measured import MEASURED_NAMES
 from adapterzoo.metrics.registry import compares_answers, metrics
-from adapterzoo.recipe.document import Document, Location, section
+from adapterzoo.recipe.document import Document, section
 from adapterzoo.recipe.schema import Range
 from adapterzoo.recipe.schema_problems import DocumentPart, problems_of
+from adapterzoo.recipe.yaml_text import Location
 from adapterzoo.results.identity import DEFAULT_TASK
 from adapterzoo.tasks.contract import TASK_KEYS, Task
 from adapterzoo.tasks.registry import tasks
@@ -188,7 +189,8 @@ def method_problems(document: Document, zoo: Registry) -> list[Problem]:
     task, _ = _task(document)
     task_type = task.task_type if task else TASK_TYPES[0]
     problems: list[Problem] = []
-    labels: set[str] = set()
+    labels: dict[str, str] = {}
+    """label without case -> label: some file systems do not distinguish them"""
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
         location: Location = ("methods", index)
         where = document.where(location)
@@ -201,13 +203,15 @@ def method_problems(document: Document, zoo: Registry) -> list[Problem]:
             continue  # The check of the schema reports anything else.
         name = settings["name"]
         label = _label(settings)
-        if label in labels:
-            problems.append(Problem(where, f"the label '{label}' is used twice.", "Give one of the two another label."))
+        if taken := labels.get(label.casefold()):
+            twice = f"the label '{label}' is used twice"
+            what = twice if taken == label else f"the labels '{taken}' and '{label}' differ only in case"
+            problems.append(Problem(where, f"{what}.", "Give one of the two another label."))
         if RESERVED_LABEL.fullmatch(label):
             problems.append(
                 Problem(where, f"the label '{label}' is taken by the untouched base or by a file.", "Choose another.")
             )
-        labels.add(label)
+        labels[label.casefold()] = label
         if name not in zoo:
             problems.append(Problem(document.where((*location, "name")), f"unknown method '{name}'.", zoo.hint(name)))
             continue

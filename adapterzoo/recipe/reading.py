@@ -12,11 +12,12 @@ from adapterzoo.data_row import SPLIT_NAMES
 from adapterzoo.errors import Problem, UserError
 from adapterzoo.methods.contract import Method
 from adapterzoo.methods.registry import Registry, registry
-from adapterzoo.recipe.document import Document, Location, read, section
+from adapterzoo.recipe.document import Document, read, section
 from adapterzoo.recipe.files import find_file, find_source, is_hub_id
 from adapterzoo.recipe.problems import method_problems, metric_problems, task_problems, tune_problems
 from adapterzoo.recipe.schema import SHIPPED, MethodEntry, Recipe
 from adapterzoo.recipe.schema_problems import DocumentPart, problems_of, unfilled_problems
+from adapterzoo.recipe.yaml_text import Location
 from adapterzoo.tasks.registry import tasks
 
 

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from adapterzoo.errors import Problem, did_you_mean
-from adapterzoo.recipe.document import NOT_FILLED_IN, Document, Location
+from adapterzoo.recipe.document import NOT_FILLED_IN, Document
+from adapterzoo.recipe.yaml_text import Location
 
 # If a value may have several types, pydantic ends its location with a tag, which starts with one of these keys.
 TYPE_TAGS = {

@@ -36,7 +36,12 @@ class TrainSection(Section):
     save_steps: StepsOrShare = Field(
         0, description="steps between two checkpoints; a stopped cell continues from the last one; 0 = never"
     )
-    save_limit: int = Field(1, ge=1, description="checkpoints to keep; none is kept of a finished cell")
+    save_limit: int = Field(
+        2, ge=1, description="checkpoints to keep, in case the last one is damaged; none is kept of a finished cell"
+    )
+    time_limit: float | None = Field(
+        None, gt=0, description="seconds after which the process of a cell is ended and the cell fails [never]"
+    )
     group_by_length: bool = Field(
         False, description="put rows of similar length into a batch: less padding, but another order of rows"
     )

@@ -10,7 +10,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import PydanticCustomError
 
-SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+from adapterzoo.files import is_device_name
+
+# Windows removes a dot at the end of a name.
+SAFE_NAME = re.compile(r"(?!.*\.$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def checked(accepts: Callable[[Any], bool], wanted: str) -> BeforeValidator:
@@ -18,8 +21,10 @@ def checked(accepts: Callable[[Any], bool], wanted: str) -> BeforeValidator:
 
     def check(value: Any) -> Any:
         if not accepts(value):
+            # YAML reads 12 and 1e3 as numbers, and true as neither text nor number.
+            hint = " Put it in quotes." if wanted.startswith("text") and isinstance(value, (int, float)) else ""
             raise PydanticCustomError(
-                "value", "must be {wanted}, not {value}.", {"wanted": wanted, "value": repr(value)}
+                "value", "must be {wanted}, not {value}.{hint}", {"wanted": wanted, "value": repr(value), "hint": hint}
             )
         return value
 
@@ -35,7 +40,11 @@ def _is_safe_name(value: Any) -> bool:
     return isinstance(value, str) and SAFE_NAME.fullmatch(value) is not None
 
 
-Name = Annotated[str, checked(_is_safe_name, "text of letters, digits, '.', '_' and '-' (it becomes a folder)")]
+Name = Annotated[
+    str,
+    checked(lambda value: not is_device_name(value), "another name, because Windows keeps this one for a device"),
+    checked(_is_safe_name, "text of letters, digits, '.', '_' and '-' (it becomes a folder)"),
+]
 LearningRate = Annotated[
     float | Literal["auto"],
     checked(lambda value: value == "auto" or (_is_number(value) and value > 0), "a positive number, or auto"),

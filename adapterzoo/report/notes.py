@@ -52,6 +52,9 @@ def row_notes(comparison: Comparison) -> Iterator[RowNote]:
             yield RowNote(row.label, f"{table}: {trained} parameters, the nearest to {wanted} that is possible")
         if row.tuning:
             yield RowNote(row.label, f"{table}: {_trials_text(row.tuning)}")
+    for folder, problems in comparison.damaged.items():
+        for problem in problems:
+            yield RowNote(folder, f": {problem.removeprefix(folder).lstrip('/')}", failure=True)
     with_results = {result.label for result in comparison.results}
     for folder, missing in comparison.unfinished.items():
         cells = [
@@ -141,12 +144,20 @@ def legend(comparison: Comparison, best: str = "*") -> Iterator[str]:
     if comparison.against:
         yield f"differences from {comparison.against}, p corrected for the number of rows"
     yield from _intervals(comparison)
+    if any(_may_run_code(result.recipe) for result in comparison.results):
+        yield "code that comes with the base model was allowed to run (trust_remote_code)"
     if heads := sorted({row.head_params for row in comparison.rows if row.head_params}):
         sizes = " or ".join(count(size) for size in heads)
         yield f"params: without the task's new head ({sizes} parameters), which every method trains"
     for block in comparison.blocks:
         if block.costs_differ:
             yield f"times and memory were measured on different machines ({'; '.join(block.costs_differ)})"
+
+
+def _may_run_code(recipe: Mapping[str, Any]) -> bool:
+    """Tell whether a recipe allows code that comes with the base model."""
+    model = recipe.get("model")
+    return isinstance(model, dict) and model.get("trust_remote_code") is True
 
 
 def _intervals(comparison: Comparison) -> Iterator[str]:

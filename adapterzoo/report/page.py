@@ -84,7 +84,7 @@ def html(comparison: Comparison) -> str:
         ],
         sections=sections,
         figures={plot["id"]: list(plot["choices"].values()) for section in sections for plot in section["plots"]},
-        plotly=Markup(get_plotlyjs()) if sections else "",
+        plotly=Markup(get_plotlyjs()) if sections else "",  # noqa: S704  # plotly's own script
     )
 
 

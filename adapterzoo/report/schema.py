@@ -27,6 +27,11 @@ def schema() -> dict[str, Any]:
             "description": "folder -> activity -> its seconds in the folder's last run, all processes together",
             "additionalProperties": {"type": "object", "additionalProperties": {"type": "number"}},
         },
+        "damaged": {
+            "type": "object",
+            "description": "folder -> a sentence for each result in it that is damaged and in no row",
+            "additionalProperties": {"type": "array", "items": {"type": "string"}},
+        },
         "unfinished": {
             "type": "object",
             "description": "folder -> label -> seeds of the folder's last run that have no result",

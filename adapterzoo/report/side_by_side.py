@@ -11,10 +11,10 @@ from rich.text import Text
 
 from adapterzoo.comparison.comparison import Block, Comparison
 from adapterzoo.comparison.evidence import Evidence
-from adapterzoo.comparison.scores import read_lines
 from adapterzoo.errors import UserError
 from adapterzoo.report.columns import metric_column
 from adapterzoo.report.table import head
+from adapterzoo.results.intact import read_lines
 from adapterzoo.results.row import Row
 from adapterzoo.results.store import PREDICTIONS
 from adapterzoo.terminal import safe, tell

@@ -12,6 +12,8 @@ DEFAULT_TASK = "supervised"
 """task of a recipe that names none"""
 # Keys of a recipe that may change between two runs with the same output folder: their rows can still be compared.
 CHANGEABLE = ("methods", "seeds", "name", "jobs", "threads")
+# The same for keys of its section train. Each cell keeps its own learning rate; the others change no result.
+CHANGEABLE_IN_TRAIN = ("learning_rate", "save_limit", "time_limit")
 
 
 def recipe_identity(resolved: Mapping[str, Any], data_hash: str, weights: str | None) -> dict[str, Any]:
@@ -37,9 +39,17 @@ def recipe_identity(resolved: Mapping[str, Any], data_hash: str, weights: str | 
         identity["tune"] = {**resolved["tune"], "seed": resolved["seeds"][0]}
     identity["model"] = {**identity.get("model", {}), "weights": weights}
     identity["data"] = {**data, "rows": data_hash}
-    # Leave the learning rate out, because each cell keeps its own.
-    identity["train"] = {name: value for name, value in identity["train"].items() if name != "learning_rate"}
-    return identity
+    return without_changeable(identity)
+
+
+def without_changeable(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an identity without the keys of its section train that may change; old versions kept some of them."""
+    return {
+        section: {name: value for name, value in content.items() if name not in CHANGEABLE_IN_TRAIN}
+        if section == "train"
+        else content
+        for section, content in identity.items()
+    }
 
 
 def identity_hash(identity: Mapping[str, Any]) -> str:

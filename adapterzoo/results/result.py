@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import glob
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from adapterzoo.errors import PluginError, UserError
+from adapterzoo.digests import records_digest
+from adapterzoo.errors import PluginError, Problem, UserError
+from adapterzoo.files import link_out_of, read_text
+from adapterzoo.results.note import MAX_BYTES, NOTE, UNREADABLE, read_note
 
 SCHEMA = 3
 QUANTIZATION_SCHEMA = 3  # in earlier schemas the key of the quantization is "base"
 RESULT = "result.json"
-NOTE = ".adapterzoo.json"  # file in an output folder: what all its runs share, and the plan of the last one
-TIMES = "times"  # key in NOTE for the times of the last run into the folder
+DIGEST = "digest"  # key in RESULT for the digest of all other keys; results of old versions have none
 FORGETTING = "forgetting"
+MAX_FOLDERS_SHOWN = 3
+MAX_DIGITS = 30
+SECTIONS = ("model", "data", "train", "evaluate")  # sections of the recipe that a comparison reads
 # Fields that must not differ between the results of one label.
 SETTINGS = ("method", "plugin", "options", "learning_rate", "quantization")
 
@@ -33,7 +39,7 @@ class Trial(TypedDict):
     """score on the validation rows; None if the trial failed"""
     loss: float | None
     """loss on the validation rows; None if the trial failed"""
-    seconds: float
+    seconds: FiniteFloat
     error: str | None
 
 
@@ -66,7 +72,7 @@ class Result:
     """package of the method, with its version"""
     options: dict[str, Any] = field(default_factory=dict)
     """option of the method -> value"""
-    learning_rate: float | None = None
+    learning_rate: FiniteFloat | None = None
     steps: int | None = None
     metrics: dict[str, FiniteFloat] = field(default_factory=dict)
     """column -> value; metrics of answers come first, in the recipe's order"""
@@ -81,17 +87,17 @@ class Result:
     """file in the adapter's folder -> digest of its content; empty in results of old versions"""
     record_digests: dict[str, str] = field(default_factory=dict)
     """file of records, such as predictions.jsonl -> digest of the records; empty in results of old versions"""
-    train_seconds: float | None = None
-    evaluate_seconds: float | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
+    train_seconds: FiniteFloat | None = None
+    evaluate_seconds: FiniteFloat | None = None
+    seconds: dict[str, FiniteFloat] = field(default_factory=dict)
     """activity (tuning, wrapping, training, saving, measuring, general text) -> its seconds in the run that finished
     the cell"""
     shared_prefix: bool | None = None
     """whether the common prefix of rows could go through the model only once; None if that is not known"""
-    answer_seconds: float | None = None
+    answer_seconds: FiniteFloat | None = None
     """mean time of an answer to a test example"""
-    tokens_per_second: float | None = None
-    positions_per_token: float | None = None
+    tokens_per_second: FiniteFloat | None = None
+    positions_per_token: FiniteFloat | None = None
     """positions that training computed for each token: above 1 with padding, below 1 with a shared prefix"""
     peak_memory_bytes: int | None = None
     history: list[dict[str, float]] = field(default_factory=list)
@@ -122,7 +128,6 @@ class Result:
 
 
 _RESULT_TYPE = TypeAdapter(Result)
-_CELLS_TYPE = TypeAdapter(list[tuple[str, int]])
 
 
 def plain_findings(findings: Any) -> dict[str, Any]:
@@ -142,43 +147,65 @@ def plain_findings(findings: Any) -> dict[str, Any]:
     return {str(key): value for key, value in findings.items()}
 
 
-def read_results(folder: Path) -> list[tuple[Path, Result]]:
-    """Return the results in an output folder, each with its cell's folder, in the order of label and seed.
+class DamagedResultError(UserError):
+    """The result of a cell cannot be read, or is not what the run wrote."""
+
+
+class StoredResults(NamedTuple):
+    """What an output folder holds."""
+
+    cells: list[tuple[Path, Result]]
+    """folder of each cell and its result, in the order of label and seed"""
+    damaged: dict[Path, Problem]
+    """folder of each cell whose result cannot be used -> what is wrong"""
+
+
+def read_results(folder: Path) -> StoredResults:
+    """Return the results in an output folder.
 
     Raises:
-        UserError: it is not an output folder, or a result cannot be read.
+        UserError: it is not an output folder, all its results are damaged, a newer adapterzoo has written one, or a
+            link leads out of it.
     """
     paths = sorted(folder.glob(f"*/seed-*/{RESULT}"))
     if not paths:
         what = "is not a folder" if folder.exists() else "there is no such folder"
         what = "holds no results" if folder.is_dir() else what
-        raise UserError.at(str(folder), f"{what}.", "Give the --out folder of a run.")
-    cells = [(path.parent, read_result(path)) for path in paths]
-    return sorted(cells, key=lambda cell: (cell[1].label, cell[1].seed))
+        raise UserError.at(str(folder), f"{what}.", f"Give the --out folder of a run.{_with_overrides(folder)}")
+    refuse_links(folder)
+    stored = stored_results(paths)
+    if not stored.cells:
+        raise UserError(*stored.damaged.values())
+    return stored
 
 
-def run_times(folder: Path) -> dict[str, float]:
-    """Return the seconds of each activity of the last run into an output folder; empty if they are not known."""
-    try:
-        times = json.loads((folder / NOTE).read_text(encoding="utf-8"))[TIMES]
-        return {str(name): float(seconds) for name, seconds in times.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {}
+def stored_results(paths: Iterable[Path]) -> StoredResults:
+    """Return the results in files.
+
+    Raises:
+        UserError: a newer adapterzoo has written one.
+    """
+    cells, damaged = [], {}
+    for path in paths:
+        try:
+            cells.append((path.parent, read_result(path)))
+        except DamagedResultError as error:
+            damaged[path.parent] = error.problems[0]
+    return StoredResults(sorted(cells, key=lambda cell: (cell[1].label, cell[1].seed)), damaged)
 
 
-def unfinished(folder: Path, results: Iterable[Result]) -> dict[str, list[int]]:
-    """Return label -> seeds that the last run into an output folder planned and that have no result."""
-    done = {(result.label, result.seed) for result in results}
-    try:
-        cells = json.loads((folder / NOTE).read_text(encoding="utf-8"))["cells"]
-        planned = _CELLS_TYPE.validate_python(cells)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # written by an old version, or damaged
-        return {}
-    missing: dict[str, list[int]] = {}
-    for label, seed in planned:
-        if (label, seed) not in done:
-            missing.setdefault(label, []).append(seed)
-    return missing
+def refuse_links(folder: Path) -> None:
+    """Raise UserError if a link leads out of an output folder: a stranger's folder must not reach other files."""
+    if link := link_out_of(folder):
+        raise UserError.at(str(link), f"is a link that leads out of {folder}.", "Put the file itself in its place.")
+
+
+def _with_overrides(folder: Path) -> str:
+    """Return a sentence that names the folders of runs of the same recipe with --set; empty if there are none."""
+    folders = folder.parent.glob(f"{glob.escape(folder.name)}-????????")
+    notes = sorted((path / NOTE for path in folders if (path / NOTE).is_file()), key=lambda note: note.stat().st_mtime)
+    newest = [str(note.parent) for note in notes[: -MAX_FOLDERS_SHOWN - 1 : -1]]
+    return f" Runs with --set have folders of their own: {', '.join(newest)}." if newest else ""
 
 
 def _from_schema_1(raw: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -186,9 +213,9 @@ def _from_schema_1(raw: dict[str, Any], path: Path) -> dict[str, Any]:
     recipe_hash = raw.get("recipe_hash")
     values = {"fingerprints": {"recipe": recipe_hash, "data": raw.get("data_fingerprint")}}
     try:
-        note = json.loads((path.parents[2] / NOTE).read_text(encoding="utf-8"))
+        note = read_note(path.parents[2])
         return {**values, "recipe": note["identity"]} if note["recipe_hash"] == recipe_hash else values
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except (*UNREADABLE, IndexError):
         return values
 
 
@@ -196,11 +223,13 @@ def read_result(path: Path) -> Result:
     """Read the result of one cell.
 
     Raises:
-        UserError: the file is damaged, or was written by a newer version of adapterzoo.
+        DamagedResultError: the file is damaged.
+        UserError: it was written by a newer version of adapterzoo.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        if raw["schema"] > SCHEMA:
+        raw = json.loads(read_text(path, MAX_BYTES), parse_int=_whole_number)
+        intact = _is_intact(raw)
+        if raw["schema"] > SCHEMA and intact:
             what = f"was written by a newer adapterzoo (schema {raw['schema']})."
             raise UserError.at(str(path), what, "Update adapterzoo.")
         if raw["schema"] == 1:
@@ -212,17 +241,51 @@ def read_result(path: Path) -> Result:
         names = {field.name for field in fields(Result)}
         values = {name: value for name, value in raw.items() if name in names}
         result = _RESULT_TYPE.validate_python({**values, "label": label, "seed": seed})
+        if not (_has_mappings(result.recipe, SECTIONS) and _has_mappings(result.environment, ("packages",))):
+            raise ValueError("a section is no mapping")
     except ValidationError as error:
         keys = ", ".join(".".join(map(str, details["loc"])) for details in error.errors())
         raise _damaged(path, f"wrong values of {keys}") from None
     except OSError as error:
         raise _damaged(path, error.strerror or "it cannot be read") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _damaged(path, "it is not a result in JSON") from None
     if result.ok and result.method and not result.metrics:
         return replace(result, status="failed", error=f"{path.parent.name}/{RESULT} holds no metrics")
+    if not intact:
+        raise _damaged(path, "it is not what the run wrote")
     return result
 
 
-def _damaged(path: Path, why: str) -> UserError:
-    return UserError.at(str(path), f"is damaged: {why}.", "Remove its folder and run the recipe again.")
+def _has_mappings(values: Mapping[str, Any], names: Iterable[str]) -> bool:
+    """Tell whether the values of these names are mappings; they may be missing."""
+    return all(isinstance(values.get(name, {}), dict) for name in names)
+
+
+def _whole_number(digits: str) -> int:
+    """Return a whole number of a result.
+
+    Raises:
+        ValueError: it has more digits than anything that is counted, and would not fit into a float.
+    """
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"{digits:.10}... has {len(digits)} digits")
+    return int(digits)
+
+
+def _is_intact(raw: Mapping[str, Any]) -> bool:
+    """Tell whether the keys of a result are what the run wrote; True if an old version has written no digest."""
+    others = {name: value for name, value in raw.items() if name != DIGEST}
+    return raw.get(DIGEST) in (None, records_digest([others]))
+
+
+def result_text(result: Result) -> str:
+    """Return the content of the file of a result."""
+    # The digest is that of the result as it is read again: JSON makes texts of keys, and lists of tuples.
+    plain: Mapping[str, Any] = json.loads(json.dumps(asdict(result)))
+    return json.dumps({**plain, DIGEST: records_digest([plain])}, indent=1, ensure_ascii=False) + "\n"
+
+
+def _damaged(path: Path, why: str) -> DamagedResultError:
+    problem = Problem(str(path), f"is damaged: {why}.", "Run the recipe again: it makes this cell again.")
+    return DamagedResultError(problem)

@@ -5,21 +5,32 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from adapterzoo.digests import file_digest, file_digests, records_digest
-from adapterzoo.errors import UserError
-from adapterzoo.files import temporary_path, write_atomically
-from adapterzoo.results.identity import differences, identity_hash
-from adapterzoo.results.result import NOTE, RESULT, TIMES, Result, read_result
+from adapterzoo.digests import records_digest
+from adapterzoo.errors import UserError, is_disk_full
+from adapterzoo.files import remove, temporary_path, write_atomically
+from adapterzoo.results.identity import differences, identity_hash, without_changeable
+from adapterzoo.results.note import NOTE, TIMES, UNREADABLE, read_note, write_note
+from adapterzoo.results.result import (
+    RESULT,
+    Result,
+    StoredResults,
+    read_results,
+    refuse_links,
+    result_text,
+    stored_results,
+)
 
 PREDICTIONS = "predictions.jsonl"
 GENERAL = "general.jsonl"
@@ -42,33 +53,78 @@ class Store:
         """Leave the lock out when the store is sent to another process: this one holds it for both."""
         return type(self), (self.folder,)
 
-    def check(self, identity: Mapping[str, Any]) -> None:
+    def check(self, identity: Mapping[str, Any]) -> str | None:
         """Raise an error unless the folder is empty or missing, or holds results of the same recipe.
 
         Args:
             identity: the recipe's identity, from :func:`recipe_identity`.
 
+        Returns:
+            A message if the folder's note is damaged, and its results show that they are of the same recipe.
+
         Raises:
-            UserError: it holds other files, or results of a recipe that differs in more than its methods and seeds.
+            UserError: it holds other files, links that lead out of it, or results of a recipe that differs in more
+                than its methods and seeds.
         """
-        note = self.folder / NOTE
+        # Do not look through a folder that is not ours, which may be large.
+        if os.path.lexists(self.folder / NOTE) or any(self.folder.glob(f"*/seed-*/{RESULT}")):
+            refuse_links(self.folder)
+        message = None
         try:
-            before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
-            if before is not None and before["recipe_hash"] != identity_hash(identity):
-                changes = "; ".join(differences(before["identity"], identity))
-                raise UserError.at(
-                    str(self.folder),
-                    f"holds the results of another recipe ({changes}).",
-                    "Give --out another folder, or remove that one.",
-                )
-            ours = (LOCK, temporary_path(note).name)  # a run that was killed at its start may have left these files
-            if before is None and self.folder.exists() and any(p.name not in ours for p in self.folder.iterdir()):
-                what = "is not empty and is not an output folder of adapterzoo."
-                raise UserError.at(str(self.folder), what, "Give --out another folder.")
+            if not self._holds_files():
+                return None
+            try:
+                before: list[dict[str, Any]] = [read_note(self.folder)["identity"]]
+            except UNREADABLE as error:
+                is_missing = isinstance(error, FileNotFoundError)
+                before = [result.recipe for result in self._readable_results() if result.recipe]
+                if not before:
+                    raise self._unknown(is_missing) from None
+                what = "is missing" if is_missing else "is damaged"
+                message = f"{self.folder / NOTE} {what}, and is made again: the results are of the same recipe"
         except OSError as error:
             raise self._unusable(error) from None
-        except (ValueError, KeyError, TypeError):
-            raise UserError.at(str(note), "is damaged.", "Give --out another folder, or remove that one.") from None
+        for other in map(without_changeable, before):
+            model, own = other.get("model"), identity.get("model", {})
+            if isinstance(model, dict) and own.get("weights") is not None and model.get("weights") == own["weights"]:
+                other["model"] = {**model, "name": own["name"]}  # the same files in another folder are the same model
+            if identity_hash(other) != identity_hash(identity):
+                changes = "; ".join(differences(other, identity))
+                what = f"holds the results of another recipe ({changes})."
+                raise UserError.at(str(self.folder), what, "Give --out another folder, or remove that one.")
+        return message
+
+    def check_place(self) -> None:
+        """Raise UserError if the folder cannot be the output folder of any recipe; this reads no data and no model."""
+        try:
+            place = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
+            if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+                code = errno.EACCES if place.is_dir() else errno.ENOTDIR
+                raise OSError(code, os.strerror(code))
+            is_ours = (self.folder / NOTE).exists() or any(self.folder.glob(f"*/seed-*/{RESULT}"))
+            if self._holds_files() and not is_ours:
+                raise self._unknown(is_missing=True)
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    def _holds_files(self) -> bool:
+        """Tell whether the folder holds anything but what a run that was killed at its start may have left."""
+        ours = (LOCK, temporary_path(self.folder / NOTE).name)
+        return self.folder.exists() and any(path.name not in ours for path in self.folder.iterdir())
+
+    def _readable_results(self) -> list[Result]:
+        """Return the results in the folder, without damaged ones."""
+        with suppress(UserError):
+            return [result for _, result in read_results(self.folder).cells]
+        return []
+
+    def _unknown(self, is_missing: bool) -> UserError:
+        """Return the error of a folder without a note and without results."""
+        if is_missing:
+            what = "is not empty and is not an output folder of adapterzoo."
+            return UserError.at(str(self.folder), what, "Give --out another folder.")
+        what = "is damaged, and no result in its folder shows the recipe."
+        return UserError.at(str(self.folder / NOTE), what, "Give --out another folder, or remove that one.")
 
     def begin(
         self, resolved: Mapping[str, Any], identity: Mapping[str, Any], cells: Sequence[tuple[str, int]] = ()
@@ -93,7 +149,7 @@ class Store:
                 "cells": cells,
                 "threads": self.threads(),
             }
-            write_atomically(self.folder / NOTE, json.dumps(note, indent=1))
+            write_note(self.folder, note)
             write_atomically(self.folder / RECIPE, _yaml(resolved))
         except Timeout:
             hint = "Wait for it, or give --out another folder."
@@ -106,35 +162,32 @@ class Store:
         self._lock.release()
 
     def _unusable(self, error: OSError) -> UserError:
-        return UserError.at(f"--out {self.folder}", f"cannot be written: {error.strerror}.", "Give another folder.")
+        hint = "Free some space on its disk, or give another folder." if is_disk_full(error) else "Give another folder."
+        return UserError.at(f"--out {self.folder}", f"cannot be written: {error.strerror}.", hint)
 
     def weights(self) -> str | None:
         """Return the hash of the base model's weights in this folder's runs; None if it is not known."""
         try:
-            weights: str | None = self._note()["identity"]["model"]["weights"]
-        except (OSError, ValueError, KeyError, TypeError):
+            weights: str | None = read_note(self.folder)["identity"]["model"]["weights"]
+        except UNREADABLE:
             return None
         return weights
 
     def threads(self) -> int | None:
         """Return the number of threads of each cell in this folder; None if it was not chosen yet."""
         try:
-            number = self._note()["threads"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return number if isinstance(number, int) and number > 0 else None
+            numbers = [read_note(self.folder)["threads"]]
+        except UNREADABLE:
+            numbers = [result.environment.get("threads") for result in self._readable_results()]
+        return next((number for number in numbers if isinstance(number, int) and number > 0), None)
 
     def keep_threads(self, number: int) -> None:
         """Keep the number of threads for later runs, because sums are rounded differently with another number."""
-        write_atomically(self.folder / NOTE, json.dumps({**self._note(), "threads": number}, indent=1))
+        write_note(self.folder, {**read_note(self.folder), "threads": number})
 
     def keep_times(self, times: Mapping[str, float]) -> None:
         """Keep the seconds of each activity of this run."""
-        write_atomically(self.folder / NOTE, json.dumps({**self._note(), TIMES: dict(times)}, indent=1))
-
-    def _note(self) -> dict[str, Any]:
-        note: dict[str, Any] = json.loads((self.folder / NOTE).read_text(encoding="utf-8"))
-        return note
+        write_note(self.folder, {**read_note(self.folder), TIMES: dict(times)})
 
     def label(self, label: str) -> Path:
         """Return the folder of all cells of a label."""
@@ -144,9 +197,22 @@ class Store:
         """Return the folder of one cell."""
         return self.folder / label / f"seed-{seed}"
 
-    def results_of(self, label: str) -> list[Result]:
-        """Return the results of all seeds of a label."""
-        return [read_result(path) for path in sorted((self.folder / label).glob(f"seed-*/{RESULT}"))]
+    def results_of(self, label: str) -> StoredResults:
+        """Return the results of all seeds of a label.
+
+        Raises:
+            UserError: a newer adapterzoo has written one.
+        """
+        return stored_results(sorted((self.folder / label).glob(f"seed-*/{RESULT}")))
+
+    def discard(self, label: str, seed: int) -> Path:
+        """Remove the result of a cell, and files that have the names of its folders; return the cell's folder."""
+        folder = self.cell(label, seed)
+        for path in (self.label(label), folder, folder / CHECKPOINTS):
+            if not path.is_dir():
+                remove(path)
+        remove(folder / RESULT)
+        return folder
 
     def clear(self, label: str, seed: int, settings: Mapping[str, Any]) -> Path:
         """Remove older results from the folder of a cell; return the folder.
@@ -157,10 +223,9 @@ class Store:
             settings: everything that its training depends on beside the recipe. Checkpoints with the same settings
                 are kept, because training resumes from them.
         """
-        folder = self.cell(label, seed)
-        for name in (RESULT, PREDICTIONS, GENERAL, TRACEBACK):
-            (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(folder / ADAPTER, ignore_errors=True)
+        folder = self.discard(label, seed)
+        for name in (PREDICTIONS, GENERAL, TRACEBACK, ADAPTER):
+            remove(folder / name)
         if not self.suits(folder, settings):
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
             (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
@@ -200,7 +265,7 @@ class Store:
                 write_atomically(folder / name, "".join(lines))
                 digests[name] = records_digest(records)
         written = replace(result, record_digests={**result.record_digests, **digests})
-        write_atomically(folder / RESULT, json.dumps(asdict(written), indent=1, ensure_ascii=False) + "\n")
+        write_atomically(folder / RESULT, result_text(written))
         if not keep_checkpoints:
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         return written
@@ -214,32 +279,6 @@ def has_weights(folder: Path) -> bool:
 def folder_bytes(folder: Path) -> int:
     """Return the size of the weights in an adapter's folder, in bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
-
-
-def adapter_files(folder: Path) -> dict[str, str]:
-    """Return path -> digest for the files in an adapter's folder."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
-
-
-def changed_files(cell: Path, result: Result) -> list[str]:
-    """Return the adapter files of a cell that are not what the run wrote: changed or missing.
-
-    If the whole adapter was removed, perhaps to save space, no file is returned.
-
-    Args:
-        cell: the cell's folder.
-        result: the cell's result, with the digests of the files.
-    """
-    folder = cell / ADAPTER
-    if not folder.is_dir():
-        return []
-    try:
-        digests = file_digests(folder / name for name in result.adapter_files if (folder / name).is_file())
-    except OSError:  # files that cannot be read count as missing
-        digests = {}
-    written = result.adapter_files.items()
-    return [f"{ADAPTER}/{name}" for name, digest in written if digests.get(folder / name) != digest]
 
 
 def _text(settings: Mapping[str, Any]) -> str:

@@ -21,15 +21,13 @@ from __future__ import annotations
 
 import inspect
 import re
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from adapterzoo.errors import PluginError
+from adapterzoo.machine.limits import TooLongError, stopped_after
 from adapterzoo.metrics.contract import finite_number
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -83,9 +81,9 @@ def reward_of(reward: Reward, answer: str, row: Mapping[str, str], seconds: floa
     begun = time.monotonic()
     late = PluginError(f"reward '{reward.name}' ran for more than {seconds:g} seconds on {answer!r:.100}")
     try:
-        with _stopped_after(seconds):
+        with stopped_after(seconds, waiting=True):
             returned: Any = reward.score(answer, dict(row))
-    except _TooLongError:
+    except TooLongError:
         raise late from None
     except KeyboardInterrupt:
         raise
@@ -106,26 +104,3 @@ def _shown(value: object, write: Callable[[object], str]) -> str:
         return " ".join(write(value).split())[:100]
     except Exception:
         return f"an object of type {type(value).__name__}"
-
-
-class _TooLongError(BaseException):
-    """The error for a function that ran for too long; no ``except Exception`` in that function catches it."""
-
-
-@contextmanager
-def _stopped_after(seconds: float) -> Iterator[None]:
-    """Raise _TooLongError in a ``with`` block that runs for more than some seconds."""
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: Any) -> None:
-        raise _TooLongError
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

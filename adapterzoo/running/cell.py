@@ -171,6 +171,7 @@ def train(prepared: Prepared, cell: MethodCell, adapted: Adapted, folder: Path, 
             prefix=prefix,
             fair_play=adapted.fair_play,
             on_step=watch.step,
+            say=lambda what: watch.say(f"{cell.label}, seed {cell.seed}: {what}"),
         )
 
 

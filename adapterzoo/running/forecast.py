@@ -146,7 +146,7 @@ def _expect_each(
     """Return what each cell of a base model will need, or why it failed, by label."""
     estimates = [partial(_expect, prepared, cell, loaded) for cell in cells]
     with gpu.repeatable():
-        answers = in_processes(estimates, concurrency.jobs, concurrency.threads)
+        answers = in_processes(estimates, concurrency.jobs, concurrency.threads, prepared.recipe.train.time_limit)
     pairs = zip(cells, answers, strict=True)
     return {cell.label: failure_reason(answer) if isinstance(answer, Exception) else answer for cell, answer in pairs}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -119,9 +121,10 @@ def _trainings_per_hour(prepared: Prepared, cell: MethodCell, base: Any, concurr
         Process(lambda send: _train_steps(prepared, cell, base, send), concurrency.threads)
         for _ in range(concurrency.jobs)
     ]
-    running = list(started)
+    running, begun = list(started), time.monotonic()
+    limit = prepared.recipe.train.time_limit or math.inf
     try:
-        while running:
+        while running and time.monotonic() - begun < limit:
             wait_for_any(running)
             running = [process for process in running if process.alive]
     finally:

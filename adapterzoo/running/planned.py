@@ -45,4 +45,4 @@ def _planned(schedule: Schedule, cell: Cell) -> tuple[str, str]:
         return BEGIN, "its result is damaged"
     if result is None:
         return BEGIN, "it has no result yet"
-    return BEGIN, f"it failed before: {result.error}" if not result.ok else "files of its adapter have changed"
+    return BEGIN, f"it failed before: {result.error}" if not result.ok else "some of its files have changed"

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from adapterzoo.results.result import Result
-from adapterzoo.terminal import clean, count, duration, safe, size, stderr
+from adapterzoo.terminal import clean, count, counted, duration, safe, size, stderr
 
 PLAIN_SECONDS = 15.0  # time between two lines about the same training in a pipe
 LIVE_SECONDS = 0.25  # time between two updates of the live display
@@ -126,7 +126,7 @@ class PlainReporter(Reporter):
 
     def begin(self, cells: int, folder: Path) -> None:
         super().begin(cells, folder)
-        self._line(f"{cells} cells, results in {_short(folder)}")
+        self._line(f"{counted(cells, 'cell')}, results in {_short(folder)}")
 
     def loading(self, quantization: str) -> None:
         self._line(f"loading the base model ({quantization})")
@@ -167,7 +167,7 @@ class LiveReporter(Reporter):
 
     def begin(self, cells: int, folder: Path) -> None:
         super().begin(cells, folder)
-        self.say(f"{cells} cells, results in {_short(folder)}")
+        self.say(f"{counted(cells, 'cell')}, results in {_short(folder)}")
         # Do not let rich draw in a thread: a process forked while that thread holds a lock would wait forever.
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
         self._live.start()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from adapterzoo.errors import is_disk_full
 from adapterzoo.machine import gpu, processes, stopping
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.stopwatch import Stopwatch
@@ -18,6 +19,7 @@ from adapterzoo.recipe.schema import Recipe
 from adapterzoo.results.identity import recipe_identity
 from adapterzoo.results.result import Result
 from adapterzoo.results.store import Store
+from adapterzoo.running import room
 from adapterzoo.running.fork_queue import ForkQueue
 from adapterzoo.running.gpu_queue import GpuQueue
 from adapterzoo.running.planned import PlannedCell, planned_cells
@@ -47,10 +49,13 @@ def run(
 
     Raises:
         UserError: something is wrong with the recipe, the data, the model or the folder; nothing was trained.
+        OSError: a disk is full, or a file cannot be written; finished cells and checkpoints are kept.
     """
     reporter, clock = reporter or Reporter(), Stopwatch()
     with _scheduled(recipe, out, methods, seeds, reporter, clock) as (schedule, identity):
         store, cells = schedule.store, [(cell.label, cell.seed) for cell in schedule.prepared.cells]
+        if (too_small := room.warning(schedule.prepared, schedule.todo, out)) is not None:
+            reporter.say(too_small)
         store.begin(kept_recipe(schedule.prepared.recipe, registry()), identity, cells)
         reporter.begin(len(cells), out)
         try:
@@ -61,6 +66,11 @@ def run(
                 store.keep_times(times)
                 reporter.say(times_line(times))
             return results
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            todo = [cell for cell in schedule.todo if (cell.label, cell.seed) not in schedule.done]
+            raise room.disk_full(schedule.prepared, todo, out) from error
         finally:
             store.release()
 
@@ -94,12 +104,14 @@ def _scheduled(
         if recipe.jobs != 0 and processes.can_fork():
             processes.set_threads(1)
 
+    store = Store(out)
+    store.check_place()
     try:
         with clock("preparing"):
             prepared = prepare(recipe, methods, seeds, reporter.say, use_one_thread)
-        store = Store(out)
         identity = recipe_identity(prepared.recipe.resolved(), prepared.encoded.fingerprint, prepared.weights)
-        store.check(identity)
+        if (message := store.check(identity)) is not None:
+            reporter.say(message)
         with quiet_libraries():
             worker = Worker(prepared, store, identity)
             schedule: Schedule

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import gc
-from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from adapterzoo.errors import AdapterzooError, Problem, UserError, failure_reason
 from adapterzoo.machine import gpu, processes, stopping
+from adapterzoo.machine.limits import stopped_after
 from adapterzoo.machine.memory import keep_freed_memory
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.prepare.settings import with_settings
-from adapterzoo.results.result import Result, Tuning
-from adapterzoo.results.store import Store, changed_files
+from adapterzoo.results.intact import changed_files, changed_records
+from adapterzoo.results.result import RESULT, Result, Tuning
+from adapterzoo.results.store import Store
 from adapterzoo.running import parallel
 from adapterzoo.running.of_base import OfBase, needs_base
 from adapterzoo.running.progress import Reporter
@@ -35,7 +38,7 @@ class Schedule:
         self.recipe = worker.prepared.recipe  # with the data format that was recognised
         self.store = worker.store
         self.reporter = reporter
-        self.kept = self._undamaged(_finished(self.prepared.cells, self.store))
+        self.kept = self._undamaged(self._finished())
         """label and seed -> result of an earlier run"""
         self.todo = [cell for cell in self.prepared.cells if (cell.label, cell.seed) not in self.kept]
         self.done: dict[tuple[str, int], Result] = {}
@@ -79,16 +82,42 @@ class Schedule:
         times["waiting"] = max(0.0, available - busy) + times["preparing"] * (self.jobs - 1)
         return {name: round(seconds, 2) for name, seconds in times.items()}
 
+    def _finished(self) -> dict[tuple[str, int], Result]:
+        """Return the results of earlier runs into this folder, without damaged ones and those of cells that failed.
+
+        Raises:
+            UserError: a label has results that were made with other settings, or by a newer adapterzoo.
+        """
+        kept, problems = {}, []
+        # Check all seeds of a label, also those that this run does not need, because they are in the same row.
+        for label, cell in {cell.label: cell for cell in self.prepared.cells}.items():
+            stored = self.store.results_of(label)
+            for folder, problem in stored.damaged.items():
+                self._say_damaged(label, folder.name.removeprefix("seed-"), f"{RESULT} {problem.what.rstrip('.')}")
+            for _, result in stored.cells:
+                if result.ok:
+                    kept[label, result.seed] = result
+                    problems += _other_settings(cell, result, self.store)
+        if problems:
+            raise UserError(*problems)
+        return kept
+
     def _undamaged(self, finished: dict[tuple[str, int], Result]) -> dict[tuple[str, int], Result]:
-        """Return the results whose adapter files have not changed since the run; the other cells are trained again."""
+        """Return the results whose files have not changed since the run; the other cells are trained again."""
         kept = {}
         for (label, seed), result in finished.items():
-            if changed := changed_files(self.store.cell(label, seed), result):
-                what = f"{changed[0]} is not what the run wrote, so the cell is trained again"
-                self.reporter.say(f"{label}, seed {seed}: {what}")
+            folder = self.store.cell(label, seed)
+            if changed := [*changed_files(folder, result), *changed_records(folder, result)]:
+                self._say_damaged(label, seed, f"{changed[0]} is not what the run wrote")
             else:
                 kept[label, seed] = result
         return kept
+
+    def _say_damaged(self, label: str, seed: int | str, what: str) -> None:
+        """Say what is damaged in a cell's folder, and what the run does with the cell."""
+        cell = next((cell for cell in self.prepared.cells if (cell.label, str(cell.seed)) == (label, str(seed))), None)
+        done = "trained" if isinstance(cell, MethodCell) else "measured"
+        self.reporter.say(f"{label}, seed {seed}: {what}" + (f", so the cell is {done} again" if cell else ""))
 
     def _load(self, quantization: str) -> Base | Exception:
         """Load the base model with a quantization; return it, or the exception that its cells will report.
@@ -143,7 +172,12 @@ class SerialSchedule(Schedule):
         except Exception as error:
             return self.worker.fail(cell, failure_reason(error), "", keep_checkpoints=True)
         tuning, of_base = self.tunings.get(cell.label), self.of_base.get(cell.quantization)
-        return self.worker.do(cell, base, CellWatch(self, cell), tuning=tuning, of_base=of_base)
+        limit = self.recipe.train.time_limit
+        with stopped_after(limit, waiting=True) if limit is not None else nullcontext():
+            result = self.worker.do(cell, base, CellWatch(self, cell), tuning=tuning, of_base=of_base)
+        if limit is not None and not result.ok:
+            base.invalidate()  # the cell may have been stopped while the base model was put back as it was
+        return result
 
 
 class CellWatch(Watch):
@@ -168,28 +202,19 @@ class CellWatch(Watch):
         """See :meth:`Watch.tuned`."""
         self._schedule.tunings[self._cell[0]] = tuning
 
+    def disk_full(self, what: str) -> None:
+        """See :meth:`Watch.disk_full`."""
+        raise OSError(errno.ENOSPC, what)
 
-def _finished(cells: Sequence[Cell], store: Store) -> dict[tuple[str, int], Result]:
-    """Return the results of earlier runs into this folder, without those of cells that failed.
 
-    Raises:
-        UserError: a label has results that were made with other settings.
-    """
-    kept, problems = {}, []
-    # Check all seeds of a label, also those that this run does not need, because they are in the same row.
-    wanted = {cell.label: cell for cell in cells}
-    for result in (result for label in wanted for result in store.results_of(label) if result.ok):
-        cell = wanted[result.label]
-        kept[result.label, result.seed] = result
-        if result.tuning and isinstance(cell, MethodCell):
-            cell = with_settings(cell, result.tuning["chosen"])
-        for name, value in cell.settings.items():
-            kept_value = getattr(result, name)
-            if kept_value != value:
-                what = f"holds '{cell.label}' with other settings ({name}: {kept_value!r} there, {value!r} here)."
-                hint = "Give it another label, remove that folder, or give --out another folder."
-                problems.append(Problem(str(store.cell(result.label, result.seed)), what, hint))
-                break
-    if problems:
-        raise UserError(*problems)
-    return kept
+def _other_settings(cell: Cell, result: Result, store: Store) -> list[Problem]:
+    """Return, as a problem, the first setting in which a result differs from its cell; none if all agree."""
+    if result.tuning and isinstance(cell, MethodCell):
+        cell = with_settings(cell, result.tuning["chosen"])
+    for name, value in cell.settings.items():
+        kept_value = getattr(result, name)
+        if kept_value != value:
+            what = f"holds '{cell.label}' with other settings ({name}: {kept_value!r} there, {value!r} here)."
+            hint = "Give it another label, remove that folder, or give --out another folder."
+            return [Problem(str(store.cell(result.label, result.seed)), what, hint)]
+    return []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from adapterzoo.digests import text_digest
-from adapterzoo.errors import AdapterzooError, NotFiniteError
+from adapterzoo.errors import AdapterzooError, NotFiniteError, is_disk_full
 from adapterzoo.prepare.plan import MethodCell
 from adapterzoo.prepare.settings import points, space, with_settings
 from adapterzoo.recipe.tune import Range
@@ -86,11 +87,18 @@ def _study(cell: MethodCell, folder: Path) -> Any:
     # Remove the lock of a run that was killed; another run cannot hold it, because the whole folder is locked.
     journal.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)
     try:
+        _cut_last_line(journal)
         storage = JournalStorage(JournalFileBackend(str(journal)))
         return optuna.create_study(storage=storage, study_name=_study_name(cell), load_if_exists=True)
     except (OSError, ValueError, KeyError, TypeError):
         what = f"{folder / JOURNAL} is damaged. Remove it; its trials are then run again"
         raise AdapterzooError(what) from None
+
+
+def _cut_last_line(journal: Path) -> None:
+    """Remove a last line without its end, which is left if a run is killed or the disk is full while it is written."""
+    if journal.exists() and not (content := journal.read_bytes()).endswith(b"\n"):
+        os.truncate(journal, content.rfind(b"\n") + 1)
 
 
 def _kept_trials(study: Any) -> list[Trial]:
@@ -116,6 +124,8 @@ def _try(cell: MethodCell, settings: dict[str, Any], number: int, run_trial: Run
             raise NotFiniteError(f"{score.metric} is {score.value}, the loss {score.loss}")
         metric, value, loss = score.metric, score.value, score.loss
     except (Exception, SystemExit) as error:  # an error of a method must only fail this trial
+        if is_disk_full(error):
+            raise
         failure = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     seconds = time.perf_counter() - begun
     return Trial(settings=settings, metric=metric, score=value, loss=loss, seconds=seconds, error=failure)

@@ -24,6 +24,9 @@ class Watch:
     def tuned(self, tuning: Tuning | AdapterzooError) -> None:
         """Note the result of tuning, or why it failed."""
 
+    def disk_full(self, what: str) -> None:
+        """Stop the run, because the cell could not write a file."""
+
 
 class Sender(Watch):
     """A watch that sends each call to another process, which calls the same method on its own watch."""
@@ -46,3 +49,7 @@ class Sender(Watch):
     def tuned(self, tuning: Tuning | AdapterzooError) -> None:
         """See :meth:`Watch.tuned`."""
         self._send(("tuned", tuning))
+
+    def disk_full(self, what: str) -> None:
+        """See :meth:`Watch.disk_full`."""
+        self._send(("disk_full", what))

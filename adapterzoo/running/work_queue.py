@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.errors import AdapterzooError, failure_reason
+from adapterzoo.errors import AdapterzooError, UserError, failure_reason
 from adapterzoo.machine import processes, stopping
 from adapterzoo.machine.fresh_process import DONE
 from adapterzoo.machine.processes import ProcessHandle, Send
@@ -17,7 +21,7 @@ from adapterzoo.running.parallel import Concurrency
 from adapterzoo.running.progress import Reporter
 from adapterzoo.running.schedule import CellWatch, Schedule
 from adapterzoo.running.watch import Sender
-from adapterzoo.running.worker import Worker
+from adapterzoo.running.worker import Worker, too_long
 
 if TYPE_CHECKING:
     from adapterzoo.model.base import Base
@@ -53,6 +57,10 @@ class WorkQueue(Schedule):
         super().__init__(worker, reporter, clock)
         self.waiting = self._items()
         self.running: dict[ProcessHandle, WorkItem] = {}
+        self.begun: dict[ProcessHandle, float] = {}
+        """process -> when it began its item"""
+        self.overdue = set[ProcessHandle]()
+        """processes that were ended because their items took too long"""
         self.stopping = False
         """whether the processes were asked to stop"""
 
@@ -71,6 +79,7 @@ class WorkQueue(Schedule):
                     self.stopping = True
                     for process in self.running:
                         process.ask_to_stop()
+                self._end_overdue()
                 for process in list(self.running):
                     self._handle_messages(process)
         finally:
@@ -98,6 +107,14 @@ class WorkQueue(Schedule):
         """End all processes."""
         for process in self.running:
             process.kill()
+
+    def _end_overdue(self) -> None:
+        """End the processes whose items take longer than the recipe's time limit."""
+        limit = self.recipe.train.time_limit or inf
+        for process in self.running:
+            if time.monotonic() - self.begun[process] > limit and process not in self.overdue:
+                self.overdue.add(process)
+                process.kill()
 
     def _items(self) -> list[WorkItem]:
         """Return the items, the longest first, so that no long item runs alone at the end.
@@ -150,10 +167,11 @@ class WorkQueue(Schedule):
             self.reporter.start(cell.label, cell.seed)
         if error is None:
             if cell is not None:  # so that a result that exists at the end is from this item
-                (self.store.cell(cell.label, cell.seed) / RESULT).unlink(missing_ok=True)
+                self.store.discard(cell.label, cell.seed)
             tuning = self.tunings.get(cell.label) if cell is not None else None
             earlier = EarlierResults(tuning, self.of_base.get(item.quantization))
-            self.running[self._process_for(item, earlier, threads)] = item
+            process = self._process_for(item, earlier, threads)
+            self.running[process], self.begun[process] = item, time.monotonic()
         elif cell is not None:
             self._finish(self.worker.fail(cell, failure_reason(error), "", keep_checkpoints=True))
 
@@ -167,7 +185,9 @@ class WorkQueue(Schedule):
             else:
                 self._handle_message(item, *message)
         if ended:
-            del self.running[process]
+            del self.running[process], self.begun[process]
+            if not process.alive:
+                process.kill()  # ends the processes that it has left
             self._release(process, item, self._handle_end(item, process))
 
     def _handle_message(self, item: WorkItem, name: str, *values: Any) -> None:
@@ -182,6 +202,8 @@ class WorkQueue(Schedule):
     def _handle_end(self, item: WorkItem, process: ProcessHandle) -> Result | None:
         """Keep the result of an item that has ended; return the cell's result, None for the untouched base model."""
         why = None if process.alive else process.failure()
+        if process in self.overdue:
+            why = too_long(self.recipe.train.time_limit)
         if item.cell is None:
             if item.quantization not in self.of_base:
                 error = self._loading_error(item)
@@ -192,8 +214,8 @@ class WorkQueue(Schedule):
             return None
         path = self.store.cell(item.cell.label, item.cell.seed) / RESULT
         error = self._loading_error(item)
-        if path.is_file():
-            result = read_result(path)
+        if (written := self._written(path)) is not None:
+            result = written
         elif error is not None:
             result = self.worker.fail(item.cell, failure_reason(error), "", keep_checkpoints=True)
         elif self.stopping:
@@ -203,6 +225,12 @@ class WorkQueue(Schedule):
             result = self.worker.fail(item.cell, why, process.output(), keep_checkpoints=True)
         self._finish(result)
         return result
+
+    def _written(self, path: Path) -> Result | None:
+        """Return the result that an item has written; None if there is none that can be read."""
+        with suppress(UserError):
+            return read_result(path)
+        return None
 
 
 def do_item(worker: Worker, item: WorkItem, base: Base, earlier: EarlierResults, send: Send) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.errors import AdapterzooError, PluginError, failure_reason
+from adapterzoo.errors import AdapterzooError, NotFiniteError, PluginError, failure_reason, is_disk_full
+from adapterzoo.files import remove, sync, temporary_path
+from adapterzoo.machine.limits import TooLongError
 from adapterzoo.machine.memory import PeakMemory, free_memory
+from adapterzoo.machine.stopping import StoppedError
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.machine.world import put_right
 from adapterzoo.methods.registry import registry
@@ -18,8 +23,9 @@ from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.prepare.settings import with_settings
 from adapterzoo.results.identity import identity_hash
+from adapterzoo.results.intact import adapter_files
 from adapterzoo.results.result import FORGETTING, Result, Tuning, plain_findings
-from adapterzoo.results.store import ADAPTER, CHECKPOINTS, TRACEBACK, Store, adapter_files, folder_bytes, has_weights
+from adapterzoo.results.store import ADAPTER, CHECKPOINTS, SETTINGS, TRACEBACK, Store, folder_bytes, has_weights
 from adapterzoo.running.cell import Adapted, adapt, measure, shared_prefix, train, tune_cell
 from adapterzoo.running.of_base import OfBase, informed
 from adapterzoo.running.watch import Watch
@@ -107,7 +113,7 @@ class Worker:
             if isinstance(cell, MethodCell):
                 with clock("tuning"):
                     cell, tuning = self._tuned(prepared, cell, base, watch, tuning)
-            folder = self.store.clear(cell.label, cell.seed, self.depends_on(cell))
+            folder = self._cleared(cell, watch)
             with base.borrow() as model:
                 with PeakMemory() as peak:
                     if isinstance(cell, MethodCell):
@@ -123,22 +129,29 @@ class Worker:
                 with clock("general text"):
                     forgetting, paragraphs = self._measure_forgetting(model, general) if adapted else ({}, [])
                 del model
-        except (Exception, SystemExit) as error:  # an error of a method must only fail its own row
-            known = _known(base, tuning, adapted)
-            return self.fail(cell, failure_reason(error), traceback.format_exc(), **known)
-        result = self._result(
-            cell,
-            metrics={**measured.metrics, **forgetting},
-            shared_prefix=prefix is not None,
-            evaluate_seconds=clock.seconds["measuring"],
-            answer_seconds=measured.answer_seconds,
-            peak_memory_bytes=peak.bytes,
-            seconds={name: seconds for name, seconds in clock.seconds.items() if seconds >= MIN_SECONDS},
-            **training,
-            **(adapted.fair_play.record() if adapted else {}),
-            **_known(base, tuning, adapted),
-        )
-        result = self.store.write(result, (prediction.record() for prediction in measured.predictions), paragraphs)
+            result = self._result(
+                cell,
+                metrics=_finite({**measured.metrics, **forgetting}),
+                shared_prefix=prefix is not None,
+                evaluate_seconds=clock.seconds["measuring"],
+                answer_seconds=measured.answer_seconds,
+                peak_memory_bytes=peak.bytes,
+                seconds={name: seconds for name, seconds in clock.seconds.items() if seconds >= MIN_SECONDS},
+                **training,
+                **(adapted.fair_play.record() if adapted else {}),
+                **_known(base, tuning, adapted),
+            )
+            result = self.store.write(result, (prediction.record() for prediction in measured.predictions), paragraphs)
+        except (KeyboardInterrupt, StoppedError):  # the user stops the run
+            raise
+        except BaseException as error:  # an error of a method must only fail its own row
+            if is_disk_full(error):
+                watch.disk_full(failure_reason(error))
+                raise
+            limit, known = self.prepared.recipe.train.time_limit, _known(base, tuning, adapted)
+            late = limit is not None and isinstance(error, TooLongError)
+            why = too_long(limit) if late else failure_reason(error)
+            return self.fail(cell, why, traceback.format_exc(), keep_checkpoints=late, **known)
         free_memory()
         return result
 
@@ -181,6 +194,14 @@ class Worker:
     def depends_on(self, cell: Cell) -> Mapping[str, Any]:
         """Return what training depends on beside the recipe; a checkpoint is used only if all of this is the same."""
         return {**cell.settings, "packages": self._common["environment"]["packages"]}
+
+    def _cleared(self, cell: Cell, watch: Watch) -> Path:
+        """Remove older results of a cell, and say if its checkpoints cannot be used; return its folder."""
+        folder, depends_on = self.store.cell(cell.label, cell.seed), self.depends_on(cell)
+        if any(folder.glob(f"{CHECKPOINTS}/checkpoint-*")) and not self.store.suits(folder, depends_on):
+            what = f"the checkpoints are of other settings or packages, or {SETTINGS} is damaged: training begins anew"
+            watch.say(f"{cell.label}, seed {cell.seed}: {what}")
+        return self.store.clear(cell.label, cell.seed, depends_on)
 
     def _tuned(
         self,
@@ -238,10 +259,14 @@ class Worker:
         Raises:
             PluginError: the method wrote no safetensors file.
         """
-        save_adapter(adapted.method, adapted.model, adapted.head, folder)
-        if not has_weights(folder):
+        new = temporary_path(folder)
+        remove(new)
+        save_adapter(adapted.method, adapted.model, adapted.head, new)
+        if not has_weights(new):
             raise PluginError(f"save() of {adapted.method.name} wrote no safetensors into its folder")
-        self.prepared.encoded.tokenizer.save_pretrained(str(folder))
+        self.prepared.encoded.tokenizer.save_pretrained(str(new))
+        sync(new)
+        os.replace(new, folder)
 
     def _measure_forgetting(
         self, model: nn.Module, before: Sequence[Likelihood] | AdapterzooError | None
@@ -258,6 +283,23 @@ def _packages(prepared: Prepared) -> list[str]:
     """Return the packages, beside those of the core, whose versions say whether rows are comparable."""
     options = prepared.task.options(**prepared.recipe.task.options)
     return [*prepared.task.packages(options), *metric_packages(prepared.recipe.evaluate.metrics)]
+
+
+def too_long(limit: float | None) -> str:
+    """Return the reason for the failure of a cell that reached the recipe's time limit."""
+    return f"it took longer than train.time_limit, {limit:g} seconds"
+
+
+def _finite(metrics: dict[str, float]) -> dict[str, float]:
+    """Return metrics, none of which is NaN or infinite.
+
+    Raises:
+        NotFiniteError: one is.
+    """
+    for name, value in metrics.items():
+        if not isfinite(value):
+            raise NotFiniteError(f"{name} became {value}")
+    return metrics
 
 
 def _known(base: Base, tuning: Tuning | AdapterzooError | None, adapted: Adapted | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from adapterzoo.data.sources import RowSource, open_source
 from adapterzoo.errors import UserError
+from adapterzoo.files import is_device_name
 from adapterzoo.recipe.document import NOT_FILLED_IN
 from adapterzoo.recipe.files import DELIMITERS
 from adapterzoo.recipe.schema import DataSection
@@ -107,7 +108,7 @@ def _recipe(source: str, model: str, delimiter: str | None, guessed: Guess, comm
     return template.format(
         title=_comment(source),
         guesses="\n".join(comments),
-        name=re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem).strip("-._")[:64] or "my-data",
+        name=_quoted(_name(source)),
         model=_quoted(model),
         data="\n".join(lines),
         metrics=_line(guessed.metrics),
@@ -115,6 +116,12 @@ def _recipe(source: str, model: str, delimiter: str | None, guessed: Guess, comm
         if plain_text
         else "",
     )
+
+
+def _name(source: str) -> str:
+    """Return a name for the recipe of a data file."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem).strip("-._")[:64].rstrip(".")
+    return "my-data" if not name or is_device_name(name) else name
 
 
 def _line(finding: Finding, indent: str = "  ") -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from adapterzoo.data_row import SPLIT_NAMES
 from adapterzoo.digests import file_digest
-from adapterzoo.files import cache_folder
+from adapterzoo.files import cache_folder, new_cache_file, remove
 from adapterzoo.tasks.contract import Rows
 from adapterzoo.tokens.encode import Encoder
 from adapterzoo.tokens.encoded import Encoded, Example
@@ -83,9 +83,10 @@ def _undamaged(folder: Path, key: str) -> Path | None:
         try:
             if path.stem.rpartition("-")[2] == file_digest(path):
                 return path
-            path.unlink()
-        except OSError:
-            continue
+        except OSError:  # it cannot be read
+            pass
+        with suppress(OSError):
+            remove(path)
     return None
 
 
@@ -107,12 +108,10 @@ def _write(folder: Path, key: str, encoded: Encoded, splits: Rows) -> None:
         list(zip(columns, kinds, strict=True)), metadata={"said": json.dumps(encoded.notes, ensure_ascii=True)}
     )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         # Write to another name first, because other runs read this folder at the same time.
-        handle, new = tempfile.mkstemp(dir=folder, suffix=".new")
-        os.close(handle)
-        parquet.write_table(pyarrow.table(columns, schema=schema), new, compression="zstd")
-        os.replace(new, folder / f"{key}-{file_digest(Path(new))}.parquet")
+        with new_cache_file(folder) as new:
+            parquet.write_table(pyarrow.table(columns, schema=schema), new, compression="zstd")
+            os.replace(new, folder / f"{key}-{file_digest(new)}.parquet")
         for old in sorted(folder.glob("*.parquet"), key=lambda path: path.stat().st_mtime)[:-MAX_FILES]:
             old.unlink(missing_ok=True)
     except OSError:

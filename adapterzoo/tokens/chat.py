@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,13 +13,19 @@ from typing import Any
 
 from adapterzoo.data_row import DataRow, Turn
 from adapterzoo.errors import UserError
+from adapterzoo.machine.limits import TooLongError, limited_memory, stopped_after
 from adapterzoo.tasks.contract import DataSettings
 
 PROBE_ANSWER = "xanswerx"
 # Some chat templates write the current date into the prompt. They get this fixed date instead, so that rows are the
 # same on every day. It is the default date of Llama 3's templates.
 FIXED_DATE = datetime(2024, 7, 26)
-DATE_CALL = re.compile(r"""strftime_now\(\s*(['"])(?P<format>.*?)\1\s*\)""")
+DATE_CALL = re.compile(r"""strftime_now\(\s*(['"])(?P<format>(?:(?!\1).)*)\1\s*\)""")
+# A template is code that comes with a model. Writing a row takes it some milliseconds, unless it is to do harm.
+MAX_SECONDS = 5
+MAX_MORE_BYTES = 2**30
+MAX_TIMES = 10  # as many characters as the row has
+MAX_ADDED_CHARACTERS = 100_000
 
 
 @dataclass(frozen=True)
@@ -70,18 +77,31 @@ class Chat:
         """places of the rows in which the chat template leaves out or changes a question or a system message"""
         if self.plain:
             return
-        template = tokenizer.get_chat_template()
-        self._template = DATE_CALL.sub(lambda call: repr(FIXED_DATE.strftime(call["format"])), template)
+        with self._limits():
+            self._examine()
+
+    def _examine(self) -> None:
+        """Find out what the chat template writes around a question and an answer.
+
+        Raises:
+            UserError: no model can learn from what it writes.
+        """
+        try:
+            template = self.tokenizer.get_chat_template()
+        except ValueError:
+            raise self._unusable("has several forms, and none of them is called default") from None
+        self._template = DATE_CALL.sub(_fixed_date, template)
         if self._template != template:
             date = f"{FIXED_DATE.day} {FIXED_DATE:%B %Y}"
-            say(f"model: its chat template writes the current date; every row gets {date} instead")
+            self._say(f"model: its chat template writes the current date; every row gets {date} instead")
         probe = [Turn("user", "xuserx"), Turn("assistant", PROBE_ANSWER)]
         self._headers = {True: self._header(probe, 1), False: self._header([*probe, *probe], 1)}
         """whether an answer is the last one -> text that the template writes between generation prompt and answer"""
         prompted = self._render(probe[:1], ask=True) != self._render(probe[:1], ask=False)
         self.has_generation_prompt = prompted or not self._headers[True].strip()
         if not self.has_generation_prompt:
-            say("model: its chat template has no generation prompt; the text before an answer is part of the prompt")
+            what = "its chat template has no generation prompt; the text before an answer is part of the prompt"
+            self._say(f"model: {what}")
         self.folds_system = not self._takes_system()
         whole = self._render(probe, ask=False)
         if PROBE_ANSWER in whole and probe[0].content not in whole:
@@ -106,7 +126,8 @@ class Chat:
             return _raw(turns)
         if self.plain:
             return _plain(turns, len(turns) - len(row.turns))
-        return self._templated(self._folded(turns), row.place)
+        with self._limits(row.place):
+            return self._templated(self._folded(turns), row.place)
 
     def _with_system(self, row: DataRow) -> list[Turn]:
         if self.system and not row.raw and row.turns[0].role != "system":
@@ -176,10 +197,28 @@ class Chat:
             text: str = self.tokenizer.apply_chat_template(
                 messages, chat_template=self._template, tokenize=False, add_generation_prompt=ask
             )
+        except MemoryError:
+            raise
         except Exception as error:  # the code of a template may raise any error
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise self._unusable(f"refuses the turns ({reason})") from None
+        content = sum(len(turn.content) for turn in turns)
+        if len(text) > MAX_TIMES * content + MAX_ADDED_CHARACTERS:
+            raise self._unusable(f"writes {len(text):,} characters for a row of {content:,}")
         return text
+
+    @contextmanager
+    def _limits(self, place: str = "") -> Iterator[None]:
+        """Raise UserError in a ``with`` block in which the chat template takes too much time or memory for a row."""
+        row = f" for {place}" if place else ""
+        try:
+            with stopped_after(MAX_SECONDS), limited_memory(MAX_MORE_BYTES):
+                yield
+        except TooLongError:
+            raise self._unusable(f"was stopped: it ran for more than {MAX_SECONDS:g} seconds{row}") from None
+        except MemoryError:
+            what = f"was stopped: it took more than {MAX_MORE_BYTES / 2**30:g} GB of memory{row}"
+            raise self._unusable(what) from None
 
     def _unusable(self, what: str) -> UserError:
         template = "its chat template" if self._where == "model" else "the template"
@@ -199,6 +238,14 @@ class Chat:
             return "xsystemx" in self._render(probe, ask=True)
         except UserError:
             return False
+
+
+def _fixed_date(call: re.Match[str]) -> str:
+    """Return what a call of ``strftime_now`` in a template is replaced by; the call itself if its format is wrong."""
+    try:
+        return repr(FIXED_DATE.strftime(call["format"]))
+    except ValueError:
+        return call[0]
 
 
 def _raw(turns: Sequence[Turn]) -> list[Segment]:
@@ -226,9 +273,11 @@ def _read(path: Path) -> str:
 
     try:
         text = path.read_text(encoding="utf-8")
-        jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(text)
+        jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(text)  # noqa: S701  # it is not rendered
     except (OSError, UnicodeDecodeError) as error:
         raise UserError.at(str(path), f"cannot be read: {error}.") from None
+    except RecursionError:
+        raise UserError.at(str(path), "is not a Jinja template: it is nested too deeply.") from None
     except jinja2.TemplateSyntaxError as error:
         if "generation" not in str(error):  # transformers adds this tag to Jinja
             raise UserError.at(f"{path}:{error.lineno}", f"is not a Jinja template: {error.message}.") from None

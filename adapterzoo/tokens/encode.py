@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -15,6 +16,9 @@ from adapterzoo.tokens import shorten
 from adapterzoo.tokens.chat import Chat, Segment, with_template
 from adapterzoo.tokens.encoded import Encoded, Example
 from adapterzoo.tokens.packing import pack
+
+TEMPLATE_NAME = re.compile(r"[\w.-]*\w[\w.-]*")  # a name of one of several chat templates that can name a file
+MAX_CACHED_CHARACTERS = 10_000  # the tokens of a thousand longer texts would take too much memory
 
 
 class Encoder:
@@ -33,7 +37,7 @@ class Encoder:
         self._shortened = 0
         self.special_ids = set(tokenizer.all_special_ids)
         # Cache the tokens of texts, because all rows begin with the same system message and the same shots.
-        self._tokenize = lru_cache(maxsize=1024)(self._tokens_of)
+        self._cached_tokens = lru_cache(maxsize=1024)(self._tokens_of)
         self.start_ids = _start_ids(tokenizer)
         """ids of the tokens that the tokenizer puts in front of a text"""
 
@@ -178,6 +182,9 @@ class Encoder:
         # If a token would belong to both texts, tokenize the second text alone, as the model does when it answers.
         return both[len(first) :] if both[: len(first)] == first else self._tokenize(text)
 
+    def _tokenize(self, text: str) -> tuple[int, ...]:
+        return self._cached_tokens(text) if len(text) <= MAX_CACHED_CHARACTERS else self._tokens_of(text)
+
     def _tokens_of(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
 
@@ -189,18 +196,27 @@ def load_tokenizer(model: ModelSection, location: str) -> Any:
     """Return the model's tokenizer.
 
     Raises:
-        UserError: the tokenizer cannot be loaded.
+        UserError: the tokenizer cannot be loaded, or its files name something that is no tokenizer.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+    from adapterzoo.model.files import never_ask
+
+    never_ask()
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             location, revision=model.revision, trust_remote_code=model.trust_remote_code
         )
-    except (OSError, ValueError, ImportError) as error:
+        # transformers takes any of its classes that tokenizer_config.json names.
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise ValueError(f"its tokenizer_config.json names {type(tokenizer).__name__}, which is no tokenizer")
+    except Exception as error:  # damaged files, and classes that are no tokenizers, may raise any error
         from adapterzoo.model.loading_errors import loading_error
 
         raise loading_error(model, error) from None
+    for name in tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else ():
+        if not TEMPLATE_NAME.fullmatch(name):  # it becomes the name of a file when the tokenizer is saved
+            raise UserError.at(f"model {model.name}", f"has a chat template with the name {name!r}, which is no word.")
     if model.padding_token is not None:
         add_padding_token(tokenizer, model.padding_token)
     return tokenizer

@@ -74,6 +74,7 @@ def train_adapter(
     prefix: SharedPrefix | None = None,
     fair_play: FairPlay | None = None,
     on_step: OnStep = lambda step, steps, loss, tokens: None,
+    say: Callable[[str], None] = lambda message: None,
 ) -> Trained:
     """Train a wrapped model in place.
 
@@ -93,6 +94,7 @@ def train_adapter(
         prefix: joins rows that begin with the same tokens into one sequence; None if rows are padded.
         fair_play: notes where the method departs from the rules of the comparison.
         on_step: is called after every step.
+        say: is called with a sentence if a checkpoint cannot be used.
 
     Raises:
         NotFiniteError: the loss or the gradient became NaN or infinite.
@@ -103,7 +105,7 @@ def train_adapter(
     arguments = training_arguments.arguments(settings, steps, learning_rate, seed, folder, fp16=fp16)
     # A last batch that is too small for the loss would be a step of which nothing is learned.
     arguments.dataloader_drop_last = 0 < len(encoded.training_rows) % settings.batch_size < encoded.smallest_batch
-    checkpoint = checkpoints.newest(folder, wanted=resume)
+    checkpoint = checkpoints.newest(folder, wanted=resume, say=say)
     # The training before the checkpoint counts as training time.
     seconds_before = checkpoint.seconds if checkpoint else 0.0
     trainer: TaskTrainer = TaskTrainer(
@@ -111,7 +113,7 @@ def train_adapter(
         args=arguments,
         train_dataset=[*encoded.training_rows],  # a copy, because a method may change the order of the rows
         eval_dataset=encoded.validation,
-        data_collator=lambda rows: trainer.watch.made(encoded.collate(rows, prefix=prefix)),
+        data_collator=lambda rows: trainer.watch.made(encoded.collate(rows, prefix=prefix), len(rows)),
         callbacks=[*callbacks, _StepCallback(on_step, seconds_before, settings.save_limit)],
         examples=encoded,
         prefix=prefix,

@@ -12,6 +12,7 @@ import pytest
 import torch
 from cells import Bench
 from click.testing import Result
+from refusals import refused
 from safetensors.torch import load_file, save_file
 
 LEARN = ("--set", "train.learning_rate=1e-2", "--set", "evaluate.max_new_tokens=20")
@@ -185,7 +186,7 @@ def test_a_damaged_adapter_is_refused(
     if not digests:
         path = out / "lora" / "seed-0" / "result.json"
         result = json.loads(path.read_text())
-        del result["adapter_files"]
+        del result["adapter_files"], result["digest"]
         path.write_text(json.dumps(result))
     for command in (("generate", "--prompt", "go"), ("merge", "--to", tmp_path / "merged")):
         done = adapterzoo(command[0], out, "-m", "lora", *command[1:])
@@ -321,3 +322,83 @@ def test_an_invalid_recipe_in_the_output_folder_is_named(out: Path, adapterzoo: 
     done = adapterzoo("generate", out, "-m", "lora", "--prompt", "go")
     assert done.exit_code == 2
     assert "recipe.yaml: is not what the run wrote" in done.stderr
+
+
+def test_a_question_is_no_longer_than_the_model_can_read(
+    out: Path, adapterzoo: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adapterzoo.model import base
+
+    # The model reads 256 tokens. An answer ends where there is no room left, and does not shorten the others.
+    prompts = ("--prompt", "go" * 90, "--prompt", "walk", "--prompt", "go" * 110)
+    done = adapterzoo("generate", out, "-m", "lora", *prompts, "--max-new-tokens", "60")
+    assert done.exit_code == 0, done.output
+    alone = [
+        adapterzoo("generate", out, "-m", "lora", "--prompt", prompt, "--max-new-tokens", "60").stdout
+        for prompt in prompts[1::2]
+    ]
+    assert done.stdout == "".join(alone)
+    monkeypatch.setattr(base, "load", lambda *_: pytest.fail("weights were loaded"))
+    long = adapterzoo("generate", out, "-m", "lora", "--prompt", "go", "--prompt", "go" * 6000)
+    refused(long, "--prompt: question 2 has 12,0", "tokens, and the model can read 256. Shorten it.")
+
+
+def without_digests(out: Path) -> Path:
+    """Remove what shows that files were changed, as in results of an older adapterzoo; return the adapter's folder."""
+    path = out / "lora" / "seed-0" / "result.json"
+    result = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({name: value for name, value in result.items() if name not in ("adapter_files", "digest")})
+    )
+    return path.parent / "adapter"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        (WEIGHTS, 0.5, "cannot be loaded: "),
+        (WEIGHTS, b"", "cannot be loaded: "),
+        (WEIGHTS, b"\xff" * 999, "cannot be loaded: "),
+        ("adapter_config.json", 0.5, "cannot be loaded: "),
+        ("adapter_config.json", b"[]", "cannot be loaded: "),
+        ("tokenizer.json", 0.5, "its tokenizer cannot be loaded: "),
+        ("tokenizer.json", b"{}", "its tokenizer cannot be loaded: "),
+        ("tokenizer_config.json", 0.5, "its tokenizer cannot be loaded: "),
+    ],
+)
+def test_a_damaged_adapter_is_named_and_not_its_base(
+    name: str, content: float | bytes, expected: str, out: Path, adapterzoo: Callable[..., Result]
+) -> None:
+    path = without_digests(out) / name
+    whole = path.read_bytes()
+    path.write_bytes(content if isinstance(content, bytes) else whole[: int(len(whole) * content)])
+    done = adapterzoo("generate", out, "-m", "lora", "--prompt", "go")
+    refused(done, f"error: {path.parent}: {expected}", "Run the recipe again: it trains damaged adapters again.")
+
+
+def test_an_adapter_folder_that_is_gone_is_named(out: Path, adapterzoo: Callable[..., Result]) -> None:
+    folder = out / "lora" / "seed-0" / "adapter"
+    shutil.rmtree(folder)
+    done = adapterzoo("generate", out, "-m", "lora", "--prompt", "go")
+    refused(done, f"error: {folder}: does not exist any more. Run the recipe again")
+    assert "smollm2" not in done.stderr
+
+
+def test_the_names_in_a_configuration_are_in_the_same_order_in_every_process(trained: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    from adapterzoo.methods.peft import sort_names
+
+    for method in ("lora", "ia3"):
+        config = json.loads((trained / method / "seed-0" / "adapter" / "adapter_config.json").read_text())
+        assert config["target_modules"] == sorted(config["target_modules"])
+    names = [f"layer_{number}" for number in range(50)]  # a set of so many is in order only by a miracle
+    config = LoraConfig(
+        target_modules=names, exclude_modules=names[::-1], layers_pattern=["b", "a"], layers_to_transform=[0]
+    )
+    config.save_pretrained(tmp_path)
+    sort_names(config, tmp_path)
+    saved = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert saved["target_modules"] == saved["exclude_modules"] == sorted(names)
+    assert saved["layers_pattern"] == ["b", "a"], "a list stays as it is"
+    assert LoraConfig.from_pretrained(tmp_path).target_modules == set(names)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,3 +124,98 @@ def test_wrong_arguments(write_recipe: Callable[..., Path], adapterzoo: Callable
 
 def test_debug_shows_the_traceback(adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
     assert "Traceback" in adapterzoo("--debug", "run", tmp_path / "none.yaml").stderr
+
+
+def test_a_pattern_that_tries_too_many_ways_is_stopped(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adapterzoo.methods import layers
+
+    monkeypatch.setattr(layers, "MAX_PATTERN_SECONDS", 0.2)
+    methods = ", ".join(f"{{name: {name}, target_modules: '([a-z0-9_.]+)+!'}}" for name in ("lora", "oft", "lora-fa"))
+    refused(
+        adapterzoo("check", write_recipe(methods)),
+        "lora: target_modules: the pattern '([a-z0-9_.]+)+!' tries too many ways to divide a name",
+        "oft: target_modules: the pattern",
+        "lora-fa: target_modules: the pattern",
+        "Give a simpler pattern, or a list of names.",
+    )
+    beyond = "{name: lora, target_modules: 'a{99999999999}'}"
+    refused(adapterzoo("check", write_recipe(beyond)), "does not match the whole name of any layer")
+
+
+def test_an_adapter_that_cannot_fit_is_refused(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]
+) -> None:
+    expected = ("lora: r: 20.5", "T parameters would be trained, and the model has", "Make the adapter smaller.")
+    recipe = write_recipe("{name: lora, r: 9999999999}, {name: prompt-tuning, num_virtual_tokens: 99999999999}")
+    refused(
+        adapterzoo("check", recipe),
+        *expected,
+        "prompt-tuning: num_virtual_tokens: ",
+        "this machine has",
+    )
+    tuned = ("--set", "tune={r: {values: [8, 9999999999]}}", "--set", "methods=[lora]")
+    refused(adapterzoo("check", recipe, *tuned), "lora: tune: r 9999999999: r: 20.5", "T parameters would be trained")
+
+
+def test_a_wrong_output_folder_is_found_before_the_data_and_the_model_are_read(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from adapterzoo.running import runner
+
+    monkeypatch.setattr(runner, "prepare", lambda *_: pytest.fail("the run was prepared"))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("")
+    recipe = write_recipe("lora")
+    refused(adapterzoo("run", recipe, "--out", tmp_path / "full"), "is not empty and is not an output folder")
+    refused(adapterzoo("run", recipe, "--out", "/dev/null/x"), "--out /dev/null/x: cannot be written: Not a directory")
+
+
+def test_init_into_a_folder_that_is_not_there(
+    adapterzoo: Callable[..., Result], tiny_data: Path, tmp_path: Path
+) -> None:
+    done = adapterzoo("init", tiny_data, "--out", tmp_path / "gone" / "recipe.yaml")
+    refused(done, "recipe.yaml: there is no folder", "gone'. Make it first, or give another --out.")
+
+
+def test_results_of_runs_with_overrides_are_named(adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "tiny-0123abcd").mkdir()
+    (tmp_path / "tiny-0123abcd" / ".adapterzoo.json").write_text("{}")
+    done = adapterzoo("compare", tmp_path / "tiny")
+    refused(done, "tiny: there is no such folder.", f"Runs with --set have folders of their own: {tmp_path}/tiny-0123")
+    assert "--set" not in adapterzoo("compare", tmp_path / "other").stderr
+
+
+def test_many_problems_are_counted(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]) -> None:
+    done = adapterzoo("check", write_recipe(", ".join(["lroa"] * 150)))
+    refused(done, "unknown method 'lroa'. Did you mean 'lora'?", "and 199 more problems")
+    assert done.stderr.count("error: ") == 100
+
+
+def test_a_full_disk_is_named_by_its_file(
+    tmp_path: Path, adapterzoo: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adapterzoo.files import write_atomically
+    from adapterzoo.recipe import reading
+
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(reading, "load_recipe", lambda *_: write_atomically(tmp_path / "out" / "note.json", "x"))
+    (tmp_path / "out").mkdir()
+    done = adapterzoo("run", tmp_path / "recipe.yaml")
+    assert done.exit_code == 1
+    assert " ".join(done.stderr.split()) == f"error: {tmp_path}/out/note.json: No space left on device"
+
+
+def test_options_that_do_not_fit_are_found_before_the_weights_are_read(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adapterzoo.model import files
+
+    monkeypatch.setattr(files, "fingerprint", lambda *_: pytest.fail("the weights were read"))
+    done = adapterzoo("run", write_recipe("{name: lora, target_modules: [v_prj]}"))
+    refused(done, "lora: target_modules: 'v_prj' matches no layer. Did you mean 'v_proj'?")

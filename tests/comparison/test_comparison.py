@@ -413,7 +413,7 @@ def test_the_folder_decides_label_and_seed(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "a", tmp_path / "copied")
     shutil.copytree(tmp_path / "a" / "seed-0", tmp_path / "a" / "seed-7")
     path = tmp_path / "copied" / "seed-0" / "result.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "label": "../../elsewhere"}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "label": "../../elsewhere", "digest": None}))
     rows = {row.label: row for row in compare(tmp_path).rows}
     assert set(rows) == {"a", "copied"}
     assert rows["a"].seeds == [0, 7]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gzip
 import json
 import random
 from collections.abc import Callable
@@ -357,3 +358,84 @@ def test_an_optional_column_can_be_dropped_and_must_exist_if_it_is_mapped(tmp_pa
     assert row.prompt == "Translate."
     with pytest.raises(UserError, match="there is no column 'context'"):
         read(tmp_path, text, format="alpaca", columns={"input": "context"})
+
+
+def lines_of(rows: list[dict[str, str]]) -> str:
+    return "".join(f"{json.dumps(row)}\n" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        (
+            "rows.csv",
+            f"question,answer\na,b\nc,{'x' * 3000}\n",
+            "rows.csv:3: 'answer' has 3,000 characters, and at most",
+        ),
+        (
+            "rows.jsonl",
+            lines_of([{"question": "a", "answer": "x" * 3000}]),
+            "rows.jsonl:1: 'answer' has 3,000 characters",
+        ),
+        ("rows.json", json.dumps([{"question": "x" * 3000, "answer": "b"}]), "row 1: 'question' has 3,000 characters"),
+        ("rows.csv", f"question,answer\na,{'x' * 9000}", "rows.csv:2: this line has more than 5,000 characters. Does"),
+        ("rows.csv", "a," * 9000, "rows.csv:1: this line has more than 5,000 characters"),
+        ("rows.jsonl", '{"question": "' + "x" * 9000, "rows.jsonl:1: this line has more than 5,000 characters"),
+        ("rows.csv", 'question,answer\na,b\nc,"d\n' + "e,f\n" * 3000, "rows.csv:3: the row that begins here has more"),
+        ("rows.csv", "question,answer\na,b\nc" + ',"\n"' * 3000, "rows.csv:3: the row that begins here has more"),
+        (
+            "rows.csv",
+            'question,answer\na,b\n"c,d\n' + "e,f\n" * 9,
+            "rows.csv:3: cannot be read as CSV: unexpected end of",
+        ),
+        ("rows.csv", 'question,answer\n"c,d\ne,f\n"g",h\n', "The row goes on to line 4: close its quote, or write"),
+    ],
+)
+def test_rows_that_are_too_long_are_named_by_their_first_line(
+    name: str, content: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adapterzoo.data import shape, text_files
+
+    monkeypatch.setattr(shape, "MAX_CELL_CHARACTERS", 2000)
+    monkeypatch.setattr(text_files, "MAX_ROW_CHARACTERS", 5000)
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, content, name)
+    assert expected in str(caught.value)
+
+
+def test_a_cell_of_20_mb_is_refused_before_it_is_tokenized(tmp_path: Path) -> None:
+    text = "x" * 20_000_000
+    rows = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": text}]}]
+    with pytest.raises(UserError, match=r"'messages' has 20,000,0.. characters, and at most 1,000,000 can be read"):
+        read(tmp_path, lines_of([*rows, *rows]), "rows.jsonl", format="messages")
+    unused = read(tmp_path, f"question,answer,image\na,b,{text}\n")
+    assert unused[0] == [DataRow.pair("a", "b")], "columns that are not used may hold anything"
+    kept, _ = read(tmp_path, f"question,answer\na,b\nc,{text}\n", bad_rows="drop")
+    assert kept == [DataRow.pair("a", "b")]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (gzip.compress(b"question,answer\n"), "is compressed with gzip. Unpack it first"),
+        (b"PK\x03\x04\x14\0", "is a spreadsheet (xlsx) or a zip archive. Save the sheet as CSV in UTF-8"),
+        (b"PAR1\x15\0", "is a Parquet file. Give it a name that ends with .parquet."),
+        ("question,answer\n".encode("utf-16"), "is UTF-16. Save it as UTF-8."),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid",
+            "is a pointer of Git LFS, and not the file itself. Run git",
+        ),
+        (b"question,answer\n" + b"a,b\n" * 30_000 + b"a,\xe4\n", "rows.csv:30002: is not UTF-8: invalid continuation"),
+        (b"question,answer\na,b\nc,\xe4", "rows.csv:3: is not UTF-8: unexpected end of data"),
+    ],
+)
+def test_other_kinds_of_files_are_named(content: bytes, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, content)
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("cell", ["true", "3", '"text"', "{}", "[[]]", "[1]"])
+def test_messages_that_are_no_list_of_messages(cell: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="messages"):
+        read(tmp_path, f'{{"messages": {cell}}}\n', "rows.jsonl", format="messages")

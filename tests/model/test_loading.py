@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import Result
+from refusals import refused
 from safetensors.torch import load_file, save_file
 
 from adapterzoo.conformance.models import tiny_base
@@ -249,3 +250,77 @@ def test_a_new_head_is_not_quantized(task_type: str, quantization: str) -> None:
     assert any(str(weight.dtype) in ("torch.int8", "torch.uint8") for weight in model.parameters())
     put_new_head(model, 0)
     model(input_ids=torch.tensor([[5, 6, 7]]))
+
+
+def changed(name: str, **values: Any) -> Callable[[Path], None]:
+    """Return a function that changes values in a JSON file of a model's folder."""
+
+    def change(folder: Path) -> None:
+        settings = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**settings, **values}))
+
+    return change
+
+
+def with_content(name: str, content: bytes) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes(content) and None
+
+
+def cut(name: str, share: float) -> Callable[[Path], None]:
+    """Return a function that leaves only the beginning of a file."""
+
+    def change(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: int(len(content) * share)])
+
+    return change
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 538090408\n"
+WEIGHTS = "model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (cut(WEIGHTS, 0.9), "model.safetensors: cannot be loaded: it is damaged, or its download was not finished ("),
+        (cut(WEIGHTS, 0.001), "model.safetensors: cannot be loaded: it is damaged, or its download was not finished ("),
+        (with_content(WEIGHTS, b""), "model.safetensors: cannot be loaded: it is damaged"),
+        (with_content(WEIGHTS, b"<html>not found</html>" * 99), "model.safetensors: cannot be loaded: it is damaged"),
+        (with_content(WEIGHTS, b"\xff" * 4096), "model.safetensors: cannot be loaded: it is damaged"),
+        (
+            with_content(WEIGHTS, LFS),
+            "model.safetensors: is a pointer of Git LFS, and not the file itself. Run git lfs",
+        ),
+        (with_content("tokenizer.json", LFS), "tokenizer.json: is a pointer of Git LFS"),
+        (with_content("config.json", LFS), "config.json: is a pointer of Git LFS"),
+        (cut("tokenizer.json", 0.5), "cannot be loaded"),
+        (with_content("tokenizer.json", b"\0\1\2"), "cannot be loaded"),
+        (with_content("tokenizer.json", b"{}"), "cannot be loaded"),
+        (cut("tokenizer_config.json", 0.5), "cannot be loaded"),
+        (cut("config.json", 0.5), "cannot be loaded"),
+        (with_content("config.json", b"[]"), "cannot be loaded"),
+        (changed("config.json", hidden_size=128), "holds weights of other shapes than the model's"),
+        (changed("config.json", vocab_size=10**12), "holds weights of other shapes than the model's"),
+        (changed("config.json", hidden_size="x"), "cannot be loaded"),
+        (
+            changed("config.json", num_attention_heads=7),
+            "The hidden size (64) is not a multiple of the number of attention",
+        ),
+        (changed("config.json", num_hidden_layers=3), "lacks weights of the model"),
+        (
+            changed("config.json", num_hidden_layers=10**9),
+            "its config.json asks for 1,000,000,000 layers, and its files",
+        ),
+        (changed("config.json", num_hidden_layers=-1), "holds weights that the model does not have"),
+        (changed("config.json", intermediate_size=None), ""),
+    ],
+)
+def test_check_finds_what_is_wrong_with_the_files_of_a_model(
+    damage: Callable[[Path], None], expected: str, tiny_model: Path, write_recipe: Callable[..., Path],
+    adapterzoo: Callable[..., Result], tmp_path: Path, no_weights: None,
+) -> None:  # fmt: skip
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    damage(folder)
+    done = adapterzoo("check", write_recipe("lora"), "--set", f"model.name={folder}")
+    refused(done, str(folder), expected)

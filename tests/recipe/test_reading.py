@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +59,8 @@ def test_all_problems_are_reported_at_once_each_with_its_line(write_recipe: Call
         ({"methods": "[lora, lora]"}, "the label 'lora' is used twice"),
         ({"methods": "[{name: lora, label: base}]"}, "the label 'base' is taken"),
         ({"methods": "[{name: lora, label: ../x}]"}, "it becomes a folder"),
+        ({"methods": "[{name: lora, label: 12}]"}, "(it becomes a folder), not 12. Put it in quotes."),
+        ({"name": "2024"}, "(it becomes a folder), not 2024. Put it in quotes."),
         ({"methods": "[{name: lora, r: many}]"}, "'r' is 'many'"),
         ({"methods": "[{name: lora, r: 0}]"}, "'r' is 0"),
         ({"methods": "[{name: lora, learning_rate: no}]"}, "learning_rate' must be a positive number"),
@@ -97,7 +102,7 @@ def test_a_wrong_value_is_reported_with_a_hint(
     ("text", "expected"),
     [
         ("name: [a\n", "this is not YAML"),
-        ("name: a\nname: b\n", ":2: this key is given twice"),
+        ("name: a\nname: b\n", ":2: the key 'name' is given twice. Keep one of them."),
         ("- a\n- b\n", "does not contain a recipe"),
         ("", "does not contain a recipe"),
         ("name: x\n\tmodel: y\n", "this is not YAML"),
@@ -173,3 +178,67 @@ def test_steps_on_the_command_line_replace_epochs(write_recipe: Callable[..., Pa
     recipe = load_recipe(write_recipe("lora"), ["train.epochs=2.0"])
     assert (recipe.train.steps, recipe.train.epochs) == (None, 2.0)
     assert "steps and epochs" in problems(write_recipe("lora"), "train.epochs=2.0", "train.steps=3")[0]
+
+
+BOMB = "a: &a [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
+    f"{key}: &{key} [{', '.join([f'*{before}'] * 10)}]\n" for before, key in itertools.pairwise("abcdefghijkl")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (BOMB, ":4: its aliases repeat more than 10,000 values. Write the values out."),
+        (BOMB.replace("[0,", "[{name: lora},").replace("l: &l", "methods: &l"), ":4: its aliases repeat more than"),
+        (f"{BOMB}m: *l\nm: *l\n", ":4: its aliases repeat more than 10,000 values"),
+        ("a0: &a0 {x: 1, y: 2, z: 3}\n" + "".join(
+            f"a{n + 1}: &a{n + 1} {{<<: [{', '.join([f'*a{n}'] * 9)}]}}\n" for n in range(9)
+        ), ":5: its aliases repeat more than 10,000 values"),
+        (f"a: &a {'x' * 100_000}\nb: [{', '.join(['*a'] * 200)}]\n", ":2: its aliases repeat more than 10,000 values"),
+        ("methods: &m [*m]\n", ":1: holds an alias of itself"),
+        ("a: &a {b: {c: *a}}\n", ":1: holds an alias of itself"),
+    ],
+)  # fmt: skip
+def test_aliases_that_stand_for_too_many_values_are_refused_at_once(
+    text: str, expected: str, tmp_path: Path, write_recipe: Callable[..., Path]
+) -> None:
+    path, begun = tmp_path / "bomb.yaml", time.monotonic()
+    path.write_text(text)
+    assert expected in problems(path)[0]
+    value = "{" + text.strip().replace("\n", ", ") + "}"
+    (problem,) = problems(write_recipe("lora"), f"train.arguments={value}")
+    assert expected.partition(": ")[2].partition(". ")[0] in problem
+    assert time.monotonic() - begun < 10
+
+
+def test_a_recipe_that_takes_too_long_to_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from adapterzoo.recipe import document, yaml_text
+
+    path = tmp_path / "long.yaml"
+    path.write_text("methods: [" + "a," * 100_000 + "]")
+    monkeypatch.setattr(yaml_text, "MAX_SECONDS", 0.2)
+    assert problems(path)[0] == f"{path}: takes more than 0.2 seconds to read, and no recipe does."
+    monkeypatch.setattr(document, "MAX_BYTES", 100_000)
+    assert "long.yaml: is larger than" in problems(path)[0]
+
+
+def test_a_pipe_is_no_recipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    assert "is not an ordinary file. Write the recipe to a file first." in problems(tmp_path / "pipe.yaml")[0]
+    assert "is not an ordinary file" in problems(Path("/dev/zero"))[0]
+    assert problems(Path("a\0b"))
+
+
+def test_a_merged_key_in_a_section_of_its_own(write_recipe: Callable[..., Path]) -> None:
+    path = write_recipe("lora, &small {name: lora, label: small, r: 2}, {<<: *small, label: also}")
+    text = path.read_text().replace("train:\n", "train:\n  <<: &t {weight_decay: 0.1}\n")
+    path.write_text(text.replace("evaluate:\n", "tune:\n  <<: {}\nevaluate:\n"))
+    recipe = load_recipe(path)
+    assert [entry.options.get("r") for entry in recipe.methods] == [8, 2, 2]
+    assert recipe.train.weight_decay == 0.1
+    path.write_text(text.replace("weight_decay: 0.1", "weight_decay: fast"))
+    assert "'train.weight_decay' is 'fast'" in problems(path)[0]
+
+
+def test_a_set_option_with_a_very_deep_key(write_recipe: Callable[..., Path]) -> None:
+    assert "has a key of 2001 parts" in problems(write_recipe("lora"), f"{'train.' * 2000}steps=1")[0]

@@ -9,6 +9,7 @@ import pytest
 
 from adapterzoo import compare
 from adapterzoo.errors import UserError
+from adapterzoo.results.identity import identity_hash, recipe_identity
 from adapterzoo.results.result import RESULT, Result, read_results
 from adapterzoo.results.store import Store
 
@@ -28,8 +29,8 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     given = result("a", options={"r": 8}, error=None, findings={"ranks": {"x": 1}})
     written = store.write(given, [{"prompt": "中"}])
     assert [*written.record_digests] == ["predictions.jsonl"]
-    assert store.results_of("a") == [written]
-    assert read_results(tmp_path) == [(tmp_path / "a" / "seed-0", written)]
+    assert store.results_of("a") == ([(tmp_path / "a" / "seed-0", written)], {})
+    assert read_results(tmp_path).cells == [(tmp_path / "a" / "seed-0", written)]
     assert json.loads((tmp_path / "a" / "seed-0" / "predictions.jsonl").read_text()) == {"prompt": "中"}
     assert not list(tmp_path.rglob(".*")), "no temporary file is left"
 
@@ -52,17 +53,18 @@ def test_damaged_and_newer_results_are_refused(tmp_path: Path) -> None:
     Store(tmp_path).write(result("a"))
     path = tmp_path / "a" / "seed-0" / RESULT
     newer = json.loads(path.read_text())
+    assert newer.pop("digest"), "and a digest that shows whether all other keys are as they were written"
     for content in (b"{", b"\xff\xfe", b"[]"):
         path.write_bytes(content)
         with pytest.raises(UserError, match="is damaged: it is not a result in JSON"):
             read_results(tmp_path)
     path.write_text(json.dumps({**newer, "metrics": {}}))
-    assert read_results(tmp_path)[0][1].error == "seed-0/result.json holds no metrics"
+    assert read_results(tmp_path).cells[0][1].error == "seed-0/result.json holds no metrics"
     path.write_text(json.dumps({**newer, "schema": 99}))
     with pytest.raises(UserError, match="newer adapterzoo"):
         read_results(tmp_path)
     path.write_text(json.dumps({**newer, "of_a_later_minor_version": 1}))
-    assert read_results(tmp_path)[0][1].label == "a"
+    assert read_results(tmp_path).cells[0][1].label == "a"
 
 
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
@@ -133,6 +135,20 @@ def test_the_comparison_is_a_table_and_a_frame(tmp_path: Path) -> None:
     assert "match" in str(found)
     assert found.frame().loc["a", "exact_match"] == 0.5
     assert "<table" in found._repr_html_()
+
+
+def test_keys_that_change_no_result_may_change_also_in_a_folder_of_an_old_version(tmp_path: Path) -> None:
+    """Old versions kept them in the identity, and wrote no digest."""
+    old = {"model": "m", "train": {"steps": 1, "save_limit": 1}}
+    note = {"recipe_hash": identity_hash(old), "identity": old, "threads": 3}
+    (tmp_path / ".adapterzoo.json").write_text(json.dumps(note))
+    store = Store(tmp_path)
+    assert store.check({"model": "m", "train": {"steps": 1}}) is None
+    assert store.threads() == 3
+    with pytest.raises(UserError, match=r"another recipe \(train\.steps: 1 there, 2 here\)"):
+        store.check({"model": "m", "train": {"steps": 2}})
+    recipe = {"evaluate": {}, "model": {}, "data": {}, "train": {"steps": 1, "save_limit": 5, "time_limit": 60.0}}
+    assert recipe_identity(recipe, "rows", None)["train"] == {"steps": 1}
 
 
 def test_a_second_run_into_the_same_folder_is_refused(tmp_path: Path) -> None:

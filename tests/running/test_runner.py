@@ -347,7 +347,11 @@ def test_another_version_of_a_plugin_is_another_method(
     monkeypatch.setattr(
         "adapterzoo.running.progress.PlainReporter.step", lambda self, label, seed, *at: steps.append(at[0])
     )
-    assert adapterzoo("run", recipe, *sets, "--out", tmp_path / "o").exit_code == 0
+    anew = adapterzoo("run", recipe, *sets, "--out", tmp_path / "o")
+    assert anew.exit_code == 0
+    assert (
+        "lora, seed 0: the checkpoints are of other settings or packages, or checkpoints/settings.json" in anew.stderr
+    )
     assert steps == [1, 2, 3, 4, 5, 6]
     version = "3.0"
     for more in ((), ("--seed", "1")):
@@ -439,3 +443,24 @@ def test_results_stay_in_place_if_a_plugin_changes_the_working_directory(
     assert {row["status"] for row in rows(tmp_path / "here" / "o", adapterzoo).values()} == {"ok"}
     assert {"oft", "ia3", "lora"} <= set(rows(tmp_path / "here" / "o", adapterzoo))
     assert "lora" in done.stdout
+
+
+def test_the_same_model_by_another_path_is_the_same_recipe(
+    tiny_model: Path, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    shutil.copytree(tiny_model, tmp_path / "copy")
+    (tmp_path / "link").symlink_to(tmp_path / "copy")
+    (tmp_path / "below").mkdir()
+    out, recipe = tmp_path / "out", write_recipe("lora", "seeds: [0]\n", steps="1", shots="0")
+    sets = ("--set", "evaluate.base=false", "--out", out)
+    first = adapterzoo("run", recipe, *sets)
+    assert first.exit_code == 0, first.output
+    assert "1 cell, results in" in " ".join(first.stderr.split())
+    monkeypatch.chdir(tmp_path / "below")
+    again = adapterzoo("run", recipe, "--set", "model.name=../link", *sets)
+    assert again.exit_code == 0, again.output
+    assert "training" not in again.stderr, "the cell is finished"
+    assert f"name: {(tmp_path / 'copy').resolve()}" in (out / "recipe.yaml").read_text(), (
+        "so that it runs from anywhere"
+    )

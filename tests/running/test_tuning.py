@@ -240,6 +240,19 @@ def test_tuning_continues_a_journal_that_ends_after_any_line(tmp_path: Path, lin
     assert found["chosen"] == whole["chosen"]
 
 
+@pytest.mark.parametrize("missing", [1, 5, 60])
+def test_tuning_continues_a_journal_whose_last_line_is_cut(tmp_path: Path, missing: int) -> None:
+    """A kill or a full disk leaves a part of a line, to which the next one would be joined."""
+    whole = tune(cell(), tmp_path / "whole", False, peak)
+    folder, tried = tmp_path / "cut", list[int]()
+    folder.mkdir()
+    (folder / JOURNAL).write_bytes((tmp_path / "whole" / JOURNAL).read_bytes()[:-missing])
+    found = tune(cell(), folder, False, lambda trial, number: (tried.append(number), peak(trial, number))[1])
+    assert tried == [4], "only the last trial is run again"
+    assert found["chosen"] == whole["chosen"]
+    assert tune(cell(), folder, False, peak)["trials"] == found["trials"], "and it can be read again"
+
+
 def test_a_score_that_is_not_finite_is_a_failed_trial(tmp_path: Path) -> None:
     def overflows(trial: MethodCell, number: int) -> TrialScore:
         if number == 1:

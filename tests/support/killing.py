@@ -35,7 +35,7 @@ FILE_EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"
 # These differ between two runs of the same recipe.
 MEASURED = {
     "seconds", "train_seconds", "evaluate_seconds", "answer_seconds", "tokens_per_second", "peak_memory_bytes",
-    "positions_per_token", "environment", "times", "threads",
+    "positions_per_token", "environment", "times", "threads", "digest",
 }  # fmt: skip
 
 

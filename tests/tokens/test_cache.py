@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from damage import DAMAGES
 
+from adapterzoo import digests
 from adapterzoo.prepare.prepare import prepare
 from adapterzoo.recipe.reading import load_recipe
 from adapterzoo.tokens.encode import Encoder
@@ -89,6 +94,45 @@ def test_a_damaged_cache_is_not_used(
     path.parent.rmdir()
     path.parent.write_text("a file in place of the folder")
     assert encoded(recipe)[1] == 40
+
+
+@pytest.mark.parametrize("kind", ["emptied", "filled with zeros", "written twice", "a folder", "deleted"])
+def test_a_damaged_file_of_the_cache_is_made_again(
+    kind: str, encoded: Callable[..., tuple[Encoded, int, list[str]]], write_recipe: Callable[..., Path],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    recipe, cache = write_recipe("lora"), tmp_path / "cache"
+    monkeypatch.setattr(digests, "SETTLED_NANOSECONDS", 0)
+    first, _, _ = encoded(recipe)
+    (path,) = (cache / "tokens").glob("*.parquet")
+    whole = path.read_bytes()
+    DAMAGES[kind](path)
+    DAMAGES[kind](cache / digests.CACHE)
+    again, count, _ = encoded(recipe)
+    assert count == 40
+    assert (again.train, again.test) == (first.train, first.test)
+    assert [file.read_bytes() for file in (cache / "tokens").iterdir()] == [whole]
+    assert json.loads((cache / digests.CACHE).read_text())["entries"]
+    assert encoded(recipe)[1] == 0
+    assert not list(cache.rglob("*.new"))
+
+
+def test_what_killed_processes_left_in_the_caches_is_removed(
+    encoded: Callable[..., tuple[Encoded, int, list[str]]], write_recipe: Callable[..., Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Not at once: another process may be writing its file."""
+    monkeypatch.setattr(digests, "SETTLED_NANOSECONDS", 0)
+    now = time.time()
+    (tmp_path / "cache" / "tokens").mkdir(parents=True)
+    for folder in (tmp_path / "cache" / "tokens", tmp_path / "cache"):
+        for name, hours in (("old.new", 25), ("young.new", 1)):
+            (folder / name).write_text("half of a file")
+            os.utime(folder / name, (now - 3600 * hours,) * 2)
+    encoded(write_recipe("lora"))
+    assert (tmp_path / "cache" / digests.CACHE).is_file()
+    for folder in (tmp_path / "cache" / "tokens", tmp_path / "cache"):
+        assert [path.name for path in folder.glob("*.new")] == ["young.new"]
 
 
 def test_old_files_are_removed(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import resource
+import time
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +201,45 @@ def test_rows_that_a_template_shortens_are_counted(tmp_path: Path) -> None:
     what = "1 of 2 rows of train: the chat template leaves out or changes part of what is asked (first: f.csv:3)"
     assert f"data: {what}" in messages
     assert not any("rows of test" in line for line in messages)
+
+
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{{ a + b }}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("attack", "expected"),
+    [
+        (ENDLESS, "the template was stopped: it ran for more than 0.2 seconds"),
+        (ENDLESS.replace("{{ a + b }}", ""), "ran for more than 0.2 seconds"),
+        ("{{ 7 ** (7 ** 9) }}", "ran for more than 0.2 seconds"),
+        ("{{ 'x' * 10 ** 9 }}", "took more than 0.25 GB of memory"),
+        ("{{ 'x' * 10 ** 12 }}", "took more than 0.25 GB of memory"),
+        ("{{ 'x' * 10 ** 6 }}", "writes 1,000,"),
+        ("{% if messages[0].content == 'Why?' %}" + ENDLESS + "{% endif %}", "0.2 seconds for rows.csv:7. Give"),
+        ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "nested too deeply"),
+        ("strftime_now('" * 30_000, "writes 420,"),
+    ],
+)
+def test_a_template_that_takes_too_much_is_stopped(
+    attack: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adapterzoo.tokens import chat
+
+    monkeypatch.setattr(chat, "MAX_SECONDS", 0.2)
+    monkeypatch.setattr(chat, "MAX_MORE_BYTES", 2**28)
+    path = tmp_path / "own.jinja"
+    path.write_text(f"{attack}{tokenizer('chatml').chat_template}")
+    begun = time.monotonic()
+    with pytest.raises(UserError) as caught:
+        encoder_for("chatml", chat_template=str(path)).encode(DataRow.pair("Why?", "So.", "rows.csv:7"))
+    assert str(caught.value).startswith(str(path))
+    assert expected in str(caught.value)
+    assert time.monotonic() - begun < 30
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4e6, "in kilobytes, with torch"
+
+
+def test_templates_with_several_forms_and_no_default_are_refused() -> None:
+    several = copy.deepcopy(tokenizer("chatml"))
+    several.chat_template = {"a": "{{ messages }}", "b": "{{ messages }}"}
+    with pytest.raises(UserError, match="has several forms, and none of them is called default"):
+        Encoder(several, DataSection(source="x.csv"))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from cells import Bench, StopError, assert_same, stop_at_five
 from click.testing import Result
+from damage import DAMAGES, become_file
 from safetensors.torch import load_file
 
 from adapterzoo import files
@@ -44,7 +45,8 @@ def test_a_cell_that_was_killed_while_measuring_is_not_trained_further(
     from adapterzoo.running import worker
 
     # Training ends in the middle of an epoch, because at its end the trainer would have no rows for an extra step.
-    settings = ("train.steps=8", "train.save_steps=4", "train.warmup=0", "evaluate.base=false", *schedule)
+    saved = ("train.save_steps=4", "train.save_limit=1")
+    settings = ("train.steps=8", *saved, "train.warmup=0", "evaluate.base=false", *schedule)
     sets = [part for setting in settings for part in ("--set", setting)]
     recipe, measure = write_recipe("lora"), worker.measure
     assert adapterzoo("run", recipe, *sets, "--out", tmp_path / "whole").exit_code == 0
@@ -112,6 +114,31 @@ def test_a_checkpoint_that_is_not_complete_is_removed(name: str, broken: Any, tm
     assert not (tmp_path / "checkpoint-4").exists()
     assert checkpoints.newest(tmp_path, wanted=False) is None
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_before_a_damaged_checkpoint_the_run_falls_back_to_the_one_before_and_says_so(
+    kind: str, tmp_path: Path
+) -> None:
+    for name in (*WRITTEN, checkpoints.MANIFEST, "the folder"):
+        folder, said = tmp_path / name, list[str]()
+        for step in (2, 4):
+            (folder / f"checkpoint-{step}").mkdir(parents=True)
+            for file in WRITTEN:
+                (folder / f"checkpoint-{step}" / file).write_bytes(f"{file} of step {step}".encode() * 9)
+            checkpoints.complete(folder / f"checkpoint-{step}", seconds=1.0)
+        if name == "the folder":
+            become_file(folder / "checkpoint-4")
+        else:
+            DAMAGES[kind](folder / "checkpoint-4" / name)
+        found = checkpoints.newest(folder, wanted=True, say=said.append)
+        assert found is not None
+        assert found.step == 2, name
+        assert [path.name for path in folder.iterdir()] == ["checkpoint-2"]
+        assert said == ["checkpoint-4: not written to its end, or damaged; training goes on from step 2"]
+    DAMAGES[kind](folder / "checkpoint-2" / checkpoints.MANIFEST)
+    assert checkpoints.newest(folder, wanted=True, say=said.append) is None
+    assert said[1] == "checkpoint-2: not written to its end, or damaged; training begins anew"
 
 
 def test_training_resumes_from_the_newest_complete_checkpoint(
