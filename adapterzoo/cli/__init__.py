@@ -43,7 +43,7 @@ class _Group(click.Group):
                 sys.stderr.close()
                 sys.exit(0)
             reason = f"{error.filename or 'output'}: {error.strerror or error}"
-            stderr().print(safe("error: ", "bold red").append_text(safe(reason)))
+            stderr().print(safe("error: ", "bold red").append_text(safe(reason)), soft_wrap=True)
             if context.params.get("debug"):
                 traceback.print_exc()
             sys.exit(1)

@@ -40,6 +40,8 @@ SETTINGS = f"{CHECKPOINTS}/settings.json"
 TRACEBACK = "traceback.txt"
 RECIPE = "recipe.yaml"
 LOCK = ".lock"
+WIDTH = 4096
+"""columns of a line in the recipe, so that no path is broken into two lines"""
 
 
 class Store:
@@ -293,5 +295,6 @@ def _yaml(data: Mapping[str, Any]) -> str:
     stream = StringIO()
     dumper = YAML()
     dumper.default_flow_style = False
+    dumper.width = WIDTH
     dumper.dump(dict(data), stream)
     return stream.getvalue()
