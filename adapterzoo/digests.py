@@ -19,6 +19,8 @@ import xxhash
 from adapterzoo.files import cache_folder, new_cache_file, remove
 
 CACHE = "digests.json"
+DIGEST = "digest"
+"""key for the digest of all other keys of a JSON file"""
 MAX_CACHED_FILES = 10_000
 # Do not cache the digest of a file that changed less than this long ago: its next change might not get a new timestamp.
 SETTLED_NANOSECONDS = 2_000_000_000
@@ -32,6 +34,19 @@ def new_digest() -> Any:
 def text_digest(text: str) -> str:
     """Return the digest of a text."""
     return str(xxhash.xxh3_128_hexdigest(text.encode()))
+
+
+def signed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a JSON file with a digest of all other keys, by which :func:`is_intact` finds damage."""
+    # The digest is that of the content as it is read again: JSON makes texts of keys, and lists of tuples.
+    plain: dict[str, Any] = json.loads(json.dumps(content))
+    return {**plain, DIGEST: records_digest([plain])}
+
+
+def is_intact(content: Mapping[str, Any]) -> bool:
+    """Tell whether what was read from a JSON file is what was written; True for files of old versions, unsigned."""
+    others = {name: value for name, value in content.items() if name != DIGEST}
+    return content.get(DIGEST) in (None, records_digest([others]))
 
 
 def records_digest(records: Iterable[Mapping[str, Any]]) -> str:

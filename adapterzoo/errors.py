@@ -75,7 +75,7 @@ def _similarity(matcher: difflib.SequenceMatcher[str], word: str) -> float:
     return matcher.ratio()
 
 
-# What torch and safetensors say, which raise no OSError, if memory or the disk is full; in small letters.
+# torch and safetensors raise errors of their own if memory or the disk is full. Their messages have these words.
 NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
 NO_ROOM = (
     "no space left on device", "disk quota exceeded", "pytorchstreamwriter failed writing", "iostream error",
@@ -93,15 +93,19 @@ def is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
-def _place(error: BaseException) -> str:
-    """Return where an error was raised: the function, the file and its line."""
+def origin(error: BaseException) -> traceback.FrameSummary | None:
+    """Return the place in the code where an error was raised; None if it was never raised."""
     frames = traceback.extract_tb(error.__traceback__)
-    return f"in {frames[-1].name}, {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "elsewhere"
+    return frames[-1] if frames else None
 
 
 def failure_reason(error: BaseException) -> str:
     """Return the reason for a failure, in one line; for an error without a message, the place where it was raised."""
-    text: str = " ".join(str(error).split()) or f"raised {_place(error)}, without a message"
+    text: str = " ".join(str(error).split())
+    if not text:
+        place = origin(error)
+        where = f"in {place.name}, {Path(place.filename).name}:{place.lineno}" if place else "elsewhere"
+        text = f"raised {where}, without a message"
     if isinstance(error, MemoryError) or any(words in text.lower() for words in NO_MEMORY):
         return f"out of memory: {text}"[:300]
     if is_disk_full(error):

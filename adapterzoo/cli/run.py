@@ -55,7 +55,7 @@ def run(
     if dry_run:
         with stdout_to_stderr():
             cells = runner.dry_run(checked, folder, methods, seeds)
-        _show_plan(folder, cells)
+        _show_plan(cells)
         return
     with stdout_to_stderr():
         try:
@@ -68,7 +68,7 @@ def run(
         sys.exit(1)
 
 
-def _show_plan(folder: Path, cells: Sequence[PlannedCell]) -> None:
+def _show_plan(cells: Sequence[PlannedCell]) -> None:
     """Print what a run would do with each cell."""
     from rich.table import Table
     from rich.text import Text

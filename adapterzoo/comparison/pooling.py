@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 Numbers = NDArray[np.float64]
 # Degrees of freedom that the mean of all rows adds to those of one row, before the rows show how much they differ.
 PRIOR = 3
-# How unsure PRIOR is, as a standard deviation. The quantity is the variance between the logarithms of the rows' true
-# variances.
+# Rows differ in their true variances. PRIOR expects the logarithms of these to have a certain variance, and this is the
+# standard deviation of that expectation.
 PRIOR_ERROR = 1.0
 # Rows with a variance that chance alone gives to the least stable row this rarely say nothing about the others.
 UNUSUAL = 0.05

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapterzoo.errors import PluginError
+from adapterzoo.errors import PluginError, origin
 
 if TYPE_CHECKING:
     import torch
@@ -59,11 +60,6 @@ def describe_error(error: BaseException) -> str:
     """Return an error as one line, with the file and line of the plugin or library that raised it."""
     if isinstance(error, PluginError):
         return str(error)  # adapterzoo raised it, so its place in the code does not help the author
-    place = ""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is not None:
-        place = f" ({trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno})"
+    place = f" ({Path(raised.filename).name}:{raised.lineno})" if (raised := origin(error)) else ""
     text = " ".join(str(error).split())[:200]
     return f"{type(error).__name__}: {text}{place}"

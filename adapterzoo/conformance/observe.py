@@ -5,22 +5,21 @@ from __future__ import annotations
 import gc
 import tempfile
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.conformance import elsewhere
+from adapterzoo.conformance.declining import problems_with
 from adapterzoo.conformance.measure import greedy, greedy_gap, labels_gap, logits, loss, shared_prefix_gap
-from adapterzoo.conformance.models import ARCHITECTURES, CAUSAL, many_rows, rows, rows_for, tiny_base, tiny_skeleton
+from adapterzoo.conformance.models import ARCHITECTURES, CAUSAL, many_rows, rows, rows_for, tiny_base
 from adapterzoo.conformance.observation import Observation
-from adapterzoo.conformance.options import other_sizes
+from adapterzoo.conformance.sizes import count_sizes
 from adapterzoo.conformance.trial import SAVED_AT, STEPS, Trial
 from adapterzoo.conformance.variants import observe_thoroughly, observe_variants
 from adapterzoo.conformance.watch import GradientWatcher, record_events, save_only_at
-from adapterzoo.errors import Problem
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.world import World
-from adapterzoo.methods.calls import checked_wrap, find_problems
 from adapterzoo.methods.contract import Context, Method
 from adapterzoo.methods.layers import trained_parameters
 from adapterzoo.model.head import put_new_head
@@ -108,6 +107,7 @@ class _Observer:
             batches=shuffled_batches(sealed(self.rows), len(self.rows.train), 0),
         )
         self.trial = Trial(method, options, self.context, architecture, self.rows, folder)
+        self.problems = partial(problems_with, method, architecture, self.context)
 
     def observe(self) -> Observation:
         observed, base, trial = self.observed, self.base, self.trial
@@ -118,7 +118,7 @@ class _Observer:
             if self.causal and observed.quantization != "int8":  # in 8 bits, rows depend on their batch
                 self._measure_many(model, "base, ")
         with observed.stage("problems"):
-            observed.declined = self._problems(self.options)
+            observed.declined = self.problems(self.options)
         if observed.declined or observed.errors:
             return observed
         with base.borrow() as model:
@@ -153,28 +153,13 @@ class _Observer:
             self._use_bfloat16()
         if self.method.size_option:
             with observed.stage("size"):
-                self._count_sizes()
+                observed.sizes = count_sizes(trial, base, observed.trainable, self.problems)
         first = (ARCHITECTURES[0], self.method.quantizations[0], self.method.task_types[0])
         if (observed.architecture, observed.quantization, self.context.task_type) == first:
-            observed.variants += observe_variants(trial, base, self.settings, self._problems)
+            observed.variants += observe_variants(trial, base, self.settings, self.problems)
         if self.thorough:
             observed.variants += observe_thoroughly(trial, base, self.settings)
         return observed
-
-    def _problems(self, options: Any) -> list[Problem]:
-        """Return why a method does not accept options on this architecture, as it says itself or as PEFT says."""
-        import torch
-
-        skeleton = tiny_skeleton(self.observed.architecture, self.context.task_type)
-        if problems := find_problems(self.method, skeleton.get_model(), options, self.context):
-            return problems
-        try:
-            with skeleton.borrow() as model, torch.device("meta"):
-                checked_wrap(self.method, model, options, self.context)
-        except Exception as error:  # it may need real weights: wrapping a model with weights will show that
-            if isinstance(error, ValueError) and _raised_by_peft(error):
-                return [Problem("options", " ".join(str(error).split())[:300])]
-        return []
 
     def _use(self, model: nn.Module) -> None:
         """Wrap, train, save and merge once, and record everything."""
@@ -261,41 +246,10 @@ class _Observer:
         with base.borrow() as model:
             observed.logits["bfloat16 loaded"] = logits(trial.load(model), self.rows)
 
-    def _count_sizes(self) -> None:
-        """Count the trained parameters at three values of the size option, or at as many as the method accepts.
-
-        A value that the method's findings call adjusted is left out: the layers are too small for it.
-        """
-        option = self.method.size_option or ""
-        self.observed.sizes[getattr(self.options, option)] = self.observed.trainable
-        for options in other_sizes(self.options, option):
-            if len(self.observed.sizes) == 3:
-                break
-            if self._problems(options):
-                continue
-            with self.base.borrow() as model:
-                trial = Trial(
-                    self.method, options, self.context, self.observed.architecture, self.rows, self.trial.folder
-                )
-                wrapped = trial.wrap(model)
-                count = sum(parameter.numel() for parameter in wrapped.parameters() if parameter.requires_grad)
-                findings: Any = self.method.findings(wrapped)  # of any type, if the property "findings" does not hold
-                if not (isinstance(findings, dict) and option in findings.get("adjusted", {})):
-                    self.observed.sizes[getattr(options, option)] = count
-        self.observed.sizes = dict(sorted(self.observed.sizes.items()))
-
     def _note_changed_base(self, when: str) -> None:
         """Note whether the last use of the base model changed the content of its tensors."""
         if self.base.was_changed and not self.method.changes_base:
             self.observed.left_behind.append(f"numbers that the base model or its quantization keeps, by {when}")
-
-
-def _raised_by_peft(error: BaseException) -> bool:
-    """Tell whether PEFT raised an error, and not the method's own code."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and "/peft/" in trace.tb_frame.f_code.co_filename.replace("\\", "/")
 
 
 def _same(before: torch.Tensor, after: torch.Tensor) -> bool:

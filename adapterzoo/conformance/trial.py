@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +14,7 @@ from adapterzoo.conformance.elsewhere import answers
 from adapterzoo.conformance.host import Visit
 from adapterzoo.conformance.method_place import MethodPlace
 from adapterzoo.conformance.models import model_folder
+from adapterzoo.machine.limits import TooLongError, stopped_after
 from adapterzoo.methods.calls import checked_wrap, load_adapter
 from adapterzoo.methods.contract import Context, Method
 from adapterzoo.methods.layers import trained_parameters
@@ -82,10 +80,11 @@ class Trial:
         Returns:
             The trained tensors by name, and the history of the training.
         """
-        from adapterzoo.training.trainer import train_adapter
+        from adapterzoo.training.method_part import MethodPart
+        from adapterzoo.training.train import train_adapter
 
-        own = self.method.callbacks(self.options, self.context)
-        observe(own)
+        part = MethodPart.of(self.method, model, self.options, self.context)
+        observe(part.callbacks)
         names = set(trained_parameters(model))
         training = train_adapter(
             model,
@@ -94,9 +93,7 @@ class Trial:
             learning_rate=max(self.method.learning_rate, LEARNING_RATE) if rate is None else rate,
             seed=self.context.seed,
             folder=self.folder / name,
-            callbacks=[*own, *callbacks],
-            optimizer=partial(self.method.optimizer, model, self.options),
-            state=(partial(self.method.training_state, model), partial(self.method.restore_training_state, model)),
+            part=replace(part, callbacks=[*part.callbacks, *callbacks], resumes=True),
             fair_play=self.fair_play,
         )
         # Use the names from before the training, because a method may freeze parameters during the training.
@@ -159,17 +156,8 @@ def time_limit(what: str, seconds: float | None = None) -> Iterator[None]:
         seconds: the longest time; by default LIMIT_SECONDS.
     """
     limit = LIMIT_SECONDS if seconds is None else seconds
-
-    def stop(*_: Any) -> None:
-        raise TimeoutError(f"{what} took longer than {limit:.0f} seconds")
-
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        yield
-        return
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, limit)
     try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        with stopped_after(limit, waiting=True):
+            yield
+    except TooLongError:
+        raise TimeoutError(f"{what} took longer than {limit:.0f} seconds") from None

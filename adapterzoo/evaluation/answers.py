@@ -103,14 +103,14 @@ def answer(
     if not with_likelihoods:
         others = greedy(model, encoded, other_prompts, batch_size, [limit] * len(other_prompts), prefix)
         return Answered([*first.answers, *others], [None] * len(prompts))
-    shortcut = False
-    if prefix is not None:
+    if prefix is None:
+        measured, agree = likelihoods(model, first_rows, encoded.pad_id, batch_size), False
+    else:
         measured, again = _answer_by_likelihood(model, encoded, first_prompts, first_rows, limit, batch_size, prefix)
-        shortcut = _agree(first.answers, first_prompts, first_rows, measured)
-    if prefix is not None and shortcut:
+        agree = _agree(first.answers, first_prompts, first_rows, measured)
+    if prefix is not None and agree:
         likely, others = _answer_by_likelihood(model, encoded, other_prompts, other_rows, limit, batch_size, prefix)
     else:
-        measured = likelihoods(model, first_rows, encoded.pad_id, batch_size, prefix)
         again = greedy(model, encoded, first_prompts, batch_size, [limit] * count, prefix)
         others = greedy(model, encoded, other_prompts, batch_size, [limit] * len(other_prompts), prefix)
         likely = likelihoods(model, other_rows, encoded.pad_id, batch_size, prefix)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from adapterzoo.digests import records_digest
+from adapterzoo.digests import DIGEST, is_intact, signed
 from adapterzoo.files import read_text, write_atomically
 
 if TYPE_CHECKING:
@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
 NOTE = ".adapterzoo.json"
 TIMES = "times"  # key for the times of the last run into the folder
-DIGEST = "digest"  # key for the digest of all other keys; notes of old versions have none
 MAX_BYTES = 2**28  # larger notes and results are not read: a step of the loss history has about 100 bytes
-# What reading a note that is damaged or missing raises.
+# The errors of reading a note that is damaged or missing.
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _CELLS_TYPE = TypeAdapter(list[tuple[str, int]])
 
@@ -34,16 +33,14 @@ def read_note(folder: Path) -> dict[str, Any]:
     note = json.loads(read_text(folder / NOTE, MAX_BYTES))
     if not isinstance(note, dict) or not isinstance(note.get("identity", {}), dict):
         raise ValueError(f"{NOTE} is not a note")
-    if note.pop(DIGEST, None) not in (None, records_digest([note])):
+    if not is_intact(note):
         raise ValueError(f"{NOTE} is not what a run wrote")
-    return note
+    return {name: value for name, value in note.items() if name != DIGEST}
 
 
 def write_note(folder: Path, note: Mapping[str, Any]) -> None:
     """Write the note of an output folder."""
-    # The digest is that of the note as it is read again: JSON makes lists of tuples.
-    plain = json.loads(json.dumps(note))
-    write_atomically(folder / NOTE, json.dumps({**plain, DIGEST: records_digest([plain])}, indent=1))
+    write_atomically(folder / NOTE, json.dumps(signed(note), indent=1))
 
 
 def run_times(folder: Path) -> dict[str, float]:

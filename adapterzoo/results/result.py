@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from adapterzoo.digests import records_digest
+from adapterzoo.digests import is_intact, signed
 from adapterzoo.errors import PluginError, Problem, UserError
 from adapterzoo.files import link_out_of, read_text
 from adapterzoo.results.note import MAX_BYTES, NOTE, UNREADABLE, read_note
@@ -20,7 +20,6 @@ from adapterzoo.results.note import MAX_BYTES, NOTE, UNREADABLE, read_note
 SCHEMA = 3
 QUANTIZATION_SCHEMA = 3  # in earlier schemas the key of the quantization is "base"
 RESULT = "result.json"
-DIGEST = "digest"  # key in RESULT for the digest of all other keys; results of old versions have none
 FORGETTING = "forgetting"
 MAX_FOLDERS_SHOWN = 3
 MAX_DIGITS = 30
@@ -152,7 +151,7 @@ class DamagedResultError(UserError):
 
 
 class StoredResults(NamedTuple):
-    """What an output folder holds."""
+    """The results of an output folder, and the damaged ones."""
 
     cells: list[tuple[Path, Result]]
     """folder of each cell and its result, in the order of label and seed"""
@@ -228,7 +227,7 @@ def read_result(path: Path) -> Result:
     """
     try:
         raw = json.loads(read_text(path, MAX_BYTES), parse_int=_whole_number)
-        intact = _is_intact(raw)
+        intact = is_intact(raw)
         if raw["schema"] > SCHEMA and intact:
             what = f"was written by a newer adapterzoo (schema {raw['schema']})."
             raise UserError.at(str(path), what, "Update adapterzoo.")
@@ -273,17 +272,9 @@ def _whole_number(digits: str) -> int:
     return int(digits)
 
 
-def _is_intact(raw: Mapping[str, Any]) -> bool:
-    """Tell whether the keys of a result are what the run wrote; True if an old version has written no digest."""
-    others = {name: value for name, value in raw.items() if name != DIGEST}
-    return raw.get(DIGEST) in (None, records_digest([others]))
-
-
 def result_text(result: Result) -> str:
     """Return the content of the file of a result."""
-    # The digest is that of the result as it is read again: JSON makes texts of keys, and lists of tuples.
-    plain: Mapping[str, Any] = json.loads(json.dumps(asdict(result)))
-    return json.dumps({**plain, DIGEST: records_digest([plain])}, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(signed(asdict(result)), indent=1, ensure_ascii=False) + "\n"
 
 
 def _damaged(path: Path, why: str) -> DamagedResultError:

@@ -6,7 +6,6 @@ import shutil
 import tempfile
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from adapterzoo.tasks.evaluation import Evaluation
     from adapterzoo.tokens.shared_prefix import SharedPrefix
     from adapterzoo.training.fair_play import FairPlay
-    from adapterzoo.training.trainer import Trained
+    from adapterzoo.training.train import Trained
 
 
 TRIED_ROWS = 4  # number of rows, including the longest ones, that are joined to see whether the logits stay the same
@@ -143,9 +142,9 @@ def train(prepared: Prepared, cell: MethodCell, adapted: Adapted, folder: Path, 
         watch: receives the progress.
     """
     from adapterzoo.tokens.joining_check import reason_not_to_train_joined
-    from adapterzoo.training.trainer import train_adapter
+    from adapterzoo.training.method_part import MethodPart
+    from adapterzoo.training.train import train_adapter
 
-    method, options, context = adapted.method, adapted.options, adapted.context
     prefix = adapted.prefix
     if prefix is not None and (reason := reason_not_to_train_joined(adapted.model, prepared.recipe.train.arguments)):
         watch.say(
@@ -161,13 +160,7 @@ def train(prepared: Prepared, cell: MethodCell, adapted: Adapted, folder: Path, 
             learning_rate=cell.learning_rate,
             seed=cell.seed,
             folder=folder,
-            callbacks=method.callbacks(options, context),
-            optimizer=partial(method.optimizer, adapted.model, options),
-            state=(
-                partial(method.training_state, adapted.model),
-                partial(method.restore_training_state, adapted.model),
-            ),
-            resume=method.resumes,
+            part=MethodPart.of(adapted.method, adapted.model, adapted.options, adapted.context),
             prefix=prefix,
             fair_play=adapted.fair_play,
             on_step=watch.step,

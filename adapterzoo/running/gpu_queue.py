@@ -149,7 +149,7 @@ class ItemHandler:
         error: AdapterzooError | None = None
         try:
             if self.needs_gpu:
-                self.worker.device = gpu.name()
+                self.worker.results.device = gpu.name()
             self.base = self.worker.load(quantization)
         except UserError as problem:
             error = problem

@@ -15,7 +15,7 @@ REUSE, GO_ON, BEGIN = "reuse", "go on", "begin"
 
 
 class PlannedCell(NamedTuple):
-    """What a run would do with a cell."""
+    """A cell, the action that a run would take, and the reason."""
 
     label: str
     seed: int
@@ -36,7 +36,7 @@ def _planned(schedule: Schedule, cell: Cell) -> tuple[str, str]:
     if isinstance(cell, MethodCell) and (checkpoint := checkpoints.find(folder / CHECKPOINTS)) is not None:
         if cell.ranges:
             return GO_ON, f"from step {checkpoint.step}, if the same settings are chosen again"
-        if schedule.store.suits(folder, schedule.worker.depends_on(cell)):
+        if schedule.store.suits(folder, schedule.worker.results.depends_on(cell)):
             return GO_ON, f"from step {checkpoint.step} of {schedule.prepared.steps}"
         return BEGIN, "its checkpoints are of other settings or of other versions of packages"
     try:

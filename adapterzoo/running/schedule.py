@@ -147,10 +147,10 @@ class SerialSchedule(Schedule):
     def do(self) -> None:
         """Run the cells one after the other."""
         kept = self.store.threads()
-        self.worker.threads = parallel.known_threads(self.recipe.threads, "auto", kept) or processes.cores()
-        processes.set_threads(self.worker.threads)
+        self.worker.results.threads = parallel.known_threads(self.recipe.threads, "auto", kept) or processes.cores()
+        processes.set_threads(self.worker.results.threads)
         keep_freed_memory()
-        self.store.keep_threads(self.worker.threads)
+        self.store.keep_threads(self.worker.results.threads)
         with gpu.repeatable():
             for cell in self.todo:
                 if stopping.asked():

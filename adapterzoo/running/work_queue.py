@@ -69,7 +69,7 @@ class WorkQueue(Schedule):
         try:
             concurrency = self._choose_concurrency()
             self.store.keep_threads(concurrency.threads)
-            self.worker.threads, self.worker.jobs = concurrency.threads, concurrency.jobs
+            self.worker.results.threads, self.worker.results.jobs = concurrency.threads, concurrency.jobs
             self.jobs = self.reporter.jobs = concurrency.jobs
             while self.running or (self.waiting and not stopping.asked()):
                 while len(self.running) < concurrency.jobs and (item := self._next()) is not None:

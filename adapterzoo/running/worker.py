@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.errors import AdapterzooError, NotFiniteError, PluginError, failure_reason, is_disk_full
+from adapterzoo.errors import AdapterzooError, PluginError, failure_reason, is_disk_full
 from adapterzoo.files import remove, sync, temporary_path
 from adapterzoo.machine.limits import TooLongError
 from adapterzoo.machine.memory import PeakMemory, free_memory
@@ -17,16 +16,15 @@ from adapterzoo.machine.stopping import StoppedError
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.machine.world import put_right
 from adapterzoo.methods.registry import registry
-from adapterzoo.metrics.registry import lower_is_better_columns, metric_packages
 from adapterzoo.model.head import save_adapter
 from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.prepare.settings import with_settings
-from adapterzoo.results.identity import identity_hash
 from adapterzoo.results.intact import adapter_files
 from adapterzoo.results.result import FORGETTING, Result, Tuning, plain_findings
 from adapterzoo.results.store import ADAPTER, CHECKPOINTS, SETTINGS, TRACEBACK, Store, folder_bytes, has_weights
 from adapterzoo.running.cell import Adapted, adapt, measure, shared_prefix, train, tune_cell
+from adapterzoo.running.cell_results import CellResults, finite, known
 from adapterzoo.running.of_base import OfBase, informed
 from adapterzoo.running.watch import Watch
 
@@ -43,21 +41,9 @@ class Worker:
     """Trains and measures the cells of one run; each can be done in any process and in any order."""
 
     def __init__(self, prepared: Prepared, store: Store, identity: Mapping[str, Any]) -> None:
-        from adapterzoo.machine.environment import environment
-
         self.prepared = prepared
         self.store = store
-        self.threads = 1
-        """number of threads of each cell"""
-        self.jobs = 1
-        """number of cells that run at the same time"""
-        self.device: str | None = None
-        """name of the GPU that this process uses; None for the first GPU, or the CPU"""
-        self._common: dict[str, Any] = {
-            "fingerprints": {"recipe": identity_hash(identity), **prepared.fingerprints},
-            "recipe": dict(identity),
-            "environment": environment(_packages(prepared)),
-        }
+        self.results = CellResults(prepared, identity)
 
     def load(self, quantization: str) -> Base:
         """Load the run's base model with a quantization.
@@ -129,9 +115,9 @@ class Worker:
                 with clock("general text"):
                     forgetting, paragraphs = self._measure_forgetting(model, general) if adapted else ({}, [])
                 del model
-            result = self._result(
+            result = self.results.make(
                 cell,
-                metrics=_finite({**measured.metrics, **forgetting}),
+                metrics=finite({**measured.metrics, **forgetting}),
                 shared_prefix=prefix is not None,
                 evaluate_seconds=clock.seconds["measuring"],
                 answer_seconds=measured.answer_seconds,
@@ -139,7 +125,7 @@ class Worker:
                 seconds={name: seconds for name, seconds in clock.seconds.items() if seconds >= MIN_SECONDS},
                 **training,
                 **(adapted.fair_play.record() if adapted else {}),
-                **_known(base, tuning, adapted),
+                **known(base, tuning, adapted),
             )
             result = self.store.write(result, (prediction.record() for prediction in measured.predictions), paragraphs)
         except (KeyboardInterrupt, StoppedError):  # the user stops the run
@@ -148,14 +134,14 @@ class Worker:
             if is_disk_full(error):
                 watch.disk_full(failure_reason(error))
                 raise
-            limit, known = self.prepared.recipe.train.time_limit, _known(base, tuning, adapted)
+            limit = self.prepared.recipe.train.time_limit
             late = limit is not None and isinstance(error, TooLongError)
             why = too_long(limit) if late else failure_reason(error)
-            return self.fail(cell, why, traceback.format_exc(), keep_checkpoints=late, **known)
+            return self.fail(cell, why, traceback.format_exc(), keep_checkpoints=late, **known(base, tuning, adapted))
         free_memory()
         return result
 
-    def fail(self, cell: Cell, why: str, details: str, *, keep_checkpoints: bool = False, **known: Any) -> Result:
+    def fail(self, cell: Cell, why: str, details: str, *, keep_checkpoints: bool = False, **fields: Any) -> Result:
         """Write the result of a cell that failed.
 
         Args:
@@ -163,12 +149,12 @@ class Worker:
             why: the reason in one line.
             details: a traceback, or what the cell's process printed.
             keep_checkpoints: whether to keep the checkpoints, because they did not cause the failure.
-            known: other fields of the result that are known.
+            fields: other fields of the result that are known.
 
         Returns:
             The result as it was written.
         """
-        result = self._result(cell, status="failed", error=why, **known)
+        result = self.results.make(cell, status="failed", error=why, **fields)
         folder = self.store.cell(cell.label, cell.seed)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / TRACEBACK).write_text(details, encoding="utf-8")
@@ -176,28 +162,9 @@ class Worker:
         free_memory()
         return result
 
-    def _result(self, cell: Cell, **values: Any) -> Result:
-        """Return the result of a cell: its settings, what all cells of the run share, and the given values."""
-        environment = {**self._common["environment"], "threads": self.threads, "jobs": self.jobs}
-        if self.device is not None:
-            environment["device"] = self.device
-        return Result(
-            label=cell.label,
-            seed=cell.seed,
-            **cell.settings,
-            steps=self.prepared.steps if isinstance(cell, MethodCell) else None,
-            budget=cell.budget if isinstance(cell, MethodCell) else None,
-            lower_is_better=lower_is_better_columns(self.prepared.recipe.evaluate.metrics),
-            **{**self._common, "environment": environment, **values},
-        )
-
-    def depends_on(self, cell: Cell) -> Mapping[str, Any]:
-        """Return what training depends on beside the recipe; a checkpoint is used only if all of this is the same."""
-        return {**cell.settings, "packages": self._common["environment"]["packages"]}
-
     def _cleared(self, cell: Cell, watch: Watch) -> Path:
         """Remove older results of a cell, and say if its checkpoints cannot be used; return its folder."""
-        folder, depends_on = self.store.cell(cell.label, cell.seed), self.depends_on(cell)
+        folder, depends_on = self.store.cell(cell.label, cell.seed), self.results.depends_on(cell)
         if any(folder.glob(f"{CHECKPOINTS}/checkpoint-*")) and not self.store.suits(folder, depends_on):
             what = f"the checkpoints are of other settings or packages, or {SETTINGS} is damaged: training begins anew"
             watch.say(f"{cell.label}, seed {cell.seed}: {what}")
@@ -279,34 +246,6 @@ class Worker:
         return {FORGETTING: change}, paragraphs
 
 
-def _packages(prepared: Prepared) -> list[str]:
-    """Return the packages, beside those of the core, whose versions say whether rows are comparable."""
-    options = prepared.task.options(**prepared.recipe.task.options)
-    return [*prepared.task.packages(options), *metric_packages(prepared.recipe.evaluate.metrics)]
-
-
 def too_long(limit: float | None) -> str:
     """Return the reason for the failure of a cell that reached the recipe's time limit."""
     return f"it took longer than train.time_limit, {limit:g} seconds"
-
-
-def _finite(metrics: dict[str, float]) -> dict[str, float]:
-    """Return metrics, none of which is NaN or infinite.
-
-    Raises:
-        NotFiniteError: one is.
-    """
-    for name, value in metrics.items():
-        if not isfinite(value):
-            raise NotFiniteError(f"{name} became {value}")
-    return metrics
-
-
-def _known(base: Base, tuning: Tuning | AdapterzooError | None, adapted: Adapted | None) -> dict[str, Any]:
-    """Return the fields of a result that are known before training, and therefore even if it fails."""
-    return {
-        "tuning": tuning if isinstance(tuning, dict) else None,
-        "trainable_params": adapted.trainable if adapted else 0,
-        "head_params": adapted.head_params if adapted else 0,
-        "total_params": base.parameters + (adapted.added if adapted else 0),
-    }

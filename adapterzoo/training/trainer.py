@@ -1,132 +1,32 @@
-"""Train one wrapped model with transformers' Trainer, changed where its own behaviour would make the table wrong."""
+"""A Trainer of transformers, changed where its own behaviour would make the table wrong."""
 
 from __future__ import annotations
 
 import json
-import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from adapterzoo.errors import AdapterzooError, NotFiniteError
-from adapterzoo.machine import stopping
-from adapterzoo.machine.stopping import StoppedError
+from adapterzoo.errors import AdapterzooError
 from adapterzoo.methods.layers import trained_parameters
-from adapterzoo.recipe.schema import EvaluateSection, TrainSection
+from adapterzoo.recipe.schema import EvaluateSection
 from adapterzoo.tasks.examples import Examples
 from adapterzoo.tokens.shared_prefix import SharedPrefix
-from adapterzoo.training import arguments as training_arguments
 from adapterzoo.training import checkpoints
-from adapterzoo.training.arguments import total_steps
 from adapterzoo.training.checkpoints import Checkpoint
 from adapterzoo.training.fair_play import FairPlay
+from adapterzoo.training.method_part import MethodPart
 from adapterzoo.training.training_watch import TrainingWatch, batch_content
 
 STATE = "adapter_state.safetensors"
 METHOD_STATE = "method_state.safetensors"
 COUNTED = "counted.json"
-LOGS = "logs"
-OnStep = Callable[[int, int, float, int], None]
-"""is called with the step, the number of steps in all, the loss, and the number of tokens seen so far"""
-MakeOptimizer = Callable[[type[torch.optim.Optimizer], dict[str, Any]], torch.optim.Optimizer | None]
-"""is called with the class of the recipe's optimizer and its arguments; returns None to use that optimizer"""
-GetState = Callable[[], dict[str, torch.Tensor]]
-"""returns what a method keeps in checkpoints, beside parameters and buffers"""
-SetState = Callable[[dict[str, torch.Tensor]], None]
-"""is called with what was kept, when training goes on from a checkpoint"""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The measurements of one finished training; the weights are in the model."""
-
-    seconds: float
-    tokens: int
-    """number of tokens that went through the model, without padding"""
-    history: list[dict[str, float]]
-    """losses and learning rates by step"""
-    positions_per_token: float | None
-    """positions computed for each token: above 1 with padding, below 1 with a shared prefix; None if a checkpoint held
-    the finished training"""
-
-
-def train_adapter(
-    model: Any,
-    encoded: Examples,
-    settings: TrainSection,
-    *,
-    learning_rate: float,
-    seed: int,
-    folder: Path,
-    callbacks: Sequence[TrainerCallback] = (),
-    optimizer: MakeOptimizer = lambda kind, settings: None,
-    state: tuple[GetState, SetState] = (dict, lambda state: None),
-    resume: bool = True,
-    prefix: SharedPrefix | None = None,
-    fair_play: FairPlay | None = None,
-    on_step: OnStep = lambda step, steps, loss, tokens: None,
-    say: Callable[[str], None] = lambda message: None,
-) -> Trained:
-    """Train a wrapped model in place.
-
-    The order of the rows depends on the seed alone, so it is the same for every method.
-
-    Args:
-        model: the wrapped model.
-        encoded: the training rows and validation rows.
-        settings: the recipe's ``train`` section.
-        learning_rate: the cell's learning rate.
-        seed: the cell's seed.
-        folder: folder for checkpoints.
-        callbacks: the method's callbacks.
-        optimizer: makes the method's own optimizer, if it has one.
-        state: returns and takes what the method keeps in checkpoints.
-        resume: whether to resume from a checkpoint in ``folder``.
-        prefix: joins rows that begin with the same tokens into one sequence; None if rows are padded.
-        fair_play: notes where the method departs from the rules of the comparison.
-        on_step: is called after every step.
-        say: is called with a sentence if a checkpoint cannot be used.
-
-    Raises:
-        NotFiniteError: the loss or the gradient became NaN or infinite.
-    """
-    steps = total_steps(settings, len(encoded.training_rows))
-    encoded.check_model(model)
-    fp16 = _scales_gradients(model)
-    arguments = training_arguments.arguments(settings, steps, learning_rate, seed, folder, fp16=fp16)
-    # A last batch that is too small for the loss would be a step of which nothing is learned.
-    arguments.dataloader_drop_last = 0 < len(encoded.training_rows) % settings.batch_size < encoded.smallest_batch
-    checkpoint = checkpoints.newest(folder, wanted=resume, say=say)
-    # The training before the checkpoint counts as training time.
-    seconds_before = checkpoint.seconds if checkpoint else 0.0
-    trainer: TaskTrainer = TaskTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=[*encoded.training_rows],  # a copy, because a method may change the order of the rows
-        eval_dataset=encoded.validation,
-        data_collator=lambda rows: trainer.watch.made(encoded.collate(rows, prefix=prefix), len(rows)),
-        callbacks=[*callbacks, _StepCallback(on_step, seconds_before, settings.save_limit)],
-        examples=encoded,
-        prefix=prefix,
-        own_optimizer=optimizer,
-        method_state=state,
-    )
-    trainer.keep_logs_in(folder.parent / LOGS)
-    return Trained(
-        seconds=trainer.train_watched(fair_play or FairPlay(), callbacks, checkpoint),
-        tokens=int(trainer.state.num_input_tokens_seen),
-        history=[_kept(entry) for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry],
-        positions_per_token=trainer.positions / float(trainer.tokens) if trainer.positions else None,
-    )
 
 
 class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followed for types
@@ -144,12 +44,10 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         model: Any,
         examples: Examples,
         prefix: SharedPrefix | None,
-        own_optimizer: MakeOptimizer,
-        method_state: tuple[GetState, SetState],
+        part: MethodPart,
         **settings: Any,
     ) -> None:
-        self.examples, self.prefix, self.own_optimizer = examples, prefix, own_optimizer
-        self.get_method_state, self.set_method_state = method_state
+        self.examples, self.prefix, self.part = examples, prefix, part
         # transformers recognizes only PEFT's adapters, and would otherwise refuse to train a quantized base model.
         model._hf_peft_config_loaded = True
         try:
@@ -157,18 +55,15 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         finally:
             del model._hf_peft_config_loaded
 
-    def train_watched(
-        self, fair_play: FairPlay, callbacks: Sequence[TrainerCallback], checkpoint: Checkpoint | None
-    ) -> float:
+    def train_watched(self, fair_play: FairPlay, checkpoint: Checkpoint | None) -> float:
         """Train, from a checkpoint if there is one, while it is watched; return the seconds of the whole training.
 
         Args:
             fair_play: notes where the method departs from the rules of the comparison.
-            callbacks: the method's callbacks, which may hold tensors.
             checkpoint: the checkpoint to resume from; None to begin.
         """
-        resumed = checkpoint is not None
-        with fair_play.training(self.model, self.examples, self.args, resumed=resumed, roots=callbacks) as self.watch:
+        resumed, roots = checkpoint is not None, self.part.callbacks  # callbacks may hold tensors
+        with fair_play.training(self.model, self.examples, self.args, resumed=resumed, roots=roots) as self.watch:
             return self.train_from(checkpoint)
 
     def train_from(self, checkpoint: checkpoints.Checkpoint | None) -> float:
@@ -234,7 +129,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         """Create the method's own optimizer, or the recipe's if the method has none."""
         kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
         settings = {"weight_decay": self.args.weight_decay, **settings}
-        own = self.own_optimizer(kind, settings)
+        own = self.part.optimizer(kind, settings)
         if own is None:
             super().create_optimizer(model)
         else:
@@ -247,7 +142,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, tensors in ((STATE, _state(self.model)), (METHOD_STATE, self.get_method_state())):
+        for name, tensors in ((STATE, _state(self.model)), (METHOD_STATE, self.part.get_state())):
             save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, folder / name)
         (folder / COUNTED).write_text(json.dumps(self.watch.state()), encoding="utf-8")
 
@@ -258,7 +153,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         with torch.no_grad():
             for name, tensor in state.items():
                 tensor.copy_(saved[name])
-        self.set_method_state(load_file(Path(resume_from_checkpoint) / METHOD_STATE))
+        self.part.set_state(load_file(Path(resume_from_checkpoint) / METHOD_STATE))
         self.watch.restore(json.loads((Path(resume_from_checkpoint) / COUNTED).read_text(encoding="utf-8")))
 
     def load_finished(self, checkpoint: Checkpoint) -> float:
@@ -280,33 +175,6 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         return metrics
 
 
-class _StepCallback(TrainerCallback):  # type: ignore[misc]
-    """A callback that reports each step, stops if its loss is not finite, and completes each checkpoint."""
-
-    def __init__(self, on_step: OnStep, seconds_before: float, save_limit: int) -> None:
-        self.on_step = on_step
-        self.save_limit = save_limit
-        self._begun = time.perf_counter() - seconds_before
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_save = control.should_save or bool(stopping.asked())
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        folder = Path(args.output_dir)
-        checkpoints.complete(folder / f"checkpoint-{state.global_step}", time.perf_counter() - self._begun)
-        checkpoints.keep_newest(folder, self.save_limit)
-        if stopping.asked():
-            raise StoppedError
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
-        if "loss" not in logs:
-            return
-        for name in ("loss", "grad_norm"):
-            if not math.isfinite(logs.get(name, 0.0)):
-                raise NotFiniteError(f"the {name.replace('_', ' ')} became {logs[name]} at step {state.global_step}")
-        self.on_step(state.global_step, state.max_steps, logs["loss"], int(state.num_input_tokens_seen))
-
-
 def _length(row: Any) -> int:
     """Return the number of tokens of a training row, packed or not."""
     return sum(len(ids) for ids, _ in row) if isinstance(row, list) else int(row.size)
@@ -315,14 +183,3 @@ def _length(row: Any) -> int:
 def _state(model: Any) -> dict[str, torch.Tensor]:
     """Return the tensors that training may change: trained parameters and buffers."""
     return {**trained_parameters(model), **dict(model.named_buffers())}
-
-
-def _scales_gradients(model: Any) -> bool:
-    """Tell whether gradients need scaling, as they do with float16 on a GPU."""
-    device = next(model.parameters()).device
-    return bool(getattr(model, "dtype", None) == torch.float16 and device.type == "cuda")
-
-
-def _kept(entry: dict[str, Any]) -> dict[str, float]:
-    names = ("step", "loss", "eval_loss", "learning_rate", "grad_norm", "epoch")
-    return {name: float(entry[name]) for name in names if name in entry}

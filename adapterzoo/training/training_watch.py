@@ -165,7 +165,7 @@ class TrainingWatch:
         Args:
             changed: the tensors of the model and of the method that are not the same as before training.
         """
-        # With gradient checkpointing the output of the embedding gets a gradient too, but it is not trained.
+        # A tensor with a gradient need not be trained: gradient checkpointing gives the output of the embedding one.
         changed = [*changed, *(tensor for tensor, before in self.trained.values() if checksum(tensor) != before)]
         hidden = {id(tensor): tensor for tensor in changed if id(tensor) not in self.shown}
         shown, more = (sum(tensor.numel() for tensor in group.values()) for group in (self.shown, hidden))

@@ -26,7 +26,7 @@ def test_a_dry_run_says_what_would_be_done_with_each_cell_and_changes_nothing(
     bench = Bench(recipe, "train.save_steps=2", "evaluate.base=false")
     store, worker = Store(out), Worker(bench.prepared, Store(out), {})
     for label in ("ia3", "adalora"):
-        folder = store.clear(label, 0, worker.depends_on(bench.cells[label])) / CHECKPOINTS
+        folder = store.clear(label, 0, worker.results.depends_on(bench.cells[label])) / CHECKPOINTS
         with bench.wrapped(label, bench.load("none")) as model, pytest.raises(StopError):
             bench.train(label, model, folder, on_step=stop_at_five)
     (out / "adalora/seed-0" / SETTINGS).write_text("{}")

@@ -276,7 +276,7 @@ def test_in_a_process_of_its_own_no_trouble_reaches_another_row(
 def test_in_this_process_what_a_cell_changes_is_put_right(
     troubled: Callable[..., tuple[Result, dict[str, dict[str, Any]]]], tmp_path: Path
 ) -> None:
-    """With ``jobs: 0``, only a method that ends the process or leaves a thread has an effect on other rows."""
+    """All cells share a process here, and what one of them changes is undone before the next one begins."""
     troubles = {label: FAILURES[label][0] for label in IN_THIS_PROCESS}
     troubles |= {"hang": lambda: time.sleep(3600), "rows": reverse_rows, "changes": lambda: change_all(CHANGES)}
     done, rows = troubled(troubles, "--jobs", "0", "--set", f"train.time_limit={TIME_LIMIT}")

@@ -234,7 +234,7 @@ ATTACKS = {
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 def test_a_chat_template_cannot_leave_its_sandbox(attack: str, tiny_model: Path, canary: Path, tmp_path: Path) -> None:
-    """As the model's own template, and as a file that the recipe names."""
+    """The template is once the model's own, and once a file that the recipe names."""
     answer = "{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}"
     template = attack.replace("CANARY", str(canary)) + answer
     (tmp_path / "template.jinja").write_text(template)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from adapterzoo.model import base
 from adapterzoo.prepare.prepare import prepare
 from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.recipe.reading import load_recipe
-from adapterzoo.training.trainer import Trained, train_adapter
+from adapterzoo.training.method_part import MethodPart
+from adapterzoo.training.train import Trained, train_adapter
 
 
 class StopError(Exception):
@@ -57,16 +58,10 @@ class Bench:
     def train(self, label: str, model: Any, folder: Path, **changes: Any) -> Trained:
         method, options, context = self.method(label)
         cell = self.cells[label]
-        settings: dict[str, Any] = {
-            "learning_rate": cell.learning_rate,
-            "seed": cell.seed,
-            "folder": folder,
-            "callbacks": method.callbacks(options, context),
-            "optimizer": partial(method.optimizer, model, options),
-            "state": (partial(method.training_state, model), partial(method.restore_training_state, model)),
-            "resume": method.resumes,
-        }
-        return train_adapter(model, self.prepared.encoded, self.recipe.train, **{**settings, **changes})
+        own = {name: changes.pop(name) for name in ("callbacks", "optimizer") if name in changes}
+        part = replace(MethodPart.of(method, model, options, context), **own)
+        settings: dict[str, Any] = {"learning_rate": cell.learning_rate, "seed": cell.seed, "folder": folder}
+        return train_adapter(model, self.prepared.encoded, self.recipe.train, part=part, **{**settings, **changes})
 
     def adapter(self, label: str, loaded: base.Base, folder: Path, **changes: Any) -> dict[str, Any]:
         """Train a cell, and return the saved tensors by name."""
