@@ -34,6 +34,14 @@ INTERNAL_FIELDS = {
     "runtime_offload_base_weight", "save_indices", "save_only_topk_weights", "save_precomputed_indices",
     "save_projection", "token_dim", "tokenizer_kwargs", "tokenizer_name_or_path",
 }  # fmt: skip
+# These have an effect only with initial weights that are not offered.
+IDLE_FIELDS = {
+    "DeftConfig": {"init_scale"},
+    "MissConfig": {"mini_r"},
+    "MultitaskPromptTuningConfig": {"prompt_tuning_init_task"},
+    "PsoftConfig": {"random_seed"},
+    "TinyLoraConfig": {"init_v_bound"},
+}
 # Property -> the attribute by which a method declares whether the property holds. To find out, the kit tests a method
 # that claims all properties; those that fail are then not claimed.
 DECLARABLE = {
@@ -75,6 +83,7 @@ def options(config: Any) -> dict[str, dict[str, Any]]:
 
     hints = typing.get_type_hints(config)
     common = {field.name for field in dataclasses.fields(PeftConfig)} | INTERNAL_FIELDS
+    common |= IDLE_FIELDS.get(config.__name__, set())
     described = {}
     for field in dataclasses.fields(config):
         kind = option_type(hints[field.name])

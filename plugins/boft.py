@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from adapterzoo import Context, LinearOptions, PeftMethod, hookimpl
+from adapterzoo import Context, LinearOptions, PeftMethod, Problem, hookimpl
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -34,6 +34,17 @@ class Boft(PeftMethod[BoftOptions]):
     mergeable_into = ("none", "int8")
     size_option = "boft_block_size"
     token_wise = True
+
+    def problems(self, skeleton: nn.Module, options: BoftOptions, context: Context) -> list[Problem]:
+        """Return a problem where PEFT would multiply fewer rotations without a message."""
+        from peft.tuners.boft.layer import get_fbd_cuda
+
+        problems = super().problems(skeleton, options, context)
+        if options.boft_n_butterfly_factor > 1 and not get_fbd_cuda():
+            what = "more than 1 needs PEFT's CUDA extension, which cannot be built here; PEFT would take 1."
+            hint = "Leave it out, or install ninja and CUDA's compiler."
+            problems.append(Problem("boft_n_butterfly_factor", what, hint))
+        return problems
 
     def peft_config(self, model: nn.Module, options: BoftOptions, context: Context) -> PeftConfig:
         """See :meth:`PeftMethod.peft_config`."""

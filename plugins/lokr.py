@@ -69,6 +69,11 @@ class Lokr(PeftMethod[LokrOptions]):
         adjusted = {}
         if full_rank:
             adjusted["r"] = f"{config.r} -> full rank in {full_rank} of {len(layers)} layers, which are too small"
+        whole = sum("default" in layer.lokr_w1 for layer in layers)
+        if config.decompose_both and whole:
+            adjusted["decompose_both"] = (
+                f"True -> False in {whole} of {len(layers)} layers, where r is too large for it"
+            )
         if changed:
             adjusted["decompose_factor"] = f"{factor} -> another value in {changed} of {len(layers)} layers"
         return {"adjusted": adjusted} if adjusted else {}

@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 
 
 class OftOptions(LinearOptions):
-    """The options of OFT."""
+    """The options of OFT. PEFT's ``module_dropout`` is left out, because PEFT 0.21.2 never applies it."""
 
     oft_block_size: int = Field(32, ge=2, description="size of the rotations; must divide every layer's input size")
-    module_dropout: float = Field(0.0, ge=0, lt=1, description="share of blocks left unrotated in a step")
     coft: bool = Field(False, description="keep the rotations within a distance of eps from the identity")
     eps: float = Field(6e-5, gt=0, description="largest distance from the identity with coft")
     block_share: bool = Field(False, description="use one rotation for all blocks of a layer")

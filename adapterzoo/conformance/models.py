@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # The first has a gated feed-forward, grouped keys and values, and no biases. The second has one layer for queries, keys
 # and values together, biases, and layer norms. A method that works on both seldom depends on the names of layers.
 ARCHITECTURES = ("llama", "gpt_neox")
+LARGE = "large llama"
+BLOCKS_OF_LARGE = 6
 CAUSAL = "CAUSAL_LM"
 TASK_ARCHITECTURES = {
     "SEQ_CLS": ("llama", "bert"),
@@ -32,6 +34,7 @@ TASK_ARCHITECTURES = {
 # Settings that an architecture spells otherwise, and classes other than that of causal language models.
 SIZES_OF: dict[str, dict[str, Any]] = {
     "llama": {"num_key_value_heads": 2},
+    LARGE: {"num_key_value_heads": 2, "num_hidden_layers": BLOCKS_OF_LARGE, "intermediate_size": 640},
     "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
     "t5": {
         "d_ff": 256,
@@ -48,6 +51,7 @@ WIDTH = 128
 ROWS = 4
 # Numbers of tokens of further rows, on which a trained model is only measured: many, and two long ones.
 MANY_ROWS = (*range(4, 35), 48, 210)
+EQUAL_ROWS = (9, 9, 9)
 FOLDERS: dict[str, Path] = {}
 """architecture -> folder of its model, if another process has saved it"""
 
@@ -78,7 +82,7 @@ def model_folder(architecture: str) -> Path:
     random_state = torch.random.get_rng_state()
     torch.manual_seed(0)
     model_class = getattr(transformers, CLASS_OF.get(architecture, "AutoModelForCausalLM"))
-    model = model_class.from_config(transformers.AutoConfig.for_model(architecture, **sizes))
+    model = model_class.from_config(transformers.AutoConfig.for_model(architecture.removeprefix("large "), **sizes))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):  # a new bias is zero, so a factor that scales it would get no gradient
@@ -146,6 +150,12 @@ def rows() -> Encoded:
 def many_rows() -> Encoded:
     """Return more rows than in a training batch, two of them long, to measure on."""
     return _rows(MANY_ROWS)
+
+
+@cache
+def equal_rows() -> Encoded:
+    """Return rows of one length, whose batch has no padding, to measure on."""
+    return _rows(EQUAL_ROWS)
 
 
 def _rows(sizes: Sequence[int]) -> Encoded:

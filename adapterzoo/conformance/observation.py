@@ -29,12 +29,15 @@ class Observation:
     """logits of all tokens that are no padding, by when they were measured: ``base``, ``start``, ``trained``,
     ``loaded`` and ``merged`` with all rows in one batch; ``base alone`` and ``alone`` (trained) with one row at a time;
     ``many rows`` and ``many rows in nines`` (trained) with more and longer rows, in one batch and in batches of nine,
-    and the same of the ``base``; ``plain base``, ``plain start`` and ``plain trained`` on a base without quantization;
-    ``bfloat16`` and ``bfloat16 loaded`` on a base in bfloat16; those with ``elsewhere`` in another process"""
+    ``equal rows`` and ``equal rows alone`` with rows of one length, and the same of the ``base``; ``plain base``,
+    ``plain start`` and ``plain trained`` on a base without quantization; ``bfloat16`` and ``bfloat16 loaded`` on a base
+    in bfloat16; those with ``elsewhere`` in another process"""
     findable: bool = True
     """whether another process can find the method's class"""
     variants: list[Variant] = field(default_factory=list)
     """the method with other options, seeds and settings"""
+    missing_effects: list[str] = field(default_factory=list)
+    """a sentence for each option that does not do what its name says"""
     left_behind: list[str] = field(default_factory=list)
     """what changed outside of the model and stayed, such as a function of a library"""
     greedy_gap: float | None = None
@@ -63,6 +66,8 @@ class Observation:
     """rule of the comparison that it broke and does not declare -> what it did"""
     files: list[str] = field(default_factory=list)
     """names of the files of the saved adapter"""
+    saved_base: list[str] = field(default_factory=list)
+    """names of the saved tensors that are weights of the base, unchanged"""
     has_safetensors: bool = False
     """whether the saved adapter has weights as safetensors where a run looks for them"""
     sizes: dict[Any, int] = field(default_factory=dict)

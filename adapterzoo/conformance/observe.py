@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo.conformance import elsewhere
 from adapterzoo.conformance.declining import problems_with
+from adapterzoo.conformance.effects import missing_effects
 from adapterzoo.conformance.measure import greedy, greedy_gap, labels_gap, logits, loss, shared_prefix_gap
-from adapterzoo.conformance.models import ARCHITECTURES, CAUSAL, many_rows, rows, rows_for, tiny_base
+from adapterzoo.conformance.models import ARCHITECTURES, CAUSAL, equal_rows, many_rows, rows, rows_for, tiny_base
 from adapterzoo.conformance.observation import Observation
 from adapterzoo.conformance.sizes import count_sizes
 from adapterzoo.conformance.trial import SAVED_AT, STEPS, Trial
-from adapterzoo.conformance.variants import observe_thoroughly, observe_variants
+from adapterzoo.conformance.variants import few, observe_thoroughly, observe_variants
 from adapterzoo.conformance.watch import GradientWatcher, record_events, save_only_at
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.world import World
@@ -53,7 +54,8 @@ def observe(
     with quiet_libraries(), tempfile.TemporaryDirectory(prefix="adapterzoo-") as folder:
         observer = _Observer(method, architecture, quantization, chosen, Path(folder), task_type, thorough)
         observed = observer.observe()
-    observed.left_behind += world.restore()
+    observed.left_behind += [*dict.fromkeys(observer.base.replaced), *world.restore()]
+    observer.base.replaced.clear()
     return observed
 
 
@@ -157,6 +159,7 @@ class _Observer:
         first = (ARCHITECTURES[0], self.method.quantizations[0], self.method.task_types[0])
         if (observed.architecture, observed.quantization, self.context.task_type) == first:
             observed.variants += observe_variants(trial, base, self.settings, self.problems)
+            observed.missing_effects += missing_effects(trial, base, few(self.settings), self.problems)
         if self.thorough:
             observed.variants += observe_thoroughly(trial, base, self.settings)
         return observed
@@ -199,6 +202,8 @@ class _Observer:
             trial.save(wrapped)
             observed.files = sorted(path.name for path in trial.adapter.rglob("*") if path.is_file())
             observed.has_safetensors = has_weights(trial.adapter)
+            if not self.method.changes_base:
+                observed.saved_base = _saved_base(trial.adapter, frozen)
         if observed.quantization in self.method.mergeable_into:
             with observed.stage("merge"):
                 merged: Any = self.method.merge(wrapped)
@@ -227,6 +232,8 @@ class _Observer:
         """Measure a model on more and longer rows, in one batch and in several."""
         self.observed.logits[f"{whose}many rows"] = logits(model, many_rows())
         self.observed.logits[f"{whose}many rows in nines"] = logits(model, many_rows(), MANY)
+        self.observed.logits[f"{whose}equal rows"] = logits(model, equal_rows())
+        self.observed.logits[f"{whose}equal rows alone"] = logits(model, equal_rows(), 1)
 
     def _use_bfloat16(self) -> None:
         """Train, save and load an adapter on a base in bfloat16."""
@@ -250,6 +257,15 @@ class _Observer:
         """Note whether the last use of the base model changed the content of its tensors."""
         if self.base.was_changed and not self.method.changes_base:
             self.observed.left_behind.append(f"numbers that the base model or its quantization keeps, by {when}")
+
+
+def _saved_base(adapter: Path, base: dict[str, torch.Tensor]) -> list[str]:
+    """Return the names of saved tensors that are equal to a matrix of the base."""
+    from safetensors.torch import load_file
+
+    saved = {name: tensor for file in adapter.rglob("*.safetensors") for name, tensor in load_file(file).items()}
+    matrices = [tensor for tensor in base.values() if tensor.dim() > 1]
+    return sorted(name for name, tensor in saved.items() if any(_same(matrix, tensor) for matrix in matrices))
 
 
 def _same(before: torch.Tensor, after: torch.Tensor) -> bool:

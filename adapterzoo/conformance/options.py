@@ -10,6 +10,10 @@ from pydantic import BaseModel, ValidationError
 
 # A float that is zero by default, such as a dropout, gets this value.
 SMALL = 0.1
+# An option that is None by default gets the value of its type.
+VALUES_FOR_NONE: dict[Any, Any] = {bool: True, int: 4, float: 0.01}
+TARGETS = ("q_proj", "v_proj")
+"""names of two layers in each block of the tiny Llama"""
 
 
 def other_values(options: BaseModel) -> Iterator[tuple[str, Any]]:
@@ -19,7 +23,7 @@ def other_values(options: BaseModel) -> Iterator[tuple[str, Any]]:
     """
     for name, field in type(options).model_fields.items():
         for value in _candidates(field.annotation, getattr(options, name), name):
-            if changed(options, **{name: value}) is not None:
+            if value != getattr(options, name) and changed(options, **{name: value}) is not None:
                 yield name, value
                 break
 
@@ -47,11 +51,13 @@ def changed(options: BaseModel, **values: Any) -> BaseModel | None:
 def _candidates(kind: Any, default: Any, name: str) -> list[Any]:
     """Return other values of an option's type, the most usual ones first."""
     if name == "target_modules":
-        return [["q_proj", "v_proj"], ["query_key_value"]]
+        return [list(TARGETS), ["query_key_value"]]
     if get_origin(kind) is Literal:
         return [value for value in get_args(kind) if value != default]
     if get_origin(kind) in (Union, UnionType):
         return [value for part in get_args(kind) for value in _candidates(part, default, name)]
+    if default is None:
+        return [VALUES_FOR_NONE[kind]] if kind in VALUES_FOR_NONE else []
     if isinstance(default, bool):
         return [not default]
     if isinstance(default, int):

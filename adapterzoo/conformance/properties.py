@@ -22,13 +22,11 @@ from adapterzoo.conformance.differences import (
 from adapterzoo.conformance.models import MANY_ROWS
 from adapterzoo.conformance.observation import Observation
 from adapterzoo.conformance.saving_properties import merges, other_options, resumes, saves, works_elsewhere
-from adapterzoo.conformance.trial import STEPS
+from adapterzoo.conformance.trial import MIN_LOSS_FALL, STEPS
 from adapterzoo.methods.contract import Method
 
 # Accept that quantization changes a method's effect up to this many times as much as it changes the base's logits.
 MAX_QUANTIZATION_RATIO = 3
-# Expect that training lowers the loss on the four rows by at least this share.
-MIN_LOSS_FALL = 0.001
 # Accept this relative difference of losses and gradients, because sums are added up in another order.
 SHARED_PREFIX_TOLERANCE = 1e-5
 # Accept this difference of logits in bfloat16, as a share of their standard deviation.
@@ -169,7 +167,12 @@ def rows_alone(method: Method[Any], observed: Observation) -> str | None:
         return problem
     allowed = tolerance(observed) + 4 * distance(observed, "base, many rows", "base, many rows in nines")
     which = f"of rows of up to {max(MANY_ROWS)} tokens in a batch of {len(MANY_ROWS)} and in batches of nine"
-    return logits_problem(observed, "many rows", "many rows in nines", allowed, which, hint)
+    problem = logits_problem(observed, "many rows", "many rows in nines", allowed, which, hint)
+    if problem:
+        return problem
+    allowed = tolerance(observed) + 4 * distance(observed, "base, equal rows", "base, equal rows alone")
+    which = "of rows of one length in a batch without padding and alone"
+    return logits_problem(observed, "equal rows", "equal rows alone", allowed, which, hint)
 
 
 def shares_a_prefix(method: Method[Any], observed: Observation) -> str | None:

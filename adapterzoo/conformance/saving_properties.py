@@ -34,6 +34,9 @@ def saves(method: Method[Any], observed: Observation) -> str | None:
         return f"save() wrote {', '.join(pickles)}: pickles run code when they are loaded; write safetensors"
     if not observed.has_safetensors:
         return f"save() wrote no safetensors into its folder, but {', '.join(observed.files) or 'nothing'}"
+    if observed.saved_base:
+        few = first_few(observed.saved_base)
+        return f"save() wrote {len(observed.saved_base)} weights of the base, like {few}; save what the adapter adds"
     if "load" in observed.errors:
         return f"load() raised {describe_error(observed.errors['load'])}"
     which, hint = "before saving and after loading", "save() or load() loses something"
@@ -90,10 +93,9 @@ def other_options(method: Method[Any], observed: Observation) -> str | None:
     """Check that a method learns, saves, loads and merges with other options, another seed and other settings too."""
     if not observed.variants:
         return NOT_CHECKED
-    return next(
-        (problem for variant in observed.variants if (problem := variant_problem(observed.quantization, variant))),
-        None,
-    )
+    found = (variant_problem(observed.quantization, variant) for variant in observed.variants)
+    problems = [problem for problem in found if problem]
+    return "; ".join([*problems[:1], *observed.missing_effects]) or None
 
 
 def resumes(method: Method[Any], observed: Observation) -> str | None:

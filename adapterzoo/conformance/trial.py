@@ -30,6 +30,8 @@ STEPS = 12
 SAVED_AT = STEPS // 2
 # A method whose own learning rate is lower trains with this one, because twelve steps are few.
 LEARNING_RATE = 1e-3
+# Expect that training lowers the loss on the four rows by at least this share.
+MIN_LOSS_FALL = 0.001
 LIMIT_SECONDS = 60
 """longest time for one stage, such as saving"""
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from adapterzoo.conformance.declining import problems_with
 from adapterzoo.conformance.differences import MERGE_TOLERANCE, describe_error, tensors_problem
 from adapterzoo.conformance.host import ElsewhereError
 from adapterzoo.conformance.measure import logits, loss
-from adapterzoo.conformance.models import CAUSAL
+from adapterzoo.conformance.models import ARCHITECTURES, BLOCKS_OF_LARGE, CAUSAL, LARGE, tiny_base
 from adapterzoo.conformance.options import changed, other_values
-from adapterzoo.conformance.trial import STEPS, Trial, time_limit
+from adapterzoo.conformance.trial import MIN_LOSS_FALL, STEPS, Trial, time_limit
 from adapterzoo.conformance.watch import save_only_at
 from adapterzoo.errors import AdapterzooError, NotFiniteError, Problem
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 SEED = 3
 # The four rows are two batches. The number of steps is odd, so training ends between the two.
 FEW_STEPS, FEW_ROWS = 5, 2
-MANY_STEPS = 40
+MANY_STEPS = 120
 VARIANT_SECONDS = 300
 # Accept that other settings that should change nothing, such as checkpointing, change the effect by this share.
 SETTINGS_TOLERANCE = 0.05
@@ -42,12 +44,16 @@ class Variant:
     """what is different, such as ``r 16, alpha 32, seed 3``"""
     error: BaseException | None = None
     logits: dict[str, torch.Tensor] = field(default_factory=dict)
-    """logits by when they were measured: ``base``, ``trained``, ``loaded``, ``merged``, ``elsewhere``, and with the
-    settings of the check ``usual``"""
+    """logits by when they were measured: ``base``, ``start``, ``trained``, ``loaded``, ``merged``, ``elsewhere``,
+    and with the settings of the check ``usual``"""
     broken_rules: dict[str, str] = field(default_factory=dict)
     """rule of the comparison that it broke and does not declare -> what it did"""
+    untrained_blocks: list[int] = field(default_factory=list)
+    """numbers of the decoder blocks in which nothing is trained, although something is in the first"""
     losses: list[float] = field(default_factory=list)
     """losses on the training rows before and after training"""
+    min_fall: float = 0.0
+    """share by which training should lower the loss"""
     first: dict[str, torch.Tensor] = field(default_factory=dict)
     """trained tensors"""
     resumed: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -99,6 +105,7 @@ def variant_problem(quantization: str, variant: Variant) -> str | None:
     allowed = VARIANT_TOLERANCE * logits["base"].std().item()
     effect = (logits["trained"] - logits["base"]).abs().max().item()
     for other, reference, most, what in (
+        ("start", "base", allowed, "of the untrained model and the base"),
         ("loaded", "trained", allowed, "before saving and after loading"),
         ("elsewhere", "trained", allowed, "here and in another process"),
         ("in plain PEFT", "trained", allowed, "here and as plain PEFT loads them"),
@@ -112,9 +119,12 @@ def variant_problem(quantization: str, variant: Variant) -> str | None:
                 return f"with {variant.what}, the logits {what} differ by {gap:.2g} (allowed: {most:.2g})"
     if variant.broken_rules:
         return f"with {variant.what}, it {next(iter(variant.broken_rules.values()))}"
+    if variant.untrained_blocks:
+        return f"with {variant.what}, nothing is trained in the blocks {', '.join(map(str, variant.untrained_blocks))}"
     first, last = variant.losses
-    if not last < first:
-        return f"with {variant.what}, training does not lower the loss: it goes from {first:.6f} to {last:.6f}"
+    if not last < first * (1 - variant.min_fall):
+        few = f", less than {variant.min_fall:.1%}" if last < first else ""
+        return f"with {variant.what}, training does not lower the loss: it goes from {first:.6f} to {last:.6f}{few}"
     when = f"with {variant.what}, after resuming"
     return (
         tensors_problem(variant.first, variant.resumed, when, "see what depends on the step")
@@ -126,6 +136,11 @@ def variant_problem(quantization: str, variant: Variant) -> str | None:
 def _accepted(trial: Trial, problems: Problems, values: dict[str, Any]) -> bool:
     options = changed(trial.options, **values)
     return options is not None and not problems(options)
+
+
+def few(settings: TrainSection) -> TrainSection:
+    """Return the settings of a short training. Its falling rate shows whether a method follows the schedule."""
+    return settings.model_copy(update={"steps": FEW_STEPS, "batch_size": FEW_ROWS, "scheduler": "linear"})
 
 
 def _with_options(trial: Trial, base: Base, settings: TrainSection, values: dict[str, Any], number: int) -> Variant:
@@ -141,9 +156,7 @@ def _with_options(trial: Trial, base: Base, settings: TrainSection, values: dict
     variant = Variant(", ".join([f"{name} {value}" for name, value in values.items()] + [f"seed {SEED}"]))
     try:
         with time_limit("another value of an option", VARIANT_SECONDS):
-            # A falling learning rate shows whether the method follows the schedule.
-            few = {"steps": FEW_STEPS, "batch_size": FEW_ROWS, "scheduler": "linear"}
-            _use(other, base, settings.model_copy(update=few), variant)
+            _use(other, base, few(settings), variant)
     except (Exception, SystemExit) as error:  # the method under test may raise anything
         variant.error = error
     return variant
@@ -177,6 +190,8 @@ def _train_and_save(
     variant.logits["base"] = logits(model, trial.rows)
     wrapped = trial.wrap(model)
     variant.losses.append(loss(wrapped, trial.rows))
+    if trial.method.starts_at_base:
+        variant.logits["start"] = logits(wrapped, trial.rows)
     variant.first, _ = trial.train(wrapped, settings, "first", watchers, rate=rate)
     variant.broken_rules = trial.fair_play.record()["broken_rules"]
     variant.losses.append(loss(wrapped, trial.rows))
@@ -186,7 +201,10 @@ def _train_and_save(
 
 
 def observe_thoroughly(trial: Trial, base: Base, settings: TrainSection) -> list[Variant]:
-    """Train a method for longer at its own learning rate, with accumulated gradients, and with checkpointing."""
+    """Train a method for longer at its own learning rate, with accumulated gradients, with checkpointing, and larger.
+
+    The larger model has more blocks and wider layers.
+    """
     variants: list[Variant] = []
     settings_of: list[tuple[str, dict[str, Any], float | None]] = [
         (f"{MANY_STEPS} steps at its own learning rate", {"steps": MANY_STEPS}, trial.method.learning_rate),
@@ -199,7 +217,7 @@ def observe_thoroughly(trial: Trial, base: Base, settings: TrainSection) -> list
         context = replace(trial.context, total_steps=steps, gradient_accumulation=accumulated)
         folder = trial.folder / what.replace(" ", "-")
         other = Trial(trial.method, trial.options, context, trial.architecture, trial.rows, folder)
-        variant = Variant(what)
+        variant = Variant(what, min_fall=MIN_LOSS_FALL if rate else 0.0)
         try:
             with time_limit(what, VARIANT_SECONDS):
                 _train_otherwise(other, base, settings.model_copy(update={"eval_steps": 0, **changes}), rate, variant)
@@ -208,7 +226,33 @@ def observe_thoroughly(trial: Trial, base: Base, settings: TrainSection) -> list
                 continue  # the method says to the user that it cannot train with this setting
             variant.error = error
         variants.append(variant)
+    here = (trial.architecture, trial.context.quantization, trial.context.task_type)
+    if here == (ARCHITECTURES[0], "none", CAUSAL) and not problems_with(
+        trial.method, LARGE, trial.context, trial.options
+    ):
+        variants.append(_on_larger_model(trial, settings))
     return variants
+
+
+def _on_larger_model(trial: Trial, settings: TrainSection) -> Variant:
+    """Wrap, train, save, load and merge on a model with more blocks and wider layers."""
+    folder = trial.folder / "larger"
+    other = Trial(trial.method, trial.options, trial.context, LARGE, trial.rows, folder)
+    variant = Variant(f"a model of {BLOCKS_OF_LARGE} blocks")
+    try:
+        with time_limit(variant.what, VARIANT_SECONDS):
+            _use(other, tiny_base(LARGE, "none"), few(settings), variant)
+    except (Exception, SystemExit) as error:
+        variant.error = error
+    blocks = {number for name in variant.first if (number := _block(name)) is not None}
+    variant.untrained_blocks = sorted(set(range(BLOCKS_OF_LARGE)) - blocks) if 0 in blocks else []
+    return variant
+
+
+def _block(name: str) -> int | None:
+    """Return the number of the decoder block of a parameter; None if it is in none."""
+    found = re.search(r"\blayers\.(\d+)\.", name)
+    return int(found[1]) if found else None
 
 
 def _train_otherwise(trial: Trial, base: Base, settings: TrainSection, rate: float | None, variant: Variant) -> None:

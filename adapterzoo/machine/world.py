@@ -30,6 +30,8 @@ FUNCTIONS = (
 )  # fmt: skip
 CONTAINERS = (list, dict, set)
 MISSING = object()
+# New environment variables with these names change what processes compute that are started later.
+INHERITED = ("PYTHON", "OMP_", "MKL_", "HF_", "TRANSFORMERS_", "ADAPTERZOO_", "CUDA_VISIBLE_DEVICES")
 OPTIMIZER = "torch.optim.optimizer"
 # Python and its tools set these themselves.
 OWN_ATTRIBUTES = frozenset({
@@ -75,11 +77,12 @@ class World:
             now = _described(_attributes(owner))
             changed += [f"{name}.{key}" for key in {*before, *now} if before.get(key) != now.get(key)]
         if dict(os.environ) != self._environment:
-            # Libraries set new variables when they are imported or compile code, which is no reason to blame a method.
+            # Libraries set other new variables when they are imported or compile code.
             changed += [
                 f"the environment variable {name}"
-                for name, value in self._environment.items()
-                if os.environ.get(name) != value
+                for name in {*self._environment, *os.environ}
+                if os.environ.get(name) != self._environment.get(name)
+                and (name in self._environment or name.startswith(INHERITED))
             ]
             os.environ.clear()
             os.environ.update(self._environment)
@@ -94,18 +97,21 @@ class World:
 
 
 @contextmanager
-def put_right(say: Callable[[str], None], *owners: Any) -> Iterator[None]:
+def put_right(say: Callable[[str], None], *owners: Any, also: list[str]) -> Iterator[None]:
     """Undo afterwards what code changes outside of its model, and say what that was.
 
     Args:
         say: is called with one sentence if something was changed.
         owners: objects, such as a method, whose attributes must not change either.
+        also: names of what others put right meanwhile, such as the base model; the list is emptied.
     """
     world = World(*owners)
     try:
         yield
     finally:
-        if changed := world.restore():
+        changed = [*dict.fromkeys(also), *world.restore()]
+        also.clear()
+        if changed:
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
             say(f"changed outside of its model, and put right: {', '.join(changed[:3])}{more}")
 

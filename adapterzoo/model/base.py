@@ -35,6 +35,8 @@ class Base:
         self.bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
         """size of all parameters, in bytes"""
         elements = sum(parameter.numel() for parameter in model.parameters())
+        self.replaced: list[str] = []
+        """names of functions of classes that were replaced while the model was lent, and are put right"""
         self.was_changed = False
         """whether the last use changed the content of a tensor, so that the model has to be loaded again"""
         self.parameters = elements + sum(_packed_parameters(module) for module in model.modules())
@@ -68,7 +70,7 @@ class Base:
         """Undo what a cell did to the model. If a tensor's content changed, the model will be loaded again."""
         if self._model is None or self._state is None:
             return
-        self._state.restore()
+        self.replaced += self._state.restore()
         for parameter in self._model.parameters():
             parameter.requires_grad_(False)
             parameter.grad = None

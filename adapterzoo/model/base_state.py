@@ -27,19 +27,25 @@ class BaseState:
         self._configs = [(config, copy.deepcopy(vars(config), _uncopied(configs))) for config in configs]
         self.digest = tensor_digest(model)
 
-    def restore(self) -> None:
-        """Give every object the attributes that it had. The content of tensors is not restored."""
+    def restore(self) -> list[str]:
+        """Give every object the attributes that it had. The content of tensors is not restored.
+
+        Returns:
+            The names of the functions of classes that were replaced.
+        """
+        replaced = []
         for holder, kind, attributes in self._holders:
             if type(holder) is not kind:
                 holder.__class__ = kind
             vars(holder).clear()
             vars(holder).update(_copied(attributes))
         for kind, attributes in self._classes.items():
-            _restore_class(kind, attributes)
+            replaced += _restore_class(kind, attributes)
         configs = [config for config, _ in self._configs]
         for config, values in self._configs:
             vars(config).clear()
             vars(config).update(copy.deepcopy(values, _uncopied(configs)))
+        return replaced
 
 
 def tensor_digest(model: nn.Module) -> str:
@@ -119,13 +125,15 @@ def _classes(model: nn.Module) -> set[type]:
     return {kind for module in model.modules() for kind in type(module).__mro__ if kind is not object}
 
 
-def _restore_class(kind: type, attributes: Mapping[str, Any]) -> None:
+def _restore_class(kind: type, attributes: Mapping[str, Any]) -> list[str]:
     """Give a class the attributes that it had, because a replaced ``forward`` would also be used by the next cell.
+
+    Return the names of its functions that were replaced.
 
     Restore every attribute: if a flag that says "patched already" stayed when the patch is removed, the next cell
     would run without the patch, and no error would show it.
     """
-    current = dict(vars(kind))
+    current, replaced = dict(vars(kind)), []
     for name in {*current, *attributes}:
         value, original = current.get(name, ABSENT), attributes.get(name, ABSENT)
         if value is original:
@@ -134,6 +142,8 @@ def _restore_class(kind: type, attributes: Mapping[str, Any]) -> None:
             delattr(kind, name)
         else:
             setattr(kind, name, original)
+            replaced += [f"{kind.__qualname__}.{name}"] if callable(original) else []
+    return replaced
 
 
 def _configs(model: Any) -> list[Any]:

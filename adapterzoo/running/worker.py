@@ -80,7 +80,7 @@ class Worker:
             The result as it was written.
         """
         method = [registry()[cell.method]] if isinstance(cell, MethodCell) else []
-        with put_right(lambda what: watch.say(f"{cell.label}: {what}"), *method):
+        with put_right(lambda what: watch.say(f"{cell.label}: {what}"), *method, also=base.replaced):
             return self._do(cell, base, watch, tuning, of_base)
 
     def _do(

@@ -133,6 +133,8 @@ class TrainingWatch:
                         OPTIMIZER, f"trains with {name} {group[name]} in step {self.steps}; the recipe has {value}"
                     )
         self._see(parameters)
+        if not parameters and not self.each_layer_steps:
+            self.note(STEPS, f"takes away all gradients before step {self.steps}")
         if parameters:
             norm = float(nn.utils.get_total_norm([parameter.grad for parameter in parameters]))
             self.largest_norm = max(self.largest_norm, norm)

@@ -268,6 +268,7 @@ BROKEN = {
 # Some faults break further properties too; for example, a loaded or resumed adapter then differs as well.
 ALSO_BROKEN = {
     "same when quantized": {"starts at base"},
+    "starts at base": {"other options"},
     "learns": {"other options"},
     "base untouched": {
         "keeps rules", "leaves nothing behind", "merges", "other options", "resumes", "saves", "shares a prefix",
@@ -279,6 +280,7 @@ ALSO_BROKEN = {
     "merges": {"other options"},
     "works elsewhere": {"other options"},
     "keeps rules": {"other options"},
+    "size changes": {"other options"},
     "resumes": {"bfloat16", "merges", "other options", "saves", "shares a prefix"},
     "repeats": {"resumes", "saves"},
 }  # fmt: skip

@@ -25,6 +25,25 @@ def test_a_block_size_that_peft_adjusts_silently_is_reported(write_recipe: Calla
     assert findings["adjusted"] == {"oft_block_size": "24 -> 16 in 14 layers"}
 
 
+def test_a_factor_of_lokr_that_stays_whole_is_reported(write_recipe: Callable[..., Path]) -> None:
+    from adapterzoo.methods.registry import registry
+
+    method = registry()["lokr"]
+    bench = Bench(write_recipe("lokr"))
+    with bench.load("none").borrow() as model:
+        wrapped = method.wrap(model, method.options(r=2, decompose_both=True), bench.method("lokr")[2])
+        findings = method.findings(wrapped)
+    assert findings["adjusted"] == {"decompose_both": "True -> False in 14 of 14 layers, where r is too large for it"}
+
+
+def test_butterfly_factors_that_peft_would_ignore_are_an_error(
+    write_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peft.tuners.boft.layer.get_fbd_cuda", lambda: None)
+    with pytest.raises(UserError, match="needs PEFT's CUDA extension"):
+        Bench(write_recipe("{name: boft, boft_n_butterfly_factor: 2}"))
+
+
 @pytest.mark.parametrize(
     ("method", "message"),
     [

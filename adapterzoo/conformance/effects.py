@@ -1,0 +1,142 @@
+"""Look for options that change nothing, and for layers and sizes that are not those which the options name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from adapterzoo.conformance.measure import logits
+from adapterzoo.conformance.models import ARCHITECTURES, CAUSAL, TASK_ARCHITECTURES, tiny_base
+from adapterzoo.conformance.options import TARGETS, changed, other_sizes, other_values
+from adapterzoo.conformance.trial import Trial
+from adapterzoo.errors import Problem
+from adapterzoo.results.result import plain_findings
+
+if TYPE_CHECKING:
+    import torch
+
+    from adapterzoo.model.base import Base
+    from adapterzoo.recipe.schema import TrainSection
+
+# If training changes nearly all numbers of the usual adapter, it should change most of those of a larger one.
+NEARLY_ALL, MOST = 0.99, 0.75
+LARGER = 4
+"""how many times as large the larger adapter is"""
+
+
+def missing_effects(
+    trial: Trial, base: Base, settings: TrainSection, problems: Callable[[Any], list[Problem]]
+) -> Iterator[str]:
+    """Yield a sentence for each option that does not do what its name says.
+
+    Args:
+        trial: the method with its default options.
+        base: the base model.
+        settings: a short training.
+        problems: tells why the method does not accept options.
+    """
+    here = _Trainer(trial, trial.architecture, base, settings, problems)
+    usual = here.train()
+    if usual is None or usual != here.train_again():  # another property tells why
+        return
+    for name, value in other_values(trial.options):
+        other = here.train(**{name: value})
+        if other == usual and name not in other.adjusted and not _matters_otherwise(here, name, value):
+            yield f"{name} {value} instead of {getattr(trial.options, name)} changes nothing in the trained adapter"
+    if size := trial.method.size_option:
+        value = LARGER * getattr(trial.options, size)
+        larger = here.train(**{size: value})
+        if larger is not None and usual.changed > NEARLY_ALL and larger.changed < MOST:
+            yield f"with {size} {value}, training changes only {larger.changed:.0%} of the numbers that it should train"
+    if "target_modules" in type(trial.options).model_fields:
+        first, second = TARGETS
+        pattern = f".*\\.{second}"
+        both, one, other, matched = (
+            here.train(target_modules=targets) for targets in ([first, second], [first], [second], pattern)
+        )
+        if both is not None and both in (one, other):
+            yield f"with {first} and {second} as target_modules, it trains the same as with one of them"
+        if other is not None and matched is not None and matched != other:
+            yield f"with the pattern '{pattern}' as target_modules, it trains something else than with [{second}]"
+
+
+@dataclass(eq=False)
+class _Trained:
+    """An adapter after a short training. Two are equal if all their numbers are."""
+
+    tensors: dict[str, torch.Tensor]
+    logits: torch.Tensor
+    changed: float
+    """share of the trained numbers that training changed"""
+    adjusted: set[str]
+    """options that the method's findings say it adjusted"""
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _Trained)
+            and self.tensors.keys() == other.tensors.keys()
+            and all(tensor.equal(other.tensors[name]) for name, tensor in self.tensors.items())
+            and self.logits.equal(other.logits)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass
+class _Trainer:
+    """Trains a method shortly on one base, with some options changed."""
+
+    trial: Trial
+    architecture: str
+    base: Base
+    settings: TrainSection
+    problems: Callable[[Any], list[Problem]]
+    trained: dict[str, _Trained | None] = field(default_factory=dict)
+
+    def train(self, **values: Any) -> _Trained | None:
+        """Return the trained adapter; None if the method does not accept these options, or cannot train with them."""
+        options = changed(self.trial.options, **values)
+        if options is None or self.problems(options):
+            return None
+        key = options.model_dump_json()
+        if key not in self.trained:
+            self.trained[key] = self._train(options)
+        return self.trained[key]
+
+    def train_again(self) -> _Trained | None:
+        """Train with the default options once more."""
+        return self._train(self.trial.options)
+
+    def _train(self, options: Any) -> _Trained | None:
+        mine = self.trial
+        trial = Trial(mine.method, options, mine.context, self.architecture, mine.rows, mine.folder)
+        try:
+            with self.base.borrow() as model:
+                wrapped = trial.wrap(model)
+                before = {name: tensor.detach().clone() for name, tensor in wrapped.named_parameters()}
+                tensors, _ = trial.train(wrapped, self.settings, "effects")
+                different = sum(int((before[name] != tensor).sum()) for name, tensor in tensors.items())
+                whole = sum(tensor.numel() for tensor in tensors.values())
+                adjusted = {*plain_findings(mine.method.findings(wrapped)).get("adjusted", {})}
+                return _Trained(tensors, logits(wrapped, mine.rows), different / max(1, whole), adjusted)
+        except (Exception, SystemExit):  # whether it may raise this is the question of other properties
+            return None
+
+
+def _matters_otherwise(here: _Trainer, name: str, value: Any) -> bool:
+    """Tell whether an option changes something if another option has another value, or on another architecture."""
+    trial = here.trial
+    size = trial.method.size_option or ""
+    sizes = [(size, getattr(options, size)) for options in other_sizes(trial.options, size)] if size else []
+    together = dict(other_values(trial.options))
+    for values in (*({other: another} for other, another in [*together.items(), *sizes]), together):
+        others = {other: another for other, another in values.items() if other != name}
+        first, second = here.train(**others), here.train(**others, **{name: value})
+        if first is not None and second is not None and first != second:
+            return True
+    task_type = trial.context.task_type
+    architecture = (ARCHITECTURES if task_type == CAUSAL else TASK_ARCHITECTURES[task_type])[-1]
+    base = tiny_base(architecture, trial.context.quantization, task_type=task_type)
+    there = _Trainer(trial, architecture, base, here.settings, lambda options: [])
+    return there.train() != there.train(**{name: value})
