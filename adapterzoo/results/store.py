@@ -269,8 +269,12 @@ class Store:
         written = replace(result, record_digests={**result.record_digests, **digests})
         write_atomically(folder / RESULT, result_text(written))
         if not keep_checkpoints:
-            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+            self.remove_checkpoints(result.label, result.seed)
         return written
+
+    def remove_checkpoints(self, label: str, seed: int) -> None:
+        """Remove the checkpoints of a cell that needs them no longer."""
+        shutil.rmtree(self.cell(label, seed) / CHECKPOINTS, ignore_errors=True)
 
 
 def has_weights(folder: Path) -> bool:

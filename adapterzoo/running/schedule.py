@@ -59,6 +59,7 @@ class Schedule:
         for cell in self.prepared.cells:
             if (result := self.kept.get((cell.label, cell.seed))) is not None:
                 self.reporter.start(cell.label, cell.seed)
+                self.store.remove_checkpoints(cell.label, cell.seed)  # if a run was killed before it did
                 self._finish(result, kept=True)
         if self.todo:
             with self.clock("cells"):

@@ -179,12 +179,16 @@ def test_a_cell_that_fails_is_a_row_with_its_reason_and_the_others_finish(
     assert "oft failed: RuntimeError: no [red]wrap[/] today" in done.stdout
     assert not list((tmp_path / "o" / "diverges").rglob("predictions.jsonl"))
     assert "Traceback" in (tmp_path / "o" / "oft" / "seed-0" / "traceback.txt").read_text()
-    # When the methods work again, a second run trains what failed and keeps the rest.
+    # When the methods work again, a second run trains what failed and keeps the rest, without checkpoints that a run
+    # which was killed at its end has left.
     monkeypatch.undo()
+    left = tmp_path / "o" / "lora" / "seed-0" / "checkpoints" / "checkpoint-6"
+    left.mkdir(parents=True)
     again = adapterzoo("run", write_recipe(methods.replace("1e30", "1e-3")), "--out", tmp_path / "o")
     assert again.exit_code == 0, again.output
     assert "lora: exact match" in again.stderr
     assert again.stderr.count("(already done)") == 3
+    assert not left.parent.exists()
 
 
 def test_another_recipes_folder_is_left_alone(
