@@ -65,7 +65,8 @@ class Adalora(PeftMethod[AdaloraOptions]):
         """See :meth:`Method.problems`."""
         problems = super().problems(skeleton, options, context)
         tinit, tfinal = _schedule(options, context.total_steps)
-        if tinit + tfinal >= context.total_steps:
+        # PEFT fixes the ranks by importances that it has measured in at least one earlier step.
+        if tinit + tfinal >= context.total_steps or tfinal > context.total_steps - 2:
             what = f"{tinit} + {tfinal} steps leave none of the {context.total_steps} steps for lowering the rank."
             problems.append(Problem("tinit, tfinal", what, "Train longer, or give smaller values."))
         return problems
@@ -78,7 +79,7 @@ class Adalora(PeftMethod[AdaloraOptions]):
         settings = options.model_dump()
         settings["tinit"], settings["tfinal"] = _schedule(options, steps)
         # PEFT adds the regulariser in every forward pass, and an optimizer step may have several.
-        settings["orth_reg_weight"] = options.orth_reg_weight / context.gradient_accumulation
+        settings["orth_reg_weight"] = options.orth_reg_weight / context.summed_losses
         return AdaLoraConfig(total_step=steps, **settings)
 
     def callbacks(self, options: AdaloraOptions, context: Context) -> list[TrainerCallback]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,9 @@ from adapterzoo.conformance.measure import greedy, greedy_gap, labels_gap, logit
 from adapterzoo.conformance.models import ARCHITECTURES, CAUSAL, equal_rows, many_rows, rows, rows_for, tiny_base
 from adapterzoo.conformance.observation import Observation
 from adapterzoo.conformance.sizes import count_sizes
+from adapterzoo.conformance.thorough import larger_model, long_training, other_settings
 from adapterzoo.conformance.trial import SAVED_AT, STEPS, Trial
-from adapterzoo.conformance.variants import few, observe_thoroughly, observe_variants
+from adapterzoo.conformance.variants import FEW_STEPS, few, observe_variants
 from adapterzoo.conformance.watch import GradientWatcher, record_events, save_only_at
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.world import World
@@ -156,12 +158,19 @@ class _Observer:
         if self.method.size_option:
             with observed.stage("size"):
                 observed.sizes = count_sizes(trial, base, observed.trainable, self.problems)
-        first = (ARCHITECTURES[0], self.method.quantizations[0], self.method.task_types[0])
-        if (observed.architecture, observed.quantization, self.context.task_type) == first:
-            observed.variants += observe_variants(trial, base, self.settings, self.problems)
-            observed.missing_effects += missing_effects(trial, base, few(self.settings), self.problems)
+        here = (observed.architecture, observed.quantization, self.context.task_type)
+        if here == (ARCHITECTURES[0], self.method.quantizations[0], self.method.task_types[0]):
+            context, short = replace(self.context, total_steps=FEW_STEPS), few(self.settings)
+            briefly = Trial(self.method, self.options, context, observed.architecture, self.rows, trial.folder)
+            problems = partial(problems_with, self.method, observed.architecture, context)
+            observed.variants += observe_variants(briefly, base, short, problems)
+            observed.missing_effects += missing_effects(briefly, base, short, problems)
+            if self.thorough:
+                observed.variants.append(long_training(trial, base, self.settings))
+        if self.thorough and here == (ARCHITECTURES[0], "none", CAUSAL):
+            observed.variants += larger_model(trial, self.settings)
         if self.thorough:
-            observed.variants += observe_thoroughly(trial, base, self.settings)
+            observed.variants += other_settings(trial, base, self.settings, observed.logits["trained"])
         return observed
 
     def _use(self, model: nn.Module) -> None:

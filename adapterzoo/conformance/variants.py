@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.conformance.declining import problems_with
 from adapterzoo.conformance.differences import MERGE_TOLERANCE, describe_error, tensors_problem
 from adapterzoo.conformance.host import ElsewhereError
 from adapterzoo.conformance.measure import logits, loss
-from adapterzoo.conformance.models import ARCHITECTURES, BLOCKS_OF_LARGE, CAUSAL, LARGE, tiny_base
+from adapterzoo.conformance.models import CAUSAL
 from adapterzoo.conformance.options import changed, other_values
-from adapterzoo.conformance.trial import MIN_LOSS_FALL, STEPS, Trial, time_limit
-from adapterzoo.conformance.watch import save_only_at
-from adapterzoo.errors import AdapterzooError, NotFiniteError, Problem
+from adapterzoo.conformance.trial import Trial, time_limit
+from adapterzoo.errors import Problem
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +24,6 @@ if TYPE_CHECKING:
 SEED = 3
 # The four rows are two batches. The number of steps is odd, so training ends between the two.
 FEW_STEPS, FEW_ROWS = 5, 2
-MANY_STEPS = 120
 VARIANT_SECONDS = 300
 # Accept that other settings that should change nothing, such as checkpointing, change the effect by this share.
 SETTINGS_TOLERANCE = 0.05
@@ -68,7 +64,7 @@ def observe_variants(trial: Trial, base: Base, settings: TrainSection, problems:
     Args:
         trial: the method with its default options.
         base: the base model.
-        settings: how to train.
+        settings: a short training.
         problems: tells why the method does not accept options.
     """
     together: dict[str, Any] = {}
@@ -156,16 +152,17 @@ def _with_options(trial: Trial, base: Base, settings: TrainSection, values: dict
     variant = Variant(", ".join([f"{name} {value}" for name, value in values.items()] + [f"seed {SEED}"]))
     try:
         with time_limit("another value of an option", VARIANT_SECONDS):
-            _use(other, base, few(settings), variant)
+            use(other, base, settings, variant)
     except (Exception, SystemExit) as error:  # the method under test may raise anything
         variant.error = error
     return variant
 
 
-def _use(trial: Trial, base: Base, settings: TrainSection, variant: Variant) -> None:
+def use(trial: Trial, base: Base, settings: TrainSection, variant: Variant) -> None:
+    """Wrap, train, save, merge and load an adapter, here and in another process, and record it in a variant."""
     causal = trial.context.task_type == CAUSAL
     with base.borrow() as model:
-        wrapped = _train_and_save(trial, model, settings, variant)
+        wrapped = train_and_save(trial, model, settings, variant)
         if trial.context.quantization in trial.method.mergeable_into:
             merged: Any = trial.method.merge(wrapped)
             variant.logits["merged"] = logits(merged, trial.rows)
@@ -178,7 +175,7 @@ def _use(trial: Trial, base: Base, settings: TrainSection, variant: Variant) -> 
     variant.logits.update(trial.elsewhere() or {})
 
 
-def _train_and_save(
+def train_and_save(
     trial: Trial,
     model: nn.Module,
     settings: TrainSection,
@@ -198,79 +195,3 @@ def _train_and_save(
     variant.logits["trained"] = logits(wrapped, trial.rows)
     trial.save(wrapped)
     return wrapped
-
-
-def observe_thoroughly(trial: Trial, base: Base, settings: TrainSection) -> list[Variant]:
-    """Train a method for longer at its own learning rate, with accumulated gradients, with checkpointing, and larger.
-
-    The larger model has more blocks and wider layers.
-    """
-    variants: list[Variant] = []
-    settings_of: list[tuple[str, dict[str, Any], float | None]] = [
-        (f"{MANY_STEPS} steps at its own learning rate", {"steps": MANY_STEPS}, trial.method.learning_rate),
-        ("accumulated gradients", {"batch_size": settings.batch_size // 2, "gradient_accumulation": 2}, None),
-        ("gradient checkpointing", {"gradient_checkpointing": True}, None),
-    ]
-    for what, changes, rate in settings_of:
-        accumulated = changes.get("gradient_accumulation", 1)
-        steps = changes.get("steps", STEPS)
-        context = replace(trial.context, total_steps=steps, gradient_accumulation=accumulated)
-        folder = trial.folder / what.replace(" ", "-")
-        other = Trial(trial.method, trial.options, context, trial.architecture, trial.rows, folder)
-        variant = Variant(what, min_fall=MIN_LOSS_FALL if rate else 0.0)
-        try:
-            with time_limit(what, VARIANT_SECONDS):
-                _train_otherwise(other, base, settings.model_copy(update={"eval_steps": 0, **changes}), rate, variant)
-        except (Exception, SystemExit) as error:
-            if isinstance(error, AdapterzooError) and not isinstance(error, NotFiniteError) and not variant.first:
-                continue  # the method says to the user that it cannot train with this setting
-            variant.error = error
-        variants.append(variant)
-    here = (trial.architecture, trial.context.quantization, trial.context.task_type)
-    if here == (ARCHITECTURES[0], "none", CAUSAL) and not problems_with(
-        trial.method, LARGE, trial.context, trial.options
-    ):
-        variants.append(_on_larger_model(trial, settings))
-    return variants
-
-
-def _on_larger_model(trial: Trial, settings: TrainSection) -> Variant:
-    """Wrap, train, save, load and merge on a model with more blocks and wider layers."""
-    folder = trial.folder / "larger"
-    other = Trial(trial.method, trial.options, trial.context, LARGE, trial.rows, folder)
-    variant = Variant(f"a model of {BLOCKS_OF_LARGE} blocks")
-    try:
-        with time_limit(variant.what, VARIANT_SECONDS):
-            _use(other, tiny_base(LARGE, "none"), few(settings), variant)
-    except (Exception, SystemExit) as error:
-        variant.error = error
-    blocks = {number for name in variant.first if (number := _block(name)) is not None}
-    variant.untrained_blocks = sorted(set(range(BLOCKS_OF_LARGE)) - blocks) if 0 in blocks else []
-    return variant
-
-
-def _block(name: str) -> int | None:
-    """Return the number of the decoder block of a parameter; None if it is in none."""
-    found = re.search(r"\blayers\.(\d+)\.", name)
-    return int(found[1]) if found else None
-
-
-def _train_otherwise(trial: Trial, base: Base, settings: TrainSection, rate: float | None, variant: Variant) -> None:
-    half = (settings.steps or 0) // 2
-    saving = settings.model_copy(update={"save_steps": half if trial.method.resumes else 0})
-    with base.borrow() as model:
-        _train_and_save(trial, model, saving, variant, [save_only_at(half)], rate)
-    with base.borrow() as model:
-        variant.logits["loaded"] = logits(trial.load(model), trial.rows)
-    if trial.method.resumes:
-        with base.borrow() as model:
-            variant.resumed, _ = trial.train(trial.wrap(model), saving, "first", rate=rate)
-    if rate is None:
-        usual = {"batch_size": settings.batch_size * settings.gradient_accumulation}
-        plain = settings.model_copy(update={**usual, "gradient_accumulation": 1, "gradient_checkpointing": False})
-        context = replace(trial.context, gradient_accumulation=1)
-        usually = Trial(trial.method, trial.options, context, trial.architecture, trial.rows, trial.folder / "usual")
-        with base.borrow() as model:
-            wrapped = usually.wrap(model)
-            usually.train(wrapped, plain)
-            variant.logits["usual"] = logits(wrapped, trial.rows)

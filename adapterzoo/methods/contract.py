@@ -104,6 +104,9 @@ class Context:
     seed: int
     task_type: str = "CAUSAL_LM"
     """PEFT's name for the type of the task that the model is trained for"""
+    summed_losses: int = 1
+    """number of forward passes whose losses are added up for one optimizer step: ``gradient_accumulation``, or 1 if
+    their mean is taken. A method that adds a term to the loss of each forward pass divides it by this"""
     batches: Callable[[], Iterable[dict[str, Any]]] = tuple
     """function that returns training batches on the CPU, for a method that starts from data. The order is not that of
     training; a dry run gets no batch. A batch holds the arguments of the model's ``forward``, mostly tensors:

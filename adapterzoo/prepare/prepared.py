@@ -64,5 +64,6 @@ class Prepared:
             total_steps=self.steps,
             gradient_accumulation=train.gradient_accumulation,
             seed=cell.seed,
+            summed_losses=train.gradient_accumulation if self.encoded.trainer_computes_loss else 1,
             batches=shuffled_batches(self.sealed_rows, train.batch_size, cell.seed),
         )

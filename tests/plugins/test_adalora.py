@@ -3,8 +3,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+import task_runs
 import torch
 from cells import Bench
+
+from adapterzoo.errors import UserError
 
 SHORT = "{name: adalora, init_r: 8, target_r: 2, tinit: 1, tfinal: 2}"
 
@@ -54,6 +58,28 @@ def test_the_regulariser_counts_once_a_step_however_many_passes_it_has(
 
     whole, parts = losses(8, 1), losses(4, 2)
     assert max(abs(a - b) / a for a, b in zip(whole, parts, strict=True)) < 1e-4
+
+
+def test_the_regulariser_is_divided_only_where_the_losses_of_a_step_are_added_up(
+    write_recipe: Callable[..., Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    """The trainer takes the mean of the losses that a task computes itself."""
+    supervised = write_recipe("adalora")
+    rows = [{"text": f"text {number}", "label": number % 2} for number in range(40)]
+    (tmp_path / "classification").mkdir()
+    classification = task_runs.write_recipe(tmp_path / "classification", tiny_model, rows, "classification", "adalora")
+    for recipe, weight in ((supervised, 0.05), (classification, 0.1)):
+        method, options, context = Bench(recipe, "train.gradient_accumulation=2").method("adalora")
+        assert method.peft_config(None, options, context).orth_reg_weight == weight
+
+
+@pytest.mark.parametrize(("steps", "tfinal"), [(5, 4), (1, 0)])
+def test_a_schedule_without_a_step_to_measure_importance_is_an_error(
+    steps: int, tfinal: int, write_recipe: Callable[..., Path]
+) -> None:
+    """PEFT would stop in the first step, with a KeyError."""
+    with pytest.raises(UserError, match="leave none of the"):
+        Bench(write_recipe(f"{{name: adalora, tinit: 0, tfinal: {tfinal}}}", steps=str(steps)))
 
 
 def test_evaluation_leaves_the_regulariser_out(write_recipe: Callable[..., Path]) -> None:

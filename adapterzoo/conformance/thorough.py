@@ -1,0 +1,106 @@
+"""Use a method with other settings of the training, and on a larger model: what the usual check has no time for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from adapterzoo.conformance.declining import problems_with
+from adapterzoo.conformance.measure import logits
+from adapterzoo.conformance.models import BLOCKS_OF_LARGE, LARGE, tiny_base
+from adapterzoo.conformance.trial import MIN_LOSS_FALL, SAVED_AT, Trial, time_limit
+from adapterzoo.conformance.variants import FEW_STEPS, VARIANT_SECONDS, Variant, few, train_and_save, use
+from adapterzoo.conformance.watch import save_only_at
+from adapterzoo.errors import AdapterzooError, NotFiniteError
+
+if TYPE_CHECKING:
+    import torch
+
+    from adapterzoo.model.base import Base
+    from adapterzoo.recipe.schema import TrainSection
+
+MANY_STEPS = 120
+PASSES = 2
+"""number of batches over which gradients are accumulated"""
+
+
+def long_training(trial: Trial, base: Base, settings: TrainSection) -> Variant:
+    """Train for longer than usual, at the method's own learning rate."""
+    settings = settings.model_copy(update={"steps": MANY_STEPS, "eval_steps": 0})
+    rate = trial.method.learning_rate
+    variant = Variant(f"{MANY_STEPS} steps at its own learning rate, {rate:g}", min_fall=MIN_LOSS_FALL)
+    other = _with_context(trial, "long", total_steps=MANY_STEPS)
+    with _recorded(variant), base.borrow() as model:
+        train_and_save(other, model, settings, variant, rate=rate)
+    return variant
+
+
+def larger_model(trial: Trial, settings: TrainSection) -> Iterator[Variant]:
+    """Wrap, train, save, load and merge on a model with more blocks and wider layers, unless the method declines it."""
+    other = _with_context(trial, "larger", total_steps=FEW_STEPS)
+    other.architecture = LARGE
+    if problems_with(trial.method, LARGE, other.context, trial.options):
+        return
+    variant = Variant(f"a model of {BLOCKS_OF_LARGE} blocks")
+    with _recorded(variant):
+        use(other, tiny_base(LARGE, "none"), few(settings), variant)
+    blocks = {int(number) for name in variant.first for number in re.findall(r"\blayers\.(\d+)\.", name)}
+    variant.untrained_blocks = sorted(set(range(BLOCKS_OF_LARGE)) - blocks) if 0 in blocks else []
+    yield variant
+
+
+def other_settings(trial: Trial, base: Base, settings: TrainSection, usual: torch.Tensor) -> Iterator[Variant]:
+    """Train with accumulated gradients, and with gradient checkpointing, which both should change nothing.
+
+    Args:
+        trial: the method with its default options.
+        base: the base model.
+        settings: the usual settings.
+        usual: the logits after a training with the usual settings.
+    """
+    small = {"batch_size": settings.batch_size // PASSES, "gradient_accumulation": PASSES}
+    losses = PASSES if trial.rows.trainer_computes_loss else 1
+    accumulating = _with_context(trial, "accumulated", gradient_accumulation=PASSES, summed_losses=losses)
+    for other, what, changes in (
+        (accumulating, "accumulated gradients", small),
+        (_with_context(trial, "checkpointing"), "gradient checkpointing", {"gradient_checkpointing": True}),
+    ):
+        variant = Variant(what)
+        # A model that answers questions computes its loss over padding too, so its rows cannot be in other batches.
+        if what != "accumulated gradients" or trial.context.task_type != "QUESTION_ANS":
+            variant.logits["usual"] = usual
+        with _recorded(variant):
+            _train_and_resume(other, base, settings.model_copy(update={"eval_steps": 0, **changes}), variant)
+        declined = isinstance(variant.error, AdapterzooError) and not isinstance(variant.error, NotFiniteError)
+        if not declined or variant.first:  # otherwise the method says to the user that it cannot train like this
+            yield variant
+
+
+def _with_context(trial: Trial, name: str, **changes: int) -> Trial:
+    """Return the same trial with another context and a folder of its own."""
+    context = replace(trial.context, **changes)  # type: ignore[arg-type]  # the fields are integers
+    return Trial(trial.method, trial.options, context, trial.architecture, trial.rows, trial.folder / name)
+
+
+@contextmanager
+def _recorded(variant: Variant) -> Iterator[None]:
+    """Record an error of a block, or that it takes too long."""
+    try:
+        with time_limit(variant.what, VARIANT_SECONDS):
+            yield
+    except (Exception, SystemExit) as error:  # the method under test may raise anything
+        variant.error = error
+
+
+def _train_and_resume(trial: Trial, base: Base, settings: TrainSection, variant: Variant) -> None:
+    saving = settings.model_copy(update={"save_steps": SAVED_AT if trial.method.resumes else 0})
+    with base.borrow() as model:
+        train_and_save(trial, model, saving, variant, [save_only_at(SAVED_AT)])
+    with base.borrow() as model:
+        variant.logits["loaded"] = logits(trial.load(model), trial.rows)
+    if trial.method.resumes:
+        with base.borrow() as model:
+            variant.resumed, _ = trial.train(trial.wrap(model), saving, "first")
