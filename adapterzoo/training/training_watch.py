@@ -44,7 +44,6 @@ class TrainingWatch:
         self.optimizer: Optimizer | None = None
         self.settings: dict[str, Any] = {}
         self.rate = _rates(arguments)
-        self.random = random.Random(0)
         self.steps = self.other_steps = self.batches = 0
         self.largest_norm = 0.0
         self.collated: Counter[Any] = Counter()
@@ -56,6 +55,7 @@ class TrainingWatch:
 
     def state(self) -> dict[str, Any]:
         """Return what was counted and noted so far, for a checkpoint."""
+        self._compare(self.steps)
         return {"counted": self._counts(), "departures": self.fair_play.departures}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -112,8 +112,8 @@ class TrainingWatch:
         if self.optimizer is not None and optimizer is not self.optimizer:
             self.other_steps += 1
             return
+        self._compare(self.steps)
         self.steps += 1
-        self._compare()
         if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
             self.note(OPTIMIZER, "has hooks that run in each step of the optimizer, after its settings were looked at")
         rate = self.rate(self.steps - 1)
@@ -148,11 +148,13 @@ class TrainingWatch:
         """Remember some parameters after a step, to see whether they change before the next one."""
         if optimizer is self.optimizer:
             shown = list(self.shown.values())
-            self.compared = self._checksums(self.random.sample(shown, min(COMPARED, len(shown))))
+            # The step decides which, so that a resumed training compares the same ones.
+            chosen = random.Random(self.steps).sample(shown, min(COMPARED, len(shown)))
+            self.compared = self._checksums(chosen)
 
     def end(self) -> None:
         """Compare the counts with the recipe's when the training has ended."""
-        self._compare()
+        self._compare(self.steps)
         self.fair_play.counted |= self._counts()
         if self.other_steps and not self.each_layer_steps:
             self.note(STEPS, f"makes {self.other_steps} steps with an optimizer beside that of the training")
@@ -188,12 +190,11 @@ class TrainingWatch:
             "largest_gradient_norm": self.largest_norm,
         }
 
-    def _compare(self) -> None:
-        """Note whether parameters have changed since they were remembered."""
+    def _compare(self, step: int) -> None:
+        """Note whether parameters have changed since they were remembered after a step."""
         if any(checksum(parameter) != before for parameter, before in self.compared):
-            when = f"before step {self.steps}" if self.steps <= self.steps_wanted else "after the last step"
+            when = f"after step {step}" if step else "before the first step"
             self.note(BETWEEN_STEPS, f"changes parameters outside of the optimizer's steps, {when}")
-        self.compared = []
 
     @staticmethod
     def _checksums(parameters: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, Any]]:

@@ -302,6 +302,28 @@ def test_what_was_counted_and_noted_before_a_stop_is_kept(write_recipe: Callable
     assert whole.record()["broken_rules"] == {}
 
 
+def test_a_stop_after_any_step_changes_nothing_in_what_is_noted(
+    write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    """AdaLoRA changes parameters between steps, which it declares; the result says when that was first seen."""
+    recipe = write_recipe("{name: adalora, init_r: 2, target_r: 1, tinit: 1, tfinal: 1}", steps="6")
+    whole = FairPlay()
+    loaded = Bench(recipe).load("none")
+    Bench(recipe).adapter("adalora", loaded, tmp_path / "whole", fair_play=whole)
+    assert whole.departures
+    for stop in range(1, 6):
+        bench, resumed, folder = Bench(recipe, "train.save_steps=1"), FairPlay(), tmp_path / str(stop)
+
+        def stop_after(step: int, *_: object, last: int = stop) -> None:
+            if step > last:
+                raise StopError
+
+        with pytest.raises(StopError):
+            bench.adapter("adalora", loaded, folder, on_step=stop_after, fair_play=FairPlay())
+        bench.adapter("adalora", loaded, folder, fair_play=resumed)
+        assert resumed.departures == whole.departures, f"stopped after step {stop}"
+
+
 def test_what_gradient_checkpointing_adds_to_the_graph_is_not_counted_as_trained(
     write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
