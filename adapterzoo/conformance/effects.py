@@ -125,18 +125,24 @@ class _Trainer:
 
 
 def _matters_otherwise(here: _Trainer, name: str, value: Any) -> bool:
-    """Tell whether an option changes something if another option has another value, or on another architecture."""
+    """Tell whether an option changes something beside other values of other options, or on another architecture."""
     trial = here.trial
-    size = trial.method.size_option or ""
-    sizes = [(size, getattr(options, size)) for options in other_sizes(trial.options, size)] if size else []
-    together = dict(other_values(trial.options))
-    for values in (*({other: another} for other, another in [*together.items(), *sizes]), together):
-        others = {other: another for other, another in values.items() if other != name}
-        first, second = here.train(**others), here.train(**others, **{name: value})
-        if first is not None and second is not None and first != second:
-            return True
+    others = {other: another for other, another in other_values(trial.options) if other != name}
+    if _matters(here, name, value, others):
+        return True
     task_type = trial.context.task_type
     architecture = (ARCHITECTURES if task_type == CAUSAL else TASK_ARCHITECTURES[task_type])[-1]
     base = tiny_base(architecture, trial.context.quantization, task_type=task_type)
     there = _Trainer(trial, architecture, base, here.settings, lambda options: [])
-    return there.train() != there.train(**{name: value})
+    if _matters(there, name, value, {}):
+        return True
+    size = trial.method.size_option or name
+    sizes = [getattr(options, size) for options in other_sizes(trial.options, size)] if size != name else []
+    alone = [*others.items(), *((size, another) for another in sizes)]
+    return any(_matters(here, name, value, {other: another}) for other, another in alone)
+
+
+def _matters(trainer: _Trainer, name: str, value: Any, others: dict[str, Any]) -> bool:
+    """Tell whether an option changes something beside some values of other options."""
+    first, second = trainer.train(**others), trainer.train(**others, **{name: value})
+    return first is not None and second is not None and first != second

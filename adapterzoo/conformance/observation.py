@@ -31,7 +31,7 @@ class Observation:
     ``many rows`` and ``many rows in nines`` (trained) with more and longer rows, in one batch and in batches of nine,
     ``equal rows`` and ``equal rows alone`` with rows of one length, and the same of the ``base``; ``plain base``,
     ``plain start`` and ``plain trained`` on a base without quantization; ``bfloat16`` and ``bfloat16 loaded`` on a base
-    in bfloat16; those with ``elsewhere`` in another process"""
+    in bfloat16; ``base, other seed`` and ``start, other seed``; those with ``elsewhere`` in another process"""
     findable: bool = True
     """whether another process can find the method's class"""
     variants: list[Variant] = field(default_factory=list)

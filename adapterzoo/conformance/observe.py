@@ -19,7 +19,7 @@ from adapterzoo.conformance.observation import Observation
 from adapterzoo.conformance.sizes import count_sizes
 from adapterzoo.conformance.thorough import larger_model, long_training, other_settings
 from adapterzoo.conformance.trial import SAVED_AT, STEPS, Trial
-from adapterzoo.conformance.variants import FEW_STEPS, few, observe_variants
+from adapterzoo.conformance.variants import FEW_STEPS, SEED, few, observe_variants
 from adapterzoo.conformance.watch import GradientWatcher, record_events, save_only_at
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.world import World
@@ -160,6 +160,8 @@ class _Observer:
                 observed.sizes = count_sizes(trial, base, observed.trainable, self.problems)
         here = (observed.architecture, observed.quantization, self.context.task_type)
         if here == (ARCHITECTURES[0], self.method.quantizations[0], self.method.task_types[0]):
+            with observed.stage("other seed"), base.borrow() as model:
+                self._start_with_another_seed(model)
             context, short = replace(self.context, total_steps=FEW_STEPS), few(self.settings)
             briefly = Trial(self.method, self.options, context, observed.architecture, self.rows, trial.folder)
             problems = partial(problems_with, self.method, observed.architecture, context)
@@ -220,6 +222,16 @@ class _Observer:
                 observed.logits["merged"] = logits(merged, self.rows)
                 if self.causal and observed.quantization == "none":
                     merged.save_pretrained(str(trial.merged))
+
+    def _start_with_another_seed(self, model: nn.Module) -> None:
+        """Measure a wrapped model before training, and its base, with another seed."""
+        context = replace(self.context, seed=SEED)
+        trial = Trial(
+            self.method, self.options, context, self.observed.architecture, self.rows, self.trial.folder / "seed"
+        )
+        put_new_head(model, SEED)
+        self.observed.logits["base, other seed"] = logits(model, self.rows)
+        self.observed.logits["start, other seed"] = logits(trial.wrap(model), self.rows)
 
     def _train_watched(self, model: Any) -> None:
         """Train, and record the calls of the method's callbacks, the gradients, and what breaks the rules."""

@@ -49,7 +49,12 @@ def starts_at_base(method: Method[Any], observed: Observation) -> str | None:
     if not method.starts_at_base:
         return NOT_CHECKED
     hint = "see wrap(), or declare starts_at_base = False"
-    return logits_problem(observed, "start", "base", tolerance(observed), "of the untrained model and the base", hint)
+    which = "of the untrained model and the base"
+    problem = logits_problem(observed, "start", "base", tolerance(observed), which, hint)
+    if problem or "start, other seed" not in observed.logits:
+        return problem
+    which = "of the untrained model and the base, with another seed,"
+    return logits_problem(observed, "start, other seed", "base, other seed", tolerance(observed), which, hint)
 
 
 def trains(method: Method[Any], observed: Observation) -> str | None:

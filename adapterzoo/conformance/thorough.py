@@ -12,7 +12,15 @@ from adapterzoo.conformance.declining import problems_with
 from adapterzoo.conformance.measure import logits
 from adapterzoo.conformance.models import BLOCKS_OF_LARGE, LARGE, tiny_base
 from adapterzoo.conformance.trial import MIN_LOSS_FALL, SAVED_AT, Trial, time_limit
-from adapterzoo.conformance.variants import FEW_STEPS, VARIANT_SECONDS, Variant, few, train_and_save, use
+from adapterzoo.conformance.variants import (
+    FEW_STEPS,
+    VARIANT_SECONDS,
+    Variant,
+    few,
+    train_and_save,
+    use,
+    variant_problem,
+)
 from adapterzoo.conformance.watch import save_only_at
 from adapterzoo.errors import AdapterzooError, NotFiniteError
 
@@ -75,8 +83,21 @@ def other_settings(trial: Trial, base: Base, settings: TrainSection, usual: torc
         with _recorded(variant):
             _train_and_resume(other, base, settings.model_copy(update={"eval_steps": 0, **changes}), variant)
         declined = isinstance(variant.error, AdapterzooError) and not isinstance(variant.error, NotFiniteError)
+        if variant.error is None and variant_problem(trial.context.quantization, variant):
+            with _recorded(variant):
+                variant.logits["shaken"] = _with_rows_in_another_order(trial, base, settings)
         if not declined or variant.first:  # otherwise the method says to the user that it cannot train like this
             yield variant
+
+
+def _with_rows_in_another_order(trial: Trial, base: Base, settings: TrainSection) -> torch.Tensor:
+    """Return the logits after a training whose batches have the same rows in another order."""
+    rows = replace(trial.rows, train=trial.rows.train[::-1])
+    other = Trial(trial.method, trial.options, trial.context, trial.architecture, rows, trial.folder / "shaken")
+    with base.borrow() as model:
+        wrapped = other.wrap(model)
+        other.train(wrapped, settings)
+        return logits(wrapped, trial.rows)
 
 
 def _with_context(trial: Trial, name: str, **changes: int) -> Trial:

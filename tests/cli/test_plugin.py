@@ -166,7 +166,9 @@ def test_an_unsound_method_fails_the_check_with_the_reason(adapterzoo_process: P
     source = tmp_path / "source"
     shutil.copytree(PACKAGE, source)
     module = source / "adapterzoo_example.py"
-    broken = "    size_option = 'target_modules'\n    mergeable_into = ('none', 'nf4')\n"
+    broken = (
+        "    size_option = 'target_modules'\n    mergeable_into = ('none', 'nf4')\n    task_types = ('CAUSAL_LM',)\n"
+    )
     module.write_text(module.read_text().replace("    options = ", broken + "    options = "))
     pip_install(source, tmp_path / "site")
     site = str(tmp_path / "site")
@@ -182,9 +184,8 @@ def test_a_method_that_kills_the_process_is_reported(adapterzoo_process: Process
     source = tmp_path / "source"
     shutil.copytree(PACKAGE, source)
     module = source / "adapterzoo_example.py"
-    module.write_text(
-        module.read_text().replace("        from peft import LoraConfig", "        import os; os._exit(0)")
-    )
+    text = module.read_text().replace("        from peft import LoraConfig", "        import os; os._exit(0)")
+    module.write_text(text.replace("    options = ", "    task_types = ('CAUSAL_LM',)\n    options = "))
     pip_install(source, tmp_path / "site")
     site = str(tmp_path / "site")
     done = adapterzoo_process("plugin", "check", "example", "--quantization", "none", "--json", PYTHONPATH=site)
