@@ -35,9 +35,7 @@ CaseKey = tuple[str, str, str, str]
     type=click.Choice(QUANTIZATIONS),
     help="Check only this quantization of the base model, and no other task (repeatable).",
 )
-@click.option(
-    "--thorough", is_flag=True, help="Also train for longer, with accumulated gradients, and with checkpointing."
-)
+@click.option("--thorough", is_flag=True, help="Also train for longer, with other settings, and on a larger model.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes that run at the same time [one per core].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def check(

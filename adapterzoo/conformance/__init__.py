@@ -90,7 +90,7 @@ class Case:
         """Train the method, and check every property of what was observed.
 
         Args:
-            thorough: whether to train for longer too, with accumulated gradients, and with gradient checkpointing.
+            thorough: whether to train for longer too, with other settings, and on a larger model.
         """
         observed = observe(
             self.method, self.architecture, self.quantization, task_type=self.task_type, thorough=thorough

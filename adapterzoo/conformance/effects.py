@@ -40,25 +40,41 @@ def missing_effects(
     usual = here.train()
     if usual is None or usual != here.train_again():  # another property tells why
         return
-    for name, value in other_values(trial.options):
+    yield from _idle_options(here, usual)
+    if trial.method.size_option:
+        yield from _untrained_numbers(here, usual, trial.method.size_option)
+    if "target_modules" in type(trial.options).model_fields:
+        yield from _wrong_targets(here)
+
+
+def _idle_options(here: _Trainer, usual: _Trained) -> Iterator[str]:
+    """Yield a sentence for each option whose other value trains the same adapter."""
+    options = here.trial.options
+    for name, value in other_values(options):
         other = here.train(**{name: value})
         if other == usual and name not in other.adjusted and not _matters_otherwise(here, name, value):
-            yield f"{name} {value} instead of {getattr(trial.options, name)} changes nothing in the trained adapter"
-    if size := trial.method.size_option:
-        value = LARGER * getattr(trial.options, size)
-        larger = here.train(**{size: value})
-        if larger is not None and usual.changed > NEARLY_ALL and larger.changed < MOST:
-            yield f"with {size} {value}, training changes only {larger.changed:.0%} of the numbers that it should train"
-    if "target_modules" in type(trial.options).model_fields:
-        first, second = TARGETS
-        pattern = f".*\\.{second}"
-        both, one, other, matched = (
-            here.train(target_modules=targets) for targets in ([first, second], [first], [second], pattern)
-        )
-        if both is not None and both in (one, other):
-            yield f"with {first} and {second} as target_modules, it trains the same as with one of them"
-        if other is not None and matched is not None and matched != other:
-            yield f"with the pattern '{pattern}' as target_modules, it trains something else than with [{second}]"
+            yield f"{name} {value} instead of {getattr(options, name)} changes nothing in the trained adapter"
+
+
+def _untrained_numbers(here: _Trainer, usual: _Trained, size: str) -> Iterator[str]:
+    """Yield a sentence if training leaves many numbers of a larger adapter as they are."""
+    value = LARGER * getattr(here.trial.options, size)
+    larger = here.train(**{size: value})
+    if larger is not None and usual.changed > NEARLY_ALL and larger.changed < MOST:
+        yield f"with {size} {value}, training changes only {larger.changed:.0%} of the numbers that it should train"
+
+
+def _wrong_targets(here: _Trainer) -> Iterator[str]:
+    """Yield what is wrong with the layers that are adapted for two names, for one of them, and for a pattern."""
+    first, second = TARGETS
+    pattern = f".*\\.{second}"
+    both, one, other, matched = (
+        here.train(target_modules=targets) for targets in ([first, second], [first], [second], pattern)
+    )
+    if both is not None and both in (one, other):
+        yield f"with {first} and {second} as target_modules, it trains the same as with one of them"
+    if other is not None and matched is not None and matched != other:
+        yield f"with the pattern '{pattern}' as target_modules, it trains something else than with [{second}]"
 
 
 @dataclass(eq=False)

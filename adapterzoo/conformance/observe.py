@@ -19,7 +19,7 @@ from adapterzoo.conformance.observation import Observation
 from adapterzoo.conformance.sizes import count_sizes
 from adapterzoo.conformance.thorough import larger_model, long_training, other_settings
 from adapterzoo.conformance.trial import SAVED_AT, STEPS, Trial
-from adapterzoo.conformance.variants import FEW_STEPS, SEED, few, observe_variants
+from adapterzoo.conformance.variants import FEW_STEPS, SEED, VARIANT_SECONDS, few, observe_variants
 from adapterzoo.conformance.watch import GradientWatcher, record_events, save_only_at
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.world import World
@@ -166,7 +166,8 @@ class _Observer:
             briefly = Trial(self.method, self.options, context, observed.architecture, self.rows, trial.folder)
             problems = partial(problems_with, self.method, observed.architecture, context)
             observed.variants += observe_variants(briefly, base, short, problems)
-            observed.missing_effects += missing_effects(briefly, base, short, problems)
+            with observed.stage("effects", VARIANT_SECONDS):
+                observed.missing_effects += missing_effects(briefly, base, short, problems)
             if self.thorough:
                 observed.variants.append(long_training(trial, base, self.settings))
         if self.thorough and here == (ARCHITECTURES[0], "none", CAUSAL):

@@ -94,8 +94,10 @@ def other_options(method: Method[Any], observed: Observation) -> str | None:
     if not observed.variants:
         return NOT_CHECKED
     found = (variant_problem(observed.quantization, variant) for variant in observed.variants)
-    problems = [problem for problem in found if problem]
-    return "; ".join([*problems[:1], *observed.missing_effects]) or None
+    problems = [problem for problem in found if problem][:1]
+    if "effects" in observed.errors:
+        problems.append(f"trying each option alone raised {describe_error(observed.errors['effects'])}")
+    return "; ".join([*problems, *observed.missing_effects]) or None
 
 
 def resumes(method: Method[Any], observed: Observation) -> str | None:
