@@ -104,7 +104,7 @@ def test_check_counts_the_parameters_that_run_trains(
     from adapterzoo.prepare.prepare import prepare
     from adapterzoo.recipe.reading import load_recipe
 
-    recipe = write_recipe(steps="1")
+    recipe = write_recipe(steps="2")
     counted = prepare(load_recipe(recipe)).trainable
     adapterzoo("run", recipe, "--out", tmp_path / "o")
     rows = json.loads(adapterzoo("compare", tmp_path / "o", "--format", "json").stdout)["rows"]

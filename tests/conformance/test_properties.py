@@ -410,45 +410,32 @@ def test_cases_cover_two_architectures_and_every_declared_quantization() -> None
     assert len(cases(method())) == 6
 
 
-# This runs by default although it takes long, because the comparison relies on sound methods. One quantization has to
-# be enough here for the second architecture, and one architecture too for methods that leave the layers to PEFT, apart
-# from the seven of the quickstart; `adapterzoo plugin check --all` tries them all.
+def quick(case: Case) -> bool:
+    """Tell whether a case is among those that run by default; ``adapterzoo plugin check --all`` tries all of them.
+
+    The seven methods of the quickstart are tried with every quantization on a Llama, and on one model of three other
+    kinds. Most methods leave the layers to PEFT, so two models have to be enough for them.
+    """
+    first = case.quantization == case.method.quantizations[0]
+    if case.method.name in METHODS:
+        return case.task_type in ("CAUSAL_LM", "SEQ_CLS", "SEQ_2_SEQ_LM") and (first or case.architecture == "llama")
+    models = ("llama", "gpt_neox") if not isinstance(case.method, PeftMethod) else ("llama",)
+    return case.task_type in ("CAUSAL_LM", "SEQ_CLS") and first and case.architecture in models
+
+
+# This runs by default although it takes long, because the comparison relies on sound methods.
 @pytest.mark.parametrize(
     "case",
     [
         case
         for name in registry()
         if not registry()[name].unavailable
-        for case in cases(name)
-        if (case.architecture == "llama" or name in METHODS or not isinstance(case.method, PeftMethod))
-        and (
-            case.quantization == case.method.quantizations[0]
-            or (case.architecture == "llama" and not case.method.fallback)
-        )
+        for case in (*cases(name), *task_cases(name))
+        if quick(case)
     ],
     ids=str,
 )
 def test_every_method_of_the_zoo_is_sound(case: Case) -> None:
-    case.check()
-
-
-# Two of the nine models have to be enough here, and one for methods without a file of their own; `adapterzoo plugin
-# check --all` tries them all.
-QUICK = (("SEQ_CLS", "llama"), ("SEQ_2_SEQ_LM", "t5"))
-
-
-@pytest.mark.parametrize(
-    "case",
-    [
-        case
-        for name in registry()
-        if not registry()[name].unavailable
-        for case in task_cases(name)
-        if (case.task_type, case.architecture) in QUICK[: 1 if case.method.fallback else None]
-    ],
-    ids=str,
-)
-def test_every_method_of_the_zoo_is_sound_for_every_type_of_task(case: Case) -> None:
     case.check()
 
 
