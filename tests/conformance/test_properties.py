@@ -413,8 +413,8 @@ def test_cases_cover_two_architectures_and_every_declared_quantization() -> None
 def quick(case: Case) -> bool:
     """Tell whether a case is among those that run by default; ``adapterzoo plugin check --all`` tries all of them.
 
-    The seven methods of the quickstart are tried with every quantization on a Llama, and on one model of three other
-    kinds. Most methods leave the layers to PEFT, so two models have to be enough for them.
+    The seven methods of the quickstart are tried with every quantization, and for three types of tasks. For the others,
+    one quantization and two types have to be enough, and a Llama for those that leave the layers to PEFT.
     """
     first = case.quantization == case.method.quantizations[0]
     if case.method.name in METHODS:
