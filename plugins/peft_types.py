@@ -138,7 +138,15 @@ def _give_task(model: Any) -> None:
         rows = keywords["input_ids"]
         return arguments, {**keywords, "task_ids": torch.zeros(len(rows), dtype=torch.long, device=rows.device)}
 
+    def add_to_layer(layer: nn.Module, arguments: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        rows = arguments[0]
+        return arguments, {"task_ids": torch.zeros(len(rows), dtype=torch.long, device=rows.device), **keywords}
+
     model.register_forward_pre_hook(add_task, with_kwargs=True)
+    for layer in model.modules():
+        # PEFT tells its layers the task only during the forward pass, but gradient checkpointing calls them again.
+        if hasattr(layer, "poly_router"):
+            layer.register_forward_pre_hook(add_to_layer, with_kwargs=True)
     generate = model.generate
     model.generate = lambda **keywords: generate(**add_task(model, (), keywords)[1])
 

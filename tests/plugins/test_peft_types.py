@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import peft
 import pytest
 from adapterzoo_plugins._peft_catalog import CATALOG, conclude, option_type, schema
 from adapterzoo_plugins.peft_types import derive
+from cells import Bench, assert_same
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from pydantic import ValidationError
 
@@ -96,3 +98,12 @@ def test_abilities_follow_from_the_reports() -> None:
     assert facts["quantizations"] == []
     declined = Report("mine", "llama", "none", declined="options: too wide")
     assert conclude([declined]) == {"quantizations": [], "mergeable_into": [], "refused": ["options: too wide"]}
+
+
+def test_poly_trains_with_gradient_checkpointing(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """PEFT tells its layers the task only during the forward pass, and checkpointing calls them again later."""
+    trained = []
+    for on in ("false", "true"):
+        bench = Bench(write_recipe("poly", steps="2"), f"train.gradient_checkpointing={on}")
+        trained.append(bench.adapter("poly", bench.load("none"), tmp_path / on))
+    assert_same(*trained)
