@@ -26,6 +26,7 @@ from adapterzoo.errors import AdapterzooError, NotFiniteError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from adapterzoo.model.base import Base
     from adapterzoo.recipe.schema import TrainSection
@@ -53,11 +54,20 @@ def larger_model(trial: Trial, settings: TrainSection) -> Iterator[Variant]:
     if problems_with(trial.method, LARGE, other.context, trial.options):
         return
     variant = Variant(f"a model of {BLOCKS_OF_LARGE} blocks")
+    base = tiny_base(LARGE, "none")
     with _recorded(variant):
-        use(other, tiny_base(LARGE, "none"), few(settings), variant)
-    blocks = {int(number) for name in variant.first for number in re.findall(r"\blayers\.(\d+)\.", name)}
-    variant.untrained_blocks = sorted(set(range(BLOCKS_OF_LARGE)) - blocks) if 0 in blocks else []
+        use(other, base, few(settings), variant)
+        with base.borrow() as model:
+            variant.untrained_blocks = _untrained_blocks(other.wrap(model))
     yield variant
+
+
+def _untrained_blocks(model: nn.Module) -> list[int]:
+    """Return the numbers of the blocks in which nothing is trained; none if nothing is trained in the first either."""
+    # Blocks may share a parameter.
+    names = [name for name, tensor in model.named_parameters(remove_duplicate=False) if tensor.requires_grad]
+    blocks = {int(number) for name in names for number in re.findall(r"\blayers\.(\d+)\.", name)}
+    return sorted(set(range(BLOCKS_OF_LARGE)) - blocks) if 0 in blocks else []
 
 
 def other_settings(trial: Trial, base: Base, settings: TrainSection, usual: torch.Tensor) -> Iterator[Variant]:

@@ -28,7 +28,7 @@ VARIANT_SECONDS = 300
 # Accept that other settings that should change nothing, such as checkpointing, change the effect by this share.
 SETTINGS_TOLERANCE = 0.05
 # Accept this many times the change when the rows of a batch are in another order, which changes only the rounding.
-SHAKEN = 3
+SHAKEN = 5
 # Accept this difference of logits that should be equal, as a share of their standard deviation.
 VARIANT_TOLERANCE = 1e-3
 Problems = Callable[[Any], list[Problem]]
