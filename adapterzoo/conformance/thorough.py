@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adapterzoo.conformance.declining import problems_with
 from adapterzoo.conformance.measure import logits
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from adapterzoo.recipe.schema import TrainSection
 
 MANY_STEPS = 120
+EARLY_STEPS = 4
+EARLY_TOLERANCE = 1e-3
+"""share of the effect of a few steps by which other settings may change it"""
 PASSES = 2
 """number of batches over which gradients are accumulated"""
 
@@ -93,11 +96,30 @@ def other_settings(trial: Trial, base: Base, settings: TrainSection, usual: torc
         with _recorded(variant):
             _train_and_resume(other, base, settings.model_copy(update={"eval_steps": 0, **changes}), variant)
         declined = isinstance(variant.error, AdapterzooError) and not isinstance(variant.error, NotFiniteError)
-        if variant.error is None and variant_problem(trial.context.quantization, variant):
+        differs = variant.error is None and variant_problem(trial.context.quantization, variant)
+        if differs and "usual" in variant.logits:
             with _recorded(variant):
-                variant.logits["shaken"] = _with_rows_in_another_order(trial, base, settings)
+                if _differs_early(trial, other, base, settings, changes):
+                    variant.logits["shaken"] = _with_rows_in_another_order(trial, base, settings)
+                else:
+                    del variant.logits["usual"]
         if not declined or variant.first:  # otherwise the method says to the user that it cannot train like this
             yield variant
+
+
+def _differs_early(usual: Trial, other: Trial, base: Base, settings: TrainSection, changes: dict[str, Any]) -> bool:
+    """Tell whether other settings give another adapter after a few steps, before rounding has been amplified."""
+    settings = settings.model_copy(update={"steps": EARLY_STEPS, "eval_steps": 0})
+    found: list[torch.Tensor] = []
+    for trial, given in ((usual, settings), (other, settings.model_copy(update=changes))):
+        again = _with_context(trial, f"early-{len(found)}", total_steps=EARLY_STEPS)
+        with base.borrow() as model:
+            wrapped = again.wrap(model)
+            before = logits(wrapped, trial.rows)
+            again.train(wrapped, given)
+            found.append(logits(wrapped, trial.rows))
+    effect, gap = ((found[0] - tensor).abs().max().item() for tensor in (before, found[1]))
+    return bool(gap > EARLY_TOLERANCE * effect)
 
 
 def _with_rows_in_another_order(trial: Trial, base: Base, settings: TrainSection) -> torch.Tensor:
