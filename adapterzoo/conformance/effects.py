@@ -11,6 +11,7 @@ from adapterzoo.conformance.models import ARCHITECTURES, CAUSAL, TASK_ARCHITECTU
 from adapterzoo.conformance.options import TARGETS, changed, other_sizes, other_values
 from adapterzoo.conformance.trial import Trial
 from adapterzoo.errors import Problem
+from adapterzoo.methods.layers import trained_parameters
 from adapterzoo.results.result import plain_findings
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def missing_effects(
         settings: a short training.
         problems: tells why the method does not accept options.
     """
-    here = _Trainer(trial, trial.architecture, base, settings, problems)
+    here = _Trainer(trial, base, settings, problems)
     usual = here.train()
     if usual is None or usual != here.train_again():  # another property tells why
         return
@@ -104,7 +105,6 @@ class _Trainer:
     """Trains a method shortly on one base, with some options changed."""
 
     trial: Trial
-    architecture: str
     base: Base
     settings: TrainSection
     problems: Callable[[Any], list[Problem]]
@@ -125,17 +125,16 @@ class _Trainer:
         return self._train(self.trial.options)
 
     def _train(self, options: Any) -> _Trained | None:
-        mine = self.trial
-        trial = Trial(mine.method, options, mine.context, self.architecture, mine.rows, mine.folder)
+        trial = self.trial.other("effects", options=options)
         try:
             with self.base.borrow() as model:
                 wrapped = trial.wrap(model)
-                before = {name: tensor.detach().clone() for name, tensor in wrapped.named_parameters()}
-                tensors, _ = trial.train(wrapped, self.settings, "effects")
+                before = {name: tensor.detach().clone() for name, tensor in trained_parameters(wrapped).items()}
+                tensors, _ = trial.train(wrapped, self.settings)
                 different = sum(int((before[name] != tensor).sum()) for name, tensor in tensors.items())
                 whole = sum(tensor.numel() for tensor in tensors.values())
-                adjusted = {*plain_findings(mine.method.findings(wrapped)).get("adjusted", {})}
-                return _Trained(tensors, logits(wrapped, mine.rows), different / max(1, whole), adjusted)
+                adjusted = {*plain_findings(trial.method.findings(wrapped)).get("adjusted", {})}
+                return _Trained(tensors, logits(wrapped, trial.rows), different / max(1, whole), adjusted)
         except (Exception, SystemExit):  # whether it may raise this is the question of other properties
             return None
 
@@ -149,13 +148,14 @@ def _matters_otherwise(here: _Trainer, name: str, value: Any) -> bool:
     task_type = trial.context.task_type
     architecture = (ARCHITECTURES if task_type == CAUSAL else TASK_ARCHITECTURES[task_type])[-1]
     base = tiny_base(architecture, trial.context.quantization, task_type=task_type)
-    there = _Trainer(trial, architecture, base, here.settings, lambda options: [])
+    elsewhere = trial.other("elsewhere", architecture=architecture)
+    there = _Trainer(elsewhere, base, here.settings, lambda options: [])
     if _matters(there, name, value, {}):
         return True
-    size = trial.method.size_option or name
-    sizes = [getattr(options, size) for options in other_sizes(trial.options, size)] if size != name else []
-    alone = [*others.items(), *((size, another) for another in sizes)]
-    return any(_matters(here, name, value, {other: another}) for other, another in alone)
+    alone = [{other: another} for other, another in others.items()]
+    if (size := trial.method.size_option) and size != name:
+        alone += [{size: getattr(options, size)} for options in other_sizes(trial.options, size)]
+    return any(_matters(here, name, value, values) for values in alone)
 
 
 def _matters(trainer: _Trainer, name: str, value: Any, others: dict[str, Any]) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +25,8 @@ from adapterzoo.machine.world import World
 from adapterzoo.methods.contract import Context, Method
 from adapterzoo.methods.layers import trained_parameters
 from adapterzoo.model.head import put_new_head
+from adapterzoo.results.adapter_folder import has_weights
 from adapterzoo.results.result import plain_findings
-from adapterzoo.results.store import has_weights
 from adapterzoo.tasks.batches import sealed, shuffled_batches
 
 if TYPE_CHECKING:
@@ -160,14 +159,7 @@ class _Observer:
                 observed.sizes = count_sizes(trial, base, observed.trainable, self.problems)
         here = (observed.architecture, observed.quantization, self.context.task_type)
         if here == (ARCHITECTURES[0], self.method.quantizations[0], self.method.task_types[0]):
-            with observed.stage("other seed"), base.borrow() as model:
-                self._start_with_another_seed(model)
-            context, short = replace(self.context, total_steps=FEW_STEPS), few(self.settings)
-            briefly = Trial(self.method, self.options, context, observed.architecture, self.rows, trial.folder)
-            problems = partial(problems_with, self.method, observed.architecture, context)
-            observed.variants += observe_variants(briefly, base, short, problems)
-            with observed.stage("effects", VARIANT_SECONDS):
-                observed.missing_effects += missing_effects(briefly, base, short, problems)
+            self._try_other_values()
             if self.thorough:
                 observed.variants.append(long_training(trial, base, self.settings))
         if self.thorough and here == (ARCHITECTURES[0], "none", CAUSAL):
@@ -224,15 +216,18 @@ class _Observer:
                 if self.causal and observed.quantization == "none":
                     merged.save_pretrained(str(trial.merged))
 
-    def _start_with_another_seed(self, model: nn.Module) -> None:
-        """Measure a wrapped model before training, and its base, with another seed."""
-        context = replace(self.context, seed=SEED)
-        trial = Trial(
-            self.method, self.options, context, self.observed.architecture, self.rows, self.trial.folder / "seed"
-        )
-        put_new_head(model, SEED)
-        self.observed.logits["base, other seed"] = logits(model, self.rows)
-        self.observed.logits["start, other seed"] = logits(trial.wrap(model), self.rows)
+    def _try_other_values(self) -> None:
+        """Start with another seed, and use the method with other options, in short trainings."""
+        observed, base, other = self.observed, self.base, self.trial.other("seed", seed=SEED)
+        with observed.stage("other seed"), base.borrow() as model:
+            put_new_head(model, SEED)
+            observed.logits["base, other seed"] = logits(model, self.rows)
+            observed.logits["start, other seed"] = logits(other.wrap(model), self.rows)
+        short, briefly = few(self.settings), self.trial.other("short", total_steps=FEW_STEPS)
+        problems = partial(problems_with, self.method, observed.architecture, briefly.context)
+        observed.variants += observe_variants(briefly, base, short, problems)
+        with observed.stage("effects", VARIANT_SECONDS):
+            observed.missing_effects += missing_effects(briefly, base, short, problems)
 
     def _train_watched(self, model: Any) -> None:
         """Train, and record the calls of the method's callbacks, the gradients, and what breaks the rules."""
@@ -261,8 +256,7 @@ class _Observer:
         """Train, save and load an adapter on a base in bfloat16."""
         observed, context = self.observed, self.context
         base = tiny_base(observed.architecture, observed.quantization, "bfloat16", context.task_type)
-        folder = self.trial.folder / "bfloat16"
-        trial = Trial(self.method, self.options, context, observed.architecture, self.rows, folder)
+        trial = self.trial.other("bfloat16")
         with base.borrow() as model:
             wrapped = trial.wrap(model)
             trained = trained_parameters(wrapped).values()

@@ -10,16 +10,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from adapterzoo.conformance.batch_properties import generates, rows_alone, shares_a_prefix
 from adapterzoo.conformance.differences import (
     NOT_CHECKED,
     describe_error,
-    distance,
     first_few,
     logits_problem,
     tensors_problem,
     tolerance,
 )
-from adapterzoo.conformance.models import MANY_ROWS
 from adapterzoo.conformance.observation import Observation
 from adapterzoo.conformance.saving_properties import merges, other_options, resumes, saves, works_elsewhere
 from adapterzoo.conformance.trial import MIN_LOSS_FALL, STEPS
@@ -27,8 +26,6 @@ from adapterzoo.methods.contract import Method
 
 # Accept that quantization changes a method's effect up to this many times as much as it changes the base's logits.
 MAX_QUANTIZATION_RATIO = 3
-# Accept this relative difference of losses and gradients, because sums are added up in another order.
-SHARED_PREFIX_TOLERANCE = 1e-5
 # Accept this difference of logits in bfloat16, as a share of their standard deviation.
 BFLOAT16_TOLERANCE = 0.05
 
@@ -156,56 +153,6 @@ def keeps_rules(method: Method[Any], observed: Observation) -> str | None:
     return (
         f"{broken}. In a run, its row would not be ranked; if this is what the method is, declare "
         f"departs_from = ({names},)"
-    )
-
-
-def rows_alone(method: Method[Any], observed: Observation) -> str | None:
-    """Check that a row's answers do not depend on the rows beside it, nor on padding."""
-    if "padding" in observed.errors:
-        return f"forward() raised {describe_error(observed.errors['padding'])} for a single row"
-    if observed.quantization == "int8":
-        return NOT_CHECKED  # int8 arithmetic scales by the whole batch, so even the base's answers depend on it
-    allowed = tolerance(observed) + 4 * distance(observed, "base", "base alone")
-    hint = "see how forward() treats attention_mask and position_ids: padding is on the left"
-    problem = logits_problem(observed, "alone", "trained", allowed, "of a row alone and beside other rows", hint)
-    if problem or "many rows" not in observed.logits:
-        return problem
-    allowed = tolerance(observed) + 4 * distance(observed, "base, many rows", "base, many rows in nines")
-    which = f"of rows of up to {max(MANY_ROWS)} tokens in a batch of {len(MANY_ROWS)} and in batches of nine"
-    problem = logits_problem(observed, "many rows", "many rows in nines", allowed, which, hint)
-    if problem:
-        return problem
-    allowed = tolerance(observed) + 4 * distance(observed, "base, equal rows", "base, equal rows alone")
-    which = "of rows of one length in a batch without padding and alone"
-    return logits_problem(observed, "equal rows", "equal rows alone", allowed, which, hint)
-
-
-def shares_a_prefix(method: Method[Any], observed: Observation) -> str | None:
-    """Check that rows joined behind a shared prefix have the same loss and gradients as padded rows."""
-    if not method.token_wise or observed.quantization == "int8":
-        return NOT_CHECKED
-    hint = "if it does not treat each token alone, declare token_wise = False"
-    if "shared prefix" in observed.errors:
-        return f"it raised {describe_error(observed.errors['shared prefix'])}; {hint}"
-    if observed.shared_prefix_gap is None or observed.shared_prefix_gap <= SHARED_PREFIX_TOLERANCE:
-        return None
-    return (
-        f"the loss or the gradients differ by a share of {observed.shared_prefix_gap:.2g} (allowed: "
-        f"{SHARED_PREFIX_TOLERANCE:g}); see whether forward() draws random numbers or looks at other tokens; {hint}"
-    )
-
-
-def generates(method: Method[Any], observed: Observation) -> str | None:
-    """Check that ``generate``, with its cache, chooses the tokens that plain forward passes would."""
-    if "generate" in observed.errors:
-        return f"generate() raised {describe_error(observed.errors['generate'])}"
-    # Between almost equally likely tokens, rounding may choose either.
-    allowed = 10 * tolerance(observed) + 4 * distance(observed, "base", "base alone")
-    if observed.greedy_gap is None or observed.greedy_gap <= allowed:
-        return None
-    return (
-        f"generate() chose a token whose logit is {observed.greedy_gap:.2g} below the highest one of a forward pass "
-        f"(allowed: {allowed:.2g}); see how the adapter treats past_key_values and positions"
     )
 
 

@@ -36,8 +36,7 @@ def count_sizes(
         if problems(options):
             continue
         with base.borrow() as model:
-            other = Trial(method, options, trial.context, trial.architecture, trial.rows, trial.folder)
-            wrapped = other.wrap(model)
+            wrapped = trial.other("sizes", options=options).wrap(model)
             count = sum(parameter.numel() for parameter in wrapped.parameters() if parameter.requires_grad)
             findings: Any = method.findings(wrapped)  # of any type, if the property "findings" does not hold
             if not (isinstance(findings, dict) and option in findings.get("adjusted", {})):

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.conformance.declining import problems_with
 from adapterzoo.conformance.measure import logits
 from adapterzoo.conformance.models import BLOCKS_OF_LARGE, LARGE, tiny_base
-from adapterzoo.conformance.trial import MIN_LOSS_FALL, SAVED_AT, Trial, time_limit
+from adapterzoo.conformance.trial import MIN_LOSS_FALL, SAVED_AT, Trial
 from adapterzoo.conformance.variants import (
     FEW_STEPS,
-    VARIANT_SECONDS,
     Variant,
     few,
+    recorded,
     train_and_save,
     use,
     variant_problem,
@@ -44,21 +43,20 @@ def long_training(trial: Trial, base: Base, settings: TrainSection) -> Variant:
     settings = settings.model_copy(update={"steps": MANY_STEPS, "eval_steps": 0})
     rate = trial.method.learning_rate
     variant = Variant(f"{MANY_STEPS} steps at its own learning rate, {rate:g}", min_fall=MIN_LOSS_FALL)
-    other = _with_context(trial, "long", total_steps=MANY_STEPS)
-    with _recorded(variant), base.borrow() as model:
+    other = trial.other("long", total_steps=MANY_STEPS)
+    with recorded(variant), base.borrow() as model:
         train_and_save(other, model, settings, variant, rate=rate)
     return variant
 
 
 def larger_model(trial: Trial, settings: TrainSection) -> Iterator[Variant]:
     """Wrap, train, save, load and merge on a model with more blocks and wider layers, unless the method declines it."""
-    other = _with_context(trial, "larger", total_steps=FEW_STEPS)
-    other.architecture = LARGE
+    other = trial.other("larger", architecture=LARGE, total_steps=FEW_STEPS)
     if problems_with(trial.method, LARGE, other.context, trial.options):
         return
     variant = Variant(f"a model of {BLOCKS_OF_LARGE} blocks")
     base = tiny_base(LARGE, "none")
-    with _recorded(variant):
+    with recorded(variant):
         use(other, base, few(settings), variant)
         with base.borrow() as model:
             variant.untrained_blocks = _untrained_blocks(other.wrap(model))
@@ -84,21 +82,21 @@ def other_settings(trial: Trial, base: Base, settings: TrainSection, usual: torc
     """
     small = {"batch_size": settings.batch_size // PASSES, "gradient_accumulation": PASSES}
     losses = PASSES if trial.rows.trainer_computes_loss else 1
-    accumulating = _with_context(trial, "accumulated", gradient_accumulation=PASSES, summed_losses=losses)
+    accumulating = trial.other("accumulated", gradient_accumulation=PASSES, summed_losses=losses)
     for other, what, changes in (
         (accumulating, "accumulated gradients", small),
-        (_with_context(trial, "checkpointing"), "gradient checkpointing", {"gradient_checkpointing": True}),
+        (trial.other("checkpointing"), "gradient checkpointing", {"gradient_checkpointing": True}),
     ):
         variant = Variant(what)
         # A model that answers questions computes its loss over padding too, so its rows cannot be in other batches.
-        if what != "accumulated gradients" or trial.context.task_type != "QUESTION_ANS":
+        if other is not accumulating or trial.context.task_type != "QUESTION_ANS":
             variant.logits["usual"] = usual
-        with _recorded(variant):
+        with recorded(variant):
             _train_and_resume(other, base, settings.model_copy(update={"eval_steps": 0, **changes}), variant)
         declined = isinstance(variant.error, AdapterzooError) and not isinstance(variant.error, NotFiniteError)
         differs = variant.error is None and variant_problem(trial.context.quantization, variant)
         if differs and "usual" in variant.logits:
-            with _recorded(variant):
+            with recorded(variant):
                 if _differs_early(trial, other, base, settings, changes):
                     variant.logits["shaken"] = _with_rows_in_another_order(trial, base, settings)
                 else:
@@ -112,7 +110,7 @@ def _differs_early(usual: Trial, other: Trial, base: Base, settings: TrainSectio
     settings = settings.model_copy(update={"steps": EARLY_STEPS, "eval_steps": 0})
     found: list[torch.Tensor] = []
     for trial, given in ((usual, settings), (other, settings.model_copy(update=changes))):
-        again = _with_context(trial, f"early-{len(found)}", total_steps=EARLY_STEPS)
+        again = trial.other(f"early-{len(found)}", total_steps=EARLY_STEPS)
         with base.borrow() as model:
             wrapped = again.wrap(model)
             before = logits(wrapped, trial.rows)
@@ -124,28 +122,11 @@ def _differs_early(usual: Trial, other: Trial, base: Base, settings: TrainSectio
 
 def _with_rows_in_another_order(trial: Trial, base: Base, settings: TrainSection) -> torch.Tensor:
     """Return the logits after a training whose batches have the same rows in another order."""
-    rows = replace(trial.rows, train=trial.rows.train[::-1])
-    other = Trial(trial.method, trial.options, trial.context, trial.architecture, rows, trial.folder / "shaken")
+    other = trial.other("shaken", rows=replace(trial.rows, train=trial.rows.train[::-1]))
     with base.borrow() as model:
         wrapped = other.wrap(model)
         other.train(wrapped, settings)
         return logits(wrapped, trial.rows)
-
-
-def _with_context(trial: Trial, name: str, **changes: int) -> Trial:
-    """Return the same trial with another context and a folder of its own."""
-    context = replace(trial.context, **changes)  # type: ignore[arg-type]  # the fields are integers
-    return Trial(trial.method, trial.options, context, trial.architecture, trial.rows, trial.folder / name)
-
-
-@contextmanager
-def _recorded(variant: Variant) -> Iterator[None]:
-    """Record an error of a block, or that it takes too long."""
-    try:
-        with time_limit(variant.what, VARIANT_SECONDS):
-            yield
-    except (Exception, SystemExit) as error:  # the method under test may raise anything
-        variant.error = error
 
 
 def _train_and_resume(trial: Trial, base: Base, settings: TrainSection, variant: Variant) -> None:

@@ -46,6 +46,27 @@ class Trial:
         self.architecture, self.folder = architecture, folder
         folder.mkdir(parents=True, exist_ok=True)
 
+    def other(
+        self, folder: str, *, options: Any = None, architecture: str | None = None, rows: Any = None, **context: Any
+    ) -> Trial:
+        """Return a trial of the same method with some things changed, and with a folder below this one.
+
+        Args:
+            folder: name of the folder.
+            options: other options.
+            architecture: another architecture.
+            rows: other rows.
+            context: fields of the context that differ.
+        """
+        return Trial(
+            self.method,
+            options or self.options,
+            replace(self.context, **context),
+            architecture or self.architecture,
+            rows or self.rows,
+            self.folder / folder,
+        )
+
     def wrap(self, model: nn.Module) -> nn.Module:
         """Wrap a base model, and note whether that keeps the rules of the comparison."""
         from transformers import set_seed

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.conformance.differences import MERGE_TOLERANCE, describe_error, tensors_problem
@@ -131,6 +132,16 @@ def variant_problem(quantization: str, variant: Variant) -> str | None:
     )
 
 
+@contextmanager
+def recorded(variant: Variant) -> Iterator[None]:
+    """Record an error of a block in a variant, or that it takes too long."""
+    try:
+        with time_limit(variant.what, VARIANT_SECONDS):
+            yield
+    except (Exception, SystemExit) as error:  # the method under test may raise anything
+        variant.error = error
+
+
 def _accepted(trial: Trial, problems: Problems, values: dict[str, Any]) -> bool:
     options = changed(trial.options, **values)
     return options is not None and not problems(options)
@@ -143,20 +154,11 @@ def few(settings: TrainSection) -> TrainSection:
 
 def _with_options(trial: Trial, base: Base, settings: TrainSection, values: dict[str, Any], number: int) -> Variant:
     """Wrap, train, save, load and merge with some options, and with another seed."""
-    other = Trial(
-        trial.method,
-        changed(trial.options, **values),
-        replace(trial.context, seed=SEED),
-        trial.architecture,
-        trial.rows,
-        trial.folder / f"variant-{number}-{'-'.join(values)}"[:100],
-    )
+    folder = f"variant-{number}-{'-'.join(values)}"[:100]
+    other = trial.other(folder, options=changed(trial.options, **values), seed=SEED)
     variant = Variant(", ".join([f"{name} {value}" for name, value in values.items()] + [f"seed {SEED}"]))
-    try:
-        with time_limit("another value of an option", VARIANT_SECONDS):
-            use(other, base, settings, variant)
-    except (Exception, SystemExit) as error:  # the method under test may raise anything
-        variant.error = error
+    with recorded(variant):
+        use(other, base, settings, variant)
     return variant
 
 

@@ -142,7 +142,8 @@ def _restore_class(kind: type, attributes: Mapping[str, Any]) -> list[str]:
             delattr(kind, name)
         else:
             setattr(kind, name, original)
-            replaced += [f"{kind.__qualname__}.{name}"] if callable(original) else []
+        if callable(getattr(kind, name, None)):  # its own function, or the one that it inherits
+            replaced.append(f"{kind.__qualname__}.{name}")
     return replaced
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from adapterzoo.digests import file_digest, file_digests, records_digest
+from adapterzoo.digests import file_digests, records_digest
 from adapterzoo.files import require_ordinary, stays_inside
 from adapterzoo.results.result import Result
 from adapterzoo.results.store import ADAPTER
@@ -36,12 +36,6 @@ def changed_records(cell: Path, result: Result) -> list[str]:
     """Return the files of records in a cell's folder that are not what the run wrote: changed or missing."""
     digests = result.record_digests.items()
     return [name for name, digest in digests if records_digest(read_lines(cell / name)) != digest]
-
-
-def adapter_files(folder: Path) -> dict[str, str]:
-    """Return path -> digest for the files in an adapter's folder."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
 
 
 def changed_files(cell: Path, result: Result) -> list[str]:

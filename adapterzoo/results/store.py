@@ -277,16 +277,6 @@ class Store:
         shutil.rmtree(self.cell(label, seed) / CHECKPOINTS, ignore_errors=True)
 
 
-def has_weights(folder: Path) -> bool:
-    """Tell whether a method has saved weights as safetensors in a folder, or in a folder below it."""
-    return any(folder.rglob("*.safetensors"))
-
-
-def folder_bytes(folder: Path) -> int:
-    """Return the size of the weights in an adapter's folder, in bytes."""
-    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
-
-
 def _text(settings: Mapping[str, Any]) -> str:
     return json.dumps(settings, sort_keys=True)
 

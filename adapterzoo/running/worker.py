@@ -20,9 +20,9 @@ from adapterzoo.model.head import save_adapter
 from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.prepare.settings import with_settings
-from adapterzoo.results.intact import adapter_files
+from adapterzoo.results.adapter_folder import adapter_files, has_weights, weight_bytes
 from adapterzoo.results.result import FORGETTING, Result, Tuning, plain_findings
-from adapterzoo.results.store import ADAPTER, CHECKPOINTS, SETTINGS, TRACEBACK, Store, folder_bytes, has_weights
+from adapterzoo.results.store import ADAPTER, CHECKPOINTS, SETTINGS, TRACEBACK, Store
 from adapterzoo.running.cell import Adapted, adapt, measure, shared_prefix, train, tune_cell
 from adapterzoo.running.cell_results import CellResults, finite, known
 from adapterzoo.running.of_base import OfBase, informed
@@ -216,7 +216,7 @@ class Worker:
             "positions_per_token": trained.positions_per_token,
             "history": trained.history,
             "findings": findings,
-            "adapter_bytes": folder_bytes(folder / ADAPTER) - adapted.head_bytes,
+            "adapter_bytes": weight_bytes(folder / ADAPTER) - adapted.head_bytes,
             "adapter_files": adapter_files(folder / ADAPTER),
         }
 

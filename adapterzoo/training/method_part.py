@@ -1,4 +1,4 @@
-"""What a method does while its adapter is trained: its callbacks, its optimizer, and what it keeps in checkpoints."""
+"""Collect the functions of a method that a training calls: callbacks, optimizer, and the state for checkpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from adapterzoo.methods.contract import Context, Method
 
 @dataclass(frozen=True)
 class MethodPart:
-    """The functions of a method that a training calls."""
+    """The functions of a method that one training calls."""
 
     callbacks: Sequence[TrainerCallback] = ()
     optimizer: Callable[[type[torch.optim.Optimizer], dict[str, Any]], torch.optim.Optimizer | None] = (

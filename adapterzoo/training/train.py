@@ -69,7 +69,7 @@ def train_adapter(
         learning_rate: the cell's learning rate.
         seed: the cell's seed.
         folder: folder for checkpoints.
-        part: what the method does meanwhile.
+        part: the method's functions that the training calls.
         prefix: joins rows that begin with the same tokens into one sequence; None if rows are padded.
         fair_play: notes where the method departs from the rules of the comparison.
         on_step: is called after every step.

@@ -38,14 +38,14 @@ def adapters(out: Path) -> dict[str, Any]:
 def test_the_number_of_jobs_changes_no_bit_of_any_result(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
-    recipe = write_recipe("lora, qlora, adalora", "seeds: [0, 1]\n")
+    recipe = write_recipe("lora, qlora, ia3, adalora", "seeds: [0, 1]\n")
     general = tmp_path / "general.txt"
     general.write_text("Once upon a time.\n\nIt was long ago.\n")
     for jobs in (0, 1, 3):
         sets = ("--set", f"evaluate.general_text={general}", "--jobs", jobs)
         assert adapterzoo("run", recipe, *sets, "--out", tmp_path / str(jobs)).exit_code == 0
     first, metrics = adapters(tmp_path / "0"), {name: row["metrics"] for name, row in rows(tmp_path / "0").items()}
-    assert len(first) == 6
+    assert len(first) == 8
     for jobs in ("1", "3"):
         assert {name: row["metrics"] for name, row in rows(tmp_path / jobs).items()} == metrics
         trained = adapters(tmp_path / jobs)

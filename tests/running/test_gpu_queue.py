@@ -53,14 +53,14 @@ def test_processes_on_gpus_give_the_results_of_this_process(
     tune = "tune: {learning_rate: {low: 1e-4, high: 1e-2, trials: 2}}\nseeds: [0, 1]\n"
     sets = ("--set", f"evaluate.general_text={general}")
     for jobs in ("0", "auto"):
-        done = adapterzoo("run", write_recipe("lora, qlora", tune), *sets, "--set", f"jobs={jobs}", "--out",
+        done = adapterzoo("run", write_recipe("lora, qlora, ia3", tune), *sets, "--set", f"jobs={jobs}", "--out",
                           tmp_path / jobs)  # fmt: skip
         assert done.exit_code == 0, done.stderr
     assert started == GPUS, "each process did several cells"
     here, there = results(tmp_path / "0"), results(tmp_path / "auto")
     assert {name: row["metrics"] for name, row in there.items()} == {name: row["metrics"] for name, row in here.items()}
     trained = sorted((tmp_path / "0").rglob("adapter_model.safetensors"))
-    assert len(trained) == 4
+    assert len(trained) == 6
     for path in trained:
         assert_same(load_file(tmp_path / "auto" / path.relative_to(tmp_path / "0")), load_file(path))
 

@@ -23,8 +23,7 @@ def rows(out: Path, adapterzoo: Callable[..., Result]) -> dict[str, dict[str, ob
     return {row["label"]: row for row in json.loads(printed)["rows"]}
 
 
-# Without quantization, tests/running/test_isolation.py trains them.
-@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+@pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
 def test_all_seven_methods_train_with_every_quantization(
     quantization: str, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
