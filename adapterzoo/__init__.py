@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapterzoo.api import compare, run
+from adapterzoo.api import compare, evaluate, run
 from adapterzoo.comparison import Comparison
 from adapterzoo.errors import AdapterzooError, NotFiniteError, PluginError, Problem, UserError
 from adapterzoo.formats import Format
@@ -49,6 +49,7 @@ __all__ = [
     "UserError",
     "block_ends",
     "compare",
+    "evaluate",
     "features",
     "hookimpl",
     "linear_layers",

@@ -1,4 +1,4 @@
-"""Functions for notebooks and scripts, which do the same as the commands ``run`` and ``compare``."""
+"""Functions for notebooks and scripts, which do the same as the commands of the same names."""
 
 from __future__ import annotations
 
@@ -82,6 +82,44 @@ def run(
     folder = Path(out if out is not None else output_folder(checked.name, overrides)).absolute()
     runner.run(checked, folder, methods, seeds, reporter)
     return compare(folder)
+
+
+def evaluate(
+    folder: str | Path,
+    data: str | Path,
+    *,
+    methods: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    overrides: Sequence[str] = (),
+    out: str | Path | None = None,
+    jobs: int | None = None,
+    trust_remote_code: bool = False,
+    reporter: Reporter | None = None,
+) -> PrintedComparison:
+    """Measure the adapters of an output folder on other data, and compare the results.
+
+    Args:
+        folder: output folder of the run that trained the adapters.
+        data: a file, the folder of a saved dataset, or a hub id; all rows are test rows.
+        methods: labels or names of methods; by default all.
+        seeds: seeds of the adapters; by default all.
+        overrides: assignments like ``data.columns={question: q}``, of the sections ``data`` and ``evaluate``.
+        out: folder for the results; by default beside ``folder``, with the name of the data behind its own.
+        jobs: how many adapters are measured at the same time; by default the recipe's number.
+        trust_remote_code: whether the model's own code may be run if the recipe in the folder asks for it.
+        reporter: the object that shows the progress; by default it is not shown.
+
+    Raises:
+        UserError: there are no such adapters, or something is wrong with their files, the data, the model or the
+            folder.
+    """
+    from adapterzoo.adapters import evaluating
+
+    into, _ = evaluating.evaluate(
+        Path(folder), str(data), methods, seeds, overrides,
+        out=None if out is None else Path(out), jobs=jobs, trust_remote_code=trust_remote_code, reporter=reporter,
+    )  # fmt: skip
+    return compare(into)
 
 
 def output_folder(name: str, overrides: Sequence[str] = ()) -> Path:

@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from adapterzoo.adapters.loading import Adapter, Say, apply_adapter, load_base, question_row
+from adapterzoo.adapters.finding import Adapter, Say
+from adapterzoo.adapters.loading import apply_adapter, load_base, question_row
 from adapterzoo.errors import UserError
 from adapterzoo.files import remove, temporary_path
 from adapterzoo.methods.registry import registry

@@ -67,6 +67,7 @@ def main(debug: bool) -> None:
 def _add_commands() -> None:
     from adapterzoo.cli.check import check
     from adapterzoo.cli.compare import compare
+    from adapterzoo.cli.evaluate import evaluate
     from adapterzoo.cli.generate import generate
     from adapterzoo.cli.init import init
     from adapterzoo.cli.merge import merge
@@ -75,7 +76,7 @@ def _add_commands() -> None:
     from adapterzoo.cli.preview import preview
     from adapterzoo.cli.run import run
 
-    for command in (methods, init, preview, check, run, compare, generate, merge, plugin):
+    for command in (methods, init, preview, check, run, compare, generate, evaluate, merge, plugin):
         main.add_command(command)
 
 

@@ -42,9 +42,10 @@ def generate(
     The base model and the chat template are those that the adapter was trained with.
     """
     from adapterzoo.adapters import loading as adapters
+    from adapterzoo.adapters.finding import find_adapter
     from adapterzoo.running.progress import reporter
 
-    adapter = adapters.find_adapter(folder, method, seed, trust_remote_code)
+    adapter = find_adapter(folder, method, seed, trust_remote_code)
     adapters.require_causal(adapter)
     asked = list(prompts) or [line for line in sys.stdin.read().split("\n") if line.strip()]
     if not asked:

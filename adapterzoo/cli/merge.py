@@ -21,11 +21,11 @@ def merge(folder: Path, method: str, seed: int | None, to: Path, trust_remote_co
 
     OUT becomes a model folder that transformers loads.
     """
-    from adapterzoo.adapters import loading as adapters
     from adapterzoo.adapters import merging
+    from adapterzoo.adapters.finding import find_adapter
     from adapterzoo.running.progress import reporter
 
-    adapter = adapters.find_adapter(folder, method, seed, trust_remote_code)
+    adapter = find_adapter(folder, method, seed, trust_remote_code)
     from adapterzoo.machine.quiet import quiet_libraries
 
     with stdout_to_stderr(), quiet_libraries():

@@ -88,13 +88,16 @@ def save_adapter(method: Method[Any], wrapped: nn.Module, head: dict[str, nn.Par
 
 
 def load_head(model: Any, folder: Path) -> None:
-    """Put the head beside a saved adapter on an untouched base model; do nothing if the adapter itself holds it."""
+    """Put a new head on an untouched base model, if its task has one, with the weights beside a saved adapter.
+
+    The adapter itself may hold the head; its ``load`` then fills in the weights.
+    """
     import torch
     from safetensors.torch import load_file
 
+    put_new_head(model, 0)  # the base model's own head must stay as it is
     if not (folder / HEAD).is_file():
         return
-    put_new_head(model, 0)  # the base model's own head must stay as it is
     head = head_parameters(model)
     with torch.no_grad():
         for name, weight in load_file(folder / HEAD).items():

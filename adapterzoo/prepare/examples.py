@@ -33,7 +33,7 @@ def read_data(recipe: Recipe, say: Callable[[str], None]) -> tuple[Recipe, Split
     task = tasks()[recipe.task.name]
     splits = load_splits(recipe.data, say, task.formats)
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"format": splits.format})})
-    return _fitted(recipe, task, splits, say), splits
+    return fit_recipe(recipe, task, splits, say), splits
 
 
 def encode_data(recipe: Recipe, location: str, config: Any, splits: Splits, say: Callable[[str], None]) -> Examples:
@@ -56,7 +56,7 @@ def encode_data(recipe: Recipe, location: str, config: Any, splits: Splits, say:
     return task.encode(EncodeInput(tokenizer, splits, options, recipe.data, say, recipe.evaluate.shots, config))
 
 
-def _fitted(recipe: Recipe, task: Task[Any], splits: Splits, say: Callable[[str], None]) -> Recipe:
+def fit_recipe(recipe: Recipe, task: Task[Any], splits: Splits, say: Callable[[str], None]) -> Recipe:
     """Return the recipe without default settings that do not suit its task and data.
 
     Raises:

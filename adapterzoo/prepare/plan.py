@@ -81,11 +81,7 @@ def plan(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], zoo: Regi
         UserError: a method is unknown, or cannot train on the recipe's quantization.
     """
     own, task = recipe.model.quantization, tasks()[recipe.task.name]
-    cells: list[Cell] = []
-    if recipe.evaluate.base and not task.new_head:
-        cells.append(BaseCell(label=BASE_LABEL, quantization=own))
-        if shots := recipe.evaluate.shots:
-            cells.append(BaseCell(label=f"{BASE_LABEL}-{shots}-shot", quantization=own, shots=shots))
+    cells: list[Cell] = [*base_cells(recipe)]
     entries = _select(recipe, methods, zoo, task)
     for seed in dict.fromkeys(seeds or recipe.seeds):
         for entry in entries:
@@ -110,6 +106,15 @@ def plan(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], zoo: Regi
                 )
             )
     return sorted(cells, key=lambda cell: (cell.quantization != own, cell.quantization))
+
+
+def base_cells(recipe: Recipe) -> list[BaseCell]:
+    """Return the cells of the untouched base model; a task with a new head has none."""
+    own, shots = recipe.model.quantization, recipe.evaluate.shots
+    if not recipe.evaluate.base or tasks()[recipe.task.name].new_head:
+        return []
+    shown = [BaseCell(label=f"{BASE_LABEL}-{shots}-shot", quantization=own, shots=shots)] if shots else []
+    return [BaseCell(label=BASE_LABEL, quantization=own), *shown]
 
 
 def _select(recipe: Recipe, names: Sequence[str], zoo: Registry, task: Task[Any]) -> list[MethodEntry]:

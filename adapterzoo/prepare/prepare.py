@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.data.split import fingerprint
+from adapterzoo.data.split import Splits, fingerprint
 from adapterzoo.data_row import SPLIT_NAMES
 from adapterzoo.errors import Problem, UserError
 from adapterzoo.machine.quiet import quiet_libraries
@@ -15,7 +15,7 @@ from adapterzoo.methods.layers import linear_layers
 from adapterzoo.methods.registry import registry
 from adapterzoo.prepare.dry_run import dry_run
 from adapterzoo.prepare.examples import encode_data, read_data
-from adapterzoo.prepare.plan import plan
+from adapterzoo.prepare.plan import Cell, plan
 from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.recipe.schema import Recipe
 from adapterzoo.tasks.batches import sealed
@@ -23,6 +23,8 @@ from adapterzoo.tasks.examples import Examples
 from adapterzoo.tasks.registry import tasks
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from adapterzoo.evaluation.forgetting import General
 
 
@@ -50,42 +52,69 @@ def prepare(
     cells = plan(recipe, methods, seeds, zoo)
     before_torch()
     with quiet_libraries():
-        from adapterzoo.model import files as model_files
-        from adapterzoo.model import loading
-        from adapterzoo.model.bundled import BUNDLED
-        from adapterzoo.training.arguments import total_steps
-
-        location = model_files.locate(recipe.model.name, say)
-        config = loading.load_config(recipe.model, location)
-        if Path(location).is_dir() and recipe.model.name not in BUNDLED:
-            # However its folder is named, it is the same model: the resolved recipe has the absolute path.
-            recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"name": location})})
-        if problems := tasks()[recipe.task.name].model_problems(config):
-            raise UserError(*problems)
-        encoded = encode_data(recipe, location, config, splits, say)
-        loading.check_weights(recipe.model, location, config, encoded.form)
-        skeleton = loading.skeleton(recipe.model, config, encoded.form)
-        parts = {name: fingerprint([getattr(splits, name)]) for name in SPLIT_NAMES}
-        prepared = Prepared(
-            recipe=recipe,
-            cells=cells,
-            location=location,
-            encoded=encoded,
-            sealed_rows=sealed(encoded),
-            steps=total_steps(recipe.train, len(encoded.training_rows)),
-            trainable={},
-            unknown_sizes={},
-            base_parameters=sum(p.numel() for p in skeleton.parameters()),
-            linear_parameters=sum(p.numel() for layer in linear_layers(skeleton).values() for p in layer.parameters()),
-            weights=None,
-            fingerprints={"data": splits.fingerprint, **parts},
-            general=_general(recipe, encoded, config),
-        )
-        _check_context_length(prepared, config)
-        prepared = dry_run(prepared, skeleton, zoo)
+        prepared, skeleton = encode_run(recipe, splits, cells, say)
         # Read the weights last, because those of a large model take minutes.
-        weights = model_files.fingerprint(location, config)
-        return replace(prepared, weights=weights, fingerprints={**prepared.fingerprints, "weights": weights})
+        return with_weights(dry_run(prepared, skeleton, zoo))
+
+
+def encode_run(
+    recipe: Recipe, splits: Splits, cells: list[Cell], say: Callable[[str], None], steps: int | None = None
+) -> tuple[Prepared, nn.Module]:
+    """Encode the rows of a run, and check that its model and its rows fit; return the run and the model's skeleton.
+
+    Args:
+        recipe: the recipe, as :func:`read_data` returned it.
+        splits: the rows.
+        cells: the cells of the run.
+        say: is called with messages about what was cut or left out.
+        steps: number of optimizer steps of each training; None to compute it from the recipe.
+
+    Raises:
+        UserError: the model or the rows have problems.
+    """
+    from adapterzoo.model import files as model_files
+    from adapterzoo.model import loading
+    from adapterzoo.model.bundled import BUNDLED
+    from adapterzoo.training.arguments import total_steps
+
+    location = model_files.locate(recipe.model.name, say)
+    config = loading.load_config(recipe.model, location)
+    if Path(location).is_dir() and recipe.model.name not in BUNDLED:
+        # However its folder is named, it is the same model: the resolved recipe has the absolute path.
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"name": location})})
+    if problems := tasks()[recipe.task.name].model_problems(config):
+        raise UserError(*problems)
+    encoded = encode_data(recipe, location, config, splits, say)
+    loading.check_weights(recipe.model, location, config, encoded.form)
+    skeleton = loading.skeleton(recipe.model, config, encoded.form)
+    parts = {name: fingerprint([getattr(splits, name)]) for name in SPLIT_NAMES}
+    prepared = Prepared(
+        recipe=recipe,
+        cells=cells,
+        location=location,
+        encoded=encoded,
+        sealed_rows=sealed(encoded),
+        steps=total_steps(recipe.train, len(encoded.training_rows)) if steps is None else steps,
+        trainable={},
+        unknown_sizes={},
+        base_parameters=sum(p.numel() for p in skeleton.parameters()),
+        linear_parameters=sum(p.numel() for layer in linear_layers(skeleton).values() for p in layer.parameters()),
+        weights=None,
+        fingerprints={"data": splits.fingerprint, **parts},
+        general=_general(recipe, encoded, config),
+    )
+    _check_context_length(prepared, config)
+    return prepared, skeleton
+
+
+def with_weights(prepared: Prepared) -> Prepared:
+    """Return the run with the hash of its base model's weights, which are read for it."""
+    from adapterzoo.model import files as model_files
+    from adapterzoo.model import loading
+
+    config = loading.load_config(prepared.recipe.model, prepared.location)
+    weights = model_files.fingerprint(prepared.location, config)
+    return replace(prepared, weights=weights, fingerprints={**prepared.fingerprints, "weights": weights})
 
 
 def _general(recipe: Recipe, encoded: Examples, config: Any) -> General | None:

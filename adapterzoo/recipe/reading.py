@@ -49,10 +49,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), zoo: Registry |
     problems += method_problems(filled, zoo)
     problems += tune_problems(filled, zoo)
     problems += metric_problems(filled)
-    paths = _find_files(filled, path.parent, problems)
+    paths = find_files(filled, path.parent, problems)
     if problems or recipe is None:
         raise UserError(*problems)
-    _put_paths(recipe, paths)
+    put_paths(recipe, paths)
     task = tasks()[recipe.task.name]
     recipe.task.__pydantic_extra__ = task.options(**recipe.task.options).model_dump(mode="json")
     for entry in recipe.methods:
@@ -86,7 +86,7 @@ def _keep_overridden_length(document: Document) -> None:
             train.pop(other, None)
 
 
-def _find_files(document: Document, folder: Path, problems: list[Problem]) -> dict[Location, list[str]]:
+def find_files(document: Document, folder: Path, problems: list[Problem]) -> dict[Location, list[str]]:
     """Return the absolute paths of the files that each key names; add a problem for each file that is missing."""
     data, evaluate = (section(document, name) for name in ("data", "evaluate"))
     named: dict[Location, Any] = {("data", "source"): data.get("source")}
@@ -117,7 +117,7 @@ def _find_files(document: Document, folder: Path, problems: list[Problem]) -> di
     return paths
 
 
-def _put_paths(recipe: Recipe, paths: Mapping[Location, list[str]]) -> None:
+def put_paths(recipe: Recipe, paths: Mapping[Location, list[str]]) -> None:
     """Replace the file names in a recipe by their absolute paths, so that the resolved recipe runs from anywhere."""
     for location, absolute in paths.items():
         if location == ("data", "source"):

@@ -84,6 +84,8 @@ class Result:
     adapter_bytes: int = 0
     adapter_files: dict[str, str] = field(default_factory=dict)
     """file in the adapter's folder -> digest of its content; empty in results of old versions"""
+    trained_in: str | None = None
+    """output folder of the run that trained the adapter, if it was only measured here"""
     record_digests: dict[str, str] = field(default_factory=dict)
     """file of records, such as predictions.jsonl -> digest of the records; empty in results of old versions"""
     train_seconds: FiniteFloat | None = None

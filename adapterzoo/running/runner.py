@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.methods.registry import registry
 from adapterzoo.prepare.prepare import prepare
+from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.recipe.reading import kept_recipe
 from adapterzoo.recipe.schema import Recipe
 from adapterzoo.results.identity import recipe_identity
@@ -27,6 +29,10 @@ from adapterzoo.running.progress import Reporter
 from adapterzoo.running.schedule import Schedule, SerialSchedule
 from adapterzoo.running.worker import Worker
 from adapterzoo.terminal import duration
+
+Say = Callable[[str], None]
+PrepareRun = Callable[[Say, Callable[[], None]], Prepared]
+WorkerType = Callable[[Prepared, Store, Mapping[str, Any]], Worker]
 
 
 def run(
@@ -51,8 +57,28 @@ def run(
         UserError: something is wrong with the recipe, the data, the model or the folder; nothing was trained.
         OSError: a disk is full, or a file cannot be written; finished cells and checkpoints are kept.
     """
-    reporter, clock = reporter or Reporter(), Stopwatch()
-    with _scheduled(recipe, out, methods, seeds, reporter, clock) as (schedule, identity):
+    return run_cells(recipe, out, partial(prepare, recipe, methods, seeds), reporter or Reporter())
+
+
+def run_cells(
+    recipe: Recipe, out: Path, prepare_run: PrepareRun, reporter: Reporter, worker_type: WorkerType = Worker
+) -> list[Result]:
+    """Do every cell of a prepared run that has no result yet; return the results of all cells.
+
+    Args:
+        recipe: the recipe.
+        out: absolute path of the output folder.
+        prepare_run: prepares the run. It is given a function for messages, and one that it has to call before torch
+            computes anything.
+        reporter: shows the progress.
+        worker_type: makes the object that does the cells, from the run, its folder and its identity.
+
+    Raises:
+        UserError: something is wrong with the recipe, the data, the model or the folder; nothing was done.
+        OSError: a disk is full, or a file cannot be written; finished cells and checkpoints are kept.
+    """
+    clock = Stopwatch()
+    with _scheduled(recipe, out, prepare_run, worker_type, reporter, clock) as (schedule, identity):
         store, cells = schedule.store, [(cell.label, cell.seed) for cell in schedule.prepared.cells]
         if (too_small := room.warning(schedule.prepared, schedule.todo, out)) is not None:
             reporter.say(too_small)
@@ -86,13 +112,19 @@ def dry_run(
 
     The arguments and errors are those of :func:`run`.
     """
-    with _scheduled(recipe, out, methods, seeds, reporter or Reporter(), Stopwatch()) as (schedule, _):
+    prepare_run = partial(prepare, recipe, methods, seeds)
+    with _scheduled(recipe, out, prepare_run, Worker, reporter or Reporter(), Stopwatch()) as (schedule, _):
         return planned_cells(schedule)
 
 
 @contextmanager
 def _scheduled(
-    recipe: Recipe, out: Path, methods: Sequence[str], seeds: Sequence[int], reporter: Reporter, clock: Stopwatch
+    recipe: Recipe,
+    out: Path,
+    prepare_run: PrepareRun,
+    worker_type: WorkerType,
+    reporter: Reporter,
+    clock: Stopwatch,
 ) -> Iterator[tuple[Schedule, dict[str, Any]]]:
     """Prepare a run and yield its schedule, and the recipe's identity; then set the number of threads back."""
     # If torch has used several threads in a process, processes forked from it cannot use several threads.
@@ -108,12 +140,12 @@ def _scheduled(
     store.check_place()
     try:
         with clock("preparing"):
-            prepared = prepare(recipe, methods, seeds, reporter.say, use_one_thread)
-        identity = recipe_identity(prepared.recipe.resolved(), prepared.encoded.fingerprint, prepared.weights)
+            prepared = prepare_run(reporter.say, use_one_thread)
+        identity = recipe_identity(prepared.recipe.resolved(), str(prepared.fingerprints["data"]), prepared.weights)
         if (message := store.check(identity)) is not None:
             reporter.say(message)
         with quiet_libraries():
-            worker = Worker(prepared, store, identity)
+            worker = worker_type(prepared, store, identity)
             schedule: Schedule
             if prepared.recipe.jobs != 0 and processes.can_fork():
                 schedule = ForkQueue(worker, reporter, clock, forks_may_use_threads)

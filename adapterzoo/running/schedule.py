@@ -38,7 +38,7 @@ class Schedule:
         self.recipe = worker.prepared.recipe  # with the data format that was recognised
         self.store = worker.store
         self.reporter = reporter
-        self.kept = self._undamaged(self._finished())
+        self.kept = self._valid(self._finished())
         """label and seed -> result of an earlier run"""
         self.todo = [cell for cell in self.prepared.cells if (cell.label, cell.seed) not in self.kept]
         self.done: dict[tuple[str, int], Result] = {}
@@ -94,7 +94,7 @@ class Schedule:
         for label, cell in {cell.label: cell for cell in self.prepared.cells}.items():
             stored = self.store.results_of(label)
             for folder, problem in stored.damaged.items():
-                self._say_damaged(label, folder.name.removeprefix("seed-"), f"{RESULT} {problem.what.rstrip('.')}")
+                self._say_repeated(label, folder.name.removeprefix("seed-"), f"{RESULT} {problem.what.rstrip('.')}")
             for _, result in stored.cells:
                 if result.ok:
                     kept[label, result.seed] = result
@@ -103,19 +103,21 @@ class Schedule:
             raise UserError(*problems)
         return kept
 
-    def _undamaged(self, finished: dict[tuple[str, int], Result]) -> dict[tuple[str, int], Result]:
-        """Return the results whose files have not changed since the run; the other cells are trained again."""
+    def _valid(self, finished: dict[tuple[str, int], Result]) -> dict[tuple[str, int], Result]:
+        """Return the results that still count; the other cells are trained or measured again."""
         kept = {}
         for (label, seed), result in finished.items():
             folder = self.store.cell(label, seed)
             if changed := [*changed_files(folder, result), *changed_records(folder, result)]:
-                self._say_damaged(label, seed, f"{changed[0]} is not what the run wrote")
+                self._say_repeated(label, seed, f"{changed[0]} is not what the run wrote")
+            elif (why := self.worker.outdated(result)) is not None:
+                self._say_repeated(label, seed, why)
             else:
                 kept[label, seed] = result
         return kept
 
-    def _say_damaged(self, label: str, seed: int | str, what: str) -> None:
-        """Say what is damaged in a cell's folder, and what the run does with the cell."""
+    def _say_repeated(self, label: str, seed: int | str, what: str) -> None:
+        """Say why the result of a cell does not count, and what the run does with the cell."""
         cell = next((cell for cell in self.prepared.cells if (cell.label, str(cell.seed)) == (label, str(seed))), None)
         done = "trained" if isinstance(cell, MethodCell) else "measured"
         self.reporter.say(f"{label}, seed {seed}: {what}" + (f", so the cell is {done} again" if cell else ""))

@@ -104,7 +104,7 @@ class Worker:
                 with PeakMemory() as peak:
                     if isinstance(cell, MethodCell):
                         with clock("wrapping"):
-                            adapted = adapt(prepared, cell, model, watch)
+                            adapted = self._adapted(prepared, cell, model, watch)
                         training = self._train(prepared, cell, adapted, folder, watch, clock)
                         model, prefix = adapted.model, adapted.prefix
                     else:
@@ -140,6 +140,10 @@ class Worker:
             return self.fail(cell, why, traceback.format_exc(), keep_checkpoints=late, **known(base, tuning, adapted))
         free_memory()
         return result
+
+    def outdated(self, result: Result) -> str | None:
+        """Return why a result that a cell already has does not count any more; None if it does."""
+        return None
 
     def fail(self, cell: Cell, why: str, details: str, *, keep_checkpoints: bool = False, **fields: Any) -> Result:
         """Write the result of a cell that failed.
@@ -194,6 +198,10 @@ class Worker:
         if isinstance(tuning, AdapterzooError):
             raise tuning
         return with_settings(cell, tuning["chosen"]), tuning
+
+    def _adapted(self, prepared: Prepared, cell: MethodCell, model: nn.Module, watch: Watch) -> Adapted:
+        """Return the base model with the adapter of a cell on it."""
+        return adapt(prepared, cell, model, watch)
 
     def _train(
         self,

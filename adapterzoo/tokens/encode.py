@@ -74,7 +74,8 @@ class Encoder:
 
     def collect(self, examples: dict[str, list[Example]], notes: list[str], fingerprint: str) -> Encoded:
         """Return the examples of all splits together with the end tokens, the padding token and the packs."""
-        ends = {example.completion[-1] for example in examples["train"]} & self.special_ids
+        # A run that only measures may have no training rows.
+        ends = {example.completion[-1] for example in examples["train"] or examples["test"]} & self.special_ids
         packing = self.data.packing
         return Encoded(
             tokenizer=self.tokenizer,

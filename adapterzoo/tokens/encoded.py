@@ -61,8 +61,8 @@ class Encoded(Examples):
         wanted = settings.max_new_tokens
         answer = max(len(example.completion) for example in examples)
         prompt = max(len(example.prompt) for example in examples)
-        first = [max((example.tokens for example in split), key=_length) for split in (self.train, self.test)]
-        rows = [*first, *(example.tokens for example in self.train)]
+        first = [max((example.tokens for example in split), key=_length) for split in (self.train, self.test) if split]
+        rows = [*first, *(example.tokens for example in self.train or self.test)]
         return Joinable(rows, max(prompt + max(answer, 0 if wanted == "auto" else wanted), self.longest_shown))
 
     def check_model(self, model: Any) -> None:

@@ -88,7 +88,7 @@ def _facts(encoder: Encoder, encoded: Encoded, data: DataSettings) -> list[str]:
     """Return lines that say how the rows are written, padded and packed."""
     how = "plain lines" if encoder.chat.plain else "the model's own chat template"
     how = data.chat_template if data.chat_template not in ("auto", "plain") else how
-    raw = encoded.train[0].row.raw
+    raw = (encoded.train or encoded.test)[0].row.raw
     pad, end = encoder.tokenizer.convert_ids_to_tokens([encoder.pad_id, encoded.end_ids[-1]])
     packed = f"packing: {len(encoded.train):,} training rows are packed into {len(encoded.packs):,}"
     return [

@@ -19,7 +19,7 @@ from damage import DAMAGES, become_file, remove_anything
 from tiny import RECIPE
 
 from adapterzoo import UserError, compare
-from adapterzoo.adapters.loading import find_adapter
+from adapterzoo.adapters.finding import find_adapter
 from adapterzoo.digests import records_digest
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.prepare.prepare import prepare

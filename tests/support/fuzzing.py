@@ -221,7 +221,8 @@ def read_adapter(name: str) -> Callable[[Path, bytes], None]:
     """Return a function that loads an adapter in which one file is the input."""
 
     def read(folder: Path, content: bytes) -> None:
-        from adapterzoo.adapters.loading import Adapter, apply_adapter
+        from adapterzoo.adapters.finding import Adapter
+        from adapterzoo.adapters.loading import apply_adapter
         from adapterzoo.recipe.schema import Recipe
         from adapterzoo.results.result import Result
 
