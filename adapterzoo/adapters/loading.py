@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -37,20 +36,9 @@ def require_causal(adapter: Adapter) -> None:
         raise UserError.at(str(adapter.folder), what, "Load the adapter with PEFT.")
 
 
-@contextmanager
-def ready_model(
-    adapter: Adapter, quantization: str, say: Say, questions: Sequence[DataRow] = ()
-) -> Iterator[tuple[nn.Module, Encoder]]:
-    """Yield the base with the adapter on it, ready to answer, and the encoder that turns questions into tokens.
-
-    The arguments and errors are those of :func:`load_base`.
-    """
-    base, encoder = load_base(adapter, quantization, say, questions)
-    with base.borrow() as model:
-        yield apply_adapter(adapter, model, quantization), encoder
-
-
-def load_base(adapter: Adapter, quantization: str, say: Say, questions: Sequence[DataRow] = ()) -> tuple[Base, Encoder]:
+def load_base(
+    adapter: Adapter, quantization: str, say: Say, questions: Sequence[DataRow] = (), loaded: Base | None = None
+) -> tuple[Base, Encoder]:
     """Load the base that an adapter was trained on, and the encoder that turns questions into tokens.
 
     Args:
@@ -58,6 +46,7 @@ def load_base(adapter: Adapter, quantization: str, say: Say, questions: Sequence
         quantization: the quantization of the base.
         say: is called with a message before each step that takes long.
         questions: questions that will be asked.
+        loaded: the base, if it was loaded for another adapter of the same run.
 
     Raises:
         UserError: the base cannot be loaded, or is not the one of the training, the adapter's files are damaged, or a
@@ -72,7 +61,8 @@ def load_base(adapter: Adapter, quantization: str, say: Say, questions: Sequence
     model = adapter.recipe.model
     location = model_files.locate(model.name, say)
     config = loading.load_config(model, location)
-    check_model(adapter, model_files.fingerprint(location, config))
+    if loaded is None:
+        check_model(adapter, model_files.fingerprint(location, config))
     # Load the tokenizer saved with the adapter: it has the chat template and the padding token of the training.
     try:
         saved = model.model_copy(update={"revision": None, "padding_token": None})
@@ -85,7 +75,7 @@ def load_base(adapter: Adapter, quantization: str, say: Say, questions: Sequence
     encoder = Encoder(tokenizer, data)
     _check_questions(encoder, questions, getattr(config, "max_position_embeddings", None))
     form = ModelForm(vocabulary=encoder.vocabulary)
-    return base.load(model, location, quantization, data.max_length, form), encoder
+    return loaded or base.load(model, location, quantization, data.max_length, form), encoder
 
 
 def apply_adapter(adapter: Adapter, model: nn.Module, quantization: str) -> nn.Module:

@@ -52,6 +52,26 @@ def generate(
     return [decoded(answers[row], encoded) for row in range(len(prompts))]
 
 
+def stream(
+    model: nn.Module, encoded: AnswerTokens, prompt: list[int], max_new_tokens: int, show: Callable[[str], None]
+) -> str:
+    """Return the greedy answer to one prompt, and call a function with each piece of its text as soon as it is known.
+
+    An answer ends where the model can read no more tokens.
+    """
+    from transformers import TextStreamer
+
+    readable = getattr(getattr(model, "config", None), "max_position_embeddings", None) or sys.maxsize
+    batch = pad_batch([row_tokens(prompt)], encoded.pad_id)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    pieces = TextStreamer(encoded.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    pieces.on_finalized_text = lambda text, stream_end=False: show(text)
+    limit = min(max_new_tokens, readable - len(prompt))
+    model.eval()
+    (ids,) = generated(model, inputs, limit, encoded.end_ids, encoded.pad_id, streamer=pieces)
+    return decoded(ids[len(prompt) :], encoded)
+
+
 def decoded(ids: Sequence[int], encoded: AnswerTokens) -> str:
     """Return the text of an answer, up to the end token."""
     end = next((index for index, token in enumerate(ids) if token in encoded.end_ids), len(ids))
@@ -164,6 +184,7 @@ def generated(
     end_ids: Sequence[int],
     pad_id: int,
     processors: Any = None,
+    streamer: Any = None,
     **settings: Any,
 ) -> list[list[int]]:
     """Return the rows of token ids that transformers generates, greedily, whatever the model's own settings are.
@@ -175,6 +196,7 @@ def generated(
         end_ids: ids of the tokens that end an answer.
         pad_id: id of the token after the end of an answer that is shorter than others.
         processors: change the logits before the likeliest token is taken.
+        streamer: is given each token as soon as it is known; see transformers' ``BaseStreamer``.
         settings: further settings of transformers' ``GenerationConfig``.
     """
     import torch
@@ -191,7 +213,7 @@ def generated(
     )
     with torch.no_grad(), _no_generation_defaults(model):
         output: list[list[int]] = model.generate(
-            **to_device(inputs, model), generation_config=greedily, logits_processor=processors
+            **to_device(inputs, model), generation_config=greedily, logits_processor=processors, streamer=streamer
         ).tolist()
     return output
 

@@ -64,7 +64,7 @@ def _print_block(block: Block, rows: Sequence[tuple[Row, Answers]], n: int, cons
     answered = [(row, answers) for row, answers in rows if answers]
     if answered:
         tell(console, _heading(answered, len(shown), len(known)), "dim")
-        printer = _Printer(console, [row.label for row, _ in answered], list(shown))
+        printer = AnswerPrinter(console, [*(row.label for row, _ in answered), REFERENCE], list(shown))
         for index, example in shown.items():
             printer.example(index, example, [(row, answers.get(index)) for row, answers in answered])
     without = [f"{row.label} (failed)" if row.status == "failed" else row.label for row, kept in rows if not kept]
@@ -83,30 +83,37 @@ def _heading(answered: Sequence[tuple[Row, Answers]], shown: int, total: int) ->
     return f"{text}; with {metric_column(metric).title}" if any(score is not None for score in scores) else text
 
 
-class _Printer:
-    """Prints examples in aligned columns: the example's number, then labels, marks and texts."""
+class AnswerPrinter:
+    """Prints answers in aligned columns: the number of a question, then labels, marks and texts."""
 
     def __init__(self, console: Console, labels: Sequence[str], indices: Sequence[int]) -> None:
         self.console, self.cut = console, console.is_terminal
         self.number_width = max(len(str(index)) for index in indices) + 2
-        self.label_width = max(_label(label).cell_len for label in (*labels, REFERENCE))
+        self.label_width = max(_label(label).cell_len for label in labels)
         if self.cut:
             self.label_width = min(self.label_width, max(len(REFERENCE), int(console.width * MAX_LABEL_SHARE)))
 
     def example(self, index: int, example: Record, answers: Sequence[tuple[Row, Record | None]]) -> None:
         """Print an example, and what each row answered."""
-        self._print(Text(str(index).ljust(self.number_width), "bold"), example.get("prompt"), "dim")
+        self.question(index, example.get("prompt"))
         marks = [_mark(record, row.rank_metric) for row, record in answers]
         width = max(mark.cell_len for mark in marks)
-        self._answer(safe(REFERENCE, "dim"), Text(" " * width), example.get("reference"))
+        self.answer(REFERENCE, example.get("reference"), Text(" " * width), "dim")
         for (row, record), mark in zip(answers, marks, strict=True):
             mark.align("right", width)
-            self._answer(_label(row.label), mark, record["prediction"] if record else None)
+            self.answer(row.label, record["prediction"] if record else None, mark)
         self.console.print()
 
-    def _answer(self, label: Text, mark: Text, text: object) -> None:
-        label.truncate(self.label_width, overflow="ellipsis", pad=True)
-        self._print(Text.assemble(" " * self.number_width, label, "  ", mark, " "), text)
+    def question(self, number: int, text: object) -> None:
+        """Print a question and its number."""
+        self._print(Text(str(number).ljust(self.number_width), "bold"), text, "dim")
+
+    def answer(self, label: str, text: object, mark: Text | None = None, style: str = "") -> None:
+        """Print an answer after its label, and after a mark that says how good it is."""
+        shown = _label(label, style)
+        shown.truncate(self.label_width, overflow="ellipsis", pad=True)
+        parts = (mark, " ") if mark is not None else ()
+        self._print(Text.assemble(" " * self.number_width, shown, "  ", *parts), text)
 
     def _print(self, before: Text, text: object, style: str = "") -> None:
         """Print a text, with its second and further lines indented like its first."""
@@ -126,8 +133,8 @@ class _Printer:
         return lines if len(lines) <= MAX_LINES else [*lines[: MAX_LINES - 2], Text("…", style), lines[-1]]
 
 
-def _label(text: str) -> Text:
-    return safe(text.expandtabs(1))
+def _label(text: str, style: str = "") -> Text:
+    return safe(text.expandtabs(1), style)
 
 
 def _mark(record: Record | None, metric: str | None) -> Text:
