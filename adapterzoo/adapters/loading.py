@@ -37,7 +37,13 @@ def require_causal(adapter: Adapter) -> None:
 
 
 def load_base(
-    adapter: Adapter, quantization: str, say: Say, questions: Sequence[DataRow] = (), loaded: Base | None = None
+    adapter: Adapter,
+    quantization: str,
+    say: Say,
+    questions: Sequence[DataRow] = (),
+    loaded: Base | None = None,
+    *,
+    dequantized: bool = False,
 ) -> tuple[Base, Encoder]:
     """Load the base that an adapter was trained on, and the encoder that turns questions into tokens.
 
@@ -47,6 +53,8 @@ def load_base(
         say: is called with a message before each step that takes long.
         questions: questions that will be asked.
         loaded: the base, if it was loaded for another adapter of the same run.
+        dequantized: whether to turn quantized weights back into ordinary ones, which have the values that the adapter
+            was trained with.
 
     Raises:
         UserError: the base cannot be loaded, or is not the one of the training, the adapter's files are damaged, or a
@@ -75,7 +83,9 @@ def load_base(
     encoder = Encoder(tokenizer, data)
     _check_questions(encoder, questions, getattr(config, "max_position_embeddings", None))
     form = ModelForm(vocabulary=encoder.vocabulary)
-    return loaded or base.load(model, location, quantization, data.max_length, form), encoder
+    if loaded is None:
+        loaded = base.load(model, location, quantization, data.max_length, form, dequantized=dequantized)
+    return loaded, encoder
 
 
 def apply_adapter(adapter: Adapter, model: nn.Module, quantization: str) -> nn.Module:

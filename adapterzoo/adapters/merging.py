@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from adapterzoo.adapters.change import ScoreChange, TestRows
 from adapterzoo.adapters.finding import Adapter, Say
 from adapterzoo.adapters.loading import apply_adapter, load_base, question_row
 from adapterzoo.errors import UserError
@@ -18,11 +19,15 @@ from adapterzoo.results.store import PREDICTIONS
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
+    from adapterzoo.model.base import Base
     from adapterzoo.tokens.encode import Encoder
 
 # Accept that rounding to a dtype changes logits by this share of their standard deviation, on average.
 ROUNDING = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.15}
+# An 8-bit base model also rounds what goes into its layers, which no merged model does.
+ROUNDED_INPUTS = {"int8": 0.05}
 # Ignore differences of logits below this share of their standard deviation.
 NEGLIGIBLE = 1e-4
 USE_ADAPTER = "Use the adapter as it is."
@@ -33,33 +38,99 @@ QUESTIONS = 4
 POSITIONS = 32
 
 
-def merge(adapter: Adapter, to: Path, say: Say) -> None:
-    """Write base and adapter as one plain model folder, in the recipe's dtype and without quantization.
+class Merger:
+    """Merges adapters of one run into their base model; each base model is loaded once."""
 
-    The model is written to a temporary folder, which is renamed once the model was loaded again and answers correctly.
+    def __init__(self, say: Say, *, measure: bool = True) -> None:
+        self.say = say
+        self.measure = measure
+        """whether merged models are measured on the test rows"""
+        self._bases: dict[tuple[str, bool], Base] = {}
+        """quantization, and whether it was undone -> base model"""
+        self._rows: TestRows | None = None
+        self._rows_are_read = False
 
-    Raises:
-        UserError: the folder is not empty, or the adapter cannot be merged into this base without changing its answers.
-    """
+    def merge(self, adapter: Adapter, to: Path) -> list[ScoreChange]:
+        """Write base and adapter as one plain model folder, in the recipe's dtype and without quantization.
+
+        The model is written to a temporary folder, which is renamed once the model was loaded again and answers
+        correctly.
+
+        Returns:
+            How the scores of the test rows change; nothing if they were not measured.
+
+        Raises:
+            UserError: the folder is not empty, or the adapter cannot be merged into this base without changing its
+                answers.
+        """
+        check_mergeable(adapter, to)
+        if adapter.result.quantization != "none":
+            self.say(
+                f"{adapter.result.label}: trained on {adapter.result.quantization}, merged without quantization: "
+                f"the base model's weights get the values that they had on {adapter.result.quantization}"
+            )
+        written = temporary_path(to.absolute())
+        remove(written)  # a merge that was killed may have left it
+        try:
+            logits = self._write(adapter, written)
+            model = _reloaded(adapter, written)
+            _check_merged(adapter, logits, _logits(model, logits.texts))
+            changes = self._changes(adapter, model)
+            del model
+            if not to.exists():
+                os.replace(written, to)
+            else:  # keep the empty folder, because the user may be in it
+                for path in written.iterdir():
+                    os.replace(path, to / path.name)
+        finally:
+            shutil.rmtree(written, ignore_errors=True)
+        return changes
+
+    def _base(self, adapter: Adapter, *, dequantized: bool = False) -> tuple[Base, Encoder]:
+        key = (adapter.result.quantization, dequantized)
+        known = self._bases.get(key)
+        self._bases.clear()  # the memory may not be enough for two
+        base, encoder = load_base(adapter, key[0], self.say, (), known, dequantized=dequantized)
+        self._bases[key] = base
+        return base, encoder
+
+    def _write(self, adapter: Adapter, to: Path) -> _Logits:
+        """Merge and write the model, and return the logits from before and after."""
+        import torch
+        from safetensors import SafetensorError
+
+        base, encoder = self._base(adapter)
+        texts = _texts(adapter, encoder)
+        with base.borrow() as model:
+            untouched = _logits(model, texts)
+            trained = _logits(apply_adapter(adapter, model, adapter.result.quantization), texts)
+        if self.measure and not self._rows_are_read:
+            self._rows, self._rows_are_read = TestRows.of(adapter, base, self.say), True
+        if adapter.result.quantization != "none":
+            del base
+            base, encoder = self._base(adapter, dequantized=True)
+        with base.borrow() as model, torch.no_grad():
+            merged: Any = registry()[adapter.result.method or ""].merge(apply_adapter(adapter, model, "none"))
+            logits = _Logits(texts, untouched, trained, _logits(merged, texts))
+            try:
+                merged.save_pretrained(str(to))
+                encoder.tokenizer.save_pretrained(str(to))
+            except (OSError, SafetensorError) as error:
+                hint = "Free some disk space, or give another folder."
+                raise UserError.at(f"--to {to.parent}", f"cannot be written: {error}.", hint) from None
+        return logits
+
+    def _changes(self, adapter: Adapter, model: nn.Module) -> list[ScoreChange]:
+        return self._rows.change(adapter, model, self.say) if self._rows is not None else []
+
+
+def check_mergeable(adapter: Adapter, to: Path) -> None:
+    """Raise UserError if the folder is not empty, or the method has nothing to merge."""
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError.at(f"--to {to}", "already exists.", "Give another folder.")
     method = registry()[adapter.result.method or ""]
     if not method.mergeable_into and method.requires_quantization is None:
         raise UserError.at(f"--method {adapter.result.label}", f"{method.name} has nothing to merge into a model.")
-    if adapter.result.quantization != "none":
-        say(f"trained on {adapter.result.quantization}, merged without quantization: its answers may differ a little")
-    written = temporary_path(to.absolute())
-    remove(written)  # a merge that was killed may have left it
-    try:
-        logits = _write_merged(adapter, written, say)
-        _check_merged(adapter, logits, _reloaded_logits(adapter, written, logits.texts))
-        if not to.exists():
-            os.replace(written, to)
-        else:  # keep the empty folder, because the user may be in it
-            for path in written.iterdir():
-                os.replace(path, to / path.name)
-    finally:
-        shutil.rmtree(written, ignore_errors=True)
 
 
 class _Logits(NamedTuple):
@@ -75,28 +146,6 @@ class _Logits(NamedTuple):
     """logits of the merged model in memory"""
 
 
-def _write_merged(adapter: Adapter, to: Path, say: Say) -> _Logits:
-    """Merge and write the model, and return the logits from before and after; the model's memory is free afterwards."""
-    import torch
-    from safetensors import SafetensorError
-
-    loaded, encoder = load_base(adapter, "none", say)
-    with loaded.borrow() as model, torch.no_grad():
-        texts = _texts(adapter, encoder)
-        base = _logits(model, texts)
-        wrapped = apply_adapter(adapter, model, "none")
-        trained = _logits(wrapped, texts)
-        merged: Any = registry()[adapter.result.method or ""].merge(wrapped)
-        logits = _Logits(texts, base, trained, _logits(merged, texts))
-        try:
-            merged.save_pretrained(str(to))
-            encoder.tokenizer.save_pretrained(str(to))
-        except (OSError, SafetensorError) as error:
-            hint = "Free some disk space, or give another folder."
-            raise UserError.at(f"--to {to.parent}", f"cannot be written: {error}.", hint) from None
-    return logits
-
-
 def _texts(adapter: Adapter, encoder: Encoder) -> list[list[int]]:
     """Return the token ids of texts to compare models on: one sentence, and some questions of the test split."""
     texts: list[list[int]] = [encoder.tokenizer(SENTENCE)["input_ids"]]
@@ -106,20 +155,16 @@ def _texts(adapter: Adapter, encoder: Encoder) -> list[list[int]]:
     return texts
 
 
-def _reloaded_logits(adapter: Adapter, folder: Path, texts: list[list[int]]) -> torch.Tensor:
-    """Load the model in a folder, and return its logits on some texts.
+def _reloaded(adapter: Adapter, folder: Path) -> nn.Module:
+    """Load the model in a folder.
 
     Raises:
         UserError: the folder does not hold a complete model.
     """
-    import torch
-
     from adapterzoo.model.loading import load_weights
 
     section = adapter.recipe.model.model_copy(update={"name": str(folder), "revision": None, "padding_token": None})
-    with torch.no_grad():
-        model = load_weights(section, str(folder), "none", adapter.recipe.data.max_length).eval()
-        return _logits(model, texts)
+    return load_weights(section, str(folder), "none", adapter.recipe.data.max_length).eval()
 
 
 def _logits(model: Any, texts: list[list[int]]) -> torch.Tensor:
@@ -128,7 +173,8 @@ def _logits(model: Any, texts: list[list[int]]) -> torch.Tensor:
 
     device = next(model.parameters()).device
     inputs = [torch.tensor([ids], device=device) for ids in texts]
-    return torch.cat([model(ids).logits[0, -POSITIONS:].float().cpu() for ids in inputs])
+    with torch.no_grad():
+        return torch.cat([model(ids).logits[0, -POSITIONS:].float().cpu() for ids in inputs])
 
 
 def _check_merged(adapter: Adapter, logits: _Logits, written: torch.Tensor) -> None:
@@ -137,7 +183,7 @@ def _check_merged(adapter: Adapter, logits: _Logits, written: torch.Tensor) -> N
     def difference(first: torch.Tensor, second: torch.Tensor) -> float:
         return float((first - second).abs().mean() / logits.trained.std())
 
-    limit = ROUNDING[adapter.recipe.model.dtype]
+    limit = max(ROUNDING[adapter.recipe.model.dtype], ROUNDED_INPUTS.get(adapter.result.quantization, 0.0))
     if not (change := difference(logits.merged, logits.trained)) < limit:
         what = f"merging changes its logits by {change:.2g} of their standard deviation."
         raise UserError.at(f"--method {adapter.result.label}", what, USE_ADAPTER)

@@ -46,7 +46,7 @@ class CellScores:
     """metric -> why its scores are not known: a statement about the file, such as ``it is damaged``"""
 
 
-class _NoScoresError(Exception):
+class NoScoresError(Exception):
     """The reason why a file does not show a metric's scores."""
 
 
@@ -61,12 +61,12 @@ def cell_scores(folder: Path, result: Result) -> CellScores:
     for name, value in result.metrics.items():
         file = GENERAL if name == FORGETTING else PREDICTIONS
         try:
-            scores = _example_scores(name, _records(folder / file, result.record_digests.get(file)))
+            scores = example_scores(name, _records(folder / file, result.record_digests.get(file)))
             mean = float(scores.values.mean())
             if not math.isclose(mean, value, rel_tol=1e-6, abs_tol=1e-9):
-                raise _NoScoresError(f"its examples give {mean:.6g}, but the result has {value:.6g}")
+                raise NoScoresError(f"its examples give {mean:.6g}, but the result has {value:.6g}")
             by_metric[name] = scores
-        except _NoScoresError as error:
+        except NoScoresError as error:
             missing[name] = str(error)
     return CellScores(by_metric, missing)
 
@@ -79,19 +79,24 @@ def _records(path: Path, digest: str | None) -> list[dict[str, Any]]:
         digest: digest of the records that the run wrote; None if it is not known.
 
     Raises:
-        _NoScoresError: an example is missing, or the records are not what the run wrote.
+        NoScoresError: an example is missing, or the records are not what the run wrote.
     """
     records = read_lines(path)
     if not records:
-        raise _NoScoresError("it is damaged" if path.is_file() else "it is missing")
+        raise NoScoresError("it is damaged" if path.is_file() else "it is missing")
     if digest is not None and records_digest(records) != digest:
-        raise _NoScoresError("it is not what the run wrote")
+        raise NoScoresError("it is not what the run wrote")
     if [record["index"] for record in records] != list(range(len(records))):
-        raise _NoScoresError("examples are missing")
+        raise NoScoresError("examples are missing")
     return records
 
 
-def _example_scores(name: str, records: Records) -> ExampleScores:
+def example_scores(name: str, records: Records) -> ExampleScores:
+    """Return the score of each example by one metric.
+
+    Raises:
+        NoScoresError: the records do not show it.
+    """
     try:
         if name in BY_COLUMN:
             values = BY_COLUMN[name].of_examples(records)
@@ -102,11 +107,11 @@ def _example_scores(name: str, records: Records) -> ExampleScores:
             return ExampleScores(numbers(records, name), len(records), right_or_wrong)
         return ExampleScores(values, len(records))
     except KeyError as error:  # the file was written by another version, or by hand
-        raise _NoScoresError(f"it has no {error}") from None
+        raise NoScoresError(f"it has no {error}") from None
     except (TypeError, ValueError, ArithmeticError) as error:
-        raise _NoScoresError(f"its numbers cannot be used: {error}") from None
+        raise NoScoresError(f"its numbers cannot be used: {error}") from None
     except (Exception, SystemExit) as error:  # a third-party metric may raise anything
-        raise _NoScoresError(f"the metric raised {type(error).__name__}: {error}") from None
+        raise NoScoresError(f"the metric raised {type(error).__name__}: {error}") from None
 
 
 def _jackknife(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import AdapterzooError
 from adapterzoo.model.base_state import BaseState, tensor_digest
-from adapterzoo.model.loading import load_weights
+from adapterzoo.model.loading import dequantize, load_weights
 from adapterzoo.tasks.examples import CAUSAL_FORM, ModelForm
 
 if TYPE_CHECKING:
@@ -87,7 +87,15 @@ class Base:
         self._model = self._state = None
 
 
-def load(model: ModelSection, location: str, quantization: str, max_length: int, form: ModelForm = CAUSAL_FORM) -> Base:
+def load(
+    model: ModelSection,
+    location: str,
+    quantization: str,
+    max_length: int,
+    form: ModelForm = CAUSAL_FORM,
+    *,
+    dequantized: bool = False,
+) -> Base:
     """Load the base model with one quantization.
 
     Args:
@@ -96,15 +104,17 @@ def load(model: ModelSection, location: str, quantization: str, max_length: int,
         quantization: name of the quantization.
         max_length: number of tokens of the longest row; the choice of the attention implementation depends on it.
         form: the form in which the task needs the model.
+        dequantized: whether to turn quantized weights back into ordinary ones.
 
     Raises:
         UserError: transformers cannot load the model.
     """
 
     def load_model() -> nn.Module:
-        return load_weights(model, location, quantization, max_length, form)
+        loaded = load_weights(model, location, quantization, max_length, form)
+        return dequantize(loaded, model.dtype) if dequantized else loaded
 
-    return Base(load_model(), quantization, load_model)
+    return Base(load_model(), "none" if dequantized else quantization, load_model)
 
 
 def _packed_parameters(module: nn.Module) -> int:

@@ -271,6 +271,19 @@ def _quantization(quantization: str, dtype: torch.dtype, double: bool) -> dict[s
     }
 
 
+def dequantize(model: Any, dtype: str) -> nn.Module:
+    """Return a quantized model with ordinary layers, whose weights have the values of the quantized ones.
+
+    Args:
+        model: the model; it is changed.
+        dtype: name of the dtype of the weights.
+    """
+    import torch
+
+    plain: nn.Module = model.dequantize()
+    return plain.to(getattr(torch, dtype))
+
+
 def _contiguous(head: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """Make the head's input contiguous, because otherwise torch copies the head's weight for each row of the batch."""
     return (arguments[0].contiguous(), *arguments[1:])
