@@ -75,8 +75,9 @@ def _add_commands() -> None:
     from adapterzoo.cli.plugin import plugin
     from adapterzoo.cli.preview import preview
     from adapterzoo.cli.run import run
+    from adapterzoo.cli.schema import schema
 
-    for command in (methods, init, preview, check, run, compare, generate, evaluate, merge, plugin):
+    for command in (methods, init, preview, check, run, compare, generate, evaluate, merge, schema, plugin):
         main.add_command(command)
 
 

@@ -15,11 +15,12 @@ from adapterzoo.terminal import stderr, tell
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Recipe file to write [<data>.yaml].")
 @click.option("--model", help="Base model: a hub id, a folder, or a bundled name.")
 def init(data: str, out: Path | None, model: str | None) -> None:
-    """Write a commented recipe for DATA.
+    """Write a commented recipe for DATA, and a schema by which editors complete and check it.
 
     DATA is a file, a saved dataset or a hub id. Print what was guessed about it, and how sure each guess is.
     """
     from adapterzoo.recipe.files import find_source
+    from adapterzoo.recipe.json_schema import FILE, MODELINE, TITLE, schema_text
     from adapterzoo.starter import DEFAULT_MODEL, starter
 
     names, problem = find_source(data, Path.cwd())
@@ -37,7 +38,10 @@ def init(data: str, out: Path | None, model: str | None) -> None:
     # The recipe names the data as the user did, if that also works from the folder of the recipe.
     same = find_source(data, path.parent)[0] == names
     written = starter(names[0], model or DEFAULT_MODEL, data if same else None)
-    path.write_text(written.recipe, encoding="utf-8")
+    schema = path.parent / FILE
+    if not schema.exists() or TITLE in schema.read_text(encoding="utf-8", errors="replace"):
+        schema.write_text(schema_text(), encoding="utf-8")
+    path.write_text(f"{MODELINE}\n{written.recipe}", encoding="utf-8")
     for line in written.lines():
         tell(stderr(), line)
     tell(stderr(), _next_step(path, [finding.key for finding in written.guess.unknown]))

@@ -83,7 +83,7 @@ def _count(value: Any) -> int | None:
 
 Count = Annotated[
     int,
-    BeforeValidator(_count),  # This runs second, because pydantic runs the last one first.
+    BeforeValidator(_count, json_schema_input_type=int | str),  # This runs second: pydantic runs the last one first.
     checked(lambda value: _count(value) is not None, "a number like 2500000, 250k or 2.5M"),
 ]
 

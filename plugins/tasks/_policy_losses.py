@@ -31,7 +31,7 @@ class ReinforcementOptions(Options):
         60.0, gt=0, le=86400, description="time after which the reward of one answer is given up"
     )
 
-    @field_validator("rewards", mode="before")
+    @field_validator("rewards", mode="before", json_schema_input_type=dict[str, float] | list[str])
     @classmethod
     def _with_weights(cls, value: Any) -> Any:
         """Return names of rewards as a mapping to their weights, which are 1."""
