@@ -79,7 +79,7 @@ def differences(rows: Mapping[str, Seeds], *, right_or_wrong: bool = False) -> d
     # Handle pairs with 0, 1 and 2 rows without seeds separately: if a row has no seeds, differences vary less.
     for without_seeds in (0, 1, 2):
         pairs = [pair for pair in combinations(rows, 2) if sum(None in rows[label] for label in pair) == without_seeds]
-        deltas = {pair: _paired(rows[pair[0]], rows[pair[1]]) for pair in pairs}
+        deltas = {pair: paired(rows[pair[0]], rows[pair[1]]) for pair in pairs}
         by_seed = {pair: delta.mean(axis=1) for pair, delta in deltas.items()}
         spreads = seed_spreads(by_seed, [label for label in rows if None not in rows[label]])
         for (first, second), delta in deltas.items():
@@ -90,7 +90,7 @@ def differences(rows: Mapping[str, Seeds], *, right_or_wrong: bool = False) -> d
     return by_pair
 
 
-def _paired(first: Seeds, second: Seeds) -> Scores:
+def paired(first: Seeds, second: Seeds) -> Scores:
     """Return the scores of one row minus those of another, of shape (seeds, examples)."""
     if None in first or None in second:
         return stack(first) - stack(second)

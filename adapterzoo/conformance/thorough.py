@@ -97,12 +97,10 @@ def other_settings(trial: Trial, base: Base, settings: TrainSection, usual: torc
         differs = variant.error is None and variant_problem(trial.context.quantization, variant)
         if differs and "usual" in variant.logits:
             with recorded(variant):
-                shaken = trial.other("shaken", rows=replace(trial.rows, train=trial.rows.train[::-1]))
-                if not _differs_early(trial, other, base, settings, changes):
+                if _differs_early(trial, other, base, settings, changes):
+                    variant.logits["shaken"] = _with_rows_in_another_order(trial, base, settings)
+                else:
                     del variant.logits["usual"]
-                # If the order of the rows in a batch matters at once, it is not rounding that was amplified.
-                elif not _differs_early(trial, shaken, base, settings, {}):
-                    variant.logits["shaken"] = _trained_logits(shaken, base, settings)
         if not declined or variant.first:  # otherwise the method says to the user that it cannot train like this
             yield variant
 
@@ -122,11 +120,12 @@ def _differs_early(usual: Trial, other: Trial, base: Base, settings: TrainSectio
     return bool(gap > EARLY_TOLERANCE * effect)
 
 
-def _trained_logits(trial: Trial, base: Base, settings: TrainSection) -> torch.Tensor:
-    """Return the logits after a training."""
+def _with_rows_in_another_order(trial: Trial, base: Base, settings: TrainSection) -> torch.Tensor:
+    """Return the logits after a training whose batches have the same rows in another order."""
+    other = trial.other("shaken", rows=replace(trial.rows, train=trial.rows.train[::-1]))
     with base.borrow() as model:
-        wrapped = trial.wrap(model)
-        trial.train(wrapped, settings)
+        wrapped = other.wrap(model)
+        other.train(wrapped, settings)
         return logits(wrapped, trial.rows)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adapterzoo.comparison.comparison import Block, Comparison
 from adapterzoo.metrics.registry import style
 from adapterzoo.prepare.budget import misses
-from adapterzoo.report.columns import TIED, UNRANKED
+from adapterzoo.report.columns import TIED, UNRANKED, difference_text
 from adapterzoo.results.result import Trial, Tuning
-from adapterzoo.terminal import count
+from adapterzoo.terminal import count, counted, duration, size
+
+if TYPE_CHECKING:
+    from adapterzoo.comparison.next_steps import NextSteps, Tie
 
 # Further reasons why rows cannot be compared are only counted; the JSON has them all.
 MAX_SHOWN_REASONS = 6
@@ -126,6 +129,77 @@ def verdicts(comparison: Comparison) -> Iterator[str]:
     for number, block in enumerate(comparison.blocks, start=1):
         if (line := verdict(comparison, block)) is not None:
             yield f"table {number}: {line}" if len(comparison.blocks) > 1 else line
+
+
+COSTS = {
+    "trainable_params": ("the fewest parameters", count),
+    "train_seconds": ("the shortest training", duration),
+    "peak_memory_bytes": ("the least memory", size),
+    "answer_seconds": ("the fastest answers", lambda seconds: f"{seconds:.2g} s"),
+}
+"""cost -> what the row with the lowest has, and how its cost is written"""
+
+
+def next_steps(comparison: Comparison) -> Iterator[str]:
+    """Yield a paragraph for each block with ties: which of the tied rows costs least, and what would settle the ties.
+
+    With a row that all others are compared with, nothing is said, because the question was another one.
+    """
+    # Imported here because it imports numpy, which would slow down every start of the command line.
+    from adapterzoo.comparison.next_steps import next_steps
+
+    for number, block in enumerate(comparison.blocks, start=1):
+        steps = next_steps(block) if comparison.against is None else None
+        if steps is not None and steps.ties:
+            text = " ".join(filter(None, (_cheapest(steps, block), _settling(steps, block))))
+            yield f"table {number}: {text}" if len(comparison.blocks) > 1 else text
+
+
+def _cheapest(steps: NextSteps, block: Block) -> str:
+    """Return a sentence that says which of the tied rows costs least."""
+    rows = {row.label: row for row in block.rows}
+    by_label: dict[str, list[str]] = {}
+    for cost, label in steps.cheapest.items():
+        what, show = COSTS[cost]
+        by_label.setdefault(label, []).append(f"{what} ({show(rows[label].value(cost))})")
+    if not by_label:
+        return ""
+    return f"Of the tied rows, {'; '.join(f'{label} has {_and(what)}' for label, what in by_label.items())}."
+
+
+def _settling(steps: NextSteps, block: Block) -> str:
+    """Return sentences that say how many test examples or seeds would settle ties."""
+    difference = difference_text(block.rows[0].rank_metric or "")
+    settled = [tie for tie in steps.ties if tie.examples is not None or tie.seeds is not None]
+    if not settled:
+        return "No number of seeds or test examples in reach would settle the ties."
+    first, last = settled[0], settled[-1]
+    now = f"{counted(steps.seeds, 'seed')} and {steps.examples:,} test examples"
+    text = f"To tell {first.label} from {steps.best} ({difference(first.difference)}), {now} are too few: "
+    text += f"it probably takes {_either(first, steps)}."
+    if last is not first:
+        text += f" For {last.label} ({difference(last.difference)}) it takes {_either(last, steps)}."
+    if steps.seeds == 1:
+        text += " With one seed it is not known how much seeds change the scores: add --seed 1 --seed 2 first."
+    return text
+
+
+def _either(tie: Tie, steps: NextSteps) -> str:
+    ways = [
+        f"{_rounded(tie.examples):,} test examples" if tie.examples is not None else "",
+        f"{tie.seeds} seeds" if tie.seeds is not None else "",
+    ]
+    return " or ".join(filter(None, ways))
+
+
+def _rounded(number: int) -> int:
+    """Return a number with two significant digits, rounded up, because it is only an estimate."""
+    unit: int = 10 ** max(len(str(number)) - 2, 0)
+    return -(-number // unit) * unit
+
+
+def _and(parts: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
 
 def legend(comparison: Comparison, best: str = "*") -> Iterator[str]:

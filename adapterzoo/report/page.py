@@ -78,7 +78,7 @@ def html(comparison: Comparison) -> str:
         model=_model(comparison.blocks),
         columns=[(column, _high_first(comparison, column)) for column in shown],
         row_notes=list(notes.row_notes(comparison)),
-        notes=[*notes.verdicts(comparison), *notes.legend(comparison), *explanations],
+        notes=[*notes.verdicts(comparison), *notes.next_steps(comparison), *notes.legend(comparison), *explanations],
         tuned=[
             (row, _trials(comparison, row.tuning)) for row in comparison.rows if row.tuning and row.tuning["trials"]
         ],

@@ -31,6 +31,8 @@ def render(comparison: Comparison, console: Console) -> None:
         console.print(safe(note.text, "red" if note.failure else ""), soft_wrap=True)
     for verdict in notes.verdicts(comparison):
         console.print(safe(verdict))
+    for paragraph in notes.next_steps(comparison):
+        console.print(safe(paragraph))
     if dropped:
         explanations.append(f"no room for columns: {', '.join(dict.fromkeys(column.title for column in dropped))}")
     console.print(safe("; ".join(dict.fromkeys(explanations)), "dim"))

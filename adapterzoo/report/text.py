@@ -33,6 +33,7 @@ def markdown(comparison: Comparison) -> str:
     for note in notes.row_notes(comparison):
         lines.append(f"\n**{escape_markdown(note.label).strip()}**{escape_markdown(note.rest)}")
     lines += [f"\n{escape_markdown(verdict)}." for verdict in notes.verdicts(comparison)]
+    lines += [f"\n{escape_markdown(paragraph)}" for paragraph in notes.next_steps(comparison)]
     lines.append(f"\n{escape_markdown('; '.join(dict.fromkeys(explanations)))}.")
     return "\n".join(lines).strip("\n") + "\n"
 

@@ -25,6 +25,7 @@ from adapterzoo.methods.contract import Context, Method
 from adapterzoo.methods.rules import BEFORE_TRAINING, ROWS, STEPS
 from adapterzoo.tasks.examples import Examples
 from adapterzoo.training.tensors import checksum, reachable_tensors
+from adapterzoo.training.tokens_watch import watched_tokens
 from adapterzoo.training.training_watch import TrainingWatch
 
 
@@ -93,6 +94,7 @@ class FairPlay:
         with (
             _counting_backward_passes() as watch.backward_passes,
             _optimizer_steps(before=watch.before_step, after=watch.after_step),
+            watched_tokens(model, watch.other_tokens),
         ):
             yield watch
         watch.end()

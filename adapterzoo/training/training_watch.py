@@ -93,6 +93,10 @@ class TrainingWatch:
             self.note(ROWS, f"trains on other rows than the recipe's in step {self.steps + 1}")
         self.collated[content] -= 1
 
+    def other_tokens(self) -> None:
+        """Note that the base model got other tokens than those of the batch."""
+        self.note(ROWS, f"gives the base model other tokens than those of the batch, in step {self.steps + 1}")
+
     def computed(self, loss: torch.Tensor, batch: dict[str, Any], before: Any) -> None:
         """Count a batch whose loss was computed, and in the first and the last step look on which tensors it depends.
 

@@ -159,6 +159,19 @@ def wrap_and_hide(self: Any, model: nn.Module, options: Any, context: Any) -> nn
     return wrapped
 
 
+def wrap_and_corrupt(self: Any, model: nn.Module, options: Any, context: Any) -> nn.Module:
+    """Replace a token of each row in training, in a hook of the wrapped model."""
+    wrapped: Any = super(type(self), self).wrap(model, options, context)
+
+    def corrupt(module: nn.Module, arguments: Any, keywords: dict[str, Any]) -> Any:
+        ids = keywords["input_ids"].clone()
+        ids[:, 0] = 7
+        return arguments, keywords | {"input_ids": ids}
+
+    wrapped.register_forward_pre_hook(corrupt, with_kwargs=True)
+    return wrapped
+
+
 @pytest.mark.parametrize(
     ("rules", "methods"),
     [
@@ -168,6 +181,7 @@ def wrap_and_hide(self: Any, model: nn.Module, options: Any, context: Any) -> nn
         ({"before training", "rows"}, {"wrap": wrap_and_train}),
         ({"rows"}, {"wrap": wrap_and_read}),
         ({"size"}, {"wrap": wrap_and_hide}),
+        ({"rows"}, {"wrap": wrap_and_corrupt}),
         (set(), {"optimizer": two_rates, "departs_from": ("learning rate",)}),
         ({"learning rate"}, {"optimizer": two_rates, "departs_from": ("optimizer", "steps")}),
         (set(), {"wrap": wrap_and_read, "reads_data": True}),
@@ -179,6 +193,7 @@ def wrap_and_hide(self: Any, model: nn.Module, options: Any, context: Any) -> nn
         "trains in wrap",
         "reads in wrap",
         "hides",
+        "other tokens",
         "declared",
         "another declared",
         "reads and says so",
