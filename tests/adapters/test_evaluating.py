@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from refusals import refused
 from safetensors.torch import load_file, save_file
 from task_runs import WORDS
 from task_runs import write_recipe as write_task_recipe
-from tiny import METHODS, past
+from tiny import METHODS, RECIPE, past
 
 from adapterzoo.results.adapter_folder import adapter_files
 from adapterzoo.results.result import read_result
@@ -35,6 +36,27 @@ def result(cell: Path) -> dict[str, Any]:
 def write_rows(path: Path, rows: list[tuple[str, str]], columns: tuple[str, str] = ("verb", "past")) -> Path:
     path.write_text("".join(f"{first},{second}\n" for first, second in (columns, *rows)), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: Path) -> Path:
+    """Return the output folder of a run with two methods and two seeds."""
+    from click.testing import CliRunner
+
+    from adapterzoo.cli import main
+
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "recipe.yaml").write_text(RECIPE.format(model=tiny_model, data=tiny_data, methods="lora, ia3"))
+    arguments = ["run", str(folder / "recipe.yaml"), "--seed", "0", "--seed", "1", "--out", str(folder / "out")]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    return folder / "out"
+
+
+@pytest.fixture
+def out(finished: Path, tmp_path: Path) -> Path:
+    """Return a copy of the output folder, which a test may change."""
+    return Path(shutil.copytree(finished, tmp_path / "out"))
 
 
 def test_the_rows_of_the_test_split_get_the_numbers_of_the_run(
@@ -69,11 +91,7 @@ def test_the_rows_of_the_test_split_get_the_numbers_of_the_run(
     refused(adapterzoo("generate", measured, "-m", "lora", "--prompt", "x"), f"trained in {out}", "Give that folder.")
 
 
-def test_other_rows_are_a_block_of_their_own(
-    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    assert adapterzoo("run", write_recipe("lora, ia3"), "--out", out, "--seed", 0, "--seed", 1).exit_code == 0
+def test_other_rows_are_a_block_of_their_own(out: Path, adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
     data = write_rows(tmp_path / "new verbs.csv", [(verb, past(verb)) for verb in NEW_VERBS], ("question", "answer"))
     # The names of the columns are those of the run, unless they are given.
     refused(adapterzoo("evaluate", out, "--data", data), "there is no column 'verb'", "data.columns")
@@ -91,10 +109,9 @@ def test_other_rows_are_a_block_of_their_own(
 
 
 def test_an_adapter_that_was_trained_again_is_measured_again(
-    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+    out: Path, adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
-    out, data = tmp_path / "out", write_rows(tmp_path / "new.csv", [(verb, past(verb)) for verb in NEW_VERBS])
-    assert adapterzoo("run", write_recipe("lora, ia3"), "--out", out).exit_code == 0
+    data = write_rows(tmp_path / "new.csv", [(verb, past(verb)) for verb in NEW_VERBS])
     assert adapterzoo("evaluate", out, "--data", data).exit_code == 0
     measured = tmp_path / "out-on-new" / "lora" / "seed-0"
     before = result(measured)["metrics"]["test_loss"]
@@ -112,11 +129,7 @@ def test_an_adapter_that_was_trained_again_is_measured_again(
     assert result(measured)["metrics"]["test_loss"] != before
 
 
-def test_rows_that_were_trained_on_are_refused(
-    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    assert adapterzoo("run", write_recipe("lora"), "--out", out).exit_code == 0
+def test_rows_that_were_trained_on_are_refused(out: Path, adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
     tested = {line["prompt"] for line in lines(out / "lora" / "seed-0")}
     rows = [(verb, past(verb)) for verb in ("walk", "bake", "stop", "carry", "panic", "play", "rest", "ask", "jump")]
     data = write_rows(tmp_path / "mixed.csv", [*rows, *((verb, past(verb)) for verb in NEW_VERBS)])
@@ -151,12 +164,13 @@ def test_the_rows_of_the_run_are_needed_only_for_examples_in_prompts(
         assert "so it is not known whether test rows are among them" in " ".join(done.stderr.split())
 
 
-def test_mistakes(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
-    out, data = tmp_path / "out", write_rows(tmp_path / "new.csv", [(verb, past(verb)) for verb in NEW_VERBS])
-    assert adapterzoo("run", write_recipe("lora, ia3"), "--out", out).exit_code == 0
+def test_mistakes(out: Path, adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "new.csv", [(verb, past(verb)) for verb in NEW_VERBS])
     refused(adapterzoo("evaluate", out, "--data", "nothing.csv"), "--data nothing.csv: there is no file 'nothing.csv'")
     refused(adapterzoo("evaluate", out, "--data", data, "-m", "lroa"), "no such adapter. Did you mean 'lora'?")
-    refused(adapterzoo("evaluate", out, "--data", data, "--seed", 7), "nothing was trained with this seed", "from: 0.")
+    refused(
+        adapterzoo("evaluate", out, "--data", data, "--seed", 7), "nothing was trained with this seed", "from: 0, 1."
+    )
     refused(adapterzoo("evaluate", out, "--data", data, "--set", "train.steps=3"), "the adapters are trained already")
     refused(adapterzoo("evaluate", out, "--data", data, "--set", "evaluate.metrics=[rouhe]"), "unknown metric 'rouhe'")
     refused(adapterzoo("evaluate", tmp_path / "none", "--data", data), "there is no such folder")

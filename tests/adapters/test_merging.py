@@ -14,7 +14,7 @@ from refusals import refused
 from safetensors.torch import load_file
 
 MERGEABLE = ("lora", "ia3", "loha", "lokr", "oft", "dora", "vera", "adalora", "hra", "rslora")
-LEARN = ("--set", "train.learning_rate=1e-2", "--set", "train.steps=20")
+LEARN = ("--set", "train.learning_rate=1e-2", "--set", "train.steps=12")
 LINE = re.compile(r"^(\S+)\s+(match|loss|perpl\.)\s+(\S+)\s+(\S+)\s+([+-]\S+)\s+(\S.*)$")
 
 
