@@ -68,6 +68,7 @@ def _add_commands() -> None:
     from adapterzoo.cli.check import check
     from adapterzoo.cli.compare import compare
     from adapterzoo.cli.evaluate import evaluate
+    from adapterzoo.cli.export import export
     from adapterzoo.cli.generate import generate
     from adapterzoo.cli.init import init
     from adapterzoo.cli.merge import merge
@@ -77,7 +78,7 @@ def _add_commands() -> None:
     from adapterzoo.cli.run import run
     from adapterzoo.cli.schema import schema
 
-    for command in (methods, init, preview, check, run, compare, generate, evaluate, merge, schema, plugin):
+    for command in (methods, init, preview, check, run, compare, generate, evaluate, merge, export, schema, plugin):
         main.add_command(command)
 
 
