@@ -191,7 +191,10 @@ def _is_allowed(path: str, visit: Visit) -> bool:
     whole = os.path.abspath(path)
     if whole.endswith(CODE):
         return True
-    roots = [str(visit.adapter), str(visit.model), sys.prefix, sys.base_prefix, *filter(None, sys.path), *SYSTEM]
+    # torch builds the extensions of libraries here, and locks them while it does.
+    extensions = os.environ.get("TORCH_EXTENSIONS_DIR") or os.path.expanduser("~/.cache/torch_extensions")
+    libraries = [sys.prefix, sys.base_prefix, *filter(None, sys.path), extensions]
+    roots = [str(visit.adapter), str(visit.model), *libraries, *SYSTEM]
     return any(whole.startswith(f"{os.path.abspath(root)}{os.sep}") for root in roots) or not os.path.isfile(whole)
 
 
