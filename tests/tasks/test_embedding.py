@@ -152,7 +152,9 @@ def test_losses_and_gradients_are_those_of_the_library(
     assert gradients
     for name, parameter in model.named_parameters():
         if name in gradients:
-            assert torch.allclose(parameter.grad, gradients[name], atol=1e-5), name
+            # Sums of numbers around 20 are rounded in the sixth digit, on some processors otherwise than on others.
+            rounding = max(1e-5, 2e-6 * float(gradients[name].abs().max()))
+            assert torch.allclose(parameter.grad, gradients[name], atol=rounding), name
 
 
 def test_training_is_that_of_the_library(recipe: Callable[..., Path], tmp_path: Path, tiny_model: Path) -> None:
