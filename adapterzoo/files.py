@@ -29,6 +29,27 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.new")
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a path for a folder that a ``with`` block writes, and that gets its name only if there is no error.
+
+    Args:
+        path: where the folder will be; an empty folder may be there already.
+    """
+    written = temporary_path(path.absolute())
+    remove(written)  # a process that was killed may have left it
+    written.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield written
+        if not path.exists():
+            os.replace(written, path)
+        else:  # keep the empty folder, because the user may be in it
+            for file in written.iterdir():
+                os.replace(file, path / file.name)
+    finally:
+        shutil.rmtree(written, ignore_errors=True)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a file under a temporary name, and rename it once it is on the disk.
 

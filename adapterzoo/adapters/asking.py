@@ -42,17 +42,19 @@ def find_answerers(
     methods: Sequence[str] = (),
     seed: int | None = None,
     *,
+    every: bool = False,
     base: bool = False,
     trust_remote_code: bool = False,
     say: Say = lambda message: None,
 ) -> list[Answerer]:
-    """Return the adapters of an output folder that are to be asked, one for each label.
+    """Return the models of an output folder that are to be asked: one adapter for each label, and the base model.
 
     Args:
         folder: output folder of a run, which may come from a stranger.
-        methods: labels or names of methods; if empty, all of the folder, unless only the base model is asked.
+        methods: labels or names of methods.
         seed: seed of the adapters; by default the first of each label.
-        base: whether the untouched base model is asked too.
+        every: whether to ask the base model and, without ``methods``, all adapters.
+        base: whether to ask the untouched base model.
         trust_remote_code: whether the model's own code may be run if the recipe in the folder asks for it.
         say: is called with a message about each cell that has no adapter.
 
@@ -66,8 +68,10 @@ def find_answerers(
         chosen = list({adapter.result.label: adapter for adapter in reversed(found)}.values())[::-1]
     require_causal(chosen[0])
     own = chosen[0].recipe.model.quantization
-    answerers = [Answerer(adapter.result.label, adapter.result.quantization, adapter) for adapter in chosen]
-    return [*([Answerer(BASE_LABEL, own, chosen[0], untouched=True)] if base else []), *answerers]
+    untouched = [Answerer(BASE_LABEL, own, chosen[0], untouched=True)] if base or every else []
+    if not (methods or every):
+        return untouched
+    return [*untouched, *(Answerer(adapter.result.label, adapter.result.quantization, adapter) for adapter in chosen)]
 
 
 def ask(
@@ -161,11 +165,13 @@ class Conversation:
 
     def _prompt(self, row: Any) -> list[int]:
         """Return the token ids of a question after as much of the conversation as the model can read."""
-        limit = getattr(getattr(self.ready.model, "config", None), "max_position_embeddings", None)
+        from adapterzoo.evaluation.generation import readable
+
+        limit = readable(self.ready.model)
         self.forgotten = False
         while True:
             ids = self.ready.encoder.prompt(replace(row, turns=(*self.history, *row.turns)))
-            if limit is None or len(ids) < limit:
+            if len(ids) < limit:
                 return ids
             if not self.history:
                 what = f"has {len(ids):,} tokens, and the model can read {limit:,}."

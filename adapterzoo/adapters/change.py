@@ -1,4 +1,4 @@
-"""Measure how the scores change when an adapter takes another form, such as a merged model, on its run's test rows."""
+"""Measure merged and exported adapters on the test rows of their run, and compare them with the adapters themselves."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 class ScoreChange(NamedTuple):
-    """How a metric changes when an adapter takes another form."""
+    """The score of an adapter by one metric, and its score after it was merged or exported."""
 
     metric: str
     """column of the metric"""
     before: float
     """score of the adapter in its run"""
     after: float
-    """score in the other form"""
+    """score of the merged or exported adapter"""
     difference: Difference
-    """the second minus the first, example by example"""
+    """score after minus score before, compared example by example"""
 
 
 @dataclass(frozen=True)

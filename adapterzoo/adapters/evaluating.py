@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from adapterzoo.machine.stopwatch import Stopwatch
 
 MAX_SHOWN = 3  # further rows that were trained on are only counted
-# What a result says on the training of its adapter.
+# Fields of a result that describe the training of its adapter, and stay true wherever the adapter is measured.
 OF_TRAINING = ("history", "findings", "adapter_bytes", "adapter_files")
 
 
@@ -126,8 +126,8 @@ class Measuring:
         cells.sort(key=lambda cell: (cell.quantization != own, cell.quantization))
         before_torch()
         with quiet_libraries():
-            prepared, _ = encode_run(recipe, splits, cells, say, self.adapters[0].result.steps or 0)
-            prepared = with_weights(prepared)
+            prepared, skeleton = encode_run(recipe, splits, cells, say, self.adapters[0].result.steps or 0)
+            prepared = with_weights(prepared, skeleton)
         check_model(self.adapters[0], prepared.weights)
         # The training rows are those of the run, even if they could not be read again.
         trained_on = self.adapters[0].result.fingerprints

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +13,7 @@ from adapterzoo.adapters.finding import Adapter, Say
 from adapterzoo.adapters.loading import apply_adapter, load_base
 from adapterzoo.adapters.merging import check_mergeable
 from adapterzoo.errors import UserError
-from adapterzoo.files import remove, temporary_path
+from adapterzoo.files import new_folder
 from adapterzoo.methods.layers import WEIGHTS, linear_layers
 from adapterzoo.methods.registry import registry
 
@@ -30,7 +28,7 @@ ROUNDING = 1e-8
 
 
 class Update(NamedTuple):
-    """What merging an adapter adds to the weight of one layer, as factors."""
+    """The singular value decomposition of a layer's merged weight minus its weight in the base model."""
 
     left: torch.Tensor
     """left singular vectors, (out_features, min(out_features, in_features))"""
@@ -93,28 +91,24 @@ def export_lora(
         share = DEFAULT_KEEP if keep is None else keep
         needed = max(update.rank(share) for update in updates.values())
         rank = whole if keep is None and whole <= MAX_WHOLE_RANK else needed
-    with _new_folder(to) as folder:
+    with new_folder(to) as folder:
         _write(adapter, updates, rank, transposed, folder)
         changes = _changes(adapter, folder, say) if measure else []
     return Export(rank, min(update.kept(rank) for update in updates.values()), changes)
 
 
 def _updates(adapter: Adapter, say: Say) -> tuple[dict[str, Update], bool]:
-    """Return name of a layer -> what the adapter adds to its weight, and whether the layers keep it transposed.
-
-    All is computed in float32, because the rounding of bfloat16 would be an update of full rank.
-    """
+    """Return name of a layer -> what the adapter adds to its weight, and whether the layers keep it transposed."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    model_section = adapter.recipe.model.model_copy(update={"dtype": "float32"})
-    exact = replace(adapter, recipe=adapter.recipe.model_copy(update={"model": model_section}))
     quantization = adapter.result.quantization
-    base, _ = load_base(exact, quantization, say, dequantized=quantization != "none")
+    base, _ = load_base(adapter, quantization, say, dequantized=quantization != "none")
     with base.borrow() as model, torch.no_grad():
+        model.float()  # the rounding of bfloat16 would be an update of full rank
         before = {name: parameter.clone() for name, parameter in model.named_parameters()}
         layers = {f"{name}.weight": name for name in linear_layers(model)}
-        merged: Any = registry()[adapter.result.method or ""].merge(apply_adapter(exact, model, "none"))
+        merged: Any = registry()[adapter.result.method or ""].merge(apply_adapter(adapter, model, "none"))
         after = dict(merged.named_parameters())
         changed = {
             name: after[name] - weight for name, weight in before.items() if not torch.equal(after[name], weight)
@@ -179,17 +173,3 @@ def _changes(adapter: Adapter, folder: Path, say: Say) -> list[ScoreChange]:
         return []
     with base.borrow() as model:
         return rows.change(adapter, PeftModel.from_pretrained(model, str(folder)).eval(), say)
-
-
-@contextmanager
-def _new_folder(to: Path) -> Iterator[Path]:
-    """Yield a folder that does not exist yet; if there was no error, it takes the place of the wanted one."""
-    written = temporary_path(to.absolute())
-    remove(written)  # an export that was killed may have left it
-    try:
-        yield written
-        if to.exists():
-            to.rmdir()
-        os.replace(written, to)
-    finally:
-        shutil.rmtree(written, ignore_errors=True)

@@ -92,7 +92,7 @@ def find_adapters(
     else:
         results = [result for _, result in stored.cells if result.method is not None]
         for problem in stored.damaged.values():
-            say(f"{problem.where}: {problem.what} It is left out")
+            say(f"{problem.where}: {problem.what} It is left out.")
     if seeds and (missing := sorted(set(seeds) - {result.seed for result in results})):
         known = ", ".join(map(str, sorted({result.seed for result in results})))
         raise UserError.at(f"--seed {missing[0]}", "nothing was trained with this seed.", f"Choose from: {known}.")

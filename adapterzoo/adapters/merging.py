@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +10,7 @@ from adapterzoo.adapters.change import ScoreChange, TestRows
 from adapterzoo.adapters.finding import Adapter, Say
 from adapterzoo.adapters.loading import apply_adapter, load_base, question_row
 from adapterzoo.errors import UserError
-from adapterzoo.files import remove, temporary_path
+from adapterzoo.files import new_folder
 from adapterzoo.methods.registry import registry
 from adapterzoo.results.intact import read_lines
 from adapterzoo.results.store import PREDICTIONS
@@ -39,7 +37,7 @@ POSITIONS = 32
 
 
 class Merger:
-    """Merges adapters of one run into their base model; each base model is loaded once."""
+    """Merges adapters of one run into their base model, which stays loaded as long as the next one needs the same."""
 
     def __init__(self, say: Say, *, measure: bool = True) -> None:
         self.say = say
@@ -53,8 +51,7 @@ class Merger:
     def merge(self, adapter: Adapter, to: Path) -> list[ScoreChange]:
         """Write base and adapter as one plain model folder, in the recipe's dtype and without quantization.
 
-        The model is written to a temporary folder, which is renamed once the model was loaded again and answers
-        correctly.
+        The folder appears only after the model in it was loaded again and answers correctly.
 
         Returns:
             How the scores of the test rows change; nothing if they were not measured.
@@ -69,22 +66,11 @@ class Merger:
                 f"{adapter.result.label}: trained on {adapter.result.quantization}, merged without quantization: "
                 f"the base model's weights get the values that they had on {adapter.result.quantization}"
             )
-        written = temporary_path(to.absolute())
-        remove(written)  # a merge that was killed may have left it
-        try:
+        with new_folder(to) as written:
             logits = self._write(adapter, written)
             model = _reloaded(adapter, written)
             _check_merged(adapter, logits, _logits(model, logits.texts))
-            changes = self._changes(adapter, model)
-            del model
-            if not to.exists():
-                os.replace(written, to)
-            else:  # keep the empty folder, because the user may be in it
-                for path in written.iterdir():
-                    os.replace(path, to / path.name)
-        finally:
-            shutil.rmtree(written, ignore_errors=True)
-        return changes
+            return self._rows.change(adapter, model, self.say) if self._rows is not None else []
 
     def _base(self, adapter: Adapter, *, dequantized: bool = False) -> tuple[Base, Encoder]:
         key = (adapter.result.quantization, dequantized)
@@ -119,9 +105,6 @@ class Merger:
                 hint = "Free some disk space, or give another folder."
                 raise UserError.at(f"--to {to.parent}", f"cannot be written: {error}.", hint) from None
         return logits
-
-    def _changes(self, adapter: Adapter, model: nn.Module) -> list[ScoreChange]:
-        return self._rows.change(adapter, model, self.say) if self._rows is not None else []
 
 
 def check_mergeable(adapter: Adapter, to: Path) -> None:

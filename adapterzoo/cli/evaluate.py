@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from adapterzoo.cli.arguments import method_option, seed_option, trust_option
-from adapterzoo.terminal import stdout, stdout_to_stderr
+from adapterzoo.cli.progress import shown_progress
+from adapterzoo.terminal import stdout
 
 
 @click.command()
@@ -54,18 +55,12 @@ def evaluate(
     from adapterzoo.adapters import evaluating
     from adapterzoo.comparison import compare
     from adapterzoo.report import table
-    from adapterzoo.running.progress import reporter
 
-    progress = reporter()
-    with stdout_to_stderr():
-        try:
-            folder, results = evaluating.evaluate(
-                folder, source, methods, seeds, overrides,
-                out=out, jobs=jobs, trust_remote_code=trust_remote_code, reporter=progress,
-            )  # fmt: skip
-        finally:
-            # End the display before stdout is restored, because it puts back the redirected stdout that it found.
-            progress.end()
+    with shown_progress() as progress:
+        folder, results = evaluating.evaluate(
+            folder, source, methods, seeds, overrides,
+            out=out, jobs=jobs, trust_remote_code=trust_remote_code, reporter=progress,
+        )  # fmt: skip
     table.render(compare(folder), stdout())
     if not all(result.ok for result in results):
         sys.exit(1)

@@ -70,10 +70,8 @@ def generate(
         raise UserError.at("--method", "is missing.", "Name an adapter, or give --base or --compare.")
     progress = reporter()
     answerers = asking.find_answerers(
-        folder, methods, seed, base=base or every, trust_remote_code=trust_remote_code, say=progress.say
+        folder, methods, seed, every=every, base=base, trust_remote_code=trust_remote_code, say=progress.say
     )
-    if not (methods or every):
-        answerers = [answerer for answerer in answerers if answerer.untouched]
     if not prompts and sys.stdin.isatty() and len(answerers) == 1 and style == FORMATS[0]:
         _converse(answerers[0], max_new_tokens, progress)
         return

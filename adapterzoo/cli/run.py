@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from adapterzoo.cli.arguments import out_option, recipe_options
+from adapterzoo.cli.progress import shown_progress
 from adapterzoo.terminal import safe, stdout, stdout_to_stderr
 
 if TYPE_CHECKING:
@@ -42,12 +43,10 @@ def run(
     """
     from adapterzoo.api import output_folder
     from adapterzoo.recipe.reading import load_recipe
-    from adapterzoo.running.progress import reporter
 
     checked = load_recipe(recipe, overrides if jobs is None else (*overrides, f"jobs={jobs}"))
     # Make the path absolute now, because a method may change the working directory.
     folder = (out or output_folder(checked.name, overrides)).absolute()
-    progress = reporter()
     from adapterzoo.comparison import compare
     from adapterzoo.report import table
     from adapterzoo.running import runner
@@ -57,12 +56,8 @@ def run(
             cells = runner.dry_run(checked, folder, methods, seeds)
         _show_plan(cells)
         return
-    with stdout_to_stderr():
-        try:
-            results = runner.run(checked, folder, methods, seeds, progress)
-        finally:
-            # End the display before stdout is restored, because it puts back the redirected stdout that it found.
-            progress.end()
+    with shown_progress() as progress:
+        results = runner.run(checked, folder, methods, seeds, progress)
     table.render(compare(folder), stdout())
     if not all(result.ok for result in results):
         sys.exit(1)

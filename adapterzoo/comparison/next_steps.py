@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import combinations
 from math import sqrt
 
 import numpy as np
@@ -37,7 +37,7 @@ class Tie:
 
 @dataclass(frozen=True)
 class NextSteps:
-    """What a block's scores say on the next run."""
+    """The ties of a block, what would settle them, and which of the tied rows costs least."""
 
     best: str
     """label of the row with the best score"""
@@ -81,9 +81,8 @@ def next_steps(block: Block) -> NextSteps | None:
 def _between_seeds(trained: Sequence[Evidence], metric: str) -> dict[tuple[str, str], float]:
     """Return the variance of the difference of each pair of rows between seeds, as all rows together show it."""
     seeds = {evidence.row.label: evidence.seeds(metric) for evidence in trained}
-    by_seed = {pair: paired(seeds[pair[0]], seeds[pair[1]]).mean(axis=1) for pair in permutations(seeds, 2)}
-    once = {pair: means for pair, means in by_seed.items() if pair == tuple(sorted(pair))}
-    found = {pair: spread.variance for pair, spread in seed_spreads(once, list(seeds)).items()}
+    by_seed = {pair: paired(seeds[pair[0]], seeds[pair[1]]).mean(axis=1) for pair in combinations(seeds, 2)}
+    found = {pair: spread.variance for pair, spread in seed_spreads(by_seed, list(seeds)).items()}
     return found | {(second, first): variance for (first, second), variance in found.items()}
 
 

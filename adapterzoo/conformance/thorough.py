@@ -35,7 +35,7 @@ EARLY_STEPS = 4
 EARLY_TOLERANCE = 1e-3
 """share of the effect of a few steps by which other settings may change it"""
 MAX_ROUNDING = 5
-"""how many times the change by rows in another order, which is rounding, other settings may change the result"""
+"""how many times as much as another order of rows, which changes only the rounding, other settings may change"""
 PASSES = 2
 """number of batches over which gradients are accumulated"""
 

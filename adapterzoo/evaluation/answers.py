@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from adapterzoo.evaluation.generation import continued, greedy
+from adapterzoo.evaluation.continuing import continued
+from adapterzoo.evaluation.generation import greedy
 from adapterzoo.evaluation.likelihood import likelihoods, measured_batches
 from adapterzoo.model.row_cache import RowCache
 from adapterzoo.tasks.evaluation import Likelihood

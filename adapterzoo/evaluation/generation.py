@@ -6,32 +6,15 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from adapterzoo.evaluation.likelihood import max_positions
-from adapterzoo.model.row_cache import RowCache, padded_cache, row_caches
-from adapterzoo.tokens.batches import batches_by_length, pad_batch, row_tokens, to_device, without_labels
-from adapterzoo.tokens.shared_prefix import SharedPrefix, model_arguments
+from adapterzoo.evaluation.continuing import AnswerTokens, cached, continued
+from adapterzoo.tokens.batches import batches_by_length, pad_batch, row_tokens, to_device
+from adapterzoo.tokens.shared_prefix import SharedPrefix
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-
-class AnswerTokens(Protocol):
-    """An object that has the tokenizer, the end tokens and the padding token of answers."""
-
-    @property
-    def tokenizer(self) -> Any:
-        """Return the tokenizer."""
-
-    @property
-    def end_ids(self) -> list[int]:
-        """Return the ids of the tokens that end an answer."""
-
-    @property
-    def pad_id(self) -> int:
-        """Return the id of the padding token."""
 
 
 def generate(
@@ -41,8 +24,7 @@ def generate(
 
     An answer ends where the model can read no more tokens.
     """
-    readable = getattr(getattr(model, "config", None), "max_position_embeddings", None) or sys.maxsize
-    limits = [min(max_new_tokens, readable - len(prompt)) for prompt in prompts]
+    limits = [min(max_new_tokens, readable(model) - len(prompt)) for prompt in prompts]
     # Rows of a batch get equally many tokens, so a row with less room than others is in a batch of its own.
     answers: dict[int, list[int]] = {}
     for limit in sorted(set(limits)):
@@ -61,15 +43,19 @@ def stream(
     """
     from transformers import TextStreamer
 
-    readable = getattr(getattr(model, "config", None), "max_position_embeddings", None) or sys.maxsize
     batch = pad_batch([row_tokens(prompt)], encoded.pad_id)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     pieces = TextStreamer(encoded.tokenizer, skip_prompt=True, skip_special_tokens=True)
     pieces.on_finalized_text = lambda text, stream_end=False: show(text)
-    limit = min(max_new_tokens, readable - len(prompt))
+    limit = min(max_new_tokens, readable(model) - len(prompt))
     model.eval()
     (ids,) = generated(model, inputs, limit, encoded.end_ids, encoded.pad_id, streamer=pieces)
     return decoded(ids[len(prompt) :], encoded)
+
+
+def readable(model: nn.Module) -> int:
+    """Return the largest number of tokens that a model can read, or a huge number if it does not say."""
+    return getattr(getattr(model, "config", None), "max_position_embeddings", None) or sys.maxsize
 
 
 def decoded(ids: Sequence[int], encoded: AnswerTokens) -> str:
@@ -106,7 +92,7 @@ def greedy(
             if prefix is None:
                 generated = _transformers_answers(model, encoded, group, allowed)
             else:
-                generated = continued(model, encoded, group, _cached(model, encoded, group, prefix), allowed)
+                generated = continued(model, encoded, group, cached(model, encoded, group, prefix), allowed)
             for i, ids in zip(indices, generated, strict=True):
                 answers[i] = ids
     return answers
@@ -151,7 +137,7 @@ def sample(
 
     if prefix is not None:
         with torch.no_grad():
-            caches = [cache for cache in _cached(model, encoded, prompts, prefix) for _ in range(count)]
+            caches = [cache for cache in cached(model, encoded, prompts, prefix) for _ in range(count)]
             return continued(model, encoded, texts, caches, [max_new_tokens] * len(texts), draw)
     batch = pad_batch([row_tokens(text) for text in texts], encoded.pad_id)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
@@ -216,81 +202,6 @@ def generated(
             **to_device(inputs, model), generation_config=greedily, logits_processor=processors, streamer=streamer
         ).tolist()
     return output
-
-
-def _cached(
-    model: nn.Module, encoded: AnswerTokens, prompts: Sequence[list[int]], prefix: SharedPrefix
-) -> list[RowCache]:
-    """Return the keys and values of each prompt's tokens."""
-    from transformers import DynamicCache
-
-    caches: list[RowCache] = []
-    size = 1 + int(max_positions(model) // max(len(prompt) for prompt in prompts))
-    for start in range(0, len(prompts), size):
-        rows = [row_tokens(prompt) for prompt in prompts[start : start + size]]
-        batch = to_device(without_labels(prefix.batch(rows, encoded.pad_id)), model)
-        cache = DynamicCache()
-        model(**model_arguments({**batch, "logits_to_keep": 1}, model, cache))
-        caches += row_caches(cache, batch)
-    return caches
-
-
-def continued(
-    model: nn.Module,
-    encoded: AnswerTokens,
-    texts: Sequence[list[int]],
-    caches: Sequence[RowCache],
-    limits: Sequence[int],
-    choose: Callable[[torch.Tensor, Sequence[int], int], torch.Tensor] = lambda logits, rows, place: logits.argmax(
-        dim=1
-    ),
-) -> list[list[int]]:
-    """Return the likeliest tokens after each text, up to an end token; a row leaves the batch when it has ended.
-
-    Args:
-        model: the model in evaluation mode.
-        encoded: gives the end tokens.
-        texts: token ids of each text.
-        caches: keys and values of each text's tokens; those of its last token are not used.
-        limits: largest number of new tokens after each text.
-        choose: returns the next token of some rows for their logits, (rows, vocabulary), the numbers of the rows, and
-            the number of new tokens before; by default the likeliest token.
-    """
-    import torch
-
-    answers: list[list[int]] = [[] for _ in texts]
-    rows = list(range(len(texts)))
-    known = [len(text) - 1 for text in texts]
-    cache, seen = padded_cache(caches, known)
-    chosen = torch.tensor([text[-1] for text in texts], device=seen.device)
-    place = 0
-    positions = torch.tensor(known, device=seen.device)[:, None]
-    while True:
-        seen = torch.cat([seen, seen.new_ones(len(rows), 1)], dim=1)
-        with torch.no_grad():
-            logits = model(
-                input_ids=chosen[:, None],
-                attention_mask=seen,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
-        chosen, positions, place = choose(logits, rows, place), positions + 1, place + 1
-        for row, token in zip(rows, chosen.tolist(), strict=True):
-            answers[row].append(token)
-        unfinished = [
-            place
-            for place, row in enumerate(rows)
-            if len(answers[row]) < limits[row] and answers[row][-1] not in encoded.end_ids
-        ]
-        if not unfinished:
-            return answers
-        if len(unfinished) < len(rows):
-            kept = torch.tensor(unfinished, device=seen.device)
-            cache.batch_select_indices(kept)
-            chosen, seen, positions = chosen[kept], seen[kept], positions[kept]
-            rows = [rows[place] for place in unfinished]
 
 
 @contextmanager

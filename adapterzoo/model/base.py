@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import AdapterzooError
 from adapterzoo.model.base_state import BaseState, tensor_digest
-from adapterzoo.model.loading import dequantize, load_weights
+from adapterzoo.model.loading import load_weights
+from adapterzoo.model.quantization import dequantize
 from adapterzoo.tasks.examples import CAUSAL_FORM, ModelForm
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ from adapterzoo.model.files import (
 from adapterzoo.model.head import head_names, mark_head
 from adapterzoo.model.loading_errors import TRUST_HINT, loading_error, weight_problems
 from adapterzoo.model.padding import add_embeddings
+from adapterzoo.model.quantization import finish, loading_arguments
 from adapterzoo.model.row_attention import add_row_attention
 from adapterzoo.tasks.examples import CAUSAL_FORM, ModelForm
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from adapterzoo.recipe.schema import ModelSection
@@ -242,9 +242,9 @@ def load_weights(
         dtype=dtype,
         attn_implementation=attention,
         device_map={"": where},
-        **_quantization(quantization, dtype, model.double_quantization),
+        **loading_arguments(quantization, dtype, model.double_quantization),
     )
-    _finish_quantization(loaded)
+    finish(loaded)
     head = loaded.get_output_embeddings()
     if head is not None:
         head.register_forward_pre_hook(_contiguous)
@@ -254,50 +254,6 @@ def load_weights(
     return loaded
 
 
-def _quantization(quantization: str, dtype: torch.dtype, double: bool) -> dict[str, Any]:
-    from transformers import BitsAndBytesConfig
-
-    if quantization == "none":
-        return {}
-    if quantization == "int8":
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
-    return {
-        "quantization_config": BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=double,
-            bnb_4bit_compute_dtype=dtype,
-        )
-    }
-
-
-def dequantize(model: Any, dtype: str) -> nn.Module:
-    """Return a quantized model with ordinary layers, whose weights have the values of the quantized ones.
-
-    Args:
-        model: the model; it is changed.
-        dtype: name of the dtype of the weights.
-    """
-    import torch
-
-    plain: nn.Module = model.dequantize()
-    return plain.to(getattr(torch, dtype))
-
-
 def _contiguous(head: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """Make the head's input contiguous, because otherwise torch copies the head's weight for each row of the batch."""
     return (arguments[0].contiguous(), *arguments[1:])
-
-
-def _finish_quantization(model: nn.Module) -> None:
-    """Bring quantized layers into their final state, so that no forward pass changes them.
-
-    bitsandbytes repacks 4-bit weights in place at the first evaluation on a CPU. The backward pass of a later training
-    would read them in the old layout, and give wrong gradients without an error. 8-bit layers move their scales at the
-    first forward pass.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-        if hasattr(module, "init_8bit_state"):
-            module.init_8bit_state()

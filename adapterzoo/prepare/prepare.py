@@ -54,7 +54,7 @@ def prepare(
     with quiet_libraries():
         prepared, skeleton = encode_run(recipe, splits, cells, say)
         # Read the weights last, because those of a large model take minutes.
-        return with_weights(dry_run(prepared, skeleton, zoo))
+        return with_weights(dry_run(prepared, skeleton, zoo), skeleton)
 
 
 def encode_run(
@@ -107,13 +107,16 @@ def encode_run(
     return prepared, skeleton
 
 
-def with_weights(prepared: Prepared) -> Prepared:
-    """Return the run with the hash of its base model's weights, which are read for it."""
-    from adapterzoo.model import files as model_files
-    from adapterzoo.model import loading
+def with_weights(prepared: Prepared, skeleton: Any) -> Prepared:
+    """Return the run with the hash of its base model's weights, which are read for it.
 
-    config = loading.load_config(prepared.recipe.model, prepared.location)
-    weights = model_files.fingerprint(prepared.location, config)
+    Args:
+        prepared: the run.
+        skeleton: the model without weights, whose configuration holds the commit of a hub id.
+    """
+    from adapterzoo.model import files as model_files
+
+    weights = model_files.fingerprint(prepared.location, skeleton.config)
     return replace(prepared, weights=weights, fingerprints={**prepared.fingerprints, "weights": weights})
 
 

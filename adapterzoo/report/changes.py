@@ -1,4 +1,4 @@
-"""The table of how scores change when an adapter takes another form, such as a merged model."""
+"""The table that compares merged and exported adapters with the adapters themselves."""
 
 from __future__ import annotations
 

@@ -25,10 +25,8 @@ def watched_tokens(model: nn.Module, report: Callable[[], None]) -> Iterator[Non
     if not isinstance(embeddings, nn.Module):
         yield
         return
-    wanted: list[torch.Tensor | None] = []
-    """the tokens of the calls of the model that have not ended"""
-    found: list[bool] = []
-    """whether each call of the embeddings, while the model computes, got these tokens"""
+    wanted: list[torch.Tensor | None] = []  # the tokens of each call of the model that has not ended
+    found: list[bool] = []  # for each call of the embeddings meanwhile, whether they got these tokens
 
     def called(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         found.clear()

@@ -16,6 +16,7 @@ from click.testing import Result
 from refusals import refused
 
 from adapterzoo.adapters.asking import conversation, find_answerers
+from adapterzoo.terminal import clean_lines
 
 SHORT = ("--max-new-tokens", "6")
 ASKED = ("--prompt", "walk", "--prompt", "play", *SHORT)
@@ -66,8 +67,9 @@ def test_answers_are_printed_side_by_side(out: Path, adapterzoo: Callable[..., R
     refused(adapterzoo("generate", out, *ASKED), "--method: is missing", "give --base or --compare")
 
 
-def test_a_conversation_at_a_terminal(out: Path) -> None:
-    """Answers come piece by piece and are those of generate; earlier turns are part of each prompt."""
+def test_a_conversation_at_a_terminal(out: Path, adapterzoo: Callable[..., Result]) -> None:
+    """In a real pseudo-terminal, the first answers of each conversation are those to single prompts."""
+    alone = [clean_lines(line) for line in adapterzoo("generate", out, "-m", "lora", *ASKED).stdout.splitlines()]
     main, side = pty.openpty()
     command = [sys.executable, "-m", "adapterzoo", "generate", str(out), "-m", "lora", *SHORT]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "NO_COLOR": "1"}
@@ -84,10 +86,14 @@ def test_a_conversation_at_a_terminal(out: Path) -> None:
 
     wait_for(b"> ")
     assert b"Ask lora. It remembers what was said" in seen
+    shown = []
     for line in (b"walk\n", b"play\n", b"/clear\n", b"play\n"):
         seen = b""
         os.write(main, line)
         wait_for(b"> ")
+        shown.append(" ".join(seen.decode(errors="replace").split()))
+    for text, answer in ((shown[0], alone[0]), (shown[3], alone[1])):
+        assert " ".join(answer.split()) in text
     os.write(main, b"\x04")
     assert process.wait(60) == 0
     os.close(main)

@@ -33,6 +33,7 @@ def finished(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result
         ["methods", "--json"],
         ["compare", "DIR"],
         ["init", "CSV"],
+        ["schema"],
     ],
 )
 def test_commands_that_do_not_train_import_nothing_heavy(arguments: list[str], finished: Path, tiny_data: Path) -> None:

@@ -54,7 +54,7 @@ def test_as_many_examples_as_it_says_settle_the_tie(seeds: int, tmp_path: Path) 
         steps = next_steps(block)
         if steps is None or steps.best != "a":
             continue
-        # What it would say if the difference that it sees were the true one.
+        # The number of examples falls with the square of the difference, so convert it to the true difference.
         advice += [tie.examples * (tie.difference * 2 / behind) ** 2 for tie in steps.ties if tie.examples]
     examples = int(np.median(advice))
     assert 100 < examples < 3000
