@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import tempfile
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from adapterzoo.conformance.thorough import larger_model, long_training, other_s
 from adapterzoo.conformance.trial import SAVED_AT, STEPS, Trial
 from adapterzoo.conformance.variants import FEW_STEPS, SEED, VARIANT_SECONDS, few, observe_variants
 from adapterzoo.conformance.watch import GradientWatcher, record_events, save_only_at
+from adapterzoo.machine.memory import spare_imported_modules
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.world import World
 from adapterzoo.methods.contract import Context, Method
@@ -48,7 +48,7 @@ def observe(
     thorough: bool = False,
 ) -> Observation:
     """Use a method on one base for one type of task, and return everything that the properties need to know."""
-    _speed_up_garbage_collection()
+    spare_imported_modules()
     chosen = options or method.options()
     elsewhere.start()
     world = World(method)
@@ -58,20 +58,6 @@ def observe(
     observed.left_behind += [*dict.fromkeys(observer.base.replaced), *world.restore()]
     observer.base.replaced.clear()
     return observed
-
-
-@cache
-def _speed_up_garbage_collection() -> None:
-    """Exclude the objects of imported modules from garbage collection.
-
-    The trainer collects garbage whenever it starts. Without this, that takes longer than the training, mostly for
-    objects of modules, which never become garbage.
-    """
-    import peft  # noqa: F401
-    import transformers.trainer  # noqa: F401
-
-    gc.collect()
-    gc.freeze()
 
 
 class _Observer:

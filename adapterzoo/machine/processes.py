@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import gc
 import multiprocessing
 import os
 import signal
@@ -234,6 +235,7 @@ def _main(work: Callable[[Send], None], messages: Connection, output: int, threa
     faulthandler.enable(sys.stderr)
     set_threads(threads)
     keep_freed_memory()
+    gc.freeze()  # a collection would visit, and so copy, all objects of the parent, which are no garbage here
     work(messages.send)
     sys.stdout.flush()
     os._exit(0)  # do not wait for threads that a plugin or a logger has left running

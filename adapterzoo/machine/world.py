@@ -16,13 +16,13 @@ from typing import Any
 from adapterzoo.machine.settings import global_settings
 
 # The parts of libraries that models, their training and their adapters use.
-LIBRARIES = (
+LIBRARIES = tuple(f"{name}." for name in (
     "torch.nn", "torch.optim", "torch.autograd", "torch.utils.data", "transformers.models",
     "transformers.modeling_utils", "transformers.trainer", "transformers.trainer_utils",
     "transformers.trainer_pt_utils", "transformers.trainer_callback", "transformers.optimization",
     "transformers.generation", "transformers.integrations", "peft", "bitsandbytes", "accelerate", "safetensors",
     "adapterzoo",
-)  # fmt: skip
+))  # fmt: skip
 ALONE = ("torch", "torch._tensor", "transformers", "random", "numpy.random", "math", "time")
 """modules without those below them"""
 FUNCTIONS = (
@@ -59,9 +59,12 @@ class World:
         """Undo all changes since the world was recorded; return their names."""
         changed = []
         for name, container, before in self._libraries:
+            attributes = vars(container)
             for key, value in before.items():
-                now = vars(container).get(key, MISSING)
-                if not isinstance(value, FUNCTIONS) or key in OWN_ATTRIBUTES or _unhooked(now) is _unhooked(value):
+                now = attributes.get(key, MISSING)
+                if now is value or not isinstance(value, FUNCTIONS) or key in OWN_ATTRIBUTES:
+                    continue
+                if _unhooked(now) is _unhooked(value):
                     continue
                 changed.append(f"{name}.{key}")
                 setattr(container, key, value)
@@ -143,7 +146,7 @@ def _attributes(owner: Any) -> dict[str, Any]:
 
 
 def _is_recorded(name: str) -> bool:
-    return name in ALONE or any(name == library or name.startswith(f"{library}.") for library in LIBRARIES)
+    return name in ALONE or f"{name}.".startswith(LIBRARIES)
 
 
 def _unhooked(function: Any) -> Any:
@@ -161,6 +164,8 @@ def _overriding(container: Any, before: Mapping[str, Any]) -> list[str]:
     if not isinstance(container, type):
         return []
     new = {key: value for key, value in vars(container).items() if key not in before and isinstance(value, FUNCTIONS)}
+    if not new:
+        return []
     inherited = {key: vars(kind)[key] for kind in reversed(container.__mro__[1:]) for key in new if key in vars(kind)}
     return [key for key, value in inherited.items() if _unhooked(new[key]) is not _unhooked(value)]
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import AdapterzooError
+from adapterzoo.machine.memory import spare_imported_modules
 from adapterzoo.model.base_state import BaseState, tensor_digest
 from adapterzoo.model.loading import load_weights
 from adapterzoo.model.quantization import dequantize
@@ -110,6 +111,7 @@ def load(
     Raises:
         UserError: transformers cannot load the model.
     """
+    spare_imported_modules()
 
     def load_model() -> nn.Module:
         loaded = load_weights(model, location, quantization, max_length, form)

@@ -305,6 +305,7 @@ def test_while_a_method_runs_no_object_of_the_process_is_a_test_row(
     wrap = kind.wrap
 
     def examples() -> list[Example]:
+        gc.unfreeze()  # get_objects() leaves out frozen objects
         return [thing for thing in gc.get_objects() if isinstance(thing, Example)]
 
     def looks_around(self: Any, model: Any, options: Any, context: Any) -> Any:
