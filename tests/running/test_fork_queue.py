@@ -198,7 +198,7 @@ def test_a_killed_process_is_one_failed_row_and_the_next_run_resumes_its_checkpo
 ) -> None:
     """The process is killed from outside, in the middle of a training."""
     recipe, out = write_recipe("lora, ia3"), tmp_path / "o"
-    sets = ("--set", "train.steps=400", "--set", "train.save_steps=20", *QUIET)
+    sets = ("--set", "train.steps=160", "--set", "train.save_steps=20", *QUIET)
     assert adapterzoo("run", recipe, *sets, "--out", tmp_path / "whole").exit_code == 0
     command = [sys.executable, "-m", "adapterzoo", "run", str(recipe), *sets, "--jobs", "2", "--out", str(out)]
     run = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

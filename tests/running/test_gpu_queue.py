@@ -102,7 +102,7 @@ def test_a_killed_process_is_one_failed_row(
                 child.kill()
 
     monkeypatch.setattr(CellWatch, "step", kill_the_process)
-    sets = ("--set", "train.steps=300", *QUIET)
+    sets = ("--set", "train.steps=120", *QUIET)
     done = adapterzoo("run", write_recipe("lora, ia3"), *sets, "--jobs", "1", "--out", tmp_path / "o")
     assert done.exit_code == 1
     found = results(tmp_path / "o")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import gc
 import json
+import multiprocessing
 import shutil
-import subprocess
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cells import Bench, StopError, assert_same, stop_at_five
+from cells import Bench, StopError, assert_same, exit_code, stop_at_five
 from click.testing import Result
 from safetensors.torch import load_file
 from tiny import METHODS
@@ -28,7 +28,6 @@ def test_in_any_order_each_adapter_is_that_of_a_fresh_process(
     quantization: str,
     write_recipe: Callable[..., Path],
     adapterzoo: Callable[..., Result],
-    adapterzoo_process: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path: Path,
 ) -> None:
     setting = f"model.quantization={quantization}"
@@ -36,14 +35,15 @@ def test_in_any_order_each_adapter_is_that_of_a_fresh_process(
         recipe = write_recipe(", ".join(methods), name=f"{name}.yaml", dtype="bfloat16")
         assert adapterzoo("run", recipe, "--set", setting, "--out", tmp_path / name).exit_code == 0
 
-    def alone(label: str) -> subprocess.CompletedProcess[str]:
-        # Without the untouched base model's row, this cell is the first to use the base model.
-        arguments = ("-m", label, "--set", setting, "--set", "evaluate.base=false", "--out", tmp_path / "alone" / label)
-        return adapterzoo_process("run", recipe, *arguments)
-
-    with ThreadPoolExecutor(2) as pool:
-        for label, done in zip(METHODS, pool.map(alone, METHODS), strict=True):
-            assert done.returncode == 0, (label, done.stderr)
+    # Each process is new: it comes from one that has imported the libraries and has done nothing else.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["adapterzoo.training.arguments", "datasets"])
+    # Without the untouched base model's row, this cell is the first to use the base model.
+    arguments = ("run", str(recipe), "--set", setting, "--set", "evaluate.base=false")
+    alone = [(*arguments, "-m", label, "--out", str(tmp_path / "alone" / label)) for label in METHODS]
+    with ProcessPoolExecutor(2, context, max_tasks_per_child=1) as pool:
+        for label, code in zip(METHODS, pool.map(exit_code, alone), strict=True):
+            assert code == 0, label
     for label in METHODS:
         expected = adapter(tmp_path / "alone" / label, label)
         assert_same(adapter(tmp_path / "forwards", label), expected)

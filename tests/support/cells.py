@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
 from safetensors.torch import load_file
 
+from adapterzoo.cli import main
 from adapterzoo.methods.registry import registry
 from adapterzoo.model import base
 from adapterzoo.prepare.prepare import prepare
@@ -76,3 +78,8 @@ def assert_same(first: dict[str, Any], second: dict[str, Any]) -> None:
     assert first.keys() == second.keys()
     different = [name for name in first if not first[name].equal(second[name])]
     assert not different, f"{len(different)} of {len(first)} tensors differ, like {different[0]}"
+
+
+def exit_code(arguments: Sequence[str]) -> int:
+    """Run the command line in this process; return its exit code."""
+    return CliRunner().invoke(main, list(arguments)).exit_code
