@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapterzoo.api import compare, evaluate, run
+from adapterzoo.api import compare, evaluate, export, generate, merge, run
 from adapterzoo.comparison import Comparison
 from adapterzoo.errors import AdapterzooError, NotFiniteError, PluginError, Problem, UserError
 from adapterzoo.formats import Format
@@ -50,10 +50,13 @@ __all__ = [
     "block_ends",
     "compare",
     "evaluate",
+    "export",
     "features",
+    "generate",
     "hookimpl",
     "linear_layers",
     "load_recipe",
+    "merge",
     "registry",
     "run",
     "targeted",

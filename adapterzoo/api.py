@@ -13,6 +13,8 @@ from adapterzoo.recipe.reading import load_recipe
 from adapterzoo.recipe.schema import Recipe
 
 if TYPE_CHECKING:
+    from adapterzoo.adapters.change import ScoreChange
+    from adapterzoo.adapters.exporting import Export
     from adapterzoo.running.progress import Reporter
 
 
@@ -25,11 +27,18 @@ class PrintedComparison(Comparison):
         return plain(self)
 
     def _repr_html_(self) -> str:
-        return str(self.frame().to_html())
+        from adapterzoo.report import notebook
+
+        return notebook.html(self)
 
 
 def compare(
-    *folders: str | Path, sort: str | None = None, against: str | None = None, price: float | None = None
+    *folders: str | Path,
+    sort: str | None = None,
+    against: str | None = None,
+    price: float | None = None,
+    serving: bool = False,
+    trust_remote_code: bool = False,
 ) -> PrintedComparison:
     """Compare all results in one or several output folders.
 
@@ -38,10 +47,19 @@ def compare(
         sort: the column to order the rows by, best first; by default the first metric.
         against: the label of the row that all others are compared with; by default the best row.
         price: the price of one hour of the machine, in any currency.
+        serving: whether to find out how each adapter can be served, and what its answers cost, if it is not known yet;
+            the rows have it in ``serving``.
+        trust_remote_code: whether the model's own code may be run for that, if the recipe in a folder asks for it.
 
     Raises:
         UserError: a folder has no results, results cannot be read, or there is no such column or label.
     """
+    if serving:
+        from adapterzoo.adapters.serving import try_servings
+        from adapterzoo.running.progress import notebook_reporter
+
+        for folder in folders:
+            try_servings(Path(folder), notebook_reporter().say, trust_remote_code)
     compared = comparison.compare(*folders, sort=sort, against=against, price=price)
     return PrintedComparison(compared.blocks, compared.against, compared.unfinished, compared.times, compared.damaged)
 
@@ -65,7 +83,7 @@ def run(
         seeds: the seeds to run; by default those of the recipe.
         overrides: assignments like ``train.steps=10``, used only if the recipe is a path.
         jobs: how many cells run at the same time; by default the recipe's number. 0 runs them in this process.
-        reporter: the object that shows the progress; by default it is not shown.
+        reporter: the object that shows the progress; by default it is shown in a notebook only.
 
     Returns:
         The comparison. A failed cell has a row too, with the reason.
@@ -74,13 +92,14 @@ def run(
         UserError: the recipe, the data, the model or the folder is wrong.
     """
     from adapterzoo.running import runner
+    from adapterzoo.running.progress import notebook_reporter
 
     checked = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     if jobs is not None:
         checked = checked.model_copy(update={"jobs": jobs})
     # Make the path absolute now, because a method may change the working directory.
     folder = Path(out if out is not None else output_folder(checked.name, overrides)).absolute()
-    runner.run(checked, folder, methods, seeds, reporter)
+    runner.run(checked, folder, methods, seeds, reporter or notebook_reporter())
     return compare(folder)
 
 
@@ -107,19 +126,131 @@ def evaluate(
         out: folder for the results; by default beside ``folder``, with the name of the data behind its own.
         jobs: how many adapters are measured at the same time; by default the recipe's number.
         trust_remote_code: whether the model's own code may be run if the recipe in the folder asks for it.
-        reporter: the object that shows the progress; by default it is not shown.
+        reporter: the object that shows the progress; by default it is shown in a notebook only.
 
     Raises:
         UserError: there are no such adapters, or something is wrong with their files, the data, the model or the
             folder.
     """
     from adapterzoo.adapters import evaluating
+    from adapterzoo.running.progress import notebook_reporter
 
     into, _ = evaluating.evaluate(
         Path(folder), str(data), methods, seeds, overrides,
-        out=None if out is None else Path(out), jobs=jobs, trust_remote_code=trust_remote_code, reporter=reporter,
+        out=None if out is None else Path(out), jobs=jobs, trust_remote_code=trust_remote_code,
+        reporter=reporter or notebook_reporter(),
     )  # fmt: skip
     return compare(into)
+
+
+def generate(
+    folder: str | Path,
+    prompts: Sequence[str],
+    *,
+    methods: Sequence[str] = (),
+    base: bool = False,
+    seed: int | None = None,
+    max_new_tokens: int = 256,
+    trust_remote_code: bool = False,
+) -> dict[str, list[str]]:
+    """Ask adapters of an output folder, on the base model that they were trained on.
+
+    Args:
+        folder: output folder of a run.
+        prompts: the questions.
+        methods: labels or names of methods; with neither methods nor ``base``, all adapters and the base model.
+        base: whether to ask the untouched base model too.
+        seed: seed of the adapters; by default the first of each label.
+        max_new_tokens: largest number of tokens of an answer.
+        trust_remote_code: whether the model's own code may be run if the recipe in the folder asks for it.
+
+    Returns:
+        Label -> the answer to each prompt; the base model has the label ``base``.
+
+    Raises:
+        UserError: there are no such adapters, their files are damaged, or a prompt is too long.
+    """
+    from adapterzoo.adapters import asking
+    from adapterzoo.machine.quiet import quiet_libraries
+    from adapterzoo.running.progress import notebook_reporter
+
+    every, say = not (methods or base), notebook_reporter().say
+    answerers = asking.find_answerers(
+        Path(folder), methods, seed, every=every, base=base, trust_remote_code=trust_remote_code, say=say
+    )
+    with quiet_libraries():
+        return asking.ask(answerers, prompts, max_new_tokens, say)
+
+
+def merge(
+    folder: str | Path,
+    method: str,
+    to: str | Path,
+    *,
+    seed: int | None = None,
+    measure: bool = True,
+    trust_remote_code: bool = False,
+) -> list[ScoreChange]:
+    """Merge an adapter into its base model, and write the model as a folder that transformers loads.
+
+    Args:
+        folder: output folder of a run.
+        method: label or name of the method.
+        to: the folder to write.
+        seed: seed of the adapter; by default the first.
+        measure: whether to measure the merged model on the test rows of the run.
+        trust_remote_code: whether the model's own code may be run if the recipe in the folder asks for it.
+
+    Returns:
+        How the scores of the test rows change, each with its interval; empty if they were not measured.
+
+    Raises:
+        UserError: there is no such adapter, the folder is not empty, or the adapter cannot be merged.
+    """
+    from adapterzoo.adapters.finding import find_adapter
+    from adapterzoo.adapters.merging import Merger
+    from adapterzoo.machine.quiet import quiet_libraries
+    from adapterzoo.running.progress import notebook_reporter
+
+    adapter = find_adapter(Path(folder), method, seed, trust_remote_code)
+    with quiet_libraries():
+        return Merger(notebook_reporter().say, measure=measure).merge(adapter, Path(to))
+
+
+def export(
+    folder: str | Path,
+    method: str,
+    to: str | Path,
+    *,
+    rank: int | None = None,
+    keep: float | None = None,
+    seed: int | None = None,
+    measure: bool = True,
+    trust_remote_code: bool = False,
+) -> Export:
+    """Write an adapter of any method that can be merged in the form that servers of many adapters load.
+
+    Args:
+        folder: output folder of a run.
+        method: label or name of the method.
+        to: the folder to write.
+        rank: rank of the written adapter; by default the smallest that is needed.
+        keep: share of the update that each layer has to keep, instead of a rank.
+        seed: seed of the adapter; by default the first.
+        measure: whether to measure what is written on the test rows of the run.
+        trust_remote_code: whether the model's own code may be run if the recipe in the folder asks for it.
+
+    Raises:
+        UserError: there is no such adapter, the folder is not empty, or the adapter cannot be written in that form.
+    """
+    from adapterzoo.adapters.exporting import export_lora
+    from adapterzoo.adapters.finding import find_adapter
+    from adapterzoo.machine.quiet import quiet_libraries
+    from adapterzoo.running.progress import notebook_reporter
+
+    adapter = find_adapter(Path(folder), method, seed, trust_remote_code)
+    with quiet_libraries():
+        return export_lora(adapter, Path(to), notebook_reporter().say, rank=rank, keep=keep, measure=measure)
 
 
 def output_folder(name: str, overrides: Sequence[str] = ()) -> Path:

@@ -110,6 +110,14 @@ class Ready:
     """gives the end tokens and the padding token"""
     adapter: Adapter
 
+    @classmethod
+    def of(cls, model: nn.Module, encoder: Encoder, adapter: Adapter) -> Ready:
+        """Return a model ready to answer like an adapter."""
+        # The encoder learns from an example which tokens end an answer.
+        example = encoder.example(question_row(adapter.recipe.data, "?"))
+        encoded = encoder.collect({"train": [example], "validation": [], "test": []}, [], "")
+        return cls(model, encoder, encoded, adapter)
+
     def prompt(self, text: str) -> list[int]:
         """Return the token ids of a question."""
         return self.encoder.prompt(question_row(self.adapter.recipe.data, text))
@@ -122,11 +130,9 @@ def _ready(answerers: Sequence[Answerer], prompts: Sequence[str], say: Say) -> I
         adapter = answerer.adapter
         rows = [question_row(adapter.recipe.data, text) for text in prompts]
         base, encoder = load_base(adapter, answerer.quantization, say, rows, base)
-        # The encoder learns from an example which tokens end an answer.
-        encoded = encoder.collect({"train": [encoder.example(rows[0])], "validation": [], "test": []}, [], "")
         with base.borrow() as model:
             ready = model.eval() if answerer.untouched else apply_adapter(adapter, model, answerer.quantization)
-            yield answerer, Ready(ready, encoder, encoded, adapter)
+            yield answerer, Ready.of(ready, encoder, adapter)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -25,6 +26,12 @@ DEFAULT_KEEP = 0.99
 MAX_WHOLE_RANK = 64
 # A share of an update that is smaller than this comes from rounding in float32.
 ROUNDING = 1e-8
+FORM = "LoRA"
+CONVERTED = "LoRA, converted"
+# Names of the weights of a LoRA adapter in PEFT's files: the prefix, the layer, the factor.
+PREFIX, FACTORS = "base_model.model.", (".lora_A.weight", ".lora_B.weight")
+# Two updates are the same if they differ by no more than this share of their size, which float32 explains.
+SAME, TINY = 1e-3, 1e-6
 
 
 class Update(NamedTuple):
@@ -49,6 +56,15 @@ class Update(NamedTuple):
         squares = self.values.double() ** 2
         kept = torch.cumsum(squares, 0) / squares.sum()
         return min(int((kept < share).sum()) + 1, len(self.values))
+
+
+class Servable(NamedTuple):
+    """The form in which servers of many adapters can load an adapter."""
+
+    form: str
+    rank: int
+    changes: list[ScoreChange]
+    """how the scores of the test rows change; empty if nothing is lost"""
 
 
 class Export(NamedTuple):
@@ -85,7 +101,8 @@ def export_lora(
         UserError: the folder is not empty, the adapter cannot be merged, or it changes weights that LoRA does not.
     """
     check_mergeable(adapter, to)
-    updates, transposed = _updates(adapter, say)
+    deltas, transposed = _deltas(adapter, say)
+    updates = _decomposed(deltas)
     if rank is None:
         whole = max(update.rank(1 - ROUNDING) for update in updates.values())
         share = DEFAULT_KEEP if keep is None else keep
@@ -97,7 +114,72 @@ def export_lora(
     return Export(rank, min(update.kept(rank) for update in updates.values()), changes)
 
 
-def _updates(adapter: Adapter, say: Say) -> tuple[dict[str, Update], bool]:
+def make_servable(adapter: Adapter, to: Path, say: Say) -> Servable:
+    """Find the LoRA adapter that servers can load in place of an adapter, and write it unless it is the adapter itself.
+
+    Servers limit the rank, so an update of a higher rank than MAX_WHOLE_RANK is cut to that, and measured.
+
+    Args:
+        adapter: the adapter.
+        to: the folder to write.
+        say: is called with a message before each step that takes long.
+
+    Raises:
+        UserError: as in :func:`export_lora`.
+    """
+    check_mergeable(adapter, to)
+    deltas, transposed = _deltas(adapter, say)
+    if (rank := _own_rank(adapter.path, deltas)) is not None:
+        return Servable(FORM, rank, [])
+    updates = _decomposed(deltas)
+    whole = max(update.rank(1 - ROUNDING) for update in updates.values())
+    rank = min(whole, MAX_WHOLE_RANK)
+    with new_folder(to) as folder:
+        _write(adapter, updates, rank, transposed, folder)
+        changes = _changes(adapter, folder, say) if whole > rank else []
+    return Servable(CONVERTED, rank, changes)
+
+
+def _own_rank(folder: Path, deltas: Mapping[str, torch.Tensor]) -> int | None:
+    """Return the rank of an adapter that servers can load as it is; None if they would not answer like it.
+
+    Servers read the two factors of each layer, and multiply their product with ``lora_alpha`` through the rank, or
+    through its root. They ignore, or refuse, whatever else PEFT's LoRA can do.
+
+    Args:
+        folder: the adapter's folder.
+        deltas: name of a layer -> what the adapter adds to its weight.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    if config.get("peft_type") != "LORA":
+        return None
+    weights = load_file(folder / WEIGHTS)
+    layers = {name.removesuffix(FACTORS[0]) for name in weights if name.endswith(FACTORS[0])}
+    if {name + factor for name in layers for factor in FACTORS} != set(weights):
+        return None
+    scaling = config["lora_alpha"] / (config["r"] ** (0.5 if config.get("use_rslora") else 1))
+    read = {
+        name.removeprefix(PREFIX): scaling * weights[name + FACTORS[1]].float() @ weights[name + FACTORS[0]].float()
+        for name in layers
+    }
+    for name in {*read, *deltas}:
+        missing = torch.zeros(())
+        first, second = read.get(name, missing), deltas.get(name, missing).cpu()
+        if not float((first - second).norm()) <= SAME * float(second.norm()) + TINY:
+            return None
+    return max(int(weights[name + FACTORS[0]].shape[0]) for name in layers)
+
+
+def _decomposed(deltas: Mapping[str, torch.Tensor]) -> dict[str, Update]:
+    import torch
+
+    return {name: Update(*torch.linalg.svd(delta, full_matrices=False)) for name, delta in deltas.items()}
+
+
+def _deltas(adapter: Adapter, say: Say) -> tuple[dict[str, torch.Tensor], bool]:
     """Return name of a layer -> what the adapter adds to its weight, and whether the layers keep it transposed."""
     import torch
     from transformers.pytorch_utils import Conv1D
@@ -122,10 +204,7 @@ def _updates(adapter: Adapter, say: Say) -> tuple[dict[str, Update], bool]:
             )
         if not changed:
             raise UserError.at(f"--method {adapter.result.label}", "changes no weight, so there is nothing to export.")
-        deltas = {layers[name]: delta.T if transposed else delta for name, delta in changed.items()}
-        return {
-            name: Update(*torch.linalg.svd(delta, full_matrices=False)) for name, delta in deltas.items()
-        }, transposed
+        return {layers[name]: delta.T if transposed else delta for name, delta in changed.items()}, transposed
 
 
 def _write(adapter: Adapter, updates: Mapping[str, Update], rank: int, transposed: bool, folder: Path) -> None:
@@ -136,8 +215,8 @@ def _write(adapter: Adapter, updates: Mapping[str, Update], rank: int, transpose
     weights = {}
     for name, update in updates.items():
         root = update.values[:rank].sqrt()
-        weights[f"base_model.model.{name}.lora_A.weight"] = _padded(root[:, None] * update.right[:rank], rank, 0)
-        weights[f"base_model.model.{name}.lora_B.weight"] = _padded(update.left[:, :rank] * root, rank, 1)
+        weights[PREFIX + name + FACTORS[0]] = _padded(root[:, None] * update.right[:rank], rank, 0)
+        weights[PREFIX + name + FACTORS[1]] = _padded(update.left[:, :rank] * root, rank, 1)
     config = LoraConfig(
         r=rank,
         lora_alpha=rank,

@@ -62,7 +62,6 @@ def load_base(
     """
     from adapterzoo.model import base, loading
     from adapterzoo.model import files as model_files
-    from adapterzoo.tokens.encode import Encoder, load_tokenizer
 
     require_causal(adapter)
     check_files(adapter, say)
@@ -71,21 +70,33 @@ def load_base(
     config = loading.load_config(model, location)
     if loaded is None:
         check_model(adapter, model_files.fingerprint(location, config))
+    encoder = load_encoder(adapter)
+    _check_questions(encoder, questions, getattr(config, "max_position_embeddings", None))
+    form = ModelForm(vocabulary=encoder.vocabulary)
+    if loaded is None:
+        length = adapter.recipe.data.max_length
+        loaded = base.load(model, location, quantization, length, form, dequantized=dequantized)
+    return loaded, encoder
+
+
+def load_encoder(adapter: Adapter) -> Encoder:
+    """Return the encoder that turns questions to an adapter into tokens.
+
+    Raises:
+        UserError: the tokenizer in the adapter's folder is damaged.
+    """
+    from adapterzoo.tokens.encode import Encoder, load_tokenizer
+
     # Load the tokenizer saved with the adapter: it has the chat template and the padding token of the training.
     try:
-        saved = model.model_copy(update={"revision": None, "padding_token": None})
+        saved = adapter.recipe.model.model_copy(update={"revision": None, "padding_token": None})
         tokenizer = load_tokenizer(saved, str(adapter.path))
     except UserError as error:
         raise UserError.at(str(adapter.path), f"its tokenizer {error.problems[0].what}", TRAIN_AGAIN) from None
     data = adapter.recipe.data
     if data.chat_template not in ("auto", "plain"):
         data = data.model_copy(update={"chat_template": "auto"})
-    encoder = Encoder(tokenizer, data)
-    _check_questions(encoder, questions, getattr(config, "max_position_embeddings", None))
-    form = ModelForm(vocabulary=encoder.vocabulary)
-    if loaded is None:
-        loaded = base.load(model, location, quantization, data.max_length, form, dequantized=dequantized)
-    return loaded, encoder
+    return Encoder(tokenizer, data)
 
 
 def apply_adapter(adapter: Adapter, model: nn.Module, quantization: str) -> nn.Module:

@@ -68,7 +68,7 @@ class Merger:
             )
         with new_folder(to) as written:
             logits = self._write(adapter, written)
-            model = _reloaded(adapter, written)
+            model = load_merged(adapter, written)
             _check_merged(adapter, logits, _logits(model, logits.texts))
             return self._rows.change(adapter, model, self.say) if self._rows is not None else []
 
@@ -138,7 +138,7 @@ def _texts(adapter: Adapter, encoder: Encoder) -> list[list[int]]:
     return texts
 
 
-def _reloaded(adapter: Adapter, folder: Path) -> nn.Module:
+def load_merged(adapter: Adapter, folder: Path) -> nn.Module:
     """Load the model in a folder.
 
     Raises:

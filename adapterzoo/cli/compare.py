@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from adapterzoo.cli.arguments import trust_option
 from adapterzoo.errors import UserError
-from adapterzoo.terminal import stdout
+from adapterzoo.terminal import stdout, stdout_to_stderr
 
 FORMATS = ("table", "markdown", "csv", "json", "html")
 
@@ -26,6 +28,12 @@ FORMATS = ("table", "markdown", "csv", "json", "html")
 @click.option("--pareto", metavar="COLUMN", help="Plot the score against a cost: params, memory, time, ...")
 @click.option("--curves", is_flag=True, help="Plot the training loss of all methods by step.")
 @click.option(
+    "--serving",
+    is_flag=True,
+    help="Say how each adapter can be served, and what its answers cost; what is not known yet is tried now.",
+)
+@trust_option
+@click.option(
     "--examples", type=click.IntRange(min=1), metavar="N", help="Show the answers of all methods to N test examples."
 )
 def compare(
@@ -37,6 +45,8 @@ def compare(
     price: float | None,
     pareto: str | None,
     curves: bool,
+    serving: bool,
+    trust_remote_code: bool,
     examples: int | None,
 ) -> None:
     """Print the comparison of the results in DIR...
@@ -58,6 +68,8 @@ def compare(
     for name, value in (("--against", against), ("--price", None if pareto else price)):
         if chosen and value is not None:
             raise UserError.at(name, f"has no effect on {chosen[0]}.", "Leave one of them out.")
+    if serving:
+        _try_serving(folders, trust_remote_code)
     column = names_by_title().get(sort or "", sort)
     compared = comparison.compare(*folders, sort=column, against=against, price=price)
     if style != "table":
@@ -81,3 +93,19 @@ def compare(
         curves_plot.render(compared, stdout())
     if not chosen:
         table.render(compared, stdout())
+    if serving:
+        from adapterzoo.report import serving as serving_table
+
+        serving_table.render(compared, stdout())
+
+
+def _try_serving(folders: Sequence[Path], trust_remote_code: bool) -> None:
+    """Find out how the adapters of some output folders can be served, one of each label."""
+    from adapterzoo.adapters.serving import try_servings
+    from adapterzoo.machine.quiet import quiet_libraries
+    from adapterzoo.running.progress import reporter
+
+    say = reporter().say
+    with stdout_to_stderr(), quiet_libraries():
+        for folder in folders:
+            try_servings(folder, say, trust_remote_code)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
@@ -15,6 +15,7 @@ from adapterzoo.comparison.statistics import Seeds
 from adapterzoo.results.intact import changed_files
 from adapterzoo.results.result import FORGETTING, Result, Trial, Tuning
 from adapterzoo.results.row import IS_MEAN, Row
+from adapterzoo.results.serving import read_serving
 from adapterzoo.results.store import GENERAL, PREDICTIONS
 
 
@@ -66,6 +67,8 @@ def collect_evidence(label: str, group: Sequence[StoredResult]) -> Evidence:
     scores, unproven = _scores(group)
     row = _row(label, results, unproven)
     row.damaged = [f"{folder.name}/{file}" for _, folder, result in group for file in changed_files(folder, result)]
+    servings = (read_serving(folder, result) for _, folder, result in group if result.method and result.ok)
+    row.serving = next((asdict(serving) for serving in servings if serving is not None), None)
     return Evidence(row, results, [cell.folder for cell in group], scores)
 
 

@@ -19,6 +19,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from adapterzoo.digests import file_digest, file_digests
 from adapterzoo.errors import UserError
@@ -149,6 +150,12 @@ def _download(name: str, bundle: Bundle, scratch: Path) -> Path:
     return wheels[0]
 
 
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Save a tokenizer with the same bytes whether or not it was loaded offline, because they identify the model."""
+    tokenizer.init_kwargs["local_files_only"] = False
+    tokenizer.save_pretrained(folder)
+
+
 def _convert(gguf: Path, folder: Path) -> None:
     """Write a GGUF model as a folder with weights in safetensors and bfloat16, configuration and tokenizer."""
     import torch
@@ -166,7 +173,7 @@ def _convert(gguf: Path, folder: Path) -> None:
             delattr(owner, attribute)
     try:
         model.to(torch.bfloat16).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        _save_tokenizer(tokenizer, folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

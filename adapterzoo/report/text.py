@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from adapterzoo.comparison import Comparison
 from adapterzoo.comparison.comparison import Block
-from adapterzoo.report import notes
+from adapterzoo.report import notes, serving
 from adapterzoo.report.columns import BEST, Column, cell, columns, mark
 from adapterzoo.terminal import clean, escape_markdown
 
@@ -34,6 +34,7 @@ def markdown(comparison: Comparison) -> str:
         lines.append(f"\n**{escape_markdown(note.label).strip()}**{escape_markdown(note.rest)}")
     lines += [f"\n{escape_markdown(verdict)}." for verdict in notes.verdicts(comparison)]
     lines += [f"\n{escape_markdown(paragraph)}" for paragraph in notes.next_steps(comparison)]
+    lines += _markdown_serving(comparison)
     lines.append(f"\n{escape_markdown('; '.join(dict.fromkeys(explanations)))}.")
     return "\n".join(lines).strip("\n") + "\n"
 
@@ -51,6 +52,17 @@ def _markdown_table(comparison: Comparison, block: Block, shown: Sequence[Column
             sign = mark(comparison, block, row, column)
             cells.append(f"**{text}**" if sign == BEST else f"{text}{sign}")
         yield f"| {escape_markdown(row.label)} | " + " | ".join(cells) + " |"
+
+
+def _markdown_serving(comparison: Comparison) -> Iterator[str]:
+    """Yield the lines of the table of servings; none if no adapter was tried."""
+    if not any(row.serving for row in comparison.rows):
+        return
+    yield "\n| " + " | ".join(serving.TITLES) + " |"
+    yield "| --- | --- |" + " ---: |" * (len(serving.TITLES) - 2)
+    for line in serving.lines(comparison):
+        yield "| " + " | ".join(map(escape_markdown, line)) + " |"
+    yield f"\n{escape_markdown(serving.EXPLANATION)}."
 
 
 def csv_text(comparison: Comparison) -> str:

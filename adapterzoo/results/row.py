@@ -103,6 +103,8 @@ class Row:
     """whether the row is tied with the best row, or with the row named by ``against``; None if that is not known"""
     ties: dict[str, bool | None] = field(default_factory=dict)
     """metric -> whether the row is tied with the best row of this metric; None if that is not known"""
+    serving: dict[str, Any] | None = None
+    """how the adapter of the first seed can be served, and what its answers cost; None if it was not tried"""
     cost: float | None = None
     """cost of ``total_seconds`` at the price that was given"""
 

@@ -236,6 +236,12 @@ def _short(folder: Path) -> Path:
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
+def notebook_reporter() -> Reporter:
+    """Return a live reporter in a notebook, by rich's own display; elsewhere one that shows nothing."""
+    console = Console(highlight=False)
+    return LiveReporter(console) if console.is_jupyter else Reporter()
+
+
 def reporter() -> Reporter:
     """Return a live reporter if stdout and stderr are a terminal without NO_COLOR, else a plain one."""
     console = stderr()

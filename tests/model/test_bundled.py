@@ -132,3 +132,17 @@ def test_what_a_killed_conversion_left_is_removed(convert: Callable[[], tuple[Pa
         os.utime(cache / f".smollm2-135m-{name}", (time.time() - 3600 * hours,) * 2)
     folder, _ = convert()
     assert sorted(path.name for path in cache.iterdir()) == [".smollm2-135m-young", folder.name]
+
+
+def test_the_digest_of_a_model_does_not_depend_on_being_offline(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise results of two machines could not be compared, because their base models seem to differ."""
+    from huggingface_hub import constants
+    from transformers import AutoTokenizer
+
+    for offline in (True, False):
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        bundled._save_tokenizer(AutoTokenizer.from_pretrained(tiny_model), tmp_path / str(offline))
+    files = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("True", "False")]
+    assert files[0] == files[1]
