@@ -37,6 +37,7 @@ ORDER = (
     "comparison",
     "report",
     "adapters",
+    "publishing",
     "conformance",
     "api",
     "cli",

@@ -32,7 +32,7 @@ def require_causal(adapter: Adapter) -> None:
     """Raise UserError if an adapter's task does not train a causal language model."""
     name = adapter.recipe.task.name
     if name not in tasks() or tasks()[name].task_type != CAUSAL:
-        what = f"its adapters are of the task {name}, with which generate and merge do not work yet."
+        what = f"its adapters are of the task {name}, with which generate, merge and push do not work yet."
         raise UserError.at(str(adapter.folder), what, "Load the adapter with PEFT.")
 
 
@@ -70,24 +70,24 @@ def load_base(
     config = loading.load_config(model, location)
     if loaded is None:
         check_model(adapter, model_files.fingerprint(location, config))
-    encoder = load_encoder(adapter)
+    encoder = saved_encoder(adapter)
     _check_questions(encoder, questions, getattr(config, "max_position_embeddings", None))
     form = ModelForm(vocabulary=encoder.vocabulary)
     if loaded is None:
-        length = adapter.recipe.data.max_length
-        loaded = base.load(model, location, quantization, length, form, dequantized=dequantized)
+        loaded = base.load(model, location, quantization, adapter.recipe.data.max_length, form, dequantized=dequantized)
     return loaded, encoder
 
 
-def load_encoder(adapter: Adapter) -> Encoder:
-    """Return the encoder that turns questions to an adapter into tokens.
+def saved_encoder(adapter: Adapter) -> Encoder:
+    """Return the encoder with the tokenizer that was saved with an adapter.
+
+    It has the chat template and the padding token of the training.
 
     Raises:
-        UserError: the tokenizer in the adapter's folder is damaged.
+        UserError: the tokenizer is damaged.
     """
     from adapterzoo.tokens.encode import Encoder, load_tokenizer
 
-    # Load the tokenizer saved with the adapter: it has the chat template and the padding token of the training.
     try:
         saved = adapter.recipe.model.model_copy(update={"revision": None, "padding_token": None})
         tokenizer = load_tokenizer(saved, str(adapter.path))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from adapterzoo.adapters.asking import Ready
 from adapterzoo.adapters.exporting import FORM, Servable, make_servable
 from adapterzoo.adapters.finding import Adapter, Say, check_files, find_adapters
-from adapterzoo.adapters.loading import apply_adapter, load_base, load_encoder, require_causal
+from adapterzoo.adapters.loading import apply_adapter, load_base, require_causal, saved_encoder
 from adapterzoo.adapters.merging import Merger, load_merged
 from adapterzoo.errors import UserError, failure_reason
 from adapterzoo.machine.memory import PeakMemory
@@ -133,7 +133,7 @@ def _merge(adapter: Adapter, to: Path) -> None:
 
 def _merged(adapter: Adapter, folder: Path) -> Cost:
     with PeakMemory() as peak:
-        seconds = _seconds(Ready.of(load_merged(adapter, folder), load_encoder(adapter), adapter))
+        seconds = _seconds(Ready.of(load_merged(adapter, folder), saved_encoder(adapter), adapter))
     return Cost(seconds, peak.bytes)
 
 

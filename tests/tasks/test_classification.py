@@ -174,4 +174,4 @@ def test_head_only_has_no_budget_and_other_tasks_cannot_generate_yet(
     for command in (("generate", "--prompt", "good"), ("merge", "--to", tmp_path / "m")):
         refused = adapterzoo(command[0], tmp_path / "o", "-m", "lora", *command[1:])
         assert refused.exit_code == 2
-        assert "task classification, with which generate and merge do not work yet" in refused.output
+        assert "task classification, with which generate, merge and push do not work yet" in refused.output

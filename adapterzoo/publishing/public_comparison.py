@@ -1,0 +1,41 @@
+"""Make the comparison of a run without what is private in it: local paths, and the names of machines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from adapterzoo.comparison import compare
+from adapterzoo.comparison.comparison import Block, Comparison
+from adapterzoo.publishing.privacy import Scrubber
+
+
+def public_comparison(folder: Path, scrubber: Scrubber) -> Comparison:
+    """Return the comparison of an output folder as it may be published.
+
+    Raises:
+        UserError: the folder holds no results that can be read.
+    """
+    found = compare(folder.resolve())  # a relative path could name other folders, and none could be replaced in it
+    return Comparison(
+        [_block(block, scrubber) for block in found.blocks],
+        found.against,
+        scrubber.value(found.unfinished),
+        scrubber.value(found.times),
+        scrubber.value(found.damaged),
+    )
+
+
+def _block(block: Block, scrubber: Scrubber) -> Block:
+    """Return a block whose rows and results have no private texts; the scores stay the same objects."""
+    evidence = [
+        replace(one, row=scrubber.value(one.row), results=[scrubber.value(result) for result in one.results])
+        for one in block.evidence
+    ]
+    return Block(
+        scrubber.value(block.differs),
+        scrubber.value(block.costs_differ),
+        block.fingerprints,
+        scrubber.value(block.environment),
+        evidence,
+    )
