@@ -46,25 +46,25 @@ def _of_status(status: int, owner: str, message: str) -> tuple[str, str]:
     Args:
         status: the status.
         owner: owner of the repository.
-        message: what the hub said.
+        message: what the hub answered.
     """
-    said = f" ({message})" if message else ""
+    quoted = f" ({message})" if message else ""
     if status == 401:
         return "the hub does not know this login.", "Log in again (hf auth login), or correct HF_TOKEN."
     if status == 403:
-        return f"this login may not write there{said}.", f"Use a token with write rights, and a member of {owner}."
+        return f"this login may not write there{quoted}.", f"Use a token with write rights, and a member of {owner}."
     if status == 404:
         hint = "Check the name, and who you are (hf auth whoami)."
         return "is not there any more, or this login may not see it.", hint
     if status in (402, 413):
-        return f"the hub has no room for it{said}.", "Free some storage on the hub."
+        return f"the hub has no room for it{quoted}.", "Free some storage on the hub."
     if status in (409, 412):
-        return f"it is there, and this login may not see it, or somebody changes it at this moment{said}.", AGAIN
+        return f"it exists and this login may not see it, or somebody changes it at this moment{quoted}.", AGAIN
     if status == 429:
         return "the hub wants fewer requests.", f"Wait some minutes. {AGAIN}"
     if status >= 500:
         return f"the hub has trouble of its own (status {status}).", f"Wait. {AGAIN}"
-    return f"the hub does not accept it (status {status}){said}.", ""
+    return f"the hub does not accept it (status {status}){quoted}.", ""
 
 
 def _status(error: Exception) -> int | None:
@@ -75,8 +75,8 @@ def _status(error: Exception) -> int | None:
 
 def _message(error: Exception) -> str:
     """Return what the hub or its library says, in one line, without logins and without what follows ``?`` in URLs."""
-    said = next((text for cause in error_chain(error) if (text := getattr(cause, "server_message", None))), None)
-    text = clean(said if said is not None else error if _status(error) is None else "")
+    quoted = next((text for cause in error_chain(error) if (text := getattr(cause, "server_message", None))), None)
+    text = clean(quoted if quoted is not None else error if _status(error) is None else "")
     for secret in secrets():
         text = text.replace(secret, "...")
     text = re.sub(r"(https?://[^\s?]*)\?\S*", r"\1", text)

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from adapterzoo.adapters.change import ScoreChange
 from adapterzoo.adapters.finding import TRAIN_AGAIN, Adapter, Say, check_files
@@ -135,17 +134,8 @@ def _clean_configurations(folder: Path, base: BaseModel, scrubber: Scrubber) -> 
             before = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             raise UserError.at(path.name, "is not JSON.", TRAIN_AGAIN) from None
-        after = _plain(before, scrubber)
+        after = scrubber.settings(before)
         if path.name == ADAPTER_CONFIG and isinstance(after, dict):
             after |= {"base_model_name_or_path": base.id, "revision": base.revision}
         if after != before:
             write_atomically(path, json.dumps(after, indent=2, ensure_ascii=False) + "\n")
-
-
-def _plain(value: Any, scrubber: Scrubber) -> Any:
-    """Return the content of a JSON file without local paths."""
-    if isinstance(value, dict):
-        return {key: _plain(item, scrubber) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item, scrubber) for item in value]
-    return scrubber.plain(value) if isinstance(value, str) else value

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 from adapterzoo.adapters.finding import Adapter, Say
 from adapterzoo.data.split import fingerprint
@@ -158,14 +157,5 @@ def public_recipe(folder: Path, scrubber: Scrubber) -> str:
     dumper = YAML()
     dumper.default_flow_style = False
     dumper.width = WIDTH
-    dumper.dump(_scrubbed(document.read(folder / RECIPE).data, scrubber), stream)
+    dumper.dump(scrubber.settings(document.read(folder / RECIPE).data), stream)
     return stream.getvalue()
-
-
-def _scrubbed(value: Any, scrubber: Scrubber) -> Any:
-    """Return plain data without known paths. Other texts stay as they are, because they decide what is learned."""
-    if isinstance(value, dict):
-        return {key: _scrubbed(item, scrubber) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_scrubbed(item, scrubber) for item in value]
-    return scrubber.plain(value) if isinstance(value, str) else value

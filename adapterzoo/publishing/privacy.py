@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
@@ -45,6 +46,14 @@ class Scrubber:
         alone = "\n" not in text and (Path(text).is_absolute() or PureWindowsPath(text).is_absolute())
         return PureWindowsPath(text).name if alone else text
 
+    def settings(self, value: Any) -> Any:
+        """Return plain data without known paths. Other texts stay as they are, because they decide what is learned."""
+        if isinstance(value, dict):
+            return {key: self.settings(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.settings(item) for item in value]
+        return self.plain(value) if isinstance(value, str) else value
+
     def message(self, text: str) -> str:
         """Return a message, such as an error, without any path: only the names of files are kept."""
         return PATH.sub(lambda match: PureWindowsPath(match[0]).name, self.plain(text))
@@ -64,8 +73,6 @@ class Scrubber:
 
 def secrets() -> list[str]:
     """Return the logins of the hub that this machine has."""
-    import os
-
     from huggingface_hub import constants, get_token
 
     found = {get_token(), *(os.environ.get(name) for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))}

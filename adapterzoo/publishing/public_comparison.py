@@ -29,8 +29,8 @@ def public_comparison(folder: Path, scrubber: Scrubber) -> Comparison:
 def _block(block: Block, scrubber: Scrubber) -> Block:
     """Return a block whose rows and results have no private texts; the scores stay the same objects."""
     evidence = [
-        replace(one, row=scrubber.value(one.row), results=[scrubber.value(result) for result in one.results])
-        for one in block.evidence
+        replace(of_row, row=scrubber.value(of_row.row), results=scrubber.value(of_row.results))
+        for of_row in block.evidence
     ]
     return Block(
         scrubber.value(block.differs),

@@ -20,8 +20,10 @@ def main_files(hub: Hub, id: str) -> dict[str, bytes]:
 
 
 def test_the_same_push_again_sends_no_weights(hub: Hub, run_folder: Path, adapterzoo: Adapterzoo) -> None:
-    for _ in range(2):
-        assert adapterzoo("push", run_folder, "-m", "lora", "ada/verbs").exit_code == 0
+    for options in ((), ("--public",)):
+        done = adapterzoo("push", run_folder, "-m", "lora", "ada/verbs", *options)
+        assert done.exit_code == 0, done.output
+    assert "ada/verbs was made private and stays so" in done.stderr
     assert len(hub.uploads.arrived) == len({*hub.uploads.arrived}) == 2  # the adapter and the tokenizer
 
 

@@ -133,3 +133,26 @@ def test_nothing_private_is_sent_or_printed(
     for done in printed:
         assert TOKEN not in done.output
         assert "signature-of-the-address" not in done.output
+
+
+def test_files_that_have_changed_since_the_run_are_not_hashed(
+    run_folder: Path, adapterzoo: Adapterzoo, tmp_path: Path
+) -> None:
+    (source,) = run_folder.parent.glob("*.csv")
+    before = source.read_bytes()
+    push = ("push", run_folder, "-m", "lora", "a/b", "--dry-run", "--to")
+    try:
+        source.write_bytes(before + b"swim,swam\n")
+        changed = adapterzoo(*push, tmp_path / "changed")
+        source.unlink()
+        gone = adapterzoo(*push, tmp_path / "gone")
+    finally:
+        source.write_bytes(before)
+    assert "their rows have changed since the run" in changed.stderr
+    assert "they cannot be read any more" in gone.stderr
+    for name in ("changed", "gone"):
+        text = (tmp_path / name / "README.md").read_text()
+        assert "d.csv | not known |" in text
+        assert sha256(before).hexdigest() not in text
+        # The hashes of the rows are those of the run.
+        assert json.loads((run_folder / "lora/seed-0/result.json").read_text())["fingerprints"]["test"] in text

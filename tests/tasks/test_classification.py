@@ -171,7 +171,7 @@ def test_head_only_has_no_budget_and_other_tasks_cannot_generate_yet(
     done = adapterzoo("run", path, "--out", tmp_path / "o", "--set", "budget.trainable_params=10k")
     assert done.exit_code == 0, done.output
     assert "head-only: 0" not in done.output
-    for command in (("generate", "--prompt", "good"), ("merge", "--to", tmp_path / "m")):
+    for command in (("generate", "--prompt", "good"), ("merge", "--to", tmp_path / "m"), ("push", "ada/x")):
         refused = adapterzoo(command[0], tmp_path / "o", "-m", "lora", *command[1:])
         assert refused.exit_code == 2
         assert "task classification, with which generate, merge and push do not work yet" in refused.output
