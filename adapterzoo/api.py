@@ -15,7 +15,7 @@ from adapterzoo.recipe.schema import Recipe
 if TYPE_CHECKING:
     from adapterzoo.adapters.change import ScoreChange
     from adapterzoo.adapters.exporting import Export
-    from adapterzoo.running.progress import Reporter
+    from adapterzoo.running.reporter import Reporter
 
 
 class PrintedComparison(Comparison):

@@ -26,7 +26,7 @@ from adapterzoo.recipe.schema import Recipe
 from adapterzoo.results.result import Result
 from adapterzoo.results.store import RECIPE, Store
 from adapterzoo.running.cell import Adapted, shared_prefix
-from adapterzoo.running.progress import Reporter
+from adapterzoo.running.reporter import Reporter
 from adapterzoo.running.runner import run_cells
 from adapterzoo.running.watch import Watch
 from adapterzoo.running.worker import Worker

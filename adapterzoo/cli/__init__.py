@@ -84,8 +84,11 @@ def _add_commands() -> None:
     from adapterzoo.cli.push import push
     from adapterzoo.cli.run import run
     from adapterzoo.cli.schema import schema
+    from adapterzoo.cli.view import view
 
-    commands = (methods, init, preview, check, run, compare, generate, evaluate, merge, export, push, schema, plugin)
+    commands = (
+        methods, init, preview, check, run, compare, view, generate, evaluate, merge, export, push, schema, plugin,
+    )  # fmt: skip
     for command in commands:
         main.add_command(command)
 

@@ -17,7 +17,7 @@ from adapterzoo.terminal import clean_lines, safe, stdout, stdout_to_stderr, tel
 
 if TYPE_CHECKING:
     from adapterzoo.adapters.asking import Answerer
-    from adapterzoo.running.progress import Reporter
+    from adapterzoo.running.reporter import Reporter
 
 FORMATS = ("text", "json")
 CLEAR = "/clear"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from adapterzoo.terminal import stdout_to_stderr
 
 if TYPE_CHECKING:
-    from adapterzoo.running.progress import Reporter
+    from adapterzoo.running.reporter import Reporter
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from adapterzoo.results.row import Row
 
 if TYPE_CHECKING:
     from adapterzoo.comparison.evidence import Evidence, StoredResult
+    from adapterzoo.comparison.ranking import PairedRows
 
 # Columns that rows cannot be sorted by.
 NOT_SORTABLE = frozenset({"difference", "p_value", "tied", "examples", "error", "status", "adjusted"})
@@ -57,6 +58,7 @@ def compare(
     if any(row.label == against and not row.ranked for row in rows):
         raise UserError.at(f"--against {against}", "this row is not ranked, because its method broke a rule.")
     metrics = metric_columns(rows)
+    pairs = []
     for number, group in enumerate(evidence_of_groups):
         metric = column if column in metrics else next(iter(metrics), None)
         if all(metric not in evidence.row.metrics for evidence in group):  # for example, another task's rows
@@ -66,7 +68,7 @@ def compare(
             row.block, row.rank_metric = number, metric
             # The untouched base model was not trained, so it has no cost.
             row.cost = None if price is None or row.method is None else row.total_seconds / 3600 * price
-        rank(group, metric, against)
+        pairs.append(rank(group, metric, against))
     if sort is not None and all(row.value(column) is None for row in rows):
         hint = "Give --price too." if column == "cost" else ""
         raise UserError.at(f"--sort {sort}", "no row has a value in this column.", hint)
@@ -74,7 +76,7 @@ def compare(
     missing = {str(path): unfinished(path, of_path) for path, of_path in by_path.items()}
     damaged = {str(path): list(map(str, of_path.damaged.values())) for path, of_path in by_path.items()}
     return Comparison(
-        _blocks(groups, ordered),
+        _blocks(groups, ordered, pairs),
         against,
         {folder: seeds_by_label for folder, seeds_by_label in missing.items() if seeds_by_label},
         {str(path): run_times(path) for path in by_path},
@@ -91,22 +93,27 @@ def _groups(stored: Sequence[StoredResult]) -> list[list[StoredResult]]:
     return [part for results in groups for part in split_by_base([by_id[id(result)] for result in results])]
 
 
-def _blocks(groups: Sequence[Sequence[StoredResult]], ordered: Sequence[list[Evidence]]) -> list[Block]:
+def _blocks(
+    groups: Sequence[Sequence[StoredResult]],
+    ordered: Sequence[list[Evidence]],
+    pairs: Sequence[Mapping[str, PairedRows]],
+) -> list[Block]:
     """Return the blocks of a comparison.
 
     Args:
         groups: the cells of each block.
         ordered: the rows of each block, in order.
+        pairs: the differences of all pairs of rows of each block.
     """
     from adapterzoo.comparison.joining import bases_differ
 
     first = groups[0]
     blocks = []
-    for group, rows in zip(groups, ordered, strict=True):
+    for group, rows, paired in zip(groups, ordered, pairs, strict=True):
         results = [cell.result for cell in group]
         differs = [] if group is first else what_differs(first[0].result, results[0]) or bases_differ(first, group)
         costs_differ = hardware_differs(results)
-        blocks.append(Block(differs, costs_differ, results[0].fingerprints, results[0].environment, rows))
+        blocks.append(Block(differs, costs_differ, results[0].fingerprints, results[0].environment, rows, paired))
     return blocks
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from adapterzoo.comparison.evidence import Evidence
+    from adapterzoo.comparison.ranking import PairedRows
 
 # Version of what ``compare --format json`` prints; docs/comparison.schema.json describes it.
 SCHEMA = 3
@@ -47,6 +48,8 @@ class Block(Facts):
 
     evidence: list[Evidence] = field(repr=False)
     """the evidence of each row, in the order of the rows"""
+    pairs: Mapping[str, PairedRows] = field(default_factory=dict, repr=False)
+    """metric -> the differences of all pairs of rows, for each metric in which rows are ranked"""
 
     @property
     def rows(self) -> list[Row]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -116,8 +117,6 @@ def difference(scores: Scores, *, right_or_wrong: bool = False, seeds: SeedSprea
         right_or_wrong: whether every score was 0 or 1.
         seeds: the spread between seeds, as all rows of the table show it; from the scores alone if None.
     """
-    from scipy import stats
-
     value, (seed_count, examples) = float(scores.mean()), scores.shape
     if examples == 1:
         return Difference(value, None, None)
@@ -135,11 +134,16 @@ def difference(scores: Scores, *, right_or_wrong: bool = False, seeds: SeedSprea
     center, half = float(scores.mean()), spread.quantile((1 - LEVEL) / 2) * spread.error
     if not right_or_wrong:
         return Difference(value, (center - half, center + half), careful.p(center))
-    if seed_count == 1:
-        p = float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
-    else:
-        p = max(careful.p(center), least_p)
+    p = _mcnemar(better, worse) if seed_count == 1 else max(careful.p(center), least_p)
     return Difference(value, (max(center - half, -1.0), min(center + half, 1.0)), p)
+
+
+@cache
+def _mcnemar(better: int, worse: int) -> float:
+    """Return the p-value of McNemar's exact test; many pairs of rows have the same numbers of examples."""
+    from scipy import stats
+
+    return float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

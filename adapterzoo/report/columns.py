@@ -40,7 +40,8 @@ def _learning_rate(value: float) -> str:
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
-def _p_value(value: float) -> str:
+def p_value_text(value: float) -> str:
+    """Return a p-value as text, like ``.012``."""
     return "<.001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
 
 
@@ -110,7 +111,7 @@ def columns(comparison: Comparison) -> list[Column]:
     statistics = (
         Column("95 %", "interval", interval_text, drop=1),
         Column(reference, "difference", difference_text(first.name), drop=6),
-        Column("p", "p_value", _p_value, drop=7),
+        Column("p", "p_value", p_value_text, drop=7),
     )
     candidates = [first, *statistics, *(column for column in metrics if column.name != first.name), *COSTS]
     return [column for column in candidates if column is first or any(_has(row, column) for row in comparison.rows)]

@@ -40,7 +40,7 @@ def render(comparison: Comparison, n: int, console: Console) -> None:
         UserError: no row has kept an answer.
     """
     blocks = [
-        (block, [(evidence.row, _answers(evidence)) for evidence in block.evidence]) for block in comparison.blocks
+        (block, [(evidence.row, answers_of(evidence)) for evidence in block.evidence]) for block in comparison.blocks
     ]
     if not any(answers for _, rows in blocks for _, answers in rows):
         raise UserError.at("--examples", "no row has kept an answer.", f"A cell keeps its answers in {PREDICTIONS}.")
@@ -48,7 +48,7 @@ def render(comparison: Comparison, n: int, console: Console) -> None:
         _print_block(block, rows, n, console)
 
 
-def _answers(evidence: Evidence) -> Answers:
+def answers_of(evidence: Evidence) -> Answers:
     """Return the answers of the first seed that has any."""
     for result, folder in zip(evidence.results, evidence.folders, strict=True):
         records = read_lines(folder / PREDICTIONS) if result.ok else []

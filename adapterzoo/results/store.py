@@ -152,7 +152,7 @@ class Store:
                 "threads": self.threads(),
             }
             write_note(self.folder, note)
-            write_atomically(self.folder / RECIPE, _yaml(resolved))
+            write_atomically(self.folder / RECIPE, yaml_text(resolved))
         except Timeout:
             hint = "Wait for it, or give --out another folder."
             raise UserError.at(str(self.folder), "another run is writing there.", hint) from None
@@ -281,7 +281,8 @@ def _text(settings: Mapping[str, Any]) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def _yaml(data: Mapping[str, Any]) -> str:
+def yaml_text(data: Mapping[str, Any]) -> str:
+    """Return data as YAML, without line breaks in long texts."""
     from io import StringIO
 
     from ruamel.yaml import YAML

@@ -10,7 +10,7 @@ from adapterzoo.machine.processes import Process, ProcessHandle
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.running import parallel
 from adapterzoo.running.parallel import Concurrency
-from adapterzoo.running.progress import Reporter
+from adapterzoo.running.reporter import Reporter
 from adapterzoo.running.work_queue import EarlierResults, WorkItem, WorkQueue, do_item
 from adapterzoo.running.worker import Worker
 

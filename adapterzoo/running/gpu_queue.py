@@ -21,7 +21,7 @@ from adapterzoo.prepare.plan import MethodCell
 from adapterzoo.results.result import Result
 from adapterzoo.running import parallel
 from adapterzoo.running.parallel import Concurrency
-from adapterzoo.running.progress import Reporter
+from adapterzoo.running.reporter import Reporter
 from adapterzoo.running.work_queue import EarlierResults, WorkItem, WorkQueue, do_item
 from adapterzoo.running.worker import Worker
 

@@ -19,13 +19,14 @@ from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.recipe.reading import kept_recipe
 from adapterzoo.recipe.schema import Recipe
 from adapterzoo.results.identity import recipe_identity
+from adapterzoo.results.progress import remove_progress
 from adapterzoo.results.result import Result
 from adapterzoo.results.store import Store
 from adapterzoo.running import room
 from adapterzoo.running.fork_queue import ForkQueue
 from adapterzoo.running.gpu_queue import GpuQueue
 from adapterzoo.running.planned import PlannedCell, planned_cells
-from adapterzoo.running.progress import Reporter
+from adapterzoo.running.reporter import Reporter
 from adapterzoo.running.schedule import Schedule, SerialSchedule
 from adapterzoo.running.worker import Worker
 from adapterzoo.terminal import duration
@@ -98,6 +99,7 @@ def run_cells(
             todo = [cell for cell in schedule.todo if (cell.label, cell.seed) not in schedule.done]
             raise room.disk_full(schedule.prepared, todo, out) from error
         finally:
+            remove_progress(out)
             store.release()
 
 

@@ -19,7 +19,7 @@ from adapterzoo.results.result import RESULT, Result, Tuning
 from adapterzoo.results.store import Store
 from adapterzoo.running import parallel
 from adapterzoo.running.of_base import OfBase, needs_base
-from adapterzoo.running.progress import Reporter
+from adapterzoo.running.reporter import Reporter
 from adapterzoo.running.watch import Watch
 from adapterzoo.running.worker import Worker
 

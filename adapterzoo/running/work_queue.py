@@ -18,7 +18,7 @@ from adapterzoo.prepare.plan import BaseCell, Cell, MethodCell
 from adapterzoo.results.result import RESULT, Result, Tuning, read_result
 from adapterzoo.running.of_base import OfBase, needs_base
 from adapterzoo.running.parallel import Concurrency
-from adapterzoo.running.progress import Reporter
+from adapterzoo.running.reporter import Reporter
 from adapterzoo.running.schedule import CellWatch, Schedule
 from adapterzoo.running.watch import Sender
 from adapterzoo.running.worker import Worker, too_long

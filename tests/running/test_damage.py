@@ -28,7 +28,7 @@ from adapterzoo.results.identity import recipe_identity
 from adapterzoo.results.note import NOTE
 from adapterzoo.results.result import DamagedResultError, read_result
 from adapterzoo.results.store import Store
-from adapterzoo.running.progress import Reporter
+from adapterzoo.running.reporter import Reporter
 from adapterzoo.running.schedule import SerialSchedule
 from adapterzoo.running.worker import Worker
 

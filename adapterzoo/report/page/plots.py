@@ -1,33 +1,31 @@
-"""A comparison as one HTML file with its table, notes, plots and trials, which fetches nothing from the network."""
+"""The plots of the page: the score against costs, and the training loss; plotly draws them in the browser."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 import re
 from collections.abc import Callable, Sequence
 from html import escape
-from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from adapterzoo.comparison.comparison import Block, Comparison
-from adapterzoo.comparison.order import HIGHER, LOWER
-from adapterzoo.report import notes
-from adapterzoo.report.columns import COSTS, Column, cell, columns, interval_text, mark, metric_column, value
+from adapterzoo.comparison.order import HIGHER
+from adapterzoo.report.columns import COSTS, Column, cell, interval_text, metric_column, value
 from adapterzoo.report.pareto_front import pareto_front
-from adapterzoo.results.result import Trial, Tuning
+from adapterzoo.results.result import FORGETTING
 from adapterzoo.results.row import Row
-from adapterzoo.terminal import clean, duration
+from adapterzoo.terminal import clean
 
 # Costs that the score can be plotted against: name of the choice in the page, and how plotly writes such numbers.
 AGAINST: dict[str, tuple[str, dict[str, str]]] = {
     "trainable_params": ("trainable parameters", {"exponentformat": "B"}),
     "peak_memory_bytes": ("peak memory", {"exponentformat": "SI", "ticksuffix": "B"}),
     "train_seconds": ("training time", {}),
+    "answer_seconds": ("seconds for one answer", {}),
     "cost": ("cost of tuning, training and measuring", {}),
+    FORGETTING: ("forgetting: rise of the loss on general text", {}),
 }
 # Number of points of a plotted curve, each the mean of one part of it. A screen cannot show more of them.
 MAX_POINTS = 300
@@ -37,103 +35,10 @@ Figure = dict[str, Any]
 """a plot, as the script in the page reads it"""
 
 
-class Trials(NamedTuple):
-    """The trials of a row, as the page shows them."""
-
-    high_first: bool
-    """whether the highest score is the best"""
-    options: list[str]
-    """options that were tuned"""
-    ordered: list[Trial]
-    """trials, the best first and those without a score last"""
-    chosen: Trial | None
-
-
-def html(comparison: Comparison) -> str:
-    """Return the page, which loads nothing from the network and runs only its own scripts.
-
-    Args:
-        comparison: what the page shows; none of its texts is trusted.
-    """
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-    from plotly.offline import get_plotlyjs  # returns the script that plotly puts into its own pages
-
-    page = Environment(
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-        finalize=lambda value: value if isinstance(value, Markup) else clean(value),
-    )
-    page.filters["digest"] = _digest
-    page.globals.update(why_apart=notes.why_apart, cell=cell, mark=mark)
-    page.globals.update(sort_key=_sort_key, setting=_setting, duration=duration)
-    shown = columns(comparison)
-    sections = [section for block in comparison.blocks if (section := _section(comparison, block))["plots"]]
-    explanations = [column.explanation for column in shown if column.explanation]
-    template = (files("adapterzoo.report") / "page.html.in").read_text(encoding="utf-8")
-    return page.from_string(template).render(
-        comparison=comparison,
-        model=_model(comparison.blocks),
-        columns=[(column, _high_first(comparison, column)) for column in shown],
-        row_notes=list(notes.row_notes(comparison)),
-        notes=[*notes.verdicts(comparison), *notes.next_steps(comparison), *notes.legend(comparison), *explanations],
-        tuned=[
-            (row, _trials(comparison, row.tuning)) for row in comparison.rows if row.tuning and row.tuning["trials"]
-        ],
-        sections=sections,
-        figures={plot["id"]: list(plot["choices"].values()) for section in sections for plot in section["plots"]},
-        plotly=Markup(get_plotlyjs()) if sections else "",  # noqa: S704  # plotly's own script
-    )
-
-
-def _digest(script: str) -> str:
-    """Return the hash by which the page's security policy allows a script; a browser runs no other script."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-
-
-def _model(blocks: Sequence[Block]) -> str:
-    """Return the name of the base model; empty if the rows have different ones."""
-    recipes = [result.recipe for block in blocks for evidence in block.evidence for result in evidence.results]
-    names = {str(name) for recipe in recipes if (name := recipe.get("model", {}).get("name"))}
-    return names.pop() if len(names) == 1 else ""
-
-
-def _high_first(comparison: Comparison, column: Column) -> bool:
-    """Tell whether the first click on a column's title puts the highest value on top."""
-    metric = next((row.rank_metric for row in comparison.rows if row.rank_metric), "")
-    return comparison.better(metric if column.name in ("interval", "difference") else column.name) is HIGHER
-
-
-def _sort_key(row: Row, column: Column, text: str) -> Any:
-    """Return the value that a cell of the table is sorted by; None if the cell is empty, which puts it last."""
-    content = None if text == "-" else value(row, column)
-    return content[0] if isinstance(content, tuple) else len(content) if isinstance(content, list) else content
-
-
-def _trials(comparison: Comparison, tuning: Tuning) -> Trials:
-    trials, better = tuning["trials"], comparison.better(tuning["metric"])
-    scored = [(trial["score"], trial["loss"] or 0.0, trial) for trial in trials if trial["score"] is not None]
-    chosen = next((trial for *_, trial in scored if trial["settings"] == tuning["chosen"]), None)
-    if chosen and any(score != chosen["score"] for score, *_ in scored):
-        # The table may not have this metric, but the chosen trial is known to be the best.
-        better = HIGHER if chosen["score"] == max(score for score, *_ in scored) else LOWER
-    sign = 1 if better is LOWER else -1
-    ordered = [trial for *_, trial in sorted(scored, key=lambda entry: (sign * entry[0], entry[1]))]
-    options = list(dict.fromkeys(name for trial in trials for name in trial["settings"]))
-    return Trials(sign < 0, options, ordered + [trial for trial in trials if trial["score"] is None], chosen)
-
-
-def _setting(value: Any) -> str:
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _section(comparison: Comparison, block: Block) -> dict[str, Any]:
+def section(comparison: Comparison, block: Block) -> dict[str, Any]:
     """Return the plots of a block and their legend, as the template needs them."""
-    figures_of_costs = {
-        AGAINST[cost.name][0]: _scatter(comparison, block, cost) for cost in COSTS if cost.name in AGAINST
-    }
+    costs = [cost for cost in (*COSTS, metric_column(FORGETTING)) if cost.name in AGAINST]
+    figures_of_costs = {AGAINST[cost.name][0]: _scatter(comparison, block, cost) for cost in costs}
     scatters = {choice: figure for choice, figure in figures_of_costs.items() if figure}
     curves = _curves(block)
     plots = [
@@ -152,7 +57,7 @@ def _scatter(comparison: Comparison, block: Block, cost: Column) -> Figure | Non
     metric, (title, ticks) = block.rows[0].rank_metric or "", AGAINST[cost.name]
     scored = {i: row for i, row in enumerate(block.rows) if metric in row.metrics}
     points = {i: row for i, row in scored.items() if row.method and value(row, cost) is not None}
-    if not points:
+    if not points or cost.name == metric:
         return None
     score, costs = metric_column(metric), [value(row, cost) for row in points.values()]
     scale, unit = _unit(max(costs)) if cost.name == "train_seconds" else (1, "")
@@ -186,7 +91,7 @@ def _point(number: int, row: Row, score: Column, cost: Column, scale: float) -> 
 
 def _front(comparison: Comparison, block: Block, points: dict[int, Row], cost: Column) -> list[int]:
     """Return the numbers of the rows on the Pareto front, the cheapest first."""
-    if block.costs_differ and cost.name != "trainable_params":
+    if block.costs_differ and cost.name not in ("trainable_params", FORGETTING):
         return []  # times and memory of different machines cannot be compared
     metric = block.rows[0].rank_metric or ""
     sign = -1 if comparison.better(metric) is HIGHER else 1
