@@ -215,8 +215,9 @@ def test_the_core_names_no_method_no_metric_and_no_task() -> None:
         re.compile(rf"""["'`]({"|".join(map(re.escape, set(tasks()) - {DEFAULT_TASK}))})["'`]"""),
     )
     core = Path(adapterzoo.__file__).parent
-    # These two files write LoRA as a form that servers load, for adapters of any method.
-    of_form = {core / "cli" / "export.py", core / "adapters" / "exporting.py"}
+    # These files write LoRA as a form that servers load, for adapters of any method.
+    forms = ("exporting.py", "server_forms.py", "converting.py")
+    of_form = {core / "cli" / "export.py", *(core / "adapters" / name for name in forms)}
     for path in core.rglob("*.py"):
         if path.parent != core / "metrics" / "built_in":
             for pattern in patterns[1:] if path in of_form else patterns:
