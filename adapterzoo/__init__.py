@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapterzoo.api import compare, evaluate, export, generate, merge, run
+from adapterzoo.api import compare, evaluate, evaluate_tasks, export, generate, merge, run
 from adapterzoo.comparison import Comparison
 from adapterzoo.errors import AdapterzooError, NotFiniteError, PluginError, Problem, UserError
 from adapterzoo.formats import Format
@@ -50,6 +50,7 @@ __all__ = [
     "block_ends",
     "compare",
     "evaluate",
+    "evaluate_tasks",
     "export",
     "features",
     "generate",

@@ -143,6 +143,56 @@ def evaluate(
     return compare(into)
 
 
+def evaluate_tasks(
+    folder: str | Path,
+    tasks: Sequence[str],
+    *,
+    methods: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    base: bool = True,
+    limit: int | None = None,
+    num_fewshot: int | None = None,
+    chat_template: bool | None = None,
+    system_instruction: str | None = None,
+    include: str | Path | None = None,
+    out: str | Path | None = None,
+    trust_remote_code: bool = False,
+    reporter: Reporter | None = None,
+) -> PrintedComparison:
+    """Measure the adapters of an output folder with tasks of lm-eval, and compare the results.
+
+    Args:
+        folder: output folder of the run that trained the adapters.
+        tasks: names of tasks, groups or tags of lm-eval; each becomes a block of the comparison.
+        methods: labels or names of methods; by default all.
+        seeds: seeds of the adapters; by default all.
+        base: whether to measure the untouched base model too.
+        limit: number of examples of each task; by default all.
+        num_fewshot: number of examples in each prompt; by default each task's own number.
+        chat_template: whether prompts are written by the model's chat template; by default as in the training.
+        system_instruction: text before each question; by default none.
+        include: folder with task files of your own, which may run code.
+        out: folder for the results, with a folder in it for each task; by default they are beside ``folder``.
+        trust_remote_code: whether the model's own code may be run if the recipe in the folder asks for it.
+        reporter: the object that shows the progress; by default it is shown in a notebook only.
+
+    Raises:
+        UserError: lm-eval is not installed, there are no such adapters or tasks, or something is wrong with their
+            files, the model or a folder.
+    """
+    from adapterzoo.adapters import benchmarking
+    from adapterzoo.running.progress import notebook_reporter
+
+    folders, _ = benchmarking.evaluate_tasks(
+        Path(folder), tasks, methods, seeds,
+        base=base, limit=limit, num_fewshot=num_fewshot, chat_template=chat_template,
+        system_instruction=system_instruction, include=None if include is None else Path(include),
+        out=None if out is None else Path(out), trust_remote_code=trust_remote_code,
+        reporter=reporter or notebook_reporter(),
+    )  # fmt: skip
+    return compare(*folders)
+
+
 def generate(
     folder: str | Path,
     prompts: Sequence[str],

@@ -57,16 +57,28 @@ def _to_prompt_model(model: nn.Module) -> nn.Module:
 def _prompt_model_class() -> type[nn.Module]:
     import torch
     from peft import PeftModelForCausalLM, PeftType
-    from transformers import DynamicCache
+    from transformers import DynamicCache, StoppingCriteria
+
+    class WithoutPrompt(StoppingCriteria):
+        """A stopping criterion that does not see the ids in front of a row."""
+
+        def __init__(self, criterion: Any, length: int) -> None:
+            self.criterion = criterion
+            self.length = length
+
+        def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:
+            return self.criterion(input_ids[:, self.length :], scores, **kwargs)
 
     class PromptModel(PeftModelForCausalLM):
         """PEFT's model, with the prompt in the cache."""
 
         def forward(
-            self, input_ids: torch.Tensor, attention_mask: torch.Tensor, position_ids: Any = None, **kwargs: Any
+            self, input_ids: torch.Tensor, attention_mask: Any = None, position_ids: Any = None, **kwargs: Any
         ) -> Any:
             if self.training and getattr(self.base_model, "is_gradient_checkpointing", False):
                 raise AdapterzooError("a learned prompt needs the cache, which gradient_checkpointing turns off")
+            if attention_mask is None:
+                attention_mask = torch.ones_like(input_ids)
             if position_ids is None:
                 position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0)
             length = self.active_peft_config.num_virtual_tokens
@@ -78,9 +90,15 @@ def _prompt_model_class() -> type[nn.Module]:
                 **kwargs,
             )
 
-        def generate(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        def generate(self, input_ids: torch.Tensor, attention_mask: Any = None, **kwargs: Any) -> torch.Tensor:
+            if attention_mask is None:
+                attention_mask = torch.ones_like(input_ids)
             # transformers skips as many ids as the cache has tokens, so put that many ids (of any value) in front.
             length = self.active_peft_config.num_virtual_tokens
+            if kwargs.get("max_length") is not None:
+                kwargs["max_length"] += length
+            if criteria := kwargs.get("stopping_criteria"):
+                kwargs["stopping_criteria"] = type(criteria)(WithoutPrompt(each, length) for each in criteria)
             skipped = input_ids.new_zeros(len(input_ids), length)
             output: torch.Tensor = self.base_model.generate(
                 input_ids=torch.cat([skipped, input_ids], dim=1),

@@ -79,24 +79,29 @@ def load_base(
 
 
 def saved_encoder(adapter: Adapter) -> Encoder:
-    """Return the encoder with the tokenizer that was saved with an adapter.
+    """Return the encoder with the tokenizer that was saved with an adapter; errors as in :func:`saved_tokenizer`."""
+    from adapterzoo.tokens.encode import Encoder
 
-    It has the chat template and the padding token of the training.
-
-    Raises:
-        UserError: the tokenizer is damaged.
-    """
-    from adapterzoo.tokens.encode import Encoder, load_tokenizer
-
-    try:
-        saved = adapter.recipe.model.model_copy(update={"revision": None, "padding_token": None})
-        tokenizer = load_tokenizer(saved, str(adapter.path))
-    except UserError as error:
-        raise UserError.at(str(adapter.path), f"its tokenizer {error.problems[0].what}", TRAIN_AGAIN) from None
+    tokenizer = saved_tokenizer(adapter)
     data = adapter.recipe.data
     if data.chat_template not in ("auto", "plain"):
         data = data.model_copy(update={"chat_template": "auto"})
     return Encoder(tokenizer, data)
+
+
+def saved_tokenizer(adapter: Adapter) -> Any:
+    """Return the tokenizer saved with an adapter, which has the chat template and the padding token of the training.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    from adapterzoo.tokens.encode import load_tokenizer
+
+    saved = adapter.recipe.model.model_copy(update={"revision": None, "padding_token": None})
+    try:
+        return load_tokenizer(saved, str(adapter.path))
+    except UserError as error:
+        raise UserError.at(str(adapter.path), f"its tokenizer {error.problems[0].what}", TRAIN_AGAIN) from None
 
 
 def apply_adapter(adapter: Adapter, model: nn.Module, quantization: str) -> nn.Module:

@@ -53,12 +53,16 @@ class NoScoresError(Exception):
 def cell_scores(folder: Path, result: Result) -> CellScores:
     """Return the scores of a cell's examples, without metrics whose scores do not agree with the result.
 
+    Metrics that are known only for all examples together are in neither of the two mappings.
+
     Args:
         folder: folder of the cell.
         result: result of the cell.
     """
     by_metric, missing = dict[str, ExampleScores](), dict[str, str]()
     for name, value in result.metrics.items():
+        if name in result.joint_metrics:
+            continue
         file = GENERAL if name == FORGETTING else PREDICTIONS
         try:
             scores = example_scores(name, _records(folder / file, result.record_digests.get(file)))

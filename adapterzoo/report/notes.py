@@ -218,6 +218,8 @@ def legend(comparison: Comparison, best: str = "*") -> Iterator[str]:
     if comparison.against:
         yield f"differences from {comparison.against}, p corrected for the number of rows"
     yield from _intervals(comparison)
+    if joint := dict.fromkeys(name for result in comparison.results for name in result.joint_metrics):
+        yield f"known only for all examples together, and so without interval: {', '.join(joint)}"
     if any(_may_run_code(result.recipe) for result in comparison.results):
         yield "code that comes with the base model was allowed to run (trust_remote_code)"
     if heads := sorted({row.head_params for row in comparison.rows if row.head_params}):

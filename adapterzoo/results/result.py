@@ -77,6 +77,8 @@ class Result:
     """column -> value; metrics of answers come first, in the recipe's order"""
     lower_is_better: list[str] = field(default_factory=list)
     """columns of metrics for which a lower value is better"""
+    joint_metrics: list[str] = field(default_factory=list)
+    """columns of metrics that are known only for all examples together, so that they have no interval"""
     trainable_params: int = 0
     head_params: int = 0
     """parameters of a task's new head, which every method trains; they are not in ``trainable_params``"""

@@ -90,7 +90,7 @@ class Chat:
             template = self.tokenizer.get_chat_template()
         except ValueError:
             raise self._unusable("has several forms, and none of them is called default") from None
-        self._template = DATE_CALL.sub(_fixed_date, template)
+        self._template = with_fixed_date(template)
         if self._template != template:
             date = f"{FIXED_DATE.day} {FIXED_DATE:%B %Y}"
             self._say(f"model: its chat template writes the current date; every row gets {date} instead")
@@ -238,6 +238,11 @@ class Chat:
             return "xsystemx" in self._render(probe, ask=True)
         except UserError:
             return False
+
+
+def with_fixed_date(template: str) -> str:
+    """Return a chat template that writes a fixed date where it would write the current one."""
+    return DATE_CALL.sub(_fixed_date, template)
 
 
 def _fixed_date(call: re.Match[str]) -> str:
