@@ -1,4 +1,4 @@
-"""A browser for the tests of the page, one for all of them, and a function that opens a page and watches it."""
+"""A browser for the tests of the page, one for each file of them, and a function that opens a page and watches it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def comparison(tmp_path: Path) -> Comparison:
     return compare(tmp_path)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # a browser that stays open would disturb tests that fork
 def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
