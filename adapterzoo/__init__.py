@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from adapterzoo.api import compare, evaluate, evaluate_tasks, export, generate, merge, run
+from adapterzoo.api.adapters import export, generate, merge
+from adapterzoo.api.comparing import compare, evaluate, evaluate_tasks, run
 from adapterzoo.comparison import Comparison
 from adapterzoo.errors import AdapterzooError, NotFiniteError, PluginError, Problem, UserError
 from adapterzoo.formats import Format

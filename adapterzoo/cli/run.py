@@ -41,7 +41,7 @@ def run(
     Then print the comparison of all methods. Cells that already have a result are not trained again, so the same
     command continues a stopped run.
     """
-    from adapterzoo.api import output_folder
+    from adapterzoo.api.comparing import output_folder
     from adapterzoo.recipe.reading import load_recipe
 
     checked = load_recipe(recipe, overrides if jobs is None else (*overrides, f"jobs={jobs}"))

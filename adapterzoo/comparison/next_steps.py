@@ -99,6 +99,8 @@ def _tie(evidence: Evidence, best: Evidence, metric: str, rows: int, pairs: int,
     """
     delta = paired(evidence.seeds(metric), best.seeds(metric))
     value, (seeds, examples) = abs(float(delta.mean())), delta.shape
+    if not value or examples < 2:
+        return Tie(evidence.row.label, float(delta.mean()), None, None)
     parts = _Parts.of(delta, between_seeds)
     tail = (1 - LEVEL) / 2 / pairs
 
@@ -106,8 +108,6 @@ def _tie(evidence: Evidence, best: Evidence, metric: str, rows: int, pairs: int,
         spread = parts.spread(seeds, examples, rows)
         return spread.error * (spread.quantile(tail) + spread.quantile(1 - POWER)) <= value
 
-    if not value or examples < 2:
-        return Tie(evidence.row.label, float(delta.mean()), None, None)
     fewest = bisect_left(range(MAX_EXAMPLES), True, lo=examples, key=lambda number: enough(seeds, number))
     more = next((number for number in range(seeds + 1, MAX_SEEDS + 1) if seeds > 1 and enough(number, examples)), None)
     return Tie(evidence.row.label, float(delta.mean()), None if fewest == MAX_EXAMPLES else fewest, more)
