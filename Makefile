@@ -27,7 +27,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The table of methods in the README, the examples in docs/data.md, the keys in docs/recipe.md, the schema of comparisons.
+# The tables of methods in the README and docs/capabilities.*, the examples in docs/data.md, the keys in docs/recipe.md, the schema of comparisons.
 docs: $(READY)
 	$(BIN)/python tests/test_docs.py
 	PYTHONPATH=tests/support $(BIN)/python tests/test_docs_data.py

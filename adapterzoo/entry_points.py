@@ -47,6 +47,7 @@ class PluginRegistry(Mapping[str, ItemT]):
     def __init__(self) -> None:
         self._items: dict[str, ItemT] = {}
         self._packages: dict[str, str] = {}
+        self._modules: dict[str, str] = {}
         self._of_plugin: dict[str, list[str]] = {}
         self.broken: list[BrokenPlugin] = []
 
@@ -69,7 +70,9 @@ class PluginRegistry(Mapping[str, ItemT]):
         loaded.sort(key=lambda plugin: (plugin[1] != BUILT_IN, is_last(plugin[2]), plugin[1], plugin[0].name))
         for entry_point, package, items in loaded:
             try:
+                known = set(self)
                 self._add(items, package)
+                self._modules.update(dict.fromkeys(set(self) - known, entry_point.module))
                 self._of_plugin[entry_point.name] = [str(getattr(item, "name", item)) for item in items]
             except Exception as error:
                 self.broken.append(BrokenPlugin(entry_point.name, package, reason(error)))
@@ -106,6 +109,10 @@ class PluginRegistry(Mapping[str, ItemT]):
     def package(self, name: str) -> str:
         """Return the name of the distribution that an item comes from."""
         return self._packages.get(name, BUILT_IN)
+
+    def module(self, name: str) -> str:
+        """Return the name of the plugin's module that an item comes from; empty if no plugin brought it."""
+        return self._modules.get(name, "")
 
     def hint(self, name: str, more: Iterable[str] = ()) -> str:
         """Return a hint for a user who asked for a name that is not registered.

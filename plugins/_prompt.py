@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo import AdapterzooError, Context, PeftMethod, Problem
-from adapterzoo.methods.contract import OptionsT
+from adapterzoo.methods.contract import TASK_TYPES, OptionsT
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,6 +27,7 @@ class PromptMethod(PeftMethod[OptionsT]):
     prepends_tokens = True
     starts_at_base = False
     mergeable_into = ()
+    task_types = tuple(name for name in TASK_TYPES if name != "SEQ_2_SEQ_LM")  # its encoder keeps no cache
     size_option = "num_virtual_tokens"
 
     def problems(self, skeleton: nn.Module, options: OptionsT, context: Context) -> list[Problem]:

@@ -14,15 +14,26 @@ from adapterzoo.entry_points import BUILT_IN
 from adapterzoo.methods.contract import attributes
 from adapterzoo.methods.registry import Registry
 from adapterzoo.recipe.reading import load_recipe
+from adapterzoo.report import capabilities
+from adapterzoo.tasks.registry import Tasks
 
 README = Path("README.md").read_text(encoding="utf-8")
 TABLE = re.compile(r"(<!-- adapterzoo methods --markdown -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+CAPABILITIES = re.compile(r"(<!-- adapterzoo methods --capabilities markdown -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+CAPABILITIES_DOCUMENT = Path("docs/capabilities.md")
+CAPABILITIES_PAGE = Path("docs/capabilities.html")
 
 
 @cache
 def built_in() -> Registry:
     """Return the built-in methods, without third-party ones that may be installed."""
     return Registry(point for point in entry_points(group="adapterzoo") if point.dist and point.dist.name == BUILT_IN)
+
+
+@cache
+def what_they_can_do() -> capabilities.Table:
+    points = [point for point in entry_points(group="adapterzoo") if point.dist and point.dist.name == BUILT_IN]
+    return capabilities.table(built_in(), Tasks(points), built_in())
 
 
 def methods_table() -> str:
@@ -44,6 +55,14 @@ def test_the_readme_names_every_folder_and_every_command() -> None:
 def test_the_readme_lists_the_methods_as_they_are() -> None:
     """If this fails, ``python tests/test_docs.py`` writes the table again."""
     assert methods_table() == markdown(built_in())
+
+
+def test_the_documents_of_capabilities_are_what_was_seen() -> None:
+    """If this fails, ``make docs`` writes both again."""
+    found = CAPABILITIES.search(CAPABILITIES_DOCUMENT.read_text(encoding="utf-8"))
+    assert found
+    assert found.group(2) == capabilities.markdown(what_they_can_do())
+    assert CAPABILITIES_PAGE.read_text(encoding="utf-8") == capabilities.html(what_they_can_do()) + "\n"
 
 
 def test_the_document_of_the_conformance_kit_has_every_property_and_every_method() -> None:
@@ -78,3 +97,8 @@ def test_the_example_recipe_of_the_readme_loads(tmp_path: Path) -> None:
 if __name__ == "__main__":
     text = TABLE.sub(lambda found: found.group(1) + markdown(built_in()) + found.group(3), README)
     Path("README.md").write_text(text, encoding="utf-8")
+    table = capabilities.markdown(what_they_can_do())
+    text = CAPABILITIES_DOCUMENT.read_text(encoding="utf-8")
+    text = CAPABILITIES.sub(lambda found: found.group(1) + table + found.group(3), text)
+    CAPABILITIES_DOCUMENT.write_text(text, encoding="utf-8")
+    CAPABILITIES_PAGE.write_text(capabilities.html(what_they_can_do()) + "\n", encoding="utf-8")

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from adapterzoo.adapters.asking import Ready
-from adapterzoo.adapters.exporting import FORM, Servable, make_servable
 from adapterzoo.adapters.finding import Adapter, Say, check_files, find_adapters
 from adapterzoo.adapters.loading import apply_adapter, load_base, require_causal, saved_encoder
 from adapterzoo.adapters.merging import Merger, load_merged
+from adapterzoo.adapters.servable import FORM, Servable, make_servable
 from adapterzoo.errors import UserError, failure_reason
 from adapterzoo.machine.memory import PeakMemory
 from adapterzoo.machine.processes import in_processes

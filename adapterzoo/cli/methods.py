@@ -10,10 +10,14 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from adapterzoo.cli.where import Matches, matching, parse
 from adapterzoo.entry_points import BUILT_IN
 from adapterzoo.errors import UserError
+from adapterzoo.methods.capabilities import capabilities
 from adapterzoo.methods.contract import GROUPS, QUANTIZATIONS, Method, attributes
 from adapterzoo.methods.registry import Registry, registry
+from adapterzoo.report.capabilities import html, table
+from adapterzoo.report.capabilities import markdown as capabilities_markdown
 from adapterzoo.tasks.contract import Task
 from adapterzoo.tasks.registry import tasks
 from adapterzoo.terminal import escape_markdown, safe, stdout
@@ -26,12 +30,25 @@ LEGEND = "+ trains on a base with that quantization, ++ also merges into it"
 @click.command()
 @click.argument("name", required=False)
 @click.option("--task", "task_name", metavar="NAME", help="List only the methods that can train models for this task.")
+@click.option(
+    "--where",
+    metavar="TERMS",
+    help="List only the methods that can do all of this, like merges,nf4 or task=classification,!resumes.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print a table for a document.")
-def methods(name: str | None, task_name: str | None, as_json: bool, as_markdown: bool) -> None:
+@click.option(
+    "--capabilities",
+    "form",
+    type=click.Choice(("markdown", "html")),
+    help="Print what each method can do as a document, or as a page that can be filtered.",
+)
+def methods(
+    name: str | None, task_name: str | None, where: str | None, as_json: bool, as_markdown: bool, form: str | None
+) -> None:
     """List all methods of the zoo, or show the method NAME.
 
-    A single method is shown with its options and defaults.
+    A single method is shown with its options and defaults, and with what it can do.
     """
     zoo = registry()
     if task_name is not None and task_name not in tasks():
@@ -39,17 +56,22 @@ def methods(name: str | None, task_name: str | None, as_json: bool, as_markdown:
     task = None if task_name is None else tasks()[task_name]
     if name is not None and name not in zoo:
         raise UserError.at(f"methods {name}", "unknown method.", zoo.hint(name))
+    found = Matches(list(zoo), []) if where is None else matching(zoo, parse(where, tasks()))
+    chosen = [name] if name else [method for method in found.names if _suits(zoo[method], task)]
     if as_json:
-        chosen = [name] if name else [method for method in zoo if _suits(zoo[method], task)]
         described: Any = [_describe(zoo[method], zoo) for method in chosen]
         broken = [vars(plugin) for plugin in zoo.broken]
-        click.echo(json.dumps(described[0] if name else {"methods": described, "broken": broken}, indent=1))
+        listed = {"methods": described, "broken": broken} | ({"not_known": found.unknown} if where else {})
+        click.echo(json.dumps(described[0] if name else listed, indent=1))
+    elif form:
+        shown = table(zoo, tasks(), chosen)
+        click.echo(html(shown) if form == "html" else capabilities_markdown(shown), nl=False)
     elif as_markdown:
         click.echo(markdown(zoo), nl=False)
     elif name is not None:
         _show_method(zoo[name], zoo)
     else:
-        _show_all(zoo, task)
+        _show_all(zoo, task, None if where is None else found)
 
 
 def markdown(zoo: Registry) -> str:
@@ -73,35 +95,42 @@ def _suits(method: Method[Any], task: Task[Any] | None) -> bool:
     return task is None or task.task_type in method.task_types
 
 
-def _show_all(zoo: Registry, task: Task[Any] | None) -> None:
+def _show_all(zoo: Registry, task: Task[Any] | None, found: Matches | None) -> None:
+    """Print the list of all methods, or of those that suit a task and were found."""
     console = stdout()
     if not console.is_terminal:
         console.width = MIN_WIDE_COLUMNS  # A file or a pager has room for all columns.
     wide = console.width >= MIN_WIDE_COLUMNS
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    grid = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     for title in ("method", *QUANTIZATIONS):
-        table.add_column(title, no_wrap=True)
+        grid.add_column(title, no_wrap=True)
     if wide:
-        table.add_column("lr", no_wrap=True, justify="right")
-        table.add_column("paper", no_wrap=True)
-    table.add_column("what it does")
+        grid.add_column("lr", no_wrap=True, justify="right")
+        grid.add_column("paper", no_wrap=True)
+    grid.add_column("what it does")
     shown = 0
     for group, all_members in _groups(zoo):
-        members = [method for method in all_members if _suits(method, task)]
+        members = [
+            method for method in all_members if _suits(method, task) and (not found or method.name in found.names)
+        ]
         if members:
-            table.add_row(safe(group, "bold cyan"))
+            grid.add_row(safe(group, "bold cyan"))
         for method in members:
             cells = [_ability(method, name) for name in QUANTIZATIONS]
             cells += [f"{method.learning_rate:g}", _paper(method)] if wide else []
-            table.add_row(safe(f"  {method.name}", "bold"), *map(safe, cells), safe(method.summary))
+            grid.add_row(safe(f"  {method.name}", "bold"), *map(safe, cells), safe(method.summary))
             shown += 1
-    console.print(table)
+    console.print(grid)
     console.print(Text(f"{shown} methods; {LEGEND}", "dim"))
+    if found is not None and found.unknown:
+        console.print()
+        hint = "their package has no record; adapterzoo plugin capabilities NAME makes one"
+        console.print(safe(f"Not known of {len(found.unknown)}: {', '.join(found.unknown)} ({hint})"), soft_wrap=True)
     if task and (unsuited := [name for name in zoo if not _suits(zoo[name], task) and not zoo[name].unavailable]):
         console.print()
         what = f"Cannot train models for the task {task.name} ({task.task_type}): {', '.join(unsuited)}"
         console.print(safe(what), soft_wrap=True)
-    if unavailable := _unavailable(zoo):
+    if found is None and (unavailable := _unavailable(zoo)):
         console.print(Text("\nIn PEFT, but cannot be trained here:", "bold"))
         for method in unavailable:
             console.print(safe(f"  {method.name}: {method.unavailable}"), soft_wrap=True)
@@ -131,20 +160,40 @@ def _show_method(method: Method[Any], zoo: Registry) -> None:
         if text:
             console.print(safe(f"{title}: ", "bold").append_text(safe(text, "none")), soft_wrap=True)
     console.print()
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column("option", no_wrap=True)
-    table.add_column("default", no_wrap=True)
-    table.add_column("meaning")
+    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    grid.add_column("option", no_wrap=True)
+    grid.add_column("default", no_wrap=True)
+    grid.add_column("meaning")
     defaults = method.options().model_dump(mode="json")
     for option, field in method.options.model_fields.items():
-        table.add_row(safe(option, "bold"), safe(json.dumps(defaults[option])), safe(field.description or ""))
-    console.print(table)
+        grid.add_row(safe(option, "bold"), safe(json.dumps(defaults[option])), safe(field.description or ""))
+    console.print(grid)
+    if not method.unavailable:
+        _show_capabilities(method, zoo)
+
+
+def _show_capabilities(method: Method[Any], zoo: Registry) -> None:
+    """Print what a method can do, and why it cannot do the rest."""
+    shown = table(zoo, tasks(), [method.name])
+    (row,) = shown.rows
+    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for title in ("capability", "", "meaning, and why not"):
+        grid.add_column(title, no_wrap=title == "capability")
+    for column in shown.columns:
+        value = row.record.get(column.name, "not known")
+        verdict = "yes" if value is True else "?" if column.name not in row.record else "no"
+        meaning = column.meaning if value is True else f"{column.meaning}: {value}"
+        grid.add_row(safe(column.title, "bold"), safe(verdict), safe(meaning))
+    stdout().print()
+    stdout().print(grid)
+    stdout().print(safe(shown.made[0], "dim"), soft_wrap=True)
 
 
 def _describe(method: Method[Any], zoo: Registry) -> dict[str, Any]:
     return {
         **{name: _plain(getattr(method, name)) for name in attributes()},
         "package": zoo.package(method.name),
+        "capabilities": capabilities(zoo, method.name),
         "options": method.options.model_json_schema().get("properties", {}),
     }
 

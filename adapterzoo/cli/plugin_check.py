@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
 
+from adapterzoo.cli.plugin_pool import in_pool
 from adapterzoo.errors import PluginError, UserError
 from adapterzoo.methods.contract import QUANTIZATIONS
 from adapterzoo.methods.registry import registry
@@ -50,7 +50,7 @@ def check(
 
     They are trained on tiny models, with each of their quantizations and for each type of task.
     """
-    chosen = _chosen(names, everything)
+    chosen = chosen_methods("plugin check", names, everything)
     from adapterzoo.conformance import cases, task_cases
 
     found = [case for name in chosen for case in (*cases(name), *([] if quantizations else task_cases(name)))]
@@ -60,7 +60,7 @@ def check(
         what = f"none of the methods trains on {' or '.join(quantizations)}."
         raise UserError.at("plugin check --quantization", what)
     reports = []
-    for report in _run(keys, thorough, jobs or os.cpu_count() or 1):
+    for report in in_pool(partial(_run_case, thorough=thorough), keys, _died, jobs):
         reports.append(report)
         stderr().print(safe(str(report), "red" if report.failures else "dim"), soft_wrap=True)
     unsound = sorted({report.method for report in reports if report.failures} | _unchecked(reports))
@@ -79,8 +79,8 @@ def check(
         sys.exit(1)
 
 
-def _chosen(names: Sequence[str], everything: bool) -> list[str]:
-    """Return the names of the methods to check.
+def chosen_methods(command: str, names: Sequence[str], everything: bool) -> list[str]:
+    """Return the names of the methods that a command is to use.
 
     Raises:
         UserError: no method was named, or one does not exist or cannot be trained.
@@ -89,53 +89,21 @@ def _chosen(names: Sequence[str], everything: bool) -> list[str]:
     if everything:
         return [name for name in zoo if zoo[name].unavailable is None]
     if not names:
-        raise UserError.at("plugin check", "name a method, or give --all.")
+        raise UserError.at(command, "name a method, or give --all.")
     for name in names:
         try:
             method = zoo.require(name)
         except PluginError as error:
-            raise UserError.at(f"plugin check {name}", str(error)) from None
+            raise UserError.at(f"{command} {name}", str(error)) from None
         if method.unavailable:
-            raise UserError.at(f"plugin check {name}", f"it cannot be trained here: {method.unavailable}")
+            raise UserError.at(f"{command} {name}", f"it cannot be trained here: {method.unavailable}")
     return list(dict.fromkeys(names))
 
 
-def _run(keys: Sequence[CaseKey], thorough: bool, jobs: int) -> Iterator[Report]:
-    """Run cases in several processes with one thread each, and yield the reports in the order of the cases."""
-    from concurrent.futures.process import BrokenProcessPool
-
-    # The processes inherit this variable. With several threads each, they would compete for the same cores.
-    os.environ["OMP_NUM_THREADS"] = "1"
-    done = 0
-    try:
-        for report in _pool(keys, thorough, jobs):
-            done += 1
-            yield report
-    except BrokenProcessPool:
-        # It is not known which case killed its process, so all cases without a report run one by one.
-        for key in keys[done:]:
-            try:
-                yield from _pool([key], thorough, 1)
-            except BrokenProcessPool:
-                yield _died(key)
-
-
-def _pool(keys: Sequence[CaseKey], thorough: bool, jobs: int) -> Iterator[Report]:
-    """Run cases in a pool of processes; raise ``BrokenProcessPool`` if one of them dies."""
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    with ProcessPoolExecutor(min(jobs, len(keys)), get_context("spawn")) as pool:
-        yield from pool.map(partial(_run_case, thorough=thorough), keys)
-
-
 def _run_case(key: CaseKey, *, thorough: bool) -> Report:
-    """Run a case in a process of its own, whose output is thrown away."""
+    """Run a case, in a process of its own."""
     from adapterzoo.conformance import Case
 
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, 1)
-    os.dup2(devnull, 2)
     name, architecture, quantization, task_type = key
     return Case(registry()[name], architecture, quantization, task_type).run(thorough=thorough)
 

@@ -138,21 +138,25 @@ def _answers(visit: Visit) -> dict[str, torch.Tensor]:
         if task_type == models.CAUSAL and visit.quantization == "none":
             found["elsewhere, many rows"] = logits(wrapped, models.many_rows())
             if method.loads_in_peft:
-                found["in plain PEFT"] = _peft_logits(visit, [example.tokens for example in rows.test])
+                found["in plain PEFT"] = peft_logits(visit.model, visit.adapter, [row.tokens for row in rows.test])
     if visit.merged is not None:
         found["merged elsewhere"] = logits(_plain_model(visit.merged), rows)
     return found
 
 
-def _peft_logits(visit: Visit, rows: Sequence[Tokens]) -> torch.Tensor:
-    """Return the logits of each row alone, with the base and the adapter as transformers and PEFT alone load them."""
+def peft_logits(base: Path, adapter: Path, rows: Sequence[Tokens]) -> torch.Tensor:
+    """Return the logits of each row alone, with the base and the adapter as transformers and PEFT alone load them.
+
+    Raises:
+        ElsewhereError: PEFT cannot use the adapter.
+    """
     import torch
     from peft import PeftModel
 
     from adapterzoo.conformance.differences import describe_error
 
     try:
-        model = PeftModel.from_pretrained(_plain_model(visit.model), str(visit.adapter)).eval()
+        model = PeftModel.from_pretrained(_plain_model(base), str(adapter)).eval()
         with torch.no_grad():
             # A learned prompt has logits too, in front of the row's.
             return torch.cat([model(torch.tensor([ids])).logits[0, -len(ids) :] for ids, _ in rows])

@@ -139,13 +139,14 @@ def shared_prefix_gap(model: Any, encoded: Encoded) -> float:
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         results.append([loss.detach().reshape(1), *(g.reshape(-1) for g in gradients if g is not None)])
     return max(
-        _relative_difference(torch.cat(results[0][part]), torch.cat(joined[part]))
+        relative_difference(torch.cat(results[0][part]), torch.cat(joined[part]))
         for part in (slice(1), slice(1, None))  # the loss, and all gradients
         for joined in results[1:]
     )
 
 
-def _relative_difference(expected: torch.Tensor, actual: torch.Tensor) -> float:
+def relative_difference(expected: torch.Tensor, actual: torch.Tensor) -> float:
+    """Return the norm of the difference of two tensors as a share of that of the first; zero if that is zero."""
     size = expected.norm().item()
     return (actual - expected).norm().item() / size if size else 0.0
 

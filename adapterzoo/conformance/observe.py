@@ -53,14 +53,14 @@ def observe(
     elsewhere.start()
     world = World(method)
     with quiet_libraries(), tempfile.TemporaryDirectory(prefix="adapterzoo-") as folder:
-        observer = _Observer(method, architecture, quantization, chosen, Path(folder), task_type, thorough)
+        observer = Observer(method, architecture, quantization, chosen, Path(folder), task_type, thorough)
         observed = observer.observe()
     observed.left_behind += [*dict.fromkeys(observer.base.replaced), *world.restore()]
     observer.base.replaced.clear()
     return observed
 
 
-class _Observer:
+class Observer:
     """Applies one method to one base, saves into one folder, and records what happens."""
 
     def __init__(
@@ -99,33 +99,10 @@ class _Observer:
         self.problems = partial(problems_with, method, architecture, self.context)
 
     def observe(self) -> Observation:
+        """Use every function of the method; return what was observed."""
         observed, base, trial = self.observed, self.base, self.trial
-        with base.borrow() as model:
-            put_new_head(model, 0)
-            observed.logits["base"] = logits(model, self.rows)
-            observed.logits["base alone"] = logits(model, self.rows, 1)
-            if self.causal and observed.quantization != "int8":  # in 8 bits, rows depend on their batch
-                self._measure_many(model, "base, ")
-        with observed.stage("problems"):
-            observed.declined = self.problems(self.options)
-        if observed.declined or observed.errors:
+        if not self.use_once():
             return observed
-        with base.borrow() as model:
-            self._use(model)
-        if observed.quantization in self.method.mergeable_into:
-            base.invalidate()
-        if observed.quantization != "none" and "none" in self.method.quantizations:
-            plain = tiny_base(observed.architecture, "none")
-            observed.logits["plain base"] = logits(plain.get_model(), self.rows)
-            with observed.stage("plain"), plain.borrow() as model:
-                wrapped = trial.wrap(model)
-                observed.logits["plain start"] = logits(wrapped, self.rows)
-                trial.train(wrapped, self.settings, "plain")
-                observed.logits["plain trained"] = logits(wrapped, self.rows)
-        if "wrap" in observed.errors or "train" in observed.errors or observed.hung:
-            return observed
-        with observed.stage("load"), base.borrow() as model:
-            observed.logits["loaded"] = logits(trial.load(model), self.rows)
         self._note_changed_base("load()")
         with observed.stage("elsewhere", START_SECONDS):
             found = trial.elsewhere()
@@ -135,9 +112,7 @@ class _Observer:
             observed.again, _ = trial.train(trial.wrap(model), self.settings, "again")
         self._note_changed_base("training")
         if self.method.resumes:
-            with observed.stage("resume"), base.borrow() as model:
-                resuming = self.settings.model_copy(update={"save_steps": SAVED_AT})
-                observed.resumed, _ = trial.train(trial.wrap(model), resuming, "first")
+            self.resume()
         with observed.stage("bfloat16"):
             self._use_bfloat16()
         if self.method.size_option:
@@ -153,6 +128,47 @@ class _Observer:
         if self.thorough:
             observed.variants += other_settings(trial, base, self.settings, observed.logits["trained"])
         return observed
+
+    def use_once(self) -> bool:
+        """Wrap, train, save, merge and load once, and on a quantized base train without quantization too.
+
+        Returns:
+            Whether the method was wrapped and trained in time, so that more can be observed.
+        """
+        observed, base, trial = self.observed, self.base, self.trial
+        with base.borrow() as model:
+            put_new_head(model, 0)
+            observed.logits["base"] = logits(model, self.rows)
+            observed.logits["base alone"] = logits(model, self.rows, 1)
+            if self.causal and observed.quantization != "int8":  # in 8 bits, rows depend on their batch
+                self._measure_many(model, "base, ")
+        with observed.stage("problems"):
+            observed.declined = self.problems(self.options)
+        if observed.declined or observed.errors:
+            return False
+        with base.borrow() as model:
+            self._use(model)
+        if observed.quantization in self.method.mergeable_into:
+            base.invalidate()
+        if observed.quantization != "none" and "none" in self.method.quantizations:
+            plain = tiny_base(observed.architecture, "none", task_type=self.context.task_type)
+            observed.logits["plain base"] = logits(plain.get_model(), self.rows)
+            with observed.stage("plain"), plain.borrow() as model:
+                wrapped = trial.wrap(model)
+                observed.logits["plain start"] = logits(wrapped, self.rows)
+                trial.train(wrapped, self.settings, "plain")
+                observed.logits["plain trained"] = logits(wrapped, self.rows)
+        if "wrap" in observed.errors or "train" in observed.errors or observed.hung:
+            return False
+        with observed.stage("load"), base.borrow() as model:
+            observed.logits["loaded"] = logits(trial.load(model), self.rows)
+        return True
+
+    def resume(self) -> None:
+        """Train again from the checkpoint of the first training."""
+        with self.observed.stage("resume"), self.base.borrow() as model:
+            resuming = self.settings.model_copy(update={"save_steps": SAVED_AT})
+            self.observed.resumed, _ = self.trial.train(self.trial.wrap(model), resuming, "first")
 
     def _use(self, model: nn.Module) -> None:
         """Wrap, train, save and merge once, and record everything."""

@@ -82,27 +82,48 @@ def other_settings(trial: Trial, base: Base, settings: TrainSection, usual: torc
         settings: the usual settings.
         usual: the logits after a training with the usual settings.
     """
-    small = {"batch_size": settings.batch_size // PASSES, "gradient_accumulation": PASSES}
-    losses = PASSES if trial.rows.trainer_computes_loss else 1
-    accumulating = trial.other("accumulated", gradient_accumulation=PASSES, summed_losses=losses)
-    for other, what, changes in (
-        (accumulating, "accumulated gradients", small),
-        (trial.other("checkpointing"), "gradient checkpointing", {"gradient_checkpointing": True}),
-    ):
-        variant = Variant(what)
-        # A model that answers questions computes its loss over padding too, so its rows cannot be in other batches.
-        if other is not accumulating or trial.context.task_type != "QUESTION_ANS":
-            variant.logits["usual"] = usual
-        with recorded(variant):
-            _train_and_resume(other, base, settings.model_copy(update={"eval_steps": 0, **changes}), variant)
+    for variant in (accumulating(trial, base, settings, usual), checkpointing(trial, base, settings, usual)):
         declined = isinstance(variant.error, AdapterzooError) and not isinstance(variant.error, NotFiniteError)
-        differs = variant.error is None and variant_problem(trial.context.quantization, variant)
-        if differs and "usual" in variant.logits:
-            with recorded(variant):
-                if not _differs_early(trial, other, base, settings, changes):
-                    del variant.logits["usual"]
         if not declined or variant.first:  # otherwise the method says to the user that it cannot train like this
             yield variant
+
+
+def accumulating(trial: Trial, base: Base, settings: TrainSection, usual: torch.Tensor) -> Variant:
+    """Train with gradients that are accumulated over several batches; see :func:`other_settings`."""
+    small = {"batch_size": settings.batch_size // PASSES, "gradient_accumulation": PASSES}
+    losses = PASSES if trial.rows.trainer_computes_loss else 1
+    other = trial.other("accumulated", gradient_accumulation=PASSES, summed_losses=losses)
+    # A model that answers questions computes its loss over padding too, so its rows cannot be in other batches.
+    compared = None if trial.context.task_type == "QUESTION_ANS" else usual
+    return _with_settings(Variant("accumulated gradients"), trial, other, base, settings, small, compared)
+
+
+def checkpointing(trial: Trial, base: Base, settings: TrainSection, usual: torch.Tensor) -> Variant:
+    """Train with gradient checkpointing; see :func:`other_settings`."""
+    other, changes = trial.other("checkpointing"), {"gradient_checkpointing": True}
+    return _with_settings(Variant("gradient checkpointing"), trial, other, base, settings, changes, usual)
+
+
+def _with_settings(
+    variant: Variant,
+    usual: Trial,
+    other: Trial,
+    base: Base,
+    settings: TrainSection,
+    changes: dict[str, Any],
+    expected: torch.Tensor | None,
+) -> Variant:
+    """Train with other settings, and record in a variant how the logits differ from the expected ones."""
+    if expected is not None:
+        variant.logits["usual"] = expected
+    with recorded(variant):
+        _train_and_resume(other, base, settings.model_copy(update={"eval_steps": 0, **changes}), variant)
+    differs = variant.error is None and variant_problem(usual.context.quantization, variant)
+    if differs and expected is not None:
+        with recorded(variant):
+            if not _differs_early(usual, other, base, settings, changes):
+                del variant.logits["usual"]
+    return variant
 
 
 def _differs_early(usual: Trial, other: Trial, base: Base, settings: TrainSection, changes: dict[str, Any]) -> bool:

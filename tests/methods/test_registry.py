@@ -216,7 +216,7 @@ def test_the_core_names_no_method_no_metric_and_no_task() -> None:
     )
     core = Path(adapterzoo.__file__).parent
     # These files write LoRA as a form that servers load, for adapters of any method.
-    forms = ("exporting.py", "server_forms.py", "converting.py")
+    forms = ("exporting.py", "servable.py", "updates.py", "server_forms.py", "converting.py")
     of_form = {core / "cli" / "export.py", *(core / "adapters" / name for name in forms)}
     for path in core.rglob("*.py"):
         if path.parent != core / "metrics" / "built_in":
