@@ -8,7 +8,7 @@ from typing import NamedTuple
 from adapterzoo.methods.capabilities import COLUMNS, Record, capabilities, made_with
 from adapterzoo.methods.contract import TASK_TYPES
 from adapterzoo.methods.registry import Registry
-from adapterzoo.report.template import render
+from adapterzoo.report.template import environment
 from adapterzoo.tasks.registry import Tasks
 from adapterzoo.terminal import escape_markdown
 
@@ -102,4 +102,4 @@ def html(shown: Table) -> str:
         shown: what the page shows; none of its texts is trusted.
     """
     rows = [(row, [(column.name, row.record.get(column.name)) for column in shown.columns]) for row in shown.rows]
-    return render("capabilities.html.in", table=shown, rows=rows)
+    return environment("adapterzoo.report").get_template("capabilities.html.in").render(table=shown, rows=rows)

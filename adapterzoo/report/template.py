@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from functools import cache, partial
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING
 
 from adapterzoo.terminal import clean
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
-def render(template: str, **values: Any) -> str:
-    """Return a page; every text in it is cleaned and escaped, because none is trusted.
 
-    Args:
-        template: name of the template, which is in this package.
-        values: what the template shows.
-    """
-    from jinja2 import Environment, StrictUndefined
+def environment(package: str) -> Environment:
+    """Return what renders the templates in a package; every text is cleaned and escaped, because none is trusted."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
-    page = Environment(
+    made = Environment(
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
         finalize=lambda value: value if isinstance(value, Markup) else clean(value),
+        loader=FunctionLoader(partial(source, package)),
     )
-    page.filters["digest"] = _digest
-    text = (files("adapterzoo.report") / template).read_text(encoding="utf-8")
-    return page.from_string(text).render(**values)
+    made.filters["digest"] = _digest
+    return made
+
+
+@cache
+def source(package: str, name: str) -> str:
+    """Return the text of a file in a package."""
+    return (files(package) / name).read_text(encoding="utf-8")
 
 
 def _digest(content: str) -> str:

@@ -5,11 +5,8 @@ It fetches nothing from the network. What ``adapterzoo view`` shows is the same 
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.comparison.comparison import Block, Comparison
@@ -20,6 +17,7 @@ from adapterzoo.report.page.plots import section
 from adapterzoo.report.page.rerun import reruns
 from adapterzoo.report.page.rows import high_first, limits, page_cell, page_columns, sign, sort_key
 from adapterzoo.report.page.trials import ordered_trials, setting
+from adapterzoo.report.template import environment, source
 from adapterzoo.terminal import clean, duration
 
 if TYPE_CHECKING:
@@ -126,35 +124,18 @@ def _shell(page_title: str, page_content: str, *, plots: bool, live: bool, versi
 
 @cache
 def _environment() -> Environment:
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-        finalize=lambda value: value if isinstance(value, Markup) else clean(value),
-        loader=FunctionLoader(_source),
-    )
-    environment.filters["digest"] = _digest
-    environment.globals.update(why_apart=notes.why_apart, cell=page_cell, sign=sign, signs=SIGNS)
-    environment.globals.update(sort_key=sort_key, setting=setting, duration=duration)
-    return environment
+    made = environment(__name__)
+    made.globals.update(why_apart=notes.why_apart, cell=page_cell, sign=sign, signs=SIGNS)
+    made.globals.update(sort_key=sort_key, setting=setting, duration=duration)
+    return made
 
 
 def _template(name: str) -> Template:
     return _environment().get_template(name)
 
 
-@cache
 def _source(name: str) -> str:
-    return (files("adapterzoo.report.page") / name).read_text(encoding="utf-8")
-
-
-def _digest(script: str) -> str:
-    """Return the hash by which the page's security policy allows a script; a browser runs no other script."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+    return source(__name__, name)
 
 
 def _model(blocks: Sequence[Block]) -> str:
