@@ -107,9 +107,9 @@ class Merger:
         return logits
 
 
-def check_mergeable(adapter: Adapter, to: Path) -> None:
-    """Raise UserError if the folder is not empty, or the method has nothing to merge."""
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+def check_mergeable(adapter: Adapter, to: Path | None = None) -> None:
+    """Raise UserError if the method has nothing to merge, or the folder to write is not empty."""
+    if to is not None and to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError.at(f"--to {to}", "already exists.", "Give another folder.")
     method = registry()[adapter.result.method or ""]
     if not method.mergeable_into and method.requires_quantization is None:

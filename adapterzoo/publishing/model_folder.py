@@ -51,7 +51,7 @@ def check_pushable(adapter: Adapter, *, merged: bool) -> None:
     """Raise UserError if nobody could load what would be published."""
     require_causal(adapter)
     if merged:
-        check_mergeable(adapter, Path("--merged", "is", "not", "written", "yet"))
+        check_mergeable(adapter)
         return
     method = registry()[adapter.result.method or ""]
     if method.loads_in_peft and (adapter.path / ADAPTER_CONFIG).is_file():
