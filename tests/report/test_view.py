@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from threading import Thread
@@ -165,7 +166,10 @@ def test_folders_that_are_no_runs_are_refused(tmp_path: Path, adapterzoo: Callab
 
 def test_the_command_prints_the_address_and_ctrl_c_ends_it() -> None:
     command = [sys.executable, "-m", "adapterzoo", "view", "tests/support/frozen/schema-1", "--no-browser"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # A shell lets its background jobs ignore Ctrl-C, and the command would inherit that from the tests.
+    listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listens)
+    try:
         assert process.stdout
         address = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\n", process.stdout.readline())
         assert address
@@ -175,6 +179,8 @@ def test_the_command_prints_the_address_and_ctrl_c_ends_it() -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 130
         assert "Traceback" not in process.communicate()[1]
+    finally:
+        process.kill()
 
 
 def test_the_page_follows_a_run_and_keeps_what_the_reader_chose(browser: Any, tmp_path: Path) -> None:
