@@ -11,7 +11,7 @@ demo: $(READY)
 	$(BIN)/adapterzoo run recipes/quickstart.yaml
 
 test: $(READY)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses auto
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 # Trains the real model; minutes.
 test-real: $(READY)
