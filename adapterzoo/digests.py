@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,11 @@ def new_digest() -> Any:
 def text_digest(text: str) -> str:
     """Return the digest of a text."""
     return str(xxhash.xxh3_128_hexdigest(text.encode()))
+
+
+def ending(settings: Sequence[str]) -> str:
+    """Return an ending for the name of a folder: another one for other settings, and empty if there are none."""
+    return f"-{hashlib.sha256(chr(0).join(settings).encode()).hexdigest()[:8]}" if settings else ""
 
 
 def signed(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from pathlib import Path, PureWindowsPath
 
 import platformdirs
 
+from adapterzoo.errors import UserError
+
 CACHE_VARIABLE = "ADAPTERZOO_CACHE"
 # Temporary files of a cache that are older than this were left by a process that was killed.
 ABANDONED_SECONDS = 24 * 3600
@@ -27,6 +29,12 @@ def cache_folder() -> Path:
 def temporary_path(path: Path) -> Path:
     """Return the path that a file or folder has while it is written or removed."""
     return path.with_name(f".{path.name}.new")
+
+
+def require_free(path: Path, option: str) -> None:
+    """Raise UserError, which names an option, unless a path is free for a new folder: missing, or an empty folder."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError.at(f"{option} {path}", "already exists.", "Give another folder.")
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.adapters.finding import Adapter, Say, find_adapter, find_adapters
-from adapterzoo.adapters.loading import apply_adapter, load_base, question_row, require_causal
+from adapterzoo.adapters.finding import Adapter, Say, find_adapter, find_adapters, first_of_each_label
+from adapterzoo.adapters.loading import answer_tokens, apply_adapter, load_base, question_row, require_causal
 from adapterzoo.data_row import Turn
 from adapterzoo.errors import UserError
 from adapterzoo.prepare.plan import BASE_LABEL
@@ -65,7 +65,7 @@ def find_answerers(
         chosen = [find_adapter(folder, method, seed, trust_remote_code) for method in dict.fromkeys(methods)]
     else:
         found = find_adapters(folder, (), () if seed is None else (seed,), trust_remote_code, say)
-        chosen = list({adapter.result.label: adapter for adapter in reversed(found)}.values())[::-1]
+        chosen = first_of_each_label(found)
     require_causal(chosen[0])
     own = chosen[0].recipe.model.quantization
     untouched = [Answerer(BASE_LABEL, own, chosen[0], untouched=True)] if base or every else []
@@ -113,10 +113,7 @@ class Ready:
     @classmethod
     def of(cls, model: nn.Module, encoder: Encoder, adapter: Adapter) -> Ready:
         """Return a model ready to answer like an adapter."""
-        # The encoder learns from an example which tokens end an answer.
-        example = encoder.example(question_row(adapter.recipe.data, "?"))
-        encoded = encoder.collect({"train": [example], "validation": [], "test": []}, [], "")
-        return cls(model, encoder, encoded, adapter)
+        return cls(model, encoder, answer_tokens(encoder, question_row(adapter.recipe.data, "?")), adapter)
 
     def prompt(self, text: str) -> list[int]:
         """Return the token ids of a question."""

@@ -5,20 +5,18 @@ lm-eval asks and scores; the score of each example is kept, so that the rows are
 
 from __future__ import annotations
 
-import hashlib
-import re
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.adapters.asking import Answerer
 from adapterzoo.adapters.benchmark_scores import benchmark_scores
 from adapterzoo.adapters.benchmark_store import BenchmarkStore, seed_of
-from adapterzoo.adapters.benchmarks import Asking, Benchmark, load_benchmarks, require_library
-from adapterzoo.adapters.finding import Adapter, check_files, find_adapters
+from adapterzoo.adapters.benchmarks import AS_IN_THE_TRAINING, Asking, Benchmark, load_benchmarks, require_library
+from adapterzoo.adapters.finding import Adapter, check_files, find_adapters, folder_on, plain_name
 from adapterzoo.adapters.lm_eval_model import lm_eval_model
 from adapterzoo.adapters.loading import apply_adapter, load_base, require_causal, saved_tokenizer
 from adapterzoo.errors import UserError, failure_reason, is_disk_full
@@ -41,11 +39,8 @@ def evaluate_tasks(
     methods: Sequence[str] = (),
     seeds: Sequence[int] = (),
     *,
+    asking: Asking = AS_IN_THE_TRAINING,
     base: bool = True,
-    limit: int | None = None,
-    num_fewshot: int | None = None,
-    chat_template: bool | None = None,
-    system_instruction: str | None = None,
     include: Path | None = None,
     out: Path | None = None,
     trust_remote_code: bool = False,
@@ -60,11 +55,8 @@ def evaluate_tasks(
         tasks: names of tasks, groups or tags of lm-eval.
         methods: labels or names of methods; if empty, all.
         seeds: seeds of the adapters; if empty, all.
+        asking: how lm-eval asks; the recipe's system message is not given by itself.
         base: whether to measure the untouched base model too.
-        limit: number of examples of each task; None for all.
-        num_fewshot: number of examples in each prompt; None for each task's own number.
-        chat_template: whether prompts are written by the model's chat template; None for as in the training.
-        system_instruction: text before each question; the recipe's system message is not given by itself.
         include: folder with task files of the user's own, whose code is run.
         out: folder for the results, with a folder in it for each task; by default they are beside ``folder``.
         trust_remote_code: whether the model's own code may be run if the recipe in the folder asks for it.
@@ -85,35 +77,31 @@ def evaluate_tasks(
     for adapter in adapters:
         check_files(adapter, reporter.say)
     tasks = list(dict.fromkeys(tasks))
-    given = {
-        "limit": limit, "num_fewshot": num_fewshot, "chat_template": chat_template, "system": system_instruction
-    }  # fmt: skip
-    folders = [_folder(folder, out, name, given) for name in tasks]
+    folders = [_folder(folder, out, name, asking) for name in tasks]
     for into in folders:
         Store(into).check_place()
     with quiet_libraries():
-        asking = Asking(limit, num_fewshot, _uses_chat_template(adapters[0], chat_template), system_instruction)
+        asking = replace(asking, chat_template=_uses_chat_template(adapters[0], asking.chat_template))
         reporter.say(f"loading {', '.join(tasks)}")
         benchmarks = load_benchmarks(tasks, include, asking)
-        own = adapters[0].recipe.model.quantization
-        answerers = [Answerer(adapter.result.label, adapter.result.quantization, adapter) for adapter in adapters]
-        if base:
-            answerers.insert(0, Answerer(BASE_LABEL, own, adapters[0], untouched=True))
-        answerers.sort(key=lambda answerer: (answerer.quantization != own, answerer.quantization))
         pairs = zip(benchmarks, folders, strict=True)
         places = [BenchmarkStore.of(benchmark, into, adapters[0]) for benchmark, into in pairs]
-        return folders, _measure(answerers, places, reporter)
+        return folders, _measure(_answerers(adapters, base=base), places, reporter)
 
 
-def _folder(folder: Path, out: Path | None, name: str, settings: Mapping[str, Any]) -> Path:
+def _answerers(adapters: Sequence[Adapter], *, base: bool) -> list[Answerer]:
+    """Return the models that are asked, in an order in which each base model is loaded once."""
+    own = adapters[0].recipe.model.quantization
+    untouched = [Answerer(BASE_LABEL, own, adapters[0], untouched=True)] if base else []
+    models = [Answerer(adapter.result.label, adapter.result.quantization, adapter) for adapter in adapters]
+    return sorted([*untouched, *models], key=lambda model: (model.quantization != own, model.quantization))
+
+
+def _folder(folder: Path, out: Path | None, name: str, asking: Asking) -> Path:
     """Return the folder for results of a task: another one for each set of settings that the user gave."""
-    name = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "task"
     if out is not None:
-        return (out / name).absolute()
-    given = [f"{key}={value}" for key, value in settings.items() if value is not None]
-    ending = f"-{hashlib.sha256(chr(0).join(given).encode()).hexdigest()[:8]}" if given else ""
-    whole = folder.absolute()
-    return whole.parent / f"{whole.name}-on-{name}{ending}"
+        return (out / plain_name(name)).absolute()
+    return folder_on(folder, name, [f"{key}={value}" for key, value in asdict(asking).items() if value is not None])
 
 
 def _uses_chat_template(adapter: Adapter, wanted: bool | None) -> bool:

@@ -27,16 +27,19 @@ PLACES = ("dataset_path", "dataset_name", "dataset_kwargs", "metadata")
 
 @dataclass(frozen=True)
 class Asking:
-    """How the questions of benchmarks are asked."""
+    """The settings with which lm-eval asks."""
 
     limit: int | None = None
     """number of examples of each task; None for all"""
     num_fewshot: int | None = None
     """number of examples in each prompt; None for each task's own number"""
-    chat_template: bool = False
-    """whether prompts are written by the model's chat template"""
+    chat_template: bool | None = None
+    """whether prompts are written by the model's chat template; None for as in the training"""
     system_instruction: str | None = None
     """text before each question"""
+
+
+AS_IN_THE_TRAINING = Asking()
 
 
 @dataclass(frozen=True)

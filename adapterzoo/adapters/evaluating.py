@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.adapters.finding import Adapter, Say, check_files, find_adapters
+from adapterzoo.adapters.finding import Adapter, Say, check_files, find_adapters, folder_on
 from adapterzoo.adapters.loading import apply_adapter, check_model
 from adapterzoo.data.rows import read_rows
 from adapterzoo.data.split import Splits, fingerprint, load_splits
@@ -88,17 +86,9 @@ def evaluate(
     if jobs is not None:
         changes["jobs"] = jobs
     recipe = recipe.model_copy(update=changes)
-    into = (out or _default_folder(folder, source, overrides)).absolute()
+    into = (out or folder_on(folder, Path(source).stem, overrides)).absolute()
     worker = partial(AdapterWorker, adapters={_key(adapter.result): adapter for adapter in adapters})
     return into, run_cells(recipe, into, Measuring(adapters, recipe).prepare, reporter, worker)
-
-
-def _default_folder(folder: Path, source: str, overrides: Sequence[str]) -> Path:
-    """Return the folder for results on a source: beside that of the run, and another for each set of overrides."""
-    name = re.sub(r"[^\w.-]+", "-", Path(source).stem).strip("-.") or "data"
-    ending = f"-{hashlib.sha256(chr(0).join(overrides).encode()).hexdigest()[:8]}" if overrides else ""
-    whole = folder.absolute()
-    return whole.parent / f"{whole.name}-on-{name}{ending}"
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from adapterzoo.digests import ending
 from adapterzoo.errors import Problem, UserError, did_you_mean
 from adapterzoo.files import special_file
 from adapterzoo.methods.contract import QUANTIZATIONS
@@ -107,6 +109,28 @@ def find_adapters(
         raise UserError(*dict.fromkeys(problems))
     recipe = stored_recipe(folder, trust_remote_code)
     return [Adapter(folder, recipe, result) for result in finished]
+
+
+def first_of_each_label(adapters: Sequence[Adapter]) -> list[Adapter]:
+    """Return the adapter of the first seed of each label."""
+    return list({adapter.result.label: adapter for adapter in reversed(adapters)}.values())[::-1]
+
+
+def folder_on(folder: Path, source: str, settings: Sequence[str]) -> Path:
+    """Return the default folder for what adapters score on something else: beside that of their run.
+
+    Args:
+        folder: output folder of the run.
+        source: name of what they are measured on.
+        settings: what the user changed; other settings have another folder.
+    """
+    whole, name = folder.absolute(), plain_name(source)
+    return whole.parent / f"{whole.name}-on-{name}{ending(settings)}"
+
+
+def plain_name(source: str) -> str:
+    """Return a name as a part of a folder's name."""
+    return re.sub(r"[^\w.-]+", "-", source).strip("-.") or "data"
 
 
 def _matching(stored: StoredResults, folder: Path, method: str) -> list[Result]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from adapterzoo.model.base import Base
     from adapterzoo.tokens.encode import Encoder
+    from adapterzoo.tokens.encoded import Encoded
 
 CAUSAL = TASK_TYPES[0]
 
@@ -87,6 +88,11 @@ def saved_encoder(adapter: Adapter) -> Encoder:
     if data.chat_template not in ("auto", "plain"):
         data = data.model_copy(update={"chat_template": "auto"})
     return Encoder(tokenizer, data)
+
+
+def answer_tokens(encoder: Encoder, row: DataRow) -> Encoded:
+    """Return what has the tokens that end and pad an answer; the encoder learns them from a row."""
+    return encoder.collect({"train": [encoder.example(row)], "validation": [], "test": []}, [], "")
 
 
 def saved_tokenizer(adapter: Adapter) -> Any:

@@ -10,7 +10,7 @@ from adapterzoo.adapters.change import ScoreChange, TestRows
 from adapterzoo.adapters.finding import Adapter, Say
 from adapterzoo.adapters.loading import apply_adapter, load_base, question_row
 from adapterzoo.errors import UserError
-from adapterzoo.files import new_folder
+from adapterzoo.files import new_folder, require_free
 from adapterzoo.methods.registry import registry
 from adapterzoo.results.intact import read_lines
 from adapterzoo.results.store import PREDICTIONS
@@ -109,8 +109,8 @@ class Merger:
 
 def check_mergeable(adapter: Adapter, to: Path | None = None) -> None:
     """Raise UserError if the method has nothing to merge, or the folder to write is not empty."""
-    if to is not None and to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise UserError.at(f"--to {to}", "already exists.", "Give another folder.")
+    if to is not None:
+        require_free(to, "--to")
     method = registry()[adapter.result.method or ""]
     if not method.mergeable_into and method.requires_quantization is None:
         raise UserError.at(f"--method {adapter.result.label}", f"{method.name} has nothing to merge into a model.")

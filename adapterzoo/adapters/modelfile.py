@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from adapterzoo.adapters.loading import question_row
+from adapterzoo.adapters.loading import answer_tokens, question_row
 from adapterzoo.data_row import DataRow, Turn
 from adapterzoo.errors import UserError
 from adapterzoo.recipe.data import DataSection
@@ -75,11 +75,11 @@ def modelfile(encoder: Encoder, data: DataSection) -> str:
         UserError: the chat template cannot be written as a template of Ollama.
     """
     example = encoder.example(question_row(data, QUESTIONS[0]))
-    ends = encoder.collect({"train": [example], "validation": [], "test": []}, [], "").end_ids
+    ends = answer_tokens(encoder, example.row).end_ids
     lines = [f"FROM ./{GGUF_NAME}", f"TEMPLATE {_quoted(read_pieces(encoder, data).go_template())}"]
     lines += [f"SYSTEM {_quoted(data.system)}"] if data.system and not example.row.raw else []
     lines += [f"PARAMETER stop {_quoted(encoder.tokenizer.decode([token]))}" for token in ends]
-    # As in the table, the likeliest token is taken each time. Ollama makes repeated tokens less likely by default.
+    # Take the likeliest token each time, as the table does. By default, Ollama makes repeated tokens less likely.
     return "\n".join([*lines, "PARAMETER temperature 0", "PARAMETER repeat_penalty 1", ""])
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from adapterzoo.adapters.asking import Ready
-from adapterzoo.adapters.finding import Adapter, Say, check_files, find_adapters
+from adapterzoo.adapters.finding import Adapter, Say, check_files, find_adapters, first_of_each_label
 from adapterzoo.adapters.loading import apply_adapter, load_base, require_causal, saved_encoder
 from adapterzoo.adapters.merging import Merger, load_merged
 from adapterzoo.adapters.servable import FORM, Servable, make_servable
@@ -32,7 +32,7 @@ HARDWARE = ("processor", "cores", "threads", "device")
 
 
 class Answering(NamedTuple):
-    """What was seen while a model answered."""
+    """The cost of an adapter's answers, and whether its base model can hold another adapter."""
 
     cost: Cost
     shares_base: bool
@@ -53,8 +53,7 @@ def try_servings(folder: Path, say: Say, trust_remote_code: bool = False) -> Non
     from adapterzoo.machine.environment import environment
 
     here = {name: environment()[name] for name in HARDWARE}
-    adapters = find_adapters(folder, trust_remote_code=trust_remote_code, say=say)
-    for adapter in {adapter.result.label: adapter for adapter in reversed(adapters)}.values():
+    for adapter in first_of_each_label(find_adapters(folder, trust_remote_code=trust_remote_code, say=say)):
         cell = adapter.path.parent
         known = read_serving(cell, adapter.result)
         if known is not None and known.hardware == here:

@@ -1,4 +1,4 @@
-"""What an adapter adds to the weights of its base model, layer by layer, and the rank of that."""
+"""Compute what an adapter adds to the weight of each layer of its base model, and the rank of that."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROUNDING = 1e-8
 
 
 class NotLoraError(AdapterzooError):
-    """What an adapter adds to its base model cannot be written as LoRA; the message is the end of a sentence on it."""
+    """Raised if an adapter cannot be written as LoRA. The message says why; its subject, the adapter, is left out."""
 
     def __init__(self, what: str, hint: str = "") -> None:
         super().__init__(what)
@@ -49,7 +49,7 @@ class Update(NamedTuple):
 
 
 class Deltas(NamedTuple):
-    """What an adapter adds to the weights of linear layers."""
+    """The changes that an adapter makes to the weights of linear layers."""
 
     by_layer: dict[str, torch.Tensor]
     """name of a layer -> what is added to its weight, (out_features, in_features)"""

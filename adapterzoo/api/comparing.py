@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapterzoo import comparison
 from adapterzoo.comparison import Comparison
+from adapterzoo.digests import ending
 from adapterzoo.recipe.reading import load_recipe
 from adapterzoo.recipe.schema import Recipe
 
@@ -179,12 +179,13 @@ def evaluate_tasks(
             files, the model or a folder.
     """
     from adapterzoo.adapters import benchmarking
+    from adapterzoo.adapters.benchmarks import Asking
     from adapterzoo.running.progress import notebook_reporter
 
     folders, _ = benchmarking.evaluate_tasks(
         Path(folder), tasks, methods, seeds,
-        base=base, limit=limit, num_fewshot=num_fewshot, chat_template=chat_template,
-        system_instruction=system_instruction, include=None if include is None else Path(include),
+        asking=Asking(limit, num_fewshot, chat_template, system_instruction), base=base,
+        include=None if include is None else Path(include),
         out=None if out is None else Path(out), trust_remote_code=trust_remote_code,
         reporter=reporter or notebook_reporter(),
     )  # fmt: skip
@@ -193,6 +194,4 @@ def evaluate_tasks(
 
 def output_folder(name: str, overrides: Sequence[str] = ()) -> Path:
     """Return the default folder for results: ``runs/<name>``, or a separate folder for each set of overrides."""
-    if not overrides:
-        return Path("runs") / name
-    return Path("runs") / f"{name}-{hashlib.sha256(chr(0).join(overrides).encode()).hexdigest()[:8]}"
+    return Path("runs") / f"{name}{ending(overrides)}"

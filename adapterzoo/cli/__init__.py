@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
@@ -23,9 +22,6 @@ class _Group(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command; exit with 2 after a user's mistake, and with 1 if the system refuses something."""
-        # While torch and transformers are imported, nothing becomes garbage, and looking for it takes one second of
-        # six. It is turned on when a model is loaded.
-        gc.disable()
         try:
             return super().invoke(context)
         except UserError as error:
@@ -51,8 +47,6 @@ class _Group(click.Group):
             if context.params.get("debug"):
                 traceback.print_exc()
             sys.exit(1)
-        finally:
-            gc.enable()
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

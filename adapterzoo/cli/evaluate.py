@@ -25,6 +25,8 @@ OF_TASKS = {
     "include": "--include-path",
 }
 """options that belong to --tasks"""
+NOT_ASKING = ("base", "include")
+"""those of them that do not say how lm-eval asks"""
 
 
 @click.command()
@@ -105,9 +107,12 @@ def evaluate(
             folders = [into]
         else:
             from adapterzoo.adapters import benchmarking
+            from adapterzoo.adapters.benchmarks import Asking
 
+            asking = Asking(**{name: value for name, value in given.items() if name not in NOT_ASKING})
+            common |= {name: given[name] for name in NOT_ASKING if name in given}
             folders, results = benchmarking.evaluate_tasks(
-                folder, names, methods, seeds, reporter=progress, **common, **given
+                folder, names, methods, seeds, asking=asking, reporter=progress, **common
             )
     table.render(compare(*folders), stdout())
     if not all(result.ok for result in results):

@@ -127,11 +127,10 @@ def _table(folder: Path, repository: str, licence: str | None, with_predictions:
 
 def _write(write: Callable[[Path], None], to: Path) -> None:
     """Write the folder, for the user to look at."""
-    from adapterzoo.files import new_folder
+    from adapterzoo.files import new_folder, require_free
     from adapterzoo.machine.quiet import quiet_libraries
 
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise UserError.at(f"--to {to}", "already exists.", "Give another folder.")
+    require_free(to, "--to")
     with stdout_to_stderr(), quiet_libraries(), new_folder(to) as written:
         write(written)
     stderr().print(safe(f"{to} written; nothing was uploaded."), soft_wrap=True)

@@ -51,21 +51,19 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+@cache
 def spare_imported_modules() -> None:
-    """Turn garbage collection on, and exclude the objects of imported modules from it.
+    """Import the large libraries, and exclude the objects of all modules from garbage collection.
 
     The trainer and the measurement of memory collect garbage for each cell. Modules never become garbage, but without
-    this a collection visits all their objects, a third of a second each time.
+    this a collection visits all their objects, a third of a second each time. During the imports it is turned off.
     """
-    _freeze()
-    gc.enable()
-
-
-@cache
-def _freeze() -> None:
-    import peft  # noqa: F401
-    import transformers.trainer  # noqa: F401
-
+    gc.disable()
+    try:
+        import peft  # noqa: F401
+        import transformers.trainer  # noqa: F401
+    finally:
+        gc.enable()
     gc.collect()
     gc.freeze()
 

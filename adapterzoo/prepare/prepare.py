@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from adapterzoo.data.split import Splits, fingerprint
 from adapterzoo.data_row import SPLIT_NAMES
 from adapterzoo.errors import Problem, UserError
+from adapterzoo.machine.memory import spare_imported_modules
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.methods.layers import linear_layers
 from adapterzoo.methods.registry import registry
@@ -75,6 +76,8 @@ def encode_run(
     from adapterzoo.model import files as model_files
     from adapterzoo.model import loading
     from adapterzoo.model.bundled import BUNDLED
+
+    spare_imported_modules()
     from adapterzoo.training.arguments import total_steps
 
     location = model_files.locate(recipe.model.name, say)

@@ -20,7 +20,7 @@ TASK = "text-generation"
 
 @dataclass(frozen=True)
 class CardParts:
-    """What a card is made of."""
+    """The contents of a card."""
 
     adapter: Adapter
     repository: str

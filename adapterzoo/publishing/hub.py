@@ -43,7 +43,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Found:
-    """What is in the repository before it is written."""
+    """The state of a repository before an upload."""
 
     exists: bool
     ours: bool

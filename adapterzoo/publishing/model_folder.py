@@ -36,7 +36,7 @@ SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """What the user decides about a repository with an adapter or a merged model."""
+    """The user's settings for a repository with an adapter or a merged model."""
 
     repository: str
     """its id"""

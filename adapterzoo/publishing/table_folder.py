@@ -34,7 +34,7 @@ ANSWERS = "predictions"
 
 @dataclass(frozen=True)
 class TableSettings:
-    """What the user decides about a repository with a comparison."""
+    """The user's settings for a repository with a comparison."""
 
     repository: str
     """its id"""

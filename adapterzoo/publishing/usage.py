@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.adapters.finding import Adapter
-from adapterzoo.adapters.loading import question_row, saved_encoder
+from adapterzoo.adapters.loading import answer_tokens, question_row, saved_encoder
 from adapterzoo.data_row import DataRow
 from adapterzoo.errors import UserError
 from adapterzoo.machine.limits import TooLongError, stopped_after
@@ -95,7 +95,7 @@ def _asking(adapter: Adapter) -> list[str]:
             break
     else:
         return ["# No short code writes the prompts of its training; adapterzoo generate asks it."]
-    encoded = encoder.collect({"train": [encoder.example(row)], "validation": [], "test": []}, [], "")
+    encoded = answer_tokens(encoder, row)
     ends = f"eos_token_id={encoded.end_ids}, pad_token_id={encoded.pad_id}"
     return [
         f'question = "{QUESTION}"',  # in these quotes, because many questions have an apostrophe
@@ -114,10 +114,7 @@ def _chat(encoder: Encoder, row: DataRow, wanted: list[int]) -> list[str] | None
     try:
         with stopped_after(MAX_SECONDS):
             found = encoder.tokenizer.apply_chat_template(messages, **settings)["input_ids"]
-    except (
-        Exception,
-        TooLongError,
-    ):  # there is no template, or it cannot write these messages, or a stranger's takes too long
+    except (Exception, TooLongError):  # there is no template, or it cannot write these messages in time
         return None
     if list(found) != wanted:
         return None

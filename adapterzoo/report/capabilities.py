@@ -31,7 +31,7 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """What some methods can do."""
+    """The capabilities of some methods."""
 
     columns: list[Column]
     rows: list[Row]

@@ -1,4 +1,4 @@
-"""What ``adapterzoo view`` shows of an output folder: its comparison, and the progress of a run that is under way."""
+"""Make the content that ``adapterzoo view`` shows: the comparison of a folder, and the progress of its run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from adapterzoo.terminal import clean, counted, duration
 
 
 class _Shown(NamedTuple):
-    """What the page shows of the results."""
+    """The content of the page at one moment."""
 
     title: str
     content: str

@@ -17,7 +17,7 @@ MAX_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Cost:
-    """What the answers of one model cost."""
+    """The cost of one model's answers."""
 
     seconds: float
     """seconds of one answer, the mean over some test examples that were answered one by one"""
@@ -27,7 +27,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Serving:
-    """How one adapter can be served, and what its answers cost; all of it was tried."""
+    """The form in which one adapter can be served, and the cost of its answers; all of it was tried."""
 
     served_as: str
     """form in which servers can load the adapter"""

@@ -19,7 +19,7 @@ NOT_INSTALLED = frozenset({"adapterzoo"})
 
 
 class Rerun(NamedTuple):
-    """What is needed to run a folder's recipe again."""
+    """The recipe of a folder, and the commands that run it again."""
 
     folder: str
     recipe: str
