@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from functools import cache
 from importlib.resources import files
 from typing import Any
+
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from adapterzoo.methods.contract import QUANTIZATIONS, TASK_TYPES, Method
 from adapterzoo.methods.registry import Registry
@@ -36,6 +38,15 @@ COLUMNS = {
 UNDECLARED = "the method does not declare it"
 Record = dict[str, bool | str]
 """capability -> True, or the reason why the method does not have it; a capability that is not known is missing"""
+
+
+class _File(TypedDict):
+    date: str
+    versions: dict[str, str]
+    methods: dict[str, Record]
+
+
+_TYPE = TypeAdapter(_File)
 
 
 def declared(method: Method[Any]) -> dict[str, bool]:
@@ -91,10 +102,6 @@ def _file(module: str) -> dict[str, Any]:
     if not package:  # a module that is in no package has no folder of its own
         return {}
     try:
-        found = json.loads((files(package) / FILE).read_text(encoding="utf-8"))
-        assert isinstance(found["date"], str)
-        assert all(isinstance(text, str) for text in found["versions"].values())
-        assert all(isinstance(record, dict) for record in found["methods"].values())
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, AssertionError):
+        return dict(_TYPE.validate_json((files(package) / FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
         return {}
-    return dict(found)
