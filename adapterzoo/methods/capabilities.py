@@ -43,7 +43,7 @@ Record = dict[str, bool | str]
 class _File(TypedDict):
     date: str
     versions: dict[str, str]
-    methods: dict[str, Record]
+    methods: dict[str, dict[str, Any]]
 
 
 _TYPE = TypeAdapter(_File)
