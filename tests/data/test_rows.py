@@ -417,7 +417,7 @@ def test_a_cell_of_20_mb_is_refused_before_it_is_tokenized(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (gzip.compress(b"question,answer\n"), "is compressed with gzip. Unpack it first"),
+        (gzip.compress(b"question,answer\n", mtime=0), "is compressed with gzip. Unpack it first"),
         (b"PK\x03\x04\x14\0", "is a spreadsheet (xlsx) or a zip archive. Save the sheet as CSV in UTF-8"),
         (b"PAR1\x15\0", "is a Parquet file. Give it a name that ends with .parquet."),
         ("question,answer\n".encode("utf-16"), "is UTF-16. Save it as UTF-8."),
