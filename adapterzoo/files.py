@@ -79,6 +79,32 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
+def create_once(path: Path, text: str) -> bool:
+    """Create a file with a text unless there is one of its name; return whether this call has created it.
+
+    Of several processes that call it, on any machine, one is told that it has.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".new")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(name, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links; others may then see the file before its text
+            try:
+                with path.open("x", encoding="utf-8") as file:
+                    file.write(text)
+            except FileExistsError:
+                return False
+        return True
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
 def sync(path: Path) -> None:
     """Wait until a file, or all files below a folder, are on the disk."""
     for file in [path] if path.is_file() else sorted(path.rglob("*")):

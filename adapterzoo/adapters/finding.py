@@ -15,6 +15,7 @@ from adapterzoo.files import special_file
 from adapterzoo.methods.contract import QUANTIZATIONS
 from adapterzoo.methods.registry import registry
 from adapterzoo.recipe import document
+from adapterzoo.recipe.reading import require_trust
 from adapterzoo.recipe.schema import Recipe
 from adapterzoo.results.intact import changed_files
 from adapterzoo.results.result import Result, StoredResults, read_results
@@ -177,9 +178,7 @@ def stored_recipe(folder: Path, trust_remote_code: bool = False) -> Recipe:
         recipe = Recipe.model_validate(document.read(path).data)
     except ValidationError:
         raise UserError.at(str(path), "is not what the run wrote.", "Run the recipe again.") from None
-    if recipe.model.trust_remote_code and not trust_remote_code:
-        what = f"says that the code that comes with the model {recipe.model.name} is run."
-        raise UserError.at(str(path), what, "If you trust its authors, give --trust-remote-code.")
+    require_trust(recipe, path, trust_remote_code)
     return recipe
 
 

@@ -35,7 +35,7 @@ class _Group(click.Group):
             sys.exit(2)
         except KeyboardInterrupt as stopped:
             message = "stopped. Finished cells and saved steps are kept; run the same command again to go on."
-            stderr().print(message if context.invoked_subcommand == "run" else "stopped.", soft_wrap=True)
+            stderr().print(message if context.invoked_subcommand in ("run", "work") else "stopped.", soft_wrap=True)
             sys.exit(128 + (stopped.args[0] if stopped.args else signal.SIGINT))
         except OSError as error:
             if isinstance(error, BrokenPipeError):
@@ -79,9 +79,11 @@ def _add_commands() -> None:
     from adapterzoo.cli.run import run
     from adapterzoo.cli.schema import schema
     from adapterzoo.cli.view import view
+    from adapterzoo.cli.work import work
 
     commands = (
-        methods, init, preview, check, run, compare, view, generate, evaluate, merge, export, push, schema, plugin,
+        methods, init, preview, check, run, work, compare, view, generate, evaluate, merge, export, push, schema,
+        plugin,
     )  # fmt: skip
     for command in commands:
         main.add_command(command)

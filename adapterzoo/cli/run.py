@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     help="Cells that run at the same time [as in the recipe]; 0 = one by one in this process.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be done with each cell, and why.")
+@click.option("--plan-only", is_flag=True, help="Only write the plan into the folder, for workers: adapterzoo work.")
 def run(
     recipe: Path,
     methods: tuple[str, ...],
@@ -35,6 +37,7 @@ def run(
     out: Path | None,
     jobs: int | None,
     dry_run: bool,
+    plan_only: bool,
 ) -> None:
     """Train and evaluate every cell of RECIPE.
 
@@ -54,7 +57,14 @@ def run(
     if dry_run:
         with stdout_to_stderr():
             cells = runner.dry_run(checked, folder, methods, seeds)
-        _show_plan(cells)
+        _show_plan(cells, "nothing was done")
+        return
+    if plan_only:
+        from adapterzoo.running import sharing
+
+        with shown_progress() as progress:
+            cells = sharing.plan(checked, folder, methods, seeds, progress)
+        _show_plan(cells, f"planned. Start as many workers as you like: adapterzoo work {shlex.quote(str(folder))}")
         return
     with shown_progress() as progress:
         results = runner.run(checked, folder, methods, seeds, progress)
@@ -63,10 +73,9 @@ def run(
         sys.exit(1)
 
 
-def _show_plan(cells: Sequence[PlannedCell]) -> None:
-    """Print what a run would do with each cell."""
+def _show_plan(cells: Sequence[PlannedCell], outcome: str) -> None:
+    """Print what a run would do with each cell, and what was done with the plan."""
     from rich.table import Table
-    from rich.text import Text
 
     console = stdout()
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
@@ -76,4 +85,4 @@ def _show_plan(cells: Sequence[PlannedCell]) -> None:
         table.add_row(safe(cell.label, "bold"), str(cell.seed), cell.action, safe(cell.why))
     console.print(table)
     counts = ", ".join(f"{action}: {count}" for action, count in Counter(cell.action for cell in cells).items())
-    console.print(Text(f"{counts}; nothing was done", "dim"))
+    console.print(safe(f"{counts}; {outcome}", "dim"), soft_wrap=True)

@@ -200,6 +200,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def process_started(number: int) -> float | None:
+    """Return when a process began; None if there is no process of this number."""
+    import psutil
+
+    try:
+        return float(psutil.Process(number).create_time())
+    except (psutil.Error, ValueError, OverflowError):
+        return None
+
+
 def wait_for_any(processes: Sequence[ProcessHandle]) -> None:
     """Wait until one of the processes has sent a message or has ended, at most TICK_SECONDS."""
     wait([process._messages for process in processes], TICK_SECONDS)  # also ends when one has ended

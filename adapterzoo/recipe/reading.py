@@ -60,6 +60,19 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), zoo: Registry |
     return recipe
 
 
+def require_trust(recipe: Recipe, path: Path, trust_remote_code: bool) -> None:
+    """Raise UserError if a recipe from an output folder asks to run a model's own code, and the user does not allow it.
+
+    Args:
+        recipe: the recipe.
+        path: its file.
+        trust_remote_code: whether the user allows it.
+    """
+    if recipe.model.trust_remote_code and not trust_remote_code:
+        what = f"says that the code that comes with the model {recipe.model.name} is run."
+        raise UserError.at(str(path), what, "If you trust its authors, give --trust-remote-code.")
+
+
 def complete_entry(entry: MethodEntry, method: Method[Any], learning_rate: float | Literal["auto"]) -> None:
     """Fill in the defaults of an entry's options and its learning rate, so that the resolved recipe is complete."""
     entry.__pydantic_extra__ = method.options(**entry.options).model_dump(mode="json")

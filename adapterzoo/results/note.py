@@ -51,6 +51,14 @@ def run_times(folder: Path) -> dict[str, float]:
         return {}
 
 
+def planned(folder: Path) -> list[tuple[str, int]]:
+    """Return label and seed of each cell of the last run into an output folder; empty if they are not known."""
+    try:
+        return _CELLS_TYPE.validate_python(read_note(folder)["cells"])
+    except UNREADABLE:  # written by an old version, or damaged
+        return []
+
+
 def unfinished(folder: Path, stored: StoredResults) -> dict[str, list[int]]:
     """Return label -> seeds that the last run into an output folder planned and that have no result.
 
@@ -59,12 +67,8 @@ def unfinished(folder: Path, stored: StoredResults) -> dict[str, list[int]]:
         stored: its results; a damaged one counts as a result.
     """
     done = {(cell.parent.name, cell.name) for cell in (*stored.damaged, *(cell for cell, _ in stored.cells))}
-    try:
-        planned = _CELLS_TYPE.validate_python(read_note(folder)["cells"])
-    except UNREADABLE:  # written by an old version, or damaged
-        return {}
     missing: dict[str, list[int]] = {}
-    for label, seed in planned:
+    for label, seed in planned(folder):
         if (label, f"seed-{seed}") not in done:
             missing.setdefault(label, []).append(seed)
     return missing

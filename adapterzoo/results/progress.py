@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import time
+import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from adapterzoo.files import read_text, temporary_path
+from adapterzoo.machine.processes import process_started
+from adapterzoo.results.claims import CLAIMS
 
 PROGRESS = ".progress.json"
 MAX_BYTES = 2**20
@@ -46,21 +49,30 @@ class _File(TypedDict):
 _TYPE = TypeAdapter(_File)
 
 
-def write_progress(folder: Path, running: Sequence[CellProgress]) -> None:
+def progress_file(folder: Path, shared: bool = False) -> Path:
+    """Return the file for the progress of this process's run, one of its own if workers share the folder."""
+    return folder / CLAIMS / f"progress-{uuid.uuid4().hex}.json" if shared else folder / PROGRESS
+
+
+def write_progress(path: Path, running: Sequence[CellProgress]) -> None:
     """Write the progress of this process's run; nothing if that is impossible, because the run must not fail of it."""
-    path = folder / PROGRESS
     process = os.getpid()
-    written = {"host": platform.node(), "process": process, "started": _started(process), "running": list(running)}
+    written = {
+        "host": platform.node(),
+        "process": process,
+        "started": process_started(process),
+        "running": list(running),
+    }
     with suppress(OSError):
         # It is not waited until it is on the disk, because nobody needs it after the machine has stopped.
         temporary_path(path).write_text(json.dumps(written), encoding="utf-8")
         os.replace(temporary_path(path), path)
 
 
-def remove_progress(folder: Path) -> None:
+def remove_progress(path: Path) -> None:
     """Remove the progress of a run that has ended."""
     with suppress(OSError):
-        (folder / PROGRESS).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def read_progress(folder: Path) -> list[CellProgress] | None:
@@ -68,7 +80,13 @@ def read_progress(folder: Path) -> list[CellProgress] | None:
 
     The file of a run that was killed stays. It is then known by its process, which does not exist any more.
     """
-    path = folder / PROGRESS
+    paths = [folder / PROGRESS, *sorted((folder / CLAIMS).glob("progress-*.json"))]
+    running = [cells for path in paths if (cells := _read(path)) is not None]
+    return [cell for cells in running for cell in cells] if running else None
+
+
+def _read(path: Path) -> list[CellProgress] | None:
+    """Return the cells that run in one process; None if the file is of a run that has ended, or is damaged."""
     try:
         if path.is_symlink():
             return None
@@ -78,14 +96,4 @@ def read_progress(folder: Path) -> list[CellProgress] | None:
         return None
     if found["host"] != platform.node():
         return found["running"] if age < FRESH_SECONDS else None
-    return found["running"] if _started(found["process"]) == found["started"] else None
-
-
-def _started(process: int) -> float | None:
-    """Return when a process began; None if there is no such process."""
-    import psutil
-
-    try:
-        return float(psutil.Process(process).create_time())
-    except (psutil.Error, ValueError, OverflowError):
-        return None
+    return found["running"] if process_started(found["process"]) == found["started"] else None

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from adapterzoo.digests import records_digest
 from adapterzoo.errors import UserError, is_disk_full
 from adapterzoo.files import remove, temporary_path, write_atomically
+from adapterzoo.results.claims import live_claim, remove_claims
 from adapterzoo.results.identity import differences, identity_hash, without_changeable
 from adapterzoo.results.note import NOTE, TIMES, UNREADABLE, read_note, write_note
 from adapterzoo.results.result import (
@@ -145,6 +146,12 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
             with suppress(NotImplementedError):  # some file systems have no locks
                 self._lock.acquire()
+            if (claim := live_claim(self.folder)) is not None:
+                self.release()
+                what = f"workers are at work there (.claims/{claim.name})."
+                hint = "Wait for them, end them, or start one more: adapterzoo work."
+                raise UserError.at(str(self.folder), what, hint)
+            remove_claims(self.folder)
             note = {
                 "recipe_hash": identity_hash(identity),
                 "identity": identity,
@@ -162,6 +169,15 @@ class Store:
     def release(self) -> None:
         """Unlock the folder for other runs."""
         self._lock.release()
+
+    def locked(self) -> bool:
+        """Tell whether a run has the folder for itself."""
+        try:
+            with suppress(NotImplementedError), self._lock:
+                return False
+        except Timeout:
+            return True
+        return False
 
     def _unusable(self, error: OSError) -> UserError:
         hint = "Free some space on its disk, or give another folder." if is_disk_full(error) else "Give another folder."

@@ -8,6 +8,7 @@ from functools import partial
 from adapterzoo.errors import UserError
 from adapterzoo.machine.processes import Process, ProcessHandle
 from adapterzoo.machine.stopwatch import Stopwatch
+from adapterzoo.results.claims import Claims
 from adapterzoo.running import parallel
 from adapterzoo.running.parallel import Concurrency
 from adapterzoo.running.reporter import Reporter
@@ -21,8 +22,10 @@ class ForkQueue(WorkQueue):
     This process computes nothing with the base models. What a cell breaks or changes is gone when its process ends.
     """
 
-    def __init__(self, worker: Worker, reporter: Reporter, clock: Stopwatch, forks_may_use_threads: bool) -> None:
-        super().__init__(worker, reporter, clock)
+    def __init__(
+        self, worker: Worker, reporter: Reporter, clock: Stopwatch, claims: Claims, forks_may_use_threads: bool
+    ) -> None:
+        super().__init__(worker, reporter, clock, claims)
         self.forks_may_use_threads = forks_may_use_threads
         self.largest_base = 0
         """size of the largest base model so far, in bytes"""

@@ -18,6 +18,7 @@ from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.methods.registry import registry
 from adapterzoo.metrics.registry import metric_packages
 from adapterzoo.prepare.plan import MethodCell
+from adapterzoo.results.claims import Claims
 from adapterzoo.results.result import Result
 from adapterzoo.running import parallel
 from adapterzoo.running.parallel import Concurrency
@@ -36,8 +37,10 @@ class GpuQueue(WorkQueue):
     with the base model that it holds. After a failed item or third-party code it is ended.
     """
 
-    def __init__(self, worker: Worker, reporter: Reporter, clock: Stopwatch, gpus: Sequence[str]) -> None:
-        super().__init__(worker, reporter, clock)
+    def __init__(
+        self, worker: Worker, reporter: Reporter, clock: Stopwatch, claims: Claims, gpus: Sequence[str]
+    ) -> None:
+        super().__init__(worker, reporter, clock, claims)
         self.gpus = gpus
         self.gpu_of: dict[ProcessHandle, str] = {}
         """process, running or idle -> its GPU"""

@@ -31,8 +31,8 @@ class PlainReporter(Reporter):
     def say(self, message: str) -> None:
         self._line(message)
 
-    def begin(self, cells: int, folder: Path) -> None:
-        super().begin(cells, folder)
+    def begin(self, cells: int, folder: Path, *, shared: bool = False) -> None:
+        super().begin(cells, folder, shared=shared)
         self._line(f"{counted(cells, 'cell')}, results in {_short(folder)}")
 
     def loading(self, quantization: str) -> None:
@@ -72,8 +72,8 @@ class LiveReporter(Reporter):
     def say(self, message: str) -> None:
         self.console.print(safe(message), soft_wrap=True)
 
-    def begin(self, cells: int, folder: Path) -> None:
-        super().begin(cells, folder)
+    def begin(self, cells: int, folder: Path, *, shared: bool = False) -> None:
+        super().begin(cells, folder, shared=shared)
         self.say(f"{counted(cells, 'cell')}, results in {_short(folder)}")
         # Do not let rich draw in a thread: a process forked while that thread holds a lock would wait forever.
         self._live = Live(console=self.console, auto_refresh=False, transient=True)

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from adapterzoo.results.progress import CellProgress, write_progress
+from adapterzoo.results.progress import CellProgress, progress_file, remove_progress, write_progress
 from adapterzoo.results.result import Result
 from adapterzoo.terminal import count, duration
 
@@ -49,17 +49,28 @@ class Reporter:
         """label and seed -> cell"""
         self._spent: list[float] = []
         """seconds that each finished cell with a method took"""
-        self._folder: Path | None = None
+        self._file: Path | None = None
         self._written = 0.0
         """when the file with the progress was written"""
 
     def say(self, message: str) -> None:
         """Show a message that is not about progress."""
 
-    def begin(self, cells: int, folder: Path) -> None:
-        """Note that a run of this many cells begins, with its results in a folder."""
-        self.cells, self._folder = cells, folder
+    def begin(self, cells: int, folder: Path, *, shared: bool = False) -> None:
+        """Note that a run begins.
+
+        Args:
+            cells: the number of its cells.
+            folder: the folder for its results.
+            shared: whether other workers do cells of the run too.
+        """
+        self.cells, self._file = cells, progress_file(folder, shared)
         self._write()
+
+    def forget(self) -> None:
+        """Remove the file with the progress, because the run has ended."""
+        if self._file is not None:
+            remove_progress(self._file)
 
     def loading(self, quantization: str) -> None:
         """Note that the base model is being loaded with a quantization."""
@@ -95,7 +106,7 @@ class Reporter:
 
     def _write(self) -> None:
         """Write the progress of the running cells into the run's folder."""
-        if self._folder is None:
+        if self._file is None:
             return
         self._written = time.monotonic()
         running = [
@@ -110,7 +121,7 @@ class Reporter:
             )
             for (label, seed), cell in self._running.items()
         ]
-        write_progress(self._folder, running)
+        write_progress(self._file, running)
 
     def _progress(self, cell: RunningCell) -> str:
         if not cell.step:

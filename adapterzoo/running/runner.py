@@ -18,8 +18,8 @@ from adapterzoo.prepare.prepare import prepare
 from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.recipe.reading import kept_recipe
 from adapterzoo.recipe.schema import Recipe
+from adapterzoo.results.claims import Claims
 from adapterzoo.results.identity import recipe_identity
-from adapterzoo.results.progress import remove_progress
 from adapterzoo.results.result import Result
 from adapterzoo.results.store import Store
 from adapterzoo.running import room
@@ -62,7 +62,12 @@ def run(
 
 
 def run_cells(
-    recipe: Recipe, out: Path, prepare_run: PrepareRun, reporter: Reporter, worker_type: WorkerType = Worker
+    recipe: Recipe,
+    out: Path,
+    prepare_run: PrepareRun,
+    reporter: Reporter,
+    worker_type: WorkerType = Worker,
+    claims: Claims | None = None,
 ) -> list[Result]:
     """Do every cell of a prepared run that has no result yet; return the results of all cells.
 
@@ -73,24 +78,27 @@ def run_cells(
             computes anything.
         reporter: shows the progress.
         worker_type: makes the object that does the cells, from the run, its folder and its identity.
+        claims: how workers that share a planned folder divide its cells; by default this run has the folder for itself.
 
     Raises:
         UserError: something is wrong with the recipe, the data, the model or the folder; nothing was done.
         OSError: a disk is full, or a file cannot be written; finished cells and checkpoints are kept.
     """
-    clock = Stopwatch()
-    with _scheduled(recipe, out, prepare_run, worker_type, reporter, clock) as (schedule, identity):
+    clock, claims = Stopwatch(), claims or Claims()
+    with scheduled(recipe, out, prepare_run, worker_type, reporter, clock, claims) as (schedule, identity):
         store, cells = schedule.store, [(cell.label, cell.seed) for cell in schedule.prepared.cells]
         if (too_small := room.warning(schedule.prepared, schedule.todo, out)) is not None:
             reporter.say(too_small)
-        store.begin(kept_recipe(schedule.prepared.recipe, registry()), identity, cells)
-        reporter.begin(len(cells), out)
+        if not claims.shared:
+            store.begin(kept_recipe(schedule.prepared.recipe, registry()), identity, cells)
+        reporter.begin(len(cells), out, shared=claims.shared)
         try:
             with stopping.gently(reporter.say):
                 results = schedule.run()
             if schedule.todo:
                 times = schedule.times()
-                store.keep_times(times)
+                if not claims.shared:
+                    store.keep_times(times)
                 reporter.say(times_line(times))
             return results
         except OSError as error:
@@ -99,7 +107,8 @@ def run_cells(
             todo = [cell for cell in schedule.todo if (cell.label, cell.seed) not in schedule.done]
             raise room.disk_full(schedule.prepared, todo, out) from error
         finally:
-            remove_progress(out)
+            claims.close()
+            reporter.forget()
             store.release()
 
 
@@ -115,18 +124,19 @@ def dry_run(
     The arguments and errors are those of :func:`run`.
     """
     prepare_run = partial(prepare, recipe, methods, seeds)
-    with _scheduled(recipe, out, prepare_run, Worker, reporter or Reporter(), Stopwatch()) as (schedule, _):
+    with scheduled(recipe, out, prepare_run, Worker, reporter or Reporter(), Stopwatch(), Claims()) as (schedule, _):
         return planned_cells(schedule)
 
 
 @contextmanager
-def _scheduled(
+def scheduled(
     recipe: Recipe,
     out: Path,
     prepare_run: PrepareRun,
     worker_type: WorkerType,
     reporter: Reporter,
     clock: Stopwatch,
+    claims: Claims,
 ) -> Iterator[tuple[Schedule, dict[str, Any]]]:
     """Prepare a run and yield its schedule, and the recipe's identity; then set the number of threads back."""
     # If torch has used several threads in a process, processes forked from it cannot use several threads.
@@ -150,11 +160,11 @@ def _scheduled(
             worker = worker_type(prepared, store, identity)
             schedule: Schedule
             if prepared.recipe.jobs != 0 and processes.can_fork():
-                schedule = ForkQueue(worker, reporter, clock, forks_may_use_threads)
+                schedule = ForkQueue(worker, reporter, clock, claims, forks_may_use_threads)
             elif prepared.recipe.jobs != 0 and (gpus := gpu.visible()):
-                schedule = GpuQueue(worker, reporter, clock, gpus)
+                schedule = GpuQueue(worker, reporter, clock, claims, gpus)
             else:
-                schedule = SerialSchedule(worker, reporter, clock)
+                schedule = SerialSchedule(worker, reporter, clock, claims)
             yield schedule, identity
     finally:
         if threads_before:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import gc
-from contextlib import nullcontext
+import time
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from adapterzoo.errors import AdapterzooError, Problem, UserError, failure_reason
@@ -14,8 +15,9 @@ from adapterzoo.machine.memory import keep_freed_memory
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.prepare.settings import with_settings
+from adapterzoo.results.claims import LOOK_SECONDS, CellKey, Claims
 from adapterzoo.results.intact import changed_files, changed_records
-from adapterzoo.results.result import RESULT, Result, Tuning
+from adapterzoo.results.result import RESULT, Result, Tuning, read_result
 from adapterzoo.results.store import Store
 from adapterzoo.running import parallel
 from adapterzoo.running.of_base import OfBase, needs_base
@@ -30,8 +32,9 @@ if TYPE_CHECKING:
 class Schedule:
     """One run of a recipe into one folder, with what its cells share; subclasses decide the order of the cells."""
 
-    def __init__(self, worker: Worker, reporter: Reporter, clock: Stopwatch) -> None:
+    def __init__(self, worker: Worker, reporter: Reporter, clock: Stopwatch, claims: Claims) -> None:
         self.worker = worker
+        self.claims = claims
         self.clock = clock
         self.jobs = 1
         self.prepared = worker.prepared
@@ -43,6 +46,8 @@ class Schedule:
         self.todo = [cell for cell in self.prepared.cells if (cell.label, cell.seed) not in self.kept]
         self.done: dict[tuple[str, int], Result] = {}
         """label and seed -> result"""
+        self.elsewhere = set[CellKey]()
+        """label and seed of the cells that other workers have done meanwhile"""
         self.load_attempted = False
         """whether loading a base model was tried before"""
         self.bases: dict[str, Base | Exception] = {}
@@ -75,8 +80,8 @@ class Schedule:
         """Return the seconds that all processes together spent on each activity, including waiting."""
         times = dict(self.clock.seconds)
         available = times.pop("cells") * self.jobs
-        for cell in self.todo:
-            for name, seconds in self.done[cell.label, cell.seed].seconds.items():
+        for key in {(cell.label, cell.seed) for cell in self.todo} & self.done.keys() - self.elsewhere:
+            for name, seconds in self.done[key].seconds.items():
                 times[name] = times.get(name, 0.0) + seconds
         busy = sum(seconds for name, seconds in times.items() if name != "preparing")
         # One process prepares while the others wait.
@@ -96,7 +101,7 @@ class Schedule:
             for folder, problem in stored.damaged.items():
                 self._say_repeated(label, folder.name.removeprefix("seed-"), f"{RESULT} {problem.what.rstrip('.')}")
             for _, result in stored.cells:
-                if result.ok:
+                if result.ok or self.claims.shared:  # a worker leaves failed cells to the next plan
                     kept[label, result.seed] = result
                     problems += _other_settings(cell, result, self.store)
         if problems:
@@ -139,8 +144,54 @@ class Schedule:
             self.bases[quantization] = error
         return self.bases[quantization]
 
+    def _take(self, cell: Cell) -> bool:
+        """Tell whether a cell is this process's to do; claim it if workers share the folder."""
+        if not self.claims.shared:
+            return True
+        if isinstance(cell, MethodCell) and cell.ranges and cell.label not in self.tunings:
+            # The first cell of a label tunes for all its seeds, so its other cells wait for the result.
+            tuning = {label for label, _ in self.claims.others() - self.done.keys()}
+            if cell.label in tuning:
+                return False
+        if not self.claims.take((cell.label, cell.seed)):
+            return False
+        if self.store.locked():
+            what = "a run has begun there."
+            raise UserError.at(str(self.store.folder), what, "Wait for it: it does all cells.")
+        return not self._note(cell)  # its last owner may have died just after it was done
+
+    def _note_others(self) -> None:
+        """Note the cells that other workers have done."""
+        if self.claims.shared:
+            missing = [cell for cell in self.todo if (cell.label, cell.seed) not in self.done]
+            claimed = self.claims.others()  # without claims, all cells are done
+            for cell in missing:
+                if not claimed or (cell.label, cell.seed) in claimed:
+                    self._note(cell)
+
+    def _note(self, cell: Cell) -> bool:
+        """Finish a cell that another worker has done; return whether one has."""
+        result = self._written(cell)
+        if result is not None:
+            key = (cell.label, cell.seed)
+            self.claims.forget(key)
+            self.elsewhere.add(key)
+            if result.tuning:
+                self.tunings.setdefault(cell.label, result.tuning)
+            self.reporter.start(*key)
+            self._finish(result, kept=True)
+        return result is not None
+
+    def _written(self, cell: Cell) -> Result | None:
+        """Return the result in a cell's folder; None if there is none that can be read."""
+        with suppress(UserError):
+            return read_result(self.store.cell(cell.label, cell.seed) / RESULT)
+        return None
+
     def _finish(self, result: Result, kept: bool = False) -> None:
-        self.done[result.label, result.seed] = result
+        key = (result.label, result.seed)
+        self.done[key] = result
+        self.claims.forget(key)
         self.reporter.finish(result, kept)
 
 
@@ -150,14 +201,14 @@ class SerialSchedule(Schedule):
     def do(self) -> None:
         """Run the cells one after the other."""
         kept = self.store.threads()
-        self.worker.results.threads = parallel.known_threads(self.recipe.threads, "auto", kept) or processes.cores()
+        threads = parallel.known_threads(self.recipe.threads, "auto", kept) or processes.cores()
+        self.worker.results.threads = self.claims.agreed_threads(threads)
         processes.set_threads(self.worker.results.threads)
         keep_freed_memory()
-        self.store.keep_threads(self.worker.results.threads)
+        if not self.claims.shared:
+            self.store.keep_threads(self.worker.results.threads)
         with gpu.repeatable():
-            for cell in self.todo:
-                if stopping.asked():
-                    return
+            while (cell := self._next_cell()) is not None:
                 base = self.bases.get(cell.quantization)
                 if base is None:
                     self.bases = {name: error for name, error in self.bases.items() if isinstance(error, Exception)}
@@ -165,6 +216,17 @@ class SerialSchedule(Schedule):
                     base = self._load(cell.quantization)
                 self.reporter.start(cell.label, cell.seed)
                 self._finish(self._do_cell(cell, base))
+
+    def _next_cell(self) -> Cell | None:
+        """Return the next cell to do; None if there is none, or the user stops the run."""
+        while not stopping.asked():
+            self._note_others()
+            missing = [cell for cell in self.todo if (cell.label, cell.seed) not in self.done]
+            taken = next((cell for cell in missing if self._take(cell)), None)
+            if taken is not None or not missing or not self.claims.waits:
+                return taken
+            time.sleep(LOOK_SECONDS)
+        return None
 
     def _do_cell(self, cell: Cell, base: Base | Exception) -> Result:
         try:

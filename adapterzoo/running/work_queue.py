@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.errors import AdapterzooError, UserError, failure_reason
+from adapterzoo.errors import AdapterzooError, failure_reason
 from adapterzoo.machine import processes, stopping
 from adapterzoo.machine.fresh_process import DONE
 from adapterzoo.machine.processes import ProcessHandle, Send
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.prepare.plan import BaseCell, Cell, MethodCell
-from adapterzoo.results.result import RESULT, Result, Tuning, read_result
+from adapterzoo.results.claims import LOOK_SECONDS, Claims
+from adapterzoo.results.result import Result, Tuning
 from adapterzoo.running.of_base import OfBase, needs_base
 from adapterzoo.running.parallel import Concurrency
 from adapterzoo.running.reporter import Reporter
@@ -53,12 +52,14 @@ class WorkQueue(Schedule):
     If a process is killed, only its own row fails. If it was measuring the base model, all rows that need it fail.
     """
 
-    def __init__(self, worker: Worker, reporter: Reporter, clock: Stopwatch) -> None:
-        super().__init__(worker, reporter, clock)
+    def __init__(self, worker: Worker, reporter: Reporter, clock: Stopwatch, claims: Claims) -> None:
+        super().__init__(worker, reporter, clock, claims)
         self.waiting = self._items()
         self.running: dict[ProcessHandle, WorkItem] = {}
         self.begun: dict[ProcessHandle, float] = {}
         """process -> when it began its item"""
+        self.overtaken = set[ProcessHandle]()
+        """processes that were ended because another worker has claimed their cells"""
         self.overdue = set[ProcessHandle]()
         """processes that were ended because their items took too long"""
         self.stopping = False
@@ -67,11 +68,18 @@ class WorkQueue(Schedule):
     def do(self) -> None:
         """Start processes, up to the number of jobs, and handle their messages, until every cell is done."""
         try:
+            while self._something_to_do() and not self._something_free() and not stopping.asked():
+                time.sleep(LOOK_SECONDS)  # do not load a model for nothing
+            if not self.waiting or stopping.asked():
+                return
             concurrency = self._choose_concurrency()
-            self.store.keep_threads(concurrency.threads)
+            if self.claims.shared:
+                concurrency = replace(concurrency, threads=self.claims.agreed_threads(concurrency.threads))
+            else:
+                self.store.keep_threads(concurrency.threads)
             self.worker.results.threads, self.worker.results.jobs = concurrency.threads, concurrency.jobs
             self.jobs = self.reporter.jobs = concurrency.jobs
-            while self.running or (self.waiting and not stopping.asked()):
+            while self.running or (self._something_to_do() and not stopping.asked()):
                 while len(self.running) < concurrency.jobs and (item := self._next()) is not None:
                     self._start(item, concurrency.threads)
                 processes.wait_for_any(list(self.running))
@@ -80,10 +88,30 @@ class WorkQueue(Schedule):
                     for process in self.running:
                         process.ask_to_stop()
                 self._end_overdue()
+                self._end_overtaken()
                 for process in list(self.running):
                     self._handle_messages(process)
         finally:
             self._end_processes()
+
+    def _something_to_do(self) -> bool:
+        """Tell whether items are waiting that this process can begin, or may begin later if their owners die."""
+        self._note_others()
+        self.waiting = [item for item in self.waiting if not self._is_superfluous(item)]
+        if self.waiting and self.claims.shared and not self.claims.waits and not self._something_free():
+            self.waiting = []
+        return bool(self.waiting)
+
+    def _something_free(self, quantization: str | None = None) -> bool:
+        """Tell whether a waiting cell can be claimed, of one quantization or of any."""
+        cells = [item.cell for item in self.waiting if item.cell and quantization in (None, item.quantization)]
+        return any(self.claims.free((cell.label, cell.seed)) for cell in cells)
+
+    def _is_superfluous(self, item: WorkItem) -> bool:
+        """Tell whether other workers have done an item, or all cells that need it."""
+        if item.cell is not None:
+            return (item.cell.label, item.cell.seed) in self.done
+        return not any(other.cell and other.quantization == item.quantization for other in self.waiting)
 
     def _choose_concurrency(self) -> Concurrency:
         """Return how many cells run at a time, and their number of threads, which stays the same in this folder."""
@@ -116,6 +144,14 @@ class WorkQueue(Schedule):
                 self.overdue.add(process)
                 process.kill()
 
+    def _end_overtaken(self) -> None:
+        """End the processes of cells that another worker has claimed, because it saw no sign of life of this one."""
+        lost = self.claims.lost()
+        for process, item in self.running.items():
+            if item.cell is not None and (item.cell.label, item.cell.seed) in lost:
+                self.overtaken.add(process)
+                process.kill()
+
     def _items(self) -> list[WorkItem]:
         """Return the items, the longest first, so that no long item runs alone at the end.
 
@@ -135,14 +171,14 @@ class WorkQueue(Schedule):
     def _next(self) -> WorkItem | None:
         """Return the next item that can start now, or None."""
         for item in self.waiting if not stopping.asked() else ():
-            if self._can_start(item):
+            if self._can_start(item) and (item.cell is None or self._take(item.cell)):
                 self.waiting.remove(item)
                 return item
         return None
 
     def _can_start(self, item: WorkItem) -> bool:
         cell = item.cell
-        if not self._room_for(item.quantization):
+        if not self._room_for(item.quantization) or (cell is None and not self._something_free(item.quantization)):
             return False
         if cell is not None and needs_base(self.prepared, cell) and item.quantization not in self.of_base:
             # The cell waits until this is measured. Without a base model it need not wait, because it fails at once.
@@ -188,6 +224,11 @@ class WorkQueue(Schedule):
             del self.running[process], self.begun[process]
             if not process.alive:
                 process.kill()  # ends the processes that it has left
+            if process in self.overtaken and item.cell is not None:
+                self.claims.forget((item.cell.label, item.cell.seed))
+                self.waiting.append(item)  # until the other worker has done it
+                self._release(process, item, None)
+                return
             self._release(process, item, self._handle_end(item, process))
 
     def _handle_message(self, item: WorkItem, name: str, *values: Any) -> None:
@@ -212,9 +253,8 @@ class WorkQueue(Schedule):
                 problem = of_base.general if self.prepared.general is not None else of_base.examples
                 self.reporter.say(f"{problem}\n{'' if error else process.output()}".strip())
             return None
-        path = self.store.cell(item.cell.label, item.cell.seed) / RESULT
         error = self._loading_error(item)
-        if (written := self._written(path)) is not None:
+        if (written := self._written(item.cell)) is not None:
             result = written
         elif error is not None:
             result = self.worker.fail(item.cell, failure_reason(error), "", keep_checkpoints=True)
@@ -225,12 +265,6 @@ class WorkQueue(Schedule):
             result = self.worker.fail(item.cell, why, process.output(), keep_checkpoints=True)
         self._finish(result)
         return result
-
-    def _written(self, path: Path) -> Result | None:
-        """Return the result that an item has written; None if there is none that can be read."""
-        with suppress(UserError):
-            return read_result(path)
-        return None
 
 
 def do_item(worker: Worker, item: WorkItem, base: Base, earlier: EarlierResults, send: Send) -> None:

@@ -118,7 +118,7 @@ def test_a_damaged_result_is_said_and_the_last_good_page_stays(folder: Path) -> 
 
 def test_progress_is_that_of_a_process_that_still_runs(tmp_path: Path) -> None:
     assert read_progress(tmp_path) is None
-    write_progress(tmp_path, [CELL])
+    write_progress(tmp_path / PROGRESS, [CELL])
     assert read_progress(tmp_path) == [CELL]
     written = json.loads((tmp_path / PROGRESS).read_text(encoding="utf-8"))
     for change in ({"started": 1.0}, {"process": 2**30}, {"running": [{"label": 3}]}, {"process": -1}):
@@ -129,7 +129,7 @@ def test_progress_is_that_of_a_process_that_still_runs(tmp_path: Path) -> None:
     assert read_progress(tmp_path) == [CELL]
     os.utime(tmp_path / PROGRESS, (1, 1))
     assert read_progress(tmp_path) is None
-    remove_progress(tmp_path)
+    remove_progress(tmp_path / PROGRESS)
     assert not (tmp_path / PROGRESS).exists()
 
 
@@ -194,7 +194,7 @@ def test_the_page_follows_a_run_and_keeps_what_the_reader_chose(browser: Any, tm
         shown.goto(server.url)
         expect(shown.locator("h1")).to_have_text("Waiting for the first result")
         several(tmp_path)
-        write_progress(tmp_path, [CELL, {**CELL, "label": "<b>last", "phase": "measuring", "step": 0, "steps": 0}])
+        write_progress(tmp_path / PROGRESS, [CELL, {**CELL, "label": "<b>last", "phase": "measuring", "step": 0, "steps": 0}])
         expect(shown.locator("h1")).to_have_text("5 adapters compared on smollm2-135m", timeout=15_000)
         status = shown.locator("#live [role=status]")
         expect(status).to_have_text("A run is under way: 7 of 8 cells done.")
@@ -209,7 +209,7 @@ def test_the_page_follows_a_run_and_keeps_what_the_reader_chose(browser: Any, tm
         shown.locator(".rerun summary").click()
         shown.locator("input[name=find]").fill("e")
         put(tmp_path, "next", 40, trainable_params=9, **COMMON)
-        remove_progress(tmp_path)
+        remove_progress(tmp_path / PROGRESS)
         expect(status).to_have_text("No run is under way: 8 of 8 cells done.", timeout=15_000)
         rows = shown.locator("table.rows").first.locator("tbody tr:not([hidden]) th")
         assert rows.all_inner_texts() == ["next", "tiny", "cheap", "good", "costly", "broke"]

@@ -1,0 +1,101 @@
+"""Plan a run for workers that share its output folder, and be one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from adapterzoo.errors import UserError
+from adapterzoo.machine.stopwatch import Stopwatch
+from adapterzoo.methods.registry import registry
+from adapterzoo.prepare.plan import base_cells
+from adapterzoo.prepare.prepare import prepare
+from adapterzoo.recipe.reading import kept_recipe, load_recipe, require_trust
+from adapterzoo.recipe.schema import Recipe
+from adapterzoo.results.claims import PATIENCE_SECONDS, Claims, SharedClaims, remove_claims
+from adapterzoo.results.note import planned
+from adapterzoo.results.result import Result
+from adapterzoo.results.store import RECIPE, Store
+from adapterzoo.running.planned import PlannedCell, planned_cells
+from adapterzoo.running.reporter import Reporter
+from adapterzoo.running.runner import run_cells, scheduled
+from adapterzoo.running.worker import Worker
+
+
+def plan(
+    recipe: Recipe,
+    out: Path,
+    methods: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    reporter: Reporter | None = None,
+) -> list[PlannedCell]:
+    """Write the plan of a run into its output folder, for :func:`work`; return what is left to do.
+
+    Cells that have failed are planned again.
+
+    The arguments and errors are those of :func:`adapterzoo.running.runner.run`.
+    """
+    prepare_run = partial(prepare, recipe, methods, seeds)
+    reporter = reporter or Reporter()
+    with scheduled(recipe, out, prepare_run, Worker, reporter, Stopwatch(), Claims()) as (schedule, identity):
+        store, cells = schedule.store, [(cell.label, cell.seed) for cell in schedule.prepared.cells]
+        found = planned_cells(schedule)
+        store.begin(kept_recipe(schedule.prepared.recipe, registry()), identity, cells)
+        try:
+            for cell in schedule.todo:
+                store.discard(cell.label, cell.seed)
+        finally:
+            store.release()
+    return found
+
+
+def work(
+    folder: Path,
+    overrides: Sequence[str] = (),
+    *,
+    jobs: int | None = None,
+    waits: bool = True,
+    patience: float = PATIENCE_SECONDS,
+    trust_remote_code: bool = False,
+    reporter: Reporter | None = None,
+) -> list[Result]:
+    """Do the cells of a planned run that no other worker has claimed, until none is left.
+
+    Args:
+        folder: the output folder, with a plan by :func:`plan` or by a run that was stopped.
+        overrides: assignments like ``data.source=rows.csv`` that say what is different on this machine.
+        jobs: how many cells this worker does at the same time; by default the recipe's number.
+        waits: whether to wait for the cells of other workers, and do those of workers that have died.
+        patience: seconds without a sign of life after which a worker counts as dead.
+        trust_remote_code: whether the model's own code may be run if the recipe in the folder asks for it.
+        reporter: shows the progress.
+
+    Returns:
+        The results of all cells that are done, by whichever worker.
+
+    Raises:
+        UserError: the folder holds no plan, a run has it for itself, or the data or the model differ from the plan's.
+        OSError: a disk is full, or a file cannot be written; finished cells and checkpoints are kept.
+    """
+    store, cells = Store(folder), planned(folder)
+    if not cells:
+        raise UserError.at(str(folder), "holds no plan.", "Make one: adapterzoo run RECIPE --out DIR --plan-only.")
+    if store.locked():
+        raise UserError.at(str(folder), "a run is writing there.", "Wait for it: it does all cells.")
+    recipe = load_recipe(folder / RECIPE, overrides)
+    require_trust(recipe, folder / RECIPE, trust_remote_code)
+    if jobs is not None:
+        recipe = recipe.model_copy(update={"jobs": jobs})
+    of_base = {cell.label for cell in base_cells(recipe)}
+    trained = [(label, seed) for label, seed in cells if label not in of_base]
+    prepare_run = partial(
+        prepare, recipe, [*dict.fromkeys(label for label, _ in trained)], [*dict.fromkeys(seed for _, seed in trained)]
+    )
+    claims = SharedClaims(folder, patience, waits)
+    results = run_cells(recipe, folder, prepare_run, reporter or Reporter(), claims=claims)
+    if len(results) == len(cells):
+        threads = [result.environment.get("threads") for result in results]
+        store.keep_threads(next((number for number in threads if number), 1))
+        remove_claims(folder)
+    return results
