@@ -194,7 +194,9 @@ def test_the_page_follows_a_run_and_keeps_what_the_reader_chose(browser: Any, tm
         shown.goto(server.url)
         expect(shown.locator("h1")).to_have_text("Waiting for the first result")
         several(tmp_path)
-        write_progress(tmp_path / PROGRESS, [CELL, {**CELL, "label": "<b>last", "phase": "measuring", "step": 0, "steps": 0}])
+        write_progress(
+            tmp_path / PROGRESS, [CELL, {**CELL, "label": "<b>last", "phase": "measuring", "step": 0, "steps": 0}]
+        )
         expect(shown.locator("h1")).to_have_text("5 adapters compared on smollm2-135m", timeout=15_000)
         status = shown.locator("#live [role=status]")
         expect(status).to_have_text("A run is under way: 7 of 8 cells done.")

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import pytest
 from click.testing import Result
 from filelock import FileLock
 from killing import differences
+from ruamel.yaml import YAML
 from transformers import TrainerCallback
 
 from adapterzoo.cli import main
@@ -178,6 +180,43 @@ def test_a_worker_is_refused_while_a_run_has_the_folder(
         refused = adapterzoo("work", out)
     assert refused.exit_code == 2
     assert "a run is writing there" in refused.stderr
+
+
+MACHINES = Path("docs/machines")
+
+
+def test_the_script_for_slurm_starts_a_worker_that_a_signal_reaches(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    recipe, out = write_recipe("ia3", steps="100000"), tmp_path / "o"
+    assert adapterzoo("run", recipe, "--out", out, "--plan-only").exit_code == 0
+    script, scripts = MACHINES / "slurm.sh", Path(sys.executable).parent
+    path = {"PATH": f"{scripts}:{os.environ['PATH']}"}
+    with subprocess.Popen(["bash", script, out], env=os.environ | path, stderr=subprocess.PIPE, text=True) as worker:
+        assert worker.stderr is not None
+        assert any("step" in line for line in worker.stderr)
+        worker.terminate()
+        assert "stopping" in worker.stderr.read()
+    assert [*out.glob("ia3/seed-0/checkpoints/checkpoint-*")]
+    assert not [*out.glob(".claims/ia3*")]
+
+
+def test_the_script_for_submitit_starts_workers(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    recipe, out = write_recipe("ia3, lora"), tmp_path / "o"
+    assert adapterzoo("run", recipe, "--out", out, "--plan-only").exit_code == 0
+    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = [sys.executable, MACHINES / "submitit_workers.py", out, "--cluster", "local", "--workers", "2"]
+    ended = subprocess.run(command, env=os.environ | path, capture_output=True, text=True, check=True)
+    assert "2 workers have ended, 0 of them with an error" in ended.stdout
+    assert len([*out.glob("*/seed-*/result.json")]) == 4
+
+
+def test_the_other_files_start_the_worker() -> None:
+    job = YAML(typ="safe").load(MACHINES / "kubernetes.yaml")
+    assert job["spec"]["template"]["spec"]["containers"][0]["command"] == ["adapterzoo", "work", "/shared/runs/my"]
+    assert YAML(typ="safe").load(MACHINES / "skypilot.yaml")["run"] == "adapterzoo work /shared/runs/my"
 
 
 def test_a_claim_is_taken_once_and_passes_on_when_its_owner_gives_no_sign(
