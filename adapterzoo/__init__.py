@@ -9,6 +9,7 @@ from adapterzoo.errors import AdapterzooError, NotFiniteError, PluginError, Prob
 from adapterzoo.formats import Format
 from adapterzoo.hookspecs import hookimpl
 from adapterzoo.methods.contract import Context, LinearOptions, Method, Options
+from adapterzoo.methods.experts import expert_names, expert_problems
 from adapterzoo.methods.inserts import InsertMethod, block_ends, transformer_layers
 from adapterzoo.methods.layers import CONFIG, WEIGHTS, LayerMethod, features, linear_layers, targeted
 from adapterzoo.methods.layers import trained_parameters as trained
@@ -52,6 +53,8 @@ __all__ = [
     "compare",
     "evaluate",
     "evaluate_tasks",
+    "expert_names",
+    "expert_problems",
     "export",
     "features",
     "generate",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 class MutatingLora(Lora):
     """A LoRA that changes the base's weights when it wraps a model."""
 
+    options = LoraOptions
     changes_base = True
     # After a part of a weight has moved into the adapter, the rest of it cannot be stored in quantized form.
     quantizations = ("none",)

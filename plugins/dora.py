@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapterzoo_plugins.lora import Lora
+from adapterzoo_plugins.lora import Lora, LoraOptions
 
 from adapterzoo import hookimpl
 
@@ -13,6 +13,7 @@ class Dora(Lora):
     name = "dora"
     summary = "LoRA for direction, learned magnitudes"
     paper = "https://arxiv.org/abs/2402.09353"
+    options = LoraOptions  # PEFT's layer for fused experts has no magnitudes
     learning_rate_source = "the rate of lora, so that the two rows differ only in the method"
     quantizations = ("none", "nf4")  # on int8, PEFT's layer fails if the base was used before
     mergeable_into = ("none",)

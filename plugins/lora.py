@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from adapterzoo import Context, LinearOptions, PeftMethod, hookimpl
+from adapterzoo import Context, LinearOptions, PeftMethod, Problem, expert_names, expert_problems, hookimpl
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -21,6 +21,14 @@ class LoraOptions(LinearOptions):
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
 
 
+class ExpertOptions(LoraOptions):
+    """The options of LoRA that can adapt the fused experts of a mixture, too."""
+
+    target_parameters: Literal["all-experts"] | list[str] = Field(
+        [], description="'all-experts' (the fused experts of a mixture), or ends of their names; by default none"
+    )
+
+
 class Lora(PeftMethod[LoraOptions]):
     """Low-rank adaptation."""
 
@@ -28,7 +36,7 @@ class Lora(PeftMethod[LoraOptions]):
     summary = "low-rank update of every linear layer"
     paper = "https://arxiv.org/abs/2106.09685"
     group = "low-rank"
-    options = LoraOptions
+    options: type[LoraOptions] = ExpertOptions
     learning_rate = 3e-4
     learning_rate_source = (
         "PEFT's method comparison, all linear layers (lora/llama-3.2-3B-rank16-all-linear-lr3e-4); "
@@ -44,7 +52,17 @@ class Lora(PeftMethod[LoraOptions]):
         """See :meth:`PeftMethod.peft_config`."""
         from peft import LoraConfig
 
-        return LoraConfig(**options.model_dump(include=set(LoraOptions.model_fields)), **self.variant)
+        settings = options.model_dump(include=set(LoraOptions.model_fields))
+        if isinstance(options, ExpertOptions) and options.target_parameters:
+            settings["target_parameters"] = expert_names(model, options.target_parameters)
+        return LoraConfig(**settings, **self.variant)
+
+    def problems(self, skeleton: nn.Module, options: LoraOptions, context: Context) -> list[Problem]:
+        """See :meth:`PeftMethod.problems`."""
+        problems = super().problems(skeleton, options, context)
+        if isinstance(options, ExpertOptions):
+            problems += expert_problems(skeleton, options.target_parameters, options.lora_dropout)
+        return problems
 
 
 @hookimpl

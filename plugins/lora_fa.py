@@ -19,6 +19,7 @@ class LoraFa(Lora):
     name = "lora-fa"
     summary = "freezes LoRA's A and trains only B"
     paper = "https://arxiv.org/abs/2308.03303"
+    options = LoraOptions
     learning_rate_source = "the rate of lora, so that the two rows differ only in the method"
     departs_from = ("optimizer",)
 

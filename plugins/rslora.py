@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from adapterzoo_plugins.lora import Lora, LoraOptions
+from adapterzoo_plugins.lora import ExpertOptions, Lora
 from pydantic import Field
 
 from adapterzoo import hookimpl
 
 
-class RsloraOptions(LoraOptions):
+class RsloraOptions(ExpertOptions):
     """The options of rsLoRA."""
 
     # At rank 8 this gives a factor of 5.7. LoRA's own factor is 4, and LoRA's alpha of 32 would give 11.

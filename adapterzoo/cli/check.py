@@ -75,7 +75,7 @@ def check(
     tell(console, f"data: {rows}; {length_summary(encoded)}")
     batch = checked.train.batch_size * checked.train.gradient_accumulation
     tell(console, f"training: {counted(prepared.steps, 'step')} of {counted(batch, 'row')}")
-    for line in _seeds(prepared):
+    for line in (*_seeds(prepared), *_reach(prepared)):
         tell(console, line)
     if probe:
         from adapterzoo.running.forecast import forecast
@@ -101,6 +101,29 @@ def _seeds(prepared: Prepared) -> Iterator[str]:
     elif seeds:
         named = ", ".join(map(str, seeds))
         yield f"seeds {named}: each gives every method other initial weights and another order of the rows"
+
+
+def _reach(prepared: Prepared) -> Iterator[str]:
+    """Yield lines on how much of the model the methods reach."""
+    from adapterzoo.methods.registry import registry
+
+    for reach in prepared.reach:
+        whole = [kind for kind, (size, reached) in reach.kinds.items() if reached == size]
+        others = {kind: sizes for kind, sizes in reach.kinds.items() if kind not in whole}
+        parts = [f"{reached / size:.0%} of {kind}" for kind, (size, reached) in others.items() if reached]
+        missed = [
+            f"{kind} ({size / prepared.base_parameters:.1%})" for kind, (size, reached) in others.items() if not reached
+        ]
+        what = "; ".join(
+            [*([f"all of {', '.join(whole)}"] if whole else []), *parts]
+            + ([f"nothing of {', '.join(missed)}"] if missed else [])
+        )
+        yield f"{', '.join(reach.labels)}: {reach.targets} reaches {reach.share:.1%} of the parameters: {what}"
+    experts = max((reach.missed_experts for reach in prepared.reach), default=0.0)
+    if experts:
+        able = [name for name in registry() if "target_parameters" in registry()[name].options.model_fields]
+        what = f"fused experts hold {experts:.0%} of the parameters, and target_modules does not reach them"
+        yield f"! {what}. Methods with target_parameters: all-experts reach them: {', '.join(able)}"
 
 
 def _plan(prepared: Prepared, forecast: Forecast | None = None) -> Table:

@@ -78,6 +78,14 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Return the defaults of the options that have one, as a recipe writes them."""
+        fields = {name: field for name, field in cls.model_fields.items() if not field.is_required()}
+        return cls.model_construct(
+            **{name: field.get_default(call_default_factory=True) for name, field in fields.items()}
+        ).model_dump(mode="json", include=set(fields))
+
 
 class LinearOptions(Options):
     """The options of a method that adapts linear layers."""

@@ -25,6 +25,24 @@ LOADING_KEYS = (
 )  # fmt: skip
 
 
+@contextmanager
+def targets_as_given() -> Iterator[None]:
+    """Keep PEFT from adapting other weights than the options name.
+
+    In a mixture of experts PEFT takes ``gate_proj``, ``up_proj``, ``down_proj`` and all-linear for what had these names
+    in transformers 4. One family of methods, and no other, would then adapt the fused experts, with twice the rank, and
+    the router, but not the shared experts, which do have these names.
+    """
+    from peft.utils import transformers_weight_conversion
+
+    convert = transformers_weight_conversion.convert_peft_config_for_transformers
+    transformers_weight_conversion.convert_peft_config_for_transformers = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        transformers_weight_conversion.convert_peft_config_for_transformers = convert
+
+
 class PeftMethod(Method[OptionsT]):
     """A method whose layers come from PEFT; a subclass only has to return the ``PeftConfig``."""
 
@@ -51,7 +69,7 @@ class PeftMethod(Method[OptionsT]):
         config.task_type = context.task_type
         if names := new_head(model):
             config.modules_to_save = [*names]
-        with self.layers():
+        with self.layers(), targets_as_given():
             return _keep_dtype(get_peft_model(model, config))
 
     def save(self, model: Any, folder: Path) -> None:
@@ -69,7 +87,7 @@ class PeftMethod(Method[OptionsT]):
         from peft import PeftModel
 
         _check_config(folder, self.peft_config(model, options, context))
-        with self.layers():
+        with self.layers(), targets_as_given():
             wrapped = PeftModel.from_pretrained(model, str(folder))
         _check_keys(wrapped, folder)
         return _keep_dtype(wrapped)

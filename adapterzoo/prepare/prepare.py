@@ -18,6 +18,7 @@ from adapterzoo.prepare.dry_run import dry_run
 from adapterzoo.prepare.examples import encode_data, read_data
 from adapterzoo.prepare.plan import Cell, plan
 from adapterzoo.prepare.prepared import Prepared
+from adapterzoo.prepare.reach import reach_of
 from adapterzoo.recipe.schema import Recipe
 from adapterzoo.tasks.batches import sealed
 from adapterzoo.tasks.examples import Examples
@@ -55,7 +56,9 @@ def prepare(
     with quiet_libraries():
         prepared, skeleton = encode_run(recipe, splits, cells, say)
         # Read the weights last, because those of a large model take minutes.
-        return with_weights(dry_run(prepared, skeleton, zoo), skeleton)
+        prepared = dry_run(prepared, skeleton, zoo)
+        prepared = replace(prepared, reach=reach_of(skeleton, prepared.method_cells))
+        return with_weights(prepared, skeleton)
 
 
 def encode_run(
@@ -102,6 +105,7 @@ def encode_run(
         unknown_sizes={},
         base_parameters=sum(p.numel() for p in skeleton.parameters()),
         linear_parameters=sum(p.numel() for layer in linear_layers(skeleton).values() for p in layer.parameters()),
+        reach=[],
         weights=None,
         fingerprints={"data": splits.fingerprint, **parts},
         general=_general(recipe, encoded, config),

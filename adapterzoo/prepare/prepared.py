@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo.methods.contract import Context
 from adapterzoo.prepare.plan import Cell, MethodCell
+from adapterzoo.prepare.reach import Reach
 from adapterzoo.recipe.schema import Recipe
 from adapterzoo.tasks.batches import shuffled_batches
 from adapterzoo.tasks.contract import Task
@@ -38,6 +39,8 @@ class Prepared:
     """number of parameters of the base model"""
     linear_parameters: int
     """number of parameters in the base model's linear layers, which quantization stores in fewer bits"""
+    reach: list[Reach]
+    """how much of the base model the targets of the cells reach"""
     weights: str | None
     """hash of the base model's weights; None if it is not known"""
     fingerprints: dict[str, str | None]

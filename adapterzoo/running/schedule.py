@@ -13,6 +13,7 @@ from adapterzoo.machine import gpu, processes, stopping
 from adapterzoo.machine.limits import stopped_after
 from adapterzoo.machine.memory import keep_freed_memory
 from adapterzoo.machine.stopwatch import Stopwatch
+from adapterzoo.methods.registry import registry
 from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.prepare.settings import with_settings
 from adapterzoo.results.claims import LOOK_SECONDS, CellKey, Claims
@@ -278,6 +279,9 @@ def _other_settings(cell: Cell, result: Result, store: Store) -> list[Problem]:
         cell = with_settings(cell, result.tuning["chosen"])
     for name, value in cell.settings.items():
         kept_value = getattr(result, name)
+        if name == "options" and isinstance(cell, MethodCell):
+            # An option that an older version did not have counts as its default.
+            kept_value = registry()[cell.method].options.defaults() | kept_value
         if kept_value != value:
             what = f"holds '{cell.label}' with other settings ({name}: {kept_value!r} there, {value!r} here)."
             hint = "Give it another label, remove that folder, or give --out another folder."
