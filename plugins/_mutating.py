@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from adapterzoo_plugins.lora import Lora, LoraOptions
 
 from adapterzoo import Context
-from adapterzoo.methods.peft import sort_names
+from adapterzoo.methods.peft import tidy_config
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,7 @@ class MutatingLora(Lora):
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         config.save_pretrained(str(folder))
-        sort_names(config, folder)
+        tidy_config(model, config, folder)
 
 
 def _state(model: Any) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -15,7 +16,8 @@ from adapterzoo.adapters.merging import check_mergeable
 from adapterzoo.adapters.updates import Deltas, NotLoraError, Update, deltas_of, whole_rank
 from adapterzoo.errors import UserError
 from adapterzoo.files import new_folder
-from adapterzoo.methods.layers import WEIGHTS
+from adapterzoo.methods.layers import CONFIG, WEIGHTS
+from adapterzoo.methods.peft_targets import as_plain_peft_reads
 from adapterzoo.methods.registry import registry
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ def export_lora(
         needed = max(update.rank(share) for update in updates.values())
         rank = whole if keep is None and whole <= MAX_WHOLE_RANK else needed
     with new_folder(to) as folder:
-        write_lora(adapter, updates, rank, deltas.transposed, folder)
+        write_lora(adapter, updates, rank, deltas, folder)
         changes = changes_with(adapter, folder, say) if measure else []
     return Export(rank, min(update.kept(rank) for update in updates.values()), changes)
 
@@ -87,7 +89,7 @@ def adapter_deltas(adapter: Adapter, say: Say) -> Deltas:
             raise UserError.at(f"--method {adapter.result.label}", str(error), error.hint) from None
 
 
-def write_lora(adapter: Adapter, updates: Mapping[str, Update], rank: int, transposed: bool, folder: Path) -> None:
+def write_lora(adapter: Adapter, updates: Mapping[str, Update], rank: int, deltas: Deltas, folder: Path) -> None:
     """Write a LoRA adapter of one rank, with its configuration and the tokenizer of the adapter."""
     from peft import LoraConfig
     from safetensors.torch import save_file
@@ -101,13 +103,15 @@ def write_lora(adapter: Adapter, updates: Mapping[str, Update], rank: int, trans
         r=rank,
         lora_alpha=rank,
         target_modules=sorted(updates),
-        fan_in_fan_out=transposed,
+        fan_in_fan_out=deltas.transposed,
         base_model_name_or_path=adapter.recipe.model.name,
         task_type="CAUSAL_LM",
         inference_mode=True,
     )
     folder.mkdir()
     config.save_pretrained(str(folder))
+    saved = as_plain_peft_reads(json.loads((folder / CONFIG).read_text(encoding="utf-8")), deltas.model_type, updates)
+    (folder / CONFIG).write_text(json.dumps(saved, indent=2, sort_keys=True), encoding="utf-8")
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     for path in adapter.path.iterdir():
         if path.is_file() and path.suffix != ".safetensors" and path.name not in os.listdir(folder):

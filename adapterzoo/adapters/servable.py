@@ -54,7 +54,7 @@ def make_servable(adapter: Adapter, to: Path, say: Say) -> Servable:
     whole = whole_rank(updates)
     rank = min(whole, MAX_WHOLE_RANK)
     with new_folder(to) as folder:
-        write_lora(adapter, updates, rank, deltas.transposed, folder)
+        write_lora(adapter, updates, rank, deltas, folder)
         changes = changes_with(adapter, folder, say) if whole > rank else []
     return Servable(CONVERTED, rank, changes)
 

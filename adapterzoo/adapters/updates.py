@@ -55,6 +55,8 @@ class Deltas(NamedTuple):
     """name of a layer -> what is added to its weight, (out_features, in_features)"""
     transposed: bool
     """whether the layers keep their weights transposed"""
+    model_type: str | None
+    """type of the model in its configuration"""
 
     def decomposed(self) -> dict[str, Update]:
         """Return name of a layer -> its update."""
@@ -91,7 +93,10 @@ def deltas_of(model: nn.Module, merge: Callable[[nn.Module], nn.Module]) -> Delt
             raise NotLoraError(f"{what}, and LoRA changes linear layers only.", "Merge it instead.")
         if not changed:
             raise NotLoraError("changes no weight, so there is nothing to export.")
-        return Deltas({layers[name]: delta.T if transposed else delta for name, delta in changed.items()}, transposed)
+        model_type = getattr(getattr(merged, "config", None), "model_type", None)
+        return Deltas(
+            {layers[name]: delta.T if transposed else delta for name, delta in changed.items()}, transposed, model_type
+        )
 
 
 def whole_rank(updates: Mapping[str, Update]) -> int:

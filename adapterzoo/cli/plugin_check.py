@@ -13,7 +13,7 @@ import click
 from rich.table import Table
 
 from adapterzoo.cli.plugin_pool import in_pool
-from adapterzoo.errors import PluginError, UserError
+from adapterzoo.errors import PluginError, UserError, did_you_mean
 from adapterzoo.methods.contract import QUANTIZATIONS
 from adapterzoo.methods.registry import registry
 from adapterzoo.terminal import safe, stderr, stdout
@@ -35,6 +35,12 @@ CaseKey = tuple[str, str, str, str]
     type=click.Choice(QUANTIZATIONS),
     help="Check only this quantization of the base model, and no other task (repeatable).",
 )
+@click.option(
+    "--family",
+    "families",
+    multiple=True,
+    help="Check on the tiny model of this family only, like qwen3_moe; all = every family that is known (repeatable).",
+)
 @click.option("--thorough", is_flag=True, help="Also train for longer, with other settings, and on a larger model.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes that run at the same time [one per core].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
@@ -42,6 +48,7 @@ def check(
     names: tuple[str, ...],
     everything: bool,
     quantizations: tuple[str, ...],
+    families: tuple[str, ...],
     thorough: bool,
     jobs: int | None,
     as_json: bool,
@@ -51,9 +58,12 @@ def check(
     They are trained on tiny models, with each of their quantizations and for each type of task.
     """
     chosen = chosen_methods("plugin check", names, everything)
-    from adapterzoo.conformance import cases, task_cases
+    from adapterzoo.conformance import cases, family_cases, task_cases
 
-    found = [case for name in chosen for case in (*cases(name), *([] if quantizations else task_cases(name)))]
+    if families:
+        found = [case for name in chosen for case in family_cases(name, _known(families), quantizations)]
+    else:
+        found = [case for name in chosen for case in (*cases(name), *([] if quantizations else task_cases(name)))]
     keys = [(case.method.name, case.architecture, case.quantization, case.task_type) for case in found]
     keys = [key for key in keys if not quantizations or key[2] in quantizations]
     if not keys:
@@ -66,6 +76,8 @@ def check(
     unsound = sorted({report.method for report in reports if report.failures} | _unchecked(reports))
     if as_json:
         click.echo(json.dumps([vars(report) for report in reports], indent=1))
+    elif families:
+        _show_families(reports)
     elif len(chosen) == 1:
         _show_properties(reports)
     else:
@@ -77,6 +89,19 @@ def check(
         stdout().print(safe(verdict, "bold red" if unsound else "bold green"))
     if unsound:
         sys.exit(1)
+
+
+def _known(families: Sequence[str]) -> list[str]:
+    """Return the families to check on.
+
+    Raises:
+        UserError: one is not known.
+    """
+    from adapterzoo.conformance.families import FAMILIES
+
+    if unknown := [name for name in families if name not in (*FAMILIES, "all")]:
+        raise UserError.at(f"--family {unknown[0]}", "is not known.", did_you_mean(unknown[0], {*FAMILIES, "all"}))
+    return list(FAMILIES) if "all" in families else list(dict.fromkeys(families))
 
 
 def chosen_methods(command: str, names: Sequence[str], everything: bool) -> list[str]:
@@ -139,6 +164,21 @@ def _show_properties(reports: Sequence[Report]) -> None:
             for verdict in verdicts
         ]
         table.add_row(safe(name), *cells)
+    stdout().print(table)
+
+
+def _show_families(reports: Sequence[Report]) -> None:
+    """Print the table of families, with a row for each and a column for each method."""
+    methods = list(dict.fromkeys(report.method for report in reports))
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for title in ("family", *methods):
+        table.add_column(safe(title), no_wrap=True)
+    for family in dict.fromkeys(report.architecture for report in reports):
+        of_family = {report.method: report for report in reports if report.architecture == family}
+        verdicts = [
+            "NO" if report.failures else "declined" if report.declined else "yes" for report in of_family.values()
+        ]
+        table.add_row(family, *(safe(verdict, "bold red" if verdict == "NO" else "") for verdict in verdicts))
     stdout().print(table)
 
 

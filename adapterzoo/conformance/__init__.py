@@ -30,7 +30,7 @@ from adapterzoo.methods.contract import Method
 
 WIDTH = 100  # width of the lines of a report
 
-__all__ = ["ARCHITECTURES", "PROPERTIES", "Case", "Report", "cases", "check_task", "task_cases"]
+__all__ = ["ARCHITECTURES", "PROPERTIES", "Case", "Report", "cases", "check_task", "family_cases", "task_cases"]
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,28 @@ def cases(method: str | Method[Any], quantizations: Sequence[str] | None = None)
     method = _method(method)
     found = [Case(method, model, name) for model in ARCHITECTURES for name in quantizations or method.quantizations]
     return found if CAUSAL in method.task_types else []
+
+
+def family_cases(
+    method: str | Method[Any], families: Sequence[str] | None = None, quantizations: Sequence[str] = ()
+) -> list[Case]:
+    """Return the cases of a method on the tiny models of families.
+
+    Args:
+        method: the method, or its name.
+        families: names of families; by default all that are known.
+        quantizations: the quantizations to use; by default the first on which the method says it can train.
+
+    Raises:
+        PluginError: no installed method has that name.
+    """
+    from adapterzoo.conformance.families import FAMILIES
+
+    method = _method(method)
+    chosen = (
+        [name for name in method.quantizations if name in quantizations] if quantizations else method.quantizations[:1]
+    )
+    return [Case(method, family, name) for family in families or FAMILIES for name in chosen]
 
 
 def task_cases(method: str | Method[Any], task_types: Sequence[str] | None = None) -> list[Case]:

@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapterzoo.conformance.families import COMMON, FAMILIES
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -77,7 +79,7 @@ def model_folder(architecture: str) -> Path:
         "pad_token_id": 0,
         "hidden_dropout": 0.0,
         "attention_dropout": 0.0,
-        **SIZES_OF.get(architecture, {}),
+        **(SIZES_OF[architecture] if architecture in SIZES_OF else _of_family(architecture)),
     }
     random_state = torch.random.get_rng_state()
     torch.manual_seed(0)
@@ -92,6 +94,11 @@ def model_folder(architecture: str) -> Path:
     folder = Path(_folders[-1].name)
     model.save_pretrained(folder)
     return folder
+
+
+def _of_family(architecture: str) -> dict[str, Any]:
+    """Return what is special about the tiny model of a family."""
+    return {**COMMON, **FAMILIES[architecture].settings} if architecture in FAMILIES else {}
 
 
 _folders: list[tempfile.TemporaryDirectory[str]] = []
@@ -123,6 +130,18 @@ def tiny_skeleton(architecture: str, task_type: str = CAUSAL) -> Base:
         return skeleton(ModelSection(name=folder), AutoConfig.from_pretrained(folder), form_for(task_type))
 
     return Base(create(), "none", create)
+
+
+@cache
+def joins_rows(architecture: str, quantization: str) -> bool:
+    """Tell whether rows of the untouched model of an architecture can be joined behind a common prefix."""
+    from adapterzoo.tokens.joining_check import reason_not_to_join
+
+    if architecture in ARCHITECTURES:
+        return True
+    tried = [example.tokens for example in rows().train]
+    with tiny_base(architecture, quantization).borrow() as model:
+        return reason_not_to_join(model, tried, 0, quantization) is None
 
 
 def form_for(task_type: str) -> ModelForm:

@@ -12,7 +12,16 @@ from adapterzoo.conformance import elsewhere
 from adapterzoo.conformance.declining import problems_with
 from adapterzoo.conformance.effects import missing_effects
 from adapterzoo.conformance.measure import greedy, greedy_gap, labels_gap, logits, loss, shared_prefix_gap
-from adapterzoo.conformance.models import ARCHITECTURES, CAUSAL, equal_rows, many_rows, rows, rows_for, tiny_base
+from adapterzoo.conformance.models import (
+    ARCHITECTURES,
+    CAUSAL,
+    equal_rows,
+    joins_rows,
+    many_rows,
+    rows,
+    rows_for,
+    tiny_base,
+)
 from adapterzoo.conformance.observation import Observation
 from adapterzoo.conformance.sizes import count_sizes
 from adapterzoo.conformance.thorough import larger_model, long_training, other_settings
@@ -78,6 +87,8 @@ class Observer:
         self.method, self.options, self.thorough = method, options, thorough
         self.base = tiny_base(architecture, quantization, task_type=task_type)
         self.causal = task_type == CAUSAL
+        # Where the model itself treats its rows otherwise when they are joined, that says nothing on the method.
+        self.joins = self.causal and quantization != "int8" and joins_rows(architecture, quantization)
         self.rows: Any = rows() if self.causal else rows_for(task_type)
         self.observed = Observation(architecture, quantization)
         self.settings = TrainSection(
@@ -196,7 +207,7 @@ class Observer:
         if self.causal:
             with observed.stage("generate"):
                 observed.greedy_gap = greedy_gap(wrapped, self.rows)
-        if self.causal and self.method.token_wise and observed.quantization != "int8":
+        if self.joins and self.method.token_wise:
             with observed.stage("shared prefix"):
                 observed.shared_prefix_gap = shared_prefix_gap(wrapped, self.rows)
         if self.causal:

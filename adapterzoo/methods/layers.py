@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 MAX_PATTERN_SECONDS = 2
+MAMBA_KERNEL_WEIGHTS = ("out_proj", "x_proj", "dt_proj")
 LinearOptionsT = TypeVar("LinearOptionsT", bound=LinearOptions)
 
 
@@ -164,6 +165,16 @@ def is_linear(layer: nn.Module) -> bool:
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Return the linear layers of a model by their full names, without the output head."""
+    bypassed = {id(layer) for layer in _bypassed(model)}
+    return {name: layer for name, layer in _all_linear(model).items() if id(layer) not in bypassed}
+
+
+def all_linear_is_too_much(model: nn.Module) -> bool:
+    """Tell whether a model has linear layers that no method can adapt, which PEFT's all-linear includes."""
+    return len(linear_layers(model)) < len(_all_linear(model))
+
+
+def _all_linear(model: nn.Module) -> dict[str, nn.Module]:
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
@@ -173,6 +184,21 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
         for name, module in model.named_modules()
         if isinstance(module, (nn.Linear, Conv1D)) and module is not head and name.split(".")[0] not in new_head(model)
     }
+
+
+def _bypassed(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the linear layers around which no adapter works.
+
+    The mixers of Mamba give some weights to a fused kernel, so that a layer around them is not called. The routers of
+    some mixtures of experts are linear layers that return several tensors.
+    """
+    from torch import nn
+
+    for module in model.modules():
+        if hasattr(module, "A_log"):
+            yield from (getattr(module, name) for name in MAMBA_KERNEL_WEIGHTS if hasattr(module, name))
+        if isinstance(module, nn.Linear) and "Router" in type(module).__name__:
+            yield module
 
 
 def new_head(model: nn.Module) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from adapterzoo.errors import AdapterzooError, Problem
 from adapterzoo.methods.contract import Context, Method, OptionsT
 from adapterzoo.methods.layers import CONFIG, WEIGHTS, new_head, target_problems
+from adapterzoo.methods.peft_targets import as_plain_peft_reads, as_trained, name_linear_layers, targets_as_given
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -23,24 +24,6 @@ LOADING_KEYS = (
     "peft_type", "auto_mapping", "megatron_config", "megatron_core", "tokenizer_name_or_path", "tokenizer_kwargs",
     "prompt_tuning_init", "prompt_tuning_init_state_dict_path", "shadow_model", "adapters", "layer_replication",
 )  # fmt: skip
-
-
-@contextmanager
-def targets_as_given() -> Iterator[None]:
-    """Keep PEFT from adapting other weights than the options name.
-
-    In a mixture of experts PEFT takes ``gate_proj``, ``up_proj``, ``down_proj`` and all-linear for what had these names
-    in transformers 4. One family of methods, and no other, would then adapt the fused experts, with twice the rank, and
-    the router, but not the shared experts, which do have these names.
-    """
-    from peft.utils import transformers_weight_conversion
-
-    convert = transformers_weight_conversion.convert_peft_config_for_transformers
-    transformers_weight_conversion.convert_peft_config_for_transformers = lambda *args, **kwargs: None
-    try:
-        yield
-    finally:
-        transformers_weight_conversion.convert_peft_config_for_transformers = convert
 
 
 class PeftMethod(Method[OptionsT]):
@@ -69,6 +52,7 @@ class PeftMethod(Method[OptionsT]):
         config.task_type = context.task_type
         if names := new_head(model):
             config.modules_to_save = [*names]
+        name_linear_layers(config, model)
         with self.layers(), targets_as_given():
             return _keep_dtype(get_peft_model(model, config))
 
@@ -76,7 +60,7 @@ class PeftMethod(Method[OptionsT]):
         """See :meth:`Method.save`."""
         # Do not save embeddings: to decide about them, PEFT would ask the hub, and there may be no network.
         model.save_pretrained(str(folder), save_embedding_layers=False)
-        sort_names(model.peft_config["default"], folder)
+        tidy_config(model, model.peft_config["default"], folder)
 
     def load(self, model: nn.Module, folder: Path, options: OptionsT, context: Context) -> nn.Module:
         """See :meth:`Method.load`.
@@ -84,11 +68,13 @@ class PeftMethod(Method[OptionsT]):
         Raises:
             AdapterzooError: the saved adapter is not complete, is of another method, or names code or other models.
         """
-        from peft import PeftModel
+        from peft import PeftConfig, PeftModel
 
         _check_config(folder, self.peft_config(model, options, context))
+        config = as_trained(PeftConfig.from_pretrained(str(folder)), model)
+        config.inference_mode = True
         with self.layers(), targets_as_given():
-            wrapped = PeftModel.from_pretrained(model, str(folder))
+            wrapped = PeftModel.from_pretrained(model, str(folder), config=config)
         _check_keys(wrapped, folder)
         return _keep_dtype(wrapped)
 
@@ -108,8 +94,8 @@ class PeftMethod(Method[OptionsT]):
         return {"adjusted": adjusted} if adjusted else {}
 
 
-def sort_names(config: PeftConfig, folder: Path) -> None:
-    """Put the names in a saved configuration in alphabetical order.
+def tidy_config(model: Any, config: PeftConfig, folder: Path) -> None:
+    """Put the names in a saved configuration in alphabetical order, in words that plain PEFT does not misread.
 
     PEFT keeps them in sets, and would save them in another order in each process.
     """
@@ -117,6 +103,8 @@ def sort_names(config: PeftConfig, folder: Path) -> None:
     for name, value in vars(config).items():
         if isinstance(value, set) and isinstance(saved.get(name), list):
             saved[name] = sorted(saved[name])
+    targets = getattr(model.base_model, "targeted_module_names", [])
+    saved = as_plain_peft_reads(saved, getattr(model.get_base_model().config, "model_type", None), targets)
     (folder / CONFIG).write_text(json.dumps(saved, indent=2, sort_keys=True), encoding="utf-8")
 
 

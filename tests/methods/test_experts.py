@@ -19,7 +19,6 @@ from adapterzoo.methods.registry import registry
 
 TOKENS = torch.tensor([[5, 9, 33, 71, 20, 14], [3, 44, 8, 90, 17, 61]])
 CONTEXT = Context(quantization="none", total_steps=3, gradient_accumulation=1, seed=0)
-RENAMED_BY_PEFT = "deepseek_v3"  # its shared experts have the names that PEFT takes for fused ones
 
 
 def trained(model: Any, name: str, **options: Any) -> Any:
@@ -73,8 +72,7 @@ def test_fused_experts_are_trained_saved_and_merged(family: str, tmp_path: Path)
     method.save(wrapped, tmp_path)
     options = method.options(target_parameters="all-experts")
     assert torch.equal(logits(method.load(copy.deepcopy(base), tmp_path, options, CONTEXT).eval()), after)
-    if family != RENAMED_BY_PEFT:
-        assert torch.equal(logits(PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path)).eval()), after)
+    assert (logits(PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path)).eval()) - after).abs().max() < 1e-5
     assert (logits(method.merge(wrapped)) - after).abs().max() < 1e-5
 
 
