@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from adapterzoo import Context, LinearOptions, PeftMethod, Problem, hookimpl
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from peft import PeftConfig
     from torch import nn
@@ -119,6 +121,13 @@ class Adalora(PeftMethod[AdaloraOptions]):
             else:
                 getattr(allocator, kind)[name] = tensor.to(device)
         model.peft_config["default"].rank_pattern = ranks or None
+
+    def load(self, model: nn.Module, folder: Path, options: AdaloraOptions, context: Context) -> nn.Module:
+        """See :meth:`PeftMethod.load`. Losses can be computed with it, for which PEFT needs the adapter's name."""
+        wrapped: Any = super().load(model, folder, options, context)
+        wrapped.base_model.trainable_adapter_name = "default"
+        loaded: nn.Module = wrapped
+        return loaded
 
     def findings(self, model: Any) -> dict[str, Any]:
         """Return the final rank of each layer."""

@@ -414,13 +414,15 @@ def quick(case: Case) -> bool:
     """Tell whether a case is among those that run by default; ``adapterzoo plugin check --all`` tries all of them.
 
     The seven methods of the quickstart are tried with every quantization, and for three types of tasks. For the others,
-    one quantization and two types have to be enough, and a Llama for those that leave the layers to PEFT.
+    one quantization has to be enough. Those that leave the layers to PEFT, and so the new heads of other tasks, are
+    tried on a Llama only; those with layers of their own on two architectures, and for classification.
     """
     first = case.quantization == case.method.quantizations[0]
     if case.method.name in METHODS:
         return case.task_type in ("CAUSAL_LM", "SEQ_CLS", "SEQ_2_SEQ_LM") and (first or case.architecture == "llama")
-    models = ("llama", "gpt_neox") if not isinstance(case.method, PeftMethod) else ("llama",)
-    return case.task_type in ("CAUSAL_LM", "SEQ_CLS") and first and case.architecture in models
+    if isinstance(case.method, PeftMethod):
+        return first and case.architecture == "llama" and case.task_type == case.method.task_types[0]
+    return first and case.architecture in ("llama", "gpt_neox") and case.task_type in ("CAUSAL_LM", "SEQ_CLS")
 
 
 # This runs by default although it takes long, because the comparison relies on sound methods.
