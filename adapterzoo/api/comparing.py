@@ -70,6 +70,8 @@ def run(
     seeds: Sequence[int] = (),
     overrides: Sequence[str] = (),
     jobs: int | None = None,
+    ray: str | None = None,
+    gpus: float | None = None,
     reporter: Reporter | None = None,
 ) -> PrintedComparison:
     """Train and measure every cell of a recipe that has no result yet, and compare all results.
@@ -81,6 +83,8 @@ def run(
         seeds: the seeds to run; by default those of the recipe.
         overrides: assignments like ``train.steps=10``, used only if the recipe is a path.
         jobs: how many cells run at the same time; by default the recipe's number. 0 runs them in this process.
+        ray: address of a Ray cluster whose nodes do the cells; by default this machine does.
+        gpus: share of a GPU that each cell gets in the cluster; by default one, if it has any.
         reporter: the object that shows the progress; by default it is shown in a notebook only.
 
     Returns:
@@ -91,13 +95,15 @@ def run(
     """
     from adapterzoo.running import runner
     from adapterzoo.running.progress import notebook_reporter
+    from adapterzoo.running.ray_cluster import RayCluster
 
     checked = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     if jobs is not None:
         checked = checked.model_copy(update={"jobs": jobs})
     # Make the path absolute now, because a method may change the working directory.
     folder = Path(out if out is not None else output_folder(checked.name, overrides)).absolute()
-    runner.run(checked, folder, methods, seeds, reporter or notebook_reporter())
+    cluster = RayCluster(ray, gpus) if ray is not None else None
+    runner.run(checked, folder, methods, seeds, reporter or notebook_reporter(), cluster)
     return compare(folder)
 
 

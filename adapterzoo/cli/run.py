@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections import Counter
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0),
     help="Cells that run at the same time [as in the recipe]; 0 = one by one in this process.",
 )
+@click.option("--ray", metavar="ADDRESS", help="Let the nodes of this Ray cluster do the cells: HOST:PORT, or auto.")
+@click.option(
+    "--gpus",
+    type=float,
+    help="With --ray: share of a GPU for each cell [1 if the cluster has any]; with 0.5, two cells share one.",
+)
 @click.option("--dry-run", is_flag=True, help="Only say what would be done with each cell, and why.")
 @click.option("--plan-only", is_flag=True, help="Only write the plan into the folder, for workers: adapterzoo work.")
 def run(
@@ -36,6 +43,8 @@ def run(
     overrides: tuple[str, ...],
     out: Path | None,
     jobs: int | None,
+    ray: str | None,
+    gpus: float | None,
     dry_run: bool,
     plan_only: bool,
 ) -> None:
@@ -53,7 +62,14 @@ def run(
     from adapterzoo.comparison import compare
     from adapterzoo.report import table
     from adapterzoo.running import runner
+    from adapterzoo.running.ray_cluster import RayCluster
 
+    if gpus is not None and ray is None:
+        raise click.UsageError("--gpus is for --ray.")
+    if ray is not None and plan_only:
+        raise click.UsageError("--plan-only is for workers that you start yourself: leave --ray out.")
+    if ray is not None:
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")  # keep the logs of nodes out of the progress display
     if dry_run:
         with stdout_to_stderr():
             cells = runner.dry_run(checked, folder, methods, seeds)
@@ -67,7 +83,7 @@ def run(
         _show_plan(cells, f"planned. Start as many workers as you like: adapterzoo work {shlex.quote(str(folder))}")
         return
     with shown_progress() as progress:
-        results = runner.run(checked, folder, methods, seeds, progress)
+        results = runner.run(checked, folder, methods, seeds, progress, RayCluster(ray, gpus) if ray else None)
     table.render(compare(folder), stdout())
     if not all(result.ok for result in results):
         sys.exit(1)

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def environment(more: Sequence[str] = ()) -> dict[str, Any]:
 
     cuda = torch.cuda.is_available()
     return {
-        "packages": {name: _version(name) for name in (*PACKAGES, *more)},
+        "packages": versions((*PACKAGES, *more)),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
@@ -34,6 +34,11 @@ def environment(more: Sequence[str] = ()) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if cuda else "cpu",
     }
+
+
+def versions(packages: Iterable[str]) -> dict[str, str | None]:
+    """Return package -> its version; None if it is not known."""
+    return {name: _version(name) for name in packages}
 
 
 def version_of(package: str) -> str:

@@ -64,6 +64,10 @@ class ProcessHandle:
         """Number of the process, which is also the number of its process group."""
         raise NotImplementedError
 
+    def give(self, item: Any) -> None:
+        """Give the process its next piece of work, if it is of a kind that does several."""
+        raise NotImplementedError
+
     def failure(self) -> str | None:
         """Return why a process that has ended failed; None if it did not fail."""
         code = self.wait()

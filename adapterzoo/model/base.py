@@ -97,6 +97,7 @@ def load(
     form: ModelForm = CAUSAL_FORM,
     *,
     dequantized: bool = False,
+    name: str | None = None,
 ) -> Base:
     """Load the base model with one quantization.
 
@@ -107,6 +108,7 @@ def load(
         max_length: number of tokens of the longest row; the choice of the attention implementation depends on it.
         form: the form in which the task needs the model.
         dequantized: whether to turn quantized weights back into ordinary ones.
+        name: the name of the model in saved adapters; by default its location.
 
     Raises:
         UserError: transformers cannot load the model.
@@ -115,9 +117,26 @@ def load(
 
     def load_model() -> nn.Module:
         loaded = load_weights(model, location, quantization, max_length, form)
+        if name is not None:
+            loaded.name_or_path = name
         return dequantize(loaded, model.dtype) if dequantized else loaded
 
     return Base(load_model(), "none" if dequantized else quantization, load_model)
+
+
+@contextmanager
+def named(model: nn.Module, name: str) -> Iterator[None]:
+    """Let the configuration of a model, which saved adapters name, say in a ``with`` block where it was loaded from."""
+    config: Any = getattr(model, "config", None)
+    before = getattr(config, "_name_or_path", None)
+    if not isinstance(before, str):
+        yield
+        return
+    config._name_or_path = name
+    try:
+        yield
+    finally:
+        config._name_or_path = before
 
 
 def _packed_parameters(module: nn.Module) -> int:

@@ -69,7 +69,7 @@ def refuse_damaged(location: str) -> None:
     folder = Path(location)
     if not folder.is_dir():
         return
-    for path in _files(folder):
+    for path in model_files(folder):
         try:
             if problem := _damage(path):
                 raise UserError.at(str(path), *problem)
@@ -121,13 +121,13 @@ def fingerprint(location: str, config: Any) -> str | None:
     if not folder.is_dir():
         return getattr(config, "_commit_hash", None)
     try:
-        digests = file_digests(_files(folder))
+        digests = file_digests(model_files(folder))
     except OSError as error:
         raise UserError.at(f"model {location}", f"cannot be read: {error.filename}: {error.strerror}.") from None
     return text_digest("\0".join(f"{path.relative_to(folder)}={digest}" for path, digest in digests.items()))
 
 
-def _files(folder: Path) -> list[Path]:
+def model_files(folder: Path) -> list[Path]:
     """Return a model's files: those in its folder, and those that transformers reads in subfolders."""
     names = {name for index in folder.glob("*.index.json") for name in _names_in(index)}
     shards = {folder / name for name in names if stays_inside(name)}

@@ -22,8 +22,6 @@ class CellResults:
     """Makes the results of the cells of one run."""
 
     def __init__(self, prepared: Prepared, identity: Mapping[str, Any]) -> None:
-        from adapterzoo.machine.environment import environment
-
         self.prepared = prepared
         self.threads = 1
         """number of threads of each cell"""
@@ -31,15 +29,25 @@ class CellResults:
         """number of cells that run at the same time"""
         self.device: str | None = None
         """name of the GPU that this process uses; None for the first GPU, or the CPU"""
-        self._environment = environment(_packages(prepared))
+        self.describe_machine()
         self._common: dict[str, Any] = {
             "fingerprints": {"recipe": identity_hash(identity), **prepared.fingerprints},
             "recipe": dict(identity),
         }
 
+    def describe_machine(self) -> None:
+        """Note the package versions and the hardware of this machine, which may not be the one that made the plan."""
+        from adapterzoo.machine.environment import environment
+
+        self.machine: dict[str, Any] = environment(_packages(self.prepared))
+
+    def packages(self) -> dict[str, str | None]:
+        """Return the packages that scores depend on, with their versions."""
+        return dict(self.machine["packages"])
+
     def make(self, cell: Cell, **values: Any) -> Result:
         """Return the result of a cell: its settings, what all cells of the run share, and the given values."""
-        environment = {**self._environment, "threads": self.threads, "jobs": self.jobs}
+        environment = {**self.machine, "threads": self.threads, "jobs": self.jobs}
         if self.device is not None:
             environment["device"] = self.device
         return Result(
@@ -55,7 +63,7 @@ class CellResults:
 
     def depends_on(self, cell: Cell) -> Mapping[str, Any]:
         """Return what training depends on beside the recipe; a checkpoint is used only if all of this is the same."""
-        return {**cell.settings, "packages": self._environment["packages"]}
+        return {**cell.settings, "packages": self.machine["packages"]}
 
 
 def _packages(prepared: Prepared) -> list[str]:

@@ -77,8 +77,10 @@ class Reporter:
 
     def start(self, label: str, seed: int) -> None:
         """Note that a cell starts."""
-        self._started += 1
-        self._running[label, seed] = RunningCell(label if not seed else f"{label} (seed {seed})", self._started)
+        before = self._running.get((label, seed))  # it starts again if the machine that did it was lost
+        self._started += before is None
+        number = before.number if before else self._started
+        self._running[label, seed] = RunningCell(label if not seed else f"{label} (seed {seed})", number)
         self._write()
 
     def phase(self, label: str, seed: int, name: str) -> None:

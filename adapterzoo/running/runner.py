@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from adapterzoo.errors import is_disk_full
+from adapterzoo.errors import UserError, is_disk_full
 from adapterzoo.machine import gpu, processes, stopping
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.stopwatch import Stopwatch
@@ -26,6 +26,8 @@ from adapterzoo.running import room
 from adapterzoo.running.fork_queue import ForkQueue
 from adapterzoo.running.gpu_queue import GpuQueue
 from adapterzoo.running.planned import PlannedCell, planned_cells
+from adapterzoo.running.ray_cluster import RayCluster
+from adapterzoo.running.ray_queue import RayQueue
 from adapterzoo.running.reporter import Reporter
 from adapterzoo.running.schedule import Schedule, SerialSchedule
 from adapterzoo.running.worker import Worker
@@ -33,6 +35,7 @@ from adapterzoo.terminal import duration
 
 Say = Callable[[str], None]
 PrepareRun = Callable[[Say, Callable[[], None]], Prepared]
+MakeSchedule = Callable[[Worker, Reporter, Stopwatch, Claims], Schedule]
 WorkerType = Callable[[Prepared, Store, Mapping[str, Any]], Worker]
 
 
@@ -42,6 +45,7 @@ def run(
     methods: Sequence[str] = (),
     seeds: Sequence[int] = (),
     reporter: Reporter | None = None,
+    cluster: RayCluster | None = None,
 ) -> list[Result]:
     """Train and measure every cell that has no result yet; return the results of all cells.
 
@@ -53,12 +57,20 @@ def run(
         methods: labels or names of methods to run; if empty, all methods of the recipe.
         seeds: seeds to run; if empty, the recipe's.
         reporter: shows the progress.
+        cluster: a Ray cluster whose nodes do the cells; by default this machine does.
 
     Raises:
         UserError: something is wrong with the recipe, the data, the model or the folder; nothing was trained.
         OSError: a disk is full, or a file cannot be written; finished cells and checkpoints are kept.
     """
-    return run_cells(recipe, out, partial(prepare, recipe, methods, seeds), reporter or Reporter())
+    prepare_run, reporter = partial(prepare, recipe, methods, seeds), reporter or Reporter()
+    if cluster is None:
+        return run_cells(recipe, out, prepare_run, reporter)
+    if recipe.jobs == 0:
+        what = "0 means that this process does all cells, and with --ray other machines do."
+        raise UserError.at("jobs", what, "Leave one of them out.")
+    with cluster.connected():
+        return run_cells(recipe, out, prepare_run, reporter, make_schedule=partial(RayQueue, cluster=cluster))
 
 
 def run_cells(
@@ -68,6 +80,7 @@ def run_cells(
     reporter: Reporter,
     worker_type: WorkerType = Worker,
     claims: Claims | None = None,
+    make_schedule: MakeSchedule | None = None,
 ) -> list[Result]:
     """Do every cell of a prepared run that has no result yet; return the results of all cells.
 
@@ -79,13 +92,15 @@ def run_cells(
         reporter: shows the progress.
         worker_type: makes the object that does the cells, from the run, its folder and its identity.
         claims: how workers that share a planned folder divide its cells; by default this run has the folder for itself.
+        make_schedule: makes the schedule of the cells; by default it is chosen by what this machine has.
 
     Raises:
         UserError: something is wrong with the recipe, the data, the model or the folder; nothing was done.
         OSError: a disk is full, or a file cannot be written; finished cells and checkpoints are kept.
     """
     clock, claims = Stopwatch(), claims or Claims()
-    with scheduled(recipe, out, prepare_run, worker_type, reporter, clock, claims) as (schedule, identity):
+    chosen = scheduled(recipe, out, prepare_run, worker_type, reporter, clock, claims, make_schedule)
+    with chosen as (schedule, identity):
         store, cells = schedule.store, [(cell.label, cell.seed) for cell in schedule.prepared.cells]
         if (too_small := room.warning(schedule.prepared, schedule.todo, out)) is not None:
             reporter.say(too_small)
@@ -137,6 +152,7 @@ def scheduled(
     reporter: Reporter,
     clock: Stopwatch,
     claims: Claims,
+    make_schedule: MakeSchedule | None = None,
 ) -> Iterator[tuple[Schedule, dict[str, Any]]]:
     """Prepare a run and yield its schedule, and the recipe's identity; then set the number of threads back."""
     # If torch has used several threads in a process, processes forked from it cannot use several threads.
@@ -159,7 +175,9 @@ def scheduled(
         with quiet_libraries():
             worker = worker_type(prepared, store, identity)
             schedule: Schedule
-            if prepared.recipe.jobs != 0 and processes.can_fork():
+            if make_schedule is not None:
+                schedule = make_schedule(worker, reporter, clock, claims)
+            elif prepared.recipe.jobs != 0 and processes.can_fork():
                 schedule = ForkQueue(worker, reporter, clock, claims, forks_may_use_threads)
             elif prepared.recipe.jobs != 0 and (gpus := gpu.visible()):
                 schedule = GpuQueue(worker, reporter, clock, claims, gpus)

@@ -80,9 +80,9 @@ class WorkQueue(Schedule):
             self.worker.results.threads, self.worker.results.jobs = concurrency.threads, concurrency.jobs
             self.jobs = self.reporter.jobs = concurrency.jobs
             while self.running or (self._something_to_do() and not stopping.asked()):
-                while len(self.running) < concurrency.jobs and (item := self._next()) is not None:
+                while len(self.running) < self.jobs and (item := self._next()) is not None:
                     self._start(item, concurrency.threads)
-                processes.wait_for_any(list(self.running))
+                self._wait()
                 if stopping.asked() and not self.stopping:
                     self.stopping = True
                     for process in self.running:
@@ -128,8 +128,19 @@ class WorkQueue(Schedule):
         """Make a process begin an item; return the process."""
         raise NotImplementedError
 
+    def _wait(self) -> None:
+        """Wait for a message or the end of a process, but not long."""
+        processes.wait_for_any(list(self.running))
+
     def _release(self, process: ProcessHandle, item: WorkItem, result: Result | None) -> None:
         """Keep a process for its next item, or end it; the result is the cell's, None for the untouched base model."""
+
+    def _must_repeat(self, process: ProcessHandle, item: WorkItem) -> bool:
+        """Tell whether an item that has ended waits again, because another worker has its cell."""
+        if process not in self.overtaken or item.cell is None:
+            return False
+        self.claims.forget((item.cell.label, item.cell.seed))
+        return True
 
     def _end_processes(self) -> None:
         """End all processes."""
@@ -224,12 +235,11 @@ class WorkQueue(Schedule):
             del self.running[process], self.begun[process]
             if not process.alive:
                 process.kill()  # ends the processes that it has left
-            if process in self.overtaken and item.cell is not None:
-                self.claims.forget((item.cell.label, item.cell.seed))
-                self.waiting.append(item)  # until the other worker has done it
+            if self._must_repeat(process, item):
+                self.waiting.append(item)
                 self._release(process, item, None)
-                return
-            self._release(process, item, self._handle_end(item, process))
+            else:
+                self._release(process, item, self._handle_end(item, process))
 
     def _handle_message(self, item: WorkItem, name: str, *values: Any) -> None:
         """Handle a message that an item has sent; a cell sends the calls of its watch."""

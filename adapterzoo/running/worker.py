@@ -44,6 +44,8 @@ class Worker:
         self.prepared = prepared
         self.store = store
         self.results = CellResults(prepared, identity)
+        self.model_folder: str | None = None
+        """folder of the base model, if this machine does not have it where the run was prepared"""
 
     def load(self, quantization: str) -> Base:
         """Load the run's base model with a quantization.
@@ -53,10 +55,9 @@ class Worker:
         """
         from adapterzoo.model import base
 
-        recipe = self.prepared.recipe
-        return base.load(
-            recipe.model, self.prepared.location, quantization, recipe.data.max_length, self.prepared.encoded.form
-        )
+        recipe, location = self.prepared.recipe, self.prepared.location
+        length, form = recipe.data.max_length, self.prepared.encoded.form
+        return base.load(recipe.model, self.model_folder or location, quantization, length, form, name=location)
 
     def do(
         self,
@@ -234,9 +235,12 @@ class Worker:
         Raises:
             PluginError: the method wrote no safetensors file.
         """
+        from adapterzoo.model.base import named
+
         new = temporary_path(folder)
         remove(new)
-        save_adapter(adapted.method, adapted.model, adapted.head, new)
+        with named(adapted.model, self.prepared.location):
+            save_adapter(adapted.method, adapted.model, adapted.head, new)
         if not has_weights(new):
             raise PluginError(f"save() of {adapted.method.name} wrote no safetensors into its folder")
         self.prepared.encoded.tokenizer.save_pretrained(str(new))

@@ -72,6 +72,11 @@ def find(folder: Path) -> Checkpoint | None:
     return next((checkpoint for path in reversed(_all(folder)) if (checkpoint := _read(path))), None)
 
 
+def completed(folder: Path) -> list[Path]:
+    """Return the folders of the checkpoints that were written to their end, in the order of their steps."""
+    return [path for path in _all(folder) if (path / MANIFEST).is_file()]
+
+
 def keep_newest(folder: Path, limit: int) -> None:
     """Remove all but the newest checkpoints.
 

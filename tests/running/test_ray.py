@@ -1,0 +1,152 @@
+"""Check runs on a Ray cluster of two nodes, which are processes on this machine."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from killing import differences
+
+from adapterzoo.running.ray_agent import Order
+from adapterzoo.running.ray_process import RayProcess
+from adapterzoo.running.ray_queue import RayQueue
+from adapterzoo.running.reporter import Reporter
+from adapterzoo.running.schedule import CellWatch
+from adapterzoo.running.work_queue import WorkItem
+
+NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+# Notice soon that a node is dead, and start no process before one is needed.
+QUICK = {
+    "health_check_initial_delay_ms": 500,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 2000,
+    "health_check_failure_threshold": 2,
+    "prestart_worker_first_driver": False,
+}
+QUIET = ("--set", "evaluate.base=false", "--set", "evaluate.shots=0")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Start a cluster of two nodes with one core each, and with a cache of its own."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADAPTERZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        started = Cluster(initialize_head=True, head_node_args={**NODE, "_system_config": QUICK})
+        started.add_node(**NODE)
+        yield started
+        started.shutdown()
+
+
+def test_nodes_with_other_versions_are_refused_before_anything_is_loaded(
+    cluster: Any, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from adapterzoo.machine import environment
+
+    monkeypatch.setattr(environment, "versions", lambda names: dict.fromkeys(names, "0.1"))
+    ended = adapterzoo("run", write_recipe("lora"), "--ray", cluster.address, "--out", tmp_path / "o")
+    assert ended.exit_code == 2
+    assert "has torch 2." in ended.stderr
+    assert "and this machine torch 0.1." in ended.stderr
+    assert not [*tmp_path.glob("o/lora")]
+
+
+def test_nodes_that_see_the_folder_give_the_results_of_a_local_run(
+    cluster: Any, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    recipe = write_recipe("lora, ia3", "tune: {learning_rate: {low: 1e-4, high: 1e-2, trials: 2}}\n")
+    assert adapterzoo("run", recipe, "--jobs", "1", "--out", tmp_path / "here").exit_code == 0
+    # Nothing in the working directory may take the place of a module.
+    (tmp_path / "cwd" / "adapterzoo").mkdir(parents=True)
+    (tmp_path / "cwd" / "signal.py").write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path / "cwd")
+    done = adapterzoo("run", recipe, "--ray", cluster.address, "--jobs", "1", "--out", tmp_path / "there")
+    assert done.exit_code == 0, done.stderr
+    assert differences(tmp_path / "here", tmp_path / "there") == []
+
+
+def test_a_cell_whose_node_is_lost_goes_on_elsewhere_from_its_checkpoint(
+    cluster: Any, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The nodes see neither the output folder nor the base model."""
+    recipe, out = write_recipe("lora, ia3"), tmp_path / "there"
+    long = (*QUIET, "--set", "train.save_steps=20", "--set", "train.steps=150")
+    assert adapterzoo("run", recipe, *long, "--out", tmp_path / "here").exit_code == 0
+    order, step, steps, lost = vars(RayQueue)["_order"].func, CellWatch.step, list[tuple[str, int]](), list[str]()
+
+    def without_folders(queue: RayQueue) -> Order:
+        return replace(order(queue), probe=(tmp_path / "nothing", ""), model=("/nowhere", queue.prepared.weights))
+
+    def lose_its_node(watch: CellWatch, number: int, *values: Any) -> None:
+        step(watch, number, *values)
+        label, second = watch._cell[0], cluster.list_all_nodes()[-1]
+        steps.append((label, number))
+        running = watch._schedule.running  # type: ignore[attr-defined]
+        nodes = {item.cell.label: process.opened.node_id for process, item in running.items() if item.cell}
+        if not lost and nodes[label] == second.node_id and [*out.glob(f"{label}/*/checkpoints/checkpoint-*")]:
+            lost.append(label)
+            cluster.remove_node(second, allow_graceful=False)
+            steps.clear()
+
+    monkeypatch.setattr(RayQueue, "_order", property(without_folders))
+    monkeypatch.setattr(CellWatch, "step", lose_its_node)
+    done = adapterzoo("run", recipe, *long, "--ray", cluster.address, "--out", out)
+    assert done.exit_code == 0, done.stderr
+    (label,) = lost
+    assert f"{label}, seed 0 is done elsewhere" in done.stderr
+    assert min(number for name, number in steps if name == label) > 20, "since then, it never began anew"
+    assert differences(tmp_path / "here", out) == []
+
+
+def test_an_item_whose_node_is_lost_is_done_again_at_most_three_times() -> None:
+    queue, process = RayQueue.__new__(RayQueue), RayProcess.__new__(RayProcess)
+    queue.overtaken, queue.overdue, queue.of_base, queue.repeats = set(), set(), {}, Counter()
+    queue.reporter, process.opened, process.lost = Reporter(), None, "it has no power"
+    item = WorkItem("none")
+    assert [queue._must_repeat(process, item) for _ in range(5)] == [True, True, True, False, False]
+    assert process.failure() == "its process on a node was lost: it has no power"
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", "does not answer: ConnectionRefusedError"),
+        ("here", "is no address of a Ray cluster. Give HOST:PORT"),
+    ],
+)
+def test_an_address_at_which_nobody_answers(
+    address: str, message: str, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    ended = adapterzoo("run", write_recipe("lora"), "--ray", address, "--out", tmp_path / "o")
+    assert ended.exit_code == 2
+    assert f"--ray {address}: {message}" in ended.stderr
+
+
+def test_what_is_said_without_ray_and_with_options_that_do_not_go_together(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    recipe = write_recipe("lora")
+    ended = adapterzoo("run", recipe, "--ray", "auto")
+    assert ended.exit_code == 2
+    assert "needs Ray, which is not installed. Run: pip install 'adapterzoo[ray]'." in ended.stderr
+    for options, message in (
+        (("--ray", "auto", "--jobs", "0"), "Leave one of them out."),
+        (("--ray", "auto", "--plan-only"), "leave --ray out."),
+        (("--gpus", "1"), "--gpus is for --ray."),
+    ):
+        ended = adapterzoo("run", recipe, *options)
+        assert ended.exit_code == 2
+        assert message in ended.stderr
