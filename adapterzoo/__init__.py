@@ -16,6 +16,7 @@ from adapterzoo.methods.layers import trained_parameters as trained
 from adapterzoo.methods.peft import PeftMethod
 from adapterzoo.methods.registry import registry
 from adapterzoo.metrics.contract import ColumnStyle, Metric
+from adapterzoo.quantizations.contract import Quantization
 from adapterzoo.recipe.reading import load_recipe
 from adapterzoo.recipe.schema import Recipe
 from adapterzoo.rewards.contract import Reward
@@ -45,6 +46,7 @@ __all__ = [
     "PluginError",
     "Prediction",
     "Problem",
+    "Quantization",
     "Recipe",
     "Reward",
     "Task",

@@ -1,4 +1,4 @@
-"""Load the methods, metrics and tasks of installed packages, through the entry-point group ``adapterzoo``."""
+"""Load what the plugins of installed packages bring, through the entry-point group ``adapterzoo``."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from adapterzoo.errors import PluginError, did_you_mean
 from adapterzoo.terminal import duration, stderr, stdout_to_stderr, tell
 
 BUILT_IN = "adapterzoo"
-# When this environment variable is 1, only the built-in methods, metrics and tasks are loaded.
+# When this environment variable is 1, only the built-in methods, metrics, tasks and quantizations are loaded.
 NO_THIRD_PARTY = "ADAPTERZOO_NO_THIRD_PARTY"
 SLOW_SECONDS = 3.0  # a plugin that takes longer to load is named, because every command waits for it
 MAX_BROKEN_SHOWN = 3  # plugins that were left out, in the hint for an unknown name
 MAX_SUMMARY = 200  # in characters: lists show a summary in one line
-ItemT = TypeVar("ItemT")  # a method, a metric, a task or a reward
+ItemT = TypeVar("ItemT")  # a method, a metric, a task, a reward or a quantization
 
 
 @dataclass(frozen=True)

@@ -30,4 +30,9 @@ def adapterzoo_rewards() -> list[object]:  # type: ignore[empty-body]
     """Return the rewards of this plugin, each an :class:`adapterzoo.Reward`."""
 
 
+@hookspec
+def adapterzoo_quantizations() -> list[object]:  # type: ignore[empty-body]
+    """Return the quantizations of this plugin, each an :class:`adapterzoo.Quantization`."""
+
+
 HOOKS = tuple(name for name in dir() if name.startswith("adapterzoo_"))

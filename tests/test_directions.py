@@ -20,6 +20,7 @@ ORDER = (
     "entry_points",
     "machine",
     "results",
+    "quantizations",
     "methods",
     "metrics",
     "rewards",
@@ -81,7 +82,9 @@ def test_every_package_is_installed() -> None:
     """The list in pyproject.toml is kept by hand, because plugins/ is installed under another name."""
     folders = {".".join(path.parent.parts) for path in CORE.rglob("__init__.py")}
     listed = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
-    assert folders | {"adapterzoo_plugins", "adapterzoo_plugins.tasks"} == set(listed)
+    assert folders | {"adapterzoo_plugins", "adapterzoo_plugins.quantizations", "adapterzoo_plugins.tasks"} == set(
+        listed
+    )
 
 
 def test_imports_go_one_way() -> None:

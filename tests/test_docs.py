@@ -9,10 +9,12 @@ from pathlib import Path
 
 from adapterzoo.cli import main
 from adapterzoo.cli.methods import markdown
+from adapterzoo.cli.quantizations import markdown as quantizations_markdown
 from adapterzoo.conformance import PROPERTIES
 from adapterzoo.entry_points import BUILT_IN
 from adapterzoo.methods.contract import attributes
 from adapterzoo.methods.registry import Registry
+from adapterzoo.quantizations.registry import Quantizations
 from adapterzoo.recipe.reading import load_recipe
 from adapterzoo.report import capabilities
 from adapterzoo.tasks.registry import Tasks
@@ -20,6 +22,8 @@ from adapterzoo.tasks.registry import Tasks
 README = Path("README.md").read_text(encoding="utf-8")
 TABLE = re.compile(r"(<!-- adapterzoo methods --markdown -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 CAPABILITIES = re.compile(r"(<!-- adapterzoo methods --capabilities markdown -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+QUANTIZATIONS = re.compile(r"(<!-- adapterzoo quantizations --markdown -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+QUANTIZATIONS_DOCUMENT = Path("docs/quantizations.md")
 CAPABILITIES_DOCUMENT = Path("docs/capabilities.md")
 CAPABILITIES_PAGE = Path("docs/capabilities.html")
 
@@ -34,6 +38,11 @@ def built_in() -> Registry:
 def what_they_can_do() -> capabilities.Table:
     points = [point for point in entry_points(group="adapterzoo") if point.dist and point.dist.name == BUILT_IN]
     return capabilities.table(built_in(), Tasks(points), built_in())
+
+
+def quantizations_tables() -> str:
+    points = [point for point in entry_points(group="adapterzoo") if point.dist and point.dist.name == BUILT_IN]
+    return quantizations_markdown(Quantizations(points), built_in())
 
 
 def methods_table() -> str:
@@ -63,6 +72,13 @@ def test_the_documents_of_capabilities_are_what_was_seen() -> None:
     assert found
     assert found.group(2) == capabilities.markdown(what_they_can_do())
     assert CAPABILITIES_PAGE.read_text(encoding="utf-8") == capabilities.html(what_they_can_do()) + "\n"
+
+
+def test_the_document_of_quantizations_is_what_was_seen() -> None:
+    """If this fails, ``make docs`` writes it again."""
+    found = QUANTIZATIONS.search(QUANTIZATIONS_DOCUMENT.read_text(encoding="utf-8"))
+    assert found
+    assert found.group(2) == quantizations_tables()
 
 
 def test_the_document_of_the_conformance_kit_has_every_property_and_every_method() -> None:
@@ -101,4 +117,7 @@ if __name__ == "__main__":
     text = CAPABILITIES_DOCUMENT.read_text(encoding="utf-8")
     text = CAPABILITIES.sub(lambda found: found.group(1) + table + found.group(3), text)
     CAPABILITIES_DOCUMENT.write_text(text, encoding="utf-8")
+    text = QUANTIZATIONS_DOCUMENT.read_text(encoding="utf-8")
+    text = QUANTIZATIONS.sub(lambda found: found.group(1) + quantizations_tables() + found.group(3), text)
+    QUANTIZATIONS_DOCUMENT.write_text(text, encoding="utf-8")
     CAPABILITIES_PAGE.write_text(capabilities.html(what_they_can_do()) + "\n", encoding="utf-8")

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from adapterzoo.digests import ending
 from adapterzoo.errors import Problem, UserError, did_you_mean
 from adapterzoo.files import special_file
-from adapterzoo.methods.contract import QUANTIZATIONS
 from adapterzoo.methods.registry import registry
+from adapterzoo.quantizations.registry import quantizations
 from adapterzoo.recipe import document
 from adapterzoo.recipe.reading import require_trust
 from adapterzoo.recipe.schema import Recipe
@@ -161,9 +161,12 @@ def _unusable(result: Result, where: str) -> Problem | None:
     if (name := result.method or "") not in registry():
         hint = f"The run had it from {result.plugin}." if result.plugin else registry().hint(name)
         return Problem(where, f"its method '{name}' is not installed.", hint)
-    if result.quantization not in QUANTIZATIONS:
-        what = f"was trained on the quantization '{result.quantization}', which there is not."
-        return Problem(where, what, f"There are: {', '.join(QUANTIZATIONS)}.")
+    known, name = quantizations(), result.quantization
+    if name not in known:
+        what = f"was trained on the quantization '{name}', which there is not."
+        return Problem(where, what, f"There are: {', '.join(known)}.")
+    if reason := known[name].why_not_here():
+        return Problem(where, f"was trained on the quantization {name}, which {reason.what}", reason.hint)
     return None
 
 

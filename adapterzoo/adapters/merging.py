@@ -12,6 +12,8 @@ from adapterzoo.adapters.loading import apply_adapter, load_base, question_row
 from adapterzoo.errors import UserError
 from adapterzoo.files import new_folder, require_free
 from adapterzoo.methods.registry import registry
+from adapterzoo.quantizations.contract import NONE
+from adapterzoo.quantizations.registry import quantizations
 from adapterzoo.results.intact import read_lines
 from adapterzoo.results.store import PREDICTIONS
 
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
 
 # Accept that rounding to a dtype changes logits by this share of their standard deviation, on average.
 ROUNDING = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.15}
-# An 8-bit base model also rounds what goes into its layers, which no merged model does.
-ROUNDED_INPUTS = {"int8": 0.05}
 # Ignore differences of logits below this share of their standard deviation.
 NEGLIGIBLE = 1e-4
 USE_ADAPTER = "Use the adapter as it is."
@@ -61,7 +61,7 @@ class Merger:
                 answers.
         """
         check_mergeable(adapter, to)
-        if adapter.result.quantization != "none":
+        if adapter.result.quantization != NONE:
             self.say(
                 f"{adapter.result.label}: trained on {adapter.result.quantization}, merged without quantization: "
                 f"the base model's weights get the values that they had on {adapter.result.quantization}"
@@ -92,7 +92,7 @@ class Merger:
             trained = _logits(apply_adapter(adapter, model, adapter.result.quantization), texts)
         if self.measure and not self._rows_are_read:
             self._rows, self._rows_are_read = TestRows.of(adapter, base, self.say), True
-        if adapter.result.quantization != "none":
+        if adapter.result.quantization != NONE:
             del base
             base, encoder = self._base(adapter, dequantized=True)
         with base.borrow() as model, torch.no_grad():
@@ -166,7 +166,9 @@ def _check_merged(adapter: Adapter, logits: _Logits, written: torch.Tensor) -> N
     def difference(first: torch.Tensor, second: torch.Tensor) -> float:
         return float((first - second).abs().mean() / logits.trained.std())
 
-    limit = max(ROUNDING[adapter.recipe.model.dtype], ROUNDED_INPUTS.get(adapter.result.quantization, 0.0))
+    # Some quantized base models also round what goes into their layers, which no merged model does.
+    rounded_inputs = quantizations()[adapter.result.quantization].rounded_inputs
+    limit = max(ROUNDING[adapter.recipe.model.dtype], rounded_inputs)
     if not (change := difference(logits.merged, logits.trained)) < limit:
         what = f"merging changes its logits by {change:.2g} of their standard deviation."
         raise UserError.at(f"--method {adapter.result.label}", what, USE_ADAPTER)

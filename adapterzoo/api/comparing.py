@@ -94,8 +94,8 @@ def run(
         UserError: the recipe, the data, the model or the folder is wrong.
     """
     from adapterzoo.running import runner
+    from adapterzoo.running.on_ray.cluster import RayCluster
     from adapterzoo.running.progress import notebook_reporter
-    from adapterzoo.running.ray_cluster import RayCluster
 
     checked = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     if jobs is not None:

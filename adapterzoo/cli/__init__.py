@@ -76,14 +76,15 @@ def _add_commands() -> None:
     from adapterzoo.cli.plugin import plugin
     from adapterzoo.cli.preview import preview
     from adapterzoo.cli.push import push
+    from adapterzoo.cli.quantizations import quantizations
     from adapterzoo.cli.run import run
     from adapterzoo.cli.schema import schema
     from adapterzoo.cli.view import view
     from adapterzoo.cli.work import work
 
     commands = (
-        methods, init, preview, check, run, work, compare, view, generate, evaluate, merge, export, push, schema,
-        plugin,
+        methods, quantizations, init, preview, check, run, work, compare, view, generate, evaluate, merge, export, push,
+        schema, plugin,
     )  # fmt: skip
     for command in commands:
         main.add_command(command)

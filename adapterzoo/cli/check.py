@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from adapterzoo.prepare.prepared import Prepared
     from adapterzoo.running.forecast import Expected, Forecast
 
-# The keys are dtypes and, for the weights of linear layers, quantizations. Quantization constants are included.
-BYTES_PER_PARAMETER = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.01, "nf4": 0.52}
+BYTES_PER_PARAMETER = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
+"""dtype -> bytes of a weight that is not quantized"""
 
 
 @click.command()
@@ -181,12 +181,11 @@ def _expected(forecast: Forecast) -> Iterator[str]:
 
 def _memory(prepared: Prepared, cell: Cell, trained: int) -> float:
     """Return the bytes of a cell's weights and optimizer."""
-    dtype, linear = prepared.recipe.model.dtype, prepared.linear_parameters
-    memory = (
-        linear * BYTES_PER_PARAMETER[dtype if cell.quantization == "none" else cell.quantization]
-        + trained * BYTES_PER_TRAINED_PARAMETER
-    )
-    return memory + (prepared.base_parameters - linear) * BYTES_PER_PARAMETER[dtype]
+    from adapterzoo.quantizations.registry import quantizations
+
+    linear, plain = prepared.linear_parameters, BYTES_PER_PARAMETER[prepared.recipe.model.dtype]
+    quantized = quantizations()[cell.quantization].bytes_per_parameter or plain
+    return linear * quantized + trained * BYTES_PER_TRAINED_PARAMETER + (prepared.base_parameters - linear) * plain
 
 
 def _size(cell: MethodCell) -> str:

@@ -16,6 +16,7 @@ from adapterzoo.errors import UserError
 from adapterzoo.methods.capabilities import capabilities
 from adapterzoo.methods.contract import GROUPS, QUANTIZATIONS, Method, attributes
 from adapterzoo.methods.registry import Registry, registry
+from adapterzoo.methods.trainable import trains_on
 from adapterzoo.report.capabilities import html, table
 from adapterzoo.report.capabilities import markdown as capabilities_markdown
 from adapterzoo.tasks.contract import Task
@@ -150,7 +151,7 @@ def _show_method(method: Method[Any], zoo: Registry) -> None:
         ("group", method.group),
         ("from", zoo.package(method.name)),
         ("tasks", _tasks(method)),
-        ("trains on", (", ".join(method.quantizations) or "-") + requirement),
+        ("trains on", (", ".join(trains_on(zoo, method.name)) or "-") + requirement),
         ("merges into", ", ".join(method.mergeable_into) or "-"),
         ("learning rate", f"{method.learning_rate:g} ({method.learning_rate_source})"),
         ("size option", method.size_option or "-"),

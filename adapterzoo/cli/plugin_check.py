@@ -14,8 +14,9 @@ from rich.table import Table
 
 from adapterzoo.cli.plugin_pool import in_pool
 from adapterzoo.errors import PluginError, UserError, did_you_mean
-from adapterzoo.methods.contract import QUANTIZATIONS
 from adapterzoo.methods.registry import registry
+from adapterzoo.methods.trainable import verdict
+from adapterzoo.quantizations.registry import quantizations as all_quantizations
 from adapterzoo.terminal import safe, stderr, stdout
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ CaseKey = tuple[str, str, str, str]
     "--quantization",
     "quantizations",
     multiple=True,
-    type=click.Choice(QUANTIZATIONS),
+    metavar="NAME",
     help="Check only this quantization of the base model, and no other task (repeatable).",
 )
 @click.option(
@@ -60,12 +61,18 @@ def check(
     chosen = chosen_methods("plugin check", names, everything)
     from adapterzoo.conformance import cases, family_cases, task_cases
 
-    if families:
-        found = [case for name in chosen for case in family_cases(name, _known(families), quantizations)]
-    else:
-        found = [case for name in chosen for case in (*cases(name), *([] if quantizations else task_cases(name)))]
+    for quantization in quantizations:
+        usable(f"plugin check --quantization {quantization}", quantization)
+    found = []
+    for name in chosen:
+        wanted = [other for other in quantizations if verdict(registry(), name, other) is True]
+        if quantizations and not wanted:
+            continue
+        if families:
+            found += family_cases(name, _known(families), wanted)
+        else:
+            found += cases(name, wanted) if wanted else [*cases(name), *task_cases(name)]
     keys = [(case.method.name, case.architecture, case.quantization, case.task_type) for case in found]
-    keys = [key for key in keys if not quantizations or key[2] in quantizations]
     if not keys:
         what = f"none of the methods trains on {' or '.join(quantizations)}."
         raise UserError.at("plugin check --quantization", what)
@@ -102,6 +109,13 @@ def _known(families: Sequence[str]) -> list[str]:
     if unknown := [name for name in families if name not in (*FAMILIES, "all")]:
         raise UserError.at(f"--family {unknown[0]}", "is not known.", did_you_mean(unknown[0], {*FAMILIES, "all"}))
     return list(FAMILIES) if "all" in families else list(dict.fromkeys(families))
+
+
+def usable(where: str, quantization: str) -> None:
+    """Raise UserError if a quantization does not exist, or cannot be used here."""
+    if reason := all_quantizations().why_not(quantization):
+        known = quantization in all_quantizations()
+        raise UserError.at(where, reason.what if known else "unknown quantization.", reason.hint)
 
 
 def chosen_methods(command: str, names: Sequence[str], everything: bool) -> list[str]:

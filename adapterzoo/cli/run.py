@@ -62,7 +62,7 @@ def run(
     from adapterzoo.comparison import compare
     from adapterzoo.report import table
     from adapterzoo.running import runner
-    from adapterzoo.running.ray_cluster import RayCluster
+    from adapterzoo.running.on_ray.cluster import RayCluster
 
     if gpus is not None and ray is None:
         raise click.UsageError("--gpus is for --ray.")

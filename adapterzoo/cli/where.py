@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from adapterzoo.errors import UserError, did_you_mean
-from adapterzoo.methods.capabilities import COLUMNS, capabilities
+from adapterzoo.methods.capabilities import COLUMNS, Record, capabilities
 from adapterzoo.methods.contract import TASK_TYPES
 from adapterzoo.methods.registry import Registry
+from adapterzoo.methods.trainable import verdict
+from adapterzoo.quantizations.registry import quantizations
 from adapterzoo.tasks.registry import Tasks
 
 
@@ -31,7 +33,8 @@ def parse(where: str, tasks: Tasks) -> list[Term]:
     Raises:
         UserError: a term is unknown, or there is none.
     """
-    columns = {**{column.lower(): column for column in COLUMNS}, **{name: tasks[name].task_type for name in tasks}}
+    columns = {**{column.lower(): column for column in COLUMNS}, **{name: name for name in quantizations()}}
+    columns |= {name: tasks[name].task_type for name in tasks}
     terms = []
     for written in filter(None, (term.strip() for term in where.split(","))):
         name = written.removeprefix("!").strip().lower()
@@ -50,13 +53,20 @@ def matching(zoo: Registry, terms: list[Term]) -> Matches:
     """Return the methods for which all terms hold."""
     found = Matches([], [])
     for name in zoo:
-        record = capabilities(zoo, name)
+        record = {**_on_quantizations(zoo, name), **capabilities(zoo, name)}
         values = [(record[term.column] is True) is term.wanted if term.column in record else None for term in terms]
         if zoo[name].unavailable is None and False not in values:
             (found.unknown if None in values else found.names).append(name)
     return found
 
 
+def _on_quantizations(zoo: Registry, name: str) -> Record:
+    """Return whether a method trains on each quantization, as far as that is known."""
+    verdicts = {quantization: verdict(zoo, name, quantization) for quantization in quantizations()}
+    return {quantization: found for quantization, found in verdicts.items() if found is not None}
+
+
 def _shown(tasks: Tasks) -> list[str]:
     """Return the terms as users write them: the columns, and the tasks by their names."""
-    return [*(column for column in COLUMNS if column not in TASK_TYPES), *tasks]
+    columns = [column for column in COLUMNS if column not in TASK_TYPES]
+    return [*columns, *(name for name in quantizations() if name not in COLUMNS), *tasks]

@@ -122,7 +122,8 @@ def cases(method: str | Method[Any], quantizations: Sequence[str] | None = None)
         PluginError: no installed method has that name.
     """
     method = _method(method)
-    found = [Case(method, model, name) for model in ARCHITECTURES for name in quantizations or method.quantizations]
+    names = method.quantizations if quantizations is None else quantizations
+    found = [Case(method, model, name) for model in ARCHITECTURES for name in names]
     return found if CAUSAL in method.task_types else []
 
 
@@ -142,9 +143,7 @@ def family_cases(
     from adapterzoo.conformance.families import FAMILIES
 
     method = _method(method)
-    chosen = (
-        [name for name in method.quantizations if name in quantizations] if quantizations else method.quantizations[:1]
-    )
+    chosen = quantizations or method.quantizations[:1]
     return [Case(method, family, name) for family in families or FAMILIES for name in chosen]
 
 

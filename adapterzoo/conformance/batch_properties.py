@@ -20,8 +20,8 @@ def rows_alone(method: Method[Any], observed: Observation) -> str | None:
     """Check that a row's answers do not depend on the rows beside it, nor on padding."""
     if "padding" in observed.errors:
         return f"forward() raised {describe_error(observed.errors['padding'])} for a single row"
-    if observed.quantization == "int8":
-        return NOT_CHECKED  # int8 arithmetic scales by the whole batch, so even the base's answers depend on it
+    if observed.batch_dependent:
+        return NOT_CHECKED
     many = f"of rows of up to {max(MANY_ROWS)} tokens in a batch of {len(MANY_ROWS)} and in batches of nine"
     hint = "see how forward() treats attention_mask and position_ids: padding is on the left"
     for first, second, base, base_alone, which in (
@@ -44,7 +44,7 @@ def rows_alone(method: Method[Any], observed: Observation) -> str | None:
 
 def shares_a_prefix(method: Method[Any], observed: Observation) -> str | None:
     """Check that rows joined behind a shared prefix have the same loss and gradients as padded rows."""
-    if not method.token_wise or observed.quantization == "int8":
+    if not method.token_wise or observed.batch_dependent:
         return NOT_CHECKED
     hint = "if it does not treat each token alone, declare token_wise = False"
     if "shared prefix" in observed.errors:

@@ -75,6 +75,16 @@ def try_method(method: Method[Any]) -> Record:
     return {column: record[column] for column in COLUMNS}
 
 
+def trains_on(method: Method[Any], quantization: str) -> bool | str:
+    """Return True if a method trains on a quantization, is saved and is loaded; otherwise what is wrong."""
+    spare_imported_modules()
+    world = World(method)
+    with quiet_libraries(), tempfile.TemporaryDirectory(prefix="adapterzoo-") as folder:
+        record = _Tries(method, Path(folder)).on(quantization)
+    world.restore()
+    return record[quantization]
+
+
 class _Tries:
     """Everything that is tried with one method."""
 
@@ -95,7 +105,7 @@ class _Tries:
         for task_type in TASK_TYPES:
             record[task_type] = _verdict(self.willing, self._use(self.quantization, task_type), SOUND)
         for quantization in QUANTIZATIONS:
-            record.update(self._on(quantization))
+            record.update(self.on(quantization))
         for columns, attempt in (
             (["resumes", "shared-prefix"], _resume),
             (["checkpointing"], _checkpointing),
@@ -116,7 +126,7 @@ class _Tries:
                 self.used[key].use_once()
         return self.used[key]
 
-    def _on(self, quantization: str) -> Record:
+    def on(self, quantization: str) -> Record:
         """Return whether the method trains on a quantization, and merges into it."""
         column, merging = f"merges-{quantization}", Record()
         if quantization != "none":
@@ -195,7 +205,7 @@ def _peft(method: Method[Any], observer: Observer) -> Record:
     with base.borrow() as model:
         expected = logits(_load(method, observer, model), observer.rows, 1)
     found = peft_logits(model_folder(trial.architecture), trial.adapter, [row.tokens for row in observer.rows.test])
-    gap, allowed = (found - expected).abs().max().item(), MERGE_TOLERANCE["none"] * expected.std().item()
+    gap, allowed = (found - expected).abs().max().item(), MERGE_TOLERANCE * expected.std().item()
     return {"peft": gap <= allowed or f"its logits in plain PEFT differ by {gap:.1g} (allowed: {allowed:.1g})"}
 
 
@@ -228,7 +238,7 @@ def _merge(method: Method[Any], observer: Observer) -> Record:
         base.invalidate()
     untouched, loaded, merged = measured
     gap, effect = (merged - loaded).abs().max().item(), (loaded - untouched).abs().max().item()
-    if not gap <= MERGE_TOLERANCE["none"] * effect:
+    if not gap <= MERGE_TOLERANCE * effect:
         wrong = f"the merged logits differ by {gap:.1g}, and its effect is {effect:.1g}"
         return dict.fromkeys(("merges", "export", "export-whole"), wrong)
     return {"merges": True, "export": export, "export-whole": whole}

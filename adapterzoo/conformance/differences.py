@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapterzoo.errors import PluginError, origin
+from adapterzoo.quantizations.contract import NONE
 
 if TYPE_CHECKING:
     import torch
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
 NOT_CHECKED = "-"
 """the verdict on a property that the method declares not to have, or that could not be checked"""
 # Accept a difference of logits up to this share of the standard deviation of the base's logits.
-TOLERANCE = {"none": 1e-4, "int8": 1e-3, "nf4": 1e-3}
+TOLERANCE, QUANTIZED_TOLERANCE = 1e-4, 1e-3
 # Accept a difference after a merge up to this share of the adapter's effect; quantized weights are rounded again.
-MERGE_TOLERANCE = {"none": 1e-3, "int8": 0.15, "nf4": 0.15}
+MERGE_TOLERANCE, QUANTIZED_MERGE_TOLERANCE = 1e-3, 0.15
 
 
 def logits_problem(observed: Observation, first: str, second: str, allowed: float, which: str, hint: str) -> str | None:
@@ -41,7 +42,12 @@ def distance(observed: Observation, first: str, second: str) -> float:
 def tolerance(observed: Observation) -> float:
     """Return the largest difference that is accepted between logits that should be the same."""
     spread: float = observed.logits["base"].std().item()
-    return TOLERANCE[observed.quantization] * spread
+    return (TOLERANCE if observed.quantization == NONE else QUANTIZED_TOLERANCE) * spread
+
+
+def merge_tolerance(quantization: str) -> float:
+    """Return the largest difference that is accepted after a merge, as a share of the adapter's effect."""
+    return MERGE_TOLERANCE if quantization == NONE else QUANTIZED_MERGE_TOLERANCE
 
 
 def tensors_problem(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from adapterzoo.conformance.trial import time_limit
 from adapterzoo.conformance.variants import Variant
 from adapterzoo.errors import Problem
+from adapterzoo.quantizations.registry import quantizations
 
 if TYPE_CHECKING:
     import torch
@@ -78,6 +79,11 @@ class Observation:
     """trained tensors of a second training with the same seed"""
     resumed: dict[str, torch.Tensor] = field(default_factory=dict)
     """trained tensors of a training that was resumed from a checkpoint of the first"""
+
+    @property
+    def batch_dependent(self) -> bool:
+        """Whether the base's own answers depend on the other rows of their batch, because of its quantization."""
+        return quantizations()[self.quantization].batch_dependent
 
     @property
     def hung(self) -> bool:

@@ -33,6 +33,7 @@ from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.world import World
 from adapterzoo.methods.contract import Context, Method
 from adapterzoo.methods.layers import trained_parameters
+from adapterzoo.model.base_state import parts
 from adapterzoo.model.head import put_new_head
 from adapterzoo.results.adapter_folder import has_weights
 from adapterzoo.results.result import plain_findings
@@ -87,10 +88,10 @@ class Observer:
         self.method, self.options, self.thorough = method, options, thorough
         self.base = tiny_base(architecture, quantization, task_type=task_type)
         self.causal = task_type == CAUSAL
-        # Where the model itself treats its rows otherwise when they are joined, that says nothing on the method.
-        self.joins = self.causal and quantization != "int8" and joins_rows(architecture, quantization)
         self.rows: Any = rows() if self.causal else rows_for(task_type)
         self.observed = Observation(architecture, quantization)
+        # Where the model itself treats its rows otherwise when they are joined, that says nothing on the method.
+        self.joins = self.causal and not self.observed.batch_dependent and joins_rows(architecture, quantization)
         self.settings = TrainSection(
             steps=STEPS,
             batch_size=len(self.rows.train),
@@ -151,7 +152,7 @@ class Observer:
             put_new_head(model, 0)
             observed.logits["base"] = logits(model, self.rows)
             observed.logits["base alone"] = logits(model, self.rows, 1)
-            if self.causal and observed.quantization != "int8":  # in 8 bits, rows depend on their batch
+            if self.causal and not observed.batch_dependent:
                 self._measure_many(model, "base, ")
         with observed.stage("problems"):
             observed.declined = self.problems(self.options)
@@ -202,7 +203,7 @@ class Observer:
             return
         with observed.stage("padding"):
             observed.logits["alone"] = logits(wrapped, self.rows, 1)
-            if self.causal and observed.quantization != "int8":  # in 8 bits, rows depend on their batch
+            if self.causal and not observed.batch_dependent:
                 self._measure_many(wrapped)
         if self.causal:
             with observed.stage("generate"):
@@ -299,4 +300,8 @@ def _saved_base(adapter: Path, base: dict[str, torch.Tensor]) -> list[str]:
 
 def _same(before: torch.Tensor, after: torch.Tensor) -> bool:
     """Tell whether two tensors are equal in dtype, shape and every value."""
+    if type(before) is not type(after) and (parts(before) or parts(after)):
+        return False
+    if parts(before):  # a quantized tensor cannot be compared itself
+        return all(map(_same, parts(before), parts(after)))
     return bool(before.dtype == after.dtype and before.shape == after.shape and before.equal(after.detach()))

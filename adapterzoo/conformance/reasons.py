@@ -10,7 +10,7 @@ NOISE = re.compile(
     r" ?\([\w.]+\.py:\d+\)|\S*/adapterzoo-\w+/(\S*/)?| Explanation: .*|^with [\w ]+: "
     r"|\b(Adapterzoo|Elsewhere|ProcessEnded)Error: |\.$"
 )
-NO_MERGE = re.compile(r"(merge\(\) raised )?(AttributeError: .*merge_and_unload.*|NotImplementedError.*)")
+NO_MERGE = re.compile(r"^(merge\(\) raised )?(AttributeError: .*merge_and_unload.*|NotImplementedError.*)")
 
 
 def reason(problem: str | None) -> bool | str:
@@ -20,5 +20,5 @@ def reason(problem: str | None) -> bool | str:
     text = NOISE.sub("", " ".join(problem.split())).partition("; ")[0].strip(": ")
     text = NO_MERGE.sub("it has nothing to merge", text)
     if text.count("(") > text.count(")"):  # the rest of the bracket is gone
-        text = text.rpartition(" (")[0]
+        text = text.rpartition(" (")[0] or text
     return text if len(text) <= MAX_REASON else text[: MAX_REASON - 1].rsplit(" ", 1)[0] + "…"

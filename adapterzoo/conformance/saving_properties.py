@@ -9,12 +9,12 @@ import math
 from typing import Any
 
 from adapterzoo.conformance.differences import (
-    MERGE_TOLERANCE,
     NOT_CHECKED,
     describe_error,
     distance,
     first_few,
     logits_problem,
+    merge_tolerance,
     tensors_problem,
     tolerance,
 )
@@ -53,7 +53,7 @@ def merges(method: Method[Any], observed: Observation) -> str | None:
     if observed.merged:
         return f"merge() added or removed {len(observed.merged)} parameters, like {first_few(observed.merged)}"
     gap, effect = distance(observed, "merged", "trained"), distance(observed, "trained", "base")
-    share, allowed = gap / effect if effect else math.inf, MERGE_TOLERANCE[observed.quantization]
+    share, allowed = gap / effect if effect else math.inf, merge_tolerance(observed.quantization)
     if share <= allowed:
         return None
     return (

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.conformance.differences import MERGE_TOLERANCE, describe_error, tensors_problem
+from adapterzoo.conformance.differences import describe_error, merge_tolerance, tensors_problem
 from adapterzoo.conformance.host import ElsewhereError
 from adapterzoo.conformance.measure import logits, loss
 from adapterzoo.conformance.models import CAUSAL
@@ -105,7 +105,7 @@ def variant_problem(quantization: str, variant: Variant) -> str | None:
         ("loaded", "trained", allowed, "before saving and after loading"),
         ("elsewhere", "trained", allowed, "here and in another process"),
         ("in plain PEFT", "trained", allowed, "here and as plain PEFT loads them"),
-        ("merged", "trained", MERGE_TOLERANCE[quantization] * effect + allowed, "before and after merging"),
+        ("merged", "trained", merge_tolerance(quantization) * effect + allowed, "before and after merging"),
         ("merged elsewhere", "merged", allowed, "of the merged model here and loaded by transformers"),
         ("usual", "trained", SETTINGS_TOLERANCE * effect, "and those of the usual settings"),
     ):

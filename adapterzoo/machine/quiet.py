@@ -7,7 +7,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-NOISY_LOGGERS = ("bitsandbytes", "peft", "accelerate", "datasets", "huggingface_hub", "lm_eval")
+NOISY_LOGGERS = (
+    "bitsandbytes", "peft", "accelerate", "datasets", "huggingface_hub", "lm_eval", "torchao", "torch.utils._pytree",
+)  # fmt: skip
 
 
 @contextmanager

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
 QUANTIZATIONS = ("none", "int8", "nf4")
+"""the quantizations for which each method declares whether it trains on them"""
 TASK_TYPES = ("CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 """PEFT's names for types of tasks"""
 # The version of this contract. It increases when plugins may use something that earlier versions do not have.
@@ -104,7 +105,7 @@ class Context:
     """The facts that a method may need about the cell whose model it wraps."""
 
     quantization: str
-    """how the base model is stored: ``none``, ``int8`` or ``nf4``"""
+    """name of the quantization in which the base model is stored, like ``none``, ``int8`` or ``nf4``"""
     total_steps: int
     """number of optimizer steps of the whole training"""
     gradient_accumulation: int
@@ -164,7 +165,8 @@ class Method(Generic[OptionsT]):
     fallback: ClassVar[bool] = False
     """whether another method of the same name replaces this one without a message"""
     quantizations: ClassVar[Sequence[str]] = QUANTIZATIONS
-    """quantizations of the base model on which the method can train"""
+    """quantizations of the base model on which the method can train: some of ``QUANTIZATIONS``, and any others on
+    which the conformance kit need not try it first"""
     task_types: ClassVar[Sequence[str]] = TASK_TYPES
     """types of tasks (some of ``TASK_TYPES``) for which it can train a model"""
     requires_quantization: ClassVar[str | None] = None
@@ -282,23 +284,3 @@ def attributes() -> dict[str, Any]:
     """Return the attributes by which a method describes itself, as name -> type, in the order of the contract."""
     hints = get_type_hints(Method)
     return {name: get_args(hint)[0] for name, hint in hints.items() if get_origin(hint) is ClassVar}
-
-
-def why_not_trainable(method: Method[Any], quantization: str, task_type: str = TASK_TYPES[0]) -> tuple[str, str] | None:
-    """Return why a method cannot be trained, as the end of a sentence about it, with a hint; None if it can.
-
-    An unknown quantization is not reported here, because another check of the recipe reports it.
-
-    Args:
-        method: the method.
-        quantization: the quantization in the recipe; a method that requires a quantization gets that one instead.
-        task_type: PEFT's name for the type of the recipe's task.
-    """
-    if method.unavailable:
-        return f"cannot be trained here: {method.unavailable}.", ""
-    if task_type not in method.task_types:
-        return f"cannot train a model for this task ({task_type}).", f"It can for: {', '.join(method.task_types)}."
-    needed = method.requires_quantization or quantization
-    if needed not in QUANTIZATIONS or needed in method.quantizations:
-        return None
-    return f"cannot train on a base with quantization {needed}.", f"It trains on: {', '.join(method.quantizations)}."

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from adapterzoo.errors import AdapterzooError, Problem, did_you_mean
 from adapterzoo.machine.limits import TooLongError, stopped_after
 from adapterzoo.methods.contract import Context, LinearOptions, Method, OptionsT
+from adapterzoo.quantizations.registry import quantizations
 
 if TYPE_CHECKING:
     import torch
@@ -110,7 +111,7 @@ class LayerMethod(ModuleMethod[LinearOptionsT]):
         layers = {}
         for name, linear in targeted(model, options.target_modules).items():
             layers[name] = layer = self.layer(linear, options)
-            if not hasattr(layer, "weight"):
+            if not hasattr(layer, "weight") and hasattr(linear, "weight"):
                 # T5 reads the weight's dtype. Not as a parameter of the layer, which would then be saved twice.
                 object.__setattr__(layer, "weight", linear.weight)
         return layers
@@ -178,11 +179,16 @@ def _all_linear(model: nn.Module) -> dict[str, nn.Module]:
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
+    kinds = [*quantizations().values()]
+
+    def is_layer(module: nn.Module) -> bool:
+        return isinstance(module, (nn.Linear, Conv1D)) or any(kind.is_layer(module) for kind in kinds)
+
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and module is not head and name.split(".")[0] not in new_head(model)
+        if is_layer(module) and module is not head and name.split(".")[0] not in new_head(model)
     }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.methods.layers import all_linear_is_too_much, linear_layers
+from adapterzoo.methods.layers import all_linear_is_too_much, is_linear, linear_layers
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -34,9 +34,16 @@ def targets_as_given() -> Iterator[None]:
 
 
 def name_linear_layers(config: PeftConfig, model: nn.Module) -> None:
-    """Name the layers that all-linear means here, if PEFT would adapt layers too that no method can adapt."""
-    if getattr(config, "target_modules", None) == "all-linear" and all_linear_is_too_much(model):
-        config.target_modules = set(linear_layers(model))
+    """Name the layers that all-linear means here, if PEFT would adapt others too, or does not know their class."""
+    from torch import nn
+
+    if getattr(config, "target_modules", None) != "all-linear":
+        return
+    layers = linear_layers(model)
+    # GPT-2's Conv1D, which PEFT knows, has no in_features.
+    unlike = any(is_linear(layer) and not isinstance(layer, nn.Linear) for layer in layers.values())
+    if unlike or all_linear_is_too_much(model):
+        config.target_modules = [*layers]
 
 
 def as_plain_peft_reads(saved: dict[str, Any], model_type: str | None, targets: Iterable[str]) -> dict[str, Any]:
@@ -71,7 +78,7 @@ def _taken_for_experts(saved: dict[str, Any], model_type: str | None) -> set[str
     """Return the names of layers that plain PEFT replaces in a configuration for this type of model."""
     from peft.utils import transformers_weight_conversion as conversion
 
-    if saved.get("peft_type") != "LORA":
+    if "target_parameters" not in saved:  # PEFT replaces names for no other type of adapter
         return set()
     kind = conversion._MODEL_TO_CONVERSION_PATTERN.get(model_type)
     return set(conversion._MOE_TARGET_MODULE_MAPPING.get(kind, {}))

@@ -26,6 +26,7 @@ from adapterzoo.methods.contract import (
     attributes,
 )
 from adapterzoo.methods.rules import RULES
+from adapterzoo.quantizations.registry import quantizations
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
@@ -113,8 +114,8 @@ def _verify(method: object) -> None:
         raise PluginError(f"{kind}.group is {method.group!r}; choose from {', '.join(GROUPS)}")
     for attribute in ("quantizations", "mergeable_into"):
         names = getattr(method, attribute)
-        if any(name not in QUANTIZATIONS for name in names):
-            raise PluginError(f"{kind}.{attribute} names {names!r}; choose from {', '.join(QUANTIZATIONS)}")
+        if any(name not in QUANTIZATIONS and name not in [*quantizations()] for name in names):
+            raise PluginError(f"{kind}.{attribute} names {names!r}; choose from {', '.join(quantizations())}")
     if any(name not in TASK_TYPES for name in method.task_types):
         raise PluginError(f"{kind}.task_types names {method.task_types!r}; choose from {', '.join(TASK_TYPES)}")
     if unknown := [rule for rule in method.departs_from if rule not in RULES]:

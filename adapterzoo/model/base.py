@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import AdapterzooError
 from adapterzoo.machine.memory import spare_imported_modules
-from adapterzoo.model.base_state import BaseState, tensor_digest
+from adapterzoo.model.base_state import BaseState, stored_bytes, tensor_digest
 from adapterzoo.model.loading import load_weights
 from adapterzoo.model.quantization import dequantize
+from adapterzoo.quantizations.contract import NONE
+from adapterzoo.quantizations.registry import quantizations
 from adapterzoo.tasks.examples import CAUSAL_FORM, ModelForm
 
 if TYPE_CHECKING:
@@ -34,14 +36,14 @@ class Base:
         self._state: BaseState | None = None
         self._digest: str | None = None
         self._set_model(model)
-        self.bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+        self.bytes = sum(map(stored_bytes, model.parameters()))
         """size of all parameters, in bytes"""
         elements = sum(parameter.numel() for parameter in model.parameters())
         self.replaced: list[str] = []
         """names of functions of classes that were replaced while the model was lent, and are put right"""
         self.was_changed = False
         """whether the last use changed the content of a tensor, so that the model has to be loaded again"""
-        self.parameters = elements + sum(_packed_parameters(module) for module in model.modules())
+        self.parameters = elements + sum(quantizations()[quantization].hidden_parameters(m) for m in model.modules())
         """number of parameters; a 4-bit layer stores two of them in one element"""
 
     def get_model(self) -> Any:
@@ -119,9 +121,9 @@ def load(
         loaded = load_weights(model, location, quantization, max_length, form)
         if name is not None:
             loaded.name_or_path = name
-        return dequantize(loaded, model.dtype) if dequantized else loaded
+        return dequantize(loaded, quantization, model.dtype) if dequantized else loaded
 
-    return Base(load_model(), "none" if dequantized else quantization, load_model)
+    return Base(load_model(), NONE if dequantized else quantization, load_model)
 
 
 @contextmanager
@@ -137,9 +139,3 @@ def named(model: nn.Module, name: str) -> Iterator[None]:
         yield
     finally:
         config._name_or_path = before
-
-
-def _packed_parameters(module: nn.Module) -> int:
-    """Return the number of a layer's parameters minus the number of elements that store them; 0 unless it is 4-bit."""
-    state = getattr(getattr(module, "weight", None), "quant_state", None)
-    return 0 if state is None else state.shape.numel() - module.weight.numel()

@@ -104,11 +104,32 @@ def _holds_tensors(value: Any) -> bool:
     return any(_is_tensor(attribute) for attribute in vars(value).values())
 
 
+def held_bytes(model: nn.Module) -> int:
+    """Return the number of bytes of every tensor that a forward pass reads, also of those that are no parameters."""
+    tensors = [holder for holder in _holders(model) if _is_tensor(holder) and not parts(holder)]
+    # A quantized layer may have two tensors with the same content.
+    return sum({tensor.data_ptr(): stored_bytes(tensor) for tensor in tensors}.values())
+
+
+def stored_bytes(tensor: torch.Tensor) -> int:
+    """Return the number of bytes that a tensor takes, also if it keeps its content in other tensors."""
+    if own := parts(tensor):
+        return sum(map(stored_bytes, own))
+    return int(tensor.numel() * tensor.element_size())
+
+
+def parts(tensor: Any) -> list[torch.Tensor]:
+    """Return the tensors in which a quantized tensor keeps its content; none if it is an ordinary one."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return []
+    return [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]
+
+
 def _blocks(tensor: torch.Tensor) -> Iterator[Any]:
     """Yield the content of a tensor as arrays of bytes, on the CPU."""
     import torch
 
-    if tensor.is_meta:
+    if tensor.is_meta or parts(tensor):  # the parts are holders themselves
         return
     content = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
     for block in content.split(BLOCK_BYTES):

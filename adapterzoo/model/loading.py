@@ -19,8 +19,10 @@ from adapterzoo.model.files import (
 from adapterzoo.model.head import head_names, mark_head
 from adapterzoo.model.loading_errors import TRUST_HINT, loading_error, weight_problems
 from adapterzoo.model.padding import add_embeddings
-from adapterzoo.model.quantization import finish, loading_arguments
+from adapterzoo.model.quantization import finish, loading_arguments, saved_quantization
 from adapterzoo.model.row_attention import add_row_attention
+from adapterzoo.quantizations.contract import NONE, LoadSettings
+from adapterzoo.quantizations.registry import quantizations
 from adapterzoo.tasks.examples import CAUSAL_FORM, ModelForm
 
 if TYPE_CHECKING:
@@ -83,7 +85,7 @@ def check_weights(model: ModelSection, location: str, config: Any, form: ModelFo
     Raises:
         UserError: weights are missing (transformers would use random numbers), or the model does not have some of them.
     """
-    if Path(location).is_dir() and getattr(config, "quantization_config", None) is None:
+    if Path(location).is_dir() and saved_quantization(config) is None:
         _from_pretrained(model, location, form, device_map={"": "meta"})
 
 
@@ -99,9 +101,6 @@ def _from_pretrained(model: ModelSection, location: str, form: ModelForm, **sett
         config = load_config(model, location)
         settings |= {"config": _configured(config, form), "key_mapping": _renamed_base(config, form) or None}
         settings |= _class_arguments(config, form)
-        if form.new_head and (quantized := settings.get("quantization_config")):
-            # transformers leaves out only a head whose last parameter is its weight, and not one with a bias.
-            quantized.llm_int8_skip_modules = head_names(skeleton(model, config, form))
     try:
         # A new head begins with random numbers: they must be the same at each loading of the base model.
         with torch.random.fork_rng():
@@ -223,6 +222,8 @@ def load_weights(
 ) -> nn.Module:
     """Return a model with its weights, on the device where it will run.
 
+    A model that comes quantized is loaded as it is.
+
     Raises:
         UserError: transformers cannot load the model, or its weights are not complete.
     """
@@ -235,6 +236,8 @@ def load_weights(
         # SDPA's backward pass is slow on a CPU in bfloat16 for short rows. None lets transformers choose.
         short = where == "cpu" and dtype != torch.float32 and max_length <= MAX_EAGER_LENGTH
         attention = "eager" if short else None
+    saved = None if quantization == NONE else saved_quantization(load_config(model, location))
+    load = LoadSettings(dtype, model.double_quantization, _unquantized(model, location, form))
     loaded = _from_pretrained(
         model,
         location,
@@ -242,8 +245,10 @@ def load_weights(
         dtype=dtype,
         attn_implementation=attention,
         device_map={"": where},
-        **loading_arguments(quantization, dtype, model.double_quantization),
+        **loading_arguments(quantization, load, saved),
     )
+    if saved is None:
+        quantizations()[quantization].quantize(loaded, load)
     finish(loaded)
     head = loaded.get_output_embeddings()
     if head is not None:
@@ -252,6 +257,16 @@ def load_weights(
     mark_head(loaded, form)
     add_row_attention(loaded)
     return loaded
+
+
+def _unquantized(model: ModelSection, location: str, form: ModelForm) -> list[str] | None:
+    """Return the names of modules that are not quantized; None for those that transformers chooses.
+
+    transformers leaves out only a head whose last parameter is its weight, and not a new one with a bias.
+    """
+    if not form.new_head:
+        return None
+    return head_names(skeleton(model, load_config(model, location), form))
 
 
 def _contiguous(head: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from adapterzoo.errors import Problem, UserError, did_you_mean
 from adapterzoo.machine.environment import version_of
-from adapterzoo.methods.contract import why_not_trainable
 from adapterzoo.methods.registry import Registry
+from adapterzoo.methods.trainable import why_not_trainable
 from adapterzoo.recipe.reading import complete_entry
 from adapterzoo.recipe.schema import MethodEntry, Range, Recipe
 from adapterzoo.recipe.tune import trials
@@ -130,7 +130,7 @@ def _select(recipe: Recipe, names: Sequence[str], zoo: Registry, task: Task[Any]
         entries = entries or [entry for entry in recipe.methods if entry.name == name]
         if not entries and name in zoo:
             entries = [_default_entry(name, recipe, zoo)]
-            if reason := why_not_trainable(zoo[name], recipe.model.quantization, task.task_type):
+            if reason := why_not_trainable(zoo, name, recipe.model.quantization, task.task_type):
                 problems.append(Problem(f"--method {name}", *reason))
         if not entries:
             known = {*zoo, *(entry.label for entry in recipe.methods)}

@@ -14,6 +14,7 @@ from adapterzoo.machine.memory import spare_imported_modules
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.methods.layers import linear_layers
 from adapterzoo.methods.registry import registry
+from adapterzoo.prepare.checkpoint import fit_to_checkpoint
 from adapterzoo.prepare.dry_run import dry_run
 from adapterzoo.prepare.examples import encode_data, read_data
 from adapterzoo.prepare.plan import Cell, plan
@@ -85,6 +86,7 @@ def encode_run(
 
     location = model_files.locate(recipe.model.name, say)
     config = loading.load_config(recipe.model, location)
+    recipe, cells = fit_to_checkpoint(recipe, cells, config, registry(), say)
     if Path(location).is_dir() and recipe.model.name not in BUNDLED:
         # However its folder is named, it is the same model: the resolved recipe has the absolute path.
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"name": location})})

@@ -11,6 +11,8 @@ from adapterzoo.data_row import DataRow
 from adapterzoo.errors import UserError
 from adapterzoo.machine.limits import TooLongError, stopped_after
 from adapterzoo.publishing.origin import BaseModel
+from adapterzoo.quantizations.contract import Code
+from adapterzoo.quantizations.registry import quantizations
 
 if TYPE_CHECKING:
     from adapterzoo.tokens.encode import Encoder
@@ -32,9 +34,10 @@ def usage_code(adapter: Adapter, repository: str, base: BaseModel, *, merged: bo
     """
     lines = ["import torch"]
     lines += [] if merged else ["from peft import PeftModel"]
-    quantized = not merged and adapter.result.quantization != "none"
-    more = ", BitsAndBytesConfig" if quantized else ""
-    lines += [f"from transformers import AutoModelForCausalLM, AutoTokenizer{more}", ""]
+    code = None if merged else _quantization(adapter)
+    more = f", {code.from_transformers}" if code and code.from_transformers else ""
+    lines += [f"from transformers import AutoModelForCausalLM, AutoTokenizer{more}"]
+    lines += [*(code.imports if code else ()), ""]
     lines += [f"repository = {repository!r}", "tokenizer = AutoTokenizer.from_pretrained(repository)"]
     lines += _merged(adapter) if merged else _adapter(adapter, base)
     return "\n".join([*lines, "", *_asking(adapter)])
@@ -55,7 +58,7 @@ def _adapter(adapter: Adapter, base: BaseModel) -> list[str]:
     model = adapter.recipe.model
     settings = [f"dtype={_dtype(adapter)}"]
     settings += [f"revision={base.revision!r}"] if base.revision else []
-    settings += [f"quantization_config={text}"] if (text := _quantization(adapter)) else []
+    settings += [f"quantization_config={code.expression}"] if (code := _quantization(adapter)) else []
     settings += ["trust_remote_code=True"] if model.trust_remote_code else []
     comment = "" if base.id else "  # write its hub id or its folder here"
     lines = ["base = AutoModelForCausalLM.from_pretrained(", f"    {(base.id or base.name)!r},{comment}"]
@@ -66,20 +69,10 @@ def _adapter(adapter: Adapter, base: BaseModel) -> list[str]:
     return [*lines, "model = PeftModel.from_pretrained(base, repository).eval()"]
 
 
-def _quantization(adapter: Adapter) -> str:
-    """Return the configuration of the quantization that the adapter was trained on; empty if there was none."""
-    if adapter.result.quantization == "none":
-        return ""
-    if adapter.result.quantization == "int8":
-        return "BitsAndBytesConfig(load_in_8bit=True)"
-    options = {
-        "load_in_4bit": "True",
-        "bnb_4bit_quant_type": "'nf4'",
-        "bnb_4bit_use_double_quant": str(adapter.recipe.model.double_quantization),
-        "bnb_4bit_compute_dtype": _dtype(adapter),
-    }
-    lines = "".join(f"        {name}={value},\n" for name, value in options.items())
-    return f"BitsAndBytesConfig(\n{lines}    )"
+def _quantization(adapter: Adapter) -> Code | None:
+    """Return code for the quantization that the adapter was trained on; None if there was none, or no code loads it."""
+    quantization = quantizations()[adapter.result.quantization]
+    return quantization.code(_dtype(adapter), adapter.recipe.model.double_quantization)
 
 
 def _asking(adapter: Adapter) -> list[str]:

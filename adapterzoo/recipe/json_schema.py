@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from adapterzoo.methods.registry import Registry, registry
 from adapterzoo.metrics.measured import MEASURED_NAMES
 from adapterzoo.metrics.registry import metrics
+from adapterzoo.quantizations.registry import quantizations
 from adapterzoo.recipe.schema import Recipe
 from adapterzoo.tasks.registry import tasks
 
@@ -40,6 +41,8 @@ def recipe_schema(zoo: Registry | None = None) -> Schema:
     names = [name for name in zoo if not zoo[name].unavailable]
     known = sorted({*metrics(), *MEASURED_NAMES, *(name for task in tasks().values() for name in task.measured)})
     definitions["EvaluateSection"]["properties"]["metrics"]["items"] = {"enum": known}
+    quantization: Schema = definitions["ModelSection"]["properties"]["quantization"]
+    definitions["ModelSection"]["properties"]["quantization"] = {**quantization, "enum": [*quantizations()]}
     rate, label = (definitions["MethodEntry"]["properties"][key] for key in ("learning_rate", "label"))
     own = {
         "label": {**label, "description": "name of the row and its folder [the method's name]"},

@@ -8,10 +8,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from adapterzoo.errors import Problem, did_you_mean
-from adapterzoo.methods.contract import ENTRY_KEYS, RESERVED_LABEL, TASK_TYPES, why_not_trainable
+from adapterzoo.methods.contract import ENTRY_KEYS, RESERVED_LABEL, TASK_TYPES
 from adapterzoo.methods.registry import Registry
+from adapterzoo.methods.trainable import why_not_trainable
 from adapterzoo.metrics.measured import MEASURED_NAMES
 from adapterzoo.metrics.registry import compares_answers, metrics
+from adapterzoo.quantizations.contract import NONE
+from adapterzoo.quantizations.registry import quantizations
 from adapterzoo.recipe.document import Document, section
 from adapterzoo.recipe.schema import Range
 from adapterzoo.recipe.schema_problems import DocumentPart, problems_of
@@ -40,6 +43,22 @@ def metric_problems(document: Document) -> list[Problem]:
             hint = f"It has: {', '.join(task.measured)}{more}."
             problems.append(Problem(where, f"the task {task.name} has no '{name}'.", hint))
     return problems
+
+
+def quantization_problems(document: Document) -> list[Problem]:
+    """Return a problem if the recipe's quantization does not exist, or cannot be used here."""
+    name = section(document, "model").get("quantization", NONE)
+    if not isinstance(name, str):
+        return []  # The check of the schema reports it.
+    where, known = document.where(("model", "quantization")), quantizations()
+    if name not in known:
+        choices = ", ".join(choice for choice in known if not known[choice].only_checkpoints)
+        hint = known.hint(name)
+        what = f"'model.quantization' is {name!r}; it can be {choices}."
+        return [Problem(where, what, "" if hint.startswith("Choose") else hint)]
+    if reason := known[name].why_not_here():
+        return [Problem(where, f"the quantization {name} {reason.what}", reason.hint)]
+    return []
 
 
 def task_problems(document: Document) -> list[Problem]:
@@ -183,8 +202,7 @@ def _label(entry: Mapping[str, Any]) -> str:
 
 def method_problems(document: Document, zoo: Registry) -> list[Problem]:
     """Return the problems of ``methods``: unknown names and options, labels given twice, wrong quantization."""
-    model = document.data.get("model")
-    quantization = model.get("quantization", "none") if isinstance(model, dict) else "none"
+    quantization = section(document, "model").get("quantization", NONE)
     entries = document.data.get("methods")
     task, _ = _task(document)
     task_type = task.task_type if task else TASK_TYPES[0]
@@ -216,10 +234,14 @@ def method_problems(document: Document, zoo: Registry) -> list[Problem]:
             problems.append(Problem(document.where((*location, "name")), f"unknown method '{name}'.", zoo.hint(name)))
             continue
         method = zoo[name]
-        if reason := why_not_trainable(method, quantization, task_type):
+        if reason := why_not_trainable(zoo, name, str(quantization), task_type):
             problems.append(Problem(where, f"{name} {reason[0]}", reason[1]))
             if method.unavailable:
                 continue
+        if (needed := method.requires_quantization) and (missing := quantizations().why_not(needed)):
+            problems.append(
+                Problem(where, f"{name} needs the quantization {needed}, which {missing.what}", missing.hint)
+            )
         if document.data.get("budget") and method.size_option and method.size_option in settings:
             what = f"'{method.size_option}' is set here and by the budget."
             problems.append(Problem(document.where((*location, method.size_option)), what, REMOVE_ONE))

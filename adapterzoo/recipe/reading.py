@@ -14,7 +14,13 @@ from adapterzoo.methods.contract import Method
 from adapterzoo.methods.registry import Registry, registry
 from adapterzoo.recipe.document import Document, read, section
 from adapterzoo.recipe.files import find_file, find_source, is_hub_id
-from adapterzoo.recipe.problems import method_problems, metric_problems, task_problems, tune_problems
+from adapterzoo.recipe.problems import (
+    method_problems,
+    metric_problems,
+    quantization_problems,
+    task_problems,
+    tune_problems,
+)
 from adapterzoo.recipe.schema import SHIPPED, MethodEntry, Recipe
 from adapterzoo.recipe.schema_problems import DocumentPart, problems_of, unfilled_problems
 from adapterzoo.recipe.yaml_text import Location
@@ -45,6 +51,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), zoo: Registry |
         problems += problems_of(error, DocumentPart(document, Recipe))
     # These checks read the document, not the recipe, so that they also run when the schema refuses it.
     filled = document.without_unfilled()
+    problems += quantization_problems(filled)
     problems += task_problems(filled)
     problems += method_problems(filled, zoo)
     problems += tune_problems(filled, zoo)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from adapterzoo.metrics.built_in import DEFAULT
+from adapterzoo.quantizations.contract import NONE
 from adapterzoo.recipe.data import DataSection, Split
 from adapterzoo.recipe.train import TrainSection
 from adapterzoo.recipe.tune import Range
@@ -47,11 +48,13 @@ class ModelSection(Section):
 
     name: str = Field(min_length=1, description="base model: a bundled name, a folder, or a hub id")
     revision: str | None = Field(None, description="branch, tag or commit of the hub id")
-    quantization: Literal["none", "int8", "nf4"] = Field("none", description="quantization of the base model's weights")
+    quantization: str = Field(
+        NONE, description="quantization of the base model's weights, like none, int8 or nf4; docs/quantizations.md"
+    )
     dtype: Literal["bfloat16", "float16", "float32"] = Field(
         "bfloat16", description="number format of the computation and of all weights that are not quantized"
     )
-    double_quantization: bool = Field(True, description="nf4 only: quantize the quantization constants too")
+    double_quantization: bool = Field(True, description="nf4 and fp4 only: quantize the quantization constants too")
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
         "auto", description="attention kernel; auto = the fastest for this device and this max_length"
     )

@@ -10,6 +10,7 @@ from adapterzoo.errors import AdapterzooError, NotFiniteError
 from adapterzoo.metrics.registry import lower_is_better_columns, metric_packages
 from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.prepare.prepared import Prepared
+from adapterzoo.quantizations.registry import quantizations
 from adapterzoo.results.identity import identity_hash
 from adapterzoo.results.result import Result, Tuning
 from adapterzoo.running.cell import Adapted
@@ -69,7 +70,12 @@ class CellResults:
 def _packages(prepared: Prepared) -> list[str]:
     """Return the packages, beside those of the core, whose versions say whether rows are comparable."""
     options = prepared.task.options(**prepared.recipe.task.options)
-    return [*prepared.task.packages(options), *metric_packages(prepared.recipe.evaluate.metrics)]
+    of_quantizations = {package for cell in prepared.cells for package in quantizations()[cell.quantization].packages}
+    return [
+        *prepared.task.packages(options),
+        *metric_packages(prepared.recipe.evaluate.metrics),
+        *sorted(of_quantizations),
+    ]
 
 
 def finite(metrics: dict[str, float]) -> dict[str, float]:

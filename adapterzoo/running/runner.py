@@ -25,9 +25,9 @@ from adapterzoo.results.store import Store
 from adapterzoo.running import room
 from adapterzoo.running.fork_queue import ForkQueue
 from adapterzoo.running.gpu_queue import GpuQueue
+from adapterzoo.running.on_ray.cluster import RayCluster
+from adapterzoo.running.on_ray.queue import RayQueue
 from adapterzoo.running.planned import PlannedCell, planned_cells
-from adapterzoo.running.ray_cluster import RayCluster
-from adapterzoo.running.ray_queue import RayQueue
 from adapterzoo.running.reporter import Reporter
 from adapterzoo.running.schedule import Schedule, SerialSchedule
 from adapterzoo.running.worker import Worker

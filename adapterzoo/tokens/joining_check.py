@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo.model.row_attention import has_row_attention
 from adapterzoo.model.row_cache import padded_cache, row_caches
+from adapterzoo.quantizations.registry import quantizations
 from adapterzoo.tokens.batches import Tokens, pad_batch, to_device, without_labels
 from adapterzoo.tokens.shared_prefix import joined_batch, learned_logits, model_arguments
 
@@ -45,8 +46,8 @@ def reason_not_to_join(
     """
     import torch
 
-    if quantization == "int8":
-        return "an int8 layer looks at the whole batch to choose the columns that it rounds"
+    if quantizations()[quantization].batch_dependent:
+        return f"an {quantization} layer looks at the whole batch to choose the columns that it rounds"
     longest = longest or max(len(ids) for ids, _ in rows)
     if reason := _reason_in_config(model, longest):
         return reason

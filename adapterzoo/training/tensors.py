@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from adapterzoo.model.base_state import parts
+
 
 def leaves_of(loss: torch.Tensor) -> list[torch.Tensor]:
     """Return all tensors that get a gradient from a loss, wherever they are kept."""
@@ -45,6 +47,8 @@ def checksum(tensor: torch.Tensor) -> Any:
         return tuple(tensor.shape)
     if tensor.is_sparse or tensor.is_quantized:
         return tensor._version
+    if own := parts(tensor):  # a quantized tensor, which has no content itself
+        return tuple(map(checksum, own))
     content = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
     whole = content.numel() // 8 * 8
     # Sums of integers do not depend on their order, so they are the same for any number of threads.

@@ -16,12 +16,14 @@ from adapterzoo.tasks.registry import tasks
 
 def test_every_plugin_file_is_an_entry_point_and_is_found() -> None:
     files = {path.stem for path in Path("plugins").glob("*.py") if not path.stem.startswith("_")}
-    files |= {f"task_{path.stem}" for path in Path("plugins/tasks").glob("*.py") if not path.stem.startswith("_")}
+    for folder, kind in (("tasks", "task"), ("quantizations", "quantization")):
+        paths = [path for path in Path("plugins", folder).glob("*.py") if not path.stem.startswith("_")]
+        files |= {f"{kind}_{path.stem}" for path in paths}
     assert files == {
         point.name for point in entry_points(group="adapterzoo") if point.value.startswith("adapterzoo_plugins")
     }
     method_names = {file.replace("_", "-") for file in files - {"peft_types"}}
-    assert {name for name in method_names if not name.startswith("task-")} <= set(registry())
+    assert {name for name in method_names if not name.startswith(("task-", "quantization-"))} <= set(registry())
     assert {name.removeprefix("task-").replace("-", "_") for name in method_names if name.startswith("task-")} == {
         name for name in tasks() if tasks().package(name) == "adapterzoo"
     }

@@ -171,7 +171,7 @@ def test_a_method_on_a_base_it_cannot_train_on(
 
     monkeypatch.setattr(type(registry()["ia3"]), "quantizations", ("none", "int8"))
     found = problems(write_recipe("lora, ia3"), "model.quantization=nf4")
-    assert "ia3 cannot train on a base with quantization nf4. It trains on: none, int8." in found[0]
+    assert "ia3 cannot train on a base with quantization nf4. It trains on: none, int8" in found[0]
 
 
 def test_steps_on_the_command_line_replace_epochs(write_recipe: Callable[..., Path]) -> None:

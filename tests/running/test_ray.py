@@ -13,9 +13,9 @@ import pytest
 from click.testing import Result
 from killing import differences
 
-from adapterzoo.running.ray_agent import Order
-from adapterzoo.running.ray_process import RayProcess
-from adapterzoo.running.ray_queue import RayQueue
+from adapterzoo.running.on_ray.agent import Order
+from adapterzoo.running.on_ray.process import RayProcess
+from adapterzoo.running.on_ray.queue import RayQueue
 from adapterzoo.running.reporter import Reporter
 from adapterzoo.running.schedule import CellWatch
 from adapterzoo.running.work_queue import WorkItem

@@ -9,9 +9,9 @@ import pytest
 
 from adapterzoo.prepare.plan import BaseCell
 from adapterzoo.results.store import Store
-from adapterzoo.running import ray_files
-from adapterzoo.running.ray_agent import Agent
-from adapterzoo.running.ray_files import CellFiles, kept_files
+from adapterzoo.running.on_ray import files as ray_files
+from adapterzoo.running.on_ray.agent import Agent
+from adapterzoo.running.on_ray.files import CellFiles, kept_files
 from adapterzoo.training import checkpoints
 
 CELL = "base/seed-0"

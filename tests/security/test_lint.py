@@ -38,7 +38,7 @@ def test_the_files_that_may_use_a_pickle_say_why() -> None:
     assert [line.split('"')[1] for line in lines] == [
         "adapterzoo/tasks/batches.py",
         "adapterzoo/conformance/task_check.py",
-        "adapterzoo/running/ray_handler.py",
+        "adapterzoo/running/on_ray/handler.py",
         "tests/methods/test_own_modules.py",
         "tests/support/wrong/*",
     ]

@@ -9,10 +9,10 @@ from typing import Any
 from adapterzoo.errors import AdapterzooError, failure_reason
 from adapterzoo.machine.fresh_process import DONE
 from adapterzoo.machine.processes import ProcessHandle
-from adapterzoo.running.ray_agent import Agent, Opened, Order, Report
-from adapterzoo.running.ray_files import CellFiles
-from adapterzoo.running.ray_handler import packed, unpacked
-from adapterzoo.running.ray_model import SentModel
+from adapterzoo.running.on_ray.agent import Agent, Opened, Order, Report
+from adapterzoo.running.on_ray.files import CellFiles
+from adapterzoo.running.on_ray.handler import packed, unpacked
+from adapterzoo.running.on_ray.model import SentModel
 
 ANSWER_SECONDS = 300.0  # a node that does not send or take a part of a file for so long counts as lost
 CLOSE_SECONDS = 5.0

@@ -8,10 +8,10 @@ from typing import Any
 
 from adapterzoo.errors import Problem, UserError
 from adapterzoo.machine.processes import TICK_SECONDS, ProcessHandle
-from adapterzoo.running.ray_agent import Order
-from adapterzoo.running.ray_cluster import RayCluster, other_versions
-from adapterzoo.running.ray_model import SentModel
-from adapterzoo.running.ray_process import RayProcess, close
+from adapterzoo.running.on_ray.agent import Order
+from adapterzoo.running.on_ray.cluster import RayCluster, other_versions
+from adapterzoo.running.on_ray.model import SentModel
+from adapterzoo.running.on_ray.process import RayProcess, close
 
 MAX_FAILED_STARTS = 3  # in a row
 LOOK_SECONDS = 2.0  # time between two looks at the nodes of the cluster

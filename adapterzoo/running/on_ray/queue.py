@@ -18,14 +18,14 @@ from adapterzoo.methods.registry import registry
 from adapterzoo.results.claims import CLAIMS, Claims, remove_claims
 from adapterzoo.running import parallel
 from adapterzoo.running.loading_queue import ItemHandler, LoadingQueue
+from adapterzoo.running.on_ray.agent import Order
+from adapterzoo.running.on_ray.cluster import RayCluster
+from adapterzoo.running.on_ray.files import CellFiles
+from adapterzoo.running.on_ray.handler import MACHINE, packed
+from adapterzoo.running.on_ray.model import SentModel, send_model
+from adapterzoo.running.on_ray.pool import RayPool
+from adapterzoo.running.on_ray.process import LostError, RayProcess, RemoteFiles
 from adapterzoo.running.parallel import Concurrency
-from adapterzoo.running.ray_agent import Order
-from adapterzoo.running.ray_cluster import RayCluster
-from adapterzoo.running.ray_files import CellFiles
-from adapterzoo.running.ray_handler import MACHINE, packed
-from adapterzoo.running.ray_model import SentModel, send_model
-from adapterzoo.running.ray_pool import RayPool
-from adapterzoo.running.ray_process import LostError, RayProcess, RemoteFiles
 from adapterzoo.running.reporter import Reporter
 from adapterzoo.running.work_queue import EarlierResults, WorkItem
 from adapterzoo.running.worker import Worker

@@ -22,9 +22,9 @@ from adapterzoo.machine import gpu
 from adapterzoo.machine.environment import versions
 from adapterzoo.machine.fresh_process import DONE, FreshProcess
 from adapterzoo.machine.processes import wait_for_any
-from adapterzoo.running import ray_files
-from adapterzoo.running.ray_handler import NodeHandler
-from adapterzoo.running.ray_model import SentModel, has_model, receive_model
+from adapterzoo.running.on_ray import files as ray_files
+from adapterzoo.running.on_ray.handler import NodeHandler
+from adapterzoo.running.on_ray.model import SentModel, has_model, receive_model
 
 FOLDERS = "ray"  # in the cache: a folder for each agent that does not see the output folder
 MAX_PROBE_BYTES = 100

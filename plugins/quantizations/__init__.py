@@ -1,0 +1,1 @@
+"""The quantizations that come with adapterzoo, a family in each file."""
