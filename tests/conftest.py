@@ -20,6 +20,11 @@ from click.testing import CliRunner, Result
 from tiny import METHODS, RECIPE, make_data, make_model
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one worker more than there are cores, because many tests wait for processes, browsers and servers."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a two-layer Llama with a tokenizer of bytes, saved by transformers."""

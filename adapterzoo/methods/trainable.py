@@ -125,7 +125,7 @@ def why_not_trainable(
         return None
     declared = method.quantizations
     others = [other for other in trains_on(zoo, name) if other not in declared]
-    hint = f"It trains on: {', '.join(declared)}." + (f" Also seen: {', '.join(others)}." if others else "")
+    hint = f"It trains on: {', '.join(declared)}." + (f" And on: {', '.join(others)}." if others else "")
     if found is None:
         return f"was never tried on a base with quantization {needed}.", hint
     return f"cannot train on a base with quantization {needed}{f': {found}' if found else ''}.", hint

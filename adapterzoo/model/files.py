@@ -64,6 +64,16 @@ def refuse_strange_files(location: str) -> None:
                 raise UserError.at(str(index), what, hint)
 
 
+def refuse_gguf(location: str) -> None:
+    """Raise UserError if a model is a GGUF file, or a folder with one in place of a config.json."""
+    path = Path(location)
+    found = [path] if path.suffix == ".gguf" else sorted(path.glob("*.gguf")) if path.is_dir() else []
+    if not found or (path / "config.json").exists():
+        return
+    what = "is a GGUF file, which transformers has to turn into a folder with ordinary weights once."
+    raise UserError.at(str(found[0]), what, "docs/quantizations.md has the code; then give model.name that folder.")
+
+
 def refuse_damaged(location: str) -> None:
     """Raise UserError if a file in a model's folder is not what it should be, as far as its beginning shows it."""
     folder = Path(location)

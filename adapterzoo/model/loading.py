@@ -12,6 +12,7 @@ from adapterzoo.model.files import (
     never_ask,
     refuse_adapter,
     refuse_damaged,
+    refuse_gguf,
     refuse_strange_files,
     weight_count,
     weight_names,
@@ -46,6 +47,7 @@ def load_config(model: ModelSection, location: str) -> Any:
 
     never_ask()
     refuse_strange_files(location)
+    refuse_gguf(location)
     refuse_adapter(location, model.revision)
     refuse_damaged(location)
     trust = model.trust_remote_code

@@ -106,13 +106,13 @@ def zoo(plugin_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
 def test_a_method_trains_on_what_it_declares_and_on_what_was_seen(zoo: Callable[[dict[str, Any]], Registry]) -> None:
     seen = {"date": "2026-11-27", "versions": {}, "methods": {"mine": True}}
     found = zoo({"hqq4": seen, "hqq2": {**seen, "methods": {"mine": "it does not learn"}}})
-    assert trains_on(found, "mine") == ["none", "int8", "nf4", "fp4", "hqq4"]
+    assert trains_on(found, "mine") == ["none", "int8", "nf4", "fp4", "hqq3", "hqq4", "hqq8"]
     assert why_not_trainable(found, "mine", "hqq4") is None
     what, hint = why_not_trainable(found, "mine", "hqq2") or ("", "")
     assert what == "cannot train on a base with quantization hqq2: it does not learn."
-    assert hint == "It trains on: none, int8, nf4. Also seen: fp4, hqq4."
-    what, _ = why_not_trainable(found, "mine", "hqq3") or ("", "")
-    assert what == "was never tried on a base with quantization hqq3."
+    assert hint == "It trains on: none, int8, nf4. And on: fp4, hqq3, hqq4, hqq8."
+    what, _ = why_not_trainable(found, "mine", "torchao-int8") or ("", "")
+    assert what == "was never tried on a base with quantization torchao-int8."
     assert verdict(found, "mine", "mxfp4") is True, "its layers are ordinary ones"
 
 
