@@ -22,11 +22,20 @@ SUBFOLDER_FILES = ("additional_chat_templates/*.jinja", "*_Pooling/config.json")
 
 
 def locate(name: str, say: Callable[[str], None] = lambda message: None) -> str:
-    """Return what transformers loads for a model's name: the absolute path of a folder, or the hub id unchanged."""
+    """Return what transformers loads for a model's name: the absolute path of a folder, or the hub id unchanged.
+
+    Raises:
+        UserError: it can only be a folder, and there is none.
+    """
     if name in BUNDLED:
         return str(model_folder(name, say))
     # Make the path absolute, because a plugin may change the working directory before the weights are loaded.
-    return str(Path(name).resolve()) if Path(name).is_dir() else name
+    if Path(name).is_dir():
+        return str(Path(name).resolve())
+    is_path = Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    if is_path and not Path(name).exists():
+        raise UserError.at("model.name", f"there is no folder '{name}'.", "Give a folder, or the id of a hub.")
+    return name
 
 
 def refuse_adapter(location: str, revision: str | None) -> None:
@@ -70,7 +79,7 @@ def refuse_gguf(location: str) -> None:
     found = [path] if path.suffix == ".gguf" else sorted(path.glob("*.gguf")) if path.is_dir() else []
     if not found or (path / "config.json").exists():
         return
-    what = "is a GGUF file, which transformers has to turn into a folder with ordinary weights once."
+    what = "cannot be loaded: transformers has to turn a GGUF file into a folder with ordinary weights once."
     raise UserError.at(str(found[0]), what, "docs/quantizations.md has the code; then give model.name that folder.")
 
 

@@ -109,7 +109,11 @@ def test_a_gguf_file_is_refused_with_the_way_to_convert_it(
     (tmp_path / "gguf").mkdir()
     (tmp_path / "gguf" / "model-Q4_K_M.gguf").write_bytes(b"GGUF")
     done = adapterzoo("check", write_recipe("lora"), "--set", f"model.name={tmp_path / 'gguf' / name}")
-    refused(done, "model-Q4_K_M.gguf: is a GGUF file, which transformers has to turn into a folder", "quantizations.md")
+    refused(
+        done,
+        "model-Q4_K_M.gguf: cannot be loaded: transformers has to turn a GGUF file into a folder",
+        "quantizations.md",
+    )
 
 
 def test_a_model_saved_in_4_bits_is_trained_on_and_merged_as_if_it_was_quantized_here(
