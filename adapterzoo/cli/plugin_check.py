@@ -92,8 +92,8 @@ def check(
     for name in sorted(_unchecked(reports)):
         stdout().print(safe(f"{name} declined every architecture, so nothing was checked", "red"))
     if not as_json:
-        verdict = f"not sound: {', '.join(unsound)}" if unsound else "sound"
-        stdout().print(safe(verdict, "bold red" if unsound else "bold green"))
+        outcome = f"not sound: {', '.join(unsound)}" if unsound else "sound"
+        stdout().print(safe(outcome, "bold red" if unsound else "bold green"))
     if unsound:
         sys.exit(1)
 

@@ -95,7 +95,16 @@ class PeftMethod(Method[OptionsT]):
 
 
 def tidy_config(model: Any, config: PeftConfig, folder: Path) -> None:
-    """Put the names in a saved configuration in alphabetical order, in words that plain PEFT does not misread.
+    """Put a saved configuration in words that plain PEFT does not misread, and its names in alphabetical order."""
+    sort_names(config, folder)
+    saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    targets = getattr(model.base_model, "targeted_module_names", [])
+    saved = as_plain_peft_reads(saved, getattr(model.get_base_model().config, "model_type", None), targets)
+    (folder / CONFIG).write_text(json.dumps(saved, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def sort_names(config: PeftConfig, folder: Path) -> None:
+    """Put the names in a saved configuration in alphabetical order.
 
     PEFT keeps them in sets, and would save them in another order in each process.
     """
@@ -103,8 +112,6 @@ def tidy_config(model: Any, config: PeftConfig, folder: Path) -> None:
     for name, value in vars(config).items():
         if isinstance(value, set) and isinstance(saved.get(name), list):
             saved[name] = sorted(saved[name])
-    targets = getattr(model.base_model, "targeted_module_names", [])
-    saved = as_plain_peft_reads(saved, getattr(model.get_base_model().config, "model_type", None), targets)
     (folder / CONFIG).write_text(json.dumps(saved, indent=2, sort_keys=True), encoding="utf-8")
 
 

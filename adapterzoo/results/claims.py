@@ -63,6 +63,10 @@ class Claims:
         """Return the cells of this worker that another one has claimed since, because it saw no sign of life."""
         return set()
 
+    def claim_of(self, cell: CellKey) -> Path | None:
+        """Return the file of this worker's claim of a cell; None if no claims are needed."""
+        return None
+
     def forget(self, cell: CellKey) -> None:
         """Renew the claim of a cell no longer: its result is there, or the cell is lost."""
 
@@ -140,6 +144,10 @@ class SharedClaims(Claims):
             cell for cell, number in self._own.items() if (found := self._found.get(cell)) and found.number > number
         }
 
+    def claim_of(self, cell: CellKey) -> Path | None:
+        """See :meth:`Claims.claim_of`."""
+        return self._path(cell, self._own[cell]) if cell in self._own else None
+
     def forget(self, cell: CellKey) -> None:
         """See :meth:`Claims.forget`.
 
@@ -188,6 +196,12 @@ class SharedClaims(Claims):
         for cell, claim in self._found.items():
             if self._unchanged.get(cell, (None, 0.0))[0] != claim:
                 self._unchanged[cell] = claim, now
+
+
+def is_overtaken(claim: Path) -> bool:
+    """Tell whether another worker has the cell of a claim."""
+    name, _, number = claim.name.rpartition(".")
+    return claim.with_name(f"{name}.{int(number) + 1}").exists()
 
 
 def live_claim(folder: Path) -> Path | None:

@@ -20,7 +20,8 @@ from filelock import FileLock, Timeout
 from adapterzoo.digests import records_digest
 from adapterzoo.errors import UserError, is_disk_full
 from adapterzoo.files import remove, temporary_path, write_atomically
-from adapterzoo.results.claims import live_claim, remove_claims
+from adapterzoo.machine.stopping import StoppedError
+from adapterzoo.results.claims import is_overtaken, live_claim, remove_claims
 from adapterzoo.results.identity import differences, identity_hash, without_changeable
 from adapterzoo.results.note import NOTE, TIMES, UNREADABLE, read_note, write_note
 from adapterzoo.results.result import (
@@ -50,6 +51,8 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.claim: Path | None = None
+        """claim of the only cell that this process writes; None if it needs none"""
         self._lock = FileLock(folder / LOCK, timeout=0)
 
     def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
@@ -273,7 +276,12 @@ class Store:
 
         Returns:
             The result as it was written, with the digests of its records.
+
+        Raises:
+            StoppedError: another worker has the cell, because it saw no sign of life of this one.
         """
+        if self.claim is not None and is_overtaken(self.claim):
+            raise StoppedError
         folder = self.cell(result.label, result.seed)
         folder.mkdir(parents=True, exist_ok=True)
         digests = {}

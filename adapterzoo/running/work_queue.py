@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from math import inf
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import AdapterzooError, failure_reason
@@ -44,6 +45,8 @@ class EarlierResults:
     """tuning of the cell's label, or why it failed"""
     of_base: OfBase | None
     """what the cell needs to know of the untouched base model; None if that is nothing"""
+    claim: Path | None = None
+    """file by which this worker has claimed the cell; None if no claims are needed"""
 
 
 class WorkQueue(Schedule):
@@ -216,7 +219,8 @@ class WorkQueue(Schedule):
             if cell is not None:  # so that a result that exists at the end is from this item
                 self.store.discard(cell.label, cell.seed)
             tuning = self.tunings.get(cell.label) if cell is not None else None
-            earlier = EarlierResults(tuning, self.of_base.get(item.quantization))
+            claim = self.claims.claim_of((cell.label, cell.seed)) if cell is not None else None
+            earlier = EarlierResults(tuning, self.of_base.get(item.quantization), claim)
             process = self._process_for(item, earlier, threads)
             self.running[process], self.begun[process] = item, time.monotonic()
         elif cell is not None:
@@ -280,6 +284,7 @@ class WorkQueue(Schedule):
 def do_item(worker: Worker, item: WorkItem, base: Base, earlier: EarlierResults, send: Send) -> None:
     """Do an item and send its messages; this runs in the process of the item."""
     if item.cell is not None:
+        worker.store.claim = earlier.claim
         worker.do(item.cell, base, Sender(send), tuning=earlier.tuning, of_base=earlier.of_base)
         return
     clock = Stopwatch()

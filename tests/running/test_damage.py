@@ -24,6 +24,7 @@ from adapterzoo.digests import records_digest
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.prepare.prepare import prepare
 from adapterzoo.recipe.reading import load_recipe
+from adapterzoo.results.claims import Claims
 from adapterzoo.results.identity import recipe_identity
 from adapterzoo.results.note import NOTE
 from adapterzoo.results.result import DamagedResultError, read_result
@@ -77,7 +78,7 @@ def planned(finished: Finished, out: Path) -> tuple[list[str], list[str]]:
     """Return the labels of the cells that a run would do, and what it says before."""
     reporter, store = Messages(), Store(out)
     message = store.check(finished.identity)
-    schedule = SerialSchedule(Worker(finished.prepared, store, finished.identity), reporter, Stopwatch())
+    schedule = SerialSchedule(Worker(finished.prepared, store, finished.identity), reporter, Stopwatch(), Claims())
     return [cell.label for cell in schedule.todo], [*reporter.said, *([message] if message else [])]
 
 
