@@ -101,8 +101,13 @@ def test_a_cell_whose_node_is_lost_goes_on_elsewhere_from_its_checkpoint(
 
     monkeypatch.setattr(RayQueue, "_order", property(without_folders))
     monkeypatch.setattr(CellWatch, "step", lose_its_node)
-    done = adapterzoo("run", recipe, *long, "--ray", cluster.address, "--out", out)
-    assert done.exit_code == 0, done.stderr
+    for attempt in range(5):  # on a busy machine the second node may get no cell, or end it before it is noticed
+        out = tmp_path / f"there-{attempt}"
+        steps.clear()
+        done = adapterzoo("run", recipe, *long, "--ray", cluster.address, "--out", out)
+        assert done.exit_code == 0, done.stderr
+        if lost:
+            break
     (label,) = lost
     assert f"{label}, seed 0 is done elsewhere" in done.stderr
     assert min(number for name, number in steps if name == label) > 20, "since then, it never began anew"
