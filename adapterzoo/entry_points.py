@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_origin
 
 import pluggy
 
@@ -128,6 +128,32 @@ class PluginRegistry(Mapping[str, ItemT]):
             return f"The plugin '{name}' has the name {' and '.join(own)} for it: write that."
         others = [f" {b.plugin} (from {b.package}) was left out: {b.reason}." for b in self.broken]
         return did_you_mean(name, {*self, *more}) + "".join(others[:MAX_BROKEN_SHOWN])
+
+
+def check_attributes(plugin: object, expected: Mapping[str, Any]) -> None:
+    """Raise PluginError if a plugin lacks an attribute, or has one of another type.
+
+    Args:
+        plugin: the plugin.
+        expected: name -> type that its contract gives.
+    """
+    kind = type(plugin).__name__
+    for attribute, hint in expected.items():
+        if not hasattr(plugin, attribute):
+            raise PluginError(f"{kind} has no '{attribute}'")
+        value = getattr(plugin, attribute)
+        if not _has_type(hint, value):
+            wanted = getattr(hint, "__name__", hint)
+            raise PluginError(f"{kind}.{attribute} is {value!r:.100}, of type {type(value).__name__}, not {wanted}")
+
+
+def _has_type(hint: Any, value: object) -> bool:
+    """Tell whether an attribute's value has the type that the contract gives."""
+    if get_origin(hint) is Sequence:  # a generator is refused, because it can be read only once
+        return isinstance(value, (tuple, list))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
 
 
 def check_summary(kind: str, summary: str) -> None:

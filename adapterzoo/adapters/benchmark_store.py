@@ -16,6 +16,7 @@ from adapterzoo.recipe.reading import kept_recipe
 from adapterzoo.results.identity import identity_hash
 from adapterzoo.results.result import RESULT, DamagedResultError, Result, read_result
 from adapterzoo.results.store import Store
+from adapterzoo.results.suitable import check_recipe
 
 SECTION = "lm_eval"
 """section of a result's recipe with the settings of the benchmark"""
@@ -59,7 +60,7 @@ class BenchmarkStore:
             "environment": {**environment([LIBRARY]), "jobs": 1},
         }
         store = Store(into)
-        store.check(recipe)
+        check_recipe(into, recipe)
         return cls(benchmark, store, common)
 
     def begin(self, answerers: Sequence[Answerer]) -> None:

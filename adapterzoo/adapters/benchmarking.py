@@ -25,7 +25,8 @@ from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.prepare.plan import BASE_LABEL
 from adapterzoo.results.result import Result
-from adapterzoo.results.store import TRACEBACK, Store
+from adapterzoo.results.store import TRACEBACK
+from adapterzoo.results.suitable import check_place
 from adapterzoo.running.cell_results import finite
 from adapterzoo.running.reporter import Reporter
 
@@ -79,7 +80,7 @@ def evaluate_tasks(
     tasks = list(dict.fromkeys(tasks))
     folders = [_folder(folder, out, name, asking) for name in tasks]
     for into in folders:
-        Store(into).check_place()
+        check_place(into)
     with quiet_libraries():
         asking = replace(asking, chat_template=_uses_chat_template(adapters[0], asking.chat_template))
         reporter.say(f"loading {', '.join(tasks)}")

@@ -108,17 +108,7 @@ def _reach(prepared: Prepared) -> Iterator[str]:
     from adapterzoo.methods.registry import registry
 
     for reach in prepared.reach:
-        whole = [kind for kind, (size, reached) in reach.kinds.items() if reached == size]
-        others = {kind: sizes for kind, sizes in reach.kinds.items() if kind not in whole}
-        parts = [f"{reached / size:.0%} of {kind}" for kind, (size, reached) in others.items() if reached]
-        missed = [
-            f"{kind} ({size / prepared.base_parameters:.1%})" for kind, (size, reached) in others.items() if not reached
-        ]
-        what = "; ".join(
-            [*([f"all of {', '.join(whole)}"] if whole else []), *parts]
-            + ([f"nothing of {', '.join(missed)}"] if missed else [])
-        )
-        yield f"{', '.join(reach.labels)}: {reach.targets} reaches {reach.share:.1%} of the parameters: {what}"
+        yield str(reach)
     experts = max((reach.missed_experts for reach in prepared.reach), default=0.0)
     if experts:
         able = [name for name in registry() if "target_parameters" in registry()[name].options.model_fields]

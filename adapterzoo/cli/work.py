@@ -9,7 +9,7 @@ import click
 
 from adapterzoo.cli.arguments import trust_option
 from adapterzoo.cli.progress import shown_progress
-from adapterzoo.results.claims import PATIENCE_SECONDS
+from adapterzoo.results.claim_files import PATIENCE_SECONDS
 from adapterzoo.terminal import counted, safe, stdout
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 NEW_TOKENS = 4
 SHARED_TOKENS = 8
+MANY = 9
+"""number of rows in the batches of many rows"""
 
 
 def logits(model: nn.Module, encoded: Encoded | TaskRows, size: int | None = None) -> torch.Tensor:
@@ -143,6 +145,23 @@ def shared_prefix_gap(model: Any, encoded: Encoded) -> float:
         for part in (slice(1), slice(1, None))  # the loss, and all gradients
         for joined in results[1:]
     )
+
+
+def logits_of_many(model: nn.Module, whose: str = "") -> dict[str, torch.Tensor]:
+    """Return the logits of more and longer rows, in one batch and in several: name -> logits.
+
+    Args:
+        model: the model.
+        whose: begins the names.
+    """
+    from adapterzoo.conformance.models import equal_rows, many_rows
+
+    return {
+        f"{whose}many rows": logits(model, many_rows()),
+        f"{whose}many rows in nines": logits(model, many_rows(), MANY),
+        f"{whose}equal rows": logits(model, equal_rows()),
+        f"{whose}equal rows alone": logits(model, equal_rows(), 1),
+    }
 
 
 def relative_difference(expected: torch.Tensor, actual: torch.Tensor) -> float:

@@ -11,19 +11,26 @@ from typing import TYPE_CHECKING, Any
 from adapterzoo.conformance import elsewhere
 from adapterzoo.conformance.declining import problems_with
 from adapterzoo.conformance.effects import missing_effects
-from adapterzoo.conformance.measure import greedy, greedy_gap, labels_gap, logits, loss, shared_prefix_gap
+from adapterzoo.conformance.measure import (
+    greedy,
+    greedy_gap,
+    labels_gap,
+    logits,
+    logits_of_many,
+    loss,
+    shared_prefix_gap,
+)
 from adapterzoo.conformance.models import (
     ARCHITECTURES,
     CAUSAL,
-    equal_rows,
     joins_rows,
-    many_rows,
     rows,
     rows_for,
     tiny_base,
 )
 from adapterzoo.conformance.observation import Observation
 from adapterzoo.conformance.sizes import count_sizes
+from adapterzoo.conformance.tensors import same_tensor, saved_base
 from adapterzoo.conformance.thorough import larger_model, long_training, other_settings
 from adapterzoo.conformance.trial import SAVED_AT, STEPS, Trial
 from adapterzoo.conformance.variants import FEW_STEPS, SEED, VARIANT_SECONDS, few, observe_variants
@@ -33,19 +40,15 @@ from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.world import World
 from adapterzoo.methods.contract import Context, Method
 from adapterzoo.methods.layers import trained_parameters
-from adapterzoo.model.base_state import parts
 from adapterzoo.model.head import put_new_head
 from adapterzoo.results.adapter_folder import has_weights
 from adapterzoo.results.result import plain_findings
 from adapterzoo.tasks.batches import sealed, shuffled_batches
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 START_SECONDS = 600  # another process has to start, and has limits of its own
-MANY = 9
-"""number of rows in the batches of many rows"""
 
 
 def observe(
@@ -90,7 +93,7 @@ class Observer:
         self.causal = task_type == CAUSAL
         self.rows: Any = rows() if self.causal else rows_for(task_type)
         self.observed = Observation(architecture, quantization)
-        # Where the model itself treats its rows otherwise when they are joined, that says nothing on the method.
+        # If joining rows changes even the answers of the base model, it cannot show whether the method is sound.
         self.joins = self.causal and not self.observed.batch_dependent and joins_rows(architecture, quantization)
         self.settings = TrainSection(
             steps=STEPS,
@@ -153,7 +156,7 @@ class Observer:
             observed.logits["base"] = logits(model, self.rows)
             observed.logits["base alone"] = logits(model, self.rows, 1)
             if self.causal and not observed.batch_dependent:
-                self._measure_many(model, "base, ")
+                observed.logits.update(logits_of_many(model, "base, "))
         with observed.stage("problems"):
             observed.declined = self.problems(self.options)
         if observed.declined or observed.errors:
@@ -196,7 +199,7 @@ class Observer:
             return
         with observed.stage("train"):
             self._train_watched(wrapped)
-            observed.changed = [name for name, before in frozen.items() if not _same(before, tensors[name])]
+            observed.changed = [name for name, before in frozen.items() if not same_tensor(before, tensors[name])]
             observed.logits["trained"] = logits(wrapped, self.rows)
             observed.losses.append(loss(wrapped, self.rows))
         if "train" in observed.errors:
@@ -204,7 +207,7 @@ class Observer:
         with observed.stage("padding"):
             observed.logits["alone"] = logits(wrapped, self.rows, 1)
             if self.causal and not observed.batch_dependent:
-                self._measure_many(wrapped)
+                observed.logits.update(logits_of_many(wrapped))
         if self.causal:
             with observed.stage("generate"):
                 observed.greedy_gap = greedy_gap(wrapped, self.rows)
@@ -221,7 +224,7 @@ class Observer:
             observed.files = sorted(path.name for path in trial.adapter.rglob("*") if path.is_file())
             observed.has_safetensors = has_weights(trial.adapter)
             if not self.method.changes_base:
-                observed.saved_base = _saved_base(trial.adapter, frozen)
+                observed.saved_base = saved_base(trial.adapter, frozen)
         if observed.quantization in self.method.mergeable_into:
             with observed.stage("merge"):
                 merged: Any = self.method.merge(wrapped)
@@ -259,13 +262,6 @@ class Observer:
         observed.without_gradient = sorted(gradients.missing)
         observed.silent_callbacks = [type(callback).__name__ for callback, calls in events if not calls]
 
-    def _measure_many(self, model: nn.Module, whose: str = "") -> None:
-        """Measure a model on more and longer rows, in one batch and in several."""
-        self.observed.logits[f"{whose}many rows"] = logits(model, many_rows())
-        self.observed.logits[f"{whose}many rows in nines"] = logits(model, many_rows(), MANY)
-        self.observed.logits[f"{whose}equal rows"] = logits(model, equal_rows())
-        self.observed.logits[f"{whose}equal rows alone"] = logits(model, equal_rows(), 1)
-
     def _use_bfloat16(self) -> None:
         """Train, save and load an adapter on a base in bfloat16."""
         observed, context = self.observed, self.context
@@ -287,21 +283,3 @@ class Observer:
         """Note whether the last use of the base model changed the content of its tensors."""
         if self.base.was_changed and not self.method.changes_base:
             self.observed.left_behind.append(f"numbers that the base model or its quantization keeps, by {when}")
-
-
-def _saved_base(adapter: Path, base: dict[str, torch.Tensor]) -> list[str]:
-    """Return the names of saved tensors that are equal to a matrix of the base."""
-    from safetensors.torch import load_file
-
-    saved = {name: tensor for file in adapter.rglob("*.safetensors") for name, tensor in load_file(file).items()}
-    matrices = [tensor for tensor in base.values() if tensor.dim() > 1]
-    return sorted(name for name, tensor in saved.items() if any(_same(matrix, tensor) for matrix in matrices))
-
-
-def _same(before: torch.Tensor, after: torch.Tensor) -> bool:
-    """Tell whether two tensors are equal in dtype, shape and every value."""
-    if type(before) is not type(after) and (parts(before) or parts(after)):
-        return False
-    if parts(before):  # a quantized tensor cannot be compared itself
-        return all(map(_same, parts(before), parts(after)))
-    return bool(before.dtype == after.dtype and before.shape == after.shape and before.equal(after.detach()))

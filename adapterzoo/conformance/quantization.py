@@ -32,7 +32,7 @@ BFLOAT16_BYTES = 2
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen of a quantization on one model."""
+    """The errors and sizes of a quantization on one tiny model, and why it is not sound."""
 
     architecture: str
     problems: list[str]

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import metadata
-from typing import Any, get_origin
+from typing import Any
 
 from adapterzoo import hookspecs
-from adapterzoo.entry_points import PluginRegistry, check_summary
+from adapterzoo.entry_points import PluginRegistry, check_attributes, check_summary
 from adapterzoo.errors import PluginError
 from adapterzoo.files import is_device_name
 from adapterzoo.methods.contract import (
@@ -92,13 +92,7 @@ def _verify(method: object) -> None:
     for old, new in RENAMED.items():
         if hasattr(method, old):
             raise PluginError(f"{kind} has the attribute '{old}', which contract 2 calls '{new}'")
-    for attribute, hint in attributes().items():
-        if not hasattr(method, attribute):
-            raise PluginError(f"{kind} has no '{attribute}'")
-        value = getattr(method, attribute)
-        if not _has_type(hint, value):
-            wanted = getattr(hint, "__name__", hint)
-            raise PluginError(f"{kind}.{attribute} is {value!r}, of type {type(value).__name__}, not {wanted}")
+    check_attributes(method, attributes())
     check_summary(kind, method.summary)
     if not NAME.fullmatch(method.name):
         raise PluginError(f"{kind}.name is {method.name!r}: only lower-case letters, digits and '-'")
@@ -128,15 +122,6 @@ def _verify(method: object) -> None:
         )
     if not method.fallback:  # the options of a fallback are built later, when they are needed
         _verify_options(method)
-
-
-def _has_type(hint: Any, value: object) -> bool:
-    """Tell whether an attribute's value has the type that the contract gives."""
-    if get_origin(hint) is Sequence:  # a generator is refused, because it can be read only once
-        return isinstance(value, (tuple, list))
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
 
 
 def _verify_options(method: Method[Any]) -> None:

@@ -24,7 +24,7 @@ FILE = "quantizations.json"
 
 
 class QuantizationRecord(TypedDict):
-    """What the kit saw of one quantization."""
+    """The methods that the conformance kit has tried on one quantization, and whether each trains on it."""
 
     date: str
     versions: dict[str, str]

@@ -19,7 +19,7 @@ EXPERTS = "fused experts"
 
 @dataclass(frozen=True)
 class Reach:
-    """What the targets of some cells reach."""
+    """The share of the model's parameters in the layers that a method adapts, for all cells with the same targets."""
 
     labels: list[str]
     targets: str
@@ -31,6 +31,18 @@ class Reach:
     def share(self) -> float:
         """Return the share of all parameters that is reached."""
         return sum(reached for _, reached in self.kinds.values()) / sum(size for size, _ in self.kinds.values())
+
+    def __str__(self) -> str:
+        total = sum(size for size, _ in self.kinds.values())
+        whole = [kind for kind, (size, reached) in self.kinds.items() if reached == size]
+        partly = [
+            f"{reached / size:.0%} of {kind}" for kind, (size, reached) in self.kinds.items() if 0 < reached < size
+        ]
+        missed = [f"{kind} ({size / total:.1%})" for kind, (size, reached) in self.kinds.items() if not reached]
+        parts = [f"all of {', '.join(whole)}"] * bool(whole) + partly
+        parts += [f"nothing of {', '.join(missed)}"] * bool(missed)
+        labels = ", ".join(self.labels)
+        return f"{labels}: {self.targets} reaches {self.share:.1%} of the parameters: {'; '.join(parts)}"
 
     @property
     def missed_experts(self) -> float:

@@ -44,7 +44,7 @@ NONE = "none"
 
 
 class Reason(NamedTuple):
-    """Why something cannot be done."""
+    """The reason for which a quantization cannot be used, and a hint for the user."""
 
     what: str
     """end of a sentence about it"""
@@ -54,7 +54,7 @@ class Reason(NamedTuple):
 
 @dataclass(frozen=True)
 class LoadSettings:
-    """How a base model is loaded."""
+    """The settings with which a quantization loads a base model."""
 
     dtype: torch.dtype
     """dtype of the computation, and of all weights that are not quantized"""

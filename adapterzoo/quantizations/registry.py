@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
-from typing import Any, get_origin
+from typing import Any
 
 from adapterzoo import hookspecs
-from adapterzoo.entry_points import PluginRegistry, check_summary
+from adapterzoo.entry_points import PluginRegistry, check_attributes, check_summary
 from adapterzoo.errors import PluginError
 from adapterzoo.quantizations.contract import Quantization, Reason, attributes
 
@@ -51,22 +51,9 @@ def _verify(quantization: object) -> None:
     if not isinstance(quantization, Quantization):
         raise PluginError(f"it returned {quantization!r:.100}, which is not an adapterzoo.Quantization")
     kind = type(quantization).__name__
-    for attribute, hint in attributes().items():
-        if not hasattr(quantization, attribute):
-            raise PluginError(f"{kind} has no '{attribute}'")
-        value = getattr(quantization, attribute)
-        if not _has_type(hint, value):
-            wanted = getattr(hint, "__name__", hint)
-            raise PluginError(f"{kind}.{attribute} is {value!r:.100}, of type {type(value).__name__}, not {wanted}")
+    check_attributes(quantization, attributes())
     check_summary(kind, quantization.summary)
+    if not all(isinstance(package, str) for package in quantization.packages):
+        raise PluginError(f"{kind}.packages names {quantization.packages!r:.100}; write names of modules")
     if not NAME.fullmatch(quantization.name):
         raise PluginError(f"{kind}.name is {quantization.name!r}: only lower-case letters, digits and '-'")
-
-
-def _has_type(hint: Any, value: object) -> bool:
-    """Tell whether an attribute's value has the type that the contract gives."""
-    if get_origin(hint) is not None and issubclass(get_origin(hint), Iterable):
-        return isinstance(value, (tuple, list)) and all(isinstance(item, str) for item in value)
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)

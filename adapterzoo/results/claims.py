@@ -1,42 +1,31 @@
-"""Claim cells of an output folder that several workers share, so that no cell is done twice.
-
-A claim is a file ``.claims/<label>.seed-<n>.<number>``. A file of a name can be created only once, also on a network
-file system, and the highest number counts. The owner renews the file's time as long as it lives. A claim that is not
-renewed for too long may be followed by one with the next number: then its first owner has lost the cell. Times are only
-compared with earlier times of the same file, so that the clocks of the machines need not agree.
-"""
+"""Claim cells of an output folder that several workers share, so that no cell is done twice."""
 
 from __future__ import annotations
 
 import json
 import os
-import platform
-import shutil
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from adapterzoo.files import create_once, read_text
-from adapterzoo.machine.processes import process_started
+from adapterzoo.files import create_once
+from adapterzoo.results.claim_files import (
+    CLAIMS,
+    PATIENCE_SECONDS,
+    CellKey,
+    ClaimFile,
+    claim_path,
+    claims_in,
+    has_ended,
+    owner_of,
+    this_process,
+)
 
-CLAIMS = ".claims"
 THREADS = "threads"
-# Network file systems may show the time of a file as it was up to a minute ago.
-PATIENCE_SECONDS = 180.0
-MAX_BYTES = 2**16
 RENEWALS = 6  # how many times a claim is renewed while others wait for a sign of life
 LOOK_SECONDS = 1.0  # time between two looks into the folder
-
-CellKey = tuple[str, int]
-"""label and seed of a cell"""
-
-
-class _Claim(NamedTuple):
-    number: int
-    changed: int
-    """when the file was changed, in nanoseconds"""
 
 
 class Claims:
@@ -96,9 +85,9 @@ class SharedClaims(Claims):
         self._patience = patience
         self._own: dict[CellKey, int] = {}
         """cell -> number of this worker's claim"""
-        self._found: dict[CellKey, _Claim] = {}
+        self._found: dict[CellKey, ClaimFile] = {}
         """cell -> its claim with the highest number"""
-        self._unchanged: dict[CellKey, tuple[_Claim, float]] = {}
+        self._unchanged: dict[CellKey, tuple[ClaimFile, float]] = {}
         """cell -> its claim, and since when it was seen unchanged"""
         self._owners: dict[Path, Any] = {}
         """file of a claim -> its owner"""
@@ -113,7 +102,7 @@ class SharedClaims(Claims):
         number = self._found[cell].number + 1 if cell in self._found else 1
         self._folder.mkdir(exist_ok=True)
         self._looked = -LOOK_SECONDS
-        if not create_once(self._path(cell, number), json.dumps(_this_process())):
+        if not create_once(self._path(cell, number), json.dumps(this_process())):
             return False  # another worker was faster
         self._own[cell] = number
         if self._renewing is None:
@@ -172,13 +161,13 @@ class SharedClaims(Claims):
         self._own.clear()
 
     def _path(self, cell: CellKey, number: int) -> Path:
-        return self._folder / f"{cell[0]}.seed-{cell[1]}.{number}"
+        return claim_path(self._folder, cell, number)
 
     def _is_dead(self, path: Path) -> bool:
         """Tell whether a claim is of a process of this machine that has ended."""
-        if path not in self._owners and (owner := _owner(path)) is not None:
+        if path not in self._owners and (owner := owner_of(path)) is not None:
             self._owners[path] = owner
-        return _has_ended(self._owners.get(path))
+        return has_ended(self._owners.get(path))
 
     def _renew(self) -> None:
         while not self._closing.wait(self._patience / RENEWALS):
@@ -192,89 +181,7 @@ class SharedClaims(Claims):
         if now - self._looked < LOOK_SECONDS:
             return
         self._looked = now
-        self._found = _claims_in(self._folder)
+        self._found = claims_in(self._folder)
         for cell, claim in self._found.items():
             if self._unchanged.get(cell, (None, 0.0))[0] != claim:
                 self._unchanged[cell] = claim, now
-
-
-def is_overtaken(claim: Path) -> bool:
-    """Tell whether another worker has the cell of a claim."""
-    name, _, number = claim.name.rpartition(".")
-    return claim.with_name(f"{name}.{int(number) + 1}").exists()
-
-
-def live_claim(folder: Path) -> Path | None:
-    """Return the claim of a worker that is doing a cell of an output folder; None if there is none.
-
-    One of a worker on another machine counts if it was renewed within PATIENCE_SECONDS.
-    """
-    claims = folder / CLAIMS
-    if not claims.is_dir():
-        return None
-    probe = claims / ".now"
-    probe.touch()  # so that both times are from the clock of the file system
-    now = probe.stat().st_mtime
-    probe.unlink()
-    for cell, claim in _claims_in(claims).items():
-        path = claims / f"{cell[0]}.seed-{cell[1]}.{claim.number}"
-        done = (folder / cell[0] / f"seed-{cell[1]}" / "result.json").exists()
-        if not done and now - claim.changed / 1e9 < PATIENCE_SECONDS and not _has_ended(_owner(path)):
-            return path
-    return None
-
-
-def remove_claims(folder: Path) -> None:
-    """Remove all claims of an output folder whose cells are done, or whose workers have ended."""
-    shutil.rmtree(folder / CLAIMS, ignore_errors=True)
-
-
-def _claims_in(folder: Path) -> dict[CellKey, _Claim]:
-    """Return cell -> its claim with the highest number."""
-    found: dict[CellKey, _Claim] = {}
-    try:
-        files = list(os.scandir(folder))
-    except OSError:  # nothing was claimed yet
-        return found
-    for file in files:
-        cell, _, number = file.name.rpartition(".")
-        label, separator, seed = cell.rpartition(".seed-")
-        if not (separator and number.isdecimal() and seed.isdecimal()):
-            continue
-        with suppress(OSError):  # it was removed just now
-            claim = _Claim(int(number), file.stat(follow_symlinks=False).st_mtime_ns)
-            key = (label, int(seed))
-            found[key] = max(claim, found.get(key, claim))
-    return found
-
-
-def _this_process() -> dict[str, Any]:
-    """Describe this process, so that workers on the same machine know when it has ended."""
-    process = os.getpid()
-    return {"machine": _machine(), "host": platform.node(), "process": process, "started": process_started(process)}
-
-
-def _machine() -> str | None:
-    """Return what all processes have in common that can see each other; None if that is not known."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"  # two containers have process numbers of their own
-    except OSError:
-        return None
-
-
-def _owner(path: Path) -> Any:
-    """Return the owner that a claim names; None if it cannot be read."""
-    try:
-        return json.loads(read_text(path, MAX_BYTES))
-    except (OSError, ValueError, RecursionError):  # it is being written, or gone
-        return None
-
-
-def _has_ended(owner: Any) -> bool:
-    """Tell whether the owner of a claim is a process of this machine that has ended; False if that is not known."""
-    try:
-        here = owner["machine"] is not None and owner["machine"] == _machine()
-        return here and process_started(int(owner["process"])) != owner["started"]
-    except (TypeError, KeyError, ValueError):
-        return False

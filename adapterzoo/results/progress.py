@@ -16,7 +16,7 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 
 from adapterzoo.files import read_text, temporary_path
 from adapterzoo.machine.processes import process_started
-from adapterzoo.results.claims import CLAIMS
+from adapterzoo.results.claim_files import CLAIMS
 
 PROGRESS = ".progress.json"
 MAX_BYTES = 2**20

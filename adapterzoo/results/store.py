@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -18,21 +16,20 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from adapterzoo.digests import records_digest
-from adapterzoo.errors import UserError, is_disk_full
-from adapterzoo.files import remove, temporary_path, write_atomically
+from adapterzoo.errors import UserError
+from adapterzoo.files import remove, write_atomically
 from adapterzoo.machine.stopping import StoppedError
-from adapterzoo.results.claims import is_overtaken, live_claim, remove_claims
-from adapterzoo.results.identity import differences, identity_hash, without_changeable
-from adapterzoo.results.note import NOTE, TIMES, UNREADABLE, read_note, write_note
+from adapterzoo.results.claim_files import is_overtaken, live_claim, remove_claims
+from adapterzoo.results.identity import identity_hash
+from adapterzoo.results.note import TIMES, UNREADABLE, read_note, write_note
 from adapterzoo.results.result import (
     RESULT,
     Result,
     StoredResults,
-    read_results,
-    refuse_links,
     result_text,
     stored_results,
 )
+from adapterzoo.results.suitable import LOCK, readable_results, unusable
 
 PREDICTIONS = "predictions.jsonl"
 GENERAL = "general.jsonl"
@@ -41,7 +38,6 @@ CHECKPOINTS = "checkpoints"
 SETTINGS = f"{CHECKPOINTS}/settings.json"
 TRACEBACK = "traceback.txt"
 RECIPE = "recipe.yaml"
-LOCK = ".lock"
 WIDTH = 4096
 """columns of a line in the recipe, so that no path is broken into two lines"""
 
@@ -59,79 +55,6 @@ class Store:
         """Leave the lock out when the store is sent to another process: this one holds it for both."""
         return type(self), (self.folder,)
 
-    def check(self, identity: Mapping[str, Any]) -> str | None:
-        """Raise an error unless the folder is empty or missing, or holds results of the same recipe.
-
-        Args:
-            identity: the recipe's identity, from :func:`recipe_identity`.
-
-        Returns:
-            A message if the folder's note is damaged, and its results show that they are of the same recipe.
-
-        Raises:
-            UserError: it holds other files, links that lead out of it, or results of a recipe that differs in more
-                than its methods and seeds.
-        """
-        # Do not look through a folder that is not ours, which may be large.
-        if os.path.lexists(self.folder / NOTE) or any(self.folder.glob(f"*/seed-*/{RESULT}")):
-            refuse_links(self.folder)
-        message = None
-        try:
-            if not self._holds_files():
-                return None
-            try:
-                before: list[dict[str, Any]] = [read_note(self.folder)["identity"]]
-            except UNREADABLE as error:
-                is_missing = isinstance(error, FileNotFoundError)
-                before = [result.recipe for result in self._readable_results() if result.recipe]
-                if not before:
-                    raise self._unknown(is_missing) from None
-                what = "is missing" if is_missing else "is damaged"
-                message = f"{self.folder / NOTE} {what}, and is made again: the results are of the same recipe"
-        except OSError as error:
-            raise self._unusable(error) from None
-        for other in map(without_changeable, before):
-            model, own = other.get("model"), identity.get("model", {})
-            if isinstance(model, dict) and own.get("weights") is not None and model.get("weights") == own["weights"]:
-                other["model"] = {**model, "name": own["name"]}  # the same files in another folder are the same model
-            if identity_hash(other) != identity_hash(identity):
-                changes = "; ".join(differences(other, identity))
-                what = f"holds the results of another recipe ({changes})."
-                raise UserError.at(str(self.folder), what, "Give --out another folder, or remove that one.")
-        return message
-
-    def check_place(self) -> None:
-        """Raise UserError if the folder cannot be the output folder of any recipe; this reads no data and no model."""
-        try:
-            place = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
-            if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-                code = errno.EACCES if place.is_dir() else errno.ENOTDIR
-                raise OSError(code, os.strerror(code))
-            is_ours = (self.folder / NOTE).exists() or any(self.folder.glob(f"*/seed-*/{RESULT}"))
-            if self._holds_files() and not is_ours:
-                raise self._unknown(is_missing=True)
-        except OSError as error:
-            raise self._unusable(error) from None
-
-    def _holds_files(self) -> bool:
-        """Tell whether the folder holds anything but what a run that was killed at its start may have left."""
-        ours = (LOCK, temporary_path(self.folder / NOTE).name)
-        return self.folder.exists() and any(path.name not in ours for path in self.folder.iterdir())
-
-    def _readable_results(self) -> list[Result]:
-        """Return the results in the folder, without damaged ones."""
-        with suppress(UserError):
-            return [result for _, result in read_results(self.folder).cells]
-        return []
-
-    def _unknown(self, is_missing: bool) -> UserError:
-        """Return the error of a folder without a note and without results."""
-        if is_missing:
-            what = "is not empty and is not an output folder of adapterzoo."
-            return UserError.at(str(self.folder), what, "Give --out another folder.")
-        what = "is damaged, and no result in its folder shows the recipe."
-        return UserError.at(str(self.folder / NOTE), what, "Give --out another folder, or remove that one.")
-
     def begin(
         self, resolved: Mapping[str, Any], identity: Mapping[str, Any], cells: Sequence[tuple[str, int]] = ()
     ) -> None:
@@ -139,7 +62,7 @@ class Store:
 
         Args:
             resolved: the recipe with every default.
-            identity: the recipe's identity, as given to :meth:`check`.
+            identity: the recipe's identity, as given to :func:`check_recipe`.
             cells: label and seed of every cell of the run, so that the missing ones are known later.
 
         Raises:
@@ -167,7 +90,7 @@ class Store:
             hint = "Wait for it, or give --out another folder."
             raise UserError.at(str(self.folder), "another run is writing there.", hint) from None
         except OSError as error:
-            raise self._unusable(error) from None
+            raise unusable(self.folder, error) from None
 
     def release(self) -> None:
         """Unlock the folder for other runs."""
@@ -182,10 +105,6 @@ class Store:
             return True
         return False
 
-    def _unusable(self, error: OSError) -> UserError:
-        hint = "Free some space on its disk, or give another folder." if is_disk_full(error) else "Give another folder."
-        return UserError.at(f"--out {self.folder}", f"cannot be written: {error.strerror}.", hint)
-
     def weights(self) -> str | None:
         """Return the hash of the base model's weights in this folder's runs; None if it is not known."""
         try:
@@ -199,7 +118,7 @@ class Store:
         try:
             numbers = [read_note(self.folder)["threads"]]
         except UNREADABLE:
-            numbers = [result.environment.get("threads") for result in self._readable_results()]
+            numbers = [result.environment.get("threads") for result in readable_results(self.folder)]
         return next((number for number in numbers if isinstance(number, int) and number > 0), None)
 
     def keep_threads(self, number: int) -> None:

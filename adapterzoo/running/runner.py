@@ -22,6 +22,7 @@ from adapterzoo.results.claims import Claims
 from adapterzoo.results.identity import recipe_identity
 from adapterzoo.results.result import Result
 from adapterzoo.results.store import Store
+from adapterzoo.results.suitable import check_place, check_recipe
 from adapterzoo.running import room
 from adapterzoo.running.fork_queue import ForkQueue
 from adapterzoo.running.gpu_queue import GpuQueue
@@ -29,7 +30,8 @@ from adapterzoo.running.on_ray.cluster import RayCluster
 from adapterzoo.running.on_ray.queue import RayQueue
 from adapterzoo.running.planned import PlannedCell, planned_cells
 from adapterzoo.running.reporter import Reporter
-from adapterzoo.running.schedule import Schedule, SerialSchedule
+from adapterzoo.running.schedule import Schedule
+from adapterzoo.running.serial import SerialSchedule
 from adapterzoo.running.worker import Worker
 from adapterzoo.terminal import duration
 
@@ -165,12 +167,12 @@ def scheduled(
             processes.set_threads(1)
 
     store = Store(out)
-    store.check_place()
+    check_place(out)
     try:
         with clock("preparing"):
             prepared = prepare_run(reporter.say, use_one_thread)
         identity = recipe_identity(prepared.recipe.resolved(), str(prepared.fingerprints["data"]), prepared.weights)
-        if (message := store.check(identity)) is not None:
+        if (message := check_recipe(out, identity)) is not None:
             reporter.say(message)
         with quiet_libraries():
             worker = worker_type(prepared, store, identity)

@@ -1,27 +1,22 @@
-"""Run the cells of a run and keep what they share; the serial schedule in this module runs them one by one."""
+"""Run the cells of a run and keep what they share."""
 
 from __future__ import annotations
 
 import errno
-import gc
-import time
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from adapterzoo.errors import AdapterzooError, Problem, UserError, failure_reason
-from adapterzoo.machine import gpu, processes, stopping
-from adapterzoo.machine.limits import stopped_after
-from adapterzoo.machine.memory import keep_freed_memory
+from adapterzoo.errors import AdapterzooError, Problem, UserError
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.methods.registry import registry
 from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.prepare.settings import with_settings
-from adapterzoo.results.claims import LOOK_SECONDS, CellKey, Claims
+from adapterzoo.results.claim_files import CellKey
+from adapterzoo.results.claims import Claims
 from adapterzoo.results.intact import changed_files, changed_records
 from adapterzoo.results.result import RESULT, Result, Tuning, read_result
 from adapterzoo.results.store import Store
-from adapterzoo.running import parallel
-from adapterzoo.running.of_base import OfBase, needs_base
+from adapterzoo.running.of_base import OfBase
 from adapterzoo.running.reporter import Reporter
 from adapterzoo.running.watch import Watch
 from adapterzoo.running.worker import Worker
@@ -194,56 +189,6 @@ class Schedule:
         self.done[key] = result
         self.claims.forget(key)
         self.reporter.finish(result, kept)
-
-
-class SerialSchedule(Schedule):
-    """A schedule that runs the cells one after the other in this process and loads each base model once."""
-
-    def do(self) -> None:
-        """Run the cells one after the other."""
-        kept = self.store.threads()
-        threads = parallel.known_threads(self.recipe.threads, "auto", kept) or processes.cores()
-        self.worker.results.threads = self.claims.agreed_threads(threads)
-        processes.set_threads(self.worker.results.threads)
-        keep_freed_memory()
-        if not self.claims.shared:
-            self.store.keep_threads(self.worker.results.threads)
-        with gpu.repeatable():
-            while (cell := self._next_cell()) is not None:
-                base = self.bases.get(cell.quantization)
-                if base is None:
-                    self.bases = {name: error for name, error in self.bases.items() if isinstance(error, Exception)}
-                    gc.collect()
-                    base = self._load(cell.quantization)
-                self.reporter.start(cell.label, cell.seed)
-                self._finish(self._do_cell(cell, base))
-
-    def _next_cell(self) -> Cell | None:
-        """Return the next cell to do; None if there is none, or the user stops the run."""
-        while not stopping.asked():
-            self._note_others()
-            missing = [cell for cell in self.todo if (cell.label, cell.seed) not in self.done]
-            taken = next((cell for cell in missing if self._take(cell)), None)
-            if taken is not None or not missing or not self.claims.waits:
-                return taken
-            time.sleep(LOOK_SECONDS)
-        return None
-
-    def _do_cell(self, cell: Cell, base: Base | Exception) -> Result:
-        try:
-            if isinstance(base, Exception):
-                raise base
-            if needs_base(self.prepared, cell) and cell.quantization not in self.of_base:
-                self.of_base[cell.quantization] = OfBase.measured(self.prepared, base, self.clock)
-        except Exception as error:
-            return self.worker.fail(cell, failure_reason(error), "", keep_checkpoints=True)
-        tuning, of_base = self.tunings.get(cell.label), self.of_base.get(cell.quantization)
-        limit = self.recipe.train.time_limit
-        with stopped_after(limit, waiting=True) if limit is not None else nullcontext():
-            result = self.worker.do(cell, base, CellWatch(self, cell), tuning=tuning, of_base=of_base)
-        if limit is not None and not result.ok:
-            base.invalidate()  # the cell may have been stopped while the base model was put back as it was
-        return result
 
 
 class CellWatch(Watch):

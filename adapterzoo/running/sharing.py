@@ -13,7 +13,8 @@ from adapterzoo.prepare.plan import base_cells
 from adapterzoo.prepare.prepare import prepare
 from adapterzoo.recipe.reading import kept_recipe, load_recipe, require_trust
 from adapterzoo.recipe.schema import Recipe
-from adapterzoo.results.claims import PATIENCE_SECONDS, Claims, SharedClaims, remove_claims
+from adapterzoo.results.claim_files import PATIENCE_SECONDS, remove_claims
+from adapterzoo.results.claims import Claims, SharedClaims
 from adapterzoo.results.note import planned
 from adapterzoo.results.result import Result
 from adapterzoo.results.store import RECIPE, Store

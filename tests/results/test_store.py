@@ -12,6 +12,7 @@ from adapterzoo.errors import UserError
 from adapterzoo.results.identity import identity_hash, recipe_identity
 from adapterzoo.results.result import RESULT, Result, read_results
 from adapterzoo.results.store import Store
+from adapterzoo.results.suitable import check_recipe
 
 
 def result(label: str, seed: int = 0, **changes: object) -> Result:
@@ -122,9 +123,9 @@ def test_damaged_files_give_no_traceback(tmp_path: Path) -> None:
     for content in ("{", "{}", "[]"):
         (tmp_path / "out" / ".adapterzoo.json").write_text(content)
         with pytest.raises(UserError, match="is damaged"):
-            Store(tmp_path / "out").check({})
+            check_recipe(tmp_path / "out", {})
     below = Store(path / "below-a-file")
-    below.check({})
+    check_recipe(below.folder, {})
     with pytest.raises(UserError, match="cannot be written"):
         below.begin({}, {})
 
@@ -143,10 +144,10 @@ def test_keys_that_change_no_result_may_change_also_in_a_folder_of_an_old_versio
     note = {"recipe_hash": identity_hash(old), "identity": old, "threads": 3}
     (tmp_path / ".adapterzoo.json").write_text(json.dumps(note))
     store = Store(tmp_path)
-    assert store.check({"model": "m", "train": {"steps": 1}}) is None
+    assert check_recipe(store.folder, {"model": "m", "train": {"steps": 1}}) is None
     assert store.threads() == 3
     with pytest.raises(UserError, match=r"another recipe \(train\.steps: 1 there, 2 here\)"):
-        store.check({"model": "m", "train": {"steps": 2}})
+        check_recipe(store.folder, {"model": "m", "train": {"steps": 2}})
     recipe = {"evaluate": {}, "model": {}, "data": {}, "train": {"steps": 1, "save_limit": 5, "time_limit": 60.0}}
     assert recipe_identity(recipe, "rows", None)["train"] == {"steps": 1}
 
@@ -154,7 +155,7 @@ def test_keys_that_change_no_result_may_change_also_in_a_folder_of_an_old_versio
 def test_a_second_run_into_the_same_folder_is_refused(tmp_path: Path) -> None:
     first, second = Store(tmp_path / "out"), Store(tmp_path / "out")
     first.begin({"name": "x"}, {"model": "m"})
-    second.check({"model": "m"})
+    check_recipe(second.folder, {"model": "m"})
     with pytest.raises(UserError, match="another run is writing there"):
         second.begin({"name": "x"}, {"model": "m"})
     first.release()

@@ -29,8 +29,9 @@ from adapterzoo.results.identity import recipe_identity
 from adapterzoo.results.note import NOTE
 from adapterzoo.results.result import DamagedResultError, read_result
 from adapterzoo.results.store import Store
+from adapterzoo.results.suitable import check_recipe
 from adapterzoo.running.reporter import Reporter
-from adapterzoo.running.schedule import SerialSchedule
+from adapterzoo.running.serial import SerialSchedule
 from adapterzoo.running.worker import Worker
 
 CELL = "lora/seed-0"
@@ -77,7 +78,7 @@ class Messages(Reporter):
 def planned(finished: Finished, out: Path) -> tuple[list[str], list[str]]:
     """Return the labels of the cells that a run would do, and what it says before."""
     reporter, store = Messages(), Store(out)
-    message = store.check(finished.identity)
+    message = check_recipe(store.folder, finished.identity)
     schedule = SerialSchedule(Worker(finished.prepared, store, finished.identity), reporter, Stopwatch(), Claims())
     return [cell.label for cell in schedule.todo], [*reporter.said, *([message] if message else [])]
 
@@ -140,7 +141,7 @@ def test_without_the_note_of_the_folder_its_results_show_the_recipe(
     assert len(compare(damaged).rows) == 3
     other = {**finished.identity, "train": {**finished.identity["train"], "steps": 3}}
     with pytest.raises(UserError, match=r"holds the results of another recipe \(train\.steps: 2 there, 3 here\)"):
-        Store(damaged).check(other)
+        check_recipe(damaged, other)
     if os.environ.get("ADAPTERZOO_DAMAGE"):
         run_again(finished, damaged, adapterzoo)
 

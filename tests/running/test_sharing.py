@@ -23,8 +23,9 @@ from transformers import TrainerCallback
 from adapterzoo.cli import main
 from adapterzoo.machine.processes import Process
 from adapterzoo.methods.registry import registry
-from adapterzoo.results import claims
-from adapterzoo.results.claims import SharedClaims, live_claim
+from adapterzoo.results import claim_files, claims
+from adapterzoo.results.claim_files import live_claim
+from adapterzoo.results.claims import SharedClaims
 from adapterzoo.results.store import LOCK
 
 LONG_SECONDS = 90.0
@@ -48,7 +49,7 @@ class Worker:
 
 
 def work(send: Callable[[Any], None], folder: Path, options: tuple[str, ...]) -> None:
-    claims._machine = lambda: f"machine {os.getpid()}"
+    claim_files._machine = lambda: f"machine {os.getpid()}"
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         main(["work", str(folder), *options])

@@ -17,7 +17,7 @@ from written import write
 
 from adapterzoo.results.intact import changed_files
 from adapterzoo.results.result import read_result
-from adapterzoo.results.store import Store
+from adapterzoo.results.suitable import check_recipe
 
 FORMATS = ("table", "markdown", "csv", "json", "html")
 HOSTILE = (
@@ -221,4 +221,4 @@ def test_the_store_refuses_to_write_through_a_link(out: Path, tmp_path: Path) ->
     (tmp_path / "mine").mkdir()
     (out / "lora").symlink_to(tmp_path / "mine")
     with pytest.raises(UserError, match="is a link that leads out of"):
-        Store(out).check({})
+        check_recipe(out, {})

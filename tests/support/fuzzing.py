@@ -209,12 +209,13 @@ def read_note(folder: Path, content: bytes) -> None:
     from adapterzoo.results.note import run_times, unfinished
     from adapterzoo.results.result import StoredResults
     from adapterzoo.results.store import Store
+    from adapterzoo.results.suitable import check_recipe
 
     (folder / ".adapterzoo.json").write_bytes(content)
     store = Store(folder)
     run_times(folder), unfinished(folder, StoredResults([], {}))
     store.threads(), store.weights()
-    store.check({"model": {"name": "x"}})
+    check_recipe(store.folder, {"model": {"name": "x"}})
 
 
 def read_adapter(name: str) -> Callable[[Path, bytes], None]:

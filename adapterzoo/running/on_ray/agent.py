@@ -32,7 +32,7 @@ MAX_PROBE_BYTES = 100
 
 @dataclass(frozen=True)
 class Order:
-    """What an agent has to know before its process can do cells."""
+    """The requirements of a run, which an agent checks on its node before it starts the process for the cells."""
 
     packages: Mapping[str, str | None]
     """package -> the version that it must have"""
@@ -63,7 +63,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Report:
-    """What has happened since the last report."""
+    """The messages of an agent's process since the last report, and its state."""
 
     messages: list[Any]
     """messages of the process: ``DONE``, or pickled"""

@@ -15,7 +15,8 @@ from adapterzoo.machine import stopping
 from adapterzoo.machine.processes import ProcessHandle
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.methods.registry import registry
-from adapterzoo.results.claims import CLAIMS, Claims, remove_claims
+from adapterzoo.results.claim_files import CLAIMS, remove_claims
+from adapterzoo.results.claims import Claims
 from adapterzoo.running import parallel
 from adapterzoo.running.loading_queue import ItemHandler, LoadingQueue
 from adapterzoo.running.on_ray.agent import Order

@@ -1,0 +1,125 @@
+"""Read the files by which workers claim the cells of an output folder that they share.
+
+A claim is a file ``.claims/<label>.seed-<n>.<number>``. A file of a name can be created only once, also on a network
+file system, and the highest number counts. The owner renews the file's time as long as it lives. A claim that is not
+renewed for too long may be followed by one with the next number: then its first owner has lost the cell. Times are only
+compared with earlier times of the same file, so that the clocks of the machines need not agree.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from adapterzoo.files import read_text
+from adapterzoo.machine.processes import process_started
+from adapterzoo.results.result import RESULT
+
+CLAIMS = ".claims"
+MAX_BYTES = 2**16
+# A worker on another machine counts as alive for so long after its last sign of life. Network file systems may show the
+# time of a file as it was up to a minute ago.
+PATIENCE_SECONDS = 180.0
+
+CellKey = tuple[str, int]
+"""label and seed of a cell"""
+
+
+class ClaimFile(NamedTuple):
+    """A file by which a worker has claimed a cell."""
+
+    number: int
+    changed: int
+    """when the file was changed, in nanoseconds"""
+
+
+def claim_path(folder: Path, cell: CellKey, number: int) -> Path:
+    """Return the path of a claim of a cell."""
+    return folder / f"{cell[0]}.seed-{cell[1]}.{number}"
+
+
+def is_overtaken(claim: Path) -> bool:
+    """Tell whether another worker has the cell of a claim."""
+    name, _, number = claim.name.rpartition(".")
+    return claim.with_name(f"{name}.{int(number) + 1}").exists()
+
+
+def live_claim(folder: Path) -> Path | None:
+    """Return the claim of a worker that is doing a cell of an output folder; None if there is none.
+
+    One of a worker on another machine counts if it was renewed within PATIENCE_SECONDS.
+    """
+    claims = folder / CLAIMS
+    if not claims.is_dir():
+        return None
+    probe = claims / ".now"
+    probe.touch()  # so that both times are from the clock of the file system
+    now = probe.stat().st_mtime
+    probe.unlink()
+    for cell, claim in claims_in(claims).items():
+        path = claim_path(claims, cell, claim.number)
+        done = (folder / cell[0] / f"seed-{cell[1]}" / RESULT).exists()
+        if not done and now - claim.changed / 1e9 < PATIENCE_SECONDS and not has_ended(owner_of(path)):
+            return path
+    return None
+
+
+def remove_claims(folder: Path) -> None:
+    """Remove all claims of an output folder whose cells are done, or whose workers have ended."""
+    shutil.rmtree(folder / CLAIMS, ignore_errors=True)
+
+
+def claims_in(folder: Path) -> dict[CellKey, ClaimFile]:
+    """Return cell -> its claim with the highest number."""
+    found: dict[CellKey, ClaimFile] = {}
+    try:
+        files = list(os.scandir(folder))
+    except OSError:  # nothing was claimed yet
+        return found
+    for file in files:
+        cell, _, number = file.name.rpartition(".")
+        label, separator, seed = cell.rpartition(".seed-")
+        if not (separator and number.isdecimal() and seed.isdecimal()):
+            continue
+        with suppress(OSError):  # it was removed just now
+            claim = ClaimFile(int(number), file.stat(follow_symlinks=False).st_mtime_ns)
+            key = (label, int(seed))
+            found[key] = max(claim, found.get(key, claim))
+    return found
+
+
+def this_process() -> dict[str, Any]:
+    """Describe this process, so that workers on the same machine know when it has ended."""
+    process = os.getpid()
+    return {"machine": _machine(), "host": platform.node(), "process": process, "started": process_started(process)}
+
+
+def _machine() -> str | None:
+    """Return what all processes have in common that can see each other; None if that is not known."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"  # two containers have process numbers of their own
+    except OSError:
+        return None
+
+
+def owner_of(path: Path) -> Any:
+    """Return the owner that a claim names; None if it cannot be read."""
+    try:
+        return json.loads(read_text(path, MAX_BYTES))
+    except (OSError, ValueError, RecursionError):  # it is being written, or gone
+        return None
+
+
+def has_ended(owner: Any) -> bool:
+    """Tell whether the owner of a claim is a process of this machine that has ended; False if that is not known."""
+    try:
+        here = owner["machine"] is not None and owner["machine"] == _machine()
+        return here and process_started(int(owner["process"])) != owner["started"]
+    except (TypeError, KeyError, ValueError):
+        return False

@@ -1,0 +1,72 @@
+"""Run the cells of a run one after the other in this process."""
+
+from __future__ import annotations
+
+import gc
+import time
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+from adapterzoo.errors import failure_reason
+from adapterzoo.machine import gpu, processes, stopping
+from adapterzoo.machine.limits import stopped_after
+from adapterzoo.machine.memory import keep_freed_memory
+from adapterzoo.prepare.plan import Cell
+from adapterzoo.results.claims import LOOK_SECONDS
+from adapterzoo.results.result import Result
+from adapterzoo.running import parallel
+from adapterzoo.running.of_base import OfBase, needs_base
+from adapterzoo.running.schedule import CellWatch, Schedule
+
+if TYPE_CHECKING:
+    from adapterzoo.model.base import Base
+
+
+class SerialSchedule(Schedule):
+    """A schedule that runs the cells one after the other in this process and loads each base model once."""
+
+    def do(self) -> None:
+        """Run the cells one after the other."""
+        kept = self.store.threads()
+        threads = parallel.known_threads(self.recipe.threads, "auto", kept) or processes.cores()
+        self.worker.results.threads = self.claims.agreed_threads(threads)
+        processes.set_threads(self.worker.results.threads)
+        keep_freed_memory()
+        if not self.claims.shared:
+            self.store.keep_threads(self.worker.results.threads)
+        with gpu.repeatable():
+            while (cell := self._next_cell()) is not None:
+                base = self.bases.get(cell.quantization)
+                if base is None:
+                    self.bases = {name: error for name, error in self.bases.items() if isinstance(error, Exception)}
+                    gc.collect()
+                    base = self._load(cell.quantization)
+                self.reporter.start(cell.label, cell.seed)
+                self._finish(self._do_cell(cell, base))
+
+    def _next_cell(self) -> Cell | None:
+        """Return the next cell to do; None if there is none, or the user stops the run."""
+        while not stopping.asked():
+            self._note_others()
+            missing = [cell for cell in self.todo if (cell.label, cell.seed) not in self.done]
+            taken = next((cell for cell in missing if self._take(cell)), None)
+            if taken is not None or not missing or not self.claims.waits:
+                return taken
+            time.sleep(LOOK_SECONDS)
+        return None
+
+    def _do_cell(self, cell: Cell, base: Base | Exception) -> Result:
+        try:
+            if isinstance(base, Exception):
+                raise base
+            if needs_base(self.prepared, cell) and cell.quantization not in self.of_base:
+                self.of_base[cell.quantization] = OfBase.measured(self.prepared, base, self.clock)
+        except Exception as error:
+            return self.worker.fail(cell, failure_reason(error), "", keep_checkpoints=True)
+        tuning, of_base = self.tunings.get(cell.label), self.of_base.get(cell.quantization)
+        limit = self.recipe.train.time_limit
+        with stopped_after(limit, waiting=True) if limit is not None else nullcontext():
+            result = self.worker.do(cell, base, CellWatch(self, cell), tuning=tuning, of_base=of_base)
+        if limit is not None and not result.ok:
+            base.invalidate()  # the cell may have been stopped while the base model was put back as it was
+        return result
