@@ -30,6 +30,11 @@ class Cell:
     seed: int = 0
 
     @property
+    def key(self) -> tuple[str, int]:
+        """Return label and seed, which no two cells of a run share."""
+        return self.label, self.seed
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Return the fields that must not differ between results of one label; their names are ``Result``'s."""
         return {name: getattr(self, name, None) for name in SETTINGS} | {"options": {}}

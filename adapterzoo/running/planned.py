@@ -30,7 +30,7 @@ def planned_cells(schedule: Schedule) -> list[PlannedCell]:
 
 
 def _planned(schedule: Schedule, cell: Cell) -> tuple[str, str]:
-    if (cell.label, cell.seed) in schedule.kept:
+    if cell.key in schedule.kept:
         return REUSE, "it has a result"
     folder = schedule.store.cell(cell.label, cell.seed)
     if isinstance(cell, MethodCell) and (checkpoint := checkpoints.find(folder / CHECKPOINTS)) is not None:

@@ -103,7 +103,7 @@ def run_cells(
     clock, claims = Stopwatch(), claims or Claims()
     chosen = scheduled(recipe, out, prepare_run, worker_type, reporter, clock, claims, make_schedule)
     with chosen as (schedule, identity):
-        store, cells = schedule.store, [(cell.label, cell.seed) for cell in schedule.prepared.cells]
+        store, cells = schedule.store, [cell.key for cell in schedule.prepared.cells]
         if (too_small := room.warning(schedule.prepared, schedule.todo, out)) is not None:
             reporter.say(too_small)
         if not claims.shared:
@@ -121,7 +121,7 @@ def run_cells(
         except OSError as error:
             if not is_disk_full(error):
                 raise
-            todo = [cell for cell in schedule.todo if (cell.label, cell.seed) not in schedule.done]
+            todo = [cell for cell in schedule.todo if cell.key not in schedule.done]
             raise room.disk_full(schedule.prepared, todo, out) from error
         finally:
             claims.close()

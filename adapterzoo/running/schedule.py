@@ -39,7 +39,7 @@ class Schedule:
         self.reporter = reporter
         self.kept = self._valid(self._finished())
         """label and seed -> result of an earlier run"""
-        self.todo = [cell for cell in self.prepared.cells if (cell.label, cell.seed) not in self.kept]
+        self.todo = [cell for cell in self.prepared.cells if cell.key not in self.kept]
         self.done: dict[tuple[str, int], Result] = {}
         """label and seed -> result"""
         self.elsewhere = set[CellKey]()
@@ -58,14 +58,14 @@ class Schedule:
     def run(self) -> list[Result]:
         """Run the cells that have no result yet; return the results, in the order of the plan."""
         for cell in self.prepared.cells:
-            if (result := self.kept.get((cell.label, cell.seed))) is not None:
+            if (result := self.kept.get(cell.key)) is not None:
                 self.reporter.start(cell.label, cell.seed)
                 self.store.remove_checkpoints(cell.label, cell.seed)  # if a run was killed before it did
                 self._finish(result, kept=True)
         if self.todo:
             with self.clock("cells"):
                 self.do()
-        keys = [(cell.label, cell.seed) for cell in self.prepared.cells]
+        keys = [cell.key for cell in self.prepared.cells]
         return [self.done[key] for key in keys if key in self.done]  # some are missing if the user has stopped the run
 
     def do(self) -> None:
@@ -76,7 +76,7 @@ class Schedule:
         """Return the seconds that all processes together spent on each activity, including waiting."""
         times = dict(self.clock.seconds)
         available = times.pop("cells") * self.jobs
-        for key in {(cell.label, cell.seed) for cell in self.todo} & self.done.keys() - self.elsewhere:
+        for key in {cell.key for cell in self.todo} & self.done.keys() - self.elsewhere:
             for name, seconds in self.done[key].seconds.items():
                 times[name] = times.get(name, 0.0) + seconds
         busy = sum(seconds for name, seconds in times.items() if name != "preparing")
@@ -149,7 +149,7 @@ class Schedule:
             tuning = {label for label, _ in self.claims.others() - self.done.keys()}
             if cell.label in tuning:
                 return False
-        if not self.claims.take((cell.label, cell.seed)):
+        if not self.claims.take(cell.key):
             return False
         if self.store.locked():
             what = "a run has begun there."
@@ -159,17 +159,17 @@ class Schedule:
     def _note_others(self) -> None:
         """Note the cells that other workers have done."""
         if self.claims.shared:
-            missing = [cell for cell in self.todo if (cell.label, cell.seed) not in self.done]
+            missing = [cell for cell in self.todo if cell.key not in self.done]
             claimed = self.claims.others()  # without claims, all cells are done
             for cell in missing:
-                if not claimed or (cell.label, cell.seed) in claimed:
+                if not claimed or cell.key in claimed:
                     self._note(cell)
 
     def _note(self, cell: Cell) -> bool:
         """Finish a cell that another worker has done; return whether one has."""
         result = self._written(cell)
         if result is not None:
-            key = (cell.label, cell.seed)
+            key = cell.key
             self.claims.forget(key)
             self.elsewhere.add(key)
             if result.tuning:
@@ -195,7 +195,7 @@ class CellWatch(Watch):
     """A watch that passes a cell's progress on to the run's reporter, and its tuning to the label's other seeds."""
 
     def __init__(self, schedule: Schedule, cell: Cell) -> None:
-        self._schedule, self._cell = schedule, (cell.label, cell.seed)
+        self._schedule, self._cell = schedule, cell.key
 
     def phase(self, name: str) -> None:
         """See :meth:`Watch.phase`."""

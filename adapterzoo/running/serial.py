@@ -48,7 +48,7 @@ class SerialSchedule(Schedule):
         """Return the next cell to do; None if there is none, or the user stops the run."""
         while not stopping.asked():
             self._note_others()
-            missing = [cell for cell in self.todo if (cell.label, cell.seed) not in self.done]
+            missing = [cell for cell in self.todo if cell.key not in self.done]
             taken = next((cell for cell in missing if self._take(cell)), None)
             if taken is not None or not missing or not self.claims.waits:
                 return taken

@@ -40,7 +40,7 @@ def plan(
     prepare_run = partial(prepare, recipe, methods, seeds)
     reporter = reporter or Reporter()
     with scheduled(recipe, out, prepare_run, Worker, reporter, Stopwatch(), Claims()) as (schedule, identity):
-        store, cells = schedule.store, [(cell.label, cell.seed) for cell in schedule.prepared.cells]
+        store, cells = schedule.store, [cell.key for cell in schedule.prepared.cells]
         found = planned_cells(schedule)
         store.begin(kept_recipe(schedule.prepared.recipe, registry()), identity, cells)
         try:

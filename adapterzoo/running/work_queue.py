@@ -108,12 +108,12 @@ class WorkQueue(Schedule):
     def _something_free(self, quantization: str | None = None) -> bool:
         """Tell whether a waiting cell can be claimed, of one quantization or of any."""
         cells = [item.cell for item in self.waiting if item.cell and quantization in (None, item.quantization)]
-        return any(self.claims.free((cell.label, cell.seed)) for cell in cells)
+        return any(self.claims.free(cell.key) for cell in cells)
 
     def _is_superfluous(self, item: WorkItem) -> bool:
         """Tell whether other workers have done an item, or all cells that need it."""
         if item.cell is not None:
-            return (item.cell.label, item.cell.seed) in self.done
+            return item.cell.key in self.done
         return not any(other.cell and other.quantization == item.quantization for other in self.waiting)
 
     def _choose_concurrency(self) -> Concurrency:
@@ -142,7 +142,7 @@ class WorkQueue(Schedule):
         """Tell whether an item that has ended waits again, because another worker has its cell."""
         if process not in self.overtaken or item.cell is None:
             return False
-        self.claims.forget((item.cell.label, item.cell.seed))
+        self.claims.forget(item.cell.key)
         return True
 
     def _end_processes(self) -> None:
@@ -162,7 +162,7 @@ class WorkQueue(Schedule):
         """End the processes of cells that another worker has claimed, because it saw no sign of life of this one."""
         lost = self.claims.lost()
         for process, item in self.running.items():
-            if item.cell is not None and (item.cell.label, item.cell.seed) in lost:
+            if item.cell is not None and item.cell.key in lost:
                 self.overtaken.add(process)
                 process.kill()
 
@@ -219,7 +219,7 @@ class WorkQueue(Schedule):
             if cell is not None:  # so that a result that exists at the end is from this item
                 self.store.discard(cell.label, cell.seed)
             tuning = self.tunings.get(cell.label) if cell is not None else None
-            claim = self.claims.claim_of((cell.label, cell.seed)) if cell is not None else None
+            claim = self.claims.claim_of(cell.key) if cell is not None else None
             earlier = EarlierResults(tuning, self.of_base.get(item.quantization), claim)
             process = self._process_for(item, earlier, threads)
             self.running[process], self.begun[process] = item, time.monotonic()
