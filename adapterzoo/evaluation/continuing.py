@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -38,7 +39,8 @@ def cached(
     from transformers import DynamicCache
 
     caches: list[RowCache] = []
-    size = 1 + int(max_positions(model) // max(len(prompt) for prompt in prompts))
+    room = max_positions(model) / max(len(prompt) for prompt in prompts)
+    size = len(prompts) if room == math.inf else 1 + int(room)
     for start in range(0, len(prompts), size):
         rows = [row_tokens(prompt) for prompt in prompts[start : start + size]]
         batch = to_device(without_labels(prefix.batch(rows, encoded.pad_id)), model)

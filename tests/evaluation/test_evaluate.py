@@ -32,15 +32,21 @@ def test_a_trained_model_answers_and_stops(write_recipe: Callable[..., Path], tm
     assert after["perplexity"] == pytest.approx(math.exp(after["test_loss"]))
 
 
-def test_answers_do_not_depend_on_the_batch(write_recipe: Callable[..., Path]) -> None:
-    from adapterzoo.evaluation.generation import generate
+def test_answers_do_not_depend_on_the_batch(write_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    from adapterzoo.evaluation import continuing
+    from adapterzoo.evaluation.generation import decoded, generate, greedy
+    from adapterzoo.tokens.shared_prefix import SharedPrefix
 
     bench = Bench(write_recipe("lora"))
     model = bench.load("none").get_model()
-    prompts = [example.prompt for example in bench.prepared.encoded.test]
-    assert generate(model, bench.prepared.encoded, prompts, 1, 6) == generate(
-        model, bench.prepared.encoded, prompts, 8, 6
-    )
+    encoded = bench.prepared.encoded
+    prompts = [example.prompt for example in encoded.test]
+    expected = generate(model, encoded, prompts, 1, 6)
+    assert generate(model, encoded, prompts, 8, 6) == expected
+    for most in (1, 60, math.inf):  # on a GPU there is no limit
+        monkeypatch.setattr(continuing, "max_positions", lambda model, most=most: most)
+        answers = greedy(model, encoded, prompts, 8, [6] * len(prompts), SharedPrefix.of(model))
+        assert [decoded(ids, encoded) for ids in answers] == expected
 
 
 def test_a_model_with_weights_that_are_not_finite_fails(write_recipe: Callable[..., Path]) -> None:
