@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-real bench lint docs lock clean
+.PHONY: demo test test-real test-gpu bench lint docs lock clean
 
 demo: $(READY)
 	$(BIN)/adapterzoo run recipes/quickstart.yaml
@@ -16,6 +16,10 @@ test: $(READY)
 # Trains the real model; minutes.
 test-real: $(READY)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m real --numprocesses auto
+
+# Needs a GPU, and is skipped test by test without one; minutes.
+test-gpu: $(READY)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m gpu -vv
 
 # Against the scripts that people write: hours. One method and round: bench/bench.py --help.
 bench: $(READY)

@@ -25,6 +25,24 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the GPUs, because most tests compute on the CPU; only ``-m gpu`` uses them."""
+    if "gpu" not in config.getoption("markexpr"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests that need a GPU where there is none."""
+    on_gpus = [item for item in items if item.get_closest_marker("gpu")]
+    if not on_gpus:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in on_gpus:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU (make test-gpu)"))
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a two-layer Llama with a tokenizer of bytes, saved by transformers."""

@@ -28,7 +28,7 @@ PROMPTS = 8
 LONGEST = 64
 """largest number of tokens of an answer, where the recipe leaves it open"""
 MERGED = "merged model"
-HARDWARE = ("processor", "cores", "threads", "device")
+HARDWARE = ("processor", "cores", "threads", "device", "gpu")
 
 
 class Answering(NamedTuple):

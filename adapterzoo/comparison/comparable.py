@@ -20,7 +20,7 @@ SECTIONS_OF_ROWS = ("budget", "tune")
 # Packages that only read the data. Their versions do not matter, because the content of the data is compared.
 READERS = ("datasets",)
 # Parts of the environment that change a row's costs, but not its scores.
-HARDWARE = ("processor", "cores", "threads", "jobs", "platform")
+HARDWARE = ("processor", "cores", "threads", "jobs", "platform", "gpu")
 
 
 def comparability_key(result: Result) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adapterzoo.digests import file_digest, text_digest
+from adapterzoo.machine import gpu
 
 PACKAGES = ("adapterzoo", "torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets")
 
@@ -33,6 +34,7 @@ def environment(more: Sequence[str] = ()) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "gpu": gpu.description(),
     }
 
 

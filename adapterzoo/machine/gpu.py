@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,17 @@ from adapterzoo.errors import AdapterzooError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"  # CUDA shows a process only the GPUs that this variable lists
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+# torch reads the first of these that is set; the second is its older name.
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+# What nvidia-smi is asked -> the words for it; a field that a driver does not know is left out.
+SMI_FIELDS = {
+    "clocks.max.sm": "{} MHz",
+    "clocks.max.memory": "memory {} MHz",
+    "power.limit": "{} W",
+    "driver_version": "driver {}",
+    "mig.mode.current": "MIG {}",
+}
+SMI_SECONDS = 30  # a driver that hangs must not stop a run
 
 
 def visible() -> list[str]:
@@ -38,6 +51,57 @@ def name() -> str:
     if not torch.cuda.is_available():
         raise AdapterzooError(f"CUDA finds no GPU in this process ({VISIBLE}={os.environ.get(VISIBLE, '')})")
     return str(torch.cuda.get_device_name())
+
+
+def description() -> str | None:
+    """Return what a GPU's speed depends on beside its name: memory, clocks, power, driver, CUDA, MIG; None without one.
+
+    A MIG instance, a part of a GPU, has its size in its name.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties()
+    gigabytes = properties.total_memory / 2**30
+    parts = [f"{gigabytes:.0f} GiB", f"{properties.multi_processor_count} multiprocessors"]
+    return ", ".join([*parts, f"CUDA {torch.version.cuda}", *_from_driver(str(properties.uuid))])
+
+
+def _from_driver(uuid: str) -> list[str]:
+    """Return what the driver's own program says of a GPU; nothing where there is none, or it does not know the GPU."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    command = [program, f"--query-gpu={','.join(SMI_FIELDS)}", "--format=csv,noheader,nounits", f"--id=GPU-{uuid}"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=SMI_SECONDS, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    values = [value.strip() for value in answer.strip().split(",")]
+    return [
+        words.format(value.removesuffix(".00").lower() if words.startswith("MIG") else value.removesuffix(".00"))
+        for words, value in zip(SMI_FIELDS.values(), values, strict=False)
+        if value and not value.startswith("[")  # "[N/A]"
+    ]
+
+
+def process_environment(gpu: str) -> dict[str, str]:
+    """Return the variables for a process that uses one GPU, named as in :func:`visible`.
+
+    Cells of different sizes follow each other in a process, and torch by default cannot join the freed pieces of
+    memory that they leave. With growing segments it can.
+    """
+    growing = {} if any(name in os.environ for name in ALLOCATOR) else {ALLOCATOR[0]: "expandable_segments:True"}
+    return {VISIBLE: gpu, **growing}
+
+
+def set_precision(tf32: bool) -> None:
+    """Let this process multiply float32 matrices on a GPU in TF32, or not; without a GPU do nothing."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
 
 
 @contextmanager

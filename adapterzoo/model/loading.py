@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import UserError
+from adapterzoo.machine import gpu
+from adapterzoo.model.attention import refuse_attention
 from adapterzoo.model.files import (
     never_ask,
     refuse_adapter,
@@ -46,6 +48,7 @@ def load_config(model: ModelSection, location: str) -> Any:
     from transformers import AutoConfig
 
     never_ask()
+    refuse_attention(model)
     refuse_strange_files(location)
     refuse_gguf(location)
     refuse_adapter(location, model.revision)
@@ -232,6 +235,7 @@ def load_weights(
     import torch
 
     where = device()
+    gpu.set_precision(model.tf32)
     dtype = getattr(torch, model.dtype)
     attention: str | None = model.attention
     if attention == "auto":

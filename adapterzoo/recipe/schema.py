@@ -55,8 +55,11 @@ class ModelSection(Section):
         "bfloat16", description="number format of the computation and of all weights that are not quantized"
     )
     double_quantization: bool = Field(True, description="nf4 and fp4 only: quantize the quantization constants too")
-    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = Field(
         "auto", description="attention kernel; auto = the fastest for this device and this max_length"
+    )
+    tf32: bool = Field(
+        False, description="GPUs only: multiply float32 matrices in TF32, faster and with 10 bits of precision"
     )
     padding_token: str | None = Field(
         None,

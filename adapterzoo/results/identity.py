@@ -38,6 +38,9 @@ def recipe_identity(resolved: Mapping[str, Any], data_hash: str, weights: str | 
         # The first seed is part of the identity, because tuning uses it.
         identity["tune"] = {**resolved["tune"], "seed": resolved["seeds"][0]}
     identity["model"] = {**identity.get("model", {}), "weights": weights}
+    # Earlier versions did not have this key; a folder of theirs stays the same run.
+    if not identity["model"].get("tf32"):
+        identity["model"].pop("tf32", None)
     identity["data"] = {**data, "rows": data_hash}
     return without_changeable(identity)
 

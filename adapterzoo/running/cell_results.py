@@ -7,6 +7,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import AdapterzooError, NotFiniteError
+from adapterzoo.machine import gpu
 from adapterzoo.metrics.registry import lower_is_better_columns, metric_packages
 from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.prepare.prepared import Prepared
@@ -28,8 +29,6 @@ class CellResults:
         """number of threads of each cell"""
         self.jobs = 1
         """number of cells that run at the same time"""
-        self.device: str | None = None
-        """name of the GPU that this process uses; None for the first GPU, or the CPU"""
         self.describe_machine()
         self._common: dict[str, Any] = {
             "fingerprints": {"recipe": identity_hash(identity), **prepared.fingerprints},
@@ -42,6 +41,14 @@ class CellResults:
 
         self.machine: dict[str, Any] = environment(_packages(self.prepared))
 
+    def use_this_gpu(self) -> None:
+        """Note the GPU of this process, which may not be the one of the process that planned the run.
+
+        Raises:
+            AdapterzooError: this process finds no GPU.
+        """
+        self.machine |= {"device": gpu.name(), "gpu": gpu.description()}
+
     def packages(self) -> dict[str, str | None]:
         """Return the packages that scores depend on, with their versions."""
         return dict(self.machine["packages"])
@@ -49,8 +56,6 @@ class CellResults:
     def make(self, cell: Cell, **values: Any) -> Result:
         """Return the result of a cell: its settings, what all cells of the run share, and the given values."""
         environment = {**self.machine, "threads": self.threads, "jobs": self.jobs}
-        if self.device is not None:
-            environment["device"] = self.device
         return Result(
             label=cell.label,
             seed=cell.seed,

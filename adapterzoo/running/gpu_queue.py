@@ -48,7 +48,7 @@ class GpuQueue(LoadingQueue):
         used = list(self.gpu_of.values())
         chosen = min(self.gpus, key=used.count)
         handler = ItemHandler(self.worker, torch.cuda.is_available())
-        process = FreshProcess(handler, threads, {gpu.VISIBLE: chosen})
+        process = FreshProcess(handler, threads, gpu.process_environment(chosen))
         self.gpu_of[process] = chosen
         return process
 

@@ -112,7 +112,7 @@ class ItemHandler:
         error: AdapterzooError | None = None
         try:
             if self.needs_gpu:
-                self.worker.results.device = gpu.name()
+                self.worker.results.use_this_gpu()
             self.base = self.worker.load(quantization)
         except UserError as problem:
             error = problem

@@ -35,6 +35,7 @@ SET_BY = {
     "gradient_checkpointing_kwargs": "train.gradient_checkpointing",
     "bf16": "model.dtype",
     "fp16": "model.dtype",
+    "tf32": "model.tf32",
     "seed": "seeds",
     "data_seed": "seeds",
     "eval_strategy": "train.eval_steps",
