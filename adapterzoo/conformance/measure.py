@@ -20,7 +20,7 @@ MANY = 9
 
 
 def logits(model: nn.Module, encoded: Encoded | TaskRows, size: int | None = None) -> torch.Tensor:
-    """Return the logits of all tokens that are not padding, of shape (tokens, vocabulary).
+    """Return the logits of all tokens that are not padding, of shape (tokens, vocabulary), in the machine's memory.
 
     For a task whose model is no causal language model, return its outputs in one dimension.
 
@@ -36,11 +36,11 @@ def logits(model: nn.Module, encoded: Encoded | TaskRows, size: int | None = Non
     model.eval()
     if isinstance(encoded, TaskRows):
         with torch.no_grad():
-            return torch.cat([encoded.outputs(model, group) for group in _groups(encoded.test, size)])
+            return torch.cat([encoded.outputs(model, group) for group in _groups(encoded.test, size)]).cpu()
     rows = [example.tokens for example in encoded.test]
     with torch.no_grad():
         per_row = [row for batch in _groups(rows, size) for row in _forward(model, batch, encoded.pad_id)]
-    return torch.cat(per_row)
+    return torch.cat(per_row).cpu()
 
 
 def _groups(rows: Sequence[Any], size: int | None) -> list[Sequence[Any]]:

@@ -26,4 +26,6 @@ def same_tensor(before: torch.Tensor, after: torch.Tensor) -> bool:
         return False
     if parts(before):  # a quantized tensor cannot be compared itself
         return all(map(same_tensor, parts(before), parts(after)))
-    return bool(before.dtype == after.dtype and before.shape == after.shape and before.equal(after.detach()))
+    if before.dtype != after.dtype or before.shape != after.shape:
+        return False
+    return bool(before.equal(after.detach().to(before.device)))

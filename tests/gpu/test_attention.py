@@ -43,7 +43,8 @@ def test_joined_rows_give_the_losses_of_padded_rows(
     for first, second in zip(joined["history"], padded["history"], strict=True):
         assert first["loss"] == pytest.approx(second["loss"], abs=tolerance)
     assert joined["metrics"]["test_loss"] == pytest.approx(padded["metrics"]["test_loss"], abs=tolerance)
-    assert joined["positions_per_token"] < padded["positions_per_token"]
+    if dtype != "float32":  # FlashAttention computes in 16 bits only, and without it joined rows are slower on a GPU
+        assert joined["positions_per_token"] < 1 < padded["positions_per_token"]
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "flex_attention", "flash_attention_2"])
