@@ -204,6 +204,7 @@ class AdapterWorker(Worker):
         adapters: Mapping[tuple[str, int], Adapter],
     ) -> None:
         super().__init__(prepared, store, identity)
+        self.devices = 1
         self.adapters = adapters
         """label and seed of a cell -> its adapter"""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import traceback
 from io import TextIOWrapper
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import click
 
 from adapterzoo.errors import UserError
+from adapterzoo.machine import ranks
 from adapterzoo.terminal import safe, stderr
 
+SECONDS_TO_PRINT = 2.0
 MAX_PROBLEMS_SHOWN = 100  # further problems are only counted
 
 
@@ -25,6 +28,9 @@ class _Group(click.Group):
         try:
             return super().invoke(context)
         except UserError as error:
+            if ranks.follows():
+                time.sleep(SECONDS_TO_PRINT)  # a launcher ends rank 0, which prints it, as soon as this one has ended
+                sys.exit(2)
             console = stderr()
             for problem in error.problems[:MAX_PROBLEMS_SHOWN]:
                 console.print(safe("error: ", "bold red").append_text(safe(problem)), soft_wrap=True)
@@ -34,6 +40,8 @@ class _Group(click.Group):
                 traceback.print_exc()
             sys.exit(2)
         except KeyboardInterrupt as stopped:
+            if ranks.follows():
+                sys.exit(128 + (stopped.args[0] if stopped.args else signal.SIGINT))
             message = "stopped. Finished cells and saved steps are kept; run the same command again to go on."
             stderr().print(message if context.invoked_subcommand in ("run", "work") else "stopped.", soft_wrap=True)
             sys.exit(128 + (stopped.args[0] if stopped.args else signal.SIGINT))
@@ -62,6 +70,8 @@ def main(debug: bool) -> None:
     # training would be 2 times slower on an idle machine. So they keep the cores busy for a short time, then sleep.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    if ranks.launched() > 1:  # torch would warn on each rank that it looks for parameters without gradients
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def _add_commands() -> None:

@@ -14,6 +14,7 @@ import click
 
 from adapterzoo.cli.arguments import out_option, recipe_options
 from adapterzoo.cli.progress import shown_progress
+from adapterzoo.machine import ranks
 from adapterzoo.terminal import safe, stdout, stdout_to_stderr
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def run(
     from adapterzoo.running import runner
     from adapterzoo.running.on_ray.cluster import RayCluster
 
+    if ranks.launched() > 1 and (ray or dry_run or plan_only):
+        raise click.UsageError("--ray, --dry-run and --plan-only are for one process: start it without a launcher.")
     if gpus is not None and ray is None:
         raise click.UsageError("--gpus is for --ray.")
     if ray is not None and plan_only:
@@ -81,6 +84,12 @@ def run(
         with shown_progress() as progress:
             cells = sharing.plan(checked, folder, methods, seeds, progress)
         _show_plan(cells, f"planned. Start as many workers as you like: adapterzoo work {shlex.quote(str(folder))}")
+        return
+    if ranks.follows():
+        from adapterzoo.running.launched import follow_run
+
+        with stdout_to_stderr():
+            follow_run(checked, folder, methods, seeds)
         return
     with shown_progress() as progress:
         results = runner.run(checked, folder, methods, seeds, progress, RayCluster(ray, gpus) if ray else None)

@@ -13,6 +13,7 @@ from typing import Any
 from adapterzoo.conformance.batch_properties import generates, rows_alone, shares_a_prefix
 from adapterzoo.conformance.compiling import compile_problem
 from adapterzoo.conformance.differences import MERGE_TOLERANCE, NOT_CHECKED, describe_error
+from adapterzoo.conformance.distributed import distributed_problem
 from adapterzoo.conformance.models import ARCHITECTURES, CAUSAL, TASK_ARCHITECTURES, model_folder, tiny_base
 from adapterzoo.conformance.observe import Observer
 from adapterzoo.conformance.properties import (
@@ -109,6 +110,7 @@ class _Tries:
         for columns, attempt in (
             (["resumes", "shared-prefix"], _resume),
             (["checkpointing"], _checkpointing),
+            (["ddp", "fsdp2"], _distributed),
             (["peft"], _peft),
             (["merges", "export", "export-whole"], _merge),
             (["compile", "compile-whole"], _compile),
@@ -175,6 +177,16 @@ def _checkpointing(method: Method[Any], observer: Observer) -> Record:
     usual = observer.observed.logits["trained"]
     variant = checkpointing(observer.trial, observer.base, observer.settings, usual)
     return {"checkpointing": reason(variant_problem(observer.observed.quantization, variant))}
+
+
+def _distributed(method: Method[Any], observer: Observer) -> Record:
+    if not observer.causal:
+        return dict.fromkeys(("ddp", "fsdp2"), NOT_CAUSAL)
+    trial, base, settings = observer.trial, observer.base, observer.settings
+    return {
+        name: reason(distributed_problem(trial, base, settings, sharding))
+        for name, sharding in (("ddp", "none"), ("fsdp2", "fsdp2"))
+    }
 
 
 def _compile(method: Method[Any], observer: Observer) -> Record:

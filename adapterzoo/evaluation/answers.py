@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from adapterzoo.evaluation.continuing import continued
 from adapterzoo.evaluation.generation import greedy
 from adapterzoo.evaluation.likelihood import likelihoods, measured_batches
+from adapterzoo.machine import ranks
 from adapterzoo.model.row_cache import RowCache
 from adapterzoo.tasks.evaluation import Likelihood
 from adapterzoo.tokens.batches import Tokens
@@ -175,6 +176,7 @@ def _answer_by_likelihood(
             del waiting[:batch_size]
     if waiting:
         finish(waiting)
+    measured, answers = ranks.merged(measured), ranks.merged(answers)
     return [measured[index] for index in range(len(rows))], [answers[index] for index in range(len(rows))]
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.evaluation.continuing import AnswerTokens, cached, continued
+from adapterzoo.machine import ranks
 from adapterzoo.tokens.batches import batches_by_length, pad_batch, row_tokens, to_device
 from adapterzoo.tokens.shared_prefix import SharedPrefix
 
@@ -84,10 +85,10 @@ def greedy(
     """
     import torch
 
-    answers: list[list[int]] = [[]] * len(prompts)
+    answers: dict[int, list[int]] = {}
     model.eval()
     with torch.no_grad():
-        for indices in batches_by_length([len(prompt) for prompt in prompts], batch_size):
+        for indices in ranks.own_share(batches_by_length([len(prompt) for prompt in prompts], batch_size)):
             group, allowed = [prompts[i] for i in indices], [limits[i] for i in indices]
             if prefix is None:
                 generated = _transformers_answers(model, encoded, group, allowed)
@@ -95,7 +96,8 @@ def greedy(
                 generated = continued(model, encoded, group, cached(model, encoded, group, prefix), allowed)
             for i, ids in zip(indices, generated, strict=True):
                 answers[i] = ids
-    return answers
+    answers = ranks.merged(answers)
+    return [answers[i] for i in range(len(prompts))]
 
 
 def sample(

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate, compress
 from typing import TYPE_CHECKING
 
+from adapterzoo.machine import ranks
 from adapterzoo.model.row_cache import RowCache, row_caches
 from adapterzoo.tasks.evaluation import Likelihood
 from adapterzoo.tokens.batches import Tokens, batches_by_length, pad_batch, to_device, without_labels
@@ -39,13 +40,14 @@ def likelihoods(
         prefix: joins rows that begin with the same tokens into one sequence; None if rows are padded.
         losses_only: whether to leave out the likeliest tokens; finding them takes longer than the losses.
     """
-    measured: list[Likelihood] = [Likelihood(0.0, 0, (), 0)] * len(rows)
+    measured: dict[int, Likelihood] = {}
     for indices, found, _ in measured_batches(
         model, rows, pad_id, batch_size, prefix, losses_only=losses_only, with_caches=False
     ):
         for i, likelihood in zip(indices, found, strict=True):
             measured[i] = likelihood
-    return measured
+    measured = ranks.merged(measured)
+    return [measured[i] for i in range(len(rows))]
 
 
 def measured_batches(
@@ -59,6 +61,8 @@ def measured_batches(
     with_caches: bool = True,
 ) -> Iterator[tuple[list[int], list[Likelihood], list[RowCache]]]:
     """Yield for each batch the indices of its rows, their likelihoods, and their caches; see :func:`likelihoods`.
+
+    Where ranks divide their work, each yields only its own batches.
 
     Args:
         model: see :func:`likelihoods`, as for the other arguments.
@@ -76,7 +80,8 @@ def measured_batches(
     spans = [len(learned) - learned.index(True) + 1 for _, learned in rows]
     counts = [sum(learned) for _, learned in rows]
     model.eval()
-    for indices in batches_by_length([len(ids) for ids, _ in rows], batch_size, spans, max_positions(model)):
+    batches = batches_by_length([len(ids) for ids, _ in rows], batch_size, spans, max_positions(model))
+    for indices in ranks.own_share(batches):
         group = [rows[i] for i in indices]
         batch = to_device(pad_batch(group, pad_id) if prefix is None else prefix.batch(group, pad_id), model)
         cache = DynamicCache() if with_caches else None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.evaluation.likelihood import max_positions
+from adapterzoo.machine import ranks
 from adapterzoo.tasks.examples import Example
 from adapterzoo.tokens.batches import batches_by_length, to_device
 
@@ -33,16 +34,17 @@ def outputs(
     """
     import torch
 
-    kept: list[Any] = [None] * len(examples)
+    kept: dict[int, Any] = {}
     model.eval()
     sizes = [_size(example) for example in examples]
     with torch.no_grad():
-        for indices in batches_by_length(sizes, batch_size, spans, max_positions(model)):
+        for indices in ranks.own_share(batches_by_length(sizes, batch_size, spans, max_positions(model))):
             group = [examples[index] for index in indices]
             output = model(**to_device(collate(group), model))
             for index, value in zip(indices, read(output, group), strict=True):
                 kept[index] = value
-    return kept
+    kept = ranks.merged(kept)
+    return [kept[index] for index in range(len(examples))]
 
 
 def _size(example: Example) -> int:

@@ -6,10 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from adapterzoo.errors import AdapterzooError
+from adapterzoo.errors import AdapterzooError, UserError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"  # CUDA shows a process only the GPUs that this variable lists
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
@@ -38,6 +38,23 @@ def visible() -> list[str]:
     count = torch.cuda.device_count()
     listed = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
     return (listed or [str(number) for number in range(count)])[:count]
+
+
+def groups(gpus: Sequence[str], size: int) -> list[str]:
+    """Return the ``CUDA_VISIBLE_DEVICES`` of groups of GPUs, each for the processes of one cell.
+
+    Args:
+        gpus: what :func:`visible` returned.
+        size: number of GPUs in a group.
+
+    Raises:
+        UserError: there are too few GPUs for one group.
+    """
+    if len(gpus) < size:
+        what = f"is {size}, but this machine has {len(gpus)} {'GPU' if len(gpus) == 1 else 'GPUs'}."
+        raise UserError.at("train.devices", what, "Give each process a GPU of its own.")
+    whole = len(gpus) // size * size
+    return [",".join(gpus[start : start + size]) for start in range(0, whole, size)]
 
 
 def name() -> str:

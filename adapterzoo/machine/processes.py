@@ -42,6 +42,10 @@ class ProcessHandle:
         self._output = output
         self._output_start = 0
 
+    def connections(self) -> list[Connection]:
+        """Return the connections on which messages of the process arrive."""
+        return [self._messages]
+
     def messages(self) -> Iterator[Any]:
         """Yield the messages that the process has sent since the last call."""
         try:
@@ -216,7 +220,8 @@ def process_started(number: int) -> float | None:
 
 def wait_for_any(processes: Sequence[ProcessHandle]) -> None:
     """Wait until one of the processes has sent a message or has ended, at most TICK_SECONDS."""
-    wait([process._messages for process in processes], TICK_SECONDS)  # also ends when one has ended
+    connections = [connection for process in processes for connection in process.connections()]
+    wait(connections, TICK_SECONDS)  # also ends when a process has ended
 
 
 def threads() -> int:

@@ -29,6 +29,8 @@ COLUMNS = {
     "resumes": "a training that was stopped continues to the same weights",
     "checkpointing": "trains the same adapter with gradient checkpointing",
     "shared-prefix": "computes a prefix that all rows of a batch share only once",
+    "ddp": "two processes that divide its batches train the same adapter as one (train.devices)",
+    "fsdp2": "so do two processes that also divide the frozen weights (train.sharding: fsdp2)",
     "compile": "has the same loss and gradients under torch.compile",
     "compile-whole": "torch.compile captures its forward pass as one graph, without breaks",
     "peft": "plain PEFT loads its adapters",

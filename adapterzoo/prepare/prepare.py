@@ -15,6 +15,7 @@ from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.methods.layers import linear_layers
 from adapterzoo.methods.registry import registry
 from adapterzoo.prepare.checkpoint import fit_to_checkpoint
+from adapterzoo.prepare.devices import devices_problems
 from adapterzoo.prepare.dry_run import dry_run
 from adapterzoo.prepare.examples import encode_data, read_data
 from adapterzoo.prepare.plan import Cell, plan
@@ -93,6 +94,8 @@ def encode_run(
     if problems := tasks()[recipe.task.name].model_problems(config):
         raise UserError(*problems)
     encoded = encode_data(recipe, location, config, splits, say)
+    if problems := devices_problems(recipe, encoded, cells, registry()):
+        raise UserError(*problems)
     loading.check_weights(recipe.model, location, config, encoded.form)
     skeleton = loading.skeleton(recipe.model, config, encoded.form)
     parts = {name: fingerprint([getattr(splits, name)]) for name in SPLIT_NAMES}

@@ -22,6 +22,12 @@ class TrainSection(Section):
     )
     batch_size: int = Field(8, ge=1, description="rows in one forward pass")
     gradient_accumulation: int = Field(1, ge=1, description="forward passes per optimizer step")
+    devices: int = Field(
+        1, ge=1, le=64, description="processes, each with its GPU, that train a cell together and divide its batches"
+    )
+    sharding: Literal["none", "fsdp2"] = Field(
+        "none", description="with devices: fsdp2 = each process holds only a part of the frozen weights in training"
+    )
     learning_rate: LearningRate = Field("auto", description="auto = the default of each method")
     scheduler: str = Field("linear", description="any scheduler of transformers: cosine, reduce_lr_on_plateau, ...")
     scheduler_options: dict[str, Any] = Field(default_factory=dict, description="arguments of the scheduler")
@@ -55,6 +61,15 @@ class TrainSection(Section):
     arguments: dict[str, Any] = Field(
         default_factory=dict, description="any other TrainingArguments of transformers, by their names there"
     )
+
+    @model_validator(mode="after")
+    def _rows_for_all(self) -> TrainSection:
+        if self.devices > self.batch_size:
+            what = f"has {self.devices} devices, and {self.batch_size} rows in a batch. Each device needs at least one."
+            raise PydanticCustomError("value", what)
+        if self.sharding != "none" and self.devices == 1:
+            raise PydanticCustomError("value", f"has sharding: {self.sharding}, but one device. Set devices too.")
+        return self
 
     @model_validator(mode="after")
     def _length(self) -> TrainSection:

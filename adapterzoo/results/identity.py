@@ -34,6 +34,12 @@ def recipe_identity(resolved: Mapping[str, Any], data_hash: str, weights: str | 
     # Earlier versions had this task alone, and did not name it.
     if identity.get("task") == DEFAULT_TASK:
         del identity["task"]
+    # Earlier versions knew no other values, and did not name them.
+    identity["train"] = {
+        name: value
+        for name, value in identity.get("train", {}).items()
+        if (name, value) not in (("devices", 1), ("sharding", "none"))
+    }
     if identity.pop("tune", None):
         # The first seed is part of the identity, because tuning uses it.
         identity["tune"] = {**resolved["tune"], "seed": resolved["seeds"][0]}

@@ -5,11 +5,15 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapterzoo.errors import AdapterzooError
 from adapterzoo.evaluation.causality import looks_ahead
+from adapterzoo.machine import ranks
 from adapterzoo.machine.memory import free_memory
 from adapterzoo.methods.calls import checked_wrap
 from adapterzoo.methods.contract import Context, Method
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
 
     from adapterzoo.model.base import Base
     from adapterzoo.prepare.prepared import Prepared
-    from adapterzoo.tasks.evaluation import Evaluation
+    from adapterzoo.tasks.evaluation import Evaluation, Likelihood
     from adapterzoo.tokens.shared_prefix import SharedPrefix
     from adapterzoo.training.fair_play import FairPlay
     from adapterzoo.training.train import Trained
@@ -202,27 +206,58 @@ def tune_cell(prepared: Prepared, cell: MethodCell, base: Base, folder: Path, wa
     checkpoints = folder / "trial"
 
     def run_trial(trial: MethodCell, number: int) -> TrialScore:
+        ranks.agreed(lambda: (trial, number))  # the other ranks wait for it
+        return run_here(trial, number)
+
+    def run_here(trial: MethodCell, number: int) -> TrialScore:
         values = {"learning_rate": trial.learning_rate, **trial.options}
         settings = ", ".join(f"{name} {values[name]}" for name in cell.ranges)
         watch.phase(f"trial {number + 1}: {settings}")
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        clean()
         try:
             with base.borrow() as model:
                 adapted = adapt(prepared, trial, model, watch)
                 train(prepared, trial, adapted, checkpoints, watch)
                 return _validation_score(prepared, adapted)
         finally:
-            shutil.rmtree(checkpoints, ignore_errors=True)
+            clean()
             free_memory()
 
-    return tune(first, folder, lower_is_better(prepared.recipe.evaluate.metrics[0]), run_trial)
+    def clean() -> None:
+        if ranks.number() == 0:
+            shutil.rmtree(checkpoints, ignore_errors=True)
+
+    def tune_all() -> Tuning | AdapterzooError:
+        try:
+            return tune(first, folder, lower_is_better(prepared.recipe.evaluate.metrics[0]), run_trial)
+        except AdapterzooError as error:
+            return error
+
+    if ranks.number() == 0:
+        tuning = tune_all()
+        ranks.agreed(lambda: None)
+    else:
+        _try_with_rank_0(run_here)
+    tuning = ranks.agreed(lambda: tuning)
+    if isinstance(tuning, AdapterzooError):
+        raise tuning
+    return tuning
+
+
+def _try_with_rank_0(run_here: Callable[[MethodCell, int], TrialScore]) -> None:
+    """Do the trials that rank 0 does, until there is none left."""
+    while (trial := ranks.agreed(lambda: None)) is not None:
+        with suppress(Exception):  # rank 0 has the same error, and writes it
+            run_here(*trial)
 
 
 def _validation_score(prepared: Prepared, adapted: Adapted) -> TrialScore:
     """Return a model's score on the validation rows, by the first metric of the recipe."""
     first = prepared.recipe.evaluate.metrics[0]
     settings = prepared.recipe.evaluate.model_copy(update={"metrics": list(dict.fromkeys((first, "loss")))})
-    metrics = prepared.encoded.evaluate(adapted.model, settings, split="validation", prefix=adapted.prefix).metrics
+    with ranks.spreading():
+        measured = prepared.encoded.evaluate(adapted.model, settings, split="validation", prefix=adapted.prefix)
+    metrics = measured.metrics
     name = next(iter(metrics))
     return TrialScore(name, metrics[name], metrics["test_loss"])
 
@@ -237,8 +272,17 @@ def measure(
     # The first two rows are long, so that a check with them would take longer.
     if fair_play is not None and joinable is not None and looks_ahead(model, joinable.rows[2:4], encoded.pad_id):
         fair_play.note(ANSWERS, "predicts a token from tokens that follow it")
-    measured = encoded.evaluate(model, prepared.recipe.evaluate, prefix=prefix, shots=shots)
+    with ranks.spreading():
+        measured = encoded.evaluate(model, prepared.recipe.evaluate, prefix=prefix, shots=shots)
     if fair_play is not None and measured.remembered > MAX_REMEMBERED:
         share = f"{measured.remembered:.0%} of its first answers"
         fair_play.note(ANSWERS, f"gives {share} right only when the right answers are in the memory of its process")
     return measured.without(encoded.relative_metrics) if isinstance(cell, BaseCell) else measured
+
+
+def measure_general(prepared: Prepared, model: nn.Module) -> list[Likelihood]:
+    """Return the likelihoods of the general text; an empty list if the recipe has none."""
+    if prepared.general is None:
+        return []
+    with ranks.spreading():
+        return prepared.general.measure(model)

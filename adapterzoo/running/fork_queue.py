@@ -6,7 +6,8 @@ import gc
 from functools import partial
 
 from adapterzoo.errors import UserError
-from adapterzoo.machine.processes import Process, ProcessHandle
+from adapterzoo.machine.processes import ProcessHandle
+from adapterzoo.machine.rank_processes import forked_ranks
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.results.claims import Claims
 from adapterzoo.running import parallel
@@ -39,6 +40,8 @@ class ForkQueue(WorkQueue):
                 raise UserError.at("threads", what, hint)
             wanted = 1
         base = self._load(self.waiting[0].quantization)
+        if (devices := self.worker.devices) > 1:
+            return parallel.for_ranks(self.recipe, devices, len(self.todo), self.store.threads())
         threads = parallel.known_threads(wanted, jobs, self.store.threads())
         if threads is not None:
             return parallel.for_threads(threads, jobs, len(self.todo))
@@ -59,7 +62,7 @@ class ForkQueue(WorkQueue):
         base = self.bases[item.quantization]
         assert not isinstance(base, Exception)
         self.largest_base = max(self.largest_base, base.bytes)
-        process = Process(partial(do_item, self.worker, item, base, earlier), threads)
+        process = forked_ranks(self.worker.devices, partial(do_item, self.worker, item, base, earlier), threads)
         if not any(waiting.quantization == item.quantization for waiting in self.waiting):
             del self.bases[item.quantization]  # the forked processes still have it
             gc.collect()

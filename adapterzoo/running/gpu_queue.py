@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from adapterzoo.machine import gpu
 from adapterzoo.machine.fresh_process import FreshProcess
 from adapterzoo.machine.processes import ProcessHandle
+from adapterzoo.machine.rank_processes import RankProcesses
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.results.claims import Claims
 from adapterzoo.running import parallel
@@ -24,9 +25,9 @@ class GpuQueue(LoadingQueue):
         self, worker: Worker, reporter: Reporter, clock: Stopwatch, claims: Claims, gpus: Sequence[str]
     ) -> None:
         super().__init__(worker, reporter, clock, claims)
-        self.gpus = gpus
+        self.gpus = gpu.groups(gpus, self.worker.devices)
         self.gpu_of: dict[ProcessHandle, str] = {}
-        """process, running or idle -> its GPU"""
+        """process, running or idle -> its GPU, or the GPUs of its ranks"""
 
     def _choose_concurrency(self) -> Concurrency:
         return parallel.on_gpus(self.recipe, len(self.gpus), len(self.todo), self.store.threads())
@@ -41,14 +42,21 @@ class GpuQueue(LoadingQueue):
         process.give((item, earlier))
         return process
 
-    def _new_process(self, threads: int) -> FreshProcess:
-        """Start a process on the GPU that has the fewest."""
+    def _new_process(self, threads: int) -> ProcessHandle:
+        """Start a process on the GPU that has the fewest, or its ranks on such a group of GPUs."""
         import torch
 
         used = list(self.gpu_of.values())
         chosen = min(self.gpus, key=used.count)
         handler = ItemHandler(self.worker, torch.cuda.is_available())
-        process = FreshProcess(handler, threads, gpu.process_environment(chosen))
+        visible = gpu.process_environment(chosen)
+        process: ProcessHandle
+        if (devices := self.worker.devices) > 1:
+            process = RankProcesses(
+                devices, lambda rank: FreshProcess(handler, threads, {**visible, **rank.environment()})
+            )
+        else:
+            process = FreshProcess(handler, threads, visible)
         self.gpu_of[process] = chosen
         return process
 

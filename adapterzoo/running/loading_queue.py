@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo.entry_points import BUILT_IN
 from adapterzoo.errors import AdapterzooError, UserError, failure_reason
-from adapterzoo.machine import gpu
+from adapterzoo.machine import gpu, ranks
 from adapterzoo.machine.memory import free_memory
 from adapterzoo.machine.processes import ProcessHandle, Send
 from adapterzoo.machine.quiet import quiet_libraries
@@ -111,6 +111,7 @@ class ItemHandler:
         begun = time.monotonic()
         error: AdapterzooError | None = None
         try:
+            ranks.join()  # before the model is loaded, because it decides which GPU this process uses
             if self.needs_gpu:
                 self.worker.results.use_this_gpu()
             self.base = self.worker.load(quantization)

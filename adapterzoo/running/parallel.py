@@ -66,6 +66,13 @@ def on_gpus(recipe: Recipe, gpus: int, cells: int, kept: int | None) -> Concurre
     return Concurrency(jobs, known_threads(recipe.threads, jobs, kept) or 1)
 
 
+def for_ranks(recipe: Recipe, devices: int, cells: int, kept: int | None) -> Concurrency:
+    """Return as many jobs as the cores are enough for, if each cell has several processes; see :func:`on_gpus`."""
+    threads = known_threads(recipe.threads, 1, kept) if recipe.threads != "auto" or kept is not None else 1
+    wanted = cores() // ((threads or 1) * devices) if recipe.jobs == "auto" else int(recipe.jobs)
+    return Concurrency(max(1, min(cells, wanted)), threads or 1)
+
+
 def probe(
     prepared: Prepared, cells: Sequence[Cell], base: Any, jobs: Any, total: int, say: Callable[[str], None]
 ) -> Concurrency:

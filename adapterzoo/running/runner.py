@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adapterzoo.errors import UserError, is_disk_full
-from adapterzoo.machine import gpu, processes, stopping
+from adapterzoo.machine import gpu, processes, ranks, stopping
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.methods.registry import registry
@@ -26,6 +26,7 @@ from adapterzoo.results.suitable import check_place, check_recipe
 from adapterzoo.running import room
 from adapterzoo.running.fork_queue import ForkQueue
 from adapterzoo.running.gpu_queue import GpuQueue
+from adapterzoo.running.launched import LaunchedSchedule, for_launched, prepare_on_all
 from adapterzoo.running.on_ray.cluster import RayCluster
 from adapterzoo.running.on_ray.queue import RayQueue
 from adapterzoo.running.planned import PlannedCell, planned_cells
@@ -66,11 +67,18 @@ def run(
         OSError: a disk is full, or a file cannot be written; finished cells and checkpoints are kept.
     """
     prepare_run, reporter = partial(prepare, recipe, methods, seeds), reporter or Reporter()
+    if cluster is None and ranks.launched() > 1:
+        recipe = for_launched(recipe)
+        prepare_run = partial(prepare_on_all, recipe, methods, seeds)
+        return run_cells(recipe, out, prepare_run, reporter, make_schedule=LaunchedSchedule)
     if cluster is None:
         return run_cells(recipe, out, prepare_run, reporter)
     if recipe.jobs == 0:
         what = "0 means that this process does all cells, and with --ray other machines do."
         raise UserError.at("jobs", what, "Leave one of them out.")
+    if recipe.train.devices > 1:
+        what = f"is {recipe.train.devices}, but a node of a Ray cluster does a cell with one process."
+        raise UserError.at("train.devices", what, "Set it to 1, or leave --ray out.")
     with cluster.connected():
         return run_cells(recipe, out, prepare_run, reporter, make_schedule=partial(RayQueue, cluster=cluster))
 
@@ -184,11 +192,19 @@ def scheduled(
             elif prepared.recipe.jobs != 0 and (gpus := gpu.visible()):
                 schedule = GpuQueue(worker, reporter, clock, claims, gpus)
             else:
+                require_one_device(worker.devices, prepared.recipe.jobs)
                 schedule = SerialSchedule(worker, reporter, clock, claims)
             yield schedule, identity
     finally:
         if threads_before:
             processes.set_threads(threads_before[0])
+
+
+def require_one_device(devices: int, jobs: Any) -> None:
+    """Raise UserError if a cell needs several processes, which a run in this process alone does not start."""
+    if devices > 1:
+        cause = "jobs: 0 lets this process do all cells" if jobs == 0 else "adapterzoo starts processes only on Linux"
+        raise UserError.at("train.devices", f"is {devices}, but {cause}.", "Leave one of them out, or set it to 1.")
 
 
 def times_line(times: Mapping[str, float]) -> str:

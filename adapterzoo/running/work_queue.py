@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import AdapterzooError, failure_reason
-from adapterzoo.machine import processes, stopping
+from adapterzoo.machine import processes, ranks, stopping
 from adapterzoo.machine.fresh_process import DONE
 from adapterzoo.machine.processes import ProcessHandle, Send
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.prepare.plan import BaseCell, Cell, MethodCell
 from adapterzoo.results.claims import LOOK_SECONDS, Claims
 from adapterzoo.results.result import Result, Tuning
+from adapterzoo.running.follower import follow_item
 from adapterzoo.running.of_base import OfBase, needs_base
 from adapterzoo.running.parallel import Concurrency
 from adapterzoo.running.reporter import Reporter
@@ -282,7 +283,11 @@ class WorkQueue(Schedule):
 
 
 def do_item(worker: Worker, item: WorkItem, base: Base, earlier: EarlierResults, send: Send) -> None:
-    """Do an item and send its messages; this runs in the process of the item."""
+    """Do an item and send its messages; this runs in the process of the item, or in each of its ranks."""
+    ranks.join()
+    if ranks.number() > 0:
+        follow_item(worker.prepared, worker.store, item.cell, base, earlier.tuning, earlier.of_base, send)
+        return
     if item.cell is not None:
         worker.store.claim = earlier.claim
         worker.do(item.cell, base, Sender(send), tuning=earlier.tuning, of_base=earlier.of_base)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import AdapterzooError, PluginError, failure_reason, is_disk_full
 from adapterzoo.files import remove, sync, temporary_path
+from adapterzoo.machine import ranks
 from adapterzoo.machine.limits import TooLongError
 from adapterzoo.machine.memory import PeakMemory, free_memory
 from adapterzoo.machine.stopping import StoppedError
@@ -23,7 +24,7 @@ from adapterzoo.prepare.settings import with_settings
 from adapterzoo.results.adapter_folder import adapter_files, has_weights, weight_bytes
 from adapterzoo.results.result import FORGETTING, Result, Tuning, plain_findings
 from adapterzoo.results.store import ADAPTER, CHECKPOINTS, SETTINGS, TRACEBACK, Store
-from adapterzoo.running.cell import Adapted, adapt, measure, shared_prefix, train, tune_cell
+from adapterzoo.running.cell import Adapted, adapt, measure, measure_general, shared_prefix, train, tune_cell
 from adapterzoo.running.cell_results import CellResults, finite, known
 from adapterzoo.running.of_base import OfBase, informed
 from adapterzoo.running.watch import Watch
@@ -44,6 +45,8 @@ class Worker:
         self.prepared = prepared
         self.store = store
         self.results = CellResults(prepared, identity)
+        self.devices = prepared.recipe.train.devices
+        """number of processes that do a cell together"""
         self.model_folder: str | None = None
         """folder of the base model, if this machine does not have it where the run was prepared"""
 
@@ -132,6 +135,7 @@ class Worker:
         except (KeyboardInterrupt, StoppedError):  # the user stops the run
             raise
         except BaseException as error:  # an error of a method must only fail its own row
+            ranks.wait_if_lost(error)
             if is_disk_full(error):
                 watch.disk_full(failure_reason(error))
                 raise
@@ -254,7 +258,7 @@ class Worker:
         general = self.prepared.general
         if general is None or before is None or isinstance(before, AdapterzooError):
             return {}, []
-        change, paragraphs = general.change(before, general.measure(model))
+        change, paragraphs = general.change(before, measure_general(self.prepared, model))
         return {FORGETTING: change}, paragraphs
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 from adapterzoo.data_row import DataRow
 from adapterzoo.tasks.evaluation import Evaluation
@@ -110,6 +110,14 @@ class Examples(ABC):
     def smallest_batch(self) -> int:
         """Smallest number of rows in a batch that teach the model anything; 2 if the loss compares rows."""
         return 1
+
+    @property
+    def loss_unit(self) -> Literal["tokens", "rows"] | None:
+        """Over what the loss of a batch is a mean: its learned tokens or its rows; None if it is no such mean.
+
+        Only with such a mean can several processes divide a batch. A loss that compares rows with each other is none.
+        """
+        return None
 
     @property
     def longest_shown(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from adapterzoo.data_row import DataRow
 from adapterzoo.model.row_attention import ROW_LENGTHS
@@ -54,6 +54,11 @@ class Encoded(Examples):
     """messages to the user: which rows were dropped and cut"""
     packs: list[list[Tokens]] = field(default_factory=list)
     """the training rows in packs; empty without packing"""
+
+    @property
+    def loss_unit(self) -> Literal["tokens"]:
+        """See :attr:`Examples.loss_unit`."""
+        return "tokens"
 
     def joinable(self, settings: EvaluateSettings) -> Joinable:
         """See :meth:`Examples.joinable`."""

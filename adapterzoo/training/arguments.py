@@ -13,6 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from transformers import Trainer, TrainingArguments, get_scheduler
 
 from adapterzoo.errors import Problem, did_you_mean
+from adapterzoo.machine import ranks
 from adapterzoo.recipe.schema import TrainSection
 from adapterzoo.recipe.train import ON_EVALUATION
 
@@ -190,6 +191,11 @@ def arguments(
     """
     save_steps, eval_steps = in_steps(settings.save_steps, steps), in_steps(settings.eval_steps, steps)
     passed: dict[str, Any] = {"dataloader_pin_memory": torch.cuda.is_available(), **settings.arguments}
+    if ranks.count() > 1:
+        # Ranks divide batches themselves (training/parts.py); what is the same on all of them is not sent again.
+        passed |= {"average_tokens_across_devices": False, "accelerator_config": {"even_batches": False}}
+        passed.setdefault("ddp_broadcast_buffers", False)
+        passed["use_cpu"] = not torch.cuda.is_available()  # otherwise accelerate sees no other ranks on CPUs
     given = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,

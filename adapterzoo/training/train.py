@@ -13,7 +13,7 @@ import torch
 from transformers import TrainerCallback
 
 from adapterzoo.errors import NotFiniteError
-from adapterzoo.machine import stopping
+from adapterzoo.machine import ranks, stopping
 from adapterzoo.machine.stopping import StoppedError
 from adapterzoo.recipe.schema import TrainSection
 from adapterzoo.tasks.examples import Examples
@@ -84,7 +84,8 @@ def train_adapter(
     arguments = training_arguments.arguments(settings, steps, learning_rate, seed, folder, fp16=fp16)
     # A last batch that is too small for the loss would be a step of which nothing is learned.
     arguments.dataloader_drop_last = 0 < len(encoded.training_rows) % settings.batch_size < encoded.smallest_batch
-    checkpoint = checkpoints.newest(folder, wanted=part.resumes, say=say)
+    # Rank 0 has just prepared the folder, and may remove checkpoints there.
+    checkpoint = ranks.agreed(lambda: checkpoints.newest(folder, wanted=part.resumes, say=say))
     # The training before the checkpoint counts as training time.
     seconds_before = checkpoint.seconds if checkpoint else 0.0
     trainer: TaskTrainer = TaskTrainer(
@@ -92,11 +93,12 @@ def train_adapter(
         args=arguments,
         train_dataset=[*encoded.training_rows],  # a copy, because a method may change the order of the rows
         eval_dataset=encoded.validation,
-        data_collator=lambda rows: trainer.watch.made(encoded.collate(rows, prefix=prefix), len(rows)),
+        data_collator=lambda rows: trainer.made(rows),
         callbacks=[*part.callbacks, _StepCallback(on_step, seconds_before, settings.save_limit)],
         examples=encoded,
         prefix=prefix,
         part=part,
+        sharding=settings.sharding,
     )
     trainer.keep_logs_in(folder.parent / LOGS)
     return Trained(
@@ -113,16 +115,22 @@ class _StepCallback(TrainerCallback):  # type: ignore[misc]
     def __init__(self, on_step: OnStep, seconds_before: float, save_limit: int) -> None:
         self.on_step = on_step
         self.save_limit = save_limit
+        self.stops = False
+        """whether training stops after the present step, because the user wants it"""
         self._begun = time.perf_counter() - seconds_before
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_save = control.should_save or bool(stopping.asked())
+        # The signal reaches one rank, and all have to stop after the same step.
+        self.stops = any(ranks.totals([bool(stopping.asked())]))
+        control.should_save = control.should_save or self.stops
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = Path(args.output_dir)
-        checkpoints.complete(folder / f"checkpoint-{state.global_step}", time.perf_counter() - self._begun)
-        checkpoints.keep_newest(folder, self.save_limit)
-        if stopping.asked():
+        if ranks.number() == 0:
+            checkpoints.complete(folder / f"checkpoint-{state.global_step}", time.perf_counter() - self._begun)
+            checkpoints.keep_newest(folder, self.save_limit)
+        if self.stops:
+            ranks.wait()  # until the checkpoint is complete
             raise StoppedError
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from adapterzoo.errors import AdapterzooError
+from adapterzoo.machine import ranks
 from adapterzoo.methods.layers import trained_parameters
 from adapterzoo.recipe.schema import EvaluateSection
 from adapterzoo.tasks.examples import Examples
@@ -22,6 +25,9 @@ from adapterzoo.training import checkpoints
 from adapterzoo.training.checkpoints import Checkpoint
 from adapterzoo.training.fair_play import FairPlay
 from adapterzoo.training.method_part import MethodPart
+from adapterzoo.training.parts import Parts, sent_once
+from adapterzoo.training.random_states import save_random_states
+from adapterzoo.training.sharding import average_gradients, send_from_rank_0, sharded
 from adapterzoo.training.training_watch import TrainingWatch, batch_content
 
 STATE = "adapter_state.safetensors"
@@ -45,15 +51,19 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         examples: Examples,
         prefix: SharedPrefix | None,
         part: MethodPart,
+        sharding: str = "none",
         **settings: Any,
     ) -> None:
         self.examples, self.prefix, self.part = examples, prefix, part
+        self.parts = Parts(examples)
         # transformers recognizes only PEFT's adapters, and would otherwise refuse to train a quantized base model.
         model._hf_peft_config_loaded = True
         try:
             super().__init__(model=model, **settings)
         finally:
             del model._hf_peft_config_loaded
+        # Then transformers does not wrap the model in DDP, which would average gradients once more.
+        self.is_distributed_loading_by_transformers = self.is_sharded = sharding != "none"
 
     def train_watched(self, fair_play: FairPlay, checkpoint: Checkpoint | None) -> float:
         """Train, from a checkpoint if there is one, while it is watched; return the seconds of the whole training.
@@ -63,8 +73,25 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
             checkpoint: the checkpoint to resume from; None to begin.
         """
         resumed, roots = checkpoint is not None, self.part.callbacks  # callbacks may hold tensors
-        with fair_play.training(self.model, self.examples, self.args, resumed=resumed, roots=roots) as self.watch:
+        with (
+            fair_play.training(self.model, self.examples, self.args, resumed=resumed, roots=roots) as self.watch,
+            sharded(self.model) if self.is_sharded else sent_once(self.model),
+        ):
             return self.train_from(checkpoint)
+
+    def _sync_replicated_trainable_parameters(self, model: Any) -> None:
+        send_from_rank_0(list(trained_parameters(self.model).values()))
+
+    @contextmanager
+    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
+        yield
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Make the gradients of a batch; average them over the ranks if nothing else does."""
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        if self.is_sharded and self.accelerator.sync_gradients:
+            average_gradients(list(trained_parameters(self.model).values()))
+        return loss
 
     def train_from(self, checkpoint: checkpoints.Checkpoint | None) -> float:
         """Train, from a checkpoint if there is one; return the seconds of the whole training."""
@@ -84,11 +111,25 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
             if getattr(callback, "logging_dir", "") is None:
                 callback.logging_dir = str(folder)
 
+    def made(self, rows: Sequence[Any]) -> dict[str, Any]:
+        """Return a batch of training rows, or this rank's part of it."""
+        return self.watch.made(self.parts.batch(rows, self.prefix), len(rows))
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        loader = super()._get_dataloader(*args, **kwargs)
+        if ranks.count() > 1:
+            # Every rank goes through all batches, and takes its part of each.
+            loader.batch_sampler.num_processes, loader.batch_sampler.process_index = 1, 0
+        return loader
+
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[dict[str, Any]], Any]:
         """Return the batches of the next step, with what the model adds to them, and the number of their labels."""
         batches, number = super().get_batch_samples(*args, **kwargs)
         for batch in batches:
             self.watch.taken(batch)
+        if ranks.count() > 1:
+            weight = self.parts.weigh(batches)
+            number = None if number is None else torch.full_like(number, weight)
         # A resumed training has the same seeds. It restores the state of the generator only after this call.
         first_seed = hash((self.args.seed, self.state.global_step))
         extended = [
@@ -101,16 +142,20 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         """Return the task's loss, and count positions and tokens."""
         self.positions += inputs["input_ids"].numel()
         self.tokens = self.tokens + inputs["attention_mask"].sum()
-        content = batch_content(inputs)
-        arguments = self.examples.arguments(inputs, model)
+        content, share = batch_content(inputs), self.parts.next_share()
+        arguments = self.examples.arguments(inputs, self.model)
         if self.examples.trainer_computes_loss:
+            if kwargs.get("num_items_in_batch") is not None and share:
+                # The model divides by it: it has to be the number that makes the loss a mean over this part.
+                kwargs["num_items_in_batch"] = kwargs["num_items_in_batch"] * share
             loss = super().compute_loss(model, arguments, *args, **kwargs)
         else:
             # The trainer divides by the number of batches in a step only if the model does not do that itself.
             self.model_accepts_loss_kwargs = False
             loss = self.examples.loss(model, arguments)
         self.watch.computed(loss, inputs, content)
-        return loss
+        # DDP takes the mean of the gradients of all ranks, where the sum of the parts' is meant.
+        return loss * (share * ranks.count()) if ranks.count() > 1 else loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return 0: nobody reads this estimate, and computing it would visit every parameter at every step."""
@@ -140,11 +185,16 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
     # A checkpoint of any method holds all tensors that training changes. The files of a saved adapter may lack some
     # of them. The base model, and what the seed determines, do not have to be saved.
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.args.should_save:
+            return
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         for name, tensors in ((STATE, _state(self.model)), (METHOD_STATE, self.part.get_state())):
             save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, folder / name)
         (folder / COUNTED).write_text(json.dumps(self.watch.state()), encoding="utf-8")
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        save_random_states(super()._save_rng_state, Path(output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         saved, state = load_file(Path(resume_from_checkpoint) / STATE), _state(self.model)
@@ -168,7 +218,8 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """Return the loss on the validation rows, as the task measures it."""
         settings = EvaluateSection(metrics=["loss"], batch_size=self.args.eval_batch_size)
-        measured = self.examples.evaluate(self.model, settings, split="validation", prefix=self.prefix)
+        with ranks.spreading():
+            measured = self.examples.evaluate(self.model, settings, split="validation", prefix=self.prefix)
         metrics = {f"{metric_key_prefix}_loss": measured.metrics["test_loss"]}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

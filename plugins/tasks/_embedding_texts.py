@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from adapterzoo_plugins.tasks._embedding_losses import (
     COMPARES_ROWS,
@@ -75,6 +75,11 @@ class EmbeddedTexts(Examples):
         # The own negative of a triplet is enough to compare with.
         alone = self.loss_name not in COMPARES_ROWS or self.shape == "triplets"
         return 1 if alone else 2
+
+    @property
+    def loss_unit(self) -> Literal["rows"] | None:
+        """See :attr:`Examples.loss_unit`."""
+        return None if self.loss_name in COMPARES_ROWS else "rows"
 
     def collate(self, rows: Sequence[Texts], prefix: Any = None) -> dict[str, Any]:
         """See :meth:`Examples.collate`: the first texts of all rows, then the second ones, and so on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from adapterzoo_plugins.tasks._judged import Judged, by_place
 from adapterzoo_plugins.tasks._preference_losses import (
@@ -72,6 +72,11 @@ class Judgements(Examples):
             known = answer[split] if answer else [(0.0,) * len(example.sequences) for example in examples]
             splits[split] = [replace(e, of_base=of_base) for e, of_base in zip(examples, known, strict=True)]
         return replace(self, **splits)
+
+    @property
+    def loss_unit(self) -> Literal["rows"] | None:
+        """See :attr:`Examples.loss_unit`; kto has the divergence of a batch in it, and orpo a mean over its tokens."""
+        return None if self.loss_name in ("kto", "orpo") else "rows"
 
     def collate(self, rows: Sequence[Judged], prefix: Any = None) -> dict[str, Any]:
         """See :meth:`Examples.collate`: first the chosen answers of all rows, then the rejected ones.

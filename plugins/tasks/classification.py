@@ -75,6 +75,11 @@ class LabelledTexts(Examples):
         }
         return ModelForm("AutoModelForSequenceClassification", config, new_head=True, vocabulary=len(self.tokenizer))
 
+    @property
+    def loss_unit(self) -> Literal["rows"]:
+        """See :attr:`Examples.loss_unit`."""
+        return "rows"
+
     def collate(self, rows: Sequence[ReadText], prefix: Any = None) -> dict[str, Any]:
         """See :meth:`Examples.collate`; ``labels`` has one entry for each text, or one for each text and label."""
         import torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from adapterzoo_plugins.tasks._contexts import ANSWERS, FromContext
 from adapterzoo_plugins.tasks._windows import Question, QuestionAnsweringOptions, Reader, Window
@@ -53,6 +53,11 @@ class Questions(Examples):
         return ModelForm(
             "AutoModelForQuestionAnswering", {"num_labels": 2}, new_head=True, vocabulary=len(self.tokenizer)
         )
+
+    @property
+    def loss_unit(self) -> Literal["rows"]:
+        """See :attr:`Examples.loss_unit`."""
+        return "rows"
 
     def collate(self, rows: Sequence[Question], prefix: Any = None) -> dict[str, Any]:
         """See :meth:`Examples.collate`; the positions of each answer are those of its first and its last token."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from adapterzoo_plugins.tasks._preferences import PREFERENCE, RANKED, SomeRows, encode_pairs, with_rejected
 
@@ -64,6 +64,11 @@ class RankedTexts(Examples):
         """See :attr:`Examples.longest_row`."""
         examples: list[Ranked] = [*self.train, *self.validation, *self.test]
         return max(text.size for example in examples for text in (example.chosen, example.rejected))
+
+    @property
+    def loss_unit(self) -> Literal["rows"]:
+        """See :attr:`Examples.loss_unit`."""
+        return "rows"
 
     def collate(self, rows: Sequence[Ranked], prefix: Any = None) -> dict[str, Any]:
         """See :meth:`Examples.collate`: first the chosen texts of all rows, then the rejected ones."""

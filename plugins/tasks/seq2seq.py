@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from adapterzoo import Options, Problem, Task, UserError, hookimpl
 from adapterzoo.data_row import SPLIT_NAMES, DataRow
 from adapterzoo.formats import FORMATS
+from adapterzoo.machine import ranks
 from adapterzoo.metrics.built_in import DEFAULT
 from adapterzoo.tasks.contract import EncodeInput, Rows
 from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of, needs_answers
@@ -65,6 +66,11 @@ class Pairs(Examples):
         pairs = (*self.train, *self.validation, *self.test)
         return max(max(len(pair.question), len(pair.answer)) for pair in pairs)
 
+    @property
+    def loss_unit(self) -> Literal["tokens"]:
+        """See :attr:`Examples.loss_unit`."""
+        return "tokens"
+
     def collate(self, rows: Sequence[Pair], prefix: Any = None) -> dict[str, Any]:
         """See :meth:`Examples.collate`; the model itself makes the decoder's input from ``labels``."""
         return {
@@ -112,15 +118,16 @@ class Pairs(Examples):
         """Return the greedy answer to each question, of at most ``limit`` tokens."""
         from adapterzoo.evaluation.generation import generated
 
-        answers = [""] * len(examples)
+        answers: dict[int, str] = {}
         start = model.config.decoder_start_token_id
         model.eval()
-        for indices in batches_by_length([len(pair.question) for pair in examples], batch_size):
+        for indices in ranks.own_share(batches_by_length([len(pair.question) for pair in examples], batch_size)):
             batch = without_labels(self.collate([examples[index] for index in indices]))
             rows = generated(model, batch, limit, [self.end_id], self.pad_id, decoder_start_token_id=start)
             for index, ids in zip(indices, rows, strict=True):
                 answers[index] = self._text(ids[1:])
-        return answers
+        answers = ranks.merged(answers)
+        return [answers[index] for index in range(len(examples))]
 
     def _text(self, ids: Sequence[int]) -> str:
         """Return the text of an answer, up to the end token."""

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from adapterzoo_plugins.tasks._tags import (
     MAX_SHOWN,
@@ -61,6 +61,11 @@ class TaggedTexts(Examples):
             "label2id": {name: index for index, name in enumerate(self.names)},
         }
         return ModelForm("AutoModelForTokenClassification", config, new_head=True, vocabulary=len(self.tokenizer))
+
+    @property
+    def loss_unit(self) -> Literal["tokens"]:
+        """See :attr:`Examples.loss_unit`."""
+        return "tokens"
 
     def collate(self, rows: Sequence[TaggedText], prefix: Any = None) -> dict[str, Any]:
         """See :meth:`Examples.collate`; ``labels`` has shape (texts, longest text)."""

@@ -1,0 +1,79 @@
+"""Train a method by two processes that divide its batches, and compare that with a training by one."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from adapterzoo.conformance.differences import describe_error
+from adapterzoo.conformance.trial import Trial
+from adapterzoo.conformance.variants import few
+from adapterzoo.machine import ranks
+from adapterzoo.machine.processes import Send, in_processes, wait_for_any
+from adapterzoo.machine.rank_processes import FAILED, forked_ranks
+
+if TYPE_CHECKING:
+    from adapterzoo.model.base import Base
+    from adapterzoo.recipe.schema import TrainSection
+
+RANKS = 2
+LIMIT_SECONDS = 120.0
+TOLERANCE = 1e-4
+"""accepted difference of a loss"""
+ROWS = 3  # of the kit's four rows: the ranks get two and one, and in the next batch one and none
+
+Losses = list[float]
+
+
+def distributed_problem(trial: Trial, base: Base, settings: TrainSection, sharding: str) -> str | None:
+    """Return what is different if two processes train a method; None if their losses are those of one process.
+
+    Args:
+        trial: the method with its default options.
+        base: the base model.
+        settings: the usual settings.
+        sharding: value of ``train.sharding``.
+    """
+    settings = few(settings).model_copy(update={"batch_size": ROWS, "eval_steps": 0})
+    (alone,) = in_processes([partial(_losses, trial.other(f"alone-{sharding}"), base, settings)], 1, 1, LIMIT_SECONDS)
+    if isinstance(alone, Exception):
+        return describe_error(alone)
+    together = settings.model_copy(update={"devices": RANKS, "sharding": sharding})
+    found = _by_ranks(trial.other(f"together-{sharding}"), base, together)
+    if isinstance(found, str):
+        return found
+    gap = max(abs(mine - theirs) for mine, theirs in zip(alone, found, strict=True))
+    return None if gap <= TOLERANCE else f"its losses differ by {gap:.1g} from those of one process"
+
+
+def _by_ranks(trial: Trial, base: Base, settings: TrainSection) -> Losses | str:
+    """Return the losses of a training by two processes, or why it failed."""
+    process, begun = forked_ranks(RANKS, partial(_send_losses, trial, base, settings), 1), time.monotonic()
+    answers: list[Any] = []
+    try:
+        while process.alive and time.monotonic() < begun + LIMIT_SECONDS:
+            wait_for_any([process])
+            answers += process.messages()
+        answers += process.messages()
+        late = f"it took longer than {LIMIT_SECONDS:.0f} seconds" if process.alive else None
+        losses: Losses | str = answers[0] if answers else late or process.failure() or "its processes sent nothing"
+        return losses
+    finally:
+        process.kill()
+
+
+def _send_losses(trial: Trial, base: Base, settings: TrainSection, send: Send) -> None:
+    try:
+        ranks.join()
+        send(_losses(trial, base, settings))
+    except (Exception, SystemExit) as error:  # the method under test may raise anything
+        ranks.wait_if_lost(error)
+        send(describe_error(error) if ranks.number() == 0 else (FAILED, describe_error(error)))
+
+
+def _losses(trial: Trial, base: Base, settings: TrainSection) -> Losses:
+    """Train a method; return the loss of each step."""
+    with base.borrow() as model:
+        _, history = trial.train(trial.wrap(model), settings)
+    return [step["loss"] for step in history if "loss" in step]

@@ -1,0 +1,199 @@
+"""Be one of several processes that do a cell together; each is called a rank, and only rank 0 writes files.
+
+All ranks run the same code in the same order. Where their results could differ, they agree through functions of this
+module. In a process that does its cells alone, these functions do nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from adapterzoo.machine import stopping
+from adapterzoo.machine.stopping import StoppedError
+
+T = TypeVar("T")
+NUMBER, COUNT, ON_MACHINE = "RANK", "WORLD_SIZE", "LOCAL_RANK"  # the variables of torch and accelerate
+PATIENCE = timedelta(hours=2)
+"""longest wait for another rank that lives, for example while rank 0 merges and saves a large adapter"""
+SECONDS_TO_BE_ENDED = 60.0
+LOOK_SECONDS = 0.1
+LOST = ("connection closed by peer", "connection reset by peer", "broken pipe", "socketpollconnect", "gloo")
+"""words in the errors of a rank that waits for one that has died"""
+
+_spreading = False
+_settling: Any = None
+"""connection of all ranks for :func:`settle` alone, so that nothing else waits there"""
+
+
+@dataclass(frozen=True)
+class Rank:
+    """The place of one process among the processes of a cell."""
+
+    number: int
+    count: int
+    port: int
+    """port of this machine on which rank 0 waits for the others"""
+
+    def environment(self) -> Mapping[str, str]:
+        """Return the variables by which torch and accelerate know the place."""
+        places = {NUMBER: self.number, COUNT: self.count, ON_MACHINE: self.number, "LOCAL_WORLD_SIZE": self.count}
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self.port}
+        # Without it, gloo looks for the address of this machine's name, which not every machine knows.
+        interface = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+        return {name: str(value) for name, value in {**places, **address, **interface}.items()}
+
+
+def ranks_of(count: int) -> list[Rank]:
+    """Return the places of new processes on this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [Rank(number, count, port) for number in range(count)]
+
+
+def launched() -> int:
+    """Return how many processes a launcher such as ``accelerate launch`` has started; 1 if there was none."""
+    count = os.environ.get(COUNT, "1")
+    return int(count) if count.isdecimal() and NUMBER in os.environ else 1
+
+
+def follows() -> bool:
+    """Tell whether a launcher has started this process as another rank than 0, which prints and writes nothing."""
+    return launched() > 1 and os.environ[NUMBER] != "0"
+
+
+def join() -> None:
+    """Connect this process with the other ranks that its environment names; do nothing if there are none."""
+    if launched() == 1:
+        return
+    import torch
+    from torch import distributed
+
+    if distributed.is_initialized():
+        return
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ[ON_MACHINE]))
+        backend = "cpu:gloo,cuda:nccl"
+    distributed.init_process_group(backend, timeout=PATIENCE)
+
+
+def _joined() -> bool:
+    distributed = sys.modules.get("torch.distributed")  # without it, this process has not joined any others
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
+def number() -> int:
+    """Return the number of this rank; 0 if it is the only one."""
+    return int(sys.modules["torch.distributed"].get_rank()) if _joined() else 0
+
+
+def count() -> int:
+    """Return the number of ranks."""
+    return int(sys.modules["torch.distributed"].get_world_size()) if _joined() else 1
+
+
+def agreed(decide: Callable[[], T]) -> T:
+    """Return what rank 0 decides; the other ranks do not call the function."""
+    if count() == 1:
+        return decide()
+    box: list[Any] = [decide() if number() == 0 else None]
+    sys.modules["torch.distributed"].broadcast_object_list(box, src=0)
+    decision: T = box[0]
+    return decision
+
+
+def gathered(value: T) -> list[T]:
+    """Return the values of all ranks, in the order of their numbers."""
+    if count() == 1:
+        return [value]
+    values: list[Any] = [None] * count()
+    sys.modules["torch.distributed"].all_gather_object(values, value)
+    return values
+
+
+def totals(values: Sequence[float]) -> list[float]:
+    """Return the sums of numbers over all ranks."""
+    if count() == 1:
+        return list(values)
+    import torch
+
+    tensor = torch.tensor(values, dtype=torch.double)
+    sys.modules["torch.distributed"].all_reduce(tensor)
+    sums: list[float] = tensor.tolist()
+    return sums
+
+
+def wait() -> None:
+    """Wait until all ranks have come here."""
+    totals([0.0])
+
+
+@contextmanager
+def spreading() -> Iterator[None]:
+    """Let functions that measure a model divide their batches among the ranks in a ``with`` block.
+
+    All ranks must measure the same model on the same rows there.
+    """
+    global _spreading
+    before, _spreading = _spreading, True
+    try:
+        yield
+    finally:
+        _spreading = before
+
+
+def own_share(items: Sequence[T]) -> Sequence[T]:
+    """Return the items that this rank has to do: all of them, except where ranks divide their work."""
+    return items[number() :: count()] if _spreading else items
+
+
+def merged(found: Mapping[int, T]) -> dict[int, T]:
+    """Return what all ranks have found for the items that they divided, by the numbers of the items."""
+    if not _spreading or count() == 1:
+        return dict(found)
+    return {index: value for part in gathered(dict(found)) for index, value in part.items()}
+
+
+def prepare_to_settle() -> None:
+    """Make the connection of :func:`settle`; all ranks have to call it."""
+    global _settling
+    if count() > 1 and _settling is None:
+        _settling = sys.modules["torch.distributed"].new_group(backend="gloo", timeout=PATIENCE)
+
+
+def settle(*, well: bool) -> None:
+    """Wait until all ranks have ended a cell, well or with an error.
+
+    Args:
+        well: whether it went well on this rank. After an error, another rank may wait for this one for ever.
+
+    Raises:
+        RuntimeError: another rank does not come.
+    """
+    if count() > 1:
+        patience = PATIENCE if well else timedelta(seconds=SECONDS_TO_BE_ENDED)
+        sys.modules["torch.distributed"].monitored_barrier(_settling, timeout=patience)
+
+
+def wait_if_lost(error: BaseException) -> None:
+    """Wait to be ended after an error that only says that another rank has died: whoever ends this rank knows why.
+
+    Raises:
+        StoppedError: it was asked to stop meanwhile, as a launcher asks.
+    """
+    begun = time.monotonic()
+    while count() > 1 and any(words in str(error).lower() for words in LOST):
+        if stopping.asked():
+            raise StoppedError from error
+        if time.monotonic() - begun > SECONDS_TO_BE_ENDED:
+            return
+        time.sleep(LOOK_SECONDS)

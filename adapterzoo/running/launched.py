@@ -1,0 +1,153 @@
+"""Run a recipe in processes that a launcher such as ``accelerate launch`` has started.
+
+Rank 0 does the run as it would do it alone, one cell after the other. It tells the other ranks which cell is next.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from adapterzoo.errors import AdapterzooError, UserError
+from adapterzoo.machine import gpu, processes, ranks, stopping
+from adapterzoo.machine.quiet import quiet_libraries
+from adapterzoo.machine.stopping import StoppedError
+from adapterzoo.machine.stopwatch import Stopwatch
+from adapterzoo.prepare.plan import Cell
+from adapterzoo.prepare.prepare import prepare
+from adapterzoo.prepare.prepared import Prepared
+from adapterzoo.recipe.schema import Recipe
+from adapterzoo.results.result import Result, Tuning
+from adapterzoo.results.store import Store
+from adapterzoo.running.follower import follow
+from adapterzoo.running.of_base import OfBase, needs_base
+from adapterzoo.running.serial import SerialSchedule
+from adapterzoo.running.worker import Worker
+
+FSDP = "ACCELERATE_USE_FSDP"
+Order = tuple[Cell, Tuning | AdapterzooError | None, int]
+"""the next cell, its tuning, and the number of threads"""
+Say = Callable[[str], None]
+
+
+def for_launched(recipe: Recipe) -> Recipe:
+    """Return a recipe with the number of processes that were started, each of which does its part of all cells.
+
+    Raises:
+        UserError: the recipe names another number, or the launcher's settings ask for what is not there.
+    """
+    if _is_set("ACCELERATE_USE_DEEPSPEED") or _is_set("ACCELERATE_USE_MEGATRON_LM"):
+        what = "asks for DeepSpeed or Megatron-LM, which adapterzoo does not use."
+        raise UserError.at("the accelerate config", what, "Choose DDP (--multi_gpu), or FSDP with version 2.")
+    if _is_set(FSDP) and os.environ.get("FSDP_VERSION", "1") == "1":
+        raise UserError.at("the accelerate config", "asks for FSDP 1.", "Give fsdp_version: 2.")
+    started, wanted = ranks.launched(), recipe.train.devices
+    if wanted not in (1, started):
+        what = f"is {wanted}, but the launcher has started {started} processes."
+        raise UserError.at("train.devices", what, "Leave it out, or start as many.")
+    sharding = "fsdp2" if _is_set(FSDP) else recipe.train.sharding
+    # accelerate would divide the model once more, in its own way (see training/sharding.py).
+    os.environ.pop(FSDP, None)
+    train = recipe.train.model_validate({**recipe.train.model_dump(), "devices": started, "sharding": sharding})
+    return recipe.model_copy(update={"train": train, "jobs": 0})
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes")
+
+
+def prepare_on_all(
+    recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], say: Say, before_torch: Callable[[], None]
+) -> Prepared:
+    """Prepare the run on every rank.
+
+    Raises:
+        UserError: something is wrong on this rank or another one.
+    """
+    ranks.join()
+    prepared, problem = None, None
+    try:
+        prepared = prepare(recipe, methods, seeds, say, before_torch)
+    except UserError as error:
+        problem = error
+    problems = ranks.gathered(problem)
+    found = problem or next(filter(None, problems), None)
+    if found is not None:
+        raise found
+    assert prepared is not None
+    return prepared
+
+
+class LaunchedSchedule(SerialSchedule):
+    """The schedule of rank 0, which the other ranks follow."""
+
+    def do(self) -> None:
+        """See :meth:`SerialSchedule.do`."""
+        ranks.prepare_to_settle()
+        super().do()
+        ranks.agreed(lambda: None)
+
+    def _do_cell(self, cell: Cell, base: Any) -> Result:
+        order: Order = (cell, self.tunings.get(cell.label), self.worker.results.threads)
+        ranks.agreed(lambda: order)
+        result = super()._do_cell(cell, base)
+        ranks.settle(well=result.ok)
+        return result
+
+
+def follow_run(recipe: Recipe, out: Path, methods: Sequence[str] = (), seeds: Sequence[int] = ()) -> None:
+    """Do with rank 0 every cell that it does, as another rank; the arguments are those of ``runner.run``.
+
+    Raises:
+        UserError: something is wrong with the recipe, the data or the model.
+        KeyboardInterrupt: the user has stopped the run.
+    """
+    recipe = for_launched(recipe)
+    prepared = prepare_on_all(recipe, methods, seeds, lambda message: None, lambda: None)
+    try:
+        with quiet_libraries(), gpu.repeatable(), stopping.gently(lambda message: None):
+            _Follower(prepared, Store(out)).follow()
+    except (StoppedError, UserError):
+        raise
+    except Exception:  # another rank has died, or failed alone: the launcher ends all
+        traceback.print_exc()
+        os._exit(1)
+
+
+class _Follower:
+    """The work of a rank that follows rank 0."""
+
+    def __init__(self, prepared: Prepared, store: Store) -> None:
+        self.prepared, self.store = prepared, store
+        self.worker = Worker(prepared, store, {})
+        self.base: Any = None
+        self.of_base: dict[str, OfBase] = {}
+
+    def follow(self) -> None:
+        """Do cells until rank 0 has no other."""
+        ranks.prepare_to_settle()
+        while (order := ranks.agreed(partial(_no_order))) is not None:
+            processes.set_threads(order[2])
+            try:
+                self._do(order[0], order[1])
+                well = True
+            except Exception:
+                traceback.print_exc()
+                well = False
+            ranks.settle(well=well)
+
+    def _do(self, cell: Cell, tuning: Tuning | AdapterzooError | None) -> None:
+        if self.base is None or self.base.quantization != cell.quantization:
+            self.base = None
+            self.base = self.worker.load(cell.quantization)
+        if needs_base(self.prepared, cell) and cell.quantization not in self.of_base:
+            self.of_base[cell.quantization] = OfBase.measured(self.prepared, self.base, Stopwatch())
+        follow(self.prepared, self.store, cell, self.base, tuning, self.of_base.get(cell.quantization))
+
+
+def _no_order() -> Order | None:
+    return None

@@ -1,0 +1,84 @@
+"""Divide each batch among the ranks that train one model together, so that they make the steps of one process.
+
+A loss of a batch is a mean over its learned tokens or its rows. The whole batch's is the sum of the losses of its
+parts, each multiplied by its share of these tokens or rows.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from adapterzoo.machine import ranks
+from adapterzoo.tasks.examples import Examples
+from adapterzoo.tokens.batches import IGNORED
+from adapterzoo.training.tensors import checksum
+
+WEIGHT = "weight_of_part"
+"""entry of a batch: the number of its learned tokens or rows"""
+
+IGNORED_BY_DDP = "_ddp_params_and_buffers_to_ignore"
+
+
+class Parts:
+    """Makes this rank's parts of batches, and knows their shares."""
+
+    def __init__(self, examples: Examples) -> None:
+        self.examples = examples
+        self._shares = deque[float]()
+
+    def batch(self, rows: Sequence[Any], prefix: Any) -> dict[str, Any]:
+        """Return this rank's part of a batch; if there are fewer rows than ranks, it may be one row of no weight."""
+        if ranks.count() == 1:
+            return self.examples.collate(rows, prefix=prefix)
+        own = rows[ranks.number() :: ranks.count()]
+        batch = self.examples.collate(own or rows[:1], prefix=prefix)
+        batch[WEIGHT] = torch.tensor([self._weight(batch) if own else 0])
+        return batch
+
+    def weigh(self, batches: Sequence[dict[str, Any]]) -> float:
+        """Take the weights out of the batches of a step, and keep their shares; return the weight of all ranks."""
+        weights = [float(batch.pop(WEIGHT)) for batch in batches]
+        totals = ranks.totals(weights)
+        # In a batch without any learned token, all parts are alike.
+        self._shares.extend(
+            own / all_ranks if all_ranks else 1 / ranks.count() for own, all_ranks in zip(weights, totals, strict=True)
+        )
+        return sum(totals)
+
+    def next_share(self) -> float:
+        """Return this rank's share of the next batch."""
+        return self._shares.popleft() if ranks.count() > 1 else 1.0
+
+    def _weight(self, batch: dict[str, Any]) -> int:
+        if self.examples.loss_unit == "rows":
+            return len(batch["input_ids"])  # each row has as many texts as another
+        labels: torch.Tensor = batch.get("shift_labels", batch["labels"])
+        if self.examples.trainer_computes_loss and "shift_labels" not in batch:
+            labels = labels[..., 1:]
+        return int((labels != IGNORED).sum())
+
+
+@contextmanager
+def sent_once(model: nn.Module) -> Iterator[None]:
+    """Keep DDP from sending those frozen parameters and buffers to all ranks that are alike on all of them."""
+    if ranks.count() == 1:
+        yield
+        return
+    frozen = {
+        **{name: parameter for name, parameter in model.named_parameters() if not parameter.requires_grad},
+        **dict(model.named_buffers()),
+    }
+    sums = ranks.gathered({name: checksum(tensor) for name, tensor in frozen.items()})
+    alike = [name for name in frozen if all(rank.get(name) == sums[0].get(name) for rank in sums)]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, alike)
+    try:
+        yield
+    finally:
+        vars(model).pop(IGNORED_BY_DDP, None)
