@@ -65,3 +65,18 @@ class DataRow:
     def completion(self) -> str:
         """Return the answer; in a conversation, the last answer."""
         return self.turns[-1].content
+
+
+@dataclass
+class Places:
+    """The rows of one kind: how many they are, and where the first one is."""
+
+    count: int = 0
+    first: str = ""
+    last: str | None = None
+
+    def add(self, place: str) -> None:
+        """Add a row."""
+        self.first = self.first if self.count else place
+        self.last = place
+        self.count += 1

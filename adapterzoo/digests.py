@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def file_digests(paths: Iterable[Path]) -> dict[Path, str]:
     cached = _read_cache()
     digests, new = {}, {}
     for path in paths:
-        identity, settled = _identity(path)
+        identity, settled = file_identity(path)
         digests[path] = cached.get(identity) or file_digest(path)
         if settled and identity not in cached:
             new[identity] = digests[path]
@@ -87,12 +88,47 @@ def file_digests(paths: Iterable[Path]) -> dict[Path, str]:
     return digests
 
 
-def _identity(path: Path) -> tuple[str, bool]:
+def file_identity(path: Path) -> tuple[str, bool]:
     """Return a key that changes when a file does, and whether the last change is old enough to rely on the key."""
     status = path.stat()
     changed = max(status.st_mtime_ns, status.st_ctime_ns)
     parts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return ":".join(map(str, parts)), time.time_ns() - changed > SETTLED_NANOSECONDS
+
+
+def name_by_digest(new: Path, path: Path, max_files: int, recent_seconds: float = 0) -> Path:
+    """Rename a file of a cache, so that its name ends with its digest; remove the oldest files of its folder.
+
+    Args:
+        new: the file, complete.
+        path: its name without the digest, which :func:`undamaged` finds it by.
+        max_files: number of files of this kind to keep.
+        recent_seconds: files that were used so recently are kept too.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    named = path.with_stem(f"{path.stem}-{file_digest(new)}")
+    os.replace(new, named)
+    with suppress(OSError):  # another process removes them too
+        files = sorted(path.parent.glob(f"*{path.suffix}"), key=lambda file: file.stat().st_mtime)
+        for old in files[:-max_files]:
+            if time.time() - old.stat().st_mtime > recent_seconds:
+                old.unlink(missing_ok=True)
+    return named
+
+
+def undamaged(path: Path) -> Path | None:
+    """Return the file that :func:`name_by_digest` named, if its content is that of its name; remove damaged ones."""
+    for file in path.parent.glob(f"{path.stem}-*{path.suffix}"):
+        try:
+            if file.stem.rpartition("-")[2] == file_digest(file):
+                return file
+        except OSError:  # it cannot be read
+            pass
+        with suppress(OSError):
+            remove(file)
+    return None
 
 
 def _read_cache() -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
@@ -103,3 +104,32 @@ def _short(number: float, units: tuple[str, ...]) -> str:
         number, unit = number / 1000, unit + 1
     digits = 0 if unit == 0 or number >= 99.95 else 1 if number >= 9.995 else 2
     return f"{number:.{digits}f}{units[unit]}"
+
+
+class Progress:
+    """Says on stderr how far a loop over rows has come, if it takes long."""
+
+    SECONDS = 10.0
+    """time to the first line, and between two lines"""
+
+    def __init__(self, what: str, total: int | None = None) -> None:
+        """Begin.
+
+        Args:
+            what: what is done with the rows, for example ``rows read``.
+            total: number of rows, if it is known.
+        """
+        self.what, self.total, self.count = what, total, 0
+        self._begun = self._said = time.monotonic()
+
+    def add(self) -> None:
+        """Count a row."""
+        self.count += 1
+        if (now := time.monotonic()) - self._said < self.SECONDS:
+            return
+        self._said = now
+        line = f"data: {self.count:,} {self.what}"
+        if self.total is not None:
+            left = (now - self._begun) * (self.total - self.count) / self.count
+            line = f"data: {self.count:,} of {self.total:,} {self.what}, about {duration(left)} left"
+        tell(stderr(), line)

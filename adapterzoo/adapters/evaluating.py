@@ -12,6 +12,7 @@ from adapterzoo.adapters.finding import Adapter, Say, check_files, find_adapters
 from adapterzoo.adapters.loading import apply_adapter, check_model
 from adapterzoo.data.rows import read_rows
 from adapterzoo.data.split import Splits, fingerprint, load_splits
+from adapterzoo.data.stored_rows import content_digests, select
 from adapterzoo.errors import Problem, UserError
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.methods.registry import registry
@@ -133,28 +134,31 @@ class Measuring:
         Raises:
             UserError: the data cannot be read, some of it was trained on, or the task needs the rows of the run.
         """
+        import numpy
+
         recipe = self.recipe
         task, data = tasks()[recipe.task.name], recipe.data
         wanted = data.split.test if isinstance(data.split.test, str) else None
         rows, form = read_rows(data, data.sources, wanted, say, task.formats)
         train = self._training_rows(say)
-        seen = set(train)
-        if known := [row for row in rows if row in seen]:
-            what = f"{len(known)} of {len(rows)} rows were trained on"
+        is_known = numpy.isin(content_digests(rows), content_digests(train))
+        if is_known.any():
+            what = f"{is_known.sum()} of {len(rows)} rows were trained on"
             if data.split.duplicates == "error":
-                shown = [Problem(row.place, "is a training row of the adapters.") for row in known[:MAX_SHOWN]]
+                known = select(rows, is_known.nonzero()[0][:MAX_SHOWN])
+                shown = [Problem(row.place, "is a training row of the adapters.") for row in known]
                 hint = "--set data.split.duplicates=drop leaves them out, keep measures on them."
                 raise UserError(*shown, Problem(f"--data {', '.join(data.sources)}", f"{what}.", hint))
             say(f"data: {what}, and are {'kept' if data.split.duplicates == 'keep' else 'left out'}")
             if data.split.duplicates == "drop":
-                rows = [row for row in rows if row not in seen]
+                rows = select(rows, (~is_known).nonzero()[0])
             if not rows:
                 raise UserError.at(f"--data {', '.join(data.sources)}", "all rows were trained on.", "Give other data.")
         splits = Splits(train, [], rows, fingerprint([train, [], rows]), form)
         recipe = recipe.model_copy(update={"data": data.model_copy(update={"format": form})})
         return fit_recipe(recipe, task, splits, say), splits
 
-    def _training_rows(self, say: Say) -> list[Any]:
+    def _training_rows(self, say: Say) -> Sequence[Any]:
         """Return the rows that the adapters were trained on; none if they are not needed and cannot be read."""
         adapter = self.adapters[0]
         task = tasks()[adapter.recipe.task.name]

@@ -7,19 +7,25 @@ import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapterzoo.data.shape import Shaper
-from adapterzoo.data.sources import RowSource, open_source
-from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError
+from adapterzoo.data.sources import RowSource, open_source, source_key
+from adapterzoo.data.stored_rows import RowCollector, distinct, known_rows, sorted_positions
+from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError, Places
 from adapterzoo.errors import Problem, UserError
 from adapterzoo.formats import FORMATS, Format
 from adapterzoo.formats.cell_text import text_of
 from adapterzoo.recipe.files import DELIMITERS
 from adapterzoo.recipe.schema import DataSection
+from adapterzoo.terminal import Progress
+
+if TYPE_CHECKING:
+    import numpy
 
 MAX_PROBLEMS_SHOWN = 5  # further unusable rows are only counted
 MAX_VALUES_SHOWN = 5  # number of values of a filtered column that are shown if no row is left
+MAX_LIMIT_IN_MEMORY = 100_000  # with a larger limit, all rows are collected before they are shuffled
 Say = Callable[[str], None]
 
 
@@ -35,12 +41,14 @@ class Counts:
     """number of rows that were read"""
     filtered: int = 0
     """number of rows that ``data.filter`` left out"""
-    empty: dict[str, list[str]] = field(default_factory=dict)
-    """column -> places of the rows whose cell is empty there"""
-    bad: list[Problem] = field(default_factory=list)
-    """rows that do not fit the format"""
-    unanswered: list[str] = field(default_factory=list)
-    """places of the conversations whose last question has no answer"""
+    empty: dict[str, Places] = field(default_factory=dict)
+    """column -> rows whose cell is empty there"""
+    bad: int = 0
+    """number of rows that do not fit the format"""
+    problems: list[Problem] = field(default_factory=list)
+    """the first of them"""
+    unanswered: Places = field(default_factory=Places)
+    """conversations whose last question has no answer"""
     values: dict[str, set[str]] = field(default_factory=dict)
     """filtered column -> some of its values"""
 
@@ -51,8 +59,10 @@ def read_rows(
     split: str | None = None,
     say: Say = _say_nothing,
     formats: Mapping[str, Format] = FORMATS,
-) -> tuple[list[DataRow], str]:
+) -> tuple[Sequence[DataRow], str]:
     """Return the examples in a source and the name of their format.
+
+    Many rows are kept in a file, from which later runs take them.
 
     Args:
         data: the recipe's data section.
@@ -64,41 +74,65 @@ def read_rows(
     Raises:
         UserError: the source cannot be read, no row is usable, or some rows do not fit the format.
     """
+    key = source_key(data, names, split, formats)
+    if key is None or (known := known_rows(key)) is None:
+        rows, notes = _read(data, names, split, formats, key)
+    else:
+        rows, notes = known
+    for note in notes["said"]:
+        say(note)
+    if repeated := len(rows) - distinct(rows):
+        say(f"data: {repeated} of {len(rows)} rows repeat another row")
+    return rows, notes["format"]
+
+
+def _read(
+    data: DataSection, names: Sequence[str], split: str | None, formats: Mapping[str, Format], key: str | None
+) -> tuple[Sequence[DataRow], dict[str, Any]]:
+    """Return the examples in a source, the name of their format, and what there is to say about the other rows."""
+    said: list[str] = []
     source = open_source(names, data, split)
     where = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
     header = f"{where}:1" if where.endswith(tuple(DELIMITERS)) else where
-    shaper = Shaper(data, source.columns, header, say, formats)
+    shaper = Shaper(data, source.columns, header, said.append, formats)
     counts = Counts()
-    rows = _select(_shaped(source, data, shaper, counts), data)
-    if counts.bad and data.bad_rows == "error":
-        shown = counts.bad[:MAX_PROBLEMS_SHOWN]
-        if more := len(counts.bad) - len(shown):
-            what = f"{more} more rows are not usable either."
-            shown.append(Problem(where, what, "data.bad_rows: drop leaves all such rows out."))
-        raise UserError(*shown)
-    if not rows:
-        raise UserError(_no_rows(where, data, counts))
-    _say_counts(counts, rows, say)
-    return rows, shaper.name
+    with RowCollector() as collector:
+        order = _collect(_shaped(source, data, shaper, counts), data, collector)
+        if counts.bad and data.bad_rows == "error":
+            shown = counts.problems
+            if more := counts.bad - len(shown):
+                what = f"{more} more rows are not usable either."
+                shown.append(Problem(where, what, "data.bad_rows: drop leaves all such rows out."))
+            raise UserError(*shown)
+        if not len(collector):
+            raise UserError(_no_rows(where, data, counts))
+        notes = {"said": [*said, *_lines(counts)], "format": shaper.name}
+        # Later runs must not take these rows for those of a file that has changed meanwhile.
+        unchanged = key is not None and key == source_key(data, names, split, formats)
+        return collector.rows(order, notes, key if unchanged else None), notes
 
 
 def _shaped(source: RowSource, data: DataSection, shaper: Shaper, counts: Counts) -> Iterator[DataRow]:
     """Yield the usable rows, and count the others."""
+    progress = Progress("rows read")
     for place, cells in source.rows:
         counts.read += 1
+        progress.add()
         if not _passes_filter(cells, data.filter, counts):
             counts.filtered += 1
             continue
         try:
             row = shaper.row(place, cells)
         except EmptyRowError as empty:
-            counts.empty.setdefault(str(empty), []).append(place)
+            counts.empty.setdefault(str(empty), Places()).add(place)
             continue
         except BadRowError as bad:
-            counts.bad.append(Problem(place, bad.what, bad.hint))
+            counts.bad += 1
+            if len(counts.problems) < MAX_PROBLEMS_SHOWN:
+                counts.problems.append(Problem(place, bad.what, bad.hint))
             continue
         if shaper.unanswered(cells, row):
-            counts.unanswered.append(place)
+            counts.unanswered.add(place)
         yield row
 
 
@@ -119,14 +153,38 @@ def _passes_filter(cells: Mapping[str, Any], conditions: Mapping[str, Any], coun
     return True
 
 
-def _select(rows: Iterator[DataRow], data: DataSection) -> list[DataRow]:
-    """Return the rows, shuffled and cut to the limit. With a limit, no more rows than that are held in memory."""
+def _collect(rows: Iterator[DataRow], data: DataSection, collector: RowCollector) -> numpy.ndarray | None:
+    """Collect the rows that the limit leaves; return their positions in shuffled order, or None if it is their own."""
     if data.shuffle is None:
-        return list(islice(rows, data.limit))
+        for row in islice(rows, data.limit):
+            collector.add(row)
+        return None
+    import numpy
+
     # Sort by a hash of seed and row number, so that the order is the same on any machine and with any library.
-    keyed = ((_key(data.shuffle, number), number, row) for number, row in enumerate(rows))
-    chosen = heapq.nsmallest(data.limit, keyed) if data.limit is not None else sorted(keyed)
-    return [row for _, _, row in chosen]
+    if data.limit is not None and data.limit <= MAX_LIMIT_IN_MEMORY:
+        return numpy.array(_first_shuffled(rows, data.shuffle, data.limit, collector), numpy.int64)
+    keys = bytearray()
+    for number, row in enumerate(rows):
+        keys += _key(data.shuffle, number)
+        collector.add(row)
+    return sorted_positions(keys)[: data.limit]
+
+
+def _first_shuffled(rows: Iterator[DataRow], seed: int, limit: int, collector: RowCollector) -> list[int]:
+    """Collect the rows that were among the first ones when they were read; return the positions of the first ones."""
+    first: list[tuple[int, int]] = []
+    """a heap of key and position of the first rows so far; the keys are negative, so that the last row is on top"""
+    for number, row in enumerate(rows):
+        key = -int.from_bytes(_key(seed, number))
+        if len(first) < limit:
+            heapq.heappush(first, (key, len(collector)))
+        elif key > first[0][0]:
+            heapq.heapreplace(first, (key, len(collector)))
+        else:
+            continue
+        collector.add(row)
+    return [position for _, position in sorted(first, reverse=True)]
 
 
 def _key(seed: int, number: int) -> bytes:
@@ -148,16 +206,15 @@ def _no_rows(where: str, data: DataSection, counts: Counts) -> Problem:
     return Problem(where, f"all {kept} rows have an empty {columns}.")
 
 
-def _say_counts(counts: Counts, rows: Sequence[DataRow], say: Say) -> None:
+def _lines(counts: Counts) -> Iterator[str]:
+    """Yield messages on the rows that are left out."""
     if counts.filtered:
-        say(f"data: {counts.filtered} of {counts.read} rows left out by data.filter")
-    for column, places in counts.empty.items():
-        say(f"data: {len(places)} of {counts.read} rows dropped: '{column}' is empty (first: {places[0]})")
+        yield f"data: {counts.filtered} of {counts.read} rows left out by data.filter"
+    for column, rows in counts.empty.items():
+        yield f"data: {rows.count} of {counts.read} rows dropped: '{column}' is empty (first: {rows.first})"
     if counts.bad:
-        first = counts.bad[0]
-        say(f"data: {len(counts.bad)} of {counts.read} rows dropped as unusable (first: {first.where}: {first.what})")
-    if counts.unanswered:
-        where = counts.unanswered[0]
-        say(f"data: {len(counts.unanswered)} conversations end with a question, which is left out (first: {where})")
-    if repeated := len(rows) - len(set(rows)):
-        say(f"data: {repeated} of {len(rows)} rows repeat another row")
+        first = counts.problems[0]
+        yield f"data: {counts.bad} of {counts.read} rows dropped as unusable (first: {first.where}: {first.what})"
+    if counts.unanswered.count:
+        ends = f"{counts.unanswered.count} conversations end with a question, which is left out"
+        yield f"data: {ends} (first: {counts.unanswered.first})"

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
-from adapterzoo.data import tables, text_files
+from adapterzoo.data import json_files, tables, text_files
 from adapterzoo.data.text_files import PlacedCells
+from adapterzoo.digests import file_identity
 from adapterzoo.errors import Problem, UserError, did_you_mean
+from adapterzoo.formats import Format
 from adapterzoo.recipe.files import BUILDERS, DELIMITERS, JSON
 from adapterzoo.recipe.schema import DataSection
+
+# Raise the version when a change in the code makes other rows of the same file.
+VERSION = 1
+MIN_KEPT_BYTES = 2**23  # compressed, this may be more than what is kept in memory
+OTHER_SETTINGS = {"source", "split", "max_length", "truncate", "packing", "loss_on", "chat_template"}
+"""settings of the recipe's data section that do not change the rows"""
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,30 @@ def open_source(names: Sequence[str], data: DataSection, split: str | None = Non
     return RowSource(union, (row for source in opened for row in source.rows))
 
 
+def source_key(data: DataSection, names: Sequence[str], split: str | None, formats: Mapping[str, Format]) -> str | None:
+    """Return a hash of what the rows of a source depend on, by which they are found again.
+
+    It is None for few rows, which are read again, and for sources that may change without a sign: those of a hub, and
+    files that have just been written.
+    """
+    if not all(Path(name).exists() for name in names):
+        return None
+    files = [path for name in names for path in sorted({Path(name), *Path(name).rglob("*")}) if path.is_file()]
+    if sum(path.stat().st_size for path in files) < MIN_KEPT_BYTES:
+        return None
+    identities = [file_identity(path) for path in files]
+    content = {
+        "versions": [VERSION, metadata.version("adapterzoo")],
+        "names": [names, split],
+        "files": [identity for identity, _ in identities],
+        "settings": data.model_dump(mode="json", exclude=OTHER_SETTINGS),
+        "group": data.split.group_by,
+        "formats": {name: repr(form) for name, form in formats.items()},
+    }
+    settled = all(settled for _, settled in identities)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32] if settled else None
+
+
 def _open(name: str, data: DataSection, split: str | None) -> RowSource:
     path = Path(name)
     if not path.exists():
@@ -58,5 +93,5 @@ def _open(name: str, data: DataSection, split: str | None) -> RowSource:
     if path.suffix in BUILDERS:
         return RowSource(*tables.read_file(path))
     if path.suffix in JSON:
-        return RowSource(*text_files.read_json(path))
+        return RowSource(*json_files.read_json(path))
     return RowSource(*text_files.read_csv(path, data.delimiter or DELIMITERS[path.suffix]))

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from adapterzoo.data.rows import read_rows
+from adapterzoo.data.stored_rows import (
+    content_digests,
+    contents,
+    prompt_digests,
+    select,
+    sorted_by_content,
+    sorted_positions,
+    text_digest,
+)
 from adapterzoo.data_row import SPLIT_NAMES, DataRow
 from adapterzoo.errors import Problem, UserError
 from adapterzoo.formats import FORMATS, Format
 from adapterzoo.recipe.schema import DataSection, Split
+
+if TYPE_CHECKING:
+    import numpy
 
 MAX_DUPLICATES_SHOWN = 3  # further rows that are in two splits are only counted
 
@@ -20,9 +33,9 @@ MAX_DUPLICATES_SHOWN = 3  # further rows that are in two splits are only counted
 class Splits:
     """The rows of each split."""
 
-    train: list[DataRow]
-    validation: list[DataRow]
-    test: list[DataRow]
+    train: Sequence[DataRow]
+    validation: Sequence[DataRow]
+    test: Sequence[DataRow]
     fingerprint: str
     """hash of the content of all rows, in order"""
     format: str
@@ -46,11 +59,11 @@ def load_splits(
     """
     section = data.split
     given = {name: value for name in SPLIT_NAMES if isinstance(value := getattr(section, name), (str, list))}
-    splits: dict[str, list[DataRow]] = {}
+    splits: dict[str, Sequence[DataRow]] = {}
     found: list[str] = []
     sources_read: list[list[str]] = []
 
-    def read(value: str | list[str] | None) -> list[DataRow]:
+    def read(value: str | list[str] | None) -> Sequence[DataRow]:
         """Return the rows of files, of a named split of the source, or of the whole source."""
         sources, source_split = (value, None) if isinstance(value, list) else (data.sources, value)
         rows, form = read_rows(data, sources, source_split, say, formats)
@@ -88,7 +101,7 @@ def _share(section: Split, name: str) -> float:
 
 def split_rows(
     rows: Sequence[DataRow], shares: Mapping[str, float], seed: int, source: str
-) -> dict[str, list[DataRow]]:
+) -> dict[str, Sequence[DataRow]]:
     """Split the rows by a hash of their content, so that neither their order nor the machine matters.
 
     Rows with the same prompt, or of the same group, go to the same split, so that no test question is in training.
@@ -102,57 +115,74 @@ def split_rows(
     Raises:
         UserError: a split with a share gets no row.
     """
-    groups: dict[bytes, list[DataRow]] = {}
-    for row in rows:
-        group_name = (row.prompt or row.completion) if row.group is None else row.group
-        key = hashlib.sha256(f"{seed}\0{group_name}".encode()).digest()
-        groups.setdefault(key, []).append(row)
-    ordered = [sorted(groups[key], key=lambda row: (row.turns, repr(row.more))) for key in sorted(groups)]
+    order, starts = _grouped(rows, seed)
     held_out = shares["test"] + shares["validation"]
     # The number of rows after which each split is full. Test is filled first, then validation, then train.
     ends = {"test": round(len(rows) * shares["test"]), "validation": round(len(rows) * held_out)}
     ends["train"] = ends["validation"] + max(1, round(len(rows) * shares["train"]))
-    splits: dict[str, list[DataRow]] = {name: [] for name in SPLIT_NAMES}
-    count = 0
-    for group in ordered:
-        name = next((name for name, end in ends.items() if count < end), None)
-        if name is None:
-            break
-        splits[name] += group
-        count += len(group)
+    splits: dict[str, Sequence[DataRow]] = {}
+    first = 0
+    for name, end in ends.items():
+        # A group belongs to the split if that is not full when the group begins.
+        after = next(iter(starts[starts.searchsorted(end) :]), len(rows))
+        splits[name] = select(rows, order[first:after])
+        first = after
     for name in SPLIT_NAMES:
         if shares[name] and not splits[name]:
             kind = "groups" if rows and rows[0].group is not None else "different prompts"
             raise UserError.at(
                 source,
-                f"{len(ordered)} {kind} are too few: split.{name} = {shares[name]:g} leaves none for {name}.",
+                f"{len(starts)} {kind} are too few: split.{name} = {shares[name]:g} leaves none for {name}.",
                 "Give more rows, or other shares.",
             )
-    return splits
+    return {name: splits[name] for name in SPLIT_NAMES}
+
+
+def _grouped(rows: Sequence[DataRow], seed: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Return the positions of all rows, group after group, and for each group the place of its first row among them.
+
+    The groups are in the order of a hash, and the rows of a group in that of their content.
+    """
+    import numpy
+
+    keys = bytearray()
+    for row in rows:
+        group_name = (row.prompt or row.completion) if row.group is None else row.group
+        keys += hashlib.sha256(f"{seed}\0{group_name}".encode()).digest()
+    order = sorted_positions(keys)
+    ordered = numpy.frombuffer(keys, "S32")[order]
+    starts = numpy.flatnonzero(numpy.append(True, ordered[1:] != ordered[:-1]))
+    for start, end in pairwise((*starts, len(rows))):
+        if end - start > 1:
+            order[start:end] = sorted_by_content(rows, order[start:end])
+    return order, starts
 
 
 def _without_duplicates(
-    splits: dict[str, list[DataRow]], data: DataSection, say: Callable[[str], None]
-) -> dict[str, list[DataRow]]:
+    splits: dict[str, Sequence[DataRow]], data: DataSection, say: Callable[[str], None]
+) -> dict[str, Sequence[DataRow]]:
     """Return the splits, with the rows that are in two of them treated as ``data.split.duplicates`` says.
 
     Raises:
         UserError: there are such rows, and the recipe does not say what to do with them.
     """
+    import numpy
+
     splits = {**splits, "validation": _validation_without_test(splits, data, say)}
-    held_out = {row: (name, row) for name in ("validation", "test") for row in splits[name]}
-    repeated = [(row, *held_out[row]) for row in splits["train"] if row in held_out]
-    prompts = {row.prompt for row in splits["train"]}
-    known = sum(row.prompt in prompts for row in splits["test"]) if not repeated else 0
-    if known and any(prompts):
+    train, *held_out = (content_digests(splits[name]) for name in SPLIT_NAMES)
+    is_repeated = numpy.isin(train, numpy.concatenate(held_out))
+    repeated = int(is_repeated.sum())
+    prompts = prompt_digests(splits["train"])
+    known = int(numpy.isin(prompt_digests(splits["test"]), prompts).sum()) if not repeated else 0
+    if known and (prompts != text_digest("")).any():
         say(f"data: {known} of {len(splits['test'])} test rows have a prompt that is in train with another answer")
     if not repeated:
         return splits
-    many = f"{len(repeated)} of {len(splits['train'])} training rows are in validation or test too"
+    many = f"{repeated} of {len(splits['train'])} training rows are in validation or test too"
     if data.split.duplicates == "error":
         shown = [
-            Problem(row.place, f"is in {name} too ({other.place}).")
-            for row, name, other in repeated[:MAX_DUPLICATES_SHOWN]
+            Problem(splits["train"][position].place, f"is in {_also_in(splits, train[position], held_out)}.")
+            for position in is_repeated.nonzero()[0][:MAX_DUPLICATES_SHOWN]
         ]
         hint = "data.split.duplicates: drop leaves them out of train, keep trains on them."
         raise UserError(*shown, Problem("data.split", f"{many}: the model would learn what it is tested on.", hint))
@@ -160,39 +190,47 @@ def _without_duplicates(
         say(f"data: {many}, and are kept")
         return splits
     say(f"data: {many}, and are left out of train")
-    kept = [row for row in splits["train"] if row not in held_out]
+    kept = select(splits["train"], (~is_repeated).nonzero()[0])
     if not kept:
         raise UserError.at("data.split", "all training rows are in validation or test too.", "Give other files.")
     return {**splits, "train": kept}
 
 
+def _also_in(splits: Mapping[str, Sequence[DataRow]], digest: bytes, digests: Sequence[numpy.ndarray]) -> str:
+    """Return where in validation or test a row is, by its digest and those of the two splits."""
+    found = {name: (own == digest).nonzero()[0] for name, own in zip(SPLIT_NAMES[1:], digests, strict=True)}
+    name = "test" if len(found["test"]) else "validation"
+    return f"{name} too ({splits[name][found[name][-1]].place})"
+
+
 def _validation_without_test(
-    splits: Mapping[str, list[DataRow]], data: DataSection, say: Callable[[str], None]
-) -> list[DataRow]:
+    splits: Mapping[str, Sequence[DataRow]], data: DataSection, say: Callable[[str], None]
+) -> Sequence[DataRow]:
     """Return the validation rows that are not in test, because tuning may choose settings by validation rows.
 
     Raises:
         UserError: some are in test, and the recipe does not say what to do with them.
     """
-    rows, test = splits["validation"], set(splits["test"])
-    kept = [row for row in rows if row not in test]
-    if len(kept) == len(rows):
+    import numpy
+
+    rows = splits["validation"]
+    in_test = numpy.isin(content_digests(rows), content_digests(splits["test"]))
+    if not in_test.any():
         return rows
-    many = f"{len(rows) - len(kept)} of {len(rows)} validation rows are in test too"
+    many = f"{in_test.sum()} of {len(rows)} validation rows are in test too"
     if data.split.duplicates == "error":
         hint = "data.split.duplicates: drop leaves them out of validation, keep leaves them in."
         raise UserError.at("data.split", f"{many}: settings would be chosen by test rows.", hint)
     say(f"data: {many}, and are {'kept' if data.split.duplicates == 'keep' else 'left out of validation'}")
-    return rows if data.split.duplicates == "keep" else kept
+    return rows if data.split.duplicates == "keep" else select(rows, (~in_test).nonzero()[0])
 
 
 def fingerprint(splits: Iterable[Sequence[DataRow]]) -> str:
     """Return a hash of the content of all rows, in order."""
     digest = hashlib.sha256()
     for rows in splits:
-        for row in rows:
-            content = [row.raw, *row.turns, *([row.more] if row.more else [])]
-            digest.update(json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        for content in contents(rows):
+            digest.update(content)
             digest.update(b"\n")
         digest.update(b"\0")
     return digest.hexdigest()

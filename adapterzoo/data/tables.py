@@ -13,6 +13,9 @@ from adapterzoo.data_row import SPLIT_NAMES
 from adapterzoo.errors import UserError, did_you_mean
 from adapterzoo.recipe.files import BUILDERS
 
+PARQUET_ROWS = 256  # number of rows that are read together
+BUFFER_BYTES = 2**20
+
 
 def read_file(path: Path) -> tuple[list[str], Iterator[PlacedCells]]:
     """Return the columns of a Parquet or Arrow file, and its rows, which are read block by block.
@@ -23,9 +26,27 @@ def read_file(path: Path) -> tuple[list[str], Iterator[PlacedCells]]:
     import datasets
 
     with _reading(str(path)):
+        if BUILDERS[path.suffix] == "parquet":
+            return _read_parquet(path)
         table = datasets.load_dataset(BUILDERS[path.suffix], data_files=str(path), split="train", streaming=True)
         columns = table.column_names or table._resolve_features().column_names
     return list(columns), _rows(table, str(path))
+
+
+def _read_parquet(path: Path) -> tuple[list[str], Iterator[PlacedCells]]:
+    """Return the columns and rows of a Parquet file.
+
+    ``datasets`` would hold a whole group of rows in memory, and most programs write files of a single group.
+    """
+    import datasets
+    from pyarrow import Table, parquet
+
+    # Without buffers, all columns of a group would be read at once.
+    file = parquet.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
+    features = datasets.Features.from_arrow_schema(file.schema_arrow)
+    batches = file.iter_batches(PARQUET_ROWS)
+    tables = (datasets.Dataset(datasets.table.InMemoryTable(Table.from_batches([batch]))) for batch in batches)
+    return list(file.schema_arrow.names), _rows(chain.from_iterable(tables), str(path), features)
 
 
 def read_folder(path: Path, split: str | None) -> tuple[list[str], Iterator[PlacedCells]]:

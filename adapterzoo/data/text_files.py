@@ -1,21 +1,18 @@
-"""Read CSV, TSV, JSON and JSON Lines files row by row, each row with its file and line.
+"""Open text files, and read CSV and TSV files row by row, each row with its file and line.
 
-They are read with the standard library, because the JSON reader of ``datasets`` turns ``"2020-01-01"`` into a timestamp
-that is written ``2020-01-01 00:00:00``, and because ``datasets`` does not know the line of a row.
+They are read with the standard library, because ``datasets`` does not know the line of a row.
 """
 
 from __future__ import annotations
 
 import codecs
 import csv
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from adapterzoo.errors import UserError
-from adapterzoo.formats.cell_text import Number
 
 PlacedCells = tuple[str, dict[str, Any]]
 """place of a row, and its cells by column"""
@@ -51,7 +48,7 @@ def read_csv(path: Path, delimiter: str) -> tuple[list[str], Iterator[PlacedCell
     Raises:
         UserError: the file has no column names or cannot be parsed; also raised while rows are read.
     """
-    with _text(path) as file:
+    with open_text(path) as file:
         header = next((cells for _, cells in _csv_rows(file, path, delimiter)), [])
     if not header:
         raise UserError.at(str(path), "does not begin with a line of column names: it is empty, or its first line is.")
@@ -68,7 +65,7 @@ def read_csv(path: Path, delimiter: str) -> tuple[list[str], Iterator[PlacedCell
         )
 
     def rows() -> Iterator[PlacedCells]:
-        with _text(path) as file:
+        with open_text(path) as file:
             for number, (line, cells) in enumerate(_csv_rows(file, path, delimiter)):
                 place = f"{path}:{line}"
                 if number == 0 or not cells:
@@ -81,115 +78,12 @@ def read_csv(path: Path, delimiter: str) -> tuple[list[str], Iterator[PlacedCell
     return header, rows()
 
 
-def read_json(path: Path) -> tuple[list[str], Iterator[PlacedCells]]:
-    """Return the columns and rows of a file with a list of objects, one object per line, or a table from pandas.
-
-    A file with one object per line is read line by line, so it may be larger than the memory. Others are read whole.
+def open_text(path: Path) -> TextIO:
+    """Open a text file.
 
     Raises:
-        UserError: the file holds no rows or cannot be parsed; also raised while rows are read.
+        UserError: it cannot be read, or it is no text.
     """
-    if _is_json_lines(path):
-        return _columns(_lines(path)), _lines(path)
-    with _text(path) as file:
-        try:
-            loaded = _load(_decoded(file, path), str(path))
-        except json.JSONDecodeError as error:
-            raise UserError.at(f"{path}:{error.lineno}", f"is not JSON: {error.msg}.") from None
-    objects = _objects(loaded)
-    if objects is None:
-        what = "holds no list of objects with a key for each column."
-        raise UserError.at(str(path), what, 'Like [{"question": "...", "answer": "..."}, ...].')
-    rows = [(f"{path}, row {number}", cells) for number, cells in enumerate(objects, start=1)]
-    return _columns(rows), iter(rows)
-
-
-def _is_json_lines(path: Path) -> bool:
-    """Tell whether each line is a row.
-
-    It is if the file's name says so, or if the first line is an object that is not a whole table or has lines below it.
-    """
-    with _text(path) as file:
-        named_so = path.suffix in (".jsonl", ".ndjson")
-        lines = _short_lines(file, path) if named_so else _decoded_lines(file, path)
-        first = next((line for line in lines if line.strip()), None)
-        if first is None:
-            raise UserError.at(str(path), "is empty.")
-        if named_so:
-            return True
-        try:
-            value = _load(first, f"{path}:1")
-        except json.JSONDecodeError:
-            return False
-        return isinstance(value, dict) and (_objects(value) is None or any(line.strip() for line in lines))
-
-
-def _lines(path: Path) -> Iterator[PlacedCells]:
-    with _text(path) as file:
-        for number, line in enumerate(_short_lines(file, path), start=1):
-            if not line.strip():
-                continue
-            try:
-                value = _load(line, f"{path}:{number}")
-            except json.JSONDecodeError as error:
-                what = f"is not JSON: {error.msg} (column {error.colno})."
-                raise UserError.at(f"{path}:{number}", what, "Each line must be one whole object.") from None
-            if not isinstance(value, dict):
-                raise UserError.at(f"{path}:{number}", "is not an object with a key for each column.")
-            yield f"{path}:{number}", value
-
-
-def _objects(loaded: Any) -> list[dict[str, Any]] | None:
-    """Return the rows of a JSON document, one object each; None if it is not a known form of a table."""
-    if isinstance(loaded, list):
-        return loaded if loaded and all(isinstance(item, dict) for item in loaded) else None
-    if not isinstance(loaded, dict) or not loaded:
-        return None
-    if isinstance(loaded.get("columns"), list) and isinstance(loaded.get("data"), list):  # pandas, orient="split"
-        names = [str(name) for name in loaded["columns"]]
-        return [dict(zip(names, cells, strict=False)) for cells in loaded["data"] if isinstance(cells, list)] or None
-    if "schema" in loaded and isinstance(loaded.get("data"), list):  # pandas, orient="table"
-        return _objects(loaded["data"])
-    values = list(loaded.values())
-    if len(values) == 1 and isinstance(values[0], list):
-        return _objects(values[0])  # {"data": [...]}
-    if all(isinstance(value, dict) for value in values) and len({tuple(value) for value in values}) == 1:
-        if all(key.isdigit() for key in loaded):  # pandas, orient="index"
-            return values
-        # The default of pandas' to_json: each column is a mapping from the index to the cell.
-        return [{name: column[key] for name, column in loaded.items()} for key in values[0]]
-    return None
-
-
-def _columns(rows: Iterable[PlacedCells]) -> list[str]:
-    """Return the columns of the first row that has any."""
-    return next((list(cells) for _, cells in rows if cells), [])
-
-
-def _load(text: str, where: str) -> Any:
-    """Return the value of a JSON text.
-
-    Raises:
-        json.JSONDecodeError: the text is not JSON.
-        UserError: an object has one key twice, with different values.
-    """
-
-    def cells(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        by_key = dict(pairs)
-        if len(by_key) < len(pairs):
-            for key, value in pairs:
-                if value != by_key[key]:
-                    what = f"the key '{key}' is given twice, with different values."
-                    raise UserError.at(where, what, "Keep one of them.")
-        return by_key
-
-    try:
-        return json.loads(text, parse_float=Number, parse_int=Number, object_pairs_hook=cells)
-    except RecursionError:
-        raise json.JSONDecodeError("it is nested too deeply", text, 0) from None
-
-
-def _text(path: Path) -> TextIO:
     try:
         with path.open("rb") as file:
             start = file.read(CHECKED_BYTES)
@@ -203,15 +97,12 @@ def _text(path: Path) -> TextIO:
         raise UserError.at(str(path), f"cannot be read: {error.strerror or error}.") from None
 
 
-def _decoded(file: TextIO, path: Path) -> str:
-    return "".join(_decoded_lines(file, path))
-
-
-def _decoded_lines(file: TextIO, path: Path) -> Iterator[str]:
+def decoded_lines(file: TextIO, path: Path) -> Iterator[str]:
+    """Yield the lines of a file; raise UserError if it is not UTF-8."""
     try:
         yield from file
     except UnicodeDecodeError as error:
-        raise _not_utf8(path, error) from None
+        raise not_utf8(path, error) from None
 
 
 def _csv_rows(file: TextIO, path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -220,7 +111,7 @@ def _csv_rows(file: TextIO, path: Path, delimiter: str) -> Iterator[tuple[int, l
 
     def lines() -> Iterator[str]:
         nonlocal characters
-        for line in _short_lines(file, path):
+        for line in short_lines(file, path):
             characters += len(line)
             if characters > MAX_ROW_CHARACTERS:
                 what = f"the row that begins here has more than {MAX_ROW_CHARACTERS:,} characters."
@@ -239,7 +130,7 @@ def _csv_rows(file: TextIO, path: Path, delimiter: str) -> Iterator[tuple[int, l
         raise UserError.at(f"{path}:{first_line}", f"cannot be read as CSV: {error}.", hint) from None
 
 
-def _short_lines(file: TextIO, path: Path) -> Iterator[str]:
+def short_lines(file: TextIO, path: Path) -> Iterator[str]:
     """Yield the lines of a file.
 
     Raises:
@@ -256,10 +147,10 @@ def _short_lines(file: TextIO, path: Path) -> Iterator[str]:
             yield line
             number += 1
     except UnicodeDecodeError as error:
-        raise _not_utf8(path, error) from None
+        raise not_utf8(path, error) from None
 
 
-def _not_utf8(path: Path, error: UnicodeDecodeError) -> UserError:
+def not_utf8(path: Path, error: UnicodeDecodeError) -> UserError:
     """Return the error with its line, which the decoder does not know because it reads in blocks."""
     decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
     with path.open("rb") as file:

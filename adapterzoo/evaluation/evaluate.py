@@ -12,8 +12,9 @@ from adapterzoo.tasks.batches import hidden_rows
 from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of, needs_answers
 from adapterzoo.tasks.examples import EvaluateSettings
 from adapterzoo.tokens.batches import row_tokens
-from adapterzoo.tokens.encoded import Encoded, Example
+from adapterzoo.tokens.encoded import Encoded, Example, lengths
 from adapterzoo.tokens.shared_prefix import SharedPrefix
+from adapterzoo.tokens.stored_examples import of_each
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,17 +45,20 @@ def evaluate(
         NotFiniteError: the loss is NaN or infinite, for example because the last training step broke the weights.
         PluginError: a third-party metric does not do what the contract says.
     """
-    examples: list[Example] = getattr(encoded, split)
-    asked = [example.prompt for example in examples] if prompts is None else prompts
-    longest, size, first = max(len(example.completion) for example in examples), settings.batch_size, None
+    examples: Sequence[Example] = getattr(encoded, split)
+    asked = of_each(examples, lambda index: examples[index].prompt) if prompts is None else prompts
+    longest, size, first = int(max(lengths(examples, "completion"))), settings.batch_size, None
     limit = longest if settings.max_new_tokens == "auto" else settings.max_new_tokens
     if needs_answers(settings.metrics):
+        first_prompts = [*asked[:size]]
         with hidden_rows(encoded):
-            first = answer_first(model, encoded, asked, limit, size, prefix)
-    rows = [
-        example.tokens if prompts is None else row_tokens(prompt, example.completion)
-        for prompt, example in zip(asked, examples, strict=True)
-    ]
+            first = answer_first(model, encoded, first_prompts, limit, size, prefix)
+    rows = of_each(
+        examples,
+        lambda index: (
+            examples[index].tokens if prompts is None else row_tokens(prompts[index], examples[index].completion)
+        ),
+    )
     measured: Sequence[Likelihood | None] = [None] * len(rows)
     answers: Sequence[str | None] = [None] * len(rows)
     remembered = 0.0
@@ -65,7 +69,7 @@ def evaluate(
         answers = [decoded(tokens, encoded) for tokens in ids]
     elif with_likelihoods:
         measured = likelihoods(model, rows, encoded.pad_id, size, prefix)
-    data_rows = [example.row for example in examples]
+    data_rows = of_each(examples, lambda index: examples[index].row)
     seconds = first.seconds if first is not None else None
     evaluation = evaluation_of(data_rows, measured, answers, settings.metrics, split, seconds)
     return evaluation._replace(remembered=remembered)

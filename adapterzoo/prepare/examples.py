@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from adapterzoo.data.split import Splits, load_splits
+from adapterzoo.data.stored_rows import StoredRows
 from adapterzoo.errors import PluginError, Problem, UserError
 from adapterzoo.metrics.contract import per_example
 from adapterzoo.metrics.measured import MEASURED_NAMES
@@ -14,7 +15,9 @@ from adapterzoo.recipe.schema import Recipe
 from adapterzoo.tasks.contract import EncodeInput, Task
 from adapterzoo.tasks.examples import Examples
 from adapterzoo.tasks.registry import tasks
+from adapterzoo.terminal import size
 
+MEMORY_PER_BYTE = 10  # a row and its tokens in memory, for each byte of its text
 TRIED_ROWS = 8  # number of test rows on which third-party metrics are tried
 
 
@@ -52,8 +55,29 @@ def encode_data(recipe: Recipe, location: str, config: Any, splits: Splits, say:
     from adapterzoo.tokens.encode import load_tokenizer
 
     task, tokenizer = tasks()[recipe.task.name], load_tokenizer(recipe.model, location)
+    if not task.causal:
+        _check_memory(task, splits, say)
     options = task.options(**recipe.task.options)
     return task.encode(EncodeInput(tokenizer, splits, options, recipe.data, say, recipe.evaluate.shots, config))
+
+
+def _check_memory(task: Task[Any], splits: Splits, say: Callable[[str], None]) -> None:
+    """Say how much memory a task needs that holds all rows in it, if they are many.
+
+    Raises:
+        UserError: there is not so much.
+    """
+    stored = [rows for rows in (splits.train, splits.validation, splits.test) if isinstance(rows, StoredRows)]
+    if not stored:
+        return
+    import psutil
+
+    needed, free = MEMORY_PER_BYTE * sum(rows.text_bytes for rows in stored), psutil.virtual_memory().available
+    what = f"the task {task.name} holds all rows in memory, in about {size(needed)}"
+    if needed > free:
+        hint = "Take fewer rows with data.limit."
+        raise UserError.at("data.source", f"{what}, and {size(free)} are free.", hint)
+    say(f"data: {what}")
 
 
 def fit_recipe(recipe: Recipe, task: Task[Any], splits: Splits, say: Callable[[str], None]) -> Recipe:

@@ -26,6 +26,7 @@ from adapterzoo.results.result import Tuning
 from adapterzoo.running.tuning import TrialScore, tune
 from adapterzoo.running.watch import Watch
 from adapterzoo.tasks.batches import hidden_rows
+from adapterzoo.tasks.examples import sizes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -187,7 +188,7 @@ def step_seconds(prepared: Prepared, cell: MethodCell, adapted: Adapted) -> floa
         train(short, cell, adapted, Path(folder), StepTimes())
     (begun, tokens_before), (ended, tokens_after) = steps[-2:]
     encoded, rows = prepared.encoded, settings.batch_size * settings.gradient_accumulation
-    mean_tokens = rows * sum(int(example.size) for example in encoded.train) / len(encoded.training_rows)
+    mean_tokens = rows * int(sum(sizes(encoded.train))) / len(encoded.training_rows)
     return (ended - begun) * mean_tokens / (tokens_after - tokens_before)
 
 

@@ -27,6 +27,7 @@ from adapterzoo.running import parallel
 from adapterzoo.running.cell import adapt, measure, shared_prefix, step_seconds
 from adapterzoo.running.parallel import Concurrency
 from adapterzoo.running.watch import Watch
+from adapterzoo.tasks.examples import sizes
 
 if TYPE_CHECKING:
     from adapterzoo.model.base import Base
@@ -179,7 +180,8 @@ def _expect(prepared: Prepared, cell: Cell, loaded: Base) -> Expected:
 def _sample_test_rows(prepared: Prepared) -> Prepared:
     """Return the run with only MEASURED_BATCHES batches of its test rows, short and long ones."""
     encoded = prepared.encoded
-    order = sorted(range(len(encoded.test)), key=lambda i: encoded.test[i].size)
+    known = sizes(encoded.test)
+    order = sorted(range(len(known)), key=lambda i: known[i])
     wanted = MEASURED_BATCHES * prepared.recipe.evaluate.batch_size
     chosen = [order[at * len(order) // wanted] for at in range(wanted)] if wanted < len(order) else order
     return replace(prepared, encoded=encoded.with_test(chosen))

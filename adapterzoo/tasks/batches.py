@@ -50,8 +50,8 @@ def shuffled_batches(examples: bytes, size: int, seed: int) -> Callable[[], Iter
 
     def batches() -> Iterator[dict[str, Any]]:
         copy: Examples = pickle.loads(examples)
-        shuffled = random.Random(seed).sample(copy.train, len(copy.train))
-        for start in range(0, len(shuffled), size):
-            yield copy.collate(shuffled[start : start + size])
+        order = random.Random(seed).sample(range(len(copy.train)), len(copy.train))
+        for start in range(0, len(order), size):
+            yield copy.collate([copy.train[position] for position in order[start : start + size]])
 
     return batches

@@ -50,15 +50,15 @@ class Rows(Protocol):
     """The rows of each split."""
 
     @property
-    def train(self) -> list[DataRow]:
+    def train(self) -> Sequence[DataRow]:
         """Return the training rows."""
 
     @property
-    def validation(self) -> list[DataRow]:
+    def validation(self) -> Sequence[DataRow]:
         """Return the validation rows."""
 
     @property
-    def test(self) -> list[DataRow]:
+    def test(self) -> Sequence[DataRow]:
         """Return the test rows."""
 
     @property

@@ -39,10 +39,16 @@ class Example(Protocol):
         """Return all token ids, and for each whether it is in the loss; if none is, the row's answer is learned."""
 
 
+def sizes(examples: Sequence[Example]) -> Sequence[int]:
+    """Return the number of tokens of each example, without reading the examples if their tokens are on disk."""
+    known: Sequence[int] | None = getattr(examples, "sizes", None)
+    return [example.size for example in examples] if known is None else known
+
+
 class Joinable(NamedTuple):
     """Rows on which it is tried whether a model can read several of them in one sequence."""
 
-    rows: list[tuple[list[int], list[bool]]]
+    rows: Sequence[tuple[list[int], list[bool]]]
     """token ids of each row, and which of them are learned; the longest row of training and of the test first"""
     longest: int
     """largest number of tokens that a prompt and its answer can have together"""
@@ -73,10 +79,10 @@ class Examples(ABC):
     """The rows of all splits as token ids; all cells of a run share them."""
 
     tokenizer: Any
-    train: list[Any]
+    train: Sequence[Any]
     """training examples, each an :class:`Example`"""
-    validation: list[Any]
-    test: list[Any]
+    validation: Sequence[Any]
+    test: Sequence[Any]
     pad_id: int
     """id of the padding token"""
     fingerprint: str
@@ -104,7 +110,7 @@ class Examples(ABC):
     @property
     def longest_row(self) -> int:
         """Largest number of tokens that the model reads in one sequence."""
-        return max(int(example.size) for example in (*self.train, *self.validation, *self.test))
+        return max(int(max(sizes(split))) for split in (self.train, self.validation, self.test) if split)
 
     @property
     def smallest_batch(self) -> int:

@@ -5,20 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from contextlib import suppress
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from adapterzoo.data.record_file import RecordFile, RecordWriter
+from adapterzoo.data.stored_rows import StoredRows
 from adapterzoo.data_row import SPLIT_NAMES
-from adapterzoo.digests import file_digest
-from adapterzoo.files import cache_folder, new_cache_file, remove
+from adapterzoo.digests import name_by_digest, undamaged
+from adapterzoo.files import cache_folder, new_cache_file
 from adapterzoo.tasks.contract import Rows
 from adapterzoo.tokens.encode import Encoder
 from adapterzoo.tokens.encoded import Encoded, Example
+from adapterzoo.tokens.stored_examples import ExampleWriter, StoredExamples, schema
 
 # Raise the version when a change in the code gives the same rows other tokens.
 VERSION = 2
 MAX_FILES = 20  # older files are removed
+MAX_LARGE_FILES = 3  # of those of rows that are too many for the memory
+RECENT_SECONDS = 3600  # files that were used so recently are not removed
 # Settings of the recipe's data section that change the tokens.
 SETTINGS = ("system", "chat_template", "loss_on", "max_length", "truncate")
 
@@ -30,6 +36,8 @@ def encode_splits(encoder: Encoder, splits: Rows) -> Encoded:
         UserError: a split has no row with tokens to learn.
     """
     folder, key = cache_folder() / "tokens", _key(encoder, splits)
+    if any(isinstance(getattr(splits, name), StoredRows) for name in SPLIT_NAMES):
+        return _on_disk(encoder, splits, folder / f"{key}.arrow")
     if (cached := _read(folder, key, splits)) is not None:
         examples, notes = cached
         for note in notes:
@@ -38,6 +46,33 @@ def encode_splits(encoder: Encoder, splits: Rows) -> Encoded:
     encoded = encoder.encode_splits(splits)
     _write(folder, key, encoded, splits)
     return encoded
+
+
+def _on_disk(encoder: Encoder, splits: Rows, path: Path) -> Encoded:
+    """Return the examples of many rows, whose tokens stay in a file of the cache.
+
+    Raises:
+        UserError: a split has no row with tokens to learn, or the file cannot be written.
+    """
+    if (kept := undamaged(path)) is None:
+        with new_cache_file(path.parent) as new:
+            writer = RecordWriter(new, schema())
+            examples = ExampleWriter(writer)
+            notes = encoder.encode_rows(splits, examples.add)
+            writer.close({"said": notes, "counts": examples.counts})
+            kept = name_by_digest(new, path, MAX_LARGE_FILES, RECENT_SECONDS)
+        file = RecordFile(kept)
+    else:
+        file = RecordFile(kept)
+        for note in file.notes["said"]:
+            encoder.say(note)
+    counts = [file.notes["counts"].get(name, 0) for name in SPLIT_NAMES]
+    firsts = accumulate(counts, initial=0)
+    stored: dict[str, Sequence[Example]] = {
+        name: StoredExamples(file, first, count, getattr(splits, name))
+        for name, first, count in zip(SPLIT_NAMES, firsts, counts, strict=False)
+    }
+    return encoder.collect(stored, file.notes["said"], splits.fingerprint)
 
 
 def _key(encoder: Encoder, splits: Rows) -> str:
@@ -62,7 +97,7 @@ def _read(folder: Path, key: str, splits: Rows) -> tuple[dict[str, list[Example]
     import pyarrow
     from pyarrow import parquet
 
-    if (path := _undamaged(folder, key)) is None:
+    if (path := undamaged(folder / f"{key}.parquet")) is None:
         return None
     try:
         table = parquet.read_table(path)
@@ -75,19 +110,6 @@ def _read(folder: Path, key: str, splits: Rows) -> tuple[dict[str, list[Example]
         return None  # the file is damaged, so the rows are tokenized again
     os.utime(path)
     return examples, notes
-
-
-def _undamaged(folder: Path, key: str) -> Path | None:
-    """Return the file of a key, if the digest of its content is in its name; remove damaged files of that key."""
-    for path in folder.glob(f"{key}-*.parquet"):
-        try:
-            if path.stem.rpartition("-")[2] == file_digest(path):
-                return path
-        except OSError:  # it cannot be read
-            pass
-        with suppress(OSError):
-            remove(path)
-    return None
 
 
 def _write(folder: Path, key: str, encoded: Encoded, splits: Rows) -> None:
@@ -111,8 +133,6 @@ def _write(folder: Path, key: str, encoded: Encoded, splits: Rows) -> None:
         # Write to another name first, because other runs read this folder at the same time.
         with new_cache_file(folder) as new:
             parquet.write_table(pyarrow.table(columns, schema=schema), new, compression="zstd")
-            os.replace(new, folder / f"{key}-{file_digest(new)}.parquet")
-        for old in sorted(folder.glob("*.parquet"), key=lambda path: path.stat().st_mtime)[:-MAX_FILES]:
-            old.unlink(missing_ok=True)
+            name_by_digest(new, folder / f"{key}.parquet", MAX_FILES)
     except OSError:
         return

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from adapterzoo.data_row import DataRow, Turn
+from adapterzoo.data_row import DataRow, Places, Turn
 from adapterzoo.errors import UserError
 from adapterzoo.machine.limits import TooLongError, limited_memory, stopped_after
 from adapterzoo.tasks.contract import DataSettings
@@ -73,8 +73,8 @@ class Chat:
         self._say = say
         self._announced_fold = False
         self.has_generation_prompt = True
-        self.incomplete: list[str] = []
-        """places of the rows in which the chat template leaves out or changes a question or a system message"""
+        self.incomplete = Places()
+        """the rows in which the chat template leaves out or changes a question or a system message"""
         if self.plain:
             return
         with self._limits():
@@ -173,8 +173,9 @@ class Chat:
             previous_end = end
         # Search for questions outside the answers, which may repeat them, and without spaces that templates may strip.
         asked = "".join(segment.text for segment in segments if not segment.is_answer)
-        if not all(turn.content.strip() in asked for turn in turns if turn.role != "assistant"):
-            self.incomplete.append(place)
+        complete = all(turn.content.strip() in asked for turn in turns if turn.role != "assistant")
+        if not complete and place != self.incomplete.last:  # a row is written several times if it is cut
+            self.incomplete.add(place)
         return segments
 
     def _end(self, whole: str, answer_end: int) -> tuple[int, bool]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from adapterzoo.data_row import SPLIT_NAMES, DataRow
+from adapterzoo.data_row import SPLIT_NAMES, DataRow, Places
 from adapterzoo.errors import UserError
 from adapterzoo.model.padding import add_padding_token, choose_padding_id
 from adapterzoo.recipe.schema import ModelSection
 from adapterzoo.tasks.contract import DataSettings, Rows
+from adapterzoo.terminal import Progress
 from adapterzoo.tokens import shorten
+from adapterzoo.tokens.batches import Tokens
 from adapterzoo.tokens.chat import Chat, Segment, with_template
 from adapterzoo.tokens.encoded import Encoded, Example
-from adapterzoo.tokens.packing import pack
+from adapterzoo.tokens.packing import pack, packed_positions
+from adapterzoo.tokens.stored_examples import StoredExamples, StoredPacks
 
 TEMPLATE_NAME = re.compile(r"[\w.-]*\w[\w.-]*")  # a name of one of several chat templates that can name a file
 MAX_CACHED_CHARACTERS = 10_000  # the tokens of a thousand longer texts would take too much memory
@@ -66,40 +69,63 @@ class Encoder:
         Raises:
             UserError: a split has no row with tokens to learn.
         """
-        notes: list[str] = []
-        examples = {name: self._encode_split(name, getattr(splits, name), notes) for name in SPLIT_NAMES}
-        for note in notes:
-            self.say(note)
+        examples: dict[str, list[Example]] = {name: [] for name in SPLIT_NAMES}
+        notes = self.encode_rows(splits, lambda split, number, example: examples[split].append(example))
         return self.collect(examples, notes, splits.fingerprint)
 
-    def collect(self, examples: dict[str, list[Example]], notes: list[str], fingerprint: str) -> Encoded:
+    def encode_rows(self, splits: Rows, keep: Callable[[str, int, Example], None]) -> list[str]:
+        """Encode all rows, and tell the user how many were dropped and cut; return what was told.
+
+        Args:
+            splits: the rows.
+            keep: is called with each example that is not dropped, its split, and the position of its row there.
+
+        Raises:
+            UserError: a split has no row with tokens to learn.
+        """
+        notes = [note for name in SPLIT_NAMES for note in self._encode_split(name, getattr(splits, name), keep)]
+        for note in notes:
+            self.say(note)
+        return notes
+
+    def collect(self, examples: Mapping[str, Sequence[Example]], notes: list[str], fingerprint: str) -> Encoded:
         """Return the examples of all splits together with the end tokens, the padding token and the packs."""
         # A run that only measures may have no training rows.
-        ends = {example.completion[-1] for example in examples["train"] or examples["test"]} & self.special_ids
-        packing = self.data.packing
+        learned = examples["train"] or examples["test"]
+        ends = learned.ends() if isinstance(learned, StoredExamples) else {row.completion[-1] for row in learned}
         return Encoded(
             tokenizer=self.tokenizer,
             train=examples["train"],
             validation=examples["validation"],
             test=examples["test"],
-            end_ids=sorted(ends | {self.tokenizer.eos_token_id}),
+            end_ids=sorted((ends & self.special_ids) | {self.tokenizer.eos_token_id}),
             pad_id=self.pad_id,
             fingerprint=fingerprint,
             notes=notes,
-            packs=pack([example.tokens for example in examples["train"]], self.data.max_length) if packing else [],
+            packs=self._packs(examples["train"]) if self.data.packing else [],
         )
 
-    def _encode_split(self, name: str, rows: Sequence[DataRow], notes: list[str]) -> list[Example]:
-        """Return the examples of a split, and add messages about its rows to ``notes``."""
-        kept, cut = [], 0
+    def _packs(self, examples: Sequence[Example]) -> Sequence[list[Tokens]]:
+        if isinstance(examples, StoredExamples):
+            return StoredPacks(examples, packed_positions(examples.sizes.tolist(), self.data.max_length))
+        return pack([example.tokens for example in examples], self.data.max_length)
+
+    def _encode_split(
+        self, name: str, rows: Sequence[DataRow], keep: Callable[[str, int, Example], None]
+    ) -> Iterator[str]:
+        """Encode the rows of a split, and yield messages about them."""
+        kept, cut = 0, 0
         self._shortened = 0
-        self.chat.incomplete.clear()
+        self.chat.incomplete = Places()
         limit = f"max_length = {self.data.max_length}"
-        for row in rows:
+        progress = Progress(f"rows of {name} tokenized", len(rows))
+        for number, row in enumerate(rows):
+            progress.add()
             example = self.encode(row)
             if example is None or not any(example.learned):
                 continue
-            kept.append(example)
+            keep(name, number, example)
+            kept += 1
             cut += example.completion[-1] not in self.special_ids
         if rows and not kept:
             longest = max(len(self.example(row).prompt) for row in rows)
@@ -108,35 +134,31 @@ class Encoder:
                 f"{limit} leaves nothing to learn in all {len(rows)} rows of {name}.",
                 f"The longest prompt alone has {longest} tokens: raise max_length.",
             )
-        if dropped := len(rows) - len(kept):
-            notes.append(
-                f"data: {dropped} of {len(rows)} rows of {name} dropped: {limit} leaves no room for their answer"
-            )
+        if dropped := len(rows) - kept:
+            yield f"data: {dropped} of {len(rows)} rows of {name} dropped: {limit} leaves no room for their answer"
         if cut:
-            notes.append(
-                f"data: {cut} of {len(rows)} answers of {name} are cut short by {limit}, and have no end token"
-            )
+            yield f"data: {cut} of {len(rows)} answers of {name} are cut short by {limit}, and have no end token"
         if questions := self._shortened - cut:
-            notes.append(f"data: {questions} of {len(rows)} questions of {name} are cut to fit {limit}")
-        notes += self.notes_on_texts(name, rows)
-        return kept
+            yield f"data: {questions} of {len(rows)} questions of {name} are cut to fit {limit}"
+        yield from self.notes_on_texts(name, rows)
 
     def notes_on_texts(self, split: str, rows: Sequence[DataRow]) -> Iterator[str]:
         """Yield messages about the rows of a split that the model will read differently than a person does.
 
-        The turns that the chat template left out are those since ``chat.incomplete`` was cleared.
+        The turns that the chat template left out are those since ``chat.incomplete`` was made.
         """
-        special = [
-            row.place for row in rows if not row.raw and any(self._has_special_text(turn.content) for turn in row.turns)
-        ]
+        special = Places()
+        for row in rows:
+            if not row.raw and any(self._has_special_text(turn.content) for turn in row.turns):
+                special.add(row.place)
         found = {
             " contain the text of a special token, which the model will read as that token": special,
-            ": the chat template leaves out or changes part of what is asked": [*dict.fromkeys(self.chat.incomplete)],
+            ": the chat template leaves out or changes part of what is asked": self.chat.incomplete,
         }
         for what, places in found.items():
-            if places:
-                where = f" (first: {places[0]})" if places[0] else ""
-                yield f"data: {len(places)} of {len(rows)} rows of {split}{what}{where}"
+            if places.count:
+                where = f" (first: {places.first})" if places.first else ""
+                yield f"data: {places.count} of {len(rows)} rows of {split}{what}{where}"
 
     def example(self, row: DataRow) -> Example:
         """Return a row as token ids, also if it is too long.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, overload
 
 from adapterzoo.data_row import DataRow
 from adapterzoo.model.row_attention import ROW_LENGTHS
-from adapterzoo.tasks.examples import EvaluateSettings, Examples, Joinable
+from adapterzoo.tasks.examples import EvaluateSettings, Examples, Joinable, sizes
 from adapterzoo.tokens.batches import Tokens, pad_batch
 from adapterzoo.tokens.packing import check_separate, pack_batch
 from adapterzoo.tokens.shared_prefix import SharedPrefix, model_arguments
@@ -45,14 +45,14 @@ class Encoded(Examples):
     """
 
     trainer_computes_loss = True
-    train: list[Example]
-    validation: list[Example]
-    test: list[Example]
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    test: Sequence[Example]
     end_ids: list[int]
     """ids of the tokens that end an answer"""
     notes: list[str] = field(default_factory=list)
     """messages to the user: which rows were dropped and cut"""
-    packs: list[list[Tokens]] = field(default_factory=list)
+    packs: Sequence[list[Tokens]] = field(default_factory=list)
     """the training rows in packs; empty without packing"""
 
     @property
@@ -62,13 +62,10 @@ class Encoded(Examples):
 
     def joinable(self, settings: EvaluateSettings) -> Joinable:
         """See :meth:`Examples.joinable`."""
-        examples: list[Example] = [*self.train, *self.validation, *self.test]
-        wanted = settings.max_new_tokens
-        answer = max(len(example.completion) for example in examples)
-        prompt = max(len(example.prompt) for example in examples)
-        first = [max((example.tokens for example in split), key=_length) for split in (self.train, self.test) if split]
-        rows = [*first, *(example.tokens for example in self.train or self.test)]
-        return Joinable(rows, max(prompt + max(answer, 0 if wanted == "auto" else wanted), self.longest_shown))
+        wanted, splits = settings.max_new_tokens, [split for split in (self.train, self.validation, self.test) if split]
+        answer, prompt = (max(max(lengths(split, part)) for split in splits) for part in ("completion", "prompt"))
+        most = int(prompt) + max(int(answer), 0 if wanted == "auto" else wanted)
+        return Joinable(LongestFirst(self.train, self.test), max(most, self.longest_shown))
 
     def check_model(self, model: Any) -> None:
         """See :meth:`Examples.check_model`: the attention of packed rows must be separate."""
@@ -99,5 +96,37 @@ class Encoded(Examples):
         return pad_batch(tokens, self.pad_id) if prefix is None else prefix.batch(tokens, self.pad_id)
 
 
-def _length(row: Tokens) -> int:
-    return len(row[0])
+def lengths(examples: Sequence[Example], part: str) -> Sequence[int]:
+    """Return the number of tokens of each example's ``prompt`` or ``completion``."""
+    known: Callable[[str], Sequence[int]] | None = getattr(examples, "lengths", None)
+    return [len(getattr(example, part)) for example in examples] if known is None else known(part)
+
+
+class LongestFirst(Sequence[Tokens]):
+    """The tokens of the longest example of training and of the test, and then those of all training examples.
+
+    If there are no training examples, those of all test examples.
+    """
+
+    def __init__(self, train: Sequence[Example], test: Sequence[Example]) -> None:
+        self.examples = train or test
+        self.first = [split[_longest(split)] for split in (train, test) if split]
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.examples)
+
+    @overload
+    def __getitem__(self, index: int) -> Tokens: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tokens]: ...
+    def __getitem__(self, index: int | slice) -> Tokens | list[Tokens]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
+        number = range(len(self))[index] - len(self.first)
+        return (self.first[number] if number < 0 else self.examples[number]).tokens
+
+
+def _longest(examples: Sequence[Example]) -> int:
+    """Return the position of the first example with the most tokens."""
+    known = sizes(examples)
+    return max(range(len(known)), key=lambda position: known[position])

@@ -15,17 +15,25 @@ if TYPE_CHECKING:
 
 def pack(rows: Sequence[Tokens], length: int) -> list[list[Tokens]]:
     """Return the rows in packs of at most ``length`` tokens: longest row first, each in the fullest pack with room."""
-    packs: list[list[Tokens]] = []
+    return [
+        [rows[position] for position in packed] for packed in packed_positions([len(ids) for ids, _ in rows], length)
+    ]
+
+
+def packed_positions(sizes: Sequence[int], length: int) -> list[list[int]]:
+    """Return the positions of the rows in each pack, by the rows' numbers of tokens; see :func:`pack`."""
+    packs: list[list[int]] = []
     room: list[tuple[int, int]] = []  # free tokens and number of each pack, in ascending order
-    for row in sorted(rows, key=lambda row: -len(row[0])):
-        index = bisect.bisect_left(room, (len(row[0]), -1))
+    for position in sorted(range(len(sizes)), key=lambda position: -sizes[position]):
+        size = sizes[position]
+        index = bisect.bisect_left(room, (size, -1))
         if index < len(room):
             free, number = room.pop(index)
         else:
-            free, number = max(length, len(row[0])), len(packs)
+            free, number = max(length, size), len(packs)
             packs.append([])
-        packs[number].append(row)
-        bisect.insort(room, (free - len(row[0]), number))
+        packs[number].append(position)
+        bisect.insort(room, (free - size, number))
     return packs
 
 

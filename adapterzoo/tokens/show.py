@@ -9,9 +9,10 @@ from typing import Any
 
 from rich.text import Text
 
-from adapterzoo.tasks.examples import Examples
+from adapterzoo.tasks.examples import Examples, sizes
 from adapterzoo.terminal import safe
 from adapterzoo.tokens.encoded import Example
+from adapterzoo.tokens.stored_examples import StoredExamples
 
 BEGIN, END = "⟦", "⟧"
 """marks around the tokens that are in the loss"""
@@ -61,15 +62,18 @@ def _pieces(example: Example, tokenizer: Any) -> Iterator[tuple[int, str, bool]]
 def length_summary(encoded: Examples) -> str:
     """Return a line about the lengths of all rows, in tokens."""
     splits = (encoded.train, encoded.validation, encoded.test)
-    sizes = sorted(example.size for examples in splits for example in examples)
-    shown = ", ".join(f"{share} % up to {percentile(sizes, share)}" for share in (50, 90, 99))
-    return f"tokens per row: {shown}, longest {sizes[-1]}"
+    ordered = sorted(size for examples in splits for size in sizes(examples))
+    shown = ", ".join(f"{share} % up to {percentile(ordered, share)}" for share in (50, 90, 99))
+    return f"tokens per row: {shown}, longest {ordered[-1]}"
 
 
 def split_summary(name: str, examples: Sequence[Example]) -> str:
     """Return a line about a split: its number of rows, of tokens, and of tokens that are learned."""
-    tokens = sum(example.size for example in examples)
-    learned = sum(sum(example.tokens[1]) for example in examples)
+    tokens = int(sum(sizes(examples)))
+    if isinstance(examples, StoredExamples):
+        learned = examples.learned()
+    else:
+        learned = sum(sum(example.tokens[1]) for example in examples)
     in_loss = f", {learned:,} of them in the loss" if learned else ""
     return f"{name}: {len(examples):,} rows, {tokens:,} tokens{in_loss}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def train_adapter(
     trainer: TaskTrainer = TaskTrainer(
         model=model,
         args=arguments,
-        train_dataset=[*encoded.training_rows],  # a copy, because a method may change the order of the rows
+        train_dataset=copy(encoded.training_rows),  # a copy, because a method may change the order of the rows
         eval_dataset=encoded.validation,
         data_collator=lambda rows: trainer.made(rows),
         callbacks=[*part.callbacks, _StepCallback(on_step, seconds_before, settings.save_limit)],

@@ -19,7 +19,7 @@ from adapterzoo.errors import AdapterzooError
 from adapterzoo.machine import ranks
 from adapterzoo.methods.layers import trained_parameters
 from adapterzoo.recipe.schema import EvaluateSection
-from adapterzoo.tasks.examples import Examples
+from adapterzoo.tasks.examples import Examples, sizes
 from adapterzoo.tokens.shared_prefix import SharedPrefix
 from adapterzoo.training import checkpoints
 from adapterzoo.training.checkpoints import Checkpoint
@@ -165,7 +165,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
         # Order the rows by their lengths and the seed alone, so that the order is the same for every method.
-        lengths = [_length(row) for row in self.train_dataset]
+        lengths = [int(length) for length in _lengths(self.train_dataset)]
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps
         generator = torch.Generator().manual_seed(self.args.data_seed)
         return LengthGroupedSampler(size, lengths=lengths, generator=generator)
@@ -226,9 +226,10 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         return metrics
 
 
-def _length(row: Any) -> int:
-    """Return the number of tokens of a training row, packed or not."""
-    return sum(len(ids) for ids, _ in row) if isinstance(row, list) else int(row.size)
+def _lengths(rows: Sequence[Any]) -> Sequence[int]:
+    """Return the number of tokens of each training row, packed or not."""
+    packed = isinstance(rows[0], list)
+    return [sum(len(ids) for ids, _ in row) for row in rows] if packed else sizes(rows)
 
 
 def _state(model: Any) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError, Turn
+from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError, Places, Turn
 from adapterzoo.errors import UserError
 from adapterzoo.formats import Conversation, Format
 from adapterzoo.formats._format import ROLES
@@ -81,7 +81,7 @@ def encode_prompts(
     if longest < 1:
         what = f"leaves no room for a prompt beside task.max_new_tokens: {1 - longest} more tokens are needed at least."
         raise UserError.at("data.max_length", what, "Raise it, or lower task.max_new_tokens.")
-    encoder.chat.incomplete.clear()
+    encoder.chat.incomplete = Places()
     prompts = [(row, encoder.prompt(row)) for row in rows]
     for note in encoder.notes_on_texts(split, rows):
         say(note)

@@ -7,16 +7,21 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from adapterzoo import Options, Problem, Task, hookimpl
+from adapterzoo.errors import UserError
 from adapterzoo.formats import FORMATS
 from adapterzoo.metrics.built_in import DEFAULT
 from adapterzoo.results.identity import DEFAULT_TASK
 from adapterzoo.tasks.contract import TASK_KEYS, DataSettings, EncodeInput, Rows
 from adapterzoo.tasks.evaluation import Evaluation
-from adapterzoo.tasks.examples import EvaluateSettings
+from adapterzoo.tasks.examples import EvaluateSettings, sizes
 from adapterzoo.tasks.labels import label_of, unknown_labels
 from adapterzoo.tokens import cache
 from adapterzoo.tokens.encode import Encoder
 from adapterzoo.tokens.encoded import Encoded
+from adapterzoo.tokens.stored_examples import StoredExamples
+
+MAX_SHOWN_TOKENS = 2**24
+"""largest number of tokens of all test prompts with examples in front, if rows are too many for the memory"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +83,25 @@ class Supervised(Task[Options]):
         tokenizer, rows = given.tokenizer, given.rows
         encoder = Encoder(tokenizer, given.data, given.say)
         encoded = cache.encode_splits(encoder, rows)
-        examples = [example.row for example in encoded.train[: given.shots]]
-        shown = [encoder.prompt(example.row, examples) for example in encoded.test] if examples else []
+        shown = _shown(encoder, encoded, given.shots)
         values = {**vars(encoded), "facts": _facts(encoder, encoded, given.data)}
         return Answers(**values, shown=shown, only_answers=given.data.loss_on == "completion")
+
+
+def _shown(encoder: Encoder, encoded: Encoded, shots: int) -> list[list[int]]:
+    """Return the test prompts with training examples in front; none if there are no examples to show.
+
+    Raises:
+        UserError: they would take too much memory.
+    """
+    examples = encoded.train[:shots]
+    tokens = int(sum(sizes(encoded.test))) + len(encoded.test) * sum(example.size for example in examples)
+    if examples and isinstance(encoded.test, StoredExamples) and tokens > MAX_SHOWN_TOKENS:
+        what = f"with {len(examples)} examples in front, the {len(encoded.test):,} test rows have {tokens:,} tokens, "
+        what += f"and at most {MAX_SHOWN_TOKENS:,} are held in memory."
+        raise UserError.at("evaluate.shots", what, "Set it to 0, or give fewer test rows with data.split.test.")
+    rows = [example.row for example in examples]
+    return [encoder.prompt(example.row, rows) for example in encoded.test] if examples else []
 
 
 def _facts(encoder: Encoder, encoded: Encoded, data: DataSettings) -> list[str]:

@@ -1,0 +1,167 @@
+"""Keep records in an Arrow file that is mapped into memory, so that any can be read, and the file never is whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapterzoo.errors import UserError
+from adapterzoo.files import CACHE_VARIABLE
+
+if TYPE_CHECKING:
+    import numpy
+    import pyarrow
+
+BATCH_BYTES = 2**23  # so many bytes of records are written together
+NOTES, MORE = b"notes", b"more"
+
+
+class RecordWriter:
+    """Writes records one after the other; at most BATCH_BYTES of them are in memory."""
+
+    def __init__(self, path: Path, schema: pyarrow.Schema) -> None:
+        """Begin a file.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        import pyarrow
+
+        self.path, self.count = path, 0
+        self._schema, self._records, self._bytes = schema, list[Sequence[Any]](), 0
+        try:
+            self._file = path.open("wb")
+        except OSError as error:
+            raise _no_room(path, error) from None
+        self._writer = pyarrow.ipc.new_file(self._file, schema)
+
+    def add(self, record: Sequence[Any], size: int) -> None:
+        """Add a record.
+
+        Args:
+            record: a value for each column.
+            size: about how many bytes it has.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        self._records.append(record)
+        self.count += 1
+        self._bytes += size
+        if self._bytes >= BATCH_BYTES:
+            self.flush()
+
+    def close(self, notes: Mapping[str, Any], more: bytes = b"") -> None:
+        """Complete the file.
+
+        Args:
+            notes: is kept with the records; can be written as JSON.
+            more: is kept with them too.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        self.flush({NOTES: json.dumps(notes, ensure_ascii=True).encode(), MORE: more})
+        try:
+            self._writer.close()
+            self._file.close()
+        except OSError as error:
+            raise _no_room(self.path, error) from None
+
+    def flush(self, metadata: Mapping[bytes, bytes] | None = None) -> None:
+        """Write the records that are in memory; the next record begins a batch.
+
+        Args:
+            metadata: is written with them.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        import pyarrow
+
+        columns = list(zip(*self._records, strict=True)) or [()] * len(self._schema)
+        arrays = [pyarrow.array(values, field.type) for values, field in zip(columns, self._schema, strict=True)]
+        batch = pyarrow.record_batch(arrays, schema=self._schema)
+        try:
+            self._writer.write_batch(batch, custom_metadata=metadata)
+        except OSError as error:
+            raise _no_room(self.path, error) from None
+        self._records.clear()
+        self._bytes = 0
+
+
+class RecordFile:
+    """The records of a file that a :class:`RecordWriter` wrote. Pickled, it is only the path of the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[type[RecordFile], tuple[Path]]:
+        return type(self), (self.path,)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @cached_property
+    def _reader(self) -> Any:
+        import pyarrow
+
+        try:
+            reader = pyarrow.ipc.open_file(pyarrow.memory_map(str(self.path)))
+            with suppress(OSError):
+                os.utime(self.path)  # caches remove the files that were not used for the longest time
+            return reader
+        except (OSError, pyarrow.ArrowException) as error:
+            what = f"the rows of this run, which are too many for the memory, cannot be read: {error}."
+            raise UserError.at(
+                str(self.path), what, "Run the command again, on the machine that has the file."
+            ) from None
+
+    @cached_property
+    def batches(self) -> list[pyarrow.RecordBatch]:
+        """The records in groups; the groups are in memory only where they are used."""
+        return [self._reader.get_batch(index) for index in range(self._reader.num_record_batches)]
+
+    @cached_property
+    def notes(self) -> Any:
+        """The notes that the file was completed with."""
+        return json.loads(self._metadata[NOTES])
+
+    @property
+    def more(self) -> bytes:
+        """What else it was completed with."""
+        return bytes(self._metadata[MORE])
+
+    @property
+    def _metadata(self) -> Any:
+        return self._reader.get_batch_with_custom_metadata(self._reader.num_record_batches - 1)[1]
+
+    @cached_property
+    def _ends(self) -> numpy.ndarray:
+        """For each batch, the number of records up to its end."""
+        import numpy
+
+        return numpy.cumsum([batch.num_rows for batch in self.batches])
+
+    def place(self, number: int) -> tuple[pyarrow.RecordBatch, int]:
+        """Return the batch that has a record, and the record's index in it."""
+        index = int(self._ends.searchsorted(number, side="right"))
+        batch = self.batches[index]
+        return batch, number - int(self._ends[index]) + batch.num_rows
+
+    def record(self, number: int) -> Iterator[Any]:
+        """Yield the values of a record."""
+        batch, index = self.place(number)
+        for column in batch.columns:
+            yield column[index].as_py()
+
+
+def _no_room(path: Path, error: OSError) -> UserError:
+    what = f"the rows, which are too many for the memory, cannot be written: {error.strerror or error}."
+    hint = f"Make room on this disk, set {CACHE_VARIABLE} to a folder on a larger one, or set data.limit."
+    return UserError.at(str(path.parent), what, hint)

@@ -1,0 +1,281 @@
+"""Hold rows in memory while they are few, and on disk when they are many."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, overload
+
+from adapterzoo.data.record_file import RecordFile, RecordWriter
+from adapterzoo.data_row import DataRow, Turn
+from adapterzoo.digests import name_by_digest, undamaged
+from adapterzoo.errors import UserError
+from adapterzoo.files import cache_folder, new_cache_file
+from adapterzoo.formats.cell_text import size_of
+
+if TYPE_CHECKING:
+    import numpy
+    import pyarrow
+
+MAX_BYTES_IN_MEMORY = 2**24
+"""rows with more text than this are kept on disk, because their tokens take up to fifty times as much memory"""
+MAX_FILES = 3  # older files of rows are removed, unless they were used in the last RECENT_SECONDS
+RECENT_SECONDS = 3600
+SORTED_ROWS = 10_000  # so many rows are sorted in memory, and then merged from disk
+ROW_BYTES = 500  # what a row takes beside its text
+DIGEST_BYTES = 16
+NUMPY_DIGEST = f"S{DIGEST_BYTES}"
+
+
+class StoredRows(Sequence[DataRow]):
+    """Rows in a file, in any order. Each is made anew whenever it is asked for."""
+
+    def __init__(self, file: RecordFile, order: numpy.ndarray | None = None) -> None:
+        """Take rows of a file.
+
+        Args:
+            file: the file.
+            order: the numbers of the records; None for all of them.
+        """
+        self.file, self.order = file, order
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
+        return type(self), (self.file, self.order)
+
+    def __len__(self) -> int:
+        return len(self.file) if self.order is None else len(self.order)
+
+    @overload
+    def __getitem__(self, index: int) -> DataRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> StoredRows: ...
+    def __getitem__(self, index: int | slice) -> DataRow | StoredRows:
+        if isinstance(index, slice):
+            return self.select(range(len(self))[index])
+        content, place, group, _, _ = self.file.record(self._numbers()[index])
+        return _row(content, place, group)
+
+    def __iter__(self) -> Iterator[DataRow]:
+        for number in self._numbers():
+            content, place, group, _, _ = self.file.record(number)
+            yield _row(content, place, group)
+
+    def _numbers(self) -> Any:
+        return range(len(self.file)) if self.order is None else self.order
+
+    def select(self, positions: Iterable[int]) -> StoredRows:
+        """Return the rows at some positions, in the order of these."""
+        import numpy
+
+        chosen = numpy.fromiter(positions, dtype=numpy.int64)
+        return StoredRows(self.file, chosen if self.order is None else self.order[chosen])
+
+    def contents(self) -> Iterator[bytes]:
+        """Yield the content of each row; see :func:`content`."""
+        for number in self._numbers():
+            batch, index = self.file.place(number)
+            yield batch.column(0)[index].as_py()
+
+    @property
+    def text_bytes(self) -> int:
+        """About how many bytes of text the rows have."""
+        every = sum(batch.column("content").nbytes for batch in self.file.batches)
+        return int(every * len(self) // max(len(self.file), 1))
+
+    def column(self, name: str) -> numpy.ndarray:
+        """Return a column of digests."""
+        import numpy
+
+        columns = (batch.column(name) for batch in self.file.batches if batch.num_rows)
+        parts = [numpy.frombuffer(column.buffers()[1], NUMPY_DIGEST, len(column)) for column in columns]
+        values = numpy.concatenate(parts)
+        return values if self.order is None else values[self.order]
+
+
+class RowCollector:
+    """Collects rows in memory, or in a file as soon as there are many; the file is used again by later runs."""
+
+    def __init__(self) -> None:
+        self._rows: list[DataRow] = []
+        self._bytes = 0
+        self._writer: RecordWriter | None = None
+        self._temporary = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._temporary.close()
+
+    def __len__(self) -> int:
+        return self._writer.count if self._writer else len(self._rows)
+
+    def add(self, row: DataRow) -> None:
+        """Add a row.
+
+        Raises:
+            UserError: there are many rows, and the cache folder cannot be written.
+        """
+        if self._writer is not None:
+            self._writer.add(*_record(row))
+            return
+        self._rows.append(row)
+        self._bytes += sum(len(turn.content) for turn in row.turns) + size_of(row.more) + ROW_BYTES
+        if self._bytes > MAX_BYTES_IN_MEMORY:
+            self._writer = RecordWriter(self._new_file(), _schema())
+            for kept in self._rows:
+                self._writer.add(*_record(kept))
+            self._rows.clear()
+
+    def rows(self, order: numpy.ndarray | None, notes: dict[str, Any], key: str | None = None) -> Sequence[DataRow]:
+        """Return the rows.
+
+        Args:
+            order: positions of the rows to return; None for all, in the order in which they were added.
+            notes: what :func:`known_rows` returns with them in later runs.
+            key: what the rows depend on; None if later runs cannot know whether it is the same.
+        """
+        if self._writer is None:
+            return self._rows if order is None else [self._rows[position] for position in order]
+        self._writer.close({**notes, "ordered": order is not None}, b"" if order is None else order.tobytes())
+        path = cache_folder() / "rows" / f"{key or os.urandom(16).hex()}.arrow"
+        path = name_by_digest(self._writer.path, path, MAX_FILES, RECENT_SECONDS)
+        return StoredRows(RecordFile(path), order)
+
+    def _new_file(self) -> Path:
+        folder = cache_folder() / "rows"
+        try:
+            return self._temporary.enter_context(new_cache_file(folder))
+        except OSError as error:
+            what = f"cannot be written, and the rows are too many for the memory: {error.strerror or error}."
+            raise UserError.at(
+                str(folder), what, "Set ADAPTERZOO_CACHE to another folder, or set data.limit."
+            ) from None
+
+
+def known_rows(key: str) -> tuple[StoredRows, dict[str, Any]] | None:
+    """Return the rows that an earlier run has kept in a file, and their notes; None if there is no such file."""
+    path = undamaged(cache_folder() / "rows" / f"{key}.arrow")
+    if path is None:
+        return None
+    import numpy
+
+    file = RecordFile(path)
+    order = numpy.frombuffer(file.more, numpy.int64) if file.notes["ordered"] else None
+    return StoredRows(file, order), file.notes
+
+
+def select(rows: Sequence[DataRow], positions: Iterable[int]) -> Sequence[DataRow]:
+    """Return the rows at some positions, in the order of these."""
+    return rows.select(positions) if isinstance(rows, StoredRows) else [rows[position] for position in positions]
+
+
+def sorted_positions(keys: bytes | bytearray) -> numpy.ndarray:
+    """Return the positions of SHA-256 digests, which follow each other in one text, in ascending order."""
+    import numpy
+
+    return numpy.frombuffer(keys, "S32").argsort(kind="stable")
+
+
+def sorted_by_content(rows: Sequence[DataRow], positions: numpy.ndarray) -> list[int]:
+    """Return positions in the order of the rows' content. Only some of the rows are in memory at the same time."""
+
+    def key(position: int) -> tuple[Any, ...]:
+        row = rows[position]
+        return row.turns, repr(row.more)
+
+    parts = (sorted(positions[start : start + SORTED_ROWS], key=key) for start in range(0, len(positions), SORTED_ROWS))
+    return list(heapq.merge(*parts, key=key))
+
+
+def distinct(rows: Sequence[DataRow]) -> int:
+    """Return the number of different rows."""
+    if not isinstance(rows, StoredRows):
+        return len(set(rows))
+    import numpy
+
+    return len(numpy.unique(rows.column("digest")))
+
+
+def content(row: DataRow) -> bytes:
+    """Return what a row is but its place and its group; equal rows have the same content."""
+    parts = [row.raw, *row.turns, *([row.more] if row.more else [])]
+    return json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def contents(rows: Sequence[DataRow]) -> Iterator[bytes]:
+    """Yield the content of each row."""
+    return rows.contents() if isinstance(rows, StoredRows) else map(content, rows)
+
+
+def content_digests(rows: Sequence[DataRow]) -> numpy.ndarray:
+    """Return a digest of each row; equal rows have the same."""
+    return rows.column("digest") if isinstance(rows, StoredRows) else _digests(map(content, rows), len(rows))
+
+
+def prompt_digests(rows: Sequence[DataRow]) -> numpy.ndarray:
+    """Return a digest of each row's prompt; see :func:`text_digest`."""
+    if isinstance(rows, StoredRows):
+        return rows.column("prompt")
+    return _digests((_bytes(row.prompt) for row in rows), len(rows))
+
+
+def text_digest(text: str) -> bytes:
+    """Return the digest of a text."""
+    return _digest(_bytes(text))
+
+
+def _digests(values: Iterable[bytes], count: int) -> numpy.ndarray:
+    import numpy
+
+    return numpy.fromiter(map(_digest, values), NUMPY_DIGEST, count)
+
+
+def _digest(value: bytes) -> bytes:
+    return hashlib.blake2b(value, digest_size=DIGEST_BYTES).digest()
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _schema() -> pyarrow.Schema:
+    import pyarrow
+
+    digest = pyarrow.binary(DIGEST_BYTES)
+    return pyarrow.schema(
+        {
+            "content": pyarrow.binary(),
+            "place": pyarrow.string(),
+            "group": pyarrow.binary(),
+            "digest": digest,
+            "prompt": digest,
+        }
+    )
+
+
+def _record(row: DataRow) -> tuple[tuple[Any, ...], int]:
+    """Return the record of a row, and its size in bytes."""
+    written = content(row)
+    group = None if row.group is None else _bytes(row.group)
+    record = (written, row.place, group, _digest(written), text_digest(row.prompt))
+    return record, len(written) + len(row.place) + len(group or b"") + 2 * DIGEST_BYTES
+
+
+def _row(written: bytes, place: str, group: bytes | None) -> DataRow:
+    """Return the row of a record."""
+    raw, *parts = json.loads(written.decode("utf-8", "surrogatepass"))
+    # The last part may be the pairs of DataRow.more: the first of them is a list, and the first of a turn a text.
+    more = _tuples(parts.pop()) if parts and isinstance(parts[-1][0], list) else ()
+    name = None if group is None else group.decode("utf-8", "surrogatepass")
+    return DataRow(tuple(Turn(*turn) for turn in parts), raw, place, name, more)
+
+
+def _tuples(value: Any) -> Any:
+    """Return a value with tuples for lists, because all values of a row can be hashed."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
