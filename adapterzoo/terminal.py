@@ -98,6 +98,11 @@ def size(number: float) -> str:
     return _short(number, ("B", "kB", "MB", "GB", "TB"))
 
 
+def operations(number: float) -> str:
+    """Return a number of floating-point operations as ``345MFLOP``, ``1.81TFLOP`` or ``2.40EFLOP``."""
+    return _short(number, tuple(f"{prefix}FLOP" for prefix in ("", "k", "M", "G", "T", "P", "E")))
+
+
 def _short(number: float, units: tuple[str, ...]) -> str:
     unit = 0
     while number >= 999.5 and unit < len(units) - 1:

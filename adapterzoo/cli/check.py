@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,18 +13,15 @@ from rich.table import Table
 
 from adapterzoo.cli.arguments import recipe_options
 from adapterzoo.errors import UserError
-from adapterzoo.machine.memory import BYTES_PER_TRAINED_PARAMETER
 from adapterzoo.machine.processes import set_threads
 from adapterzoo.metrics.registry import right_or_wrong
-from adapterzoo.terminal import count, counted, duration, safe, size, stdout, tell
+from adapterzoo.terminal import count, counted, duration, operations, safe, size, stdout, tell
 
 if TYPE_CHECKING:
+    from adapterzoo.prepare.needs import Needs
     from adapterzoo.prepare.plan import Cell, MethodCell
     from adapterzoo.prepare.prepared import Prepared
     from adapterzoo.running.forecast import Expected, Forecast
-
-BYTES_PER_PARAMETER = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
-"""dtype -> bytes of a weight that is not quantized"""
 
 
 @click.command()
@@ -57,6 +54,7 @@ def check(
     if difference is not None and not difference < float("inf"):
         raise UserError.at(f"--difference {difference:g}", "is not a difference.", "Give a number above 0.")
     checked = load_recipe(recipe, overrides)
+    from adapterzoo.prepare.estimate import estimates
     from adapterzoo.prepare.prepare import prepare
     from adapterzoo.running import room
     from adapterzoo.tokens.show import length_summary
@@ -77,19 +75,20 @@ def check(
     tell(console, f"training: {counted(prepared.steps, 'step')} of {counted(batch, 'row')}")
     for line in (*_seeds(prepared), *_reach(prepared)):
         tell(console, line)
+    needs = estimates(prepared)
     if probe:
         from adapterzoo.running.forecast import forecast
 
         expected = forecast(prepared, time.monotonic() - started, say)
-        console.print(_plan(prepared, expected))
+        console.print(_plan(prepared, needs, expected))
         for line in _expected(expected):
             tell(console, line)
     else:
-        console.print(_plan(prepared))
-        cells = prepared.method_cells
-        tell(console, f"{counted(len(cells), 'cell')}. memory: weights and optimizer, without activations.", "dim")
+        console.print(_plan(prepared, needs))
+        what = "of the longest rows, padded, computed without weights; compute: of all training steps"
+        tell(console, f"{counted(len(prepared.method_cells), 'cell')}. memory: {what}", "dim")
     tell(console, f"disk: about {size(room.needed(prepared, prepared.cells))} for results and checkpoints", "dim")
-    for line in (*_tuning(prepared), *_sizes(prepared), *_power(prepared, difference)):
+    for line in (*_tuning(prepared), *_sizes(prepared, needs), *_power(prepared, difference)):
         tell(console, line)
 
 
@@ -116,7 +115,7 @@ def _reach(prepared: Prepared) -> Iterator[str]:
         yield f"! {what}. Methods with target_parameters: all-experts reach them: {', '.join(able)}"
 
 
-def _plan(prepared: Prepared, forecast: Forecast | None = None) -> Table:
+def _plan(prepared: Prepared, needs: Mapping[str, Needs | str], forecast: Forecast | None = None) -> Table:
     """Return the table of the cells; a forecast adds the expected time and memory, and the base."""
     from adapterzoo.prepare.plan import MethodCell
 
@@ -125,7 +124,7 @@ def _plan(prepared: Prepared, forecast: Forecast | None = None) -> Table:
     labelled = any(cell.label != cell.method for cell in prepared.method_cells)
     sized = any(cell.budget for cell in prepared.method_cells)
     titles = ["cell", *(["method"] if labelled else []), "seed", "quantization", "lr", *(["size"] if sized else [])]
-    for title in (*titles, "parameters", *(["time", "memory"] if forecast else ["memory"])):
+    for title in (*titles, "parameters", *(["time", "memory"] if forecast else ["compute", "memory"])):
         left = title in ("cell", "method", "quantization", "size")
         table.add_column(title, no_wrap=True, justify="left" if left else "right")
     for cell in cells:
@@ -141,7 +140,7 @@ def _plan(prepared: Prepared, forecast: Forecast | None = None) -> Table:
             *(
                 _time_and_memory(forecast.cells[cell.label])
                 if forecast
-                else [size(_memory(prepared, cell, trained or 0))]
+                else _computed(prepared, cell, needs[cell.label])
             ),
         )
         table.add_row(*(safe(value) for value in values))
@@ -169,13 +168,19 @@ def _expected(forecast: Forecast) -> Iterator[str]:
             yield f"! {label} failed in the probe: {expected}"
 
 
-def _memory(prepared: Prepared, cell: Cell, trained: int) -> float:
-    """Return the bytes of a cell's weights and optimizer."""
-    from adapterzoo.quantizations.registry import quantizations
+def _computed(prepared: Prepared, cell: Cell, needs: Needs | str) -> tuple[str, str]:
+    """Return the floating-point operations of a cell's training and its memory as texts."""
+    if isinstance(needs, str):
+        return "?", f">{size(_least(prepared, cell, needs))}"
+    steps = prepared.steps * prepared.recipe.train.gradient_accumulation
+    return operations(needs.step.operations * steps), size(_least(prepared, cell, needs))
 
-    linear, plain = prepared.linear_parameters, BYTES_PER_PARAMETER[prepared.recipe.model.dtype]
-    quantized = quantizations()[cell.quantization].bytes_per_parameter or plain
-    return linear * quantized + trained * BYTES_PER_TRAINED_PARAMETER + (prepared.base_parameters - linear) * plain
+
+def _least(prepared: Prepared, cell: Cell, needs: Needs | str) -> float:
+    """Return the bytes that a cell needs, as far as they are known."""
+    from adapterzoo.prepare.estimate import least_bytes
+
+    return least_bytes(prepared, cell) if isinstance(needs, str) else needs.peak_bytes
 
 
 def _size(cell: MethodCell) -> str:
@@ -212,7 +217,7 @@ def _tuning(prepared: Prepared) -> Iterator[str]:
         yield f"not tuned, because they have no such option: {', '.join(dict.fromkeys(untuned))}"
 
 
-def _sizes(prepared: Prepared) -> Iterator[str]:
+def _sizes(prepared: Prepared, needs: Mapping[str, Needs | str]) -> Iterator[str]:
     """Yield lines on the methods that miss the budget, have an unknown size, or need more memory than is free."""
     from adapterzoo.machine.memory import available
 
@@ -227,8 +232,10 @@ def _sizes(prepared: Prepared) -> Iterator[str]:
             yield f"? {cell.label}: its size is not known before the weights are loaded{default} ({reason})"
     free = available()
     for cell in cells:
-        needed = _memory(prepared, cell, prepared.trainable.get(cell.label, 0))
-        if needed > free:
+        found = needs[cell.label]
+        if isinstance(found, str):
+            yield f"? {cell.label}: only the memory of its weights and its optimizer is known ({found})"
+        if (needed := _least(prepared, cell, found)) > free:
             yield f"{cell.label} needs at least {size(needed)} of memory, but {size(free)} are free"
 
 

@@ -222,6 +222,17 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def attention(model: ModelSection, max_length: int) -> str | None:
+    """Return the attention implementation of a model whose longest row has so many tokens; None for transformers' own.
+
+    SDPA's backward pass is slow on a CPU in bfloat16 for short rows.
+    """
+    if model.attention != "auto":
+        return model.attention
+    short = device() == "cpu" and model.dtype != "float32" and max_length <= MAX_EAGER_LENGTH
+    return "eager" if short else None
+
+
 def load_weights(
     model: ModelSection, location: str, quantization: str, max_length: int, form: ModelForm = CAUSAL_FORM
 ) -> nn.Module:
@@ -234,14 +245,8 @@ def load_weights(
     """
     import torch
 
-    where = device()
     gpu.set_precision(model.tf32)
     dtype = getattr(torch, model.dtype)
-    attention: str | None = model.attention
-    if attention == "auto":
-        # SDPA's backward pass is slow on a CPU in bfloat16 for short rows. None lets transformers choose.
-        short = where == "cpu" and dtype != torch.float32 and max_length <= MAX_EAGER_LENGTH
-        attention = "eager" if short else None
     saved = None if quantization == NONE else saved_quantization(load_config(model, location))
     load = LoadSettings(dtype, model.double_quantization, _unquantized(model, location, form))
     loaded = _from_pretrained(
@@ -249,8 +254,8 @@ def load_weights(
         location,
         form,
         dtype=dtype,
-        attn_implementation=attention,
-        device_map={"": where},
+        attn_implementation=attention(model, max_length),
+        device_map={"": device()},
         **loading_arguments(quantization, load, saved),
     )
     if saved is None:

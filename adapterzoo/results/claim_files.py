@@ -12,11 +12,12 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from adapterzoo.files import read_text
+from adapterzoo.files import create_once, read_text
 from adapterzoo.machine.processes import process_started
 from adapterzoo.results.result import RESULT
 
@@ -74,23 +75,83 @@ def remove_claims(folder: Path) -> None:
     shutil.rmtree(folder / CLAIMS, ignore_errors=True)
 
 
-def claims_in(folder: Path) -> dict[CellKey, ClaimFile]:
-    """Return cell -> its claim with the highest number."""
-    found: dict[CellKey, ClaimFile] = {}
+def claims_in(folder: Path, without: Container[CellKey] = ()) -> dict[CellKey, ClaimFile]:
+    """Return cell -> its claim with the highest number, without some cells."""
+    numbers: dict[CellKey, int] = {}
     try:
-        files = list(os.scandir(folder))
+        names = os.listdir(folder)
     except OSError:  # nothing was claimed yet
-        return found
-    for file in files:
-        cell, _, number = file.name.rpartition(".")
+        return {}
+    for name in names:
+        cell, _, number = name.rpartition(".")
         label, separator, seed = cell.rpartition(".seed-")
-        if not (separator and number.isdecimal() and seed.isdecimal()):
-            continue
+        if separator and number.isdecimal() and seed.isdecimal() and (key := (label, int(seed))) not in without:
+            numbers[key] = max(int(number), numbers.get(key, 0))
+    found = {}
+    for key, highest in numbers.items():
         with suppress(OSError):  # it was removed just now
-            claim = ClaimFile(int(number), file.stat(follow_symlinks=False).st_mtime_ns)
-            key = (label, int(seed))
-            found[key] = max(claim, found.get(key, claim))
+            found[key] = ClaimFile(highest, claim_path(folder, key, highest).stat().st_mtime_ns)
     return found
+
+
+class ClaimFolder:
+    """The files of the claims in an output folder, which one worker reads and writes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / CLAIMS
+        self._owners: dict[Path, Any] = {}
+        """file of a claim -> its owner"""
+
+    def find(self, without: Container[CellKey] = ()) -> dict[CellKey, ClaimFile] | None:
+        """Return cell -> its claim with the highest number, without some cells; None if there is no folder of claims.
+
+        There is none before the first claim, and after all cells are done.
+        """
+        found = claims_in(self._folder, without)
+        return found if found or self._folder.is_dir() else None
+
+    def create(self, cell: CellKey, number: int) -> bool:
+        """Create a claim for this process; return whether no other worker was faster."""
+        self._folder.mkdir(exist_ok=True)
+        return create_once(self.path(cell, number), json.dumps(this_process()))
+
+    def changed(self, cell: CellKey, number: int) -> int | None:
+        """Return when a claim was changed, in nanoseconds; None if it is gone."""
+        try:
+            return self.path(cell, number).stat().st_mtime_ns
+        except OSError:
+            return None
+
+    def renew(self, cell: CellKey, number: int) -> None:
+        """Give a sign of life of the owner of a claim."""
+        with suppress(OSError):  # the file system may be away for a while
+            os.utime(self.path(cell, number))
+
+    def remove(self, cell: CellKey, number: int) -> None:
+        """Remove a claim."""
+        with suppress(OSError):
+            self.path(cell, number).unlink()
+
+    def is_overtaken(self, cell: CellKey, number: int) -> bool:
+        """Tell whether another worker has the cell of a claim."""
+        return is_overtaken(self.path(cell, number))
+
+    def owner_has_ended(self, cell: CellKey, number: int) -> bool:
+        """Tell whether a claim is of a process of this machine that has ended."""
+        path = self.path(cell, number)
+        if path not in self._owners and (owner := owner_of(path)) is not None:
+            self._owners[path] = owner
+        return has_ended(self._owners.get(path))
+
+    def agreed(self, name: str, text: str) -> str:
+        """Return the text of a file, which this call creates with a text if there is none."""
+        self._folder.mkdir(exist_ok=True)
+        create_once(self._folder / name, text)
+        return (self._folder / name).read_text(encoding="ascii")
+
+    def path(self, cell: CellKey, number: int) -> Path:
+        """Return the path of a claim."""
+        return claim_path(self._folder, cell, number)
 
 
 def this_process() -> dict[str, Any]:

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from adapterzoo.files import create_once
-from adapterzoo.results.claim_files import (
-    CLAIMS,
-    PATIENCE_SECONDS,
-    CellKey,
-    ClaimFile,
-    claim_path,
-    claims_in,
-    has_ended,
-    owner_of,
-    this_process,
-)
+from adapterzoo.results.claim_files import PATIENCE_SECONDS, CellKey, ClaimFile, ClaimFolder
 
 THREADS = "threads"
 RENEWALS = 6  # how many times a claim is renewed while others wait for a sign of life
 LOOK_SECONDS = 1.0  # time between two looks into the folder
+LOOK_SHARE = 0.02  # largest share of its time that a worker spends on looking: a slow folder is read less often
 
 
 class Claims:
@@ -48,16 +34,34 @@ class Claims:
         """Return the cells that other workers have claimed, without those of dead ones."""
         return set()
 
-    def lost(self) -> set[CellKey]:
-        """Return the cells of this worker that another one has claimed since, because it saw no sign of life."""
+    def lost(self, *, at_once: bool = False) -> set[CellKey]:
+        """Return the cells of this worker that another one has claimed since, because it saw no sign of life.
+
+        Args:
+            at_once: look it up now. Otherwise that is not done more often than claims are renewed, because an owner
+                that renews them loses none.
+        """
         return set()
+
+    @property
+    def looks(self) -> int:
+        """How many times the folder was read, so that what depends on it is only done when there is news."""
+        return 0
+
+    @property
+    def gone(self) -> bool:
+        """Whether there are no claims: none was made yet, or all cells are done."""
+        return False
 
     def claim_of(self, cell: CellKey) -> Path | None:
         """Return the file of this worker's claim of a cell; None if no claims are needed."""
         return None
 
     def forget(self, cell: CellKey) -> None:
-        """Renew the claim of a cell no longer: its result is there, or the cell is lost."""
+        """Renew the claim of a cell no longer, because the cell is lost."""
+
+    def finish(self, cell: CellKey) -> None:
+        """Note that the result of a cell is there, whoever has claimed it."""
 
     def agreed_threads(self, number: int) -> int:
         """Return the number of threads of each cell that the first worker has chosen."""
@@ -72,38 +76,58 @@ class SharedClaims(Claims):
 
     shared = True
 
-    def __init__(self, folder: Path, patience: float = PATIENCE_SECONDS, waits: bool = True) -> None:
+    def __init__(self, files: ClaimFolder, patience: float = PATIENCE_SECONDS, waits: bool = True) -> None:
         """Look into an output folder.
 
         Args:
-            folder: the output folder.
+            files: the claims of the output folder.
             patience: seconds without a sign of life after which the cell of another worker may be claimed.
             waits: whether this worker waits for the cells of the others, and does those of dead ones.
         """
         self.waits = waits
-        self._folder = folder / CLAIMS
+        self._files = files
         self._patience = patience
         self._own: dict[CellKey, int] = {}
         """cell -> number of this worker's claim"""
         self._found: dict[CellKey, ClaimFile] = {}
-        """cell -> its claim with the highest number"""
+        """cell that is not done -> its claim with the highest number"""
         self._unchanged: dict[CellKey, tuple[ClaimFile, float]] = {}
         """cell -> its claim, and since when it was seen unchanged"""
-        self._owners: dict[Path, Any] = {}
-        """file of a claim -> its owner"""
-        self._looked = -LOOK_SECONDS
+        self._done = set[CellKey]()
+        self._others: set[CellKey] | None = None
+        """what :meth:`others` returned; None if that may have changed"""
+        self._looks, self._gone = 0, False
+        self._gone_since: float | None = None
+        """since when the claims that were there are gone"""
+        self._next_look = self._next_check = 0.0
         self._closing = threading.Event()
         self._renewing: threading.Thread | None = None
+
+    @property
+    def looks(self) -> int:
+        """See :meth:`Claims.looks`."""
+        self._look()
+        return self._looks
+
+    @property
+    def gone(self) -> bool:
+        """See :meth:`Claims.gone`."""
+        return self._gone
 
     def take(self, cell: CellKey) -> bool:
         """See :meth:`Claims.take`."""
         if not self.free(cell):
             return False
-        number = self._found[cell].number + 1 if cell in self._found else 1
-        self._folder.mkdir(exist_ok=True)
-        self._looked = -LOOK_SECONDS
-        if not create_once(self._path(cell, number), json.dumps(this_process())):
-            return False  # another worker was faster
+        number, before, self._others = 1, self._found.get(cell), None
+        if before is not None:
+            number = before.number + 1
+            changed = self._files.changed(cell, before.number)
+            if changed is not None and changed != before.changed:  # its owner lives, and was only late
+                self._note(cell, before._replace(changed=changed))
+                return False
+        if not self._files.create(cell, number):  # another worker was faster
+            self._note(cell, ClaimFile(number, 0))
+            return False
         self._own[cell] = number
         if self._renewing is None:
             self._renewing = threading.Thread(target=self._renew, daemon=True)
@@ -114,74 +138,88 @@ class SharedClaims(Claims):
         """See :meth:`Claims.free`."""
         self._look()
         claim = self._found.get(cell)
-        if cell in self._own:
+        if cell in self._own or cell in self._done:
             return False
         if claim is None:
-            return True
+            # If all claims are gone, all cells are done, even if not every result can be seen yet.
+            return self._gone_since is None or time.monotonic() - self._gone_since > self._patience
         _, since = self._unchanged[cell]
-        return time.monotonic() - since > self._patience or self._is_dead(self._path(cell, claim.number))
+        return time.monotonic() - since > self._patience or self._files.owner_has_ended(cell, claim.number)
 
     def others(self) -> set[CellKey]:
         """See :meth:`Claims.others`."""
         self._look()
-        return {cell for cell in self._found if cell not in self._own and not self.free(cell)}
+        if self._others is None:
+            self._others = {cell for cell in self._found if cell not in self._own and not self.free(cell)}
+        return self._others
 
-    def lost(self) -> set[CellKey]:
+    def lost(self, *, at_once: bool = False) -> set[CellKey]:
         """See :meth:`Claims.lost`."""
-        self._look()
-        return {
-            cell for cell, number in self._own.items() if (found := self._found.get(cell)) and found.number > number
-        }
+        now = time.monotonic()
+        if now < self._next_check and not at_once:
+            return set()
+        self._next_check = now + self._patience / RENEWALS
+        return {cell for cell, number in self._own.items() if self._files.is_overtaken(cell, number)}
 
     def claim_of(self, cell: CellKey) -> Path | None:
         """See :meth:`Claims.claim_of`."""
-        return self._path(cell, self._own[cell]) if cell in self._own else None
+        return self._files.path(cell, self._own[cell]) if cell in self._own else None
 
     def forget(self, cell: CellKey) -> None:
-        """See :meth:`Claims.forget`.
+        """See :meth:`Claims.forget`."""
+        self._own.pop(cell, None)
+        self._others = None
+
+    def finish(self, cell: CellKey) -> None:
+        """See :meth:`Claims.finish`.
 
         The file stays, so that a worker that does not see the result yet does not begin with the cell.
         """
-        self._own.pop(cell, None)
+        self.forget(cell)
+        self._found.pop(cell, None)
+        self._unchanged.pop(cell, None)
+        self._done.add(cell)
 
     def agreed_threads(self, number: int) -> int:
         """See :meth:`Claims.agreed_threads`."""
-        self._folder.mkdir(exist_ok=True)
-        create_once(self._folder / THREADS, str(number))
-        return int((self._folder / THREADS).read_text(encoding="ascii"))
+        return int(self._files.agreed(THREADS, str(number)))
 
     def close(self) -> None:
         """See :meth:`Claims.close`."""
         self._closing.set()
         if self._renewing is not None:
             self._renewing.join()
-        for cell in set(self._own) - self.lost():
-            with suppress(OSError):
-                self._path(cell, self._own[cell]).unlink()
+        for cell, number in self._own.items():
+            if not self._files.is_overtaken(cell, number):
+                self._files.remove(cell, number)
         self._own.clear()
-
-    def _path(self, cell: CellKey, number: int) -> Path:
-        return claim_path(self._folder, cell, number)
-
-    def _is_dead(self, path: Path) -> bool:
-        """Tell whether a claim is of a process of this machine that has ended."""
-        if path not in self._owners and (owner := owner_of(path)) is not None:
-            self._owners[path] = owner
-        return has_ended(self._owners.get(path))
 
     def _renew(self) -> None:
         while not self._closing.wait(self._patience / RENEWALS):
             for cell, number in list(self._own.items()):
-                with suppress(OSError):  # the file system may be away for a while
-                    os.utime(self._path(cell, number))
+                self._files.renew(cell, number)
 
     def _look(self) -> None:
         """Read the folder again, unless that was done just now."""
-        now = time.monotonic()
-        if now - self._looked < LOOK_SECONDS:
+        begun = time.monotonic()
+        if begun < self._next_look:
             return
-        self._looked = now
-        self._found = claims_in(self._folder)
+        found = self._files.find(self._done)
+        now = time.monotonic()
+        longest = max(LOOK_SECONDS, self._patience / RENEWALS)
+        self._next_look = now + min(max(LOOK_SECONDS, (now - begun) / LOOK_SHARE), longest)
+        seen = self._looks and not self._gone
+        self._looks, self._gone, self._others = self._looks + 1, found is None, None
+        if not self._gone:
+            self._gone_since = None
+        elif seen:
+            self._gone_since = now
+        self._found = found or {}
         for cell, claim in self._found.items():
-            if self._unchanged.get(cell, (None, 0.0))[0] != claim:
-                self._unchanged[cell] = claim, now
+            self._note(cell, claim, now)
+
+    def _note(self, cell: CellKey, claim: ClaimFile, now: float | None = None) -> None:
+        """Note a claim, and since when it was seen unchanged."""
+        self._found[cell] = claim
+        if self._unchanged.get(cell, (None, 0.0))[0] != claim:
+            self._unchanged[cell] = claim, time.monotonic() if now is None else now

@@ -13,7 +13,7 @@ from adapterzoo.prepare.plan import base_cells
 from adapterzoo.prepare.prepare import prepare
 from adapterzoo.recipe.reading import kept_recipe, load_recipe, require_trust
 from adapterzoo.recipe.schema import Recipe
-from adapterzoo.results.claim_files import PATIENCE_SECONDS, remove_claims
+from adapterzoo.results.claim_files import PATIENCE_SECONDS, ClaimFolder, remove_claims
 from adapterzoo.results.claims import Claims, SharedClaims
 from adapterzoo.results.note import planned
 from adapterzoo.results.result import Result
@@ -93,7 +93,7 @@ def work(
     prepare_run = partial(
         prepare, recipe, [*dict.fromkeys(label for label, _ in trained)], [*dict.fromkeys(seed for _, seed in trained)]
     )
-    claims = SharedClaims(folder, patience, waits)
+    claims = SharedClaims(ClaimFolder(folder), patience, waits)
     results = run_cells(recipe, folder, prepare_run, reporter or Reporter(), claims=claims)
     if len(results) == len(cells):
         threads = [result.environment.get("threads") for result in results]

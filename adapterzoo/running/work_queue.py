@@ -141,7 +141,10 @@ class WorkQueue(Schedule):
 
     def _must_repeat(self, process: ProcessHandle, item: WorkItem) -> bool:
         """Tell whether an item that has ended waits again, because another worker has its cell."""
-        if process not in self.overtaken or item.cell is None:
+        if item.cell is None:
+            return False
+        # The process may have seen it first, and have ended without a result: the cell has not failed.
+        if process not in self.overtaken and item.cell.key not in self.claims.lost(at_once=True):
             return False
         self.claims.forget(item.cell.key)
         return True

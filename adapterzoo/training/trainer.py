@@ -165,7 +165,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
         # Order the rows by their lengths and the seed alone, so that the order is the same for every method.
-        lengths = [int(length) for length in _lengths(self.train_dataset)]
+        lengths = [int(length) for length in row_lengths(self.train_dataset)]
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps
         generator = torch.Generator().manual_seed(self.args.data_seed)
         return LengthGroupedSampler(size, lengths=lengths, generator=generator)
@@ -226,7 +226,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         return metrics
 
 
-def _lengths(rows: Sequence[Any]) -> Sequence[int]:
+def row_lengths(rows: Sequence[Any]) -> Sequence[int]:
     """Return the number of tokens of each training row, packed or not."""
     packed = isinstance(rows[0], list)
     return [sum(len(ids) for ids, _ in row) for row in rows] if packed else sizes(rows)

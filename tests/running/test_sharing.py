@@ -24,7 +24,7 @@ from adapterzoo.cli import main
 from adapterzoo.machine.processes import Process
 from adapterzoo.methods.registry import registry
 from adapterzoo.results import claim_files, claims
-from adapterzoo.results.claim_files import live_claim
+from adapterzoo.results.claim_files import ClaimFolder, live_claim
 from adapterzoo.results.claims import SharedClaims
 from adapterzoo.results.store import LOCK
 
@@ -226,7 +226,7 @@ def test_a_claim_is_taken_once_and_passes_on_when_its_owner_gives_no_sign(
     now = [0.0]
     monkeypatch.setattr(claims.time, "monotonic", lambda: now[0])
     cell = ("lora", 0)
-    first, second = SharedClaims(tmp_path, 600), SharedClaims(tmp_path, 600)
+    first, second = SharedClaims(ClaimFolder(tmp_path), 600), SharedClaims(ClaimFolder(tmp_path), 600)
     assert first.take(cell)
     assert not first.take(cell)
     assert not second.take(cell)
@@ -249,12 +249,12 @@ def test_a_claim_is_taken_once_and_passes_on_when_its_owner_gives_no_sign(
 
 
 def test_a_worker_of_this_machine_that_has_ended_is_known_at_once(tmp_path: Path) -> None:
-    process = Process(lambda send: (send(SharedClaims(tmp_path).take(("lora", 0))), os._exit(0)), 1)
+    process = Process(lambda send: (send(SharedClaims(ClaimFolder(tmp_path)).take(("lora", 0))), os._exit(0)), 1)
     process.wait()
     assert list(process.messages()) == [True]
     assert live_claim(tmp_path) is None
-    assert SharedClaims(tmp_path).take(("lora", 0))
+    assert SharedClaims(ClaimFolder(tmp_path)).take(("lora", 0))
 
 
 def test_the_first_worker_chooses_the_number_of_threads(tmp_path: Path) -> None:
-    assert [SharedClaims(tmp_path).agreed_threads(number) for number in (2, 1)] == [2, 2]
+    assert [SharedClaims(ClaimFolder(tmp_path)).agreed_threads(number) for number in (2, 1)] == [2, 2]

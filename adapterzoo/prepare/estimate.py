@@ -1,0 +1,156 @@
+"""Estimate what a cell needs from the model's configuration alone.
+
+No weight is loaded, so it also works for models that fit no machine here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from heapq import nlargest
+from typing import TYPE_CHECKING, Any
+
+from adapterzoo.errors import failure_reason
+from adapterzoo.machine.memory import BYTES_PER_TRAINED_PARAMETER
+from adapterzoo.machine.processes import cores, in_processes
+from adapterzoo.methods.contract import Context, Method
+from adapterzoo.methods.registry import registry
+from adapterzoo.prepare.needs import Needs, Weights
+from adapterzoo.prepare.plan import Cell, MethodCell
+from adapterzoo.prepare.prepared import Prepared
+from adapterzoo.quantizations.contract import NONE
+from adapterzoo.quantizations.registry import quantizations
+
+if TYPE_CHECKING:
+    from torch import nn
+
+BYTES_PER_PARAMETER = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
+"""dtype -> bytes of a weight that is not quantized"""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The largest batches of a cell."""
+
+    batch: dict[str, Any]
+    """arguments of the model's ``forward`` for a training batch"""
+    rows: int
+    """rows of a batch of answers"""
+    positions: int
+    """tokens of the longest prompt with its answer"""
+    checkpointing: bool = False
+    """whether activations are computed again in the backward pass"""
+
+
+def weights_of(skeleton: nn.Module, quantization: str, dtype: str) -> Weights:
+    """Return how the weights of a model without weights will be stored."""
+    from adapterzoo.methods.layers import linear_layers
+
+    plain = BYTES_PER_PARAMETER[dtype]
+    layers = [sum(p.numel() for p in layer.parameters()) for layer in linear_layers(skeleton).values()]
+    parameters = sum(p.numel() for p in skeleton.parameters())
+    quantized = quantizations()[quantization].bytes_per_parameter
+    if quantized is None:
+        return Weights(parameters * plain)
+    return Weights(
+        sum(layers) * quantized + (parameters - sum(layers)) * plain,
+        0.0 if quantization == NONE else max(layers, default=0) * plain,
+    )
+
+
+def needs_of(
+    method: Method[Any], options: Any, context: Context, skeleton: nn.Module, weights: Weights, shape: Shape, loss: Any
+) -> Needs:
+    """Return what training and measuring with a method need.
+
+    Args:
+        method: the method, which wraps the skeleton.
+        options: the method's options.
+        context: facts about the cell, without batches.
+        skeleton: the frozen model without weights, in the dtype of its computation; it is changed.
+        weights: how its weights are stored.
+        shape: the largest batches.
+        loss: returns the loss for a model and the arguments of its ``forward``; None for the model's own.
+
+    Raises:
+        Exception: the method, the model or the loss depends on the content of tensors.
+    """
+    import torch
+
+    from adapterzoo.methods.calls import checked_wrap
+    from adapterzoo.prepare.traced import answers, model_loss, training_step
+
+    with torch.device("meta"):
+        wrapped = checked_wrap(method, skeleton, options, context)
+    trained = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
+    # A head of a task reads rows as in training, and answers nothing.
+    generates = hasattr(skeleton, "generate") and context.task_type == "CAUSAL_LM"
+    masked = not method.prepends_tokens  # such a method makes a longer mask out of the batch's
+    measuring = answers(wrapped, shape.rows, shape.positions, masked=masked) if generates else None
+    loss, checkpointing = loss or model_loss, shape.checkpointing
+    step = training_step(wrapped, shape.batch, loss, checkpointing=checkpointing, masked=masked)
+    return Needs(
+        weights,
+        sum(parameter.numel() for parameter in trained),
+        sum(parameter.numel() * parameter.element_size() for parameter in trained),
+        step,
+        measuring or replace(step, bytes=0.0),
+    )
+
+
+def least_bytes(prepared: Prepared, cell: Cell) -> float:
+    """Return the bytes of a cell's weights and optimizer, which it needs in any case."""
+    linear, plain = prepared.linear_parameters, BYTES_PER_PARAMETER[prepared.recipe.model.dtype]
+    quantized = quantizations()[cell.quantization].bytes_per_parameter or plain
+    trained = prepared.trainable.get(cell.label, 0) * BYTES_PER_TRAINED_PARAMETER
+    return linear * quantized + trained + (prepared.base_parameters - linear) * plain
+
+
+def estimates(prepared: Prepared) -> dict[str, Needs | str]:
+    """Return label -> what a cell needs, or why that cannot be estimated.
+
+    The longest rows are taken for a batch, and are padded. A task's loss is its own.
+    """
+    from adapterzoo.training.trainer import row_lengths
+
+    recipe, encoded = prepared.recipe, prepared.encoded.with_base(None)
+    lengths = row_lengths(encoded.training_rows)
+    longest = nlargest(recipe.train.batch_size, range(len(lengths)), key=lengths.__getitem__)
+    joinable = encoded.joinable(recipe.evaluate)
+    shape = Shape(
+        encoded.collate([encoded.training_rows[row] for row in longest]),
+        min(recipe.evaluate.batch_size, len(encoded.test)),
+        max(joinable.longest if joinable else encoded.longest_row, encoded.longest_shown),
+        recipe.train.gradient_checkpointing,
+    )
+    cells = list({cell.label: cell for cell in prepared.method_cells}.values())
+    # Each in its own process, because what a method changes in its libraries must not affect any other.
+    attempts = [partial(_estimate, prepared, cell, shape) for cell in cells]
+    answers = in_processes(attempts, cores(), time_limit=recipe.train.time_limit)
+    return {
+        cell.label: failure_reason(answer) if isinstance(answer, Exception) else answer
+        for cell, answer in zip(cells, answers, strict=True)
+    }
+
+
+def _estimate(prepared: Prepared, cell: MethodCell, shape: Shape) -> Needs:
+    import torch
+
+    from adapterzoo.model import loading
+
+    recipe, encoded = prepared.recipe, prepared.encoded
+    config = loading.load_config(recipe.model, prepared.location)
+    skeleton: Any = loading.skeleton(recipe.model, config, encoded.form)
+    skeleton.to(getattr(torch, recipe.model.dtype)).requires_grad_(False)
+    if (attention := loading.attention(recipe.model, recipe.data.max_length)) is not None:
+        skeleton.set_attn_implementation(attention)
+    method = registry()[cell.method]
+    return needs_of(
+        method,
+        method.options(**cell.options),
+        replace(prepared.context(cell), batches=tuple),
+        skeleton,
+        weights_of(skeleton, cell.quantization, recipe.model.dtype),
+        shape,
+        None if encoded.trainer_computes_loss else encoded.loss,
+    )
