@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,7 @@ def run(
     if recipe.jobs == 0:
         what = "0 means that this process does all cells, and with --ray other machines do."
         raise UserError.at("jobs", what, "Leave one of them out.")
-    if recipe.train.devices > 1:
-        what = f"is {recipe.train.devices}, but a node of a Ray cluster does a cell with one process."
-        raise UserError.at("train.devices", what, "Set it to 1, or leave --ray out.")
+    cluster = replace(cluster, devices=recipe.train.devices)
     with cluster.connected():
         return run_cells(recipe, out, prepare_run, reporter, make_schedule=partial(RayQueue, cluster=cluster))
 

@@ -7,13 +7,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import Result
 from killing import differences
 
+from adapterzoo.machine.rank_processes import FAILED
 from adapterzoo.running.on_ray.agent import Order
+from adapterzoo.running.on_ray.handler import NodeHandler, packed
 from adapterzoo.running.on_ray.process import RayProcess
 from adapterzoo.running.on_ray.queue import RayQueue
 from adapterzoo.running.reporter import Reporter
@@ -73,6 +76,39 @@ def test_nodes_that_see_the_folder_give_the_results_of_a_local_run(
     done = adapterzoo("run", recipe, "--ray", cluster.address, "--jobs", "1", "--out", tmp_path / "there")
     assert done.exit_code == 0, done.stderr
     assert differences(tmp_path / "here", tmp_path / "there") == []
+
+
+def test_several_processes_do_a_cell_on_a_node_that_has_room_for_them(
+    cluster: Any, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    recipe, two = write_recipe("lora"), (*QUIET, "--set", "train.devices=2", "--set", "threads=1")
+    assert adapterzoo("run", recipe, *two, "--out", tmp_path / "here").exit_code == 0
+    ended = adapterzoo("run", recipe, *two, "--ray", cluster.address, "--out", tmp_path / "there")
+    assert ended.exit_code == 2
+    assert "no node of the cluster has 2 CPUs, which each cell needs" in ended.stderr
+    large = cluster.add_node(**{**NODE, "num_cpus": 2})
+    try:
+        done = adapterzoo("run", recipe, *two, "--ray", cluster.address, "--out", tmp_path / "there")
+    finally:
+        cluster.remove_node(large)
+    assert done.exit_code == 0, done.stderr
+    assert differences(tmp_path / "here", tmp_path / "there") == []
+
+
+def test_an_agent_can_read_that_a_rank_has_failed() -> None:
+    """All else that a process sends is pickled, because agents do not import what would unpickle it."""
+
+    class Failing:
+        worker = SimpleNamespace(results=SimpleNamespace(machine={}))
+
+        def __call__(self, item: int, send: Callable[[Any], None]) -> None:
+            send(("step", item))
+            send((FAILED, "no memory"))
+
+    handler, sent = NodeHandler(b"", None, None), list[Any]()
+    handler._handler = Failing()  # type: ignore[assignment]
+    handler(packed(1), sent.append)
+    assert sent == [packed(("step", 1)), (FAILED, "no memory")]
 
 
 def test_a_cell_whose_node_is_lost_goes_on_elsewhere_from_its_checkpoint(

@@ -22,6 +22,7 @@ from adapterzoo.machine import gpu
 from adapterzoo.machine.environment import versions
 from adapterzoo.machine.fresh_process import DONE, FreshProcess
 from adapterzoo.machine.processes import wait_for_any
+from adapterzoo.machine.rank_processes import RankProcesses
 from adapterzoo.running.on_ray import files as ray_files
 from adapterzoo.running.on_ray.handler import NodeHandler
 from adapterzoo.running.on_ray.model import SentModel, has_model, receive_model
@@ -43,6 +44,8 @@ class Order:
     threads: int
     """number of threads of each cell"""
     needs_gpu: bool
+    devices: int = 1
+    """number of processes that do a cell together"""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Agent:
     """The actor on a node; its methods are called from the machine of the run, one after the other."""
 
     def __init__(self) -> None:
-        self._process: FreshProcess | None = None
+        self._process: FreshProcess | RankProcesses | None = None
         self._folder: Path | None = None
         self._messages: list[Any] = []
         self._number = 0
@@ -109,12 +112,19 @@ class Agent:
             remove_abandoned(folders, "*")
             self._folder = Path(tempfile.mkdtemp(dir=folders))
         environment = {} if order.needs_gpu else {gpu.VISIBLE: ""}
-        self._process = FreshProcess(NodeHandler(handler, self._folder, model_folder), order.threads, environment)
+        node_handler = NodeHandler(handler, self._folder, model_folder)
+        if order.devices == 1:
+            self._process = FreshProcess(node_handler, order.threads, environment)
+        else:
+            self._process = RankProcesses(
+                order.devices,
+                lambda rank: FreshProcess(node_handler, order.threads, {**environment, **rank.environment()}),
+            )
         return replace(opened, sees_folder=self._folder is None)
 
     @property
-    def process(self) -> FreshProcess:
-        """The process that does the cells."""
+    def process(self) -> FreshProcess | RankProcesses:
+        """The process that does the cells, or its ranks."""
         assert self._process is not None
         return self._process
 

@@ -28,7 +28,9 @@ class RayCluster:
 
     address: str
     gpus: float | None = None
-    """share of a GPU for each cell; None for one GPU if the cluster has any"""
+    """share of a GPU for each cell; None for one GPU, or one for each process of a cell, if the cluster has any"""
+    devices: int = 1
+    """number of processes that do a cell together, on one node"""
 
     @property
     def where(self) -> str:
@@ -43,7 +45,10 @@ class RayCluster:
             UserError: Ray is not installed, or nobody answers.
         """
         if self.gpus is not None and not 0 <= self.gpus <= 1:
-            raise UserError.at(f"--gpus {self.gpus:g}", "is not between 0 and 1: the base model is on one GPU.")
+            raise UserError.at(f"--gpus {self.gpus:g}", "is not between 0 and 1: train.devices gives a cell several.")
+        if self.gpus not in (None, 0, 1) and self.devices > 1:
+            what = f"is a share of a GPU, and each of the {self.devices} processes of a cell needs a whole one."
+            raise UserError.at(f"--gpus {self.gpus:g}", what, "Leave it out, or set train.devices: 1.")
         try:
             import ray
         except ImportError:
@@ -92,23 +97,22 @@ class RayCluster:
 
     def gpus_of_a_cell(self) -> float:
         """Return how many GPUs each cell gets."""
-        if self.gpus is not None:
-            return self.gpus
-        return float(any(node["Resources"].get("GPU") for node in self.nodes()))
+        wanted = float(any(node["Resources"].get("GPU") for node in self.nodes())) if self.gpus is None else self.gpus
+        return wanted * self.devices
 
     def places(self, threads: int) -> int:
         """Return how many cells the cluster can do at the same time, with so many threads each."""
         gpus, places = self.gpus_of_a_cell(), 0
         for node in self.nodes():
             cores, cards = (node["Resources"].get(name, 0.0) for name in ("CPU", "GPU"))
-            places += int(min(cores // threads, cards / gpus if gpus else cores))
+            places += int(min(cores // (threads * self.devices), cards / gpus if gpus else cores))
         return places
 
     def require_places(self, threads: int) -> None:
         """Raise UserError if no node can do a cell with so many threads."""
         if not self.places(threads):
             gpus = self.gpus_of_a_cell()
-            wanted = counted(threads, "CPU") + (f" and {gpus:g} GPU" if gpus else "")
+            wanted = counted(threads * self.devices, "CPU") + (f" and {gpus:g} GPU" if gpus else "")
             hint = "With --jobs N, the run waits for nodes that come later."
             raise UserError.at(self.where, f"no node of the cluster has {wanted}, which each cell needs.", hint)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.machine.processes import Send
+from adapterzoo.machine.rank_processes import FAILED
 from adapterzoo.results.store import Store
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class NodeHandler:
         if self._handler is None:
             self._handler = self._unpacked()
             send(packed((MACHINE, self._handler.worker.results.machine)))
-        self._handler(unpacked(item), lambda message: send(packed(message)))
+        # The agent itself reads that a rank has failed.
+        self._handler(unpacked(item), lambda message: send(message if message[0] == FAILED else packed(message)))
 
     def _unpacked(self) -> ItemHandler:
         handler: ItemHandler = unpacked(self._packed)

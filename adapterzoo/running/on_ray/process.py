@@ -38,7 +38,8 @@ class RayProcess(ProcessHandle):
         """
         import ray
 
-        options = {"num_cpus": order.threads, "num_gpus": gpus, "scheduling_strategy": "SPREAD", "max_restarts": 0}
+        cpus = order.threads * order.devices
+        options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": "SPREAD", "max_restarts": 0}
         self._agent = ray.remote(Agent).options(**options).remote()
         self._order, self._handler = order, handler
         self.answer = self._agent.open.remote(order, handler)

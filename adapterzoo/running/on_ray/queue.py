@@ -38,8 +38,8 @@ PROBE = f"{CLAIMS}/ray"
 class RayQueue(LoadingQueue):
     """A queue with a process for each place in the cluster, or as many as the recipe's ``jobs``.
 
-    A place is what a cell needs: its GPU, or as many CPUs as it has threads. Processes come and go with the nodes. A
-    cell whose node is lost waits again, and goes on from its last checkpoint.
+    A place is what a cell needs: a GPU, or as many CPUs as it has threads, for each of its processes. Processes come
+    and go with the nodes. A cell whose node is lost waits again, and goes on from its last checkpoint.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class RayQueue(LoadingQueue):
             model=(location, self.prepared.weights) if Path(location).is_dir() else None,
             threads=self.threads,
             needs_gpu=self.cluster.gpus_of_a_cell() > 0,
+            devices=self.cluster.devices,
         )
 
     def _new_pool(self) -> RayPool:
