@@ -61,7 +61,8 @@ class Eva(Lora):
         ]
         if batches:  # a dry run has none
             wrapped.eval()
-            initialize_lora_eva_weights(wrapped, batches, show_progress_bar=False)
+            # All processes that train together read the same batches, so there is nothing to gather from others.
+            initialize_lora_eva_weights(wrapped, batches, gather_distributed_inputs=False, show_progress_bar=False)
         return wrapped
 
 

@@ -9,6 +9,7 @@ import click
 
 from adapterzoo.cli.arguments import trust_option
 from adapterzoo.cli.progress import shown_progress
+from adapterzoo.machine import ranks
 from adapterzoo.results.claim_files import PATIENCE_SECONDS
 from adapterzoo.terminal import counted, safe, stdout
 
@@ -48,6 +49,10 @@ def work(
     from adapterzoo.results.note import planned
     from adapterzoo.running import sharing
 
+    if ranks.launched() > 1:
+        raise click.UsageError(
+            "start it without a launcher: with train.devices it starts the processes of a cell itself."
+        )
     # Make the path absolute now, because a method may change the working directory.
     folder = folder.absolute()
     with shown_progress() as progress:

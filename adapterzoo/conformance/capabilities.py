@@ -180,8 +180,6 @@ def _checkpointing(method: Method[Any], observer: Observer) -> Record:
 
 
 def _distributed(method: Method[Any], observer: Observer) -> Record:
-    if not observer.causal:
-        return dict.fromkeys(("ddp", "fsdp2"), NOT_CAUSAL)
     trial, base, settings = observer.trial, observer.base, observer.settings
     return {
         name: reason(distributed_problem(trial, base, settings, sharding))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.conformance.differences import describe_error
+from adapterzoo.conformance.thorough import MAX_ROUNDING
 from adapterzoo.conformance.trial import Trial
 from adapterzoo.conformance.variants import few
 from adapterzoo.machine import ranks
@@ -21,7 +23,6 @@ RANKS = 2
 LIMIT_SECONDS = 120.0
 TOLERANCE = 1e-4
 """accepted difference of a loss"""
-ROWS = 3  # of the kit's four rows: the ranks get two and one, and in the next batch one and none
 
 Losses = list[float]
 
@@ -29,22 +30,41 @@ Losses = list[float]
 def distributed_problem(trial: Trial, base: Base, settings: TrainSection, sharding: str) -> str | None:
     """Return what is different if two processes train a method; None if their losses are those of one process.
 
+    How much rounding is amplified, and what the random numbers of a method that draws some change, is seen from a
+    training whose batches have the same rows in another order.
+
     Args:
         trial: the method with its default options.
         base: the base model.
         settings: the usual settings.
         sharding: value of ``train.sharding``.
     """
-    settings = few(settings).model_copy(update={"batch_size": ROWS, "eval_steps": 0})
-    (alone,) = in_processes([partial(_losses, trial.other(f"alone-{sharding}"), base, settings)], 1, 1, LIMIT_SECONDS)
-    if isinstance(alone, Exception):
-        return describe_error(alone)
+    rows = len(trial.rows.train)
+    settings = few(settings).model_copy(update={"batch_size": rows, "eval_steps": 0})
+    alone = _alone(trial, f"alone-{sharding}", base, settings)
     together = settings.model_copy(update={"devices": RANKS, "sharding": sharding})
     found = _by_ranks(trial.other(f"together-{sharding}"), base, together)
     if isinstance(found, str):
         return found
-    gap = max(abs(mine - theirs) for mine, theirs in zip(alone, found, strict=True))
-    return None if gap <= TOLERANCE else f"its losses differ by {gap:.1g} from those of one process"
+    gap = _gap(alone, found)
+    if gap <= TOLERANCE:
+        return None
+    reordered = replace(trial.rows, train=trial.rows.train[::-1])
+    order = _gap(alone, _alone(trial, f"reordered-{sharding}", base, settings, reordered))
+    return None if gap <= MAX_ROUNDING * order else f"its losses differ by {gap:.1g} from those of one process"
+
+
+def _gap(first: Losses, second: Losses) -> float:
+    return max(abs(mine - theirs) for mine, theirs in zip(first, second, strict=True))
+
+
+def _alone(trial: Trial, folder: str, base: Base, settings: TrainSection, rows: Any = None) -> Losses:
+    """Return the losses of a training by one process, which is another one than this."""
+    work = partial(_losses, trial.other(folder, rows=rows), base, settings)
+    (losses,) = in_processes([work], 1, 1, LIMIT_SECONDS)
+    if isinstance(losses, Exception):
+        raise losses
+    return list(losses)
 
 
 def _by_ranks(trial: Trial, base: Base, settings: TrainSection) -> Losses | str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from adapterzoo.tasks.evaluation import Evaluation
 from adapterzoo.tasks.examples import EvaluateSettings, Examples, ModelForm
@@ -53,6 +53,11 @@ class TaskRows(Examples):
         new_head = self.task_type in WITH_NEW_HEAD
         config = {"num_labels": LABELS} if self.task_type in ("SEQ_CLS", "TOKEN_CLS") else {}
         return ModelForm(MODEL_CLASSES[self.task_type], config, new_head=new_head)
+
+    @property
+    def loss_unit(self) -> Literal["tokens", "rows"]:
+        """See :attr:`Examples.loss_unit`."""
+        return "tokens" if self.task_type in ("SEQ_2_SEQ_LM", "TOKEN_CLS") else "rows"
 
     def collate(self, rows: Sequence[TaskRow], prefix: Any = None) -> dict[str, Any]:
         """See :meth:`Examples.collate`."""

@@ -65,7 +65,7 @@ class RankProcesses(ProcessHandle):
             for message in rank.messages():
                 if message == DONE:
                     self._done.add(number)
-                elif message[0] == FAILED:
+                elif isinstance(message, tuple) and message[0] == FAILED:
                     self._failures[number] = message[1]
                 elif number == 0:
                     self._received.append(message)

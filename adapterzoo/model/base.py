@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from adapterzoo.recipe.schema import ModelSection
 
 
+OF_BASE = "is_of_base_model"
+"""attribute of the parameters of a base model, which those of an adapter do not have"""
+
+
 class Base:
     """A loaded base model that is the same for every cell.
 
@@ -57,6 +61,7 @@ class Base:
         model.eval()
         for parameter in model.parameters():
             parameter.requires_grad_(False)
+            setattr(parameter, OF_BASE, True)
         state = BaseState(model)
         if self._digest is not None and state.digest != self._digest:
             raise AdapterzooError("the base model was loaded again and differs: its files were changed during the run")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import UserError
-from adapterzoo.machine import gpu
+from adapterzoo.machine import gpu, ranks
 from adapterzoo.model.attention import refuse_attention
 from adapterzoo.model.files import (
     never_ask,
@@ -216,10 +216,12 @@ def _class_arguments(config: Any, form: ModelForm) -> dict[str, Any]:
 
 
 def device() -> str:
-    """Return the device on which models run: the GPU if there is one."""
+    """Return the device on which models run: the GPU if there is one; with several ranks, that of this one."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{torch.cuda.current_device()}" if ranks.count() > 1 else "cuda"
 
 
 def attention(model: ModelSection, max_length: int) -> str | None:

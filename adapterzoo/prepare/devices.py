@@ -27,7 +27,9 @@ def devices_problems(recipe: Recipe, encoded: Examples, cells: Sequence[Cell], z
         return [Problem(PLACE, what, HINT)]
     problems = []
     for name in dict.fromkeys(cell.method for cell in cells if isinstance(cell, MethodCell)):
-        why = capabilities(zoo, name).get(needed)  # a method that nobody has tried may be tried
+        seen = capabilities(zoo, name)
+        why = seen.get(needed)  # a method that nobody has tried may be tried
         if isinstance(why, str):
-            problems.append(Problem(PLACE, f"is {devices}, but {name} does not train alike then: {why}.", HINT))
+            hint = "Leave train.sharding out." if seen.get(NEEDED["none"]) is True else HINT
+            problems.append(Problem(PLACE, f"is {devices}, and {name} was seen to fail with {needed}: {why}.", hint))
     return problems

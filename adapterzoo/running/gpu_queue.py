@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from adapterzoo.machine import gpu
 from adapterzoo.machine.fresh_process import FreshProcess
@@ -30,7 +31,12 @@ class GpuQueue(LoadingQueue):
         """process, running or idle -> its GPU, or the GPUs of its ranks"""
 
     def _choose_concurrency(self) -> Concurrency:
-        return parallel.on_gpus(self.recipe, len(self.gpus), len(self.todo), self.store.threads())
+        kept = self.store.threads()
+        concurrency = parallel.on_gpus(self.recipe, len(self.gpus), len(self.todo), kept)
+        if (devices := self.worker.devices) > 1:
+            threads = parallel.for_ranks(self.recipe, devices, len(self.todo), kept).threads
+            concurrency = replace(concurrency, threads=threads)
+        return concurrency
 
     def _process_for(self, item: WorkItem, earlier: EarlierResults, threads: int) -> ProcessHandle:
         process = next((idle for idle, held in self.idle.items() if held == item.quantization), None)

@@ -111,7 +111,8 @@ class ItemHandler:
         begun = time.monotonic()
         error: AdapterzooError | None = None
         try:
-            ranks.join()  # before the model is loaded, because it decides which GPU this process uses
+            if self.worker.devices > 1:
+                ranks.join()  # before the model is loaded, because it decides which GPU this process uses
             if self.needs_gpu:
                 self.worker.results.use_this_gpu()
             self.base = self.worker.load(quantization)

@@ -287,7 +287,8 @@ class WorkQueue(Schedule):
 
 def do_item(worker: Worker, item: WorkItem, base: Base, earlier: EarlierResults, send: Send) -> None:
     """Do an item and send its messages; this runs in the process of the item, or in each of its ranks."""
-    ranks.join()
+    if worker.devices > 1:
+        ranks.join()
     if ranks.number() > 0:
         follow_item(worker.prepared, worker.store, item.cell, base, earlier.tuning, earlier.of_base, send)
         return

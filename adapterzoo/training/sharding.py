@@ -1,9 +1,9 @@
 """Divide the frozen weights of a model among the ranks while it is trained (FSDP2, ``torch.distributed.fsdp``).
 
-Each rank keeps a part of every frozen weight. A layer is put together just before it is computed, and taken apart
-again afterwards. What is trained is small: it stays whole on every rank, so that methods, optimizers, checkpoints and
-saved adapters are those of one process. Its gradients are averaged here, because FSDP2 does that only for what it
-divides.
+Each rank keeps a part of every frozen weight of the base model. A layer is put together just before it is computed, and
+taken apart again afterwards. The adapter is small: it stays whole on every rank, so that methods, optimizers,
+checkpoints and saved adapters are those of one process. Its gradients are averaged here, because FSDP2 does that only
+for what it divides.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch.distributed import _composable_state
 from torch.distributed.fsdp import fully_shard
 
 from adapterzoo.machine import ranks
+from adapterzoo.model.base import OF_BASE
 
 HOOKS = [name for name, value in vars(nn.Module()).items() if isinstance(value, dict) and name.endswith("hooks")]
 
@@ -101,8 +102,9 @@ class _ModuleState:
 
 
 def _is_divided(parameter: nn.Parameter) -> bool:
-    """Tell whether a parameter can be divided: it is frozen, and no code of a quantization."""
-    return not parameter.requires_grad and parameter.is_floating_point() and type(parameter) is nn.Parameter
+    """Tell whether a parameter is divided: it is the base model's, frozen, and no code of a quantization."""
+    frozen = not parameter.requires_grad and hasattr(parameter, OF_BASE)
+    return frozen and parameter.is_floating_point() and type(parameter) is nn.Parameter
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +14,21 @@ from typing import Any
 
 import pytest
 from cells import assert_same, exit_code
-from click.testing import Result
+from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 from tiny import METHODS, RECIPE
 
-from adapterzoo.machine import rank_processes, ranks
-from adapterzoo.machine.rank_processes import RankProcesses
+from adapterzoo.cli import main
+from adapterzoo.machine import gpu, processes, rank_processes, ranks
+from adapterzoo.machine.rank_processes import RankProcesses, forked_ranks
+from adapterzoo.running import cell
 from adapterzoo.running.schedule import CellWatch
 from adapterzoo.training.trainer import TaskTrainer
 
 QUIET = ("--set", "evaluate.base=false", "--set", "evaluate.shots=0")
 RANKS = ("--set", "train.devices=2")
 # Batches of five rows cannot be divided evenly, and the last one of an epoch has four.
-SETS = (*QUIET, "--set", "train.batch_size=5", "--set", "train.gradient_accumulation=2", "--set", "train.steps=4")
+SETS = (*QUIET, "--set", "train.batch_size=5", "--set", "train.gradient_accumulation=2", "--set", "train.steps=3")
 TOLERANCE = 1e-4
 
 
@@ -33,6 +37,7 @@ class Runs:
     """The same recipe, done by one process for each cell and by two."""
 
     model: Path
+    recipe: Path
     one: Path
     two: Path
 
@@ -44,7 +49,7 @@ def runs(tiny_model: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFac
     recipe.write_text(RECIPE.format(model=tiny_model, data=tiny_data, methods=", ".join(METHODS)), encoding="utf-8")
     for name, sets in (("one", ()), ("two", RANKS)):
         assert exit_code(["run", str(recipe), *SETS, *sets, "--out", str(folder / name)]) == 0
-    return Runs(tiny_model, folder / "one", folder / "two")
+    return Runs(tiny_model, recipe, folder / "one", folder / "two")
 
 
 def result(out: Path, label: str) -> dict[str, Any]:
@@ -59,16 +64,13 @@ def adapter(out: Path, label: str) -> dict[str, Any]:
 @pytest.mark.parametrize("label", METHODS)
 def test_two_processes_make_the_steps_of_one(label: str, runs: Runs) -> None:
     alone, together = result(runs.one, label), result(runs.two, label)
-    assert [step["step"] for step in together["history"]] == [1, 2, 3, 4]
+    assert [step["step"] for step in together["history"]] == [1, 2, 3]
+    assert_trained_alike(runs.one, runs.two, label)
     for mine, theirs in zip(alone["history"], together["history"], strict=True):
-        assert theirs["loss"] == pytest.approx(mine["loss"], abs=TOLERANCE)
         assert theirs["grad_norm"] == pytest.approx(mine["grad_norm"], abs=TOLERANCE)
-    weights = adapter(runs.two, label)
-    for name, tensor in adapter(runs.one, label).items():
-        assert (tensor - weights[name]).abs().max() < TOLERANCE, name
     assert together["findings"] == alone["findings"], "AdaLoRA has moved other ranks, for example"
     assert not together["broken_rules"]
-    assert together["counted"]["optimizer_steps"] == 4
+    assert together["counted"]["optimizer_steps"] == 3
 
 
 @pytest.mark.parametrize("label", METHODS)
@@ -99,14 +101,105 @@ def test_adapters_of_two_processes_load_in_plain_peft(runs: Runs) -> None:
         assert (found[0] - found[1]).abs().max() < TOLERANCE, label
 
 
+def assert_trained_alike(alone: Path, together: Path, label: str) -> None:
+    """Assert that a cell has the losses and the weights that one process gave it."""
+    for mine, theirs in zip(result(alone, label)["history"], result(together, label)["history"], strict=True):
+        assert theirs["loss"] == pytest.approx(mine["loss"], abs=TOLERANCE)
+    weights = adapter(together, label)
+    for name, tensor in adapter(alone, label).items():
+        assert (tensor - weights[name]).abs().max() < TOLERANCE, name
+
+
+def test_processes_that_a_launcher_has_started_do_a_run_together(runs: Runs, tmp_path: Path) -> None:
+    arguments = ["run", str(runs.recipe), "-m", "lora", "-m", "adalora", *SETS, "--out", str(tmp_path / "o")]
+
+    def run(send: Callable[[Any], None]) -> None:
+        done = CliRunner().invoke(main, arguments)
+        # That of a launcher is the environment of its processes, and all that it does otherwise is to start them.
+        (tmp_path / f"printed-{os.environ['RANK']}").write_text(done.stdout)
+        if os.environ["RANK"] == "0":
+            send(done.exit_code)
+
+    ran = forked_ranks(2, run, 1)
+    codes: list[int] = []
+    while ran.alive:
+        processes.wait_for_any([ran])
+        codes += ran.messages()
+    assert [*codes, *ran.messages()] == [0], ran.output()
+    assert "adalora, by design" in (tmp_path / "printed-0").read_text()
+    assert (tmp_path / "printed-1").read_text() == ""
+    for label in ("lora", "adalora"):
+        assert_trained_alike(runs.one, tmp_path / "o", label)
+        assert result(tmp_path / "o", label)["recipe"]["train"]["devices"] == 2
+
+
+@pytest.mark.real
+def test_accelerate_starts_a_run_and_its_config_divides_the_weights(runs: Runs, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1",
+               "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no", "--use_fsdp",
+               "--fsdp_version", "2", "-m", "adapterzoo", "run", runs.recipe, "-m", "lora", *SETS,
+               "--out", tmp_path / "o"]  # fmt: skip
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert_trained_alike(runs.one, tmp_path / "o", "lora")
+    assert result(tmp_path / "o", "lora")["recipe"]["train"]["sharding"] == "fsdp2"
+
+
+def test_processes_that_load_the_model_themselves(
+    runs: Runs, adapterzoo: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This is how GPUs are used; without one, the processes train on the CPU."""
+    monkeypatch.setattr(processes, "can_fork", lambda: False)
+    monkeypatch.setattr(gpu, "visible", lambda: ["0", "1", "2"])
+    wanted = ("-m", "lora", "-m", "ia3", *SETS, *RANKS)
+    done = adapterzoo("run", runs.recipe, *wanted, "--out", tmp_path / "o")
+    assert done.exit_code == 0, done.output
+    for label in ("lora", "ia3"):
+        assert_trained_alike(runs.one, tmp_path / "o", label)
+    too_many = adapterzoo("run", runs.recipe, *wanted, "--set", "train.devices=4", "--out", tmp_path / "p")
+    assert too_many.exit_code == 2
+    assert "train.devices: is 4, but this machine has 3 GPUs" in too_many.stderr
+
+
+def test_fsdp2_divides_the_frozen_weights_in_training_alone(
+    runs: Runs, adapterzoo: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.distributed.tensor import DTensor
+
+    compute_loss, looks_ahead = TaskTrainer.compute_loss, cell.looks_ahead
+
+    def note(model: Any, what: str) -> None:
+        parts = [p.to_local().numel() / p.numel() for p in model.parameters() if isinstance(p, DTensor)]
+        (tmp_path / f"{what}-{ranks.number()}").write_text(json.dumps(parts))
+
+    def noting_loss(trainer: TaskTrainer, *arguments: Any, **named: Any) -> Any:
+        note(trainer.model, "training")
+        return compute_loss(trainer, *arguments, **named)
+
+    def noting_measuring(model: Any, *arguments: Any) -> bool:
+        note(model, "measuring")
+        return looks_ahead(model, *arguments)
+
+    monkeypatch.setattr(TaskTrainer, "compute_loss", noting_loss)
+    monkeypatch.setattr(cell, "looks_ahead", noting_measuring)
+    sets = (*SETS, *RANKS, "--set", "train.sharding=fsdp2")
+    assert adapterzoo("run", runs.recipe, "-m", "oft", *sets, "--out", tmp_path / "o").exit_code == 0
+    assert_trained_alike(runs.one, tmp_path / "o", "oft")
+    for number in (0, 1):
+        parts = json.loads((tmp_path / f"training-{number}").read_text())
+        assert parts
+        assert parts == pytest.approx([0.5] * len(parts), abs=0.01)
+        assert json.loads((tmp_path / f"measuring-{number}").read_text()) == []
+
+
 def each_step(monkeypatch: pytest.MonkeyPatch, at: int, do: Callable[[RankProcesses], object]) -> None:
     """Call a function with the processes of the cell when a step is done."""
 
     def step(watch: CellWatch, number: int, *_: object) -> None:
-        processes = next(iter(watch._schedule.running))  # type: ignore[attr-defined]
-        assert isinstance(processes, RankProcesses)
+        running = next(iter(watch._schedule.running))  # type: ignore[attr-defined]
+        assert isinstance(running, RankProcesses)
         if number == at:
-            do(processes)
+            do(running)
 
     monkeypatch.setattr(CellWatch, "step", step)
 
@@ -120,9 +213,9 @@ def test_a_rank_that_is_killed_ends_its_cell_and_the_run_goes_on_from_the_checkp
     assert adapterzoo("run", recipe, *sets, "--out", tmp_path / "whole").exit_code == 0
     killed: list[int] = []
 
-    def kill_once(processes: RankProcesses) -> None:
+    def kill_once(running: RankProcesses) -> None:
         if not killed:
-            killed.extend(rank.process_id for rank in processes._ranks)
+            killed.extend(rank.process_id for rank in running._ranks)
             os.kill(killed[1], signal.SIGKILL)
 
     with monkeypatch.context() as patched:
@@ -175,6 +268,10 @@ def test_an_error_of_all_ranks_is_that_of_one_process(
     [
         (("--set", "train.devices=5"), "has 5 devices, and 4 rows in a batch. Each device needs at least one."),
         ((*RANKS, "--jobs", "0"), "train.devices: is 2, but jobs: 0 lets this process do all cells."),
+        (
+            (*RANKS, "-m", "prompt-tuning", "--set", "train.sharding=fsdp2"),
+            "train.devices: is 2, and prompt-tuning was seen to fail with fsdp2: ",
+        ),
         ((*RANKS, "--ray", "auto"), "train.devices: is 2, but a node of a Ray cluster does a cell with one process."),
     ],
 )
