@@ -111,21 +111,10 @@ def estimates(prepared: Prepared) -> dict[str, Needs | str]:
 
     The longest rows are taken for a batch, and are padded. A task's loss is its own.
     """
-    from adapterzoo.training.trainer import row_lengths
-
-    recipe, encoded = prepared.recipe, prepared.encoded.with_base(None)
-    lengths = row_lengths(encoded.training_rows)
-    longest = nlargest(recipe.train.batch_size, range(len(lengths)), key=lengths.__getitem__)
-    joinable = encoded.joinable(recipe.evaluate)
-    shape = Shape(
-        encoded.collate([encoded.training_rows[row] for row in longest]),
-        min(recipe.evaluate.batch_size, len(encoded.test)),
-        max(joinable.longest if joinable else encoded.longest_row, encoded.longest_shown),
-        recipe.train.gradient_checkpointing,
-    )
+    recipe = prepared.recipe
     cells = list({cell.label: cell for cell in prepared.method_cells}.values())
     # Each in its own process, because what a method changes in its libraries must not affect any other.
-    attempts = [partial(_estimate, prepared, cell, shape) for cell in cells]
+    attempts = [partial(_estimate, prepared, cell) for cell in cells]
     answers = in_processes(attempts, cores(), time_limit=recipe.train.time_limit)
     return {
         cell.label: failure_reason(answer) if isinstance(answer, Exception) else answer
@@ -133,12 +122,28 @@ def estimates(prepared: Prepared) -> dict[str, Needs | str]:
     }
 
 
-def _estimate(prepared: Prepared, cell: MethodCell, shape: Shape) -> Needs:
+def _shape(prepared: Prepared) -> Shape:
+    """Return the largest batches of a run."""
+    from adapterzoo.training.trainer import row_lengths
+
+    recipe, encoded = prepared.recipe, prepared.encoded.with_base(None)
+    lengths = row_lengths(encoded.training_rows)
+    longest = nlargest(recipe.train.batch_size, range(len(lengths)), key=lengths.__getitem__)
+    joinable = encoded.joinable(recipe.evaluate)
+    return Shape(
+        encoded.collate([encoded.training_rows[row] for row in longest]),
+        min(recipe.evaluate.batch_size, len(encoded.test)),
+        max(joinable.longest if joinable else encoded.longest_row, encoded.longest_shown),
+        recipe.train.gradient_checkpointing,
+    )
+
+
+def _estimate(prepared: Prepared, cell: MethodCell) -> Needs:
     import torch
 
     from adapterzoo.model import loading
 
-    recipe, encoded = prepared.recipe, prepared.encoded
+    recipe, encoded = prepared.recipe, prepared.encoded.with_base(None)
     config = loading.load_config(recipe.model, prepared.location)
     skeleton: Any = loading.skeleton(recipe.model, config, encoded.form)
     skeleton.to(getattr(torch, recipe.model.dtype)).requires_grad_(False)
@@ -151,6 +156,6 @@ def _estimate(prepared: Prepared, cell: MethodCell, shape: Shape) -> Needs:
         replace(prepared.context(cell), batches=tuple),
         skeleton,
         weights_of(skeleton, cell.quantization, recipe.model.dtype),
-        shape,
+        _shape(prepared),
         None if encoded.trainer_computes_loss else encoded.loss,
     )
