@@ -272,7 +272,7 @@ def test_an_error_of_all_ranks_is_that_of_one_process(
             (*RANKS, "-m", "prompt-tuning", "--set", "train.sharding=fsdp2"),
             "train.devices: is 2, and prompt-tuning was seen to fail with fsdp2: ",
         ),
-        ((*RANKS, "--ray", "auto"), "train.devices: is 2, but a node of a Ray cluster does a cell with one process."),
+        ((*RANKS, "--ray", "auto", "--gpus", "0.5"), "--gpus 0.5: is a share of a GPU, and each of the 2 processes"),
     ],
 )
 def test_what_cannot_be_divided_is_refused(
