@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from adapterzoo.machine.fresh_process import DONE
 from adapterzoo.machine.processes import Process, ProcessHandle, Send
-from adapterzoo.machine.ranks import Rank, ranks_of
+from adapterzoo.machine.ranks import Rank
 
 GRACE_SECONDS = 15.0
 """time for the other ranks to end after one has failed or is done; most have the same error, and rank 0 writes it"""
@@ -26,7 +28,8 @@ class RankProcesses(ProcessHandle):
 
     def __init__(self, count: int, start: Start) -> None:
         """Start the processes."""
-        self._ranks = [start(rank) for rank in ranks_of(count)]
+        self._folder = tempfile.TemporaryDirectory(prefix="adapterzoo-")
+        self._ranks = [start(Rank(number, count, Path(self._folder.name) / "ranks")) for number in range(count)]
         self._lost = ""
         """why the processes were ended: which rank has died or failed, and how; empty if none has"""
         self._lost_output = ""
@@ -130,6 +133,7 @@ class RankProcesses(ProcessHandle):
         """End all processes at once, and the processes that they have started."""
         for rank in self._ranks:
             rank.kill()
+        self._folder.cleanup()
 
 
 def forked_ranks(count: int, work: Callable[[Send], None], threads: int) -> ProcessHandle:

@@ -7,13 +7,13 @@ module. In a process that does its cells alone, these functions do nothing.
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 from adapterzoo.machine import stopping
@@ -21,6 +21,7 @@ from adapterzoo.machine.stopping import StoppedError
 
 T = TypeVar("T")
 NUMBER, COUNT, ON_MACHINE = "RANK", "WORLD_SIZE", "LOCAL_RANK"  # the variables of torch and accelerate
+MEETING = "ADAPTERZOO_RANKS"
 PATIENCE = timedelta(hours=2)
 """longest wait for another rank that lives, for example while rank 0 merges and saves a large adapter"""
 SECONDS_TO_BE_ENDED = 60.0
@@ -39,24 +40,15 @@ class Rank:
 
     number: int
     count: int
-    port: int
-    """port of this machine on which rank 0 waits for the others"""
+    meeting: Path
+    """file by which the processes find each other"""
 
     def environment(self) -> Mapping[str, str]:
         """Return the variables by which torch and accelerate know the place."""
         places = {NUMBER: self.number, COUNT: self.count, ON_MACHINE: self.number, "LOCAL_WORLD_SIZE": self.count}
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self.port}
         # Without it, gloo looks for the address of this machine's name, which not every machine knows.
         interface = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-        return {name: str(value) for name, value in {**places, **address, **interface}.items()}
-
-
-def ranks_of(count: int) -> list[Rank]:
-    """Return the places of new processes on this machine."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return [Rank(number, count, port) for number in range(count)]
+        return {name: str(value) for name, value in {**places, **interface, MEETING: self.meeting}.items()}
 
 
 def launched() -> int:
@@ -83,7 +75,11 @@ def join() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ[ON_MACHINE]))
         backend = "cpu:gloo,cuda:nccl"
-    distributed.init_process_group(backend, timeout=PATIENCE)
+    where: dict[str, Any] = {}
+    if meeting := os.environ.get(MEETING):
+        # A port that is free now may be taken when rank 0 listens there. A launcher has its own way.
+        where = {"init_method": f"file://{meeting}", "rank": int(os.environ[NUMBER]), "world_size": launched()}
+    distributed.init_process_group(backend, timeout=PATIENCE, **where)
 
 
 def _joined() -> bool:

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.errors import AdapterzooError
 from adapterzoo.evaluation.causality import looks_ahead
 from adapterzoo.machine import ranks
-from adapterzoo.machine.memory import free_memory
 from adapterzoo.methods.calls import checked_wrap
 from adapterzoo.methods.contract import Context, Method
 from adapterzoo.methods.registry import registry
 from adapterzoo.methods.rules import ANSWERS
-from adapterzoo.metrics.registry import lower_is_better
 from adapterzoo.model.head import adapter_size, head_parameters, put_new_head, train_head
 from adapterzoo.prepare.plan import BaseCell, Cell, MethodCell
-from adapterzoo.results.result import Tuning
-from adapterzoo.running.tuning import TrialScore, tune
 from adapterzoo.running.watch import Watch
 from adapterzoo.tasks.batches import hidden_rows
 from adapterzoo.tasks.examples import sizes
@@ -31,7 +23,6 @@ from adapterzoo.tasks.examples import sizes
 if TYPE_CHECKING:
     from torch import nn
 
-    from adapterzoo.model.base import Base
     from adapterzoo.prepare.prepared import Prepared
     from adapterzoo.tasks.evaluation import Evaluation, Likelihood
     from adapterzoo.tokens.shared_prefix import SharedPrefix
@@ -190,77 +181,6 @@ def step_seconds(prepared: Prepared, cell: MethodCell, adapted: Adapted) -> floa
     encoded, rows = prepared.encoded, settings.batch_size * settings.gradient_accumulation
     mean_tokens = rows * int(sum(sizes(encoded.train))) / len(encoded.training_rows)
     return (ended - begun) * mean_tokens / (tokens_after - tokens_before)
-
-
-def tune_cell(prepared: Prepared, cell: MethodCell, base: Base, folder: Path, watch: Watch) -> Tuning:
-    """Try settings from a cell's ranges on the validation rows; return all trials and the best (see :mod:`.tuning`).
-
-    Args:
-        prepared: the run.
-        cell: the cell with its ranges.
-        base: the base model that each trial borrows.
-        folder: folder of the cell's label.
-        watch: receives the progress of each trial.
-    """
-    # Always tune with the recipe's first seed, because all seeds get the same settings.
-    first = replace(cell, seed=prepared.recipe.seeds[0])
-    checkpoints = folder / "trial"
-
-    def run_trial(trial: MethodCell, number: int) -> TrialScore:
-        ranks.agreed(lambda: (trial, number))  # the other ranks wait for it
-        return run_here(trial, number)
-
-    def run_here(trial: MethodCell, number: int) -> TrialScore:
-        values = {"learning_rate": trial.learning_rate, **trial.options}
-        settings = ", ".join(f"{name} {values[name]}" for name in cell.ranges)
-        watch.phase(f"trial {number + 1}: {settings}")
-        clean()
-        try:
-            with base.borrow() as model:
-                adapted = adapt(prepared, trial, model, watch)
-                train(prepared, trial, adapted, checkpoints, watch)
-                return _validation_score(prepared, adapted)
-        finally:
-            clean()
-            free_memory()
-
-    def clean() -> None:
-        if ranks.number() == 0:
-            shutil.rmtree(checkpoints, ignore_errors=True)
-
-    def tune_all() -> Tuning | AdapterzooError:
-        try:
-            return tune(first, folder, lower_is_better(prepared.recipe.evaluate.metrics[0]), run_trial)
-        except AdapterzooError as error:
-            return error
-
-    if ranks.number() == 0:
-        tuning = tune_all()
-        ranks.agreed(lambda: None)
-    else:
-        _try_with_rank_0(run_here)
-    tuning = ranks.agreed(lambda: tuning)
-    if isinstance(tuning, AdapterzooError):
-        raise tuning
-    return tuning
-
-
-def _try_with_rank_0(run_here: Callable[[MethodCell, int], TrialScore]) -> None:
-    """Do the trials that rank 0 does, until there is none left."""
-    while (trial := ranks.agreed(lambda: None)) is not None:
-        with suppress(Exception):  # rank 0 has the same error, and writes it
-            run_here(*trial)
-
-
-def _validation_score(prepared: Prepared, adapted: Adapted) -> TrialScore:
-    """Return a model's score on the validation rows, by the first metric of the recipe."""
-    first = prepared.recipe.evaluate.metrics[0]
-    settings = prepared.recipe.evaluate.model_copy(update={"metrics": list(dict.fromkeys((first, "loss")))})
-    with ranks.spreading():
-        measured = prepared.encoded.evaluate(adapted.model, settings, split="validation", prefix=adapted.prefix)
-    metrics = measured.metrics
-    name = next(iter(metrics))
-    return TrialScore(name, metrics[name], metrics["test_loss"])
 
 
 def measure(

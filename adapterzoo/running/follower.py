@@ -19,8 +19,9 @@ from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.prepare.settings import with_settings
 from adapterzoo.results.result import Tuning
 from adapterzoo.results.store import CHECKPOINTS, Store
-from adapterzoo.running.cell import adapt, measure, measure_general, shared_prefix, train, tune_cell
+from adapterzoo.running.cell import adapt, measure, measure_general, shared_prefix, train
 from adapterzoo.running.of_base import OfBase, informed
+from adapterzoo.running.trials import tune_cell
 from adapterzoo.running.watch import Watch
 
 if TYPE_CHECKING:

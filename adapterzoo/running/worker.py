@@ -24,9 +24,10 @@ from adapterzoo.prepare.settings import with_settings
 from adapterzoo.results.adapter_folder import adapter_files, has_weights, weight_bytes
 from adapterzoo.results.result import FORGETTING, Result, Tuning, plain_findings
 from adapterzoo.results.store import ADAPTER, CHECKPOINTS, SETTINGS, TRACEBACK, Store
-from adapterzoo.running.cell import Adapted, adapt, measure, measure_general, shared_prefix, train, tune_cell
+from adapterzoo.running.cell import Adapted, adapt, measure, measure_general, shared_prefix, train
 from adapterzoo.running.cell_results import CellResults, finite, known
 from adapterzoo.running.of_base import OfBase, informed
+from adapterzoo.running.trials import tune_cell
 from adapterzoo.running.watch import Watch
 
 if TYPE_CHECKING:

@@ -21,6 +21,8 @@ from torch.distributed.fsdp import fully_shard
 from adapterzoo.machine import ranks
 from adapterzoo.model.base import OF_BASE
 
+FSDP = "torch.distributed.fsdp"
+"""package of all that FSDP2 puts on a model"""
 HOOKS = [name for name, value in vars(nn.Module()).items() if isinstance(value, dict) and name.endswith("hooks")]
 
 
@@ -54,7 +56,7 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Give all ranks the mean of their gradients, where any of them has one."""
     used = ranks.totals([float(parameter.grad is not None) for parameter in parameters])
     shared = [parameter for parameter, number in zip(parameters, used, strict=True) if number]
-    for dtype in {parameter.dtype for parameter in shared}:
+    for dtype in dict.fromkeys(parameter.dtype for parameter in shared):  # in one order on all ranks
         alike = [parameter for parameter in shared if parameter.dtype == dtype]
         for parameter in alike:
             if parameter.grad is None:
@@ -72,33 +74,37 @@ class _ModuleState:
     """What FSDP2 changes of a module: its class, its parameters, its hooks, and attributes that it adds."""
 
     module: nn.Module
-    added: list[tuple[str, Any]] = field(default_factory=list)
-    """name of a dictionary of hooks, and the key of a hook that was added"""
     attributes: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.kind = type(self.module)
         self.parameters = dict(self.module._parameters)
-        self._hooks = {name: set(getattr(self.module, name)) for name in HOOKS}
         self._attributes = set(vars(self.module))
 
     def note_additions(self) -> None:
         """Note what was added since, as what a method adds later is its own."""
-        for name, keys in self._hooks.items():
-            self.added += [(name, key) for key in getattr(self.module, name) if key not in keys]
         self.attributes = set(vars(self.module)) - self._attributes
 
     def undo(self) -> None:
+        """Give the module what it had."""
         if type(self.module) is not self.kind and issubclass(type(self.module), self.kind):
             self.module.__class__ = self.kind
         for name, parameter in self.parameters.items():
             if parameter is not None and _is_divided(parameter) and name in self.module._parameters:
                 self.module._parameters[name] = parameter
-        for name, key in self.added:
-            getattr(self.module, name).pop(key, None)
+        for name in HOOKS:
+            hooks = getattr(self.module, name)
+            for key in [key for key, hook in hooks.items() if _is_of_fsdp(hook)]:
+                del hooks[key]
         for name in self.attributes:
             vars(self.module).pop(name, None)
         _composable_state._module_state_mapping.pop(self.module, None)
+
+
+def _is_of_fsdp(hook: Any) -> bool:
+    """Tell whether FSDP2 has registered a hook; torch puts some of them into objects of its own."""
+    functions = (hook, getattr(hook, "hook", None))
+    return any(str(getattr(function, "__module__", "")).startswith(FSDP) for function in functions)
 
 
 def _is_divided(parameter: nn.Parameter) -> bool:

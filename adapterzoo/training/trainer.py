@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +218,8 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """Return the loss on the validation rows, as the task measures it."""
         settings = EvaluateSection(metrics=["loss"], batch_size=self.args.eval_batch_size)
-        with ranks.spreading():
+        # The ranks of a divided model have to compute its layers together.
+        with nullcontext() if self.is_sharded else ranks.spreading():
             measured = self.examples.evaluate(self.model, settings, split="validation", prefix=self.prefix)
         metrics = {f"{metric_key_prefix}_loss": measured.metrics["test_loss"]}
         self.log(metrics)
