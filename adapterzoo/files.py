@@ -58,13 +58,18 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(written, ignore_errors=True)
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str, writer: str = "") -> None:
     """Write a file under a temporary name, and rename it once it is on the disk.
+
+    Args:
+        path: the file.
+        text: its content.
+        writer: what tells this process from others that may write the same file at the same time.
 
     Raises:
         OSError: it cannot be written; the error names the file.
     """
-    new = temporary_path(path)
+    new = temporary_path(path.with_name(f"{path.name}.{writer}") if writer else path)
     if path.is_dir() or new.is_dir():  # the folder of outputs was damaged
         remove(path)
     try:

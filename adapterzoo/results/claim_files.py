@@ -149,6 +149,12 @@ class ClaimFolder:
         create_once(self._folder / name, text)
         return (self._folder / name).read_text(encoding="ascii")
 
+    def is_first(self, name: str) -> bool:
+        """Tell whether this worker is the first to ask for a name, and there still is a folder of claims."""
+        with suppress(OSError):
+            return create_once(self._folder / name, "")
+        return False
+
     def path(self, cell: CellKey, number: int) -> Path:
         """Return the path of a claim."""
         return claim_path(self._folder, cell, number)

@@ -164,7 +164,8 @@ class Store:
                 are kept, because training resumes from them.
         """
         folder = self.discard(label, seed)
-        for name in (PREDICTIONS, GENERAL, TRACEBACK, ADAPTER):
+        unfinished = [path.name for path in folder.glob(".*.new")] if self.claim is not None else []
+        for name in (PREDICTIONS, GENERAL, TRACEBACK, ADAPTER, *unfinished):
             remove(folder / name)
         if not self.suits(folder, settings):
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
@@ -203,14 +204,16 @@ class Store:
             raise StoppedError
         folder = self.cell(result.label, result.seed)
         folder.mkdir(parents=True, exist_ok=True)
+        # One that was asleep, and whose cell another worker has, may be in the middle of writing.
+        writer = self.claim.name.rpartition(".")[2] if self.claim is not None else ""
         digests = {}
         for name, records in ((PREDICTIONS, list(predictions)), (GENERAL, list(general))):
             if records:
                 lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-                write_atomically(folder / name, "".join(lines))
+                write_atomically(folder / name, "".join(lines), writer)
                 digests[name] = records_digest(records)
         written = replace(result, record_digests={**result.record_digests, **digests})
-        write_atomically(folder / RESULT, result_text(written))
+        write_atomically(folder / RESULT, result_text(written), writer)
         if not keep_checkpoints:
             self.remove_checkpoints(result.label, result.seed)
         return written

@@ -23,6 +23,9 @@ from adapterzoo.running.reporter import Reporter
 from adapterzoo.running.runner import run_cells, scheduled
 from adapterzoo.running.worker import Worker
 
+ENDED = "ended"
+"""name by which one of the workers that see all results is chosen to tidy up"""
+
 
 def plan(
     recipe: Recipe,
@@ -93,9 +96,10 @@ def work(
     prepare_run = partial(
         prepare, recipe, [*dict.fromkeys(label for label, _ in trained)], [*dict.fromkeys(seed for _, seed in trained)]
     )
-    claims = SharedClaims(ClaimFolder(folder), patience, waits)
+    files = ClaimFolder(folder)
+    claims = SharedClaims(files, patience, waits)
     results = run_cells(recipe, folder, prepare_run, reporter or Reporter(), claims=claims)
-    if len(results) == len(cells):
+    if len(results) == len(cells) and files.is_first(ENDED):
         threads = [result.environment.get("threads") for result in results]
         store.keep_threads(next((number for number in threads if number), 1))
         remove_claims(folder)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from cluster import Cluster, Settings
 
-from adapterzoo.results.claim_files import ClaimFolder
+from adapterzoo.results.claim_files import ClaimFolder, claim_path, remove_claims
 from adapterzoo.results.claims import SharedClaims
+from adapterzoo.results.result import Result, read_result
+from adapterzoo.results.store import Store
 
 CELL = ("lora", 0)
 
@@ -73,3 +77,29 @@ def test_attempts_are_compared(tmp_path: Path) -> None:
     (first, second) = cluster.attempts
     second.cell = first.cell
     assert cluster.repeated_without_reason() == [first.cell]
+
+
+def test_only_one_worker_tidies_up(tmp_path: Path) -> None:
+    """Two that ended at the same time once wrote the same temporary file."""
+    (tmp_path / ".claims").mkdir()
+    assert [ClaimFolder(tmp_path).is_first("ended") for _ in range(2)] == [True, False]
+    remove_claims(tmp_path)
+    assert not ClaimFolder(tmp_path).is_first("ended")
+    assert not (tmp_path / ".claims").exists()
+
+
+def test_a_worker_that_wakes_up_in_the_middle_of_writing_damages_no_result(tmp_path: Path) -> None:
+    result = Result("lora", "lora", 0, "none")
+    asleep, other = Store(tmp_path), Store(tmp_path)
+    asleep.claim, other.claim = (claim_path(tmp_path / ".claims", CELL, number) for number in (1, 2))
+    path = tmp_path / "lora" / "seed-0" / "result.json"
+    waiting = [other]
+
+    def suspended(_: int) -> None:
+        if waiting:
+            waiting.pop().write(result)
+
+    with mock.patch("os.fsync", suspended):
+        asleep.write(replace(result, train_seconds=1.5))
+    assert read_result(path).train_seconds == 1.5
+    assert [file.name for file in path.parent.iterdir()] == ["result.json"]
