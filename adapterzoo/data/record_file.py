@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from adapterzoo.errors import UserError
 from adapterzoo.files import CACHE_VARIABLE
@@ -39,6 +39,13 @@ class RecordWriter:
         except OSError as error:
             raise _no_room(path, error) from None
         self._writer = pyarrow.ipc.new_file(self._file, schema)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the file; without :meth:`close` before, it is not complete."""
+        self._file.close()
 
     def add(self, record: Sequence[Any], size: int) -> None:
         """Add a record.

@@ -127,7 +127,7 @@ class RowCollector:
         self._rows.append(row)
         self._bytes += sum(len(turn.content) for turn in row.turns) + size_of(row.more) + ROW_BYTES
         if self._bytes > MAX_BYTES_IN_MEMORY:
-            self._writer = RecordWriter(self._new_file(), _schema())
+            self._writer = self._temporary.enter_context(RecordWriter(self._new_file(), _schema()))
             for kept in self._rows:
                 self._writer.add(*_record(kept))
             self._rows.clear()

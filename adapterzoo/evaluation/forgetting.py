@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from importlib import resources
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 # A text of this size takes seconds to measure, and the interval of forgetting is a hundredth of a nat wide.
 MAX_PARAGRAPHS = 256
 MAX_TOKENS = 512  # longer paragraphs are cut
+MAX_CHARACTERS = 2**20  # no tokenizer makes less than MAX_TOKENS of them
 HINT = "Give a text file in UTF-8, or 'shipped'."
 
 
@@ -45,15 +48,29 @@ def general_rows(named: str, tokenizer: Any, limit: int | None) -> list[Tokens]:
     return rows
 
 
-def _paragraphs(named: str) -> list[str]:
+def _paragraphs(named: str) -> Iterator[str]:
+    """Yield the paragraphs of a text one after the other, because only the first ones of a long file are needed."""
     source: Any = resources.files("adapterzoo.evaluation") / "general_text.txt" if named == SHIPPED else Path(named)
     try:
-        text = source.read_text(encoding="utf-8")
+        with source.open(encoding="utf-8") as file:
+            parts = iter(partial(file.readline, MAX_CHARACTERS), "")
+            lines = (line.rstrip() for part in parts for line in part.splitlines())
+            for has_text, block in groupby(lines, bool):
+                if has_text:
+                    yield _joined(block).strip()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UserError.at(f"evaluate.general_text: {named}", f"cannot be read: {reason}.", HINT) from None
-    blocks = "\n".join(line.rstrip() for line in text.splitlines()).split("\n\n")
-    return [block.strip() for block in blocks if block.strip()]
+
+
+def _joined(lines: Iterable[str]) -> str:
+    """Return the lines of a paragraph, of which a very long one keeps only the beginning: no more would be used."""
+    kept, characters = [], 0
+    for line in lines:
+        if characters <= MAX_CHARACTERS:
+            kept.append(line)
+        characters += len(line)
+    return "\n".join(kept)
 
 
 class General:

@@ -55,8 +55,7 @@ def _on_disk(encoder: Encoder, splits: Rows, path: Path) -> Encoded:
         UserError: a split has no row with tokens to learn, or the file cannot be written.
     """
     if (kept := undamaged(path)) is None:
-        with new_cache_file(path.parent) as new:
-            writer = RecordWriter(new, schema())
+        with new_cache_file(path.parent) as new, RecordWriter(new, schema()) as writer:
             examples = ExampleWriter(writer)
             notes = encoder.encode_rows(splits, examples.add)
             writer.close({"said": notes, "counts": examples.counts})

@@ -132,6 +132,14 @@ def test_a_cache_that_cannot_be_written_is_named(read: Read, tmp_path: Path) -> 
         read({}, on_disk=True)
 
 
+def test_what_is_begun_and_not_finished_leaves_no_file(read: Read, tmp_path: Path) -> None:
+    with (tmp_path / "source.jsonl").open("a", encoding="utf-8") as file:
+        file.write('\n{"question": ["a", "list"], "answer": "b"}')
+    with pytest.raises(UserError, match=r"source.jsonl:121: 'question' is a list"):
+        read({}, on_disk=True)
+    assert not [*(tmp_path / "cache" / "rows").iterdir()]
+
+
 def test_a_long_list_of_json_is_read_as_a_short_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     items = [
         {"question": f"é{number}" * number, "answer": str(number), "n": [1.50, {"a": None}]} for number in range(30)
