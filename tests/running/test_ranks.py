@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,20 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cells import assert_same, exit_code
+from cell_ranks import QUIET, RANKS, adapter, result
+from cells import exit_code
 from click.testing import CliRunner, Result
-from safetensors.torch import load_file
 from tiny import METHODS, RECIPE
 
 from adapterzoo.cli import main
-from adapterzoo.machine import gpu, processes, rank_processes, ranks
-from adapterzoo.machine.rank_processes import RankProcesses, forked_ranks
+from adapterzoo.machine import gpu, processes, ranks
+from adapterzoo.machine.rank_processes import forked_ranks
 from adapterzoo.running import cell
-from adapterzoo.running.schedule import CellWatch
 from adapterzoo.training.trainer import TaskTrainer
 
-QUIET = ("--set", "evaluate.base=false", "--set", "evaluate.shots=0")
-RANKS = ("--set", "train.devices=2")
 # Batches of five rows cannot be divided evenly, and the last one of an epoch has four.
 SETS = (*QUIET, "--set", "train.batch_size=5", "--set", "train.gradient_accumulation=2", "--set", "train.steps=3")
 TOLERANCE = 1e-4
@@ -50,15 +46,6 @@ def runs(tiny_model: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFac
     for name, sets in (("one", ()), ("two", RANKS)):
         assert exit_code(["run", str(recipe), *SETS, *sets, "--out", str(folder / name)]) == 0
     return Runs(tiny_model, recipe, folder / "one", folder / "two")
-
-
-def result(out: Path, label: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / label / "seed-0" / "result.json").read_text())
-    return found
-
-
-def adapter(out: Path, label: str) -> dict[str, Any]:
-    return load_file(out / label / "seed-0" / "adapter" / "adapter_model.safetensors")
 
 
 @pytest.mark.parametrize("label", METHODS)
@@ -161,8 +148,9 @@ def test_processes_that_load_the_model_themselves(
     assert "train.devices: is 4, but this machine has 3 GPUs" in too_many.stderr
 
 
+@pytest.mark.parametrize("method", ["oft", "qlora"])
 def test_fsdp2_divides_the_frozen_weights_in_training_alone(
-    runs: Runs, adapterzoo: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, runs: Runs, adapterzoo: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torch.distributed.tensor import DTensor
 
@@ -183,102 +171,10 @@ def test_fsdp2_divides_the_frozen_weights_in_training_alone(
     monkeypatch.setattr(TaskTrainer, "compute_loss", noting_loss)
     monkeypatch.setattr(cell, "looks_ahead", noting_measuring)
     sets = (*SETS, *RANKS, "--set", "train.sharding=fsdp2")
-    assert adapterzoo("run", runs.recipe, "-m", "oft", *sets, "--out", tmp_path / "o").exit_code == 0
-    assert_trained_alike(runs.one, tmp_path / "o", "oft")
+    assert adapterzoo("run", runs.recipe, "-m", method, *sets, "--out", tmp_path / "o").exit_code == 0
+    assert_trained_alike(runs.one, tmp_path / "o", method)
     for number in (0, 1):
         parts = json.loads((tmp_path / f"training-{number}").read_text())
-        assert parts
+        assert len(parts) == 20, "all weights of the base model, also those in 4 bits"
         assert parts == pytest.approx([0.5] * len(parts), abs=0.01)
         assert json.loads((tmp_path / f"measuring-{number}").read_text()) == []
-
-
-def each_step(monkeypatch: pytest.MonkeyPatch, at: int, do: Callable[[RankProcesses], object]) -> None:
-    """Call a function with the processes of the cell when a step is done."""
-
-    def step(watch: CellWatch, number: int, *_: object) -> None:
-        running = next(iter(watch._schedule.running))  # type: ignore[attr-defined]
-        assert isinstance(running, RankProcesses)
-        if number == at:
-            do(running)
-
-    monkeypatch.setattr(CellWatch, "step", step)
-
-
-def test_a_rank_that_is_killed_ends_its_cell_and_the_run_goes_on_from_the_checkpoint(
-    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    recipe = write_recipe("{name: lora, lora_dropout: 0.1}")
-    sets = (*QUIET, *RANKS, "--set", "train.steps=24", "--set", "train.save_steps=1")
-    assert adapterzoo("run", recipe, *sets, "--out", tmp_path / "whole").exit_code == 0
-    killed: list[int] = []
-
-    def kill_once(running: RankProcesses) -> None:
-        if not killed:
-            killed.extend(rank.process_id for rank in running._ranks)
-            os.kill(killed[1], signal.SIGKILL)
-
-    with monkeypatch.context() as patched:
-        each_step(patched, 3, kill_once)
-        done = adapterzoo("run", recipe, *sets, "--out", tmp_path / "o")
-    assert done.exit_code == 1
-    failed = result(tmp_path / "o", "lora")
-    assert failed["error"] == "rank 1 of 2: its process was ended by SIGKILL (out of memory, or killed by a user)"
-    assert not any(Path(f"/proc/{number}").exists() for number in killed)
-    again: list[int] = []
-    with monkeypatch.context() as patched:
-        patched.setattr(CellWatch, "step", lambda watch, step, *_: again.append(step))
-        assert adapterzoo("run", recipe, *sets, "--out", tmp_path / "o").exit_code == 0
-    assert 3 <= again[0] <= 24, "it went on from a checkpoint"
-    assert_same(adapter(tmp_path / "o", "lora"), adapter(tmp_path / "whole", "lora"))
-
-
-def test_an_error_of_one_rank_alone_is_the_reason_of_the_row(
-    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    compute_loss = TaskTrainer.compute_loss
-
-    def fail_on_rank_1(trainer: TaskTrainer, *arguments: Any, **named: Any) -> Any:
-        if ranks.number() == 1 and trainer.state.global_step == 2:
-            raise ValueError("only here")
-        return compute_loss(trainer, *arguments, **named)
-
-    monkeypatch.setattr(TaskTrainer, "compute_loss", fail_on_rank_1)
-    monkeypatch.setattr(rank_processes, "GRACE_SECONDS", 1.0)
-    done = adapterzoo("run", write_recipe("lora"), *QUIET, *RANKS, "--out", tmp_path / "o")
-    assert done.exit_code == 1
-    assert result(tmp_path / "o", "lora")["error"] == "rank 1 of 2: ValueError: only here"
-    assert "fail_on_rank_1" in (tmp_path / "o" / "lora" / "seed-0" / "traceback.txt").read_text()
-
-
-def test_an_error_of_all_ranks_is_that_of_one_process(
-    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
-) -> None:
-    done = adapterzoo(
-        "run", write_recipe("{name: lora, learning_rate: 1e20}, ia3"), *QUIET, *RANKS, "--out", tmp_path / "o"
-    )
-    assert done.exit_code == 1
-    assert "became" in result(tmp_path / "o", "lora")["error"]
-    assert result(tmp_path / "o", "ia3")["status"] == "ok"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "why"),
-    [
-        (("--set", "train.devices=5"), "has 5 devices, and 4 rows in a batch. Each device needs at least one."),
-        ((*RANKS, "--jobs", "0"), "train.devices: is 2, but jobs: 0 lets this process do all cells."),
-        (
-            (*RANKS, "-m", "prompt-tuning", "--set", "train.sharding=fsdp2"),
-            "train.devices: is 2, and prompt-tuning was seen to fail with fsdp2: ",
-        ),
-        ((*RANKS, "--ray", "auto", "--gpus", "0.5"), "--gpus 0.5: is a share of a GPU, and each of the 2 processes"),
-    ],
-)
-def test_what_cannot_be_divided_is_refused(
-    arguments: tuple[str, ...], why: str, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result],
-    no_weights: None,
-) -> None:  # fmt: skip
-    done = adapterzoo("run", write_recipe("lora"), *arguments)
-    assert done.exit_code == 2
-    assert why in done.stderr.replace("\n", " ")
