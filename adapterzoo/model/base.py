@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 OF_BASE = "is_of_base_model"
 """attribute of the parameters of a base model, which those of an adapter do not have"""
+CODES = "has_divisible_codes"
+"""attribute of the weights whose quantization is ``divisible``"""
 
 
 class Base:
@@ -58,10 +60,14 @@ class Base:
 
     def _set_model(self, model: nn.Module) -> None:
         """Freeze a freshly loaded model and remember its state."""
+        import torch
+
         model.eval()
         for parameter in model.parameters():
             parameter.requires_grad_(False)
             setattr(parameter, OF_BASE, True)
+            if quantizations()[self.quantization].divisible and parameter.dtype == torch.uint8:
+                setattr(parameter, CODES, True)
         state = BaseState(model)
         if self._digest is not None and state.digest != self._digest:
             raise AdapterzooError("the base model was loaded again and differs: its files were changed during the run")

@@ -19,7 +19,7 @@ from torch.distributed import _composable_state
 from torch.distributed.fsdp import fully_shard
 
 from adapterzoo.machine import ranks
-from adapterzoo.model.base import OF_BASE
+from adapterzoo.model.base import CODES, OF_BASE
 
 FSDP = "torch.distributed.fsdp"
 """package of all that FSDP2 puts on a model"""
@@ -29,6 +29,11 @@ HOOKS = [name for name, value in vars(nn.Module()).items() if isinstance(value, 
 @contextmanager
 def sharded(model: nn.Module) -> Iterator[None]:
     """Divide the frozen weights of a model in a ``with`` block, and put the model together again afterwards."""
+    with _codes_as_numbers(model):
+        yield from _sharded(model)
+
+
+def _sharded(model: nn.Module) -> Iterator[None]:
     before = [_ModuleState(module) for module in model.modules()]
     frozen = [parameter for parameter in model.parameters() if _is_divided(parameter)]
     whole = set(model.parameters()) - set(frozen)
@@ -108,9 +113,24 @@ def _is_of_fsdp(hook: Any) -> bool:
 
 
 def _is_divided(parameter: nn.Parameter) -> bool:
-    """Tell whether a parameter is divided: it is the base model's, frozen, and no code of a quantization."""
+    """Tell whether a parameter is divided: it is the base model's, frozen, and FSDP2 can divide it."""
     frozen = not parameter.requires_grad and hasattr(parameter, OF_BASE)
-    return frozen and parameter.is_floating_point() and type(parameter) is nn.Parameter
+    divisible = type(parameter) is nn.Parameter or hasattr(parameter, CODES)
+    return frozen and divisible and parameter.is_floating_point()
+
+
+@contextmanager
+def _codes_as_numbers(model: nn.Module) -> Iterator[None]:
+    """View the codes of quantized weights as bfloat16 in a ``with`` block, because FSDP2 cannot divide integers."""
+    codes = {parameter: parameter.shape for parameter in model.parameters() if hasattr(parameter, CODES)}
+    for parameter in codes:
+        if parameter.numel() % 2 == 0:
+            parameter.data = parameter.data.flatten().view(torch.bfloat16)[:, None]
+    try:
+        yield
+    finally:
+        for parameter, shape in codes.items():
+            parameter.data = parameter.data.flatten().view(torch.uint8).reshape(shape)
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
