@@ -12,7 +12,7 @@ from adapterzoo.adapters.finding import Adapter, Say, check_files, find_adapters
 from adapterzoo.adapters.loading import apply_adapter, check_model
 from adapterzoo.data.rows import read_rows
 from adapterzoo.data.split import Splits, fingerprint, load_splits
-from adapterzoo.data.stored_rows import content_digests, select
+from adapterzoo.data.stored_rows import content_digests, is_in, select
 from adapterzoo.errors import Problem, UserError
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.methods.registry import registry
@@ -134,14 +134,12 @@ class Measuring:
         Raises:
             UserError: the data cannot be read, some of it was trained on, or the task needs the rows of the run.
         """
-        import numpy
-
         recipe = self.recipe
         task, data = tasks()[recipe.task.name], recipe.data
         wanted = data.split.test if isinstance(data.split.test, str) else None
         rows, form = read_rows(data, data.sources, wanted, say, task.formats)
         train = self._training_rows(say)
-        is_known = numpy.isin(content_digests(rows), content_digests(train))
+        is_known = is_in(content_digests(rows), content_digests(train))
         if is_known.any():
             what = f"{is_known.sum()} of {len(rows)} rows were trained on"
             if data.split.duplicates == "error":

@@ -172,7 +172,8 @@ def _computed(prepared: Prepared, cell: Cell, needs: Needs | str) -> tuple[str, 
     """Return the floating-point operations of a cell's training and its memory as texts."""
     if isinstance(needs, str):
         return "?", f">{size(_least(prepared, cell, needs))}"
-    steps = prepared.steps * prepared.recipe.train.gradient_accumulation
+    train = prepared.recipe.train
+    steps = prepared.steps * train.gradient_accumulation * train.devices
     return operations(needs.step.operations * steps), size(_least(prepared, cell, needs))
 
 

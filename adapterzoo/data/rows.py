@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo.data.shape import Shaper
 from adapterzoo.data.sources import RowSource, open_source, source_key
-from adapterzoo.data.stored_rows import RowCollector, distinct, known_rows, sorted_positions
+from adapterzoo.data.stored_rows import DIGEST_BYTES, RowCollector, distinct, known_rows, sorted_positions
 from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError, Places
 from adapterzoo.errors import Problem, UserError
 from adapterzoo.formats import FORMATS, Format
@@ -166,7 +166,7 @@ def _collect(rows: Iterator[DataRow], data: DataSection, collector: RowCollector
         return numpy.array(_first_shuffled(rows, data.shuffle, data.limit, collector), numpy.int64)
     keys = bytearray()
     for number, row in enumerate(rows):
-        keys += _key(data.shuffle, number)
+        keys += _key(data.shuffle, number)[:DIGEST_BYTES]
         collector.add(row)
     return sorted_positions(keys)[: data.limit]
 

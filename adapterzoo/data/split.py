@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from adapterzoo.data.rows import read_rows
 from adapterzoo.data.stored_rows import (
+    DIGEST_BYTES,
+    NUMPY_DIGEST,
     content_digests,
     contents,
+    is_in,
     prompt_digests,
     select,
     sorted_by_content,
@@ -148,13 +150,14 @@ def _grouped(rows: Sequence[DataRow], seed: int) -> tuple[numpy.ndarray, numpy.n
     keys = bytearray()
     for row in rows:
         group_name = (row.prompt or row.completion) if row.group is None else row.group
-        keys += hashlib.sha256(f"{seed}\0{group_name}".encode()).digest()
+        keys += hashlib.sha256(f"{seed}\0{group_name}".encode()).digest()[:DIGEST_BYTES]
     order = sorted_positions(keys)
-    ordered = numpy.frombuffer(keys, "S32")[order]
+    ordered = numpy.frombuffer(keys, NUMPY_DIGEST)[order]
     starts = numpy.flatnonzero(numpy.append(True, ordered[1:] != ordered[:-1]))
-    for start, end in pairwise((*starts, len(rows))):
-        if end - start > 1:
-            order[start:end] = sorted_by_content(rows, order[start:end])
+    ends = numpy.append(starts[1:], len(rows))
+    for group in numpy.flatnonzero(ends - starts > 1):
+        members = slice(starts[group], ends[group])
+        order[members] = sorted_by_content(rows, order[members])
     return order, starts
 
 
@@ -170,10 +173,10 @@ def _without_duplicates(
 
     splits = {**splits, "validation": _validation_without_test(splits, data, say)}
     train, *held_out = (content_digests(splits[name]) for name in SPLIT_NAMES)
-    is_repeated = numpy.isin(train, numpy.concatenate(held_out))
+    is_repeated = is_in(train, numpy.concatenate(held_out))
     repeated = int(is_repeated.sum())
     prompts = prompt_digests(splits["train"])
-    known = int(numpy.isin(prompt_digests(splits["test"]), prompts).sum()) if not repeated else 0
+    known = int(is_in(prompt_digests(splits["test"]), prompts).sum()) if not repeated else 0
     if known and (prompts != text_digest("")).any():
         say(f"data: {known} of {len(splits['test'])} test rows have a prompt that is in train with another answer")
     if not repeated:
@@ -211,10 +214,8 @@ def _validation_without_test(
     Raises:
         UserError: some are in test, and the recipe does not say what to do with them.
     """
-    import numpy
-
     rows = splits["validation"]
-    in_test = numpy.isin(content_digests(rows), content_digests(splits["test"]))
+    in_test = is_in(content_digests(rows), content_digests(splits["test"]))
     if not in_test.any():
         return rows
     many = f"{in_test.sum()} of {len(rows)} validation rows are in test too"

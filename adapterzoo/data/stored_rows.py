@@ -176,10 +176,22 @@ def select(rows: Sequence[DataRow], positions: Iterable[int]) -> Sequence[DataRo
 
 
 def sorted_positions(keys: bytes | bytearray) -> numpy.ndarray:
-    """Return the positions of SHA-256 digests, which follow each other in one text, in ascending order."""
+    """Return the positions of digests of DIGEST_BYTES, which follow each other in one text, in ascending order."""
     import numpy
 
-    return numpy.frombuffer(keys, "S32").argsort(kind="stable")
+    return numpy.frombuffer(keys, NUMPY_DIGEST).argsort(kind="stable")
+
+
+def is_in(digests: numpy.ndarray, others: numpy.ndarray) -> numpy.ndarray:
+    """Return for each digest whether it is among the others; this takes less memory than ``numpy.isin``."""
+    import numpy
+
+    if not len(others):
+        return numpy.zeros(len(digests), bool)
+    ordered = numpy.sort(others)
+    found = ordered[ordered.searchsorted(digests).clip(max=len(ordered) - 1)]
+    equal: numpy.ndarray = found == digests
+    return equal
 
 
 def sorted_by_content(rows: Sequence[DataRow], positions: numpy.ndarray) -> list[int]:

@@ -5,9 +5,11 @@ No weight is loaded, so it also works for models that fit no machine here.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from heapq import nlargest
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import failure_reason
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 BYTES_PER_PARAMETER = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 """dtype -> bytes of a weight that is not quantized"""
+MAX_REASON = 150  # characters
 
 
 @dataclass(frozen=True)
@@ -78,17 +81,23 @@ def needs_of(
     import torch
 
     from adapterzoo.methods.calls import checked_wrap
-    from adapterzoo.prepare.traced import answers, model_loss, training_step
+    from adapterzoo.model.head import put_new_head, train_head
+    from adapterzoo.prepare.traced import answers, model_loss, stand_in_loss, training_step
 
     with torch.device("meta"):
+        put_new_head(skeleton, context.seed)
         wrapped = checked_wrap(method, skeleton, options, context)
+        train_head(skeleton)
     trained = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
     # A head of a task reads rows as in training, and answers nothing.
     generates = hasattr(skeleton, "generate") and context.task_type == "CAUSAL_LM"
     masked = not method.prepends_tokens  # such a method makes a longer mask out of the batch's
     measuring = answers(wrapped, shape.rows, shape.positions, masked=masked) if generates else None
-    loss, checkpointing = loss or model_loss, shape.checkpointing
-    step = training_step(wrapped, shape.batch, loss, checkpointing=checkpointing, masked=masked)
+    count = partial(training_step, wrapped, shape.batch, checkpointing=shape.checkpointing, masked=masked)
+    try:
+        step = count(loss or model_loss)
+    except NotImplementedError:  # the loss looks at the content of tensors
+        step = count(stand_in_loss)
     return Needs(
         weights,
         sum(parameter.numel() for parameter in trained),
@@ -107,7 +116,7 @@ def least_bytes(prepared: Prepared, cell: Cell) -> float:
 
 
 def estimates(prepared: Prepared) -> dict[str, Needs | str]:
-    """Return label -> what a cell needs, or why that cannot be estimated.
+    """Return label -> what each process of a cell needs, or why that cannot be estimated.
 
     The longest rows are taken for a batch, and are padded. A task's loss is its own.
     """
@@ -117,18 +126,19 @@ def estimates(prepared: Prepared) -> dict[str, Needs | str]:
     attempts = [partial(_estimate, prepared, cell) for cell in cells]
     answers = in_processes(attempts, cores(), time_limit=recipe.train.time_limit)
     return {
-        cell.label: failure_reason(answer) if isinstance(answer, Exception) else answer
+        cell.label: shorten(failure_reason(answer), MAX_REASON) if isinstance(answer, Exception) else answer
         for cell, answer in zip(cells, answers, strict=True)
     }
 
 
 def _shape(prepared: Prepared) -> Shape:
-    """Return the largest batches of a run."""
+    """Return the largest batches of each process of a run."""
     from adapterzoo.training.trainer import row_lengths
 
     recipe, encoded = prepared.recipe, prepared.encoded.with_base(None)
     lengths = row_lengths(encoded.training_rows)
-    longest = nlargest(recipe.train.batch_size, range(len(lengths)), key=lengths.__getitem__)
+    rows = math.ceil(recipe.train.batch_size / recipe.train.devices)  # of each process
+    longest = nlargest(rows, range(len(lengths)), key=lengths.__getitem__)
     joinable = encoded.joinable(recipe.evaluate)
     return Shape(
         encoded.collate([encoded.training_rows[row] for row in longest]),

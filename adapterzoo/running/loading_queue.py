@@ -12,6 +12,7 @@ from adapterzoo.machine import gpu, ranks
 from adapterzoo.machine.memory import free_memory
 from adapterzoo.machine.processes import ProcessHandle, Send
 from adapterzoo.machine.quiet import quiet_libraries
+from adapterzoo.machine.rank_processes import FAILED
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.methods.registry import registry
 from adapterzoo.metrics.registry import metric_packages
@@ -121,4 +122,6 @@ class ItemHandler:
         except Exception as problem:  # send its text, because not every error can be sent to another process
             error = AdapterzooError(failure_reason(problem))
         send(("loaded", error, time.monotonic() - begun))
+        if error is not None and ranks.number() > 0:
+            send((FAILED, failure_reason(error)))  # rank 0 may have loaded it, and would wait for this one
         return self.base

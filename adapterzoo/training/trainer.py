@@ -62,8 +62,10 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
             super().__init__(model=model, **settings)
         finally:
             del model._hf_peft_config_loaded
+        # A probe is one process, whatever the recipe says.
+        self.is_sharded = sharding != "none" and ranks.count() > 1
         # Then transformers does not wrap the model in DDP, which would average gradients once more.
-        self.is_distributed_loading_by_transformers = self.is_sharded = sharding != "none"
+        self.is_distributed_loading_by_transformers = self.is_sharded
 
     def train_watched(self, fair_play: FairPlay, checkpoint: Checkpoint | None) -> float:
         """Train, from a checkpoint if there is one, while it is watched; return the seconds of the whole training.

@@ -109,7 +109,19 @@ def test_checkpointing_holds_less_and_computes_more() -> None:
     assert checkpointing.step.operations > 1.3 * plain.step.operations
 
 
-def _of_layers(layers: int, checkpointing: bool = False) -> Needs:
+def test_a_loss_that_looks_at_numbers_has_a_stand_in() -> None:
+    """The losses of preferences and rewards choose tokens by what is in the batch."""
+
+    def chosen(model: Any, arguments: dict[str, Any]) -> torch.Tensor:
+        logits = model(input_ids=arguments["input_ids"], attention_mask=arguments["attention_mask"]).logits
+        loss: torch.Tensor = logits[arguments["labels"].nonzero()].sum()
+        return loss
+
+    usual, stand_in = _of_layers(2), _of_layers(2, loss=chosen)
+    assert stand_in.step.bytes == pytest.approx(usual.step.bytes, rel=0.3)
+
+
+def _of_layers(layers: int, checkpointing: bool = False, loss: Any = None) -> Needs:
     config = LlamaConfig(
         vocab_size=300, hidden_size=64, intermediate_size=128, num_hidden_layers=layers, num_attention_heads=4
     )
@@ -117,7 +129,7 @@ def _of_layers(layers: int, checkpointing: bool = False) -> Needs:
         model = LlamaForCausalLM(config).requires_grad_(False)
     method: Any = registry()["lora"]
     shape = Shape(padded_batch(4, 64, 8), 4, 64, checkpointing)
-    return needs_of(method, method.options(), CONTEXT, model, weights_of(model, "none", "float32"), shape, None)
+    return needs_of(method, method.options(), CONTEXT, model, weights_of(model, "none", "float32"), shape, loss)
 
 
 def test_a_model_is_divided_among_gpus() -> None:
@@ -133,7 +145,8 @@ def test_check_shows_computation_and_memory_and_says_what_is_not_known(
 ) -> None:
     from adapterzoo.prepare import traced
 
-    printed = adapterzoo("check", write_recipe("lora"), "--set", "evaluate.base=false").stdout
+    quiet = ("--set", "evaluate.base=false", "--set", "evaluate.batch_size=1")
+    printed = adapterzoo("check", write_recipe("lora"), *quiet).stdout
     (row,) = (line for line in printed.splitlines() if line.startswith("lora "))
     assert row.split()[-2].endswith("MFLOP")
     assert row.split()[-1].endswith("MB")
@@ -141,6 +154,11 @@ def test_check_shows_computation_and_memory_and_says_what_is_not_known(
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("it looks at numbers")
 
+    divided = adapterzoo("check", write_recipe("lora"), *quiet, "--set", "train.devices=2")
+    (of_two,) = (line for line in divided.stdout.splitlines() if line.startswith("lora "))
+    assert of_two.split()[-2] == row.split()[-2], "each computes a half"
+    assert float(of_two.split()[-1][:-2]) < float(row.split()[-1][:-2])
+
     monkeypatch.setattr(traced, "training_step", fail)
-    printed = adapterzoo("check", write_recipe("lora"), "--set", "evaluate.base=false").stdout
+    printed = adapterzoo("check", write_recipe("lora"), *quiet).stdout
     assert "? lora: only the memory of its weights and its optimizer is known (RuntimeError: it looks" in printed

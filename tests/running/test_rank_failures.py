@@ -36,7 +36,7 @@ def test_a_rank_that_is_killed_ends_its_cell_and_the_run_goes_on_from_the_checkp
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     recipe = write_recipe("{name: lora, lora_dropout: 0.1}")
-    sets = (*QUIET, *RANKS, "--set", "train.steps=24", "--set", "train.save_steps=1")
+    sets = (*QUIET, *RANKS, "--set", "train.steps=12", "--set", "train.save_steps=1")
     assert adapterzoo("run", recipe, *sets, "--out", tmp_path / "whole").exit_code == 0
     killed: list[int] = []
 
@@ -56,7 +56,7 @@ def test_a_rank_that_is_killed_ends_its_cell_and_the_run_goes_on_from_the_checkp
     with monkeypatch.context() as patched:
         patched.setattr(CellWatch, "step", lambda watch, step, *_: again.append(step))
         assert adapterzoo("run", recipe, *sets, "--out", tmp_path / "o").exit_code == 0
-    assert 3 <= again[0] <= 24, "it went on from a checkpoint"
+    assert 3 <= again[0] <= 12, "it went on from a checkpoint"
     assert_same(adapter(tmp_path / "o", "lora"), adapter(tmp_path / "whole", "lora"))
 
 
