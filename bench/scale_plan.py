@@ -30,7 +30,7 @@ class Model:
     devices: int
     """GPUs of one cell. If there are several, the quantized weights are divided among them, in training and measuring.
 
-    adapterzoo does not do that yet: ``train.sharding: fsdp2`` leaves quantized layers whole, and measures undivided.
+    adapterzoo does not do that yet: ``train.sharding: fsdp2`` divides them in training alone.
     """
     rows: int
     """rows of a training batch on all devices together"""
