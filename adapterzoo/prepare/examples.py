@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from adapterzoo.data.split import Splits, load_splits
@@ -56,20 +57,20 @@ def encode_data(recipe: Recipe, location: str, config: Any, splits: Splits, say:
 
     task, tokenizer = tasks()[recipe.task.name], load_tokenizer(recipe.model, location)
     if not task.causal:
-        _check_memory(task, splits, say)
+        splits = _in_memory(task, splits, say)
     options = task.options(**recipe.task.options)
     return task.encode(EncodeInput(tokenizer, splits, options, recipe.data, say, recipe.evaluate.shots, config))
 
 
-def _check_memory(task: Task[Any], splits: Splits, say: Callable[[str], None]) -> None:
-    """Say how much memory a task needs that holds all rows in it, if they are many.
+def _in_memory(task: Task[Any], splits: Splits, say: Callable[[str], None]) -> Splits:
+    """Return the rows for a task that holds them in memory, and say how much that is if they are many.
 
     Raises:
         UserError: there is not so much.
     """
     stored = [rows for rows in (splits.train, splits.validation, splits.test) if isinstance(rows, StoredRows)]
     if not stored:
-        return
+        return splits
     import psutil
 
     needed, free = MEMORY_PER_BYTE * sum(rows.text_bytes for rows in stored), psutil.virtual_memory().available
@@ -78,6 +79,7 @@ def _check_memory(task: Task[Any], splits: Splits, say: Callable[[str], None]) -
         hint = "Take fewer rows with data.limit."
         raise UserError.at("data.source", f"{what}, and {size(free)} are free.", hint)
     say(f"data: {what}")
+    return replace(splits, train=[*splits.train], validation=[*splits.validation], test=[*splits.test])
 
 
 def fit_recipe(recipe: Recipe, task: Task[Any], splits: Splits, say: Callable[[str], None]) -> Recipe:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from adapterzoo.data import stored_rows
+from adapterzoo.data.split import Splits
 from adapterzoo.data.stored_rows import StoredRows
 from adapterzoo.errors import UserError
 from adapterzoo.prepare.examples import encode_data
@@ -19,6 +20,7 @@ from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.recipe.reading import load_recipe
 from adapterzoo.tasks.batches import hidden_rows, sealed, shuffled_batches
 from adapterzoo.tasks.examples import sizes
+from adapterzoo.tasks.registry import tasks
 from adapterzoo.tokens.encode import Encoder
 from adapterzoo.tokens.show import length_summary, split_summary
 from adapterzoo.tokens.stored_examples import StoredExamples
@@ -108,14 +110,20 @@ def test_what_would_not_fit_into_the_memory_is_refused(
         prepared(on_disk=True)
     assert prepared("evaluate.shots=0", on_disk=True)
     run, _ = prepared("evaluate.shots=0", on_disk=True)
-    rows = run.encoded.train._examples[3]
+    rows, said = run.encoded.train._examples[3], list[str]()
     assert isinstance(rows, StoredRows)
     monkeypatch.setattr("adapterzoo.prepare.examples.MEMORY_PER_BYTE", 10**12)
     recipe = load_recipe(tmp_path / "recipe.yaml").model_copy()
     recipe.task.name = "classification"
-    splits: Any = type("Rows", (), dict.fromkeys(SPLITS, rows))
+    splits = Splits(rows, [], rows, "fingerprint", "qa")
     with pytest.raises(UserError, match=r"data.source: the task classification holds all rows in memory, in about"):
         encode_data(recipe, run.location, None, splits, lambda message: None)
+    monkeypatch.setattr("adapterzoo.prepare.examples.MEMORY_PER_BYTE", 10)
+    given: list[Any] = []
+    monkeypatch.setattr(type(tasks()["classification"]), "encode", lambda self, rows: given.append(rows.rows))
+    encode_data(recipe, run.location, None, splits, said.append)
+    assert given[0].train == [*rows], "a list, because tasks may tell rows apart by identity"
+    assert "data: the task classification holds all rows in memory, in about" in said[0]
 
 
 def test_an_example_whose_file_is_gone_is_an_error_that_says_so(prepared: Prepare, tmp_path: Path) -> None:
