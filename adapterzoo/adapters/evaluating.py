@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo.adapters.finding import Adapter, Say, check_files, find_adapters, folder_on
 from adapterzoo.adapters.loading import apply_adapter, check_model
+from adapterzoo.data.row_content import is_in
 from adapterzoo.data.rows import read_rows
 from adapterzoo.data.split import Splits, fingerprint, load_splits
-from adapterzoo.data.stored_rows import content_digests, is_in, select
+from adapterzoo.data.stored_rows import content_digests, select
 from adapterzoo.errors import Problem, UserError
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.methods.registry import registry

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from adapterzoo.data.row_content import DIGEST_BYTES, sorted_positions
 from adapterzoo.data.shape import Shaper
 from adapterzoo.data.sources import RowSource, open_source, source_key
-from adapterzoo.data.stored_rows import DIGEST_BYTES, RowCollector, distinct, known_rows, sorted_positions
+from adapterzoo.data.stored_rows import RowCollector, distinct, known_rows
 from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError, Places
 from adapterzoo.errors import Problem, UserError
 from adapterzoo.formats import FORMATS, Format

@@ -7,19 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from adapterzoo.data.row_content import DIGEST_BYTES, NUMPY_DIGEST, is_in, sorted_positions, text_digest
 from adapterzoo.data.rows import read_rows
-from adapterzoo.data.stored_rows import (
-    DIGEST_BYTES,
-    NUMPY_DIGEST,
-    content_digests,
-    contents,
-    is_in,
-    prompt_digests,
-    select,
-    sorted_by_content,
-    sorted_positions,
-    text_digest,
-)
+from adapterzoo.data.stored_rows import content_digests, contents, prompt_digests, select, sorted_by_content
 from adapterzoo.data_row import SPLIT_NAMES, DataRow
 from adapterzoo.errors import Problem, UserError
 from adapterzoo.formats import FORMATS, Format

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -12,7 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from adapterzoo.data.record_file import RecordFile, RecordWriter
-from adapterzoo.data_row import DataRow, Turn
+from adapterzoo.data.row_content import (
+    DIGEST_BYTES,
+    NUMPY_DIGEST,
+    content,
+    digest,
+    digests,
+    row_of,
+    text_bytes,
+    text_digest,
+)
+from adapterzoo.data_row import DataRow
 from adapterzoo.digests import name_by_digest, undamaged
 from adapterzoo.errors import UserError
 from adapterzoo.files import cache_folder, new_cache_file
@@ -28,8 +36,6 @@ MAX_FILES = 3  # older files of rows are removed, unless they were used in the l
 RECENT_SECONDS = 3600
 SORTED_ROWS = 10_000  # so many rows are sorted in memory, and then merged from disk
 ROW_BYTES = 500  # what a row takes beside its text
-DIGEST_BYTES = 16
-NUMPY_DIGEST = f"S{DIGEST_BYTES}"
 
 
 class StoredRows(Sequence[DataRow]):
@@ -58,12 +64,12 @@ class StoredRows(Sequence[DataRow]):
         if isinstance(index, slice):
             return self.select(range(len(self))[index])
         content, place, group, _, _ = self.file.record(self._numbers()[index])
-        return _row(content, place, group)
+        return row_of(content, place, group)
 
     def __iter__(self) -> Iterator[DataRow]:
         for number in self._numbers():
             content, place, group, _, _ = self.file.record(number)
-            yield _row(content, place, group)
+            yield row_of(content, place, group)
 
     def _numbers(self) -> Any:
         return range(len(self.file)) if self.order is None else self.order
@@ -175,25 +181,6 @@ def select(rows: Sequence[DataRow], positions: Iterable[int]) -> Sequence[DataRo
     return rows.select(positions) if isinstance(rows, StoredRows) else [rows[position] for position in positions]
 
 
-def sorted_positions(keys: bytes | bytearray) -> numpy.ndarray:
-    """Return the positions of digests of DIGEST_BYTES, which follow each other in one text, in ascending order."""
-    import numpy
-
-    return numpy.frombuffer(keys, NUMPY_DIGEST).argsort(kind="stable")
-
-
-def is_in(digests: numpy.ndarray, others: numpy.ndarray) -> numpy.ndarray:
-    """Return for each digest whether it is among the others; this takes less memory than ``numpy.isin``."""
-    import numpy
-
-    if not len(others):
-        return numpy.zeros(len(digests), bool)
-    ordered = numpy.sort(others)
-    found = ordered[ordered.searchsorted(digests).clip(max=len(ordered) - 1)]
-    equal: numpy.ndarray = found == digests
-    return equal
-
-
 def sorted_by_content(rows: Sequence[DataRow], positions: numpy.ndarray) -> list[int]:
     """Return positions in the order of the rows' content. Only some of the rows are in memory at the same time."""
 
@@ -214,12 +201,6 @@ def distinct(rows: Sequence[DataRow]) -> int:
     return len(numpy.unique(rows.column("digest")))
 
 
-def content(row: DataRow) -> bytes:
-    """Return what a row is but its place and its group; equal rows have the same content."""
-    parts = [row.raw, *row.turns, *([row.more] if row.more else [])]
-    return json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass")
-
-
 def contents(rows: Sequence[DataRow]) -> Iterator[bytes]:
     """Yield the content of each row."""
     return rows.contents() if isinstance(rows, StoredRows) else map(content, rows)
@@ -227,46 +208,27 @@ def contents(rows: Sequence[DataRow]) -> Iterator[bytes]:
 
 def content_digests(rows: Sequence[DataRow]) -> numpy.ndarray:
     """Return a digest of each row; equal rows have the same."""
-    return rows.column("digest") if isinstance(rows, StoredRows) else _digests(map(content, rows), len(rows))
+    return rows.column("digest") if isinstance(rows, StoredRows) else digests(map(content, rows), len(rows))
 
 
 def prompt_digests(rows: Sequence[DataRow]) -> numpy.ndarray:
-    """Return a digest of each row's prompt; see :func:`text_digest`."""
+    """Return a digest of each row's prompt; as :func:`text_digest` gives it."""
     if isinstance(rows, StoredRows):
         return rows.column("prompt")
-    return _digests((_bytes(row.prompt) for row in rows), len(rows))
-
-
-def text_digest(text: str) -> bytes:
-    """Return the digest of a text."""
-    return _digest(_bytes(text))
-
-
-def _digests(values: Iterable[bytes], count: int) -> numpy.ndarray:
-    import numpy
-
-    return numpy.fromiter(map(_digest, values), NUMPY_DIGEST, count)
-
-
-def _digest(value: bytes) -> bytes:
-    return hashlib.blake2b(value, digest_size=DIGEST_BYTES).digest()
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
+    return digests((text_bytes(row.prompt) for row in rows), len(rows))
 
 
 def _schema() -> pyarrow.Schema:
     import pyarrow
 
-    digest = pyarrow.binary(DIGEST_BYTES)
+    digest_type = pyarrow.binary(DIGEST_BYTES)
     return pyarrow.schema(
         {
             "content": pyarrow.binary(),
             "place": pyarrow.string(),
             "group": pyarrow.binary(),
-            "digest": digest,
-            "prompt": digest,
+            "digest": digest_type,
+            "prompt": digest_type,
         }
     )
 
@@ -274,20 +236,6 @@ def _schema() -> pyarrow.Schema:
 def _record(row: DataRow) -> tuple[tuple[Any, ...], int]:
     """Return the record of a row, and its size in bytes."""
     written = content(row)
-    group = None if row.group is None else _bytes(row.group)
-    record = (written, row.place, group, _digest(written), text_digest(row.prompt))
+    group = None if row.group is None else text_bytes(row.group)
+    record = (written, row.place, group, digest(written), text_digest(row.prompt))
     return record, len(written) + len(row.place) + len(group or b"") + 2 * DIGEST_BYTES
-
-
-def _row(written: bytes, place: str, group: bytes | None) -> DataRow:
-    """Return the row of a record."""
-    raw, *parts = json.loads(written.decode("utf-8", "surrogatepass"))
-    # The last part may be the pairs of DataRow.more: the first of them is a list, and the first of a turn a text.
-    more = _tuples(parts.pop()) if parts and isinstance(parts[-1][0], list) else ()
-    name = None if group is None else group.decode("utf-8", "surrogatepass")
-    return DataRow(tuple(Turn(*turn) for turn in parts), raw, place, name, more)
-
-
-def _tuples(value: Any) -> Any:
-    """Return a value with tuples for lists, because all values of a row can be hashed."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
