@@ -6,10 +6,12 @@ import ctypes
 import gc
 import sys
 import threading
-from contextlib import suppress
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
@@ -60,12 +62,38 @@ def spare_imported_modules() -> None:
     """
     gc.disable()
     try:
+        with _compiling_later():
+            import bitsandbytes  # noqa: F401
         import peft  # noqa: F401
         import transformers.trainer  # noqa: F401
     finally:
         gc.enable()
     gc.collect()
     gc.freeze()
+
+
+@contextmanager
+def _compiling_later() -> Iterator[None]:
+    """Let ``torch.compile`` do nothing before a function is called, in a ``with`` block.
+
+    bitsandbytes has a few functions compiled while it is imported. This imports torch's compiler, which takes a second,
+    and hardly any run calls one of these functions.
+    """
+    import torch
+
+    compile_now = torch.compile
+
+    def compile_later(model: Any = None, **settings: Any) -> Any:
+        if model is None:  # torch.compile(option=value) is a decorator
+            return partial(compile_later, **settings)
+        compiled = cache(lambda: compile_now(model, **settings))
+        return lambda *args, **kwargs: compiled()(*args, **kwargs)
+
+    torch.compile = compile_later
+    try:
+        yield
+    finally:
+        torch.compile = compile_now
 
 
 def keep_freed_memory() -> bool:
