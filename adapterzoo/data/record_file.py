@@ -68,7 +68,7 @@ class RecordWriter:
 
         Args:
             notes: is kept with the records; can be written as JSON.
-            more: is kept with them too.
+            more: other bytes that are kept with them.
 
         Raises:
             UserError: the disk is full.
@@ -136,12 +136,12 @@ class RecordFile:
 
     @cached_property
     def notes(self) -> Any:
-        """The notes that the file was completed with."""
+        """The notes that :meth:`RecordWriter.close` was given."""
         return json.loads(self._metadata[NOTES])
 
     @property
     def more(self) -> bytes:
-        """What else it was completed with."""
+        """The other bytes that :meth:`RecordWriter.close` was given."""
         return bytes(self._metadata[MORE])
 
     @property

@@ -15,7 +15,6 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"  # CUDA shows a process only the GPUs that this
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 # torch reads the first of these that is set; the second is its older name.
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-# What nvidia-smi is asked -> the words for it; a field that a driver does not know is left out.
 SMI_FIELDS = {
     "clocks.max.sm": "{} MHz",
     "clocks.max.memory": "memory {} MHz",
@@ -23,6 +22,8 @@ SMI_FIELDS = {
     "driver_version": "driver {}",
     "mig.mode.current": "MIG {}",
 }
+"""field of nvidia-smi -> how its value is written in a result"""
+UNKNOWN = "[N/A]"  # the value of a field that a driver does not know
 SMI_SECONDS = 30  # a driver that hangs must not stop a run
 
 
@@ -95,12 +96,9 @@ def _from_driver(uuid: str) -> list[str]:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=SMI_SECONDS, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    values = [value.strip() for value in answer.strip().split(",")]
-    return [
-        words.format(value.removesuffix(".00").lower() if words.startswith("MIG") else value.removesuffix(".00"))
-        for words, value in zip(SMI_FIELDS.values(), values, strict=False)
-        if value and not value.startswith("[")  # "[N/A]"
-    ]
+    values = [value.strip().removesuffix(".00") for value in answer.split(",")]
+    answered = zip(SMI_FIELDS.values(), values, strict=False)
+    return [text.format(value) for text, value in answered if value and value != UNKNOWN]
 
 
 def process_environment(gpu: str) -> dict[str, str]:

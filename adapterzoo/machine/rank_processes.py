@@ -48,13 +48,13 @@ class RankProcesses(ProcessHandle):
 
     def connections(self) -> list[Connection]:
         """See :meth:`ProcessHandle.connections`."""
-        # That of a process that has ended would always seem to have a message.
+        # Leave out processes that have ended: a connection without a sender always counts as ready.
         return [
             connection for rank in self._ranks if rank is self._first or rank.alive for connection in rank.connections()
         ]
 
     def messages(self) -> Iterator[Any]:
-        """Yield the messages of rank 0; that it is done only when all ranks are."""
+        """Yield the messages of rank 0; yield DONE only when all ranks are done."""
         self._receive()
         while self._received:
             yield self._received.pop(0)

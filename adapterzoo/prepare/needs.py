@@ -1,4 +1,4 @@
-"""What a cell needs: memory, computation, GPUs."""
+"""Hold the memory and the computation that a cell needs, and divide them among GPUs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MOMENTS = 2  # AdamW keeps two numbers for each trained parameter, in its dtype
 
 @dataclass(frozen=True)
 class Work:
-    """What a training step or a batch of measuring needs beside the weights of the model and of the adapter."""
+    """The memory and the operations of a training step or of a batch of measuring; weights are not counted."""
 
     bytes: float
     """highest number of bytes that are held at the same time; for a step, with the gradients"""
@@ -43,7 +43,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a cell needs."""
+    """The memory and the operations of a cell: its weights, one training step, one batch of measuring."""
 
     weights: Weights
     trained: int

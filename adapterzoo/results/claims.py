@@ -45,12 +45,12 @@ class Claims:
 
     @property
     def looks(self) -> int:
-        """How many times the folder was read, so that what depends on it is only done when there is news."""
+        """Number of times that the folder was read; while it is the same, nothing new is known of other workers."""
         return 0
 
     @property
     def gone(self) -> bool:
-        """Whether there are no claims: none was made yet, or all cells are done."""
+        """Whether no claim exists, because none was made yet or because all cells are done."""
         return False
 
     def claim_of(self, cell: CellKey) -> Path | None:

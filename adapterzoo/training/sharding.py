@@ -76,7 +76,7 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 @dataclass
 class _ModuleState:
-    """What FSDP2 changes of a module: its class, its parameters, its hooks, and attributes that it adds."""
+    """The class, the parameters, the hooks and the attributes of a module before FSDP2, which changes all of them."""
 
     module: nn.Module
     attributes: set[str] = field(default_factory=set)

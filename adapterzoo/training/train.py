@@ -89,12 +89,11 @@ def train_adapter(
     checkpoint = ranks.agreed(lambda: checkpoints.newest(folder, wanted=part.resumes, say=say))
     # The training before the checkpoint counts as training time.
     seconds_before = checkpoint.seconds if checkpoint else 0.0
-    trainer: TaskTrainer = TaskTrainer(
+    trainer = TaskTrainer(
         model=model,
         args=arguments,
         train_dataset=copy(encoded.training_rows),  # a copy, because a method may change the order of the rows
         eval_dataset=encoded.validation,
-        data_collator=lambda rows: trainer.made(rows),
         callbacks=[*part.callbacks, _StepCallback(on_step, seconds_before, settings.save_limit)],
         examples=encoded,
         prefix=prefix,

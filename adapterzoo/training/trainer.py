@@ -59,7 +59,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         # transformers recognizes only PEFT's adapters, and would otherwise refuse to train a quantized base model.
         model._hf_peft_config_loaded = True
         try:
-            super().__init__(model=model, **settings)
+            super().__init__(model=model, data_collator=self.made, **settings)
         finally:
             del model._hf_peft_config_loaded
         # A probe is one process, whatever the recipe says.

@@ -102,7 +102,7 @@ def test_processes_that_a_launcher_has_started_do_a_run_together(runs: Runs, tmp
 
     def run(send: Callable[[Any], None]) -> None:
         done = CliRunner().invoke(main, arguments)
-        # That of a launcher is the environment of its processes, and all that it does otherwise is to start them.
+        # A launcher starts the processes and sets these variables, and nothing else.
         (tmp_path / f"printed-{os.environ['RANK']}").write_text(done.stdout)
         if os.environ["RANK"] == "0":
             send(done.exit_code)

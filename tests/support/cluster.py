@@ -36,7 +36,7 @@ NAMES = "names in these lists"
 
 @dataclass(frozen=True)
 class Settings:
-    """What a simulation is about."""
+    """The number of cells and workers of a simulation, and what happens to them."""
 
     cells: int = 1000
     labels: int = 10
