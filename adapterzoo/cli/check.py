@@ -62,6 +62,7 @@ def check(
     started, say = time.monotonic(), reporter().say
     # The probe forks this process. The child processes can use several threads only if this one has used only one.
     prepared = prepare(checked, methods, seeds, say, partial(set_threads, 1) if probe else lambda: None)
+    preparing = time.monotonic() - started  # what a run does too, without the estimates below
     if difference is not None and difference >= 1 and right_or_wrong(prepared.recipe.evaluate.metrics[0]):
         raise UserError.at(
             f"--difference {difference:g}", "is too large for shares of right answers.", "Give a number below 1."
@@ -79,7 +80,7 @@ def check(
     if probe:
         from adapterzoo.running.forecast import forecast
 
-        expected = forecast(prepared, time.monotonic() - started, say)
+        expected = forecast(prepared, preparing, say)
         console.print(_plan(prepared, needs, expected))
         for line in _expected(expected):
             tell(console, line)
