@@ -101,8 +101,13 @@ def train_adapter(
         sharding=settings.sharding,
     )
     trainer.keep_logs_in(folder.parent / LOGS)
+    return _measured(trainer, trainer.train_watched(fair_play or FairPlay(), checkpoint))
+
+
+def _measured(trainer: TaskTrainer, seconds: float) -> Trained:
+    """Return the measurements of a trainer that has finished after some seconds."""
     return Trained(
-        seconds=trainer.train_watched(fair_play or FairPlay(), checkpoint),
+        seconds=seconds,
         tokens=int(trainer.state.num_input_tokens_seen),
         history=[_kept(entry) for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry],
         positions_per_token=trainer.positions / float(trainer.tokens) if trainer.positions else None,
