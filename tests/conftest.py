@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from tiny import METHODS, RECIPE, make_data, make_model
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Return one worker more than there are cores, because many tests wait for processes, browsers and servers."""
     return (os.cpu_count() or 1) + 1

@@ -6,6 +6,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+from adapterzoo.machine.memory import spare_imported_modules
+from adapterzoo.machine.processes import can_fork, set_threads
+
 KeyT = TypeVar("KeyT")
 ResultT = TypeVar("ResultT")
 
@@ -23,7 +26,8 @@ def in_pool(
     """
     from concurrent.futures.process import BrokenProcessPool
 
-    # The processes inherit this variable. With several threads each, they would compete for the same cores.
+    # The processes and those that they start inherit this variable. With several threads each, they would compete for
+    # the same cores.
     os.environ["OMP_NUM_THREADS"] = "1"
     done = 0
     try:
@@ -44,12 +48,16 @@ def _pool(work: Callable[[KeyT], ResultT], keys: Sequence[KeyT], jobs: int) -> I
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    with ProcessPoolExecutor(min(jobs, len(keys)), get_context("spawn"), _silence) as pool:
+    fork = can_fork()
+    if fork:
+        spare_imported_modules()  # this process imports them once for all
+    with ProcessPoolExecutor(min(jobs, len(keys)), get_context("fork" if fork else "spawn"), _begin) as pool:
         yield from pool.map(work, keys)
 
 
-def _silence() -> None:
-    """Throw away what this process prints."""
+def _begin() -> None:
+    """Throw away what this process prints, and compute with one thread."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 1)
     os.dup2(devnull, 2)
+    set_threads(1)

@@ -60,10 +60,10 @@ def interval(scores: Scores, *, right_or_wrong: bool = False) -> tuple[float, fl
 
 def _jeffreys(mean: float, examples: float) -> tuple[float, float]:
     """Return the Jeffreys interval of a share (Brown, Cai and DasGupta, Statistical Science 16, 2001)."""
-    from scipy import stats
+    from scipy.special import betaincinv
 
     right = mean * examples
-    low, high = stats.beta.interval(LEVEL, right + 0.5, examples - right + 0.5)
+    low, high = betaincinv(right + 0.5, examples - right + 0.5, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return (0.0 if right == 0 else float(low)), (1.0 if right == examples else float(high))
 
 
@@ -141,9 +141,9 @@ def difference(scores: Scores, *, right_or_wrong: bool = False, seeds: SeedSprea
 @cache
 def _mcnemar(better: int, worse: int) -> float:
     """Return the p-value of McNemar's exact test; many pairs of rows have the same numbers of examples."""
-    from scipy import stats
+    from scipy.special import bdtr
 
-    return float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    return min(2 * float(bdtr(min(better, worse), better + worse, 0.5)), 1.0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
