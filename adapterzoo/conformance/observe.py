@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.conformance import elsewhere
-from adapterzoo.conformance.declining import problems_with
+from adapterzoo.conformance.declining import declared_problems, problems_with
 from adapterzoo.conformance.effects import missing_effects
 from adapterzoo.conformance.measure import (
     greedy,
@@ -241,10 +241,11 @@ class Observer:
             observed.logits["base, other seed"] = logits(model, self.rows)
             observed.logits["start, other seed"] = logits(other.wrap(model), self.rows)
         short, briefly = few(self.settings), self.trial.other("short", total_steps=FEW_STEPS)
-        problems = partial(problems_with, self.method, observed.architecture, briefly.context)
-        observed.variants += observe_variants(briefly, base, short, problems)
+        where = (self.method, observed.architecture, briefly.context)
+        observed.variants += observe_variants(briefly, base, short, partial(problems_with, *where))
         with observed.stage("effects", VARIANT_SECONDS):
-            observed.missing_effects += missing_effects(briefly, base, short, problems)
+            # Options that PEFT does not accept raise an error here too, without being tried on a skeleton first.
+            observed.missing_effects += missing_effects(briefly, base, short, partial(declared_problems, *where))
 
     def _train_watched(self, model: Any) -> None:
         """Train, and record the calls of the method's callbacks, the gradients, and what breaks the rules."""
