@@ -146,7 +146,8 @@ def test_a_cell_whose_node_is_lost_goes_on_elsewhere_from_its_checkpoint(
             break
     (label,) = lost
     assert f"{label}, seed 0 is done elsewhere" in done.stderr
-    assert min(number for name, number in steps if name == label) > 20, "since then, it never began anew"
+    # Messages of the lost process may still arrive: it may have told of step 20 after the checkpoint of that step.
+    assert min(number for name, number in steps if name == label) >= 20, "since then, it never began anew"
     assert differences(tmp_path / "here", out) == []
 
 
