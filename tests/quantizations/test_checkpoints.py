@@ -156,3 +156,61 @@ def test_a_model_saved_in_4_bits_is_trained_on_and_merged_as_if_it_was_quantized
 def test_the_quantization_of_a_model_is_recognised(saved: dict[str, Any], name: str | None) -> None:
     found = quantizations().of_checkpoint(saved)
     assert (found and found.name) == name
+
+
+FP4 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+
+
+@pytest.fixture(scope="module")
+def gpt_oss(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Return two folders of a tiny gpt-oss: its experts in MXFP4, named as in OpenAI's files, and as plain numbers.
+
+    Two codes share a byte, the first in its low half, and 32 codes share a power of two (OCP Microscaling Formats).
+    """
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoTokenizer, GptOssConfig, GptOssForCausalLM
+
+    codes_folder, plain_folder = (tmp_path_factory.mktemp(name) for name in ("mxfp4", "plain"))
+    torch.manual_seed(0)
+    config = GptOssConfig(
+        vocab_size=len(AutoTokenizer.from_pretrained(tiny_model)), hidden_size=64, intermediate_size=64,
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16, num_local_experts=4,
+        num_experts_per_tok=2, max_position_embeddings=256,
+    )  # fmt: skip
+    for folder in (codes_folder, plain_folder):
+        shutil.copytree(tiny_model, folder, dirs_exist_ok=True)
+        GptOssForCausalLM(config).save_pretrained(folder)
+    plain, codes = load_file(plain_folder / "model.safetensors"), dict[str, torch.Tensor]()
+    for name, tensor in plain.items():
+        if not name.endswith(("gate_up_proj", "down_proj")):
+            codes[name] = tensor
+            continue
+        experts, inputs, outputs = tensor.shape
+        code = torch.randint(0, 16, (experts, outputs, inputs // 32, 32))
+        power = torch.randint(-7, -3, (experts, outputs, inputs // 32))
+        codes[f"{name}_blocks"] = (code[..., ::2] + 16 * code[..., 1::2]).to(torch.uint8)
+        codes[f"{name}_scales"] = (power + 127).to(torch.uint8)
+        numbers = (FP4[code] * 2.0 ** power[..., None]).reshape(experts, outputs, inputs)
+        plain[name] = numbers.transpose(1, 2).contiguous()
+    save_file(plain, plain_folder / "model.safetensors", {"format": "pt"})
+    save_file(codes, codes_folder / "model.safetensors", {"format": "pt"})
+    text = json.loads((codes_folder / "config.json").read_text(encoding="utf-8"))
+    kept = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
+    text["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": kept}
+    (codes_folder / "config.json").write_text(json.dumps(text), encoding="utf-8")
+    return codes_folder, plain_folder
+
+
+def test_a_gpt_oss_in_mxfp4_gives_the_results_of_its_plain_numbers(
+    gpt_oss: tuple[Path, Path], write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    results = []
+    for folder in gpt_oss:
+        out = tmp_path / folder.name
+        done = adapterzoo("run", write_recipe("lora"), *FEW, "--set", f"model.name={folder}", "--out", out)
+        assert done.exit_code == 0, done.output
+        results.append([json.loads((out / label / "seed-0/result.json").read_text()) for label in ("base", "lora")])
+    codes, plain = results
+    assert [row["metrics"] for row in codes] == [row["metrics"] for row in plain]
+    assert codes[0]["metrics"]["test_loss"] != codes[1]["metrics"]["test_loss"]
+    assert {row["quantization"] for row in codes} == {"mxfp4"}
