@@ -28,10 +28,7 @@ class Model:
     name: str
     config: dict[str, int]
     devices: int
-    """GPUs of one cell. If there are several, the quantized weights are divided among them, in training and measuring.
-
-    adapterzoo does not do that yet: ``train.sharding: fsdp2`` divides them in training alone.
-    """
+    """GPUs of one cell. If there are several, they divide the base model (``train.sharding: fsdp2``)."""
     rows: int
     """rows of a training batch on all devices together"""
 
@@ -50,7 +47,7 @@ LARGE = Model(
     rows=8,
 )
 COMMON = {"vocab_size": 128_256, "num_key_value_heads": 8, "max_position_embeddings": 8192}
-QUANTIZATION, DTYPE = "nf4", "bfloat16"
+QUANTIZATION, DTYPE, QUANTIZED_BYTES = "nf4", "bfloat16", 0.52
 
 STEPS, SAVE_STEPS, POSITIONS, LEARNED = 1000, 100, 1024, 256
 EXAMPLES, ANSWERED_ROWS, NEW_TOKENS = 1000, 8, 256
@@ -59,6 +56,8 @@ EXAMPLES, ANSWERED_ROWS, NEW_TOKENS = 1000, 8, 256
 GPU_BYTES, GPU_OPERATIONS, GPU_READS = 80e9, 989e12, 3.35e12
 # Assumed. PEFT's own comparison reached a quarter of an L40S with LoRA on an unquantized 3B.
 USABLE, REACHED, REACHED_READS = 0.92, 0.25, 0.25
+# NVLink of an H100 SXM by its data sheet, in one direction; assumed: half of it is reached.
+GPU_SENDS, REACHED_SENDS = 450e9, 0.5
 # Assumed: a disk that all machines share, and what one of them reads from it.
 DISK_READS, MACHINE_READS = 10e9, 2e9
 DOLLARS_AN_HOUR = 2.5  # assumed
@@ -115,21 +114,40 @@ def _of_layers(model: Model, method: str, layers: int) -> Needs:
 def on_each_gpu(model: Model, method: str) -> tuple[float, float]:
     """Return the memory of training and of measuring on each GPU of a cell."""
     found = needs(model, method)
-    elsewhere = found.weights.bytes * (1 - 1 / model.devices)
-    return found.training_bytes - elsewhere, found.measuring_bytes - elsewhere
+    elsewhere = _received(model, found)
+    largest = _largest_layer(model) if model.devices > 1 else 0
+    return found.training_bytes - elsewhere + largest, found.measuring_bytes - elsewhere + largest
+
+
+def _received(model: Model, found: Needs) -> float:
+    """Return the bytes of weights that a GPU gets from the others when it computes with the whole model once."""
+    return found.weights.bytes * (1 - 1 / model.devices)
+
+
+def _sending_seconds(model: Model, found: Needs) -> float:
+    """Return how long it takes to send each GPU all weights once; it computes nothing meanwhile."""
+    return _received(model, found) / (GPU_SENDS * REACHED_SENDS)
+
+
+def _largest_layer(model: Model) -> float:
+    """Return the bytes of the largest layer, which is whole on each GPU: the embeddings, or a layer of the decoder."""
+    width = model.config["hidden_size"]
+    return max(2 * COMMON["vocab_size"] * width, QUANTIZED_BYTES * _layer_parameters(model))
 
 
 def training_seconds(model: Model, method: str) -> float:
     """Return how long a training takes."""
-    return STEPS * needs(model, method).step.operations / (GPU_OPERATIONS * REACHED)
+    found = needs(model, method)
+    # The backward pass computes a layer's activations again as soon as it has the layer.
+    return STEPS * (found.step.operations / (GPU_OPERATIONS * REACHED) + 2 * _sending_seconds(model, found))
 
 
 def measuring_seconds(model: Model, method: str) -> float:
-    """Return how long it takes to read the prompts, and to read all weights for each new token of a batch."""
+    """Return how long it takes to read the prompts, and to get and read all weights for each new token of a batch."""
     found, batches = needs(model, method), math.ceil(EXAMPLES / ANSWERED_ROWS)
-    reading = batches * found.measuring.operations / (GPU_OPERATIONS * REACHED)
-    answering = batches * NEW_TOKENS * found.weights.bytes / (GPU_READS * REACHED_READS)
-    return (reading + answering) / model.devices
+    reading = found.measuring.operations / (GPU_OPERATIONS * REACHED) + _sending_seconds(model, found)
+    answering = NEW_TOKENS * (found.weights.bytes / (GPU_READS * REACHED_READS) + _sending_seconds(model, found))
+    return math.ceil(batches / model.devices) * (reading + answering)
 
 
 def loading_seconds(model: Model, machines: int) -> float:
@@ -139,11 +157,14 @@ def loading_seconds(model: Model, machines: int) -> float:
 
 
 def _parameters(model: Model) -> float:
-    shape = {**COMMON, **model.config}
-    width, inner = shape["hidden_size"], shape["intermediate_size"]
-    head = width // shape["num_attention_heads"]
-    layer = 2 * width * width + 2 * width * head * shape["num_key_value_heads"] + 3 * width * inner + 2 * width
-    return shape["num_hidden_layers"] * layer + 2 * shape["vocab_size"] * width + width
+    width = model.config["hidden_size"]
+    return model.config["num_hidden_layers"] * _layer_parameters(model) + 2 * COMMON["vocab_size"] * width + width
+
+
+def _layer_parameters(model: Model) -> int:
+    width, inner = model.config["hidden_size"], model.config["intermediate_size"]
+    head = width // model.config["num_attention_heads"]
+    return 2 * width * width + 2 * width * head * COMMON["num_key_value_heads"] + 3 * width * inner + 2 * width
 
 
 @dataclass(frozen=True)
@@ -206,7 +227,7 @@ def method_row(model: Model, method: str) -> str:
     found, (training, measuring) = needs(model, method), on_each_gpu(model, method)
     fits = "no"
     if max(training, measuring) < GPU_BYTES * USABLE:
-        fits = "yes" if found.peak_bytes < GPU_BYTES * USABLE else "if divided"
+        fits = "yes" if model.devices == 1 else f"on {model.devices}"
     times = (training_seconds(model, method), measuring_seconds(model, method))
     cells = (count(found.trained), size(found.trained_bytes), size(training), size(measuring), fits)
     return f"| {model.name} | {method} | {' | '.join((*cells, *map(duration, times)))} |"
@@ -237,9 +258,8 @@ def _totals_table() -> Iterator[str]:
         (SMALL, thousand, 64),
     ):
         found = totals(model, gpus, cells)
-        name = model.name if model.devices == 1 else f"{model.name}, if divided"
         yield (
-            f"| {name}, {len(cells):,} cells | {gpus} | {gpus // model.devices} | {duration(found.seconds)} "
+            f"| {model.name}, {len(cells):,} cells | {gpus} | {gpus // model.devices} | {duration(found.seconds)} "
             f"| {count(found.gpu_hours)} | ${found.gpu_hours * DOLLARS_AN_HOUR:,.0f} | {size(found.adapters)} "
             f"| {size(found.checkpoints)} | {size(found.predictions)} "
             f"| {found.interruptions:.2g}, {found.lost_hours:.2g} GPU hours |"

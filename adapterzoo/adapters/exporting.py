@@ -80,7 +80,7 @@ def export_lora(
 def adapter_deltas(adapter: Adapter, say: Say) -> Deltas:
     """Return what an adapter adds to the weights of its base model, with a user's error if that cannot be exported."""
     quantization = adapter.result.quantization
-    base, _ = load_base(adapter, quantization, say, dequantized=quantization != "none")
+    base, _ = load_base(adapter, quantization, say, dequantized=quantization != "none", whole=True)
     method = registry()[adapter.result.method or ""]
     with base.borrow() as model:
         try:

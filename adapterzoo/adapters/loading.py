@@ -45,6 +45,7 @@ def load_base(
     loaded: Base | None = None,
     *,
     dequantized: bool = False,
+    whole: bool = False,
 ) -> tuple[Base, Encoder]:
     """Load the base that an adapter was trained on, and the encoder that turns questions into tokens.
 
@@ -56,6 +57,7 @@ def load_base(
         loaded: the base, if it was loaded for another adapter of the same run.
         dequantized: whether to turn quantized weights back into ordinary ones, which have the values that the adapter
             was trained with.
+        whole: whether all weights have to be on one device, because they will be changed, whatever the recipe says.
 
     Raises:
         UserError: the base cannot be loaded, or is not the one of the training, the adapter's files are damaged, or a
@@ -66,7 +68,7 @@ def load_base(
 
     require_causal(adapter)
     check_files(adapter, say)
-    model = adapter.recipe.model
+    model = adapter.recipe.model.on_one_device() if whole else adapter.recipe.model
     location = model_files.locate(model.name, say)
     config = loading.load_config(model, location)
     if loaded is None:

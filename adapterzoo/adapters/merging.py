@@ -76,7 +76,7 @@ class Merger:
         key = (adapter.result.quantization, dequantized)
         known = self._bases.get(key)
         self._bases.clear()  # the memory may not be enough for two
-        base, encoder = load_base(adapter, key[0], self.say, (), known, dequantized=dequantized)
+        base, encoder = load_base(adapter, key[0], self.say, (), known, dequantized=dequantized, whole=True)
         self._bases[key] = base
         return base, encoder
 
@@ -146,7 +146,8 @@ def load_merged(adapter: Adapter, folder: Path) -> nn.Module:
     """
     from adapterzoo.model.loading import load_weights
 
-    section = adapter.recipe.model.model_copy(update={"name": str(folder), "revision": None, "padding_token": None})
+    here = {"name": str(folder), "revision": None, "padding_token": None}
+    section = adapter.recipe.model.on_one_device().model_copy(update=here)
     return load_weights(section, str(folder), "none", adapter.recipe.data.max_length).eval()
 
 

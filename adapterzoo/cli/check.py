@@ -70,6 +70,8 @@ def check(
     console = stdout()
     encoded = prepared.encoded
     tell(console, f"{checked.name}: {checked.model.name}, {prepared.base_parameters:,} parameters")
+    if prepared.kept is not None:
+        tell(console, f"weights: {_kept(prepared.kept)}")
     rows = f"{len(encoded.train)} train, {len(encoded.validation)} validation, {len(encoded.test)} test rows"
     tell(console, f"data: {rows}; {length_summary(encoded)}")
     batch = checked.train.batch_size * checked.train.gradient_accumulation
@@ -91,6 +93,13 @@ def check(
     tell(console, f"disk: about {size(room.needed(prepared, prepared.cells))} for results and checkpoints", "dim")
     for line in (*_tuning(prepared), *_sizes(prepared, needs), *_power(prepared, difference)):
         tell(console, line)
+
+
+def _kept(kept: Mapping[int | str, int]) -> str:
+    """Return how much of the base model each place keeps, as one text."""
+    from adapterzoo.model.placing import called
+
+    return ", ".join(f"{size(amount)} {called(place)}" for place, amount in kept.items())
 
 
 def _seeds(prepared: Prepared) -> Iterator[str]:

@@ -36,13 +36,15 @@ def capabilities(names: tuple[str, ...], everything: bool, to: Path, jobs: int |
     """Try what the methods NAME... can do, and write it to a file.
 
     They are used on tiny models: with each quantization, for each type of task, merged, exported, resumed, compiled.
-    Records of other methods stay in the file if they were made with the same versions of the libraries.
+    Records of other methods stay in the file if they were made with the same versions of the libraries, and so do those
+    of what needs a package that is not installed (DeepSpeed).
     """
     chosen = chosen_methods("plugin capabilities", names, everything)
     content: dict[str, Any] = {"date": "", "versions": {name: metadata.version(name) for name in LIBRARIES}}
     content["methods"] = _kept(to, content["versions"])
     for name, record in zip(chosen, in_pool(_try, chosen, _died, jobs), strict=True):
-        content["methods"][name] = record
+        found = {**content["methods"].get(name, {}), **record}  # what needs an absent package was not tried again
+        content["methods"][name] = {column: found[column] for column in COLUMNS if column in found}
         content["methods"] = dict(sorted(content["methods"].items()))
         content["date"] = datetime.date.today().isoformat()
         try:

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from adapterzoo.conformance.differences import MERGE_TOLERANCE, NOT_CHECKED, des
 from adapterzoo.conformance.distributed import distributed_problem
 from adapterzoo.conformance.models import ARCHITECTURES, CAUSAL, TASK_ARCHITECTURES, model_folder, tiny_base
 from adapterzoo.conformance.observe import Observer
+from adapterzoo.conformance.offloading import offload_problem
 from adapterzoo.conformance.properties import (
     Check,
     base_untouched,
@@ -38,6 +40,7 @@ from adapterzoo.methods.calls import load_adapter
 from adapterzoo.methods.capabilities import COLUMNS, UNDECLARED, Record, declared
 from adapterzoo.methods.contract import QUANTIZATIONS, TASK_TYPES, Method
 from adapterzoo.model.head import load_head
+from adapterzoo.recipe.train import ZERO_STAGES
 
 # A method is sound on a base if these properties hold, the first of which that does not is the reason why it is not.
 SOUND: tuple[Check, ...] = (
@@ -73,7 +76,7 @@ def try_method(method: Method[Any]) -> Record:
     for column, claim in declared(method).items():
         if record[column] is True and not claim:
             record[column] = UNDECLARED
-    return {column: record[column] for column in COLUMNS}
+    return {column: record[column] for column in COLUMNS if column in record}
 
 
 def trains_on(method: Method[Any], quantization: str) -> bool | str:
@@ -111,6 +114,8 @@ class _Tries:
             (["resumes", "shared-prefix"], _resume),
             (["checkpointing"], _checkpointing),
             (["ddp", "fsdp2"], _distributed),
+            (list(ZERO_STAGES), _zero),
+            (["offload"], _offload),
             (["peft"], _peft),
             (["merges", "export", "export-whole"], _merge),
             (["compile", "compile-whole"], _compile),
@@ -185,6 +190,18 @@ def _distributed(method: Method[Any], observer: Observer) -> Record:
         name: reason(distributed_problem(trial, base, settings, sharding))
         for name, sharding in (("ddp", "none"), ("fsdp2", "fsdp2"))
     }
+
+
+def _zero(method: Method[Any], observer: Observer) -> Record:
+    """Divide by DeepSpeed, where it is installed; where it is not, nothing is known of it."""
+    if not find_spec("deepspeed"):
+        return {}
+    trial, base, settings = observer.trial, observer.base, observer.settings
+    return {name: reason(distributed_problem(trial, base, settings, name)) for name in ZERO_STAGES}
+
+
+def _offload(method: Method[Any], observer: Observer) -> Record:
+    return {"offload": reason(offload_problem(observer.trial, observer.base, observer.settings))}
 
 
 def _compile(method: Method[Any], observer: Observer) -> Record:

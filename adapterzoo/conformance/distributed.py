@@ -40,7 +40,9 @@ def distributed_problem(trial: Trial, base: Base, settings: TrainSection, shardi
         sharding: value of ``train.sharding``.
     """
     rows = len(trial.rows.train)
-    settings = few(settings).model_copy(update={"batch_size": rows, "eval_steps": 0})
+    settings = few(settings).model_copy(update={"batch_size": rows})
+    if settings.eval_steps:  # measure once, after the last step
+        settings = settings.model_copy(update={"eval_steps": settings.steps})
     alone = _alone(trial, f"alone-{sharding}", base, settings)
     together = settings.model_copy(update={"devices": RANKS, "sharding": sharding})
     found = _by_ranks(trial.other(f"together-{sharding}"), base, together)
@@ -86,6 +88,8 @@ def _by_ranks(trial: Trial, base: Base, settings: TrainSection) -> Losses | str:
 def _send_losses(trial: Trial, base: Base, settings: TrainSection, send: Send) -> None:
     try:
         ranks.join()
+        if settings.weight_parts > 1:
+            base.divide()
         send(_losses(trial, base, settings))
     except (Exception, SystemExit) as error:  # the method under test may raise anything
         ranks.wait_if_lost(error)
@@ -93,7 +97,7 @@ def _send_losses(trial: Trial, base: Base, settings: TrainSection, send: Send) -
 
 
 def _losses(trial: Trial, base: Base, settings: TrainSection) -> Losses:
-    """Train a method; return the loss of each step."""
+    """Train a method; return the loss of each step, and the last one on validation rows if they are measured."""
     with base.borrow() as model:
         _, history = trial.train(trial.wrap(model), settings)
-    return [step["loss"] for step in history if "loss" in step]
+    return [step[name] for step in history for name in ("loss", "eval_loss") if name in step]

@@ -6,7 +6,7 @@ import ctypes
 import gc
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -22,6 +22,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # glibc keeps the freed memory of its heap if it never trims the heap. Put blocks of up to 32 MB into the heap too:
 # glibc accepts no higher limit.
 KEEP_FREED = {M_MMAP_THRESHOLD: 32 * 1024**2, M_TRIM_THRESHOLD: 2**31 - 1}
+GIVE_BACK_FREED = {M_MMAP_THRESHOLD: 2**18, M_TRIM_THRESHOLD: 2**20}
 
 
 def available() -> int:
@@ -102,10 +103,23 @@ def keep_freed_memory() -> bool:
     By default glibc gives large blocks back to the system at once. The system then clears new pages for every tensor
     of a step, which takes as long as the arithmetic on them.
     """
+    return _set_allocator(KEEP_FREED)
+
+
+def give_back_freed_memory() -> bool:
+    """Make glibc give the memory of each large tensor back at once; return whether it does.
+
+    What it keeps is in pieces that the next tensor may not fit into, so that a process which keeps freed memory grows.
+    """
+    return _set_allocator(GIVE_BACK_FREED)
+
+
+def _set_allocator(settings: Mapping[int, int]) -> bool:
+    """Set parameters of glibc's mallopt; return whether it accepted them."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # the C library is not glibc
             libc = ctypes.CDLL("libc.so.6")
-            return all(libc.mallopt(name, value) for name, value in KEEP_FREED.items())
+            return all(libc.mallopt(name, value) for name, value in settings.items())
     return False
 
 
@@ -127,7 +141,8 @@ class PeakMemory:
         self._sampler: _Sampler | None = None
         if self._cuda:
             torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
+            for number in range(torch.cuda.device_count()):
+                torch.cuda.reset_peak_memory_stats(number)
             return self
         _trim()
         try:
@@ -143,7 +158,8 @@ class PeakMemory:
         import torch
 
         if self._cuda:
-            self.bytes = torch.cuda.max_memory_allocated()
+            # A model may be spread over several GPUs; what other processes use there does not count.
+            self.bytes = sum(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count())))
         elif self._sampler is not None:
             self.bytes = self._sampler.stop()
         else:

@@ -25,11 +25,15 @@ def quiet_libraries() -> Iterator[None]:
     transformers_logging.set_verbosity_error()
     for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Accelerate imports DeepSpeed wherever it is installed, and its messages would go to stdout, among the results.
+    deepspeed = logging.getLogger("DeepSpeed")
+    was_disabled, deepspeed.disabled = deepspeed.disabled, True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        deepspeed.disabled = was_disabled
         transformers_logging.set_verbosity(verbosity)
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)

@@ -30,6 +30,8 @@ LOST = ("connection closed by peer", "connection reset by peer", "broken pipe", 
 """words in the errors of a rank that waits for one that has died"""
 
 _spreading = False
+_helpers: list[Callable[[], None]] = []
+"""what a rank that waits for the others does for them, until all of them wait"""
 _settling: Any = None
 """connection of all ranks for :func:`settle` alone, so that nothing else waits there"""
 
@@ -97,11 +99,27 @@ def count() -> int:
     return int(sys.modules["torch.distributed"].get_world_size()) if _joined() else 1
 
 
+@contextmanager
+def helping(help_others: Callable[[], None]) -> Iterator[None]:
+    """Let a rank that waits for the others call a function in a ``with`` block, which returns when all of them wait."""
+    _helpers.append(help_others)
+    try:
+        yield
+    finally:
+        _helpers.remove(help_others)
+
+
+def _help_others() -> None:
+    for help_others in _helpers:
+        help_others()
+
+
 def agreed(decide: Callable[[], T]) -> T:
     """Return what rank 0 decides; the other ranks do not call the function."""
     if count() == 1:
         return decide()
     box: list[Any] = [decide() if number() == 0 else None]
+    _help_others()
     sys.modules["torch.distributed"].broadcast_object_list(box, src=0)
     decision: T = box[0]
     return decision
@@ -112,6 +130,7 @@ def gathered(value: T) -> list[T]:
     if count() == 1:
         return [value]
     values: list[Any] = [None] * count()
+    _help_others()
     sys.modules["torch.distributed"].all_gather_object(values, value)
     return values
 
@@ -123,6 +142,7 @@ def totals(values: Sequence[float]) -> list[float]:
     import torch
 
     tensor = torch.tensor(values, dtype=torch.double)
+    _help_others()
     sys.modules["torch.distributed"].all_reduce(tensor)
     sums: list[float] = tensor.tolist()
     return sums

@@ -52,8 +52,8 @@ class ModuleMethod(Method[OptionsT]):
         for parent, (name, module) in zip(parents, replacements.items(), strict=True):
             child = name.rpartition(".")[2]
             replaced = getattr(parent, child)
-            device = next(replaced.parameters(), next(model.parameters())).device
-            setattr(parent, child, module.to(device))
+            _move(module, _device(replaced, model))
+            setattr(parent, child, module)
         model.adapter_layers = list(replacements)
         model.adapter_options = options
         wrapped: nn.Module = model
@@ -111,9 +111,12 @@ class LayerMethod(ModuleMethod[LinearOptionsT]):
         layers = {}
         for name, linear in targeted(model, options.target_modules).items():
             layers[name] = layer = self.layer(linear, options)
-            if not hasattr(layer, "weight") and hasattr(linear, "weight"):
+            # Not the attribute: that reads a weight which may be elsewhere until it is used.
+            weight = linear._parameters.get("weight", None)
+            weight = getattr(linear, "weight", None) if weight is None else weight
+            if not hasattr(layer, "weight") and weight is not None:
                 # T5 reads the weight's dtype. Not as a parameter of the layer, which would then be saved twice.
-                object.__setattr__(layer, "weight", linear.weight)
+                object.__setattr__(layer, "weight", weight)
         return layers
 
     def merge(self, model: Any) -> nn.Module:
@@ -144,6 +147,21 @@ class LayerMethod(ModuleMethod[LinearOptionsT]):
             setattr(model.get_submodule(parent), child, layer.base)
         merged: nn.Module = model
         return merged
+
+
+def _move(module: nn.Module, device: torch.device) -> None:
+    """Move the tensors of a module to a device, except those of a base model that are read when they are used."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if not tensor.is_meta:
+            tensor.data = tensor.data.to(device)
+
+
+def _device(module: nn.Module, model: nn.Module) -> torch.device:
+    """Return the device where a module of a model computes, also if its weights are elsewhere until they are used."""
+    holders = (part for holder in (module, model) for part in holder.modules())
+    weights = (getattr(part, name) for part in holders for name, _ in part.named_parameters(recurse=False))
+    device: torch.device = next(weights).device
+    return device
 
 
 def trained_parameters(model: nn.Module) -> dict[str, torch.Tensor]:

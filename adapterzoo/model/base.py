@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import AdapterzooError
+from adapterzoo.machine import ranks
 from adapterzoo.machine.memory import spare_imported_modules
 from adapterzoo.model.base_state import BaseState, stored_bytes, tensor_digest
-from adapterzoo.model.loading import load_weights
+from adapterzoo.model.loading import load_config, load_weights
+from adapterzoo.model.placing import Places, choose_places
 from adapterzoo.model.quantization import dequantize
 from adapterzoo.quantizations.contract import NONE
 from adapterzoo.quantizations.registry import quantizations
@@ -18,13 +20,12 @@ from adapterzoo.tasks.examples import CAUSAL_FORM, ModelForm
 if TYPE_CHECKING:
     from torch import nn
 
+    from adapterzoo.model.divided import Divided
     from adapterzoo.recipe.schema import ModelSection
 
 
 OF_BASE = "is_of_base_model"
 """attribute of the parameters of a base model, which those of an adapter do not have"""
-CODES = "has_divisible_codes"
-"""attribute of the weights whose quantization is ``divisible``"""
 
 
 class Base:
@@ -35,15 +36,26 @@ class Base:
     not, and no method has to know how to unwrap the model.
     """
 
-    def __init__(self, model: nn.Module, quantization: str, reload: Callable[[], nn.Module]) -> None:
+    def __init__(
+        self, model: nn.Module, quantization: str, reload: Callable[[], nn.Module], divided: Divided | None = None
+    ) -> None:
+        """Freeze a model and remember its state.
+
+        Args:
+            model: the model.
+            quantization: name of its quantization.
+            reload: loads it again.
+            divided: divides its weights among the ranks, and has done so with those that are parameters.
+        """
         self.quantization = quantization
+        self.divided = divided
         self._reload = reload
         self._model: nn.Module | None = None
         self._state: BaseState | None = None
         self._digest: str | None = None
         self._set_model(model)
-        self.bytes = sum(map(stored_bytes, model.parameters()))
-        """size of all parameters, in bytes"""
+        self.bytes = sum(stored_bytes(parameter) for parameter in model.parameters() if not parameter.is_meta)
+        """size of all parameters that are in memory, in bytes"""
         elements = sum(parameter.numel() for parameter in model.parameters())
         self.replaced: list[str] = []
         """names of functions of classes that were replaced while the model was lent, and are put right"""
@@ -53,22 +65,46 @@ class Base:
         """number of parameters; a 4-bit layer stores two of them in one element"""
 
     def get_model(self) -> Any:
-        """Return the model for reading only, loaded again if it was forgotten; to change it, call :meth:`borrow`."""
+        """Return the model for reading only, loaded again if it was forgotten; to change it, call :meth:`borrow`.
+
+        Raises:
+            AdapterzooError: its weights are divided among ranks, which have to use them together.
+        """
+        if self.divided is not None:
+            raise AdapterzooError("a divided base model can only be borrowed")
+        return self._loaded()
+
+    def _loaded(self) -> nn.Module:
+        """Return the model, loaded again if it was forgotten."""
         if self._model is None:
-            self._set_model(self._reload())
+            with nullcontext() if self.divided is None else self.divided.loading():
+                loaded = self._reload()
+            self._set_model(loaded)
+        assert self._model is not None
         return self._model
+
+    def divide(self) -> None:
+        """Divide the weights among the ranks from now on; do nothing if they are divided, or this is the only rank."""
+        if self.divided is None and ranks.count() > 1:
+            from adapterzoo.model.divided import Divided
+
+            model, self.divided, self._digest = self.get_model(), Divided(), None
+            self._set_model(model)
+
+    def _in_use(self) -> AbstractContextManager[None]:
+        """Return what a model that is divided needs while it is used."""
+        return nullcontext() if self.divided is None else self.divided.used()
 
     def _set_model(self, model: nn.Module) -> None:
         """Freeze a freshly loaded model and remember its state."""
-        import torch
-
         model.eval()
         for parameter in model.parameters():
             parameter.requires_grad_(False)
             setattr(parameter, OF_BASE, True)
-            if quantizations()[self.quantization].divisible and parameter.dtype == torch.uint8:
-                setattr(parameter, CODES, True)
-        state = BaseState(model)
+        with self._in_use():
+            if self.divided is not None:
+                self.divided.take(model)
+            state = BaseState(model)
         if self._digest is not None and state.digest != self._digest:
             raise AdapterzooError("the base model was loaded again and differs: its files were changed during the run")
         self._model, self._state, self._digest = model, state, state.digest
@@ -76,8 +112,15 @@ class Base:
     @contextmanager
     def borrow(self) -> Iterator[nn.Module]:
         """Give the model for wrapping and training, and restore it afterwards, also after an error."""
+        from adapterzoo.model.offloaded import read_again_for_backward
+
+        # The part of one rank may be unchanged where another's has changed. They have to load it together.
+        if self.divided is not None and any(ranks.totals([self._model is None])):
+            self.invalidate()
         try:
-            yield self.get_model()
+            model = self._loaded()
+            with read_again_for_backward(model), self._in_use():
+                yield model
         finally:
             self.restore()
 
@@ -89,7 +132,10 @@ class Base:
         for parameter in self._model.parameters():
             parameter.requires_grad_(False)
             parameter.grad = None
-        self.was_changed = tensor_digest(self._model) != self._digest
+        with self._in_use():
+            if self.divided is not None:
+                self.divided.rest()
+            self.was_changed = tensor_digest(self._model) != self._digest
         if self.was_changed:
             self.invalidate()
 
@@ -111,6 +157,8 @@ def load(
     *,
     dequantized: bool = False,
     name: str | None = None,
+    places: Places | None = None,
+    divided: bool = False,
 ) -> Base:
     """Load the base model with one quantization.
 
@@ -122,19 +170,32 @@ def load(
         form: the form in which the task needs the model.
         dequantized: whether to turn quantized weights back into ordinary ones.
         name: the name of the model in saved adapters; by default its location.
+        places: where its parts are kept; by default where ``model.device_map`` puts them.
+        divided: whether to divide the weights among the ranks, if there are several, as soon as each is read.
 
     Raises:
         UserError: transformers cannot load the model.
     """
     spare_imported_modules()
+    if places is None and model.device_map is not None and quantization == NONE:
+        places = choose_places(model, location, load_config(model, location), form)  # the same for a model loaded again
 
     def load_model() -> nn.Module:
-        loaded = load_weights(model, location, quantization, max_length, form)
+        loaded = load_weights(model, location, quantization, max_length, form, places)
         if name is not None:
             loaded.name_or_path = name
         return dequantize(loaded, quantization, model.dtype) if dequantized else loaded
 
-    return Base(load_model(), NONE if dequantized else quantization, load_model)
+    chosen = NONE if dequantized else quantization
+    if not divided or ranks.count() == 1:
+        return Base(load_model(), chosen, load_model)
+
+    from adapterzoo.model.divided import Divided
+
+    division = Divided()
+    with division.loading():
+        loaded = load_model()
+    return Base(loaded, chosen, load_model, division)
 
 
 @contextmanager

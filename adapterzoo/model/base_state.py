@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.digests import new_digest
@@ -21,7 +21,7 @@ class BaseState:
     """The state of a model at one moment: attributes, classes, configurations, and a digest of its tensors."""
 
     def __init__(self, model: Any) -> None:
-        self._holders = [(holder, type(holder), _copied(vars(holder))) for holder in _holders(model)]
+        self._holders = [(holder, type(holder), _copied(vars(holder))) for holder in holders(model.modules())]
         self._classes = {kind: dict(vars(kind)) for kind in _classes(model)}
         configs = _configs(model)
         self._configs = [(config, copy.deepcopy(vars(config), _uncopied(configs))) for config in configs]
@@ -55,7 +55,7 @@ def tensor_digest(model: nn.Module) -> str:
     ``quant_state``). Tensors on the meta device have no content.
     """
     digest = new_digest()
-    for number, holder in enumerate(_holders(model)):
+    for number, holder in enumerate(holders(model.modules())):
         if _is_tensor(holder):
             digest.update(f"{number} {holder.dtype} {tuple(holder.shape)}\0".encode())
             for block in _blocks(holder):
@@ -63,10 +63,10 @@ def tensor_digest(model: nn.Module) -> str:
     return str(digest.hexdigest())
 
 
-def _holders(model: nn.Module) -> Iterator[Any]:
+def holders(modules: Iterable[Any]) -> Iterator[Any]:
     """Yield each object whose attributes a forward pass reads: modules, their tensors, and quantization states."""
     seen: set[int] = set()
-    waiting: list[Any] = list(model.modules())
+    waiting: list[Any] = list(modules)
     while waiting:
         holder = waiting.pop(0)
         if id(holder) in seen:
@@ -106,7 +106,7 @@ def _holds_tensors(value: Any) -> bool:
 
 def held_bytes(model: nn.Module) -> int:
     """Return the number of bytes of every tensor that a forward pass reads, also of those that are no parameters."""
-    tensors = [holder for holder in _holders(model) if _is_tensor(holder) and not parts(holder)]
+    tensors = [holder for holder in holders(model.modules()) if _is_tensor(holder) and not parts(holder)]
     # A quantized layer may have two tensors with the same content.
     return sum({tensor.data_ptr(): stored_bytes(tensor) for tensor in tensors}.values())
 
@@ -129,9 +129,11 @@ def _blocks(tensor: torch.Tensor) -> Iterator[Any]:
     """Yield the content of a tensor as arrays of bytes, on the CPU."""
     import torch
 
+    from adapterzoo.model.divided import own_part
+
     if tensor.is_meta or parts(tensor):  # the parts are holders themselves
         return
-    content = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    content = own_part(tensor).detach().contiguous().reshape(-1).view(torch.uint8)
     for block in content.split(BLOCK_BYTES):
         yield block.cpu().numpy()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -236,11 +237,25 @@ def attention(model: ModelSection, max_length: int) -> str | None:
 
 
 def load_weights(
-    model: ModelSection, location: str, quantization: str, max_length: int, form: ModelForm = CAUSAL_FORM
+    model: ModelSection,
+    location: str,
+    quantization: str,
+    max_length: int,
+    form: ModelForm = CAUSAL_FORM,
+    places: Mapping[str, int | str] | None = None,
 ) -> nn.Module:
     """Return a model with its weights, on the device where it will run.
 
     A model that comes quantized is loaded as it is.
+
+    Args:
+        model: the recipe's model section.
+        location: folder or hub id of the model.
+        quantization: name of the quantization.
+        max_length: number of tokens of the longest row.
+        form: the form in which the task needs the model.
+        places: where its parts are kept, as :func:`adapterzoo.model.placing.choose_places` says; None for one device,
+            or to let transformers place a quantized model.
 
     Raises:
         UserError: transformers cannot load the model, or its weights are not complete.
@@ -257,12 +272,16 @@ def load_weights(
         form,
         dtype=dtype,
         attn_implementation=attention(model, max_length),
-        device_map={"": device()},
+        **_placing(model, places),
         **loading_arguments(quantization, load, saved),
     )
     if saved is None:
         quantizations()[quantization].quantize(loaded, load)
     finish(loaded)
+    if places is not None:
+        from adapterzoo.model.offloaded import read_when_used
+
+        read_when_used(loaded)
     head = loaded.get_output_embeddings()
     if head is not None:
         head.register_forward_pre_hook(_contiguous)
@@ -270,6 +289,17 @@ def load_weights(
     mark_head(loaded, form)
     add_row_attention(loaded)
     return loaded
+
+
+def _placing(model: ModelSection, places: Mapping[str, int | str] | None) -> dict[str, Any]:
+    """Return the arguments by which transformers puts a model on devices."""
+    if places is not None:
+        return {"device_map": dict(places), "offload_folder": model.offload_folder}
+    if model.device_map is None or device() == "cpu":
+        return {"device_map": {"": device()}}
+    # Quantized weights are kept on GPUs alone; transformers knows their sizes.
+    memory = {place: most for place, most in (model.max_memory or {}).items() if place != "cpu"}
+    return {"device_map": model.device_map, "max_memory": memory or None}
 
 
 def _unquantized(model: ModelSection, location: str, form: ModelForm) -> list[str] | None:

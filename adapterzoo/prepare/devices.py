@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from adapterzoo.errors import Problem
 from adapterzoo.methods.capabilities import capabilities
 from adapterzoo.methods.registry import Registry
 from adapterzoo.prepare.plan import Cell, MethodCell
-from adapterzoo.recipe.schema import Recipe
+from adapterzoo.recipe.schema import Recipe, TrainSection
+from adapterzoo.recipe.train import ZERO_STAGES
 from adapterzoo.tasks.examples import Examples
 
 PLACE = "train.devices"
 HINT = "Set it to 1; the cells of a run still use all GPUs."
-NEEDED = {"none": "ddp", "fsdp2": "fsdp2"}
+NEEDED = {"none": "ddp", "fsdp2": "fsdp2", **{name: name for name in ZERO_STAGES}}
 """value of ``train.sharding`` -> the capability that a method needs for it"""
+SHARDING = "train.sharding"
+INSTALL = "Run: pip install 'adapterzoo[deepspeed]'"
+ELEMENTWISE = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")
+"""optimizers of transformers that step parts of weights as they step whole ones"""
 
 
 def devices_problems(recipe: Recipe, encoded: Examples, cells: Sequence[Cell], zoo: Registry) -> list[Problem]:
@@ -25,7 +31,7 @@ def devices_problems(recipe: Recipe, encoded: Examples, cells: Sequence[Cell], z
     if encoded.loss_unit is None:
         what = f"is {devices}, but this task's loss is no mean over the rows of a batch, which could be divided."
         return [Problem(PLACE, what, HINT)]
-    problems = []
+    problems = _zero_problems(recipe.train) if recipe.train.sharding in ZERO_STAGES else []
     for name in dict.fromkeys(cell.method for cell in cells if isinstance(cell, MethodCell)):
         seen = capabilities(zoo, name)
         why = seen.get(needed)  # a method that nobody has tried may be tried
@@ -33,3 +39,13 @@ def devices_problems(recipe: Recipe, encoded: Examples, cells: Sequence[Cell], z
             hint = "Leave train.sharding out." if seen.get(NEEDED["none"]) is True else HINT
             problems.append(Problem(PLACE, f"is {devices}, and {name} was seen to fail with {needed}: {why}.", hint))
     return problems
+
+
+def _zero_problems(train: TrainSection) -> list[Problem]:
+    """Return why DeepSpeed cannot divide a training."""
+    if find_spec("deepspeed") is None:
+        return [Problem(SHARDING, f"is {train.sharding}, which needs DeepSpeed, and it is not installed.", INSTALL)]
+    if train.optimizer not in ELEMENTWISE:
+        what = f"is {train.optimizer}, and {train.sharding} gives an optimizer parts of weights, which it may not treat"
+        return [Problem("train.optimizer", f"{what} as it treats whole ones.", f"Take {', '.join(ELEMENTWISE)}.")]
+    return []

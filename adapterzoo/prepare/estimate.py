@@ -6,6 +6,7 @@ No weight is loaded, so it also works for models that fit no machine here.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from heapq import nlargest
@@ -17,6 +18,7 @@ from adapterzoo.machine.memory import BYTES_PER_TRAINED_PARAMETER
 from adapterzoo.machine.processes import cores, in_processes
 from adapterzoo.methods.contract import Context, Method
 from adapterzoo.methods.registry import registry
+from adapterzoo.model.placing import CPU, DISK
 from adapterzoo.prepare.needs import Needs, Weights
 from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.prepare.prepared import Prepared
@@ -45,8 +47,37 @@ class Shape:
     """whether activations are computed again in the backward pass"""
 
 
-def weights_of(skeleton: nn.Module, quantization: str, dtype: str) -> Weights:
-    """Return how the weights of a model without weights will be stored."""
+def weights_of(skeleton: nn.Module, quantization: str, dtype: str, parts: int = 1) -> Weights:
+    """Return how the weights of a model without weights will be stored.
+
+    Args:
+        skeleton: the model.
+        quantization: name of the quantization.
+        dtype: name of the dtype of the weights that are not quantized.
+        parts: number of processes that the weights are divided among, which put one layer at a time together.
+    """
+    from adapterzoo.methods.layers import linear_layers
+
+    whole = _whole_weights(skeleton, quantization, dtype)
+    if parts == 1:
+        return whole
+
+    from adapterzoo.model.layers import layers
+
+    stored, plain = quantizations()[quantization].bytes_per_parameter, BYTES_PER_PARAMETER[dtype]
+    linear = {id(layer) for layer in linear_layers(skeleton).values()}
+    largest = max(
+        sum(
+            parameter.numel() * (stored or plain if id(module) in linear else plain)
+            for module in modules
+            for parameter in module.parameters(recurse=False)
+        )
+        for modules in layers(skeleton)
+    )
+    return Weights(whole.bytes / parts + largest, whole.unpacked)
+
+
+def _whole_weights(skeleton: nn.Module, quantization: str, dtype: str) -> Weights:
     from adapterzoo.methods.layers import linear_layers
 
     plain = BYTES_PER_PARAMETER[dtype]
@@ -59,6 +90,23 @@ def weights_of(skeleton: nn.Module, quantization: str, dtype: str) -> Weights:
         sum(layers) * quantized + (parameters - sum(layers)) * plain,
         0.0 if quantization == NONE else max(layers, default=0) * plain,
     )
+
+
+def _weights(prepared: Prepared, cell: Cell, skeleton: nn.Module) -> Weights:
+    """Return how the weights of a cell's base model are stored where they compute."""
+    from adapterzoo.methods.layers import linear_layers
+
+    recipe = prepared.recipe
+    if prepared.kept is None:
+        return weights_of(skeleton, cell.quantization, recipe.model.dtype, recipe.train.weight_parts)
+    largest = max((sum(p.numel() for p in layer.parameters()) for layer in linear_layers(skeleton).values()), default=0)
+    return Weights(_computing_bytes(prepared.kept), largest * BYTES_PER_PARAMETER[recipe.model.dtype])
+
+
+def _computing_bytes(kept: Mapping[int | str, int]) -> int:
+    """Return the weights that are kept where most of them compute: on one of the GPUs, or in memory without a GPU."""
+    gpus = [amount for place, amount in kept.items() if place not in (CPU, DISK)]
+    return max(gpus) if gpus else kept.get(CPU, 0)
 
 
 def needs_of(
@@ -109,10 +157,13 @@ def needs_of(
 
 def least_bytes(prepared: Prepared, cell: Cell) -> float:
     """Return the bytes of a cell's weights and optimizer, which it needs in any case."""
+    trained = prepared.trainable.get(cell.label, 0) * BYTES_PER_TRAINED_PARAMETER
+    if prepared.kept is not None:
+        return _computing_bytes(prepared.kept) + trained
     linear, plain = prepared.linear_parameters, BYTES_PER_PARAMETER[prepared.recipe.model.dtype]
     quantized = quantizations()[cell.quantization].bytes_per_parameter or plain
-    trained = prepared.trainable.get(cell.label, 0) * BYTES_PER_TRAINED_PARAMETER
-    return linear * quantized + trained + (prepared.base_parameters - linear) * plain
+    weights = linear * quantized + (prepared.base_parameters - linear) * plain
+    return weights / prepared.recipe.train.weight_parts + trained
 
 
 def estimates(prepared: Prepared) -> dict[str, Needs | str]:
@@ -165,7 +216,7 @@ def _estimate(prepared: Prepared, cell: MethodCell) -> Needs:
         method.options(**cell.options),
         replace(prepared.context(cell), batches=tuple),
         skeleton,
-        weights_of(skeleton, cell.quantization, recipe.model.dtype),
+        _weights(prepared, cell, skeleton),
         _shape(prepared),
         None if encoded.trainer_computes_loss else encoded.loss,
     )

@@ -18,6 +18,7 @@ from adapterzoo.prepare.checkpoint import fit_to_checkpoint
 from adapterzoo.prepare.devices import devices_problems
 from adapterzoo.prepare.dry_run import dry_run
 from adapterzoo.prepare.examples import encode_data, read_data
+from adapterzoo.prepare.placing import placed
 from adapterzoo.prepare.plan import Cell, plan
 from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.prepare.reach import reach_of
@@ -98,6 +99,7 @@ def encode_run(
         raise UserError(*problems)
     loading.check_weights(recipe.model, location, config, encoded.form)
     skeleton = loading.skeleton(recipe.model, config, encoded.form)
+    kept = placed(recipe, location, encoded.form, skeleton, cells, registry())
     parts = {name: fingerprint([getattr(splits, name)]) for name in SPLIT_NAMES}
     prepared = Prepared(
         recipe=recipe,
@@ -114,6 +116,7 @@ def encode_run(
         weights=None,
         fingerprints={"data": splits.fingerprint, **parts},
         general=_general(recipe, encoded, config),
+        kept=kept,
     )
     _check_context_length(prepared, config)
     return prepared, skeleton

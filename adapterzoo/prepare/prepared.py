@@ -47,6 +47,8 @@ class Prepared:
     """hashes of the data, of each split, and of the base model's weights"""
     general: General | None
     """text on which forgetting is measured; None if the recipe has none"""
+    kept: dict[int | str, int] | None = None
+    """place -> bytes of the base model that it keeps, if ``model.device_map`` spreads it; None for one device"""
 
     @property
     def task(self) -> Task[Any]:

@@ -99,10 +99,6 @@ class Quantization:
     rounded_inputs: ClassVar[float] = 0.0
     """how far rounding what goes into layers moves the logits, on average, as a share of their standard deviation"""
 
-    divisible: ClassVar[bool] = False
-    """whether its codes can be divided among GPUs (``train.sharding: fsdp2``); its layers must then compute with a
-    weight that is an ordinary parameter: the codes in one column, viewed as bfloat16"""
-
     def why_not_here(self) -> Reason | None:
         """Return why it cannot be used here; None if it can. By default, its packages have to be installed.
 

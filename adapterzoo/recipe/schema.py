@@ -17,6 +17,7 @@ from adapterzoo.recipe.values import (
     Count,
     CountOrAuto,
     LearningRate,
+    MaxMemory,
     Name,
     PositiveOrAuto,
     Section,
@@ -61,6 +62,21 @@ class ModelSection(Section):
     tf32: bool = Field(
         False, description="GPUs only: multiply float32 matrices in TF32, faster and with 10 bits of precision"
     )
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = Field(
+        None,
+        description="spread the model over all GPUs, then the memory of the CPU, then the disk, in this way of "
+        "accelerate; docs/bigger-than-memory.md [all of it on one device]",
+    )
+    max_memory: MaxMemory | None = Field(
+        None,
+        description="with device_map: what weights may take of each GPU and of the CPU's memory, like "
+        "{0: 20GB, cpu: 60GB} [what is free]",
+    )
+    offload_folder: str | None = Field(
+        None,
+        min_length=1,
+        description="with device_map: folder for weights that cannot be read from the model's own files [none]",
+    )
     padding_token: str | None = Field(
         None,
         min_length=1,
@@ -69,6 +85,18 @@ class ModelSection(Section):
     trust_remote_code: bool = Field(
         False, description="run code that comes with the model; set it only if you trust that code"
     )
+
+    @model_validator(mode="after")
+    def _only_with_device_map(self) -> ModelSection:
+        for key in ("max_memory", "offload_folder"):
+            if self.device_map is None and getattr(self, key) is not None:
+                what = "is of no use without model.device_map. Set that too, for example to auto."
+                raise PydanticCustomError("value", what, {"at": (key,)})
+        return self
+
+    def on_one_device(self) -> ModelSection:
+        """Return the section for a model that is wholly on one device, as is needed to change its weights."""
+        return self.model_copy(update={"device_map": None, "max_memory": None, "offload_folder": None})
 
 
 class EvaluateSection(Section):

@@ -11,6 +11,8 @@ from adapterzoo.recipe.values import LearningRate, Section, StepsOrShare
 
 # Schedulers that set the learning rate by the loss on the validation rows.
 ON_EVALUATION = ("reduce_lr_on_plateau", "greedy")
+ZERO_STAGES = {"zero2": 2, "zero3": 3}
+"""value of ``sharding`` -> stage of DeepSpeed's ZeRO"""
 
 
 class TrainSection(Section):
@@ -25,8 +27,10 @@ class TrainSection(Section):
     devices: int = Field(
         1, ge=1, le=64, description="processes, each with its GPU, that train a cell together and divide its batches"
     )
-    sharding: Literal["none", "fsdp2"] = Field(
-        "none", description="with devices: fsdp2 = each process holds only a part of the frozen weights in training"
+    sharding: Literal["none", "fsdp2", "zero2", "zero3"] = Field(
+        "none",
+        description="with devices: fsdp2 = each process holds only a part of the base model; in training, "
+        "zero2 = of the gradients and the optimizer's state, by DeepSpeed; zero3 = and of all weights",
     )
     learning_rate: LearningRate = Field("auto", description="auto = the default of each method")
     scheduler: str = Field("linear", description="any scheduler of transformers: cosine, reduce_lr_on_plateau, ...")
@@ -61,6 +65,11 @@ class TrainSection(Section):
     arguments: dict[str, Any] = Field(
         default_factory=dict, description="any other TrainingArguments of transformers, by their names there"
     )
+
+    @property
+    def weight_parts(self) -> int:
+        """Return the number of processes among which the weights of the base model are divided."""
+        return self.devices if self.sharding == "fsdp2" else 1
 
     @model_validator(mode="after")
     def _rows_for_all(self) -> TrainSection:

@@ -87,6 +87,37 @@ Count = Annotated[
     checked(lambda value: _count(value) is not None, "a number like 2500000, 250k or 2.5M"),
 ]
 
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B")
+_POWERS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
+
+
+def _bytes(value: Any) -> int | None:
+    """Return a number of bytes that may be written like ``20GB`` or ``20GiB``; None if it is none."""
+    if isinstance(value, str) and (match := _MEMORY.fullmatch(value.strip())):
+        value = float(match[1]) * (1024 if match[3] else 1000) ** _POWERS[match[2]]
+    return round(value) if _is_number(value) and value >= 0 else None
+
+
+def _max_memory(value: Any) -> dict[int | str, int] | None:
+    """Return place -> bytes, where a place is the number of a GPU or ``cpu``; None if a value is something else."""
+    if not isinstance(value, dict) or not value:
+        return None
+    # In JSON, and so in a recipe that was written for a run, every key is a text.
+    places = [int(place) if isinstance(place, str) and place.isdecimal() else place for place in value]
+    sizes = [_bytes(size) for size in value.values()]
+    if None in sizes or not all(place == "cpu" or (type(place) is int and place >= 0) for place in places):
+        return None
+    return {place: size for place, size in zip(places, sizes, strict=True) if size is not None}
+
+
+MaxMemory = Annotated[
+    dict[int | str, int],
+    BeforeValidator(_max_memory, json_schema_input_type=dict[str, int | str]),
+    checked(
+        lambda value: _max_memory(value) is not None, "numbers of GPUs, and cpu, with sizes, like {0: 20GB, cpu: 60GB}"
+    ),
+]
+
 
 def _is_part(value: Any) -> bool:
     if isinstance(value, str):

@@ -14,6 +14,8 @@ DEFAULT_TASK = "supervised"
 CHANGEABLE = ("methods", "seeds", "name", "jobs", "threads")
 # The same for keys of its section train. Each cell keeps its own learning rate; the others change no result.
 CHANGEABLE_IN_TRAIN = ("learning_rate", "save_limit", "time_limit")
+# The same for keys of its section model: where weights are kept changes no result.
+CHANGEABLE_IN_MODEL = ("device_map", "max_memory", "offload_folder")
 
 
 def recipe_identity(resolved: Mapping[str, Any], data_hash: str, weights: str | None) -> dict[str, Any]:
@@ -44,6 +46,8 @@ def recipe_identity(resolved: Mapping[str, Any], data_hash: str, weights: str | 
         # The first seed is part of the identity, because tuning uses it.
         identity["tune"] = {**resolved["tune"], "seed": resolved["seeds"][0]}
     identity["model"] = {**identity.get("model", {}), "weights": weights}
+    for key in CHANGEABLE_IN_MODEL:
+        identity["model"].pop(key, None)
     # Earlier versions did not have this key; a folder of theirs stays the same run.
     if not identity["model"].get("tf32"):
         identity["model"].pop("tf32", None)

@@ -15,7 +15,9 @@ from adapterzoo.methods.contract import Context, Method
 from adapterzoo.methods.registry import registry
 from adapterzoo.methods.rules import ANSWERS
 from adapterzoo.model.head import adapter_size, head_parameters, put_new_head, train_head
+from adapterzoo.model.placing import computes_on_several
 from adapterzoo.prepare.plan import BaseCell, Cell, MethodCell
+from adapterzoo.recipe.train import ZERO_STAGES
 from adapterzoo.running.watch import Watch
 from adapterzoo.tasks.batches import hidden_rows
 from adapterzoo.tasks.examples import sizes
@@ -57,6 +59,14 @@ class Adapted:
     """notes where the method departs from the rules of the comparison"""
     prefix: SharedPrefix | None
     """joins rows that begin with the same tokens into one sequence; None if rows are padded"""
+
+
+def import_libraries(prepared: Prepared) -> None:
+    """Import libraries that change torch when they are imported, before a cell begins that would be blamed for it."""
+    if prepared.recipe.train.sharding in ZERO_STAGES:
+        from adapterzoo.training.zero import import_deepspeed
+
+        import_deepspeed()
 
 
 def adapt(prepared: Prepared, cell: MethodCell, model: nn.Module, watch: Watch) -> Adapted:
@@ -111,7 +121,7 @@ def shared_prefix(
     from adapterzoo.tokens.shared_prefix import SharedPrefix
 
     joinable = prepared.encoded.joinable(prepared.recipe.evaluate)
-    if joinable is None or prepared.recipe.train.share_prefix == "never":
+    if joinable is None or prepared.recipe.train.share_prefix == "never" or computes_on_several(model):
         return None
     prefix, rows = SharedPrefix.of(model), joinable.rows[: max(3, prepared.recipe.train.batch_size)]
     reason: str | None = "the method does not treat each token by itself"

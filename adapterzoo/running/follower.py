@@ -19,7 +19,7 @@ from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.prepare.settings import with_settings
 from adapterzoo.results.result import Tuning
 from adapterzoo.results.store import CHECKPOINTS, Store
-from adapterzoo.running.cell import adapt, measure, measure_general, shared_prefix, train
+from adapterzoo.running.cell import adapt, import_libraries, measure, measure_general, shared_prefix, train
 from adapterzoo.running.of_base import OfBase, informed
 from adapterzoo.running.trials import tune_cell
 from adapterzoo.running.watch import Watch
@@ -72,6 +72,7 @@ def follow(
 ) -> None:
     """Do a cell with rank 0; see :func:`follow_item`."""
     method = [registry()[cell.method]] if isinstance(cell, MethodCell) else []
+    import_libraries(prepared)
     with put_right(lambda what: None, *method, also=base.replaced):
         prepared, watch = informed(prepared, cell, of_base), Watch()
         if isinstance(cell, MethodCell) and cell.ranges:

@@ -114,7 +114,7 @@ def _choose_concurrency(
     """Return how many cells will run at a time and with how many threads, chosen as a run chooses it."""
     recipe = prepared.recipe
     if recipe.jobs != 0 and (gpus := gpu.visible()):
-        return parallel.on_gpus(recipe, len(gpus), len(prepared.cells), None)
+        return parallel.on_gpus(recipe, 1 if recipe.model.device_map else len(gpus), len(prepared.cells), None)
     jobs = recipe.jobs if recipe.jobs else 1
     threads = parallel.known_threads(recipe.threads, recipe.jobs or "auto", None)
     if threads is None and recipe.jobs:

@@ -26,7 +26,8 @@ class GpuQueue(LoadingQueue):
         self, worker: Worker, reporter: Reporter, clock: Stopwatch, claims: Claims, gpus: Sequence[str]
     ) -> None:
         super().__init__(worker, reporter, clock, claims)
-        self.gpus = gpu.groups(gpus, self.worker.devices)
+        # A model that is spread over all GPUs is used by one process at a time.
+        self.gpus = gpu.groups(gpus, len(gpus) if self.recipe.model.device_map else self.worker.devices)
         self.gpu_of: dict[ProcessHandle, str] = {}
         """process, running or idle -> its GPU, or the GPUs of its ranks"""
 

@@ -24,13 +24,13 @@ from adapterzoo.recipe.schema import Recipe
 from adapterzoo.results.result import Result, Tuning
 from adapterzoo.results.store import Store
 from adapterzoo.running.follower import follow
+from adapterzoo.running.launcher_settings import sharding_wanted
 from adapterzoo.running.of_base import OfBase, needs_base
 from adapterzoo.running.serial import SerialSchedule
 from adapterzoo.running.worker import Worker
 
-FSDP = "ACCELERATE_USE_FSDP"
 Order = tuple[Cell, Tuning | AdapterzooError | None, int]
-"""the next cell, its tuning, and the number of threads"""
+"""the next cell, its tuning, and the number of threads; a name alone is a quantization to load the base model with"""
 Say = Callable[[str], None]
 
 
@@ -40,24 +40,13 @@ def for_launched(recipe: Recipe) -> Recipe:
     Raises:
         UserError: the recipe names another number, or the launcher's settings ask for what is not there.
     """
-    if _is_set("ACCELERATE_USE_DEEPSPEED") or _is_set("ACCELERATE_USE_MEGATRON_LM"):
-        what = "asks for DeepSpeed or Megatron-LM, which adapterzoo does not use."
-        raise UserError.at("the accelerate config", what, "Choose DDP (--multi_gpu), or FSDP with version 2.")
-    if _is_set(FSDP) and os.environ.get("FSDP_VERSION", "1") == "1":
-        raise UserError.at("the accelerate config", "asks for FSDP 1.", "Give fsdp_version: 2.")
     started, wanted = ranks.launched(), recipe.train.devices
     if wanted not in (1, started):
         what = f"is {wanted}, but the launcher has started {started} processes."
         raise UserError.at("train.devices", what, "Leave it out, or start as many.")
-    sharding = "fsdp2" if _is_set(FSDP) else recipe.train.sharding
-    # accelerate would divide the model once more, in its own way (see training/sharding.py).
-    os.environ.pop(FSDP, None)
+    sharding = sharding_wanted(recipe.train)
     train = recipe.train.model_validate({**recipe.train.model_dump(), "devices": started, "sharding": sharding})
     return recipe.model_copy(update={"train": train, "jobs": 0})
-
-
-def _is_set(variable: str) -> bool:
-    return os.environ.get(variable, "").lower() in ("1", "true", "yes")
 
 
 def prepare_on_all(
@@ -90,6 +79,11 @@ class LaunchedSchedule(SerialSchedule):
         ranks.prepare_to_settle()
         super().do()
         ranks.agreed(lambda: None)
+
+    def _load(self, quantization: str) -> Any:
+        # All load it at the same time, because those that divide it may need the parts of the others.
+        ranks.agreed(lambda: quantization)
+        return super()._load(quantization)
 
     def _do_cell(self, cell: Cell, base: Any) -> Result:
         order: Order = (cell, self.tunings.get(cell.label), self.worker.results.threads)
@@ -131,6 +125,9 @@ class _Follower:
         """Do cells until rank 0 has no other."""
         ranks.prepare_to_settle()
         while (order := ranks.agreed(partial(_no_order))) is not None:
+            if isinstance(order, str):
+                self._load(order)
+                continue
             processes.set_threads(order[2])
             try:
                 self._do(order[0], order[1])
@@ -140,14 +137,20 @@ class _Follower:
                 well = False
             ranks.settle(well=well)
 
+    def _load(self, quantization: str) -> None:
+        self.base = None
+        try:
+            self.base = self.worker.load(quantization)
+        except Exception as error:  # rank 0 has the same one, and reports it
+            self.base = error
+
     def _do(self, cell: Cell, tuning: Tuning | AdapterzooError | None) -> None:
-        if self.base is None or self.base.quantization != cell.quantization:
-            self.base = None
-            self.base = self.worker.load(cell.quantization)
+        if isinstance(self.base, Exception):
+            raise self.base
         if needs_base(self.prepared, cell) and cell.quantization not in self.of_base:
             self.of_base[cell.quantization] = OfBase.measured(self.prepared, self.base, Stopwatch())
         follow(self.prepared, self.store, cell, self.base, tuning, self.of_base.get(cell.quantization))
 
 
-def _no_order() -> Order | None:
+def _no_order() -> Order | str | None:
     return None

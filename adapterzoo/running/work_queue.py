@@ -289,6 +289,8 @@ def do_item(worker: Worker, item: WorkItem, base: Base, earlier: EarlierResults,
     """Do an item and send its messages; this runs in the process of the item, or in each of its ranks."""
     if worker.devices > 1:
         ranks.join()
+    if worker.prepared.recipe.train.weight_parts > 1:
+        base.divide()
     if ranks.number() > 0:
         follow_item(worker.prepared, worker.store, item.cell, base, earlier.tuning, earlier.of_base, send)
         return

@@ -24,7 +24,7 @@ from adapterzoo.prepare.settings import with_settings
 from adapterzoo.results.adapter_folder import adapter_files, has_weights, weight_bytes
 from adapterzoo.results.result import FORGETTING, Result, Tuning, plain_findings
 from adapterzoo.results.store import ADAPTER, CHECKPOINTS, SETTINGS, TRACEBACK, Store
-from adapterzoo.running.cell import Adapted, adapt, measure, measure_general, shared_prefix, train
+from adapterzoo.running.cell import Adapted, adapt, import_libraries, measure, measure_general, shared_prefix, train
 from adapterzoo.running.cell_results import CellResults, finite, known
 from adapterzoo.running.of_base import OfBase, informed
 from adapterzoo.running.trials import tune_cell
@@ -61,7 +61,8 @@ class Worker:
 
         recipe, location = self.prepared.recipe, self.prepared.location
         length, form = recipe.data.max_length, self.prepared.encoded.form
-        return base.load(recipe.model, self.model_folder or location, quantization, length, form, name=location)
+        folder, divided = self.model_folder or location, recipe.train.weight_parts > 1
+        return base.load(recipe.model, folder, quantization, length, form, name=location, divided=divided)
 
     def do(
         self,
@@ -85,6 +86,7 @@ class Worker:
             The result as it was written.
         """
         method = [registry()[cell.method]] if isinstance(cell, MethodCell) else []
+        import_libraries(self.prepared)
         with put_right(lambda what: watch.say(f"{cell.label}: {what}"), *method, also=base.replaced):
             return self._do(cell, base, watch, tuning, of_base)
 

@@ -48,6 +48,7 @@ SET_BY = {
     "group_by_length": "train.group_by_length",
     "train_sampling_strategy": "train.group_by_length",
     "output_dir": "--out",
+    **dict.fromkeys(("deepspeed", "fsdp", "fsdp_config"), "train.sharding"),
     **dict.fromkeys(
         (
             "logging_steps",

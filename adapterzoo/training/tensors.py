@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from adapterzoo.model.base_state import parts
+from adapterzoo.model.divided import own_part
 
 
 def leaves_of(loss: torch.Tensor) -> list[torch.Tensor]:
@@ -49,7 +50,7 @@ def checksum(tensor: torch.Tensor) -> Any:
         return tensor._version
     if own := parts(tensor):  # a quantized tensor, which has no content itself
         return tuple(map(checksum, own))
-    content = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    content = own_part(tensor).detach().contiguous().reshape(-1).view(torch.uint8)
     whole = content.numel() // 8 * 8
     # Sums of integers do not depend on their order, so they are the same for any number of threads.
     total = int(content[:whole].view(torch.int64).sum()) if content.data_ptr() % 8 == 0 else int(content[:whole].sum())

@@ -17,6 +17,7 @@ from adapterzoo.errors import NotFiniteError
 from adapterzoo.machine import ranks, stopping
 from adapterzoo.machine.stopping import StoppedError
 from adapterzoo.recipe.schema import TrainSection
+from adapterzoo.recipe.train import ZERO_STAGES
 from adapterzoo.tasks.examples import Examples
 from adapterzoo.tokens.shared_prefix import SharedPrefix
 from adapterzoo.training import arguments as training_arguments
@@ -89,7 +90,7 @@ def train_adapter(
     checkpoint = ranks.agreed(lambda: checkpoints.newest(folder, wanted=part.resumes, say=say))
     # The training before the checkpoint counts as training time.
     seconds_before = checkpoint.seconds if checkpoint else 0.0
-    trainer = TaskTrainer(
+    trainer = _trainer_of(settings)(
         model=model,
         args=arguments,
         train_dataset=copy(encoded.training_rows),  # a copy, because a method may change the order of the rows
@@ -102,6 +103,15 @@ def train_adapter(
     )
     trainer.keep_logs_in(folder.parent / LOGS)
     return _measured(trainer, trainer.train_watched(fair_play or FairPlay(), checkpoint))
+
+
+def _trainer_of(settings: TrainSection) -> type[TaskTrainer]:
+    """Return the class of the trainer; a probe is one process, whatever the recipe says."""
+    if settings.sharding not in ZERO_STAGES or ranks.count() == 1:
+        return TaskTrainer
+    from adapterzoo.training.zero_trainer import ZeroTrainer
+
+    return ZeroTrainer
 
 
 def _measured(trainer: TaskTrainer, seconds: float) -> Trained:

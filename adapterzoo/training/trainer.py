@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from adapterzoo.training.fair_play import FairPlay
 from adapterzoo.training.method_part import MethodPart
 from adapterzoo.training.parts import Parts, sent_once
 from adapterzoo.training.random_states import save_random_states
-from adapterzoo.training.sharding import average_gradients, send_from_rank_0, sharded
+from adapterzoo.training.sharding import average_gradients, send_from_rank_0
 from adapterzoo.training.training_watch import TrainingWatch, batch_content
 
 STATE = "adapter_state.safetensors"
@@ -56,14 +56,14 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
     ) -> None:
         self.examples, self.prefix, self.part = examples, prefix, part
         self.parts = Parts(examples)
+        # A probe is one process, whatever the recipe says.
+        self.is_sharded = sharding != "none" and ranks.count() > 1
         # transformers recognizes only PEFT's adapters, and would otherwise refuse to train a quantized base model.
         model._hf_peft_config_loaded = True
         try:
             super().__init__(model=model, data_collator=self.made, **settings)
         finally:
             del model._hf_peft_config_loaded
-        # A probe is one process, whatever the recipe says.
-        self.is_sharded = sharding != "none" and ranks.count() > 1
         # Then transformers does not wrap the model in DDP, which would average gradients once more.
         self.is_distributed_loading_by_transformers = self.is_sharded
 
@@ -77,9 +77,22 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         resumed, roots = checkpoint is not None, self.part.callbacks  # callbacks may hold tensors
         with (
             fair_play.training(self.model, self.examples, self.args, resumed=resumed, roots=roots) as self.watch,
-            sharded(self.model) if self.is_sharded else sent_once(self.model),
+            self.divided(),
         ):
             return self.train_from(checkpoint)
+
+    def divided(self) -> AbstractContextManager[None]:
+        """Return a context in which the trainer divides what it needs among the ranks, if it does."""
+        return nullcontext() if self.is_sharded else sent_once(self.model)
+
+    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
+        if not self.is_sharded:
+            super()._move_model_to_device(model, device)
+            return
+        # On a CPU, the trainer would copy all weights from "cpu" to "cpu:0".
+        for tensor in [*model.parameters(), *model.buffers()]:
+            if tensor.device.type != device.type:
+                tensor.data = tensor.data.to(device)
 
     def _sync_replicated_trainable_parameters(self, model: Any) -> None:
         send_from_rank_0(list(trained_parameters(self.model).values()))
@@ -92,8 +105,12 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         """Make the gradients of a batch; average them over the ranks if nothing else does."""
         loss: torch.Tensor = super().training_step(*args, **kwargs)
         if self.is_sharded and self.accelerator.sync_gradients:
-            average_gradients(list(trained_parameters(self.model).values()))
+            self.average_gradients()
         return loss
+
+    def average_gradients(self) -> None:
+        """Give all ranks the mean of their gradients."""
+        average_gradients(list(trained_parameters(self.model).values()))
 
     def train_from(self, checkpoint: checkpoints.Checkpoint | None) -> float:
         """Train, from a checkpoint if there is one; return the seconds of the whole training."""
@@ -217,11 +234,14 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
         return checkpoint.seconds
 
+    def spreading(self) -> AbstractContextManager[None]:
+        """Return a context in which each rank measures its own part of the validation rows."""
+        return ranks.spreading()
+
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """Return the loss on the validation rows, as the task measures it."""
         settings = EvaluateSection(metrics=["loss"], batch_size=self.args.eval_batch_size)
-        # The ranks of a divided model have to compute its layers together.
-        with nullcontext() if self.is_sharded else ranks.spreading():
+        with self.spreading():
             measured = self.examples.evaluate(self.model, settings, split="validation", prefix=self.prefix)
         metrics = {f"{metric_key_prefix}_loss": measured.metrics["test_loss"]}
         self.log(metrics)

@@ -42,6 +42,8 @@ class TrainingWatch:
         self.limit = arguments.max_grad_norm or 0.0
         self.each_layer_steps = "layerwise" in str(arguments.optim)
         self.optimizer: Optimizer | None = None
+        self.of_parts: Optimizer | None = None
+        """the optimizer that steps parts of the weights, where :attr:`optimizer` stands for the whole weights"""
         self.settings: dict[str, Any] = {}
         self.rate = _rates(arguments)
         self.steps = self.other_steps = self.batches = 0
@@ -79,6 +81,10 @@ class TrainingWatch:
             instead = f"a changed {name}" if name == kind.__name__ else name
             self.note(OPTIMIZER, f"trains with {instead} instead of the recipe's {kind.__name__}")
 
+    def set_divided(self, whole: Optimizer, of_parts: Optimizer) -> None:
+        """Note that an optimizer whose weights are whole lets another one step parts of them."""
+        self.optimizer, self.of_parts = whole, of_parts
+
     def made(self, batch: dict[str, Any], rows: int) -> dict[str, Any]:
         """Remember a batch that was made of so many of the recipe's rows; return it."""
         if rows > self.batch_size:
@@ -113,6 +119,8 @@ class TrainingWatch:
 
     def before_step(self, optimizer: Optimizer) -> None:
         """Look at an optimizer that is about to make a step."""
+        if optimizer is self.of_parts:
+            return
         if self.optimizer is not None and optimizer is not self.optimizer:
             self.other_steps += 1
             return
@@ -137,16 +145,17 @@ class TrainingWatch:
                         OPTIMIZER, f"trains with {name} {group[name]} in step {self.steps}; the recipe has {value}"
                     )
         self._see(parameters)
-        if not parameters and not self.each_layer_steps:
+        if not parameters and not self.each_layer_steps and self.of_parts is None:
             self.note(STEPS, f"takes away all gradients before step {self.steps}")
         if parameters:
-            norm = float(nn.utils.get_total_norm([parameter.grad for parameter in parameters]))
-            self.largest_norm = max(self.largest_norm, norm)
-            if 0 < self.limit * NORM_TOLERANCE < norm:
-                what = (
-                    f"makes step {self.steps} with gradients of norm {norm:.3g}; the recipe's limit is {self.limit:g}"
-                )
-                self.note(GRADIENT_NORM, what)
+            self.note_norm(float(nn.utils.get_total_norm([parameter.grad for parameter in parameters])))
+
+    def note_norm(self, norm: float) -> None:
+        """Note the norm of the gradients with which a step is made."""
+        self.largest_norm = max(self.largest_norm, norm)
+        if 0 < self.limit * NORM_TOLERANCE < norm:
+            what = f"makes step {self.steps} with gradients of norm {norm:.3g}; the recipe's limit is {self.limit:g}"
+            self.note(GRADIENT_NORM, what)
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Remember some parameters after a step, to see whether they change before the next one."""
@@ -196,13 +205,14 @@ class TrainingWatch:
 
     def _compare(self, step: int) -> None:
         """Note whether parameters have changed since they were remembered after a step."""
-        if any(checksum(parameter) != before for parameter, before in self.compared):
+        # A parameter that is divided has no content while it is not used.
+        if any(parameter.numel() and checksum(parameter) != before for parameter, before in self.compared):
             when = f"after step {step}" if step else "before the first step"
             self.note(BETWEEN_STEPS, f"changes parameters outside of the optimizer's steps, {when}")
 
     @staticmethod
     def _checksums(parameters: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, Any]]:
-        return [(parameter, checksum(parameter)) for parameter in parameters]
+        return [(parameter, checksum(parameter)) for parameter in parameters if parameter.numel()]
 
 
 def batch_content(batch: dict[str, Any]) -> tuple[Any, ...]:

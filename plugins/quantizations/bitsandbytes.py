@@ -64,7 +64,6 @@ class NormalFloat(BitsAndBytes):
     """bitsandbytes' name for the 16 numbers that a code stands for"""
     bits = 4
     bytes_per_parameter = 0.52
-    divisible = True
 
     def config(self, load: LoadSettings) -> Any:
         """See :meth:`Quantization.config`."""

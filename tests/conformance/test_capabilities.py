@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +84,12 @@ def test_a_compiled_model_that_computes_something_else_is_noticed() -> None:
 
 
 def test_the_record_is_what_is_seen_today(adapterzoo: Callable[..., Result], tmp_path: Path) -> None:
-    """The others are tried by ``adapterzoo plugin capabilities --all``."""
+    """The others are tried by ``adapterzoo plugin capabilities --all``; without DeepSpeed, what needs it is not."""
     kept: dict[str, Any] = json.loads(Path("plugins", FILE).read_text(encoding="utf-8"))["methods"]
     done = adapterzoo("plugin", "capabilities", "ia3", "--to", tmp_path / FILE, "--jobs", "1")
     assert done.exit_code == 0, done.stderr
     seen = json.loads((tmp_path / FILE).read_text(encoding="utf-8"))["methods"]
     assert list(seen) == ["ia3"]
     assert {column: value is True for column, value in seen["ia3"].items()} == {
-        column: value is True for column, value in kept["ia3"].items()
+        column: value is True for column, value in kept["ia3"].items() if find_spec("deepspeed") or "zero" not in column
     }

@@ -161,3 +161,12 @@ def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_message(
     assert done.exit_code == 2
     assert "cannot be loaded" in done.stderr
     assert not new_children()
+
+
+def test_a_model_that_is_spread_gets_all_gpus(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path, started: list[str]
+) -> None:
+    sets = (*QUIET, "--set", "train.steps=1", "--set", "model.device_map=auto")
+    done = adapterzoo("run", write_recipe("lora, ia3"), *sets, "--out", tmp_path / "o")
+    assert done.exit_code == 0, done.stderr
+    assert started == [",".join(GPUS)]

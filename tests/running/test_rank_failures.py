@@ -15,6 +15,7 @@ from click.testing import Result
 
 from adapterzoo.machine import rank_processes, ranks
 from adapterzoo.machine.rank_processes import RankProcesses
+from adapterzoo.prepare import devices
 from adapterzoo.running.schedule import CellWatch
 from adapterzoo.training.trainer import TaskTrainer
 
@@ -96,16 +97,36 @@ def test_an_error_of_all_ranks_is_that_of_one_process(
         (("--set", "train.devices=5"), "has 5 devices, and 4 rows in a batch. Each device needs at least one."),
         ((*RANKS, "--jobs", "0"), "train.devices: is 2, but jobs: 0 lets this process do all cells."),
         (
-            (*RANKS, "-m", "prompt-tuning", "--set", "train.sharding=fsdp2"),
-            "train.devices: is 2, and prompt-tuning was seen to fail with fsdp2: ",
+            (*RANKS, "--set", "train.sharding=fsdp2"),
+            "train.devices: is 2, and lora was seen to fail with fsdp2: it reads no weights. Leave train.sharding out.",
         ),
         ((*RANKS, "--ray", "auto", "--gpus", "0.5"), "--gpus 0.5: is a share of a GPU, and each of the 2 processes"),
     ],
 )
 def test_what_cannot_be_divided_is_refused(
     arguments: tuple[str, ...], why: str, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result],
-    no_weights: None,
+    no_weights: None, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
+    seen = {"ddp": True, "fsdp2": "it reads no weights"}  # all methods that come with adapterzoo pass
+    monkeypatch.setattr(devices, "capabilities", lambda zoo, name: seen)
     done = adapterzoo("run", write_recipe("lora"), *arguments)
+    assert done.exit_code == 2
+    assert why in done.stderr.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("installed", "arguments", "why"),
+    [
+        (False, (), "train.sharding: is zero3, which needs DeepSpeed, and it is not installed. Run: pip install"),
+        (True, ("--set", "train.optimizer=adafactor"), "train.optimizer: is adafactor, and zero3 gives an optimizer"),
+        (True, ("-m", "lora-fa"), "train.devices: is 2, and lora-fa was seen to fail with zero3: "),
+    ],
+)
+def test_what_deepspeed_cannot_divide_is_refused(
+    installed: bool, arguments: tuple[str, ...], why: str, write_recipe: Callable[..., Path],
+    adapterzoo: Callable[..., Result], no_weights: None, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(devices, "find_spec", lambda name: installed or None)
+    done = adapterzoo("check", write_recipe("lora"), *RANKS, "--set", "train.sharding=zero3", *arguments)
     assert done.exit_code == 2
     assert why in done.stderr.replace("\n", " ")

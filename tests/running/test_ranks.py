@@ -18,10 +18,8 @@ from click.testing import CliRunner, Result
 from tiny import METHODS, RECIPE
 
 from adapterzoo.cli import main
-from adapterzoo.machine import gpu, processes, ranks
+from adapterzoo.machine import gpu, processes
 from adapterzoo.machine.rank_processes import forked_ranks
-from adapterzoo.running import cell
-from adapterzoo.training.trainer import TaskTrainer
 
 # Batches of five rows cannot be divided evenly, and the last one of an epoch has four.
 SETS = (*QUIET, "--set", "train.batch_size=5", "--set", "train.gradient_accumulation=2", "--set", "train.steps=3")
@@ -146,35 +144,3 @@ def test_processes_that_load_the_model_themselves(
     too_many = adapterzoo("run", runs.recipe, *wanted, "--set", "train.devices=4", "--out", tmp_path / "p")
     assert too_many.exit_code == 2
     assert "train.devices: is 4, but this machine has 3 GPUs" in too_many.stderr
-
-
-@pytest.mark.parametrize("method", ["oft", "qlora"])
-def test_fsdp2_divides_the_frozen_weights_in_training_alone(
-    method: str, runs: Runs, adapterzoo: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from torch.distributed.tensor import DTensor
-
-    compute_loss, looks_ahead = TaskTrainer.compute_loss, cell.looks_ahead
-
-    def note(model: Any, what: str) -> None:
-        parts = [p.to_local().numel() / p.numel() for p in model.parameters() if isinstance(p, DTensor)]
-        (tmp_path / f"{what}-{ranks.number()}").write_text(json.dumps(parts))
-
-    def noting_loss(trainer: TaskTrainer, *arguments: Any, **named: Any) -> Any:
-        note(trainer.model, "training")
-        return compute_loss(trainer, *arguments, **named)
-
-    def noting_measuring(model: Any, *arguments: Any) -> bool:
-        note(model, "measuring")
-        return looks_ahead(model, *arguments)
-
-    monkeypatch.setattr(TaskTrainer, "compute_loss", noting_loss)
-    monkeypatch.setattr(cell, "looks_ahead", noting_measuring)
-    sets = (*SETS, *RANKS, "--set", "train.sharding=fsdp2")
-    assert adapterzoo("run", runs.recipe, "-m", method, *sets, "--out", tmp_path / "o").exit_code == 0
-    assert_trained_alike(runs.one, tmp_path / "o", method)
-    for number in (0, 1):
-        parts = json.loads((tmp_path / f"training-{number}").read_text())
-        assert len(parts) == 20, "all weights of the base model, also those in 4 bits"
-        assert parts == pytest.approx([0.5] * len(parts), abs=0.01)
-        assert json.loads((tmp_path / f"measuring-{number}").read_text()) == []

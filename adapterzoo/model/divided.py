@@ -1,0 +1,229 @@
+"""Divide the weights of a base model among ranks, which put a layer together whenever something reads it.
+
+Each rank keeps an equal part of the bytes of every large weight. A weight that nobody reads has a shape, and no
+content. Every operation of torch is looked at: before one of them reads a weight, the ranks put the weights of its
+layer together, and take apart the layer before. So whoever computes with the model, trains it, wraps it or looks at its
+weights sees ordinary tensors, and needs to know nothing of this. torch's own FSDP2 replaces the parameters by others,
+so that no method could be put onto a model that is divided already.
+
+The ranks need not do the same: before a layer is put together, they agree which one is next, and a rank that needs
+nothing at that moment gives its parts to the others.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import distributed, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from adapterzoo.machine import ranks
+from adapterzoo.model.base_state import parts
+from adapterzoo.model.layers import layers, ordinary_tensors
+from adapterzoo.model.piece import Piece
+
+MIN_BYTES = 1024
+"""size of the smallest weight that is divided; for smaller ones a message would take longer than it saves memory"""
+NOTHING = 2**62
+"""number of a layer that a rank names if it needs none"""
+ONE_AT_A_TIME = "HF_DEACTIVATE_ASYNC_LOAD"
+"""variable by which transformers reads a weight only when it is needed"""
+aten = torch.ops.aten
+UNREAD = {
+    aten.alias.default, aten.detach.default, aten.view.default, aten.empty_like.default, aten.zeros_like.default,
+    aten.ones_like.default, aten.new_empty.default, aten.new_zeros.default, aten.new_ones.default,
+}  # fmt: skip
+"""operations that read the shape of a tensor alone"""
+
+_in_use: list[Divided] = []
+
+
+class Divided(TorchDispatchMode):  # type: ignore[misc]  # torch gives no types for it
+    """The divided weights of a model; in a ``with`` block, operations of torch find them whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._pieces: dict[int, Piece] = {}
+        """identity of the memory of a tensor -> its piece; those that are trained are left out, and stay whole"""
+        self._owners: dict[int, Piece] = {}
+        """identity of a tensor -> its piece"""
+        self._units: list[list[Piece]] = []
+        """for each layer its pieces"""
+        self._whole = list[int]()
+        """numbers of the layers that are whole at the moment"""
+        self._written = set[int]()
+        """numbers of the layers that something may have changed since they were put together"""
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Put weights together when something reads them in a ``with`` block, also for ranks that need more of them."""
+        _in_use.append(self)
+        try:
+            with ranks.helping(self._help_all), self:
+                yield
+        finally:
+            _in_use.remove(self)
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Forget what was divided, and in a ``with`` block divide each parameter as soon as a module gets it."""
+        self._forget()
+        hook = register_module_parameter_registration_hook(self._registered)
+        try:
+            # transformers would first take the memory of a GPU that all weights together need.
+            with (
+                mock.patch.dict(os.environ, {ONE_AT_A_TIME: "1"}),
+                mock.patch("transformers.modeling_utils.caching_allocator_warmup", create=True),
+                self.used(),
+            ):
+                yield
+        finally:
+            hook.remove()
+
+    def _registered(self, module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta:
+            parameter.requires_grad_(False)
+            for tensor in ordinary_tensors([parameter]):
+                self._add(tensor)
+
+    def take(self, model: nn.Module) -> None:
+        """Divide the parameters of a model that are not divided yet, and find its layers.
+
+        Other tensors of a model, such as buffers, stay whole: each rank may change its own.
+        """
+        self.rest()
+        for tensor in ordinary_tensors(model.parameters()):
+            self._add(tensor)
+        self._units = list(_units(model, self._pieces))
+        for number, unit in enumerate(self._units):
+            for piece in unit:
+                piece.unit = number
+
+    def _add(self, tensor: torch.Tensor) -> None:
+        if tensor.untyped_storage()._cdata not in self._pieces and tensor.nbytes >= MIN_BYTES:
+            piece = Piece(tensor, len(self._units))
+            self._units.append([piece])
+            self._pieces[piece.key] = self._owners[id(tensor)] = piece
+
+    def rest(self) -> None:
+        """Take everything apart, also what was trained."""
+        for unit in self._units:
+            for piece in unit:
+                self._take_apart(piece, written=True)
+        self._whole.clear()
+        self._written.clear()
+
+    def find(self, tensor: torch.Tensor) -> Piece | None:
+        """Return the piece of a tensor; None if it is whole on every rank."""
+        if tensor.is_meta or tensor.layout != torch.strided:
+            return None
+        return self._pieces.get(tensor.untyped_storage()._cdata)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Do an operation, with the layers whole whose weights it reads."""
+        kwargs = kwargs or {}
+        if func is aten.set_.source_Storage_storage_offset and args[1].nbytes() == 0 and math.prod(args[3]) > 0:
+            raise RuntimeError("a tensor was copied while its content was with other ranks")
+        if func not in UNREAD:
+            found = set[int]()
+            self._find_units((args, tuple(kwargs.values())), found)
+            if found:
+                self._put_together(sorted(found))
+                if func._schema.is_mutable:
+                    self._written |= found
+        return func(*args, **kwargs)
+
+    def _find_units(self, values: Sequence[Any], found: set[int]) -> None:
+        for value in values:
+            if isinstance(value, torch.Tensor):
+                if own := parts(value):
+                    self._find_units(own, found)
+                elif (piece := self.find(value)) is not None:
+                    found.add(piece.unit)
+            elif isinstance(value, (list, tuple)):
+                self._find_units(value, found)
+
+    def _put_together(self, numbers: Sequence[int]) -> None:
+        missing = [number for number in numbers if number not in self._whole]
+        if not missing:
+            return
+        for number in [number for number in self._whole if number not in numbers]:
+            for piece in self._units[number]:
+                if piece.tensor.requires_grad:
+                    self._pieces.pop(piece.key, None)
+                else:
+                    self._take_apart(piece, written=number in self._written)
+            self._whole.remove(number)
+            self._written.discard(number)
+        for number in missing:
+            while (chosen := _first(number)) != number:
+                self._give(chosen)
+            for piece in self._units[number]:
+                if piece.is_replaced and not piece.tensor.requires_grad:
+                    self._take_apart(piece, written=False)
+                piece.put_together()
+            self._whole.append(number)
+
+    def _take_apart(self, piece: Piece, *, written: bool) -> None:
+        self._pieces.pop(piece.key, None)
+        piece.take_apart(written=written)
+        self._pieces[piece.key] = piece
+
+    def _help_all(self) -> None:
+        """Give this rank's parts to the others until none of them needs more."""
+        while (chosen := _first(NOTHING)) != NOTHING:
+            self._give(chosen)
+
+    def _give(self, number: int) -> None:
+        for piece in self._units[number]:
+            piece.give()
+
+    def own_part(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return this rank's part of a tensor that is divided, and the tensor itself if it is not."""
+        piece = self._owners.get(id(tensor)) or self.find(tensor)
+        if piece is None or (piece.tensor.requires_grad and (piece.is_whole or piece.is_replaced)):
+            return tensor
+        if piece.is_replaced:
+            self._take_apart(piece, written=False)
+        elif piece.is_whole and piece.unit in self._written:
+            piece.keep_changes()
+        return piece.part
+
+    def part_bytes(self) -> int:
+        """Return the size of this rank's parts."""
+        return sum(len(piece.part) for unit in self._units for piece in unit)
+
+
+def own_part(tensor: torch.Tensor) -> torch.Tensor:
+    """Return this rank's part of a tensor that is divided at the moment, and the tensor itself if it is not."""
+    for divided in _in_use:
+        tensor = divided.own_part(tensor)
+    return tensor
+
+
+def _first(wanted: int) -> int:
+    """Return the first layer that any rank wants; each says which one it wants."""
+    number = torch.tensor([wanted])
+    distributed.all_reduce(number, op=distributed.ReduceOp.MIN)
+    return int(number)
+
+
+def _units(model: nn.Module, pieces: dict[int, Piece]) -> Iterator[list[Piece]]:
+    """Yield the pieces of each layer, and those of each module that is in none."""
+    left = dict(pieces)
+    for modules in layers(model):
+        keys = [tensor.untyped_storage()._cdata for tensor in ordinary_tensors(modules)]
+        if unit := [left.pop(key) for key in keys if key in left]:
+            yield unit
+    for piece in left.values():
+        yield [piece]
