@@ -10,6 +10,7 @@ from adapterzoo.machine.fresh_process import FreshProcess
 from adapterzoo.machine.processes import ProcessHandle
 from adapterzoo.machine.rank_processes import RankProcesses
 from adapterzoo.machine.stopwatch import Stopwatch
+from adapterzoo.recipe.schema import Recipe
 from adapterzoo.results.claims import Claims
 from adapterzoo.running import parallel
 from adapterzoo.running.loading_queue import ItemHandler, LoadingQueue
@@ -19,6 +20,15 @@ from adapterzoo.running.work_queue import EarlierResults, WorkItem
 from adapterzoo.running.worker import Worker
 
 
+def gpus_of_cells(recipe: Recipe, gpus: Sequence[str]) -> list[str]:
+    """Return the groups of GPUs, each for one cell at a time: all together if a model is spread over them.
+
+    Raises:
+        UserError: there are too few GPUs for one group.
+    """
+    return gpu.groups(gpus, len(gpus) if recipe.model.device_map else recipe.train.devices)
+
+
 class GpuQueue(LoadingQueue):
     """A queue with a process for each GPU, or as many as the recipe's ``jobs``."""
 
@@ -26,8 +36,7 @@ class GpuQueue(LoadingQueue):
         self, worker: Worker, reporter: Reporter, clock: Stopwatch, claims: Claims, gpus: Sequence[str]
     ) -> None:
         super().__init__(worker, reporter, clock, claims)
-        # A model that is spread over all GPUs is used by one process at a time.
-        self.gpus = gpu.groups(gpus, len(gpus) if self.recipe.model.device_map else self.worker.devices)
+        self.gpus = gpus_of_cells(self.recipe, gpus)
         self.gpu_of: dict[ProcessHandle, str] = {}
         """process, running or idle -> its GPU, or the GPUs of its ranks"""
 

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from adapterzoo.machine import gpu, processes
 from adapterzoo.machine.fresh_process import FreshProcess
 from adapterzoo.methods.registry import registry
-from adapterzoo.running.gpu_queue import GpuQueue
+from adapterzoo.recipe.reading import load_recipe
+from adapterzoo.running.gpu_queue import GpuQueue, gpus_of_cells
 from adapterzoo.running.schedule import CellWatch
 
 GPUS = ["0", "0"] if torch.cuda.device_count() == 1 else ["0", "1"]
@@ -163,10 +164,6 @@ def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_message(
     assert not new_children()
 
 
-def test_a_model_that_is_spread_gets_all_gpus(
-    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path, started: list[str]
-) -> None:
-    sets = (*QUIET, "--set", "train.steps=1", "--set", "model.device_map=auto")
-    done = adapterzoo("run", write_recipe("lora, ia3"), *sets, "--out", tmp_path / "o")
-    assert done.exit_code == 0, done.stderr
-    assert started == [",".join(GPUS)]
+def test_a_model_that_is_spread_gets_all_gpus(write_recipe: Callable[..., Path]) -> None:
+    for sets, expected in ([], ["0", "1"]), (["train.devices=2"], ["0,1"]), (["model.device_map=auto"], ["0,1"]):
+        assert gpus_of_cells(load_recipe(write_recipe("lora"), sets), ["0", "1"]) == expected
