@@ -33,7 +33,7 @@ data:
   columns: {{question: verb, answer: past}}
   split: {{train: 0.6, validation: 0.2, test: 0.2}}
   max_length: 64
-train: {{steps: 2, batch_size: 4}}
+train: {{steps: 2, batch_size: 4, warmup: 0}}
 evaluate: {{batch_size: 8, max_new_tokens: 2, base: false, shots: 0}}
 methods: [{methods}]
 jobs: 0
