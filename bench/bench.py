@@ -129,7 +129,8 @@ def write_job(recipe: Path, overrides: Sequence[str], path: Path) -> int:
     from adapterzoo.methods.layers import linear_layers
     from adapterzoo.methods.registry import registry
     from adapterzoo.model import files as model_files
-    from adapterzoo.model import loading
+    from adapterzoo.model.config import load_config
+    from adapterzoo.model.skeleton import skeleton as make_skeleton
     from adapterzoo.training.arguments import in_steps
 
     checked = load_recipe(recipe, tuple(overrides))
@@ -142,7 +143,7 @@ def write_job(recipe: Path, overrides: Sequence[str], path: Path) -> int:
         return [{"system": system, "question": row.prompt, "answer": row.completion.strip()} for row in rows]
 
     location = model_files.locate(checked.model.name)
-    skeleton = loading.skeleton(checked.model, loading.load_config(checked.model, location))
+    skeleton = make_skeleton(checked.model, load_config(checked.model, location))
     job = {
         "model": location,
         "steps": steps,

@@ -52,7 +52,8 @@ class TestRows:
             base: its base model, which some tasks ask about the rows.
             say: is called with the reason.
         """
-        from adapterzoo.model import files, loading
+        from adapterzoo.model import files
+        from adapterzoo.model.config import load_config
 
         recipe = adapter.recipe
         try:
@@ -62,7 +63,7 @@ class TestRows:
             if any(known.get(name, parts[name]) != parts[name] for name in parts):
                 raise UserError.at("data", "the rows have changed since the run.")
             location = files.locate(recipe.model.name, say)
-            config = loading.load_config(recipe.model, location)
+            config = load_config(recipe.model, location)
             encoded = encode_data(recipe, location, config, splits, lambda message: None)
         except UserError as error:
             say(f"not measured on the test rows: {error.problems[0]}")

@@ -63,14 +63,15 @@ def load_base(
         UserError: the base cannot be loaded, or is not the one of the training, the adapter's files are damaged, or a
             question is longer than the model can read.
     """
-    from adapterzoo.model import base, loading
+    from adapterzoo.model import base
     from adapterzoo.model import files as model_files
+    from adapterzoo.model.config import load_config
 
     require_causal(adapter)
     check_files(adapter, say)
     model = adapter.recipe.model.on_one_device() if whole else adapter.recipe.model
     location = model_files.locate(model.name, say)
-    config = loading.load_config(model, location)
+    config = load_config(model, location)
     if loaded is None:
         check_model(adapter, model_files.fingerprint(location, config))
     encoder = saved_encoder(adapter)

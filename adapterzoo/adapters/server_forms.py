@@ -188,8 +188,8 @@ def _encoder(adapter: Adapter, say: Say) -> Encoder:
 
 def _describe(adapter: Adapter, encoder: Encoder, folder: Path, say: Say) -> Path:
     """Write a folder with the base model's configuration and tokenizer, without weights, and return it."""
+    from adapterzoo.model.config import load_config
     from adapterzoo.model.files import locate
-    from adapterzoo.model.loading import load_config
 
     model = adapter.recipe.model
     load_config(model, locate(model.name, say)).save_pretrained(str(folder))

@@ -39,10 +39,10 @@ def preview(recipe: Path, number: int, split: str, tokens: bool, overrides: tupl
     checked, splits = read_data(checked, notes.append)
     with quiet_libraries():
         from adapterzoo.model import files as model_files
-        from adapterzoo.model import loading
+        from adapterzoo.model.config import load_config
 
         location = model_files.locate(checked.model.name, reporter().say)
-        config = loading.load_config(checked.model, location)
+        config = load_config(checked.model, location)
         encoded = encode_data(checked, location, config, splits, notes.append)
         from adapterzoo.tokens import show
 

@@ -121,7 +121,7 @@ def tiny_skeleton(architecture: str, task_type: str = CAUSAL) -> Base:
     from transformers import AutoConfig
 
     from adapterzoo.model.base import Base
-    from adapterzoo.model.loading import skeleton
+    from adapterzoo.model.skeleton import skeleton
     from adapterzoo.recipe.schema import ModelSection
 
     folder = str(model_folder(architecture))

@@ -10,7 +10,8 @@ from adapterzoo.errors import AdapterzooError
 from adapterzoo.machine import ranks
 from adapterzoo.machine.memory import spare_imported_modules
 from adapterzoo.model.base_state import BaseState, stored_bytes, tensor_digest
-from adapterzoo.model.loading import load_config, load_weights
+from adapterzoo.model.config import load_config
+from adapterzoo.model.loading import load_weights
 from adapterzoo.model.placing import Places, choose_places
 from adapterzoo.model.quantization import dequantize
 from adapterzoo.quantizations.contract import NONE

@@ -1,30 +1,21 @@
-"""Load a model: its configuration, its layers without weights, its weights."""
+"""Load a model with its weights."""
 
 from __future__ import annotations
 
-import copy
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import UserError
 from adapterzoo.machine import gpu, ranks
-from adapterzoo.model.attention import refuse_attention
-from adapterzoo.model.files import (
-    never_ask,
-    refuse_adapter,
-    refuse_damaged,
-    refuse_gguf,
-    refuse_strange_files,
-    weight_count,
-    weight_names,
-)
+from adapterzoo.model.config import load_config
+from adapterzoo.model.files import weight_names
 from adapterzoo.model.head import head_names, mark_head
-from adapterzoo.model.loading_errors import TRUST_HINT, loading_error, weight_problems
+from adapterzoo.model.loading_errors import loading_error, weight_problems
 from adapterzoo.model.padding import add_embeddings
 from adapterzoo.model.quantization import finish, loading_arguments, saved_quantization
 from adapterzoo.model.row_attention import add_row_attention
+from adapterzoo.model.skeleton import class_arguments, configured, model_class, renamed_base, skeleton
 from adapterzoo.quantizations.contract import NONE, LoadSettings
 from adapterzoo.quantizations.registry import quantizations
 from adapterzoo.tasks.examples import CAUSAL_FORM, ModelForm
@@ -37,50 +28,6 @@ if TYPE_CHECKING:
 # Up to this many tokens, eager attention in bfloat16 is faster than SDPA on a CPU. For longer rows, eager attention
 # takes more memory.
 MAX_EAGER_LENGTH = 512
-
-
-def load_config(model: ModelSection, location: str) -> Any:
-    """Return the model's configuration.
-
-    Raises:
-        UserError: the model cannot be found or loaded, an adapter is beside its weights, or it names code or weights
-            elsewhere.
-    """
-    from transformers import AutoConfig
-
-    never_ask()
-    refuse_attention(model)
-    refuse_strange_files(location)
-    refuse_gguf(location)
-    refuse_adapter(location, model.revision)
-    refuse_damaged(location)
-    trust = model.trust_remote_code
-    try:
-        config = AutoConfig.from_pretrained(location, revision=model.revision, trust_remote_code=trust)
-    except Exception as error:  # values of other types than a configuration has may raise any error
-        raise loading_error(model, error) from None
-    _refuse_layers(model, location, config)
-    if not trust:
-        _refuse_kernels(model, config)
-    return config
-
-
-def _refuse_layers(model: ModelSection, location: str, config: Any) -> None:
-    """Raise UserError if a configuration asks for more layers than a folder has weights: making them may never end."""
-    layers, weights = getattr(config, "num_hidden_layers", None), weight_count(location)
-    if isinstance(layers, int) and weights is not None and layers > weights:
-        what = f"its config.json asks for {layers:,} layers, and its files hold {weights:,} weights."
-        raise UserError.at(f"model {model.name}", what, "They do not belong together: download both again.")
-
-
-def _refuse_kernels(model: ModelSection, config: Any) -> None:
-    """Raise UserError if a configuration names a repository with code for its attention; transformers would run it."""
-    kernel = str(getattr(config, "_attn_implementation", None))
-    if "/" in kernel:
-        what = f"its config.json names code for its attention, '{kernel}', which is not run."
-        raise UserError.at(f"model {model.name}", what, TRUST_HINT)
-    for name in getattr(config, "sub_configs", ()):
-        _refuse_kernels(model, getattr(config, name, None))
 
 
 def check_weights(model: ModelSection, location: str, config: Any, form: ModelForm = CAUSAL_FORM) -> None:
@@ -105,13 +52,13 @@ def _from_pretrained(model: ModelSection, location: str, form: ModelForm, **sett
 
     if form.model_class != CAUSAL_FORM.model_class:
         config = load_config(model, location)
-        settings |= {"config": _configured(config, form), "key_mapping": _renamed_base(config, form) or None}
-        settings |= _class_arguments(config, form)
+        settings |= {"config": configured(config, form), "key_mapping": renamed_base(config, form) or None}
+        settings |= class_arguments(config, form)
     try:
         # A new head begins with random numbers: they must be the same at each loading of the base model.
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            loaded, keys = _model_class(form).from_pretrained(
+            loaded, keys = model_class(form).from_pretrained(
                 location,
                 revision=model.revision,
                 trust_remote_code=model.trust_remote_code,
@@ -154,66 +101,6 @@ def _missing_parts(model: ModelSection, location: str, error: Exception) -> list
         return sorted(expected - weight_names(folder))
     except Exception:  # the caller then reports transformers' own error
         return []
-
-
-def skeleton(model: ModelSection, config: Any, form: ModelForm = CAUSAL_FORM) -> nn.Module:
-    """Return the model without its weights: it has all layers, with every parameter on the meta device.
-
-    Raises:
-        UserError: transformers does not know the architecture, or the model's own code fails.
-    """
-    import torch
-
-    auto = _model_class(form)
-    try:
-        with torch.device("meta"):
-            empty: nn.Module = auto.from_config(
-                _configured(config, form),
-                trust_remote_code=model.trust_remote_code,
-                **_class_arguments(config, form),
-            )
-    except Exception as error:  # a model's own code may raise any error
-        raise loading_error(model, error) from None
-    add_embeddings(empty, form.vocabulary)
-    mark_head(empty, form)
-    return empty
-
-
-def _model_class(form: ModelForm) -> Any:
-    """Return the class of transformers that loads a model in this form."""
-    import transformers
-
-    return getattr(transformers, form.model_class)
-
-
-def _renamed_base(config: Any, form: ModelForm) -> dict[str, str]:
-    """Return how to rename weights if the model calls its base model otherwise than the causal language model does.
-
-    transformers does that only for some architectures; for example, not for Llama that answers from a context.
-    """
-    classes = [_model_class(form)._model_mapping.get(type(config), None) for form in (CAUSAL_FORM, form)]
-    if None in classes:
-        return {}
-    old, new = (getattr(found[0] if isinstance(found, tuple) else found, "base_model_prefix", "") for found in classes)
-    return {rf"^{old}\.": f"{new}."} if new and old and new != old else {}
-
-
-def _configured(config: Any, form: ModelForm) -> Any:
-    """Return a copy of a model's configuration with the settings of the form."""
-    config = copy.deepcopy(config)
-    for name, value in form.config.items():
-        setattr(config, name, value)
-    return config
-
-
-def _class_arguments(config: Any, form: ModelForm) -> dict[str, Any]:
-    """Return the arguments of the model's class that the form needs: how to leave its pooler out, if it has one."""
-    if form.pooler:
-        return {}
-    found = _model_class(form)._model_mapping.get(type(config), None)
-    kind = found[0] if isinstance(found, tuple) else found
-    has_pooler = kind is not None and "add_pooling_layer" in inspect.signature(kind.__init__).parameters
-    return {"add_pooling_layer": False} if has_pooler else {}
 
 
 def device() -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from adapterzoo.errors import Problem, UserError
 from adapterzoo.model.files import weight_names
 from adapterzoo.model.head import head_names
-from adapterzoo.model.loading import skeleton
+from adapterzoo.model.skeleton import skeleton
 from adapterzoo.tasks.examples import ModelForm
 from adapterzoo.terminal import size
 

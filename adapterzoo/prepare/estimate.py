@@ -203,10 +203,12 @@ def _estimate(prepared: Prepared, cell: MethodCell) -> Needs:
     import torch
 
     from adapterzoo.model import loading
+    from adapterzoo.model.config import load_config
+    from adapterzoo.model.skeleton import skeleton as make_skeleton
 
     recipe, encoded = prepared.recipe, prepared.encoded.with_base(None)
-    config = loading.load_config(recipe.model, prepared.location)
-    skeleton: Any = loading.skeleton(recipe.model, config, encoded.form)
+    config = load_config(recipe.model, prepared.location)
+    skeleton: Any = make_skeleton(recipe.model, config, encoded.form)
     skeleton.to(getattr(torch, recipe.model.dtype)).requires_grad_(False)
     if (attention := loading.attention(recipe.model, recipe.data.max_length)) is not None:
         skeleton.set_attn_implementation(attention)

@@ -82,12 +82,14 @@ def encode_run(
     from adapterzoo.model import files as model_files
     from adapterzoo.model import loading
     from adapterzoo.model.bundled import BUNDLED
+    from adapterzoo.model.config import load_config
+    from adapterzoo.model.skeleton import skeleton as make_skeleton
 
     spare_imported_modules()
     from adapterzoo.training.arguments import total_steps
 
     location = model_files.locate(recipe.model.name, say)
-    config = loading.load_config(recipe.model, location)
+    config = load_config(recipe.model, location)
     recipe, cells = fit_to_checkpoint(recipe, cells, config, registry(), say)
     if Path(location).is_dir() and recipe.model.name not in BUNDLED:
         # However its folder is named, it is the same model: the resolved recipe has the absolute path.
@@ -98,7 +100,7 @@ def encode_run(
     if problems := devices_problems(recipe, encoded, cells, registry()):
         raise UserError(*problems)
     loading.check_weights(recipe.model, location, config, encoded.form)
-    skeleton = loading.skeleton(recipe.model, config, encoded.form)
+    skeleton = make_skeleton(recipe.model, config, encoded.form)
     kept = placed(recipe, location, encoded.form, skeleton, cells, registry())
     parts = {name: fingerprint([getattr(splits, name)]) for name in SPLIT_NAMES}
     prepared = Prepared(
