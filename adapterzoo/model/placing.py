@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -121,20 +122,31 @@ def _layers_on_disk(model: Any, module: nn.Module, name: str) -> Iterator[tuple[
 def _problem(model: ModelSection, places: Places, skeleton: Any, form: ModelForm, location: str) -> Problem | None:
     """Return why a model cannot be kept in these places; None if it can."""
     away = offloaded_places(places)
-    first, _ = next(iter(skeleton.named_parameters()))
+    first, embeddings = next(iter(skeleton.named_parameters()))
     if _place_of(first, places) in away:
         room = ", ".join(f"{size(most)} {called(place)}" for place, most in most_memory(model).items())
-        what = f"allows {room}: too little for the embeddings and room to read the largest layer."
+        layers = [part for part in skeleton.modules() if type(part).__name__ in (skeleton._no_split_modules or ())]
+        largest = max((sum(weight.nbytes for weight in layer.parameters()) for layer in layers), default=0)
+        needed = f"the embeddings ({size(embeddings.nbytes)}) and room to read the largest layer ({size(largest)})"
+        what = f"allows {room}: too little for {needed}."
         return Problem("model.max_memory", what, "Allow more.")
     head = next((name for name, part in skeleton.named_modules() if part is skeleton.get_output_embeddings()), None)
     added = form.vocabulary > skeleton.get_input_embeddings().weight.shape[0]
     if added and head is not None and _place_of(head, places) in away:
         what = "adds an embedding, which the head needs too, and the head is offloaded (model.device_map)."
         return Problem("model.padding_token", what, "Leave it out, or let the model have more memory.")
+    if model.offload_folder is not None and not _is_writable(Path(model.offload_folder)):
+        return Problem("model.offload_folder", f"is no folder that can be written: {model.offload_folder}")
     if model.offload_folder is None and DISK in away and (joined := _joined(places, skeleton, location)):
         what = f"is needed: '{joined}' and others are made of several weights of the files, and kept there as one."
         return Problem("model.offload_folder", what, "Name a folder with room for the model.")
     return None
+
+
+def _is_writable(folder: Path) -> bool:
+    """Tell whether a folder can be written, or made."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return there.is_dir() and os.access(there, os.W_OK)
 
 
 def _joined(places: Places, skeleton: Any, location: str) -> str | None:

@@ -38,7 +38,7 @@ def placed(
     model = recipe.model
     if model.device_map is None:
         return None
-    if problems := [*_setting_problems(recipe), *_quantization_problems(cells)]:
+    if problems := [*_setting_problems(recipe), *_quantization_problems(recipe, cells)]:
         raise UserError(*problems)
     if cells and all(cell.quantization != NONE for cell in cells):
         return None  # transformers places it, on GPUs alone, when it knows the sizes of quantized weights
@@ -53,8 +53,8 @@ def _setting_problems(recipe: Recipe) -> list[Problem]:
 
     problems = []
     if recipe.train.devices > 1:
-        what = f"is {recipe.model.device_map}, and train.devices is {recipe.train.devices}: each is for one process."
-        problems.append(Problem(PLACE, what, "Choose one of the two."))
+        what = f"is {recipe.model.device_map}, which is for one process, and train.devices is {recipe.train.devices}."
+        problems.append(Problem(PLACE, what, "Leave one of the two out."))
     have = torch.cuda.device_count()
     if absent := [place for place in recipe.model.max_memory or () if place != CPU and int(place) >= have]:
         what = f"names GPU {absent[0]}, and this machine has {'no GPU' if not have else f'{have}, numbered from 0'}."
@@ -62,14 +62,19 @@ def _setting_problems(recipe: Recipe) -> list[Problem]:
     return problems
 
 
-def _quantization_problems(cells: Sequence[Cell]) -> list[Problem]:
+def _quantization_problems(recipe: Recipe, cells: Sequence[Cell]) -> list[Problem]:
     import torch
 
-    quantized = dict.fromkeys(cell.quantization for cell in cells if cell.quantization != NONE)
     if torch.cuda.is_available():  # transformers refuses it if the GPUs are too small
         return []
+    labels: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        if cell.quantization != NONE:
+            asks = "model.quantization" if cell.quantization == recipe.model.quantization else cell.label
+            labels.setdefault(cell.quantization, {})[asks] = None
     what = "spreads weights over memory and disk here. They are read from there as they are, and not quantized as {}."
-    return [Problem(PLACE, what.format(name), "Leave out what needs it, or model.device_map.") for name in quantized]
+    hint = "Leave out {}, or model.device_map."
+    return [Problem(PLACE, what.format(name), hint.format(", ".join(own))) for name, own in labels.items()]
 
 
 def _method_problems(places: Places, cells: Sequence[Cell], zoo: Registry) -> list[Problem]:

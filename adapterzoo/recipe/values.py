@@ -114,7 +114,8 @@ MaxMemory = Annotated[
     dict[int | str, int],
     BeforeValidator(_max_memory, json_schema_input_type=dict[str, int | str]),
     checked(
-        lambda value: _max_memory(value) is not None, "numbers of GPUs, and cpu, with sizes, like {0: 20GB, cpu: 60GB}"
+        lambda value: _max_memory(value) is not None,
+        "numbers of GPUs, and cpu, with sizes in kB, MB, GB or TB, like {0: 20GB, cpu: 60GB}",
     ),
 ]
 

@@ -32,11 +32,24 @@ def test_check_says_what_each_place_keeps(
     [
         (["model.max_memory={cpu: 50kB}"], "lora", "model.max_memory: allows 50.0kB in memory: too little for"),
         (["model.max_memory={0: 5GB}"], "lora", "model.max_memory: names GPU 0, and this machine has no GPU."),
-        (["model.max_memory={gpu: 5GB}"], "lora", "must be numbers of GPUs, and cpu, with sizes, like {0: 20GB,"),
-        (["model.max_memory={cpu: much}"], "lora", "must be numbers of GPUs, and cpu, with sizes, like {0: 20GB,"),
-        (["train.devices=2"], "lora", "model.device_map: is auto, and train.devices is 2: each is for one process."),
-        (["model.quantization=nf4"], "lora", "read from there as they are, and not quantized as nf4. Leave out what"),
-        ([], "lora, qlora", "read from there as they are, and not quantized as nf4. Leave out what"),
+        (
+            ["model.max_memory={gpu: 5GB}"],
+            "lora",
+            "must be numbers of GPUs, and cpu, with sizes in kB, MB, GB or TB, like {0:",
+        ),
+        (
+            ["model.max_memory={cpu: much}"],
+            "lora",
+            "must be numbers of GPUs, and cpu, with sizes in kB, MB, GB or TB, like {0:",
+        ),
+        (["train.devices=2"], "lora", "model.device_map: is auto, which is for one process, and train.devices is 2."),
+        (
+            ["model.quantization=nf4"],
+            "lora",
+            "not quantized as nf4. Leave out model.quantization, or model.device_map.",
+        ),
+        ([], "lora, qlora", "read from there as they are, and not quantized as nf4. Leave out qlora, or"),
+        (["model.offload_folder=/dev/null/x"], "lora", "model.offload_folder: is no folder that can be written: /dev"),
         ([], "lora, pissa", "model.device_map: leaves weights outside of memory, and pissa was seen to fail then:"),
     ],
 )

@@ -19,8 +19,8 @@ from adapterzoo.errors import UserError
 from adapterzoo.recipe.schema import DataSection
 from adapterzoo.tokens.encode import Encoder
 
-# Leave out the character that marks a space in sentencepiece, because decoding changes it, and what special tokens begin
-# with, because a tokenizer reads them in any text: hypothesis knows texts like </s> from the constants of this package.
+# Leave out the character that marks a space in sentencepiece, because decoding changes it, and what special tokens
+# begin with, which a tokenizer reads in any text: hypothesis takes texts like </s> from the code of the package.
 TEXTS = st.text(min_size=1, max_size=40).map(str.strip).filter(lambda text: text and not {*"▁<["} & {*text})
 CONVERSATIONS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=3)
 
