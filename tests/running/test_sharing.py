@@ -195,10 +195,11 @@ def test_the_script_for_slurm_starts_a_worker_that_a_signal_reaches(
     path = {"PATH": f"{scripts}:{os.environ['PATH']}"}
     with subprocess.Popen(["bash", script, out], env=os.environ | path, stderr=subprocess.PIPE, text=True) as worker:
         assert worker.stderr is not None
-        assert any("step" in line for line in worker.stderr)
+        assert any("] ia3: step" in line for line in worker.stderr)
         worker.terminate()
-        assert "stopping" in worker.stderr.read()
-    assert [*out.glob("ia3/seed-0/checkpoints/checkpoint-*")]
+        said = worker.stderr.read()
+    assert "stopping" in said
+    assert [*out.glob("ia3/seed-0/checkpoints/checkpoint-*")], said
     assert not [*out.glob(".claims/ia3*")]
 
 
