@@ -11,10 +11,11 @@ from adapterzoo.hookspecs import hookimpl
 from adapterzoo.methods.contract import Context, LinearOptions, Method, Options
 from adapterzoo.methods.experts import expert_names, expert_problems
 from adapterzoo.methods.inserts import InsertMethod, block_ends, transformer_layers
-from adapterzoo.methods.layers import CONFIG, WEIGHTS, LayerMethod, features, linear_layers, targeted
+from adapterzoo.methods.layers import CONFIG, WEIGHTS, LayerMethod
 from adapterzoo.methods.layers import trained_parameters as trained
 from adapterzoo.methods.peft import PeftMethod
 from adapterzoo.methods.registry import registry
+from adapterzoo.methods.targets import features, linear_layers, targeted
 from adapterzoo.metrics.contract import ColumnStyle, Metric
 from adapterzoo.quantizations.contract import Quantization
 from adapterzoo.recipe.reading import load_recipe

@@ -126,8 +126,8 @@ def write_job(recipe: Path, overrides: Sequence[str], path: Path) -> int:
     """
     from adapterzoo import load_recipe
     from adapterzoo.data.split import load_splits
-    from adapterzoo.methods.layers import linear_layers
     from adapterzoo.methods.registry import registry
+    from adapterzoo.methods.targets import linear_layers
     from adapterzoo.model import files as model_files
     from adapterzoo.model.config import load_config
     from adapterzoo.model.skeleton import skeleton as make_skeleton

@@ -8,7 +8,7 @@ from adapterzoo_plugins.lora import Lora, LoraOptions
 from pydantic import Field
 
 from adapterzoo import Context, Problem, hookimpl
-from adapterzoo.methods.layers import pooler_problems
+from adapterzoo.methods.targets import pooler_problems
 
 if TYPE_CHECKING:
     from peft import PeftConfig

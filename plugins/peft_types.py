@@ -18,7 +18,7 @@ from pydantic import Field, create_model
 
 from adapterzoo import Context, Options, PeftMethod, Problem, hookimpl
 from adapterzoo.methods.contract import attributes
-from adapterzoo.methods.layers import pooler_problems
+from adapterzoo.methods.targets import pooler_problems
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adapterzoo.errors import AdapterzooError
-from adapterzoo.methods.layers import linear_layers
+from adapterzoo.methods.targets import linear_layers
 
 if TYPE_CHECKING:
     import torch

@@ -99,7 +99,7 @@ def _difference(first: Tensor, second: Tensor) -> float:
 
 def _bytes_per_parameter(base: Base, plain: Base) -> float:
     """Return the bytes that a weight of the quantized layers takes, by comparing with the plain model in bfloat16."""
-    from adapterzoo.methods.layers import linear_layers
+    from adapterzoo.methods.targets import linear_layers
     from adapterzoo.model.base_state import held_bytes
 
     layers: list[Any] = [*linear_layers(plain.get_model()).values()]

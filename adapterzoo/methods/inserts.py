@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import Problem
 from adapterzoo.methods.contract import OptionsT
-from adapterzoo.methods.layers import ModuleMethod, features, linear_layers
+from adapterzoo.methods.layers import ModuleMethod
+from adapterzoo.methods.targets import features, linear_layers
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import AdapterzooError, Problem
 from adapterzoo.methods.contract import Context, Method, OptionsT
-from adapterzoo.methods.layers import CONFIG, WEIGHTS, new_head, target_problems
+from adapterzoo.methods.layers import CONFIG, WEIGHTS
 from adapterzoo.methods.peft_targets import as_plain_peft_reads, as_trained, name_linear_layers, targets_as_given
+from adapterzoo.methods.targets import new_head, target_problems
 
 if TYPE_CHECKING:
     from peft import PeftConfig

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.methods.layers import all_linear_is_too_much, is_linear, linear_layers
+from adapterzoo.methods.targets import all_linear_is_too_much, is_linear, linear_layers
 
 if TYPE_CHECKING:
     from peft import PeftConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.methods.contract import Method
-from adapterzoo.methods.layers import new_head
+from adapterzoo.methods.targets import new_head
 from adapterzoo.tasks.examples import ModelForm
 
 if TYPE_CHECKING:

@@ -95,7 +95,7 @@ class _ReadWeight(nn.Parameter):  # type: ignore[misc]  # torch is not followed 
 
 
 class _Source:
-    """Where the weights of one module are, and the device to which they are read."""
+    """Reads the offloaded weights of one module, to the device where it computes."""
 
     def __init__(self, weights: Mapping[str, torch.Tensor], device: torch.device) -> None:
         self._weights, self._device = weights, device
@@ -165,7 +165,7 @@ def _weight(name: str, module: nn.Module) -> nn.Parameter | None:
 
 
 class _Again:
-    """What autograd keeps instead of an offloaded weight, or of a view of it: how to read it again."""
+    """Stands for an offloaded weight, or a view of it, until the backward pass reads it again."""
 
     def __init__(self, weight: _ReadWeight, saved: torch.Tensor) -> None:
         self._source, self._name = weight.source, weight.weight_name

@@ -15,8 +15,8 @@ from adapterzoo.machine.memory import BYTES_PER_TRAINED_PARAMETER, total
 from adapterzoo.machine.processes import cores, in_processes
 from adapterzoo.methods.calls import checked_wrap, find_problems
 from adapterzoo.methods.contract import Context, Method, Options
-from adapterzoo.methods.layers import features, linear_layers
 from adapterzoo.methods.registry import Registry
+from adapterzoo.methods.targets import features, linear_layers
 from adapterzoo.model.head import adapter_size
 from adapterzoo.prepare.budget import divisors, solve
 from adapterzoo.prepare.plan import MethodCell

@@ -56,7 +56,7 @@ def weights_of(skeleton: nn.Module, quantization: str, dtype: str, parts: int = 
         dtype: name of the dtype of the weights that are not quantized.
         parts: number of processes that the weights are divided among, which put one layer at a time together.
     """
-    from adapterzoo.methods.layers import linear_layers
+    from adapterzoo.methods.targets import linear_layers
 
     whole = _whole_weights(skeleton, quantization, dtype)
     if parts == 1:
@@ -78,7 +78,7 @@ def weights_of(skeleton: nn.Module, quantization: str, dtype: str, parts: int = 
 
 
 def _whole_weights(skeleton: nn.Module, quantization: str, dtype: str) -> Weights:
-    from adapterzoo.methods.layers import linear_layers
+    from adapterzoo.methods.targets import linear_layers
 
     plain = BYTES_PER_PARAMETER[dtype]
     layers = [sum(p.numel() for p in layer.parameters()) for layer in linear_layers(skeleton).values()]
@@ -94,7 +94,7 @@ def _whole_weights(skeleton: nn.Module, quantization: str, dtype: str) -> Weight
 
 def _weights(prepared: Prepared, cell: Cell, skeleton: nn.Module) -> Weights:
     """Return how the weights of a cell's base model are stored where they compute."""
-    from adapterzoo.methods.layers import linear_layers
+    from adapterzoo.methods.targets import linear_layers
 
     recipe = prepared.recipe
     if prepared.kept is None:

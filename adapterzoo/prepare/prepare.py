@@ -12,8 +12,8 @@ from adapterzoo.data_row import SPLIT_NAMES
 from adapterzoo.errors import Problem, UserError
 from adapterzoo.machine.memory import spare_imported_modules
 from adapterzoo.machine.quiet import quiet_libraries
-from adapterzoo.methods.layers import linear_layers
 from adapterzoo.methods.registry import registry
+from adapterzoo.methods.targets import linear_layers
 from adapterzoo.prepare.checkpoint import fit_to_checkpoint
 from adapterzoo.prepare.devices import devices_problems
 from adapterzoo.prepare.dry_run import dry_run

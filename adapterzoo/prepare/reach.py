@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.methods.experts import expert_names, fused_experts
-from adapterzoo.methods.layers import targeted
+from adapterzoo.methods.targets import targeted
 from adapterzoo.prepare.plan import MethodCell
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from adapterzoo.results.claims import Claims
 from adapterzoo.running import parallel
 from adapterzoo.running.parallel import Concurrency
 from adapterzoo.running.reporter import Reporter
-from adapterzoo.running.work_queue import EarlierResults, WorkItem, WorkQueue, do_item
+from adapterzoo.running.work_item import EarlierResults, WorkItem, do_item
+from adapterzoo.running.work_queue import WorkQueue
 from adapterzoo.running.worker import Worker
 
 

@@ -16,7 +16,7 @@ from adapterzoo.running import parallel
 from adapterzoo.running.loading_queue import ItemHandler, LoadingQueue
 from adapterzoo.running.parallel import Concurrency
 from adapterzoo.running.reporter import Reporter
-from adapterzoo.running.work_queue import EarlierResults, WorkItem
+from adapterzoo.running.work_item import EarlierResults, WorkItem
 from adapterzoo.running.worker import Worker
 
 

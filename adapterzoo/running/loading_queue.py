@@ -20,7 +20,8 @@ from adapterzoo.prepare.plan import MethodCell
 from adapterzoo.results.claims import Claims
 from adapterzoo.results.result import Result
 from adapterzoo.running.reporter import Reporter
-from adapterzoo.running.work_queue import EarlierResults, WorkItem, WorkQueue, do_item
+from adapterzoo.running.work_item import EarlierResults, WorkItem, do_item
+from adapterzoo.running.work_queue import WorkQueue
 from adapterzoo.running.worker import Worker
 
 if TYPE_CHECKING:

@@ -3,51 +3,24 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from adapterzoo.errors import AdapterzooError, failure_reason
-from adapterzoo.machine import processes, ranks, stopping
+from adapterzoo.errors import failure_reason
+from adapterzoo.machine import processes, stopping
 from adapterzoo.machine.fresh_process import DONE
-from adapterzoo.machine.processes import ProcessHandle, Send
+from adapterzoo.machine.processes import ProcessHandle
 from adapterzoo.machine.stopwatch import Stopwatch
-from adapterzoo.prepare.plan import BaseCell, Cell, MethodCell
+from adapterzoo.prepare.plan import BaseCell, MethodCell
 from adapterzoo.results.claims import LOOK_SECONDS, Claims
-from adapterzoo.results.result import Result, Tuning
-from adapterzoo.running.follower import follow_item
+from adapterzoo.results.result import Result
 from adapterzoo.running.of_base import OfBase, needs_base
 from adapterzoo.running.parallel import Concurrency
 from adapterzoo.running.reporter import Reporter
 from adapterzoo.running.schedule import CellWatch, Schedule
-from adapterzoo.running.watch import Sender
+from adapterzoo.running.work_item import EarlierResults, WorkItem
 from adapterzoo.running.worker import Worker, too_long
-
-if TYPE_CHECKING:
-    from adapterzoo.model.base import Base
-
-
-@dataclass(frozen=True, eq=False)
-class WorkItem:
-    """A piece of work for a process: do a cell, or measure what cells need to know of an untouched base model."""
-
-    quantization: str
-    """quantization of the base model that the item needs"""
-    cell: Cell | None = None
-    """None for the untouched base model"""
-
-
-@dataclass(frozen=True)
-class EarlierResults:
-    """The results of earlier items that a cell needs."""
-
-    tuning: Tuning | AdapterzooError | None
-    """tuning of the cell's label, or why it failed"""
-    of_base: OfBase | None
-    """what the cell needs to know of the untouched base model; None if that is nothing"""
-    claim: Path | None = None
-    """file by which this worker has claimed the cell; None if no claims are needed"""
 
 
 class WorkQueue(Schedule):
@@ -283,20 +256,3 @@ class WorkQueue(Schedule):
             result = self.worker.fail(item.cell, why, process.output(), keep_checkpoints=True)
         self._finish(result)
         return result
-
-
-def do_item(worker: Worker, item: WorkItem, base: Base, earlier: EarlierResults, send: Send) -> None:
-    """Do an item and send its messages; this runs in the process of the item, or in each of its ranks."""
-    if worker.devices > 1:
-        ranks.join()
-    if worker.prepared.recipe.train.weight_parts > 1:
-        base.divide()
-    if ranks.number() > 0:
-        follow_item(worker.prepared, worker.store, item.cell, base, earlier.tuning, earlier.of_base, send)
-        return
-    if item.cell is not None:
-        worker.store.claim = earlier.claim
-        worker.do(item.cell, base, Sender(send), tuning=earlier.tuning, of_base=earlier.of_base)
-        return
-    clock = Stopwatch()
-    send(("of_base", OfBase.measured(worker.prepared, base, clock), clock.seconds))

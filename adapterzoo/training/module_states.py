@@ -11,7 +11,7 @@ HOOKS = [name for name, value in vars(nn.Module()).items() if isinstance(value, 
 
 
 class ModuleStates:
-    """What the modules and the parameters of a model were before a library changed them."""
+    """Remembers the modules and the parameters of a model, and restores them after a library has changed them."""
 
     def __init__(self, model: nn.Module, library: str, *, replaces_frozen: bool) -> None:
         """Remember everything.

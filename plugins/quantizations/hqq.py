@@ -32,7 +32,7 @@ class Hqq(Quantization):
         from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
         from torch import nn
 
-        from adapterzoo.methods.layers import linear_layers
+        from adapterzoo.methods.targets import linear_layers
 
         settings = BaseQuantizeConfig(nbits=self.bits, group_size=GROUP, axis=1)
         for name, layer in linear_layers(model).items():

@@ -129,9 +129,9 @@ def test_debug_shows_the_traceback(adapterzoo: Callable[..., Result], tmp_path: 
 def test_a_pattern_that_tries_too_many_ways_is_stopped(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from adapterzoo.methods import layers
+    from adapterzoo.methods import targets
 
-    monkeypatch.setattr(layers, "MAX_PATTERN_SECONDS", 0.2)
+    monkeypatch.setattr(targets, "MAX_PATTERN_SECONDS", 0.2)
     methods = ", ".join(f"{{name: {name}, target_modules: '([a-z0-9_.]+)+!'}}" for name in ("lora", "oft", "lora-fa"))
     refused(
         adapterzoo("check", write_recipe(methods)),

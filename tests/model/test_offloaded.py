@@ -87,7 +87,7 @@ def test_autograd_keeps_none_of_them(on_disk: base.Base) -> None:
 
 
 def test_a_graph_that_nobody_goes_back_through_is_freed(model: Any) -> None:
-    """As a method makes one that computes the norms of weights when it wraps the model."""
+    """A method that computes the norms of weights when it wraps the model makes such a graph."""
     output = torch.ones(3, requires_grad=True).exp()  # autograd keeps the output of this function
     gone = weakref.ref(output)
     del output

@@ -21,7 +21,7 @@ from adapterzoo.running.on_ray.process import RayProcess
 from adapterzoo.running.on_ray.queue import RayQueue
 from adapterzoo.running.reporter import Reporter
 from adapterzoo.running.schedule import CellWatch
-from adapterzoo.running.work_queue import WorkItem
+from adapterzoo.running.work_item import WorkItem
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 # Notice soon that a node is dead, and start no process before one is needed.

@@ -27,7 +27,8 @@ from adapterzoo.results.store import Store
 from adapterzoo.running import work_queue
 from adapterzoo.running.parallel import Concurrency
 from adapterzoo.running.reporter import Reporter
-from adapterzoo.running.work_queue import EarlierResults, WorkItem, WorkQueue
+from adapterzoo.running.work_item import EarlierResults, WorkItem
+from adapterzoo.running.work_queue import WorkQueue
 
 NEW_FILE_OPERATIONS = 5  # make a temporary file, write it to the disk, link it, remove it
 CHECKPOINT_SECONDS = 60.0

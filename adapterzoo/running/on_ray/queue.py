@@ -28,7 +28,7 @@ from adapterzoo.running.on_ray.pool import RayPool
 from adapterzoo.running.on_ray.process import LostError, RayProcess, RemoteFiles
 from adapterzoo.running.parallel import Concurrency
 from adapterzoo.running.reporter import Reporter
-from adapterzoo.running.work_queue import EarlierResults, WorkItem
+from adapterzoo.running.work_item import EarlierResults, WorkItem
 from adapterzoo.running.worker import Worker
 
 MAX_REPEATS = 3  # how many times an item is done again because its node was lost

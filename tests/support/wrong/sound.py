@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from adapterzoo import Context, LayerMethod, LinearOptions, Method, PeftMethod, features
-from adapterzoo.methods.layers import is_linear, targeted
+from adapterzoo.methods.targets import is_linear, targeted
 
 
 class LowRankOptions(LinearOptions):

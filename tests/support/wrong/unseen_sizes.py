@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from adapterzoo import Context
-from adapterzoo.methods.layers import targeted
+from adapterzoo.methods.targets import targeted
 
 from . import Wrong
 from .sound import Gains, LowRank, LowRankOptions, Projected, adapter_layers, blocks, on, trained
