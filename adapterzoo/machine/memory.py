@@ -140,6 +140,7 @@ class PeakMemory:
         self._cuda = torch.cuda.is_available()
         self._sampler: _Sampler | None = None
         if self._cuda:
+            torch.cuda.init()  # the numbers of GPUs are not known before
             torch.cuda.empty_cache()
             for number in range(torch.cuda.device_count()):
                 torch.cuda.reset_peak_memory_stats(number)

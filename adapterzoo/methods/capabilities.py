@@ -30,7 +30,7 @@ COLUMNS = {
     "checkpointing": "trains the same adapter with gradient checkpointing",
     "shared-prefix": "computes a prefix that all rows of a batch share only once",
     "ddp": "two processes that divide its batches train the same adapter as one (train.devices)",
-    "fsdp2": "so do two processes that also divide the frozen weights (train.sharding: fsdp2)",
+    "fsdp2": "so do two processes that also divide the base model (train.sharding: fsdp2)",
     "zero2": "so do two whose gradients and optimizer DeepSpeed divides (train.sharding: zero2)",
     "zero3": "so do two whose weights DeepSpeed divides as well (train.sharding: zero3)",
     "offload": "trains the same adapter while layers of its base are on the disk (model.device_map)",

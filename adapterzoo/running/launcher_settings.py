@@ -20,17 +20,19 @@ OFFLOAD = {
 }
 """variable of accelerate -> the name of the same setting in DeepSpeed's file"""
 IN_RECIPE = {
-    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("gradient_accumulation_steps", "gradient_accumulation"),
-    "ACCELERATE_GRADIENT_CLIPPING": ("gradient_clipping", "max_grad_norm"),
+    # accelerate's default is 1, whatever the user wants.
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("gradient_accumulation_steps", "gradient_accumulation", "1"),
+    "ACCELERATE_GRADIENT_CLIPPING": ("gradient_clipping", "max_grad_norm", "none"),
 }
-"""variable of accelerate -> the names of the same setting in DeepSpeed's file and in ``train``"""
+"""variable of accelerate -> the names of the same setting in DeepSpeed's file and in ``train``, and its default"""
+UNSET = ("auto", "none", "None")
 
 
 def sharding_wanted(train: TrainSection) -> str:
     """Return how the processes divide a model: what the launcher asks for, or else what the recipe says.
 
     Afterwards accelerate does not see these settings any more, because it would divide the model once more, in its own
-    way (see training/sharding.py and training/zero.py).
+    way (see model/divided.py and training/zero.py).
 
     Args:
         train: the recipe's ``train`` section.
@@ -80,9 +82,9 @@ def _refuse_other_values(train: TrainSection, settings: dict[str, Any]) -> None:
     Raises:
         UserError: there is one.
     """
-    for variable, (name, key) in IN_RECIPE.items():
-        value, own = str(settings.get(name, os.environ.get(variable, "auto"))), getattr(train, key)
-        if value not in ("auto", "none", "None", "1", str(own), str(float(own))):
+    for variable, (name, key, default) in IN_RECIPE.items():
+        value, own = str(settings.get(name, os.environ.get(variable, default))), getattr(train, key)
+        if value not in (*UNSET, default, str(own), f"{own:g}"):
             hint = f"Leave {name} out of the config; the recipe says it."
             raise UserError.at(PLACE, f"has {name}: {value}, and the recipe has train.{key}: {own:g}.", hint)
 

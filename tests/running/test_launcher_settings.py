@@ -45,6 +45,7 @@ def test_the_launcher_says_how_a_model_is_divided(
         ({f"{PREFIX}ZERO_STAGE": "1"}, {}, "the accelerate config: asks for DeepSpeed with ZeRO stage 1."),
         ({}, {"sharding": "fsdp2"}, "train.sharding: is fsdp2, but the accelerate config asks for zero2."),
         ({f"{PREFIX}OFFLOAD_OPTIMIZER_DEVICE": "cpu"}, {}, "moves data to the cpu (offload_optimizer)"),
+        ({"ACCELERATE_GRADIENT_CLIPPING": "1"}, {"max_grad_norm": 0.5}, "gradient_clipping: 1, and the recipe has"),
         ({"ACCELERATE_GRADIENT_CLIPPING": "0.5"}, {}, "gradient_clipping: 0.5, and the recipe has train.max_grad_norm"),
         (
             {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"},
