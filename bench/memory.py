@@ -1,11 +1,12 @@
-"""Measure the memory of a training step and of a batch of answers on this CPU, against what ``check`` computes.
+"""Measure the memory of a training step and of a batch of answers, against what ``check`` computes.
 
     OMP_NUM_THREADS=1 python bench/memory.py                       # Llamas of 9 to 500 million parameters, some minutes
     OMP_NUM_THREADS=1 python bench/memory.py --size 1b --quantization nf4
 
 The weights are random. Each measurement is in a process of its own. *Step* and *answers* are what is held beside the
-weights: the peak of the process, without what it held before. Freed memory is given back to the system at once. With
-``--kept`` it is not, as in a run, which is faster; the process then grows, because what it keeps is in pieces.
+weights: the peak of the process (on a GPU, of what it holds there), without what it held before. Freed memory is given
+back to the system at once. With ``--kept`` it is not, as in a run, which is faster; the process then grows, because
+what it keeps is in pieces.
 """
 
 from __future__ import annotations
@@ -92,14 +93,14 @@ def measured(
     found = registry()[method]
     wrapped = found.wrap(model, found.options(), Context(quantization, 10, 1, 0))
     trained = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
-    batch = _batch(1, 2)
+    batch = _batch(1, 2, model.device)
     wrapped(**batch).loss.backward()  # loads libraries and threads
     for parameter in trained:
         parameter.grad = None
     with PeakMemory() as loaded_memory:  # gives freed memory back to the system first
         pass
     before = loaded_memory.bytes - sum(parameter.numel() * parameter.element_size() for parameter in trained)
-    batch = _batch(ROWS, positions)
+    batch = _batch(ROWS, positions, model.device)
     with PeakMemory() as answering, torch.no_grad():
         wrapped.eval()
         wrapped(**{**batch, "labels": None, "logits_to_keep": 1}, use_cache=True)
@@ -115,10 +116,10 @@ def measured(
     return Figures(loaded.bytes, stepping.bytes - before, answering.bytes - before)
 
 
-def _batch(rows: int, positions: int) -> dict[str, Any]:
+def _batch(rows: int, positions: int, device: Any) -> dict[str, Any]:
     import torch
 
-    ids = torch.randint(0, VOCABULARY, (rows, positions))
+    ids = torch.randint(0, VOCABULARY, (rows, positions), device=device)
     mask = torch.ones_like(ids)
     mask[0, 0] = 0  # as in most batches, one row is padded
     kept = min(ANSWER, positions)
