@@ -24,6 +24,7 @@ from adapterzoo.recipe.schema import Recipe
 from adapterzoo.results.result import Result, Tuning
 from adapterzoo.results.store import Store
 from adapterzoo.running.follower import follow
+from adapterzoo.running.launched_machines import require_same_run, require_shared
 from adapterzoo.running.launcher_settings import sharding_wanted
 from adapterzoo.running.of_base import OfBase, needs_base
 from adapterzoo.running.serial import SerialSchedule
@@ -55,7 +56,7 @@ def prepare_on_all(
     """Prepare the run on every rank.
 
     Raises:
-        UserError: something is wrong on this rank or another one.
+        UserError: something is wrong on this rank or another one, or another machine has another recipe, for example.
     """
     ranks.join()
     prepared, problem = None, None
@@ -68,6 +69,7 @@ def prepare_on_all(
     if found is not None:
         raise found
     assert prepared is not None
+    require_same_run(prepared)
     return prepared
 
 
@@ -76,6 +78,7 @@ class LaunchedSchedule(SerialSchedule):
 
     def do(self) -> None:
         """See :meth:`SerialSchedule.do`."""
+        require_shared(self.store.folder)
         ranks.prepare_to_settle()
         super().do()
         ranks.agreed(lambda: None)
@@ -123,6 +126,7 @@ class _Follower:
 
     def follow(self) -> None:
         """Do cells until rank 0 has no other."""
+        require_shared(self.worker.store.folder)
         ranks.prepare_to_settle()
         while (order := ranks.agreed(partial(_no_order))) is not None:
             if isinstance(order, str):

@@ -118,6 +118,35 @@ def test_processes_that_a_launcher_has_started_do_a_run_together(runs: Runs, tmp
         assert result(tmp_path / "o", label)["recipe"]["train"]["devices"] == 2
 
 
+@pytest.mark.parametrize(
+    ("of_rank", "message"),
+    [
+        (("--out", "{rank}"), "does not see this folder, in which checkpoints are"),
+        (("--out", "o", "--set", "data.limit=3{rank}"), "has another recipe and data and train"),
+    ],
+)
+def test_machines_that_would_not_do_the_same_run_are_refused(
+    of_rank: tuple[str, ...], message: str, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def run(send: Callable[[Any], None]) -> None:
+        own = [argument.format(rank=os.environ["RANK"]) for argument in of_rank]
+        done = CliRunner().invoke(main, ["run", str(runs.recipe), *own])
+        if os.environ["RANK"] == "0":
+            send((done.exit_code, done.stderr))
+
+    ran, sent = forked_ranks(2, run, 1), list[Any]()
+    while ran.alive:
+        processes.wait_for_any([ran])
+        sent += ran.messages()
+    ((code, printed),) = [*sent, *ran.messages()]
+    assert code == 2
+    assert "rank 1 on " in printed
+    assert message in printed
+    assert not [*tmp_path.glob("*/.seen-*")]
+
+
 @pytest.mark.real
 def test_accelerate_starts_a_run_and_its_config_divides_the_weights(runs: Runs, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1",

@@ -1,0 +1,57 @@
+"""Check that the machines on which a launcher has started processes do the same run, and into one folder."""
+
+from __future__ import annotations
+
+import platform
+import uuid
+from functools import partial
+from pathlib import Path
+
+from adapterzoo.errors import Problem, UserError
+from adapterzoo.machine import ranks
+from adapterzoo.prepare.prepared import Prepared
+from adapterzoo.results.identity import identity_hash, recipe_identity
+from adapterzoo.running.cell_results import CellResults
+
+
+def require_same_run(prepared: Prepared) -> None:
+    """Check that every rank has prepared the same run: recipe, rows, model, packages.
+
+    Raises:
+        UserError: a rank on another machine has other ones.
+    """
+    identity = recipe_identity(prepared.recipe.resolved(), str(prepared.fingerprints["data"]), prepared.weights)
+    packages = CellResults(prepared, identity).packages()
+    own = {"recipe": identity_hash(identity), **prepared.fingerprints, **packages}
+    (_, first), *others = ranks.gathered((platform.node(), own))
+    hint = "Give all machines the same recipe, data, model and packages."
+    problems = [
+        Problem(f"rank {number} on {machine}", f"has another {' and '.join(differing)} than rank 0.", hint)
+        for number, (machine, values) in enumerate(others, 1)
+        if (differing := [name for name in first if values.get(name) != first[name]])
+    ]
+    if problems:
+        raise UserError(*problems)
+
+
+def require_shared(folder: Path) -> None:
+    """Check that every rank sees the output folder, because all of them go on from the checkpoints in it.
+
+    Raises:
+        UserError: a rank on another machine does not see it.
+    """
+    mark = folder / ranks.agreed(partial(_new_mark, folder))
+    seen = ranks.gathered((platform.node(), mark.is_file()))
+    if ranks.number() == 0:
+        mark.unlink()
+    for number, (machine, sees) in enumerate(seen):
+        if not sees:
+            what = f"rank {number} on {machine} does not see this folder, in which checkpoints are."
+            raise UserError.at(f"--out {folder}", what, "Name a folder that all machines share.")
+
+
+def _new_mark(folder: Path) -> str:
+    """Make an empty file in a folder; return its name, which no file had before."""
+    name = f".seen-{uuid.uuid4().hex}"
+    (folder / name).touch()
+    return name
