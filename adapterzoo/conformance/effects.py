@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.conformance.measure import logits
@@ -34,12 +35,12 @@ def missing_effects(
     Args:
         trial: the method with its default options.
         base: the base model.
-        settings: a short training.
+        settings: a short training. Two of them have to give the same adapter, bit for bit.
         problems: tells why the method does not accept options.
     """
     here = _Trainer(trial, base, settings, problems)
     usual = here.train()
-    if usual is None or usual != here.train_again():  # another property tells why
+    if usual is None:  # another property tells why
         return
     yield from _idle_options(here, usual)
     if trial.method.size_option:
@@ -52,16 +53,18 @@ def _idle_options(here: _Trainer, usual: _Trained) -> Iterator[str]:
     """Yield a sentence for each option whose other value trains the same adapter."""
     options = here.trial.options
     for name, value in other_values(options):
-        other = here.train(**{name: value})
+        other = here.train(usual, **{name: value})
         if other == usual and name not in other.adjusted and not _matters_otherwise(here, name, value):
             yield f"{name} {value} instead of {getattr(options, name)} changes nothing in the trained adapter"
 
 
 def _untrained_numbers(here: _Trainer, usual: _Trained, size: str) -> Iterator[str]:
     """Yield a sentence if training leaves many numbers of a larger adapter as they are."""
+    if not usual.changed > NEARLY_ALL:
+        return
     value = LARGER * getattr(here.trial.options, size)
     larger = here.train(**{size: value})
-    if larger is not None and usual.changed > NEARLY_ALL and larger.changed < MOST:
+    if larger is not None and larger.changed < MOST:
         yield f"with {size} {value}, training changes only {larger.changed:.0%} of the numbers that it should train"
 
 
@@ -69,11 +72,10 @@ def _wrong_targets(here: _Trainer) -> Iterator[str]:
     """Yield what is wrong with the layers that are adapted for two names, for one of them, and for a pattern."""
     first, second = TARGETS
     pattern = f".*\\.{second}"
-    both, one, other, matched = (
-        here.train(target_modules=targets) for targets in ([first, second], [first], [second], pattern)
-    )
-    if both is not None and both in (one, other):
+    both = here.train(target_modules=[first, second])
+    if both is not None and both in [here.train(both, target_modules=[name]) for name in TARGETS]:
         yield f"with {first} and {second} as target_modules, it trains the same as with one of them"
+    other, matched = here.train(target_modules=[second]), here.train(target_modules=pattern)
     if other is not None and matched is not None and matched != other:
         yield f"with the pattern '{pattern}' as target_modules, it trains something else than with [{second}]"
 
@@ -100,6 +102,14 @@ class _Trained:
     __hash__ = None  # type: ignore[assignment]
 
 
+class _UnlikeError(Exception):
+    """An adapter has other tensors than the one that it is compared with."""
+
+
+def _shapes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
 @dataclass
 class _Trainer:
     """Trains a method shortly on one base, with some options changed."""
@@ -110,31 +120,48 @@ class _Trainer:
     problems: Callable[[Any], list[Problem]]
     trained: dict[str, _Trained | None] = field(default_factory=dict)
 
-    def train(self, **values: Any) -> _Trained | None:
-        """Return the trained adapter; None if the method does not accept these options, or cannot train with them."""
+    def train(self, like: _Trained | None = None, /, **values: Any) -> _Trained | None:
+        """Return the trained adapter; None if the method does not accept these options, or cannot train with them.
+
+        Args:
+            like: return None without training if the adapter has other tensors than this one, and so cannot equal it.
+            values: the options that are changed, and their values.
+        """
         options = changed(self.trial.options, **values)
         if options is None or self.problems(options):
             return None
         key = options.model_dump_json()
         if key not in self.trained:
-            self.trained[key] = self._train(options)
+            try:
+                self.trained[key] = self._train(options, like)
+            except _UnlikeError:
+                return None
         return self.trained[key]
 
-    def train_again(self) -> _Trained | None:
-        """Train with the default options once more."""
-        return self._train(self.trial.options)
+    @cached_property
+    def on_another_architecture(self) -> _Trainer:
+        """The same on the last architecture of the kit."""
+        task_type = self.trial.context.task_type
+        architecture = (ARCHITECTURES if task_type == CAUSAL else TASK_ARCHITECTURES[task_type])[-1]
+        base = tiny_base(architecture, self.trial.context.quantization, task_type=task_type)
+        trial = self.trial.other("elsewhere", architecture=architecture)
+        return _Trainer(trial, base, self.settings, lambda options: [])
 
-    def _train(self, options: Any) -> _Trained | None:
+    def _train(self, options: Any, like: _Trained | None) -> _Trained | None:
         trial = self.trial.other("effects", options=options)
         try:
             with self.base.borrow() as model:
                 wrapped = trial.wrap(model)
                 before = {name: tensor.detach().clone() for name, tensor in trained_parameters(wrapped).items()}
+                if like is not None and _shapes(before) != _shapes(like.tensors):
+                    raise _UnlikeError
                 tensors, _ = trial.train(wrapped, self.settings)
                 different = sum(int((before[name] != tensor).sum()) for name, tensor in tensors.items())
                 whole = sum(tensor.numel() for tensor in tensors.values())
                 adjusted = {*plain_findings(trial.method.findings(wrapped)).get("adjusted", {})}
                 return _Trained(tensors, logits(wrapped, trial.rows), different / max(1, whole), adjusted)
+        except _UnlikeError:
+            raise
         except (Exception, SystemExit):  # whether it may raise this is the question of other properties
             return None
 
@@ -145,12 +172,7 @@ def _matters_otherwise(here: _Trainer, name: str, value: Any) -> bool:
     others = {other: another for other, another in other_values(trial.options) if other != name}
     if _matters(here, name, value, others):
         return True
-    task_type = trial.context.task_type
-    architecture = (ARCHITECTURES if task_type == CAUSAL else TASK_ARCHITECTURES[task_type])[-1]
-    base = tiny_base(architecture, trial.context.quantization, task_type=task_type)
-    elsewhere = trial.other("elsewhere", architecture=architecture)
-    there = _Trainer(elsewhere, base, here.settings, lambda options: [])
-    if _matters(there, name, value, {}):
+    if _matters(here.on_another_architecture, name, value, {}):
         return True
     alone = [{other: another} for other, another in others.items()]
     if (size := trial.method.size_option) and size != name:

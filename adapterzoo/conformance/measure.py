@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -47,6 +48,22 @@ def _groups(rows: Sequence[Any], size: int | None) -> list[Sequence[Any]]:
     """Return the rows in groups of a size; in one group if it is None."""
     size = size or len(rows)
     return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+@cache
+def base_logits(architecture: str, quantization: str, task_type: str) -> dict[str, torch.Tensor]:
+    """Return the logits of the untouched base model, which are the same for every method: name -> logits."""
+    from adapterzoo.conformance.models import CAUSAL, rows, rows_for, tiny_base
+    from adapterzoo.model.head import put_new_head
+    from adapterzoo.quantizations.registry import quantizations
+
+    tried: Any = rows() if task_type == CAUSAL else rows_for(task_type)
+    with tiny_base(architecture, quantization, task_type=task_type).borrow() as model:
+        put_new_head(model, 0)
+        found = {"base": logits(model, tried), "base alone": logits(model, tried, 1)}
+        if task_type == CAUSAL and not quantizations()[quantization].batch_dependent:
+            found.update(logits_of_many(model, "base, "))
+    return found
 
 
 def loss(model: nn.Module, encoded: Encoded | TaskRows) -> float:

@@ -12,6 +12,7 @@ from adapterzoo.conformance import elsewhere
 from adapterzoo.conformance.declining import declared_problems, problems_with
 from adapterzoo.conformance.effects import missing_effects
 from adapterzoo.conformance.measure import (
+    base_logits,
     greedy,
     greedy_gap,
     labels_gap,
@@ -29,13 +30,14 @@ from adapterzoo.conformance.models import (
     tiny_base,
 )
 from adapterzoo.conformance.observation import Observation
+from adapterzoo.conformance.properties import repeats
 from adapterzoo.conformance.sizes import count_sizes
 from adapterzoo.conformance.tensors import same_tensor, saved_base
 from adapterzoo.conformance.thorough import larger_model, long_training, other_settings
 from adapterzoo.conformance.trial import SAVED_AT, STEPS, Trial
 from adapterzoo.conformance.variants import FEW_STEPS, SEED, VARIANT_SECONDS, few, observe_variants
 from adapterzoo.conformance.watch import GradientWatcher, record_events, save_only_at
-from adapterzoo.machine.memory import spare_imported_modules
+from adapterzoo.machine.memory import spare_imported_modules, spare_present_objects
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.world import World
 from adapterzoo.methods.contract import Context, Method
@@ -65,6 +67,7 @@ def observe(
     chosen = options or method.options()
     elsewhere.start()
     world = World(method)
+    spare_present_objects()
     with quiet_libraries(), tempfile.TemporaryDirectory(prefix="adapterzoo-") as folder:
         observer = Observer(method, architecture, quantization, chosen, Path(folder), task_type, thorough)
         observed = observer.observe()
@@ -151,12 +154,7 @@ class Observer:
             Whether the method was wrapped and trained in time, so that more can be observed.
         """
         observed, base, trial = self.observed, self.base, self.trial
-        with base.borrow() as model:
-            put_new_head(model, 0)
-            observed.logits["base"] = logits(model, self.rows)
-            observed.logits["base alone"] = logits(model, self.rows, 1)
-            if self.causal and not observed.batch_dependent:
-                observed.logits.update(logits_of_many(model, "base, "))
+        observed.logits.update(base_logits(observed.architecture, observed.quantization, self.context.task_type))
         with observed.stage("problems"):
             observed.declined = self.problems(self.options)
         if observed.declined or observed.errors:
@@ -245,7 +243,9 @@ class Observer:
         observed.variants += observe_variants(briefly, base, short, partial(problems_with, *where))
         with observed.stage("effects", VARIANT_SECONDS):
             # Options that PEFT does not accept raise an error here too, without being tried on a skeleton first.
-            observed.missing_effects += missing_effects(briefly, base, short, partial(declared_problems, *where))
+            # What does not repeat cannot show that an option changes nothing; another property says so.
+            if repeats(self.method, observed) is None:
+                observed.missing_effects += missing_effects(briefly, base, short, partial(declared_problems, *where))
 
     def _train_watched(self, model: Any) -> None:
         """Train, and record the calls of the method's callbacks, the gradients, and what breaks the rules."""
