@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pty
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from forked import Forked
 from refusals import refused
 
 from adapterzoo.adapters.asking import conversation, find_answerers
@@ -73,7 +73,7 @@ def test_a_conversation_at_a_terminal(out: Path, adapterzoo: Callable[..., Resul
     main, side = pty.openpty()
     command = [sys.executable, "-m", "adapterzoo", "generate", str(out), "-m", "lora", *SHORT]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "NO_COLOR": "1"}
-    process = subprocess.Popen(command, stdin=side, stdout=side, stderr=side, env=environment)
+    process = Forked(command, stdin=side, stdout=side, stderr=side, env=environment)
     os.close(side)
     seen = b""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from forked import Forked
 
 HEAVY = ("torch", "transformers", "peft", "datasets", "bitsandbytes", "accelerate")
 
@@ -148,7 +149,7 @@ def test_a_terminal_gets_live_progress(write_recipe: Callable[..., Path], tmp_pa
     ]
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
     environment.pop("NO_COLOR", None)
-    process = subprocess.Popen(command, stdin=side, stdout=side, stderr=side, env=environment)
+    process = Forked(command, stdin=side, stdout=side, stderr=side, env=environment)
     os.close(side)
     seen = b""
     while True:

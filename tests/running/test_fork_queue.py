@@ -19,6 +19,7 @@ import psutil
 import pytest
 from cells import assert_same
 from click.testing import Result
+from forked import Forked
 from safetensors.torch import load_file
 
 from adapterzoo.methods.registry import registry
@@ -154,13 +155,13 @@ def test_settings_are_chosen_once_for_all_seeds(
     assert len({row["learning_rate"] for row in found.values()}) == 1
 
 
-def start_run(recipe: Path, out: Path) -> subprocess.Popen[str]:
+def start_run(recipe: Path, out: Path, start: type[subprocess.Popen[str]]) -> subprocess.Popen[str]:
     """Start a run whose trainings do not end by themselves; return when two of them are training."""
     command = [sys.executable, "-m", "adapterzoo", "run", str(recipe), *QUIET, "--jobs", "2", "--out", str(out)]
     command += ["--set", "train.steps=100000"]
     # A shell lets its background jobs ignore Ctrl-C, and the run would inherit that from the tests.
     listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listens)
+    run = start(command, stderr=subprocess.PIPE, text=True, preexec_fn=listens)
     assert run.stderr is not None
     training = 0
     for line in run.stderr:
@@ -174,11 +175,13 @@ def children_of(run: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(run.pid).children(recursive=True)
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("ending", "start"), [(signal.SIGINT, subprocess.Popen), (signal.SIGTERM, Forked), (signal.SIGKILL, Forked)]
+)
 def test_when_a_run_ends_its_processes_end(
-    ending: signal.Signals, write_recipe: Callable[..., Path], tmp_path: Path
+    ending: signal.Signals, start: type[subprocess.Popen[str]], write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
-    run = start_run(write_recipe("lora, ia3"), tmp_path / "o")
+    run = start_run(write_recipe("lora, ia3"), tmp_path / "o", start)
     children = children_of(run)
     assert len(children) == 2
     run.send_signal(ending)
@@ -198,10 +201,10 @@ def test_a_killed_process_is_one_failed_row_and_the_next_run_resumes_its_checkpo
 ) -> None:
     """The process is killed from outside, in the middle of a training."""
     recipe, out = write_recipe("lora, ia3"), tmp_path / "o"
-    sets = ("--set", "train.steps=160", "--set", "train.save_steps=20", *QUIET)
+    sets = ("--set", "train.steps=100", "--set", "train.save_steps=10", *QUIET)
     assert adapterzoo("run", recipe, *sets, "--out", tmp_path / "whole").exit_code == 0
     command = [sys.executable, "-m", "adapterzoo", "run", str(recipe), *sets, "--jobs", "2", "--out", str(out)]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    run = Forked(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         while run.poll() is None and not any(out.glob("*/seed-0/checkpoints/checkpoint-*/manifest.json")):
             time.sleep(0.01)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -12,9 +14,10 @@ import pytest
 import torch
 from cells import assert_same
 from click.testing import Result
+from forked import ForkedWorker
 from safetensors.torch import load_file
 
-from adapterzoo.machine import gpu, processes
+from adapterzoo.machine import fresh_process, gpu, processes
 from adapterzoo.machine.fresh_process import FreshProcess
 from adapterzoo.methods.registry import registry
 from adapterzoo.recipe.reading import load_recipe
@@ -39,6 +42,14 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(processes, "can_fork", lambda: False)
     monkeypatch.setattr(gpu, "visible", lambda: GPUS)
     return started
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the processes of the schedule, if this machine has no GPU, because new ones need seconds to begin."""
+    if not torch.cuda.is_available():
+        of_forks = SimpleNamespace(Popen=ForkedWorker, DEVNULL=subprocess.DEVNULL)
+        monkeypatch.setattr(fresh_process, "subprocess", of_forks)
 
 
 def results(out: Path) -> dict[str, dict[str, Any]]:
@@ -69,8 +80,10 @@ def test_processes_on_gpus_give_the_results_of_this_process(
 @pytest.mark.parametrize(("package", "processes_started"), [("adapterzoo", 1), ("someone-elses", 2)])
 def test_a_process_is_used_again_only_after_a_built_in_method(
     package: str, processes_started: int, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result],
-    tmp_path: Path, started: list[str], monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, started: list[str], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
+    if package != "adapterzoo":
+        request.getfixturevalue("forked")
     monkeypatch.setattr(type(registry()), "package", lambda self, name: package)
     # Nothing in the working directory may take the place of a module.
     (tmp_path / "adapterzoo").mkdir()
@@ -95,7 +108,7 @@ def new_children() -> list[psutil.Process]:
 
 def test_a_killed_process_is_one_failed_row(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path, started: list[str],
-    monkeypatch: pytest.MonkeyPatch,
+    forked: None, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     def kill_the_process(watch: CellWatch, *_: object) -> None:
         if watch._cell == ("lora", 0):
@@ -122,7 +135,7 @@ def broken_copy(folder: str, broken: Path) -> str:
 
 def test_a_base_model_that_loaded_once_and_then_not_fails_one_row(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path, started: list[str],
-    monkeypatch: pytest.MonkeyPatch,
+    forked: None, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """The memory of a GPU may be full for a while; the other processes still have the model."""
     new_process = GpuQueue._new_process
@@ -146,7 +159,7 @@ def test_a_base_model_that_loaded_once_and_then_not_fails_one_row(
 
 def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_message(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path, started: list[str],
-    monkeypatch: pytest.MonkeyPatch,
+    forked: None, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     from adapterzoo.running import runner
 

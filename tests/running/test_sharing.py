@@ -195,7 +195,7 @@ def test_the_script_for_slurm_starts_a_worker_that_a_signal_reaches(
     path = {"PATH": f"{scripts}:{os.environ['PATH']}"}
     with subprocess.Popen(["bash", script, out], env=os.environ | path, stderr=subprocess.PIPE, text=True) as worker:
         assert worker.stderr is not None
-        assert any("] ia3: step" in line for line in worker.stderr)
+        assert any("] ia3: training" in line for line in worker.stderr)
         worker.terminate()
         said = worker.stderr.read()
     assert "stopping" in said
