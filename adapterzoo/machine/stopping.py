@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
+MESSAGE = "stopping: each cell that is training finishes its step and saves it. Ctrl-C again stops at once."
 _asked = 0
 
 
@@ -42,7 +44,13 @@ def gently(say: Callable[[str], None]) -> Iterator[None]:
         if asked():
             raise KeyboardInterrupt(number)
         ask(number)
-        say("stopping: each cell that is training finishes its step and saves it. Ctrl-C again stops at once.")
+        try:
+            say(MESSAGE)
+        except (RuntimeError, OSError):
+            # This thread was printing when the signal came, and Python does not let it print in between; or the
+            # terminal is gone. Neither may end the run before its cells have saved their steps.
+            with suppress(OSError):
+                os.write(2, f"{MESSAGE}\n".encode())
 
     _asked, before = 0, {}
     # Only the main thread may set handlers. A signal that this program's caller handles or ignores is left to it.
