@@ -30,6 +30,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Hide the GPUs, because most tests compute on the CPU; only ``-m gpu`` uses them."""
     if "gpu" not in config.getoption("markexpr"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if hasattr(config, "workerinput"):  # one of several processes, which will need all libraries
+        from adapterzoo.machine.memory import spare_imported_modules
+
+        spare_imported_modules()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

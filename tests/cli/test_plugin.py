@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import pytest
 from click.testing import Result
 
@@ -52,10 +53,8 @@ def test_a_third_party_package_is_listed_and_trains(
     assert result["trainable_params"] > 0
 
 
-def test_a_third_party_package_is_checked(site: Path, adapterzoo_process: Process) -> None:
-    done = adapterzoo_process(
-        "plugin", "check", "example", "--quantization", "none", "--jobs", "1", PYTHONPATH=str(site)
-    )
+def test_a_third_party_package_is_checked(site: Path) -> None:
+    done = forked.run("plugin", "check", "example", "--quantization", "none", "--jobs", "1", PYTHONPATH=str(site))
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip().endswith("sound")
     assert "resumes" in done.stdout
@@ -162,7 +161,7 @@ def test_methods_that_cannot_be_checked_are_refused(
     assert expected in result.stderr
 
 
-def test_an_unsound_method_fails_the_check_with_the_reason(adapterzoo_process: Process, tmp_path: Path) -> None:
+def test_an_unsound_method_fails_the_check_with_the_reason(tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(PACKAGE, source)
     module = source / "adapterzoo_example.py"
@@ -172,7 +171,7 @@ def test_an_unsound_method_fails_the_check_with_the_reason(adapterzoo_process: P
     module.write_text(module.read_text().replace("    options = ", broken + "    options = "))
     pip_install(source, tmp_path / "site")
     site = str(tmp_path / "site")
-    done = adapterzoo_process("plugin", "check", "example", "--quantization", "none", "--jobs", "1", PYTHONPATH=site)
+    done = forked.run("plugin", "check", "example", "--quantization", "none", "--jobs", "1", PYTHONPATH=site)
     assert done.returncode == 1
     assert "NO" in done.stdout
     assert "not sound: example" in done.stdout
@@ -180,7 +179,7 @@ def test_an_unsound_method_fails_the_check_with_the_reason(adapterzoo_process: P
     assert "adapterzoo_example.py" in done.stderr
 
 
-def test_a_method_that_kills_the_process_is_reported(adapterzoo_process: Process, tmp_path: Path) -> None:
+def test_a_method_that_kills_the_process_is_reported(tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(PACKAGE, source)
     module = source / "adapterzoo_example.py"
@@ -188,7 +187,7 @@ def test_a_method_that_kills_the_process_is_reported(adapterzoo_process: Process
     module.write_text(text.replace("    options = ", "    task_types = ('CAUSAL_LM',)\n    options = "))
     pip_install(source, tmp_path / "site")
     site = str(tmp_path / "site")
-    done = adapterzoo_process("plugin", "check", "example", "--quantization", "none", "--json", PYTHONPATH=site)
+    done = forked.run("plugin", "check", "example", "--quantization", "none", "--json", PYTHONPATH=site)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     reports = json.loads(done.stdout)

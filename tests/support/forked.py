@@ -14,6 +14,9 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from adapterzoo.machine.memory import spare_imported_modules
+from adapterzoo.machine.processes import end_with_parent
+
 PYTHON_SETS = (signal.SIGPIPE, signal.SIGXFSZ)  # signals that Python ignores in any case
 
 
@@ -26,6 +29,7 @@ class Forked(subprocess.Popen):  # type: ignore[type-arg]
         shell: bool, p2cread: int, p2cwrite: int, c2pread: int, c2pwrite: int, errread: int, errwrite: int,
         restore_signals: bool, gid: Any, gids: Any, uid: Any, umask: int, start_new_session: bool, *further: Any,
     ) -> None:  # fmt: skip
+        spare_imported_modules()  # here, if no test has done that, because forked processes would do it each
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid:
@@ -36,7 +40,8 @@ class Forked(subprocess.Popen):  # type: ignore[type-arg]
         try:
             if start_new_session:
                 os.setsid()
-            _connect((p2cread, c2pwrite, errwrite), pass_fds)
+            end_with_parent()
+            _connect((p2cread, c2pwrite, errwrite), (p2cwrite, c2pread, errread))
             if preexec_fn is not None:
                 preexec_fn()
             _reset(env)
@@ -58,6 +63,14 @@ class Forked(subprocess.Popen):  # type: ignore[type-arg]
         main(arguments[3:], prog_name="adapterzoo")
 
 
+def run(*arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a forked process, with some more environment variables."""
+    command = [sys.executable, "-m", "adapterzoo", *map(str, arguments)]
+    started = Forked(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
+    stdout, stderr = started.communicate()
+    return subprocess.CompletedProcess(command, started.returncode, stdout, stderr)
+
+
 class ForkedWorker(Forked):
     """The same of the process that a ``FreshProcess`` starts."""
 
@@ -67,25 +80,35 @@ class ForkedWorker(Forked):
         main(*descriptors)
 
 
-def _connect(ends: Sequence[int], kept: Sequence[int]) -> None:
-    """Make the standard streams of this process those of its parent's Popen, and close all other files but some."""
+def _connect(ends: Sequence[int], others: Sequence[int]) -> None:
+    """Make the standard streams of this process those of its parent's Popen, and close the parent's ends of them."""
     for stream, end in enumerate(ends):
         if end != -1:
             os.dup2(end, stream)
-    first = 3
-    for descriptor in (*sorted(kept), os.sysconf("SC_OPEN_MAX")):
-        os.closerange(first, descriptor)
-        first = descriptor + 1
+    for end in others:
+        if end != -1:
+            os.close(end)
     sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", buffering=1, closefd=False)
 
 
 def _reset(environment: Mapping[str, str] | None) -> None:
-    """Set what a new Python process would have: its environment, and signals that nothing handles."""
+    """Set what a new Python process would have: its environment, its path, and signals that nothing handles."""
     if environment is not None:
         os.environ.clear()
         os.environ.update(environment)
+    if path := os.environ.get("PYTHONPATH"):
+        sys.path[:0] = path.split(os.pathsep)
+        _forget_plugins()
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, *PYTHON_SETS}:
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _forget_plugins() -> None:
+    """Forget what adapterzoo keeps in this process, so that it looks for plugins on the new path."""
+    for name, module in list(sys.modules.items()):
+        for value in list(vars(module).values()) if name.partition(".")[0] == "adapterzoo" else ():
+            if hasattr(value, "cache_clear"):
+                value.cache_clear()
