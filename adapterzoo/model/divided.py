@@ -7,7 +7,8 @@ weights sees ordinary tensors, and needs to know nothing of this. torch's own FS
 so that no method could be put onto a model that is divided already.
 
 The ranks need not do the same: before a layer is put together, they agree which one is next, and a rank that needs
-nothing at that moment gives its parts to the others.
+nothing at that moment gives its parts to the others. While a layer is computed, they send each other the one that is
+probably next: see :mod:`adapterzoo.model.ahead`.
 """
 
 from __future__ import annotations
@@ -20,19 +21,18 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from adapterzoo.machine import ranks
+from adapterzoo.model.ahead import NOTHING, Ahead
 from adapterzoo.model.base_state import parts
-from adapterzoo.model.layers import layers, ordinary_tensors
-from adapterzoo.model.piece import Piece
+from adapterzoo.model.layers import ordinary_tensors
+from adapterzoo.model.piece import Piece, pieces_of_layers
 
 MIN_BYTES = 1024
 """size of the smallest weight that is divided; for smaller ones a message would take longer than it saves memory"""
-NOTHING = 2**62
-"""number of a layer that a rank names if it needs none"""
 ONE_AT_A_TIME = "HF_DEACTIVATE_ASYNC_LOAD"
 """variable by which transformers reads a weight only when it is needed"""
 aten = torch.ops.aten
@@ -63,6 +63,7 @@ class Divided(TorchDispatchMode):  # type: ignore[misc]  # torch gives no types 
         """numbers of the layers that are whole at the moment"""
         self._written = set[int]()
         """numbers of the layers that something may have changed since they were put together"""
+        self._ahead = Ahead()
 
     @contextmanager
     def used(self) -> Iterator[None]:
@@ -73,6 +74,7 @@ class Divided(TorchDispatchMode):  # type: ignore[misc]  # torch gives no types 
                 yield
         finally:
             _in_use.remove(self)
+            self._ahead.drop()
 
     @contextmanager
     def loading(self) -> Iterator[None]:
@@ -104,10 +106,11 @@ class Divided(TorchDispatchMode):  # type: ignore[misc]  # torch gives no types 
         self.rest()
         for tensor in ordinary_tensors(model.parameters()):
             self._add(tensor)
-        self._units = list(_units(model, self._pieces))
+        self._units = list(pieces_of_layers(model, self._pieces))
         for number, unit in enumerate(self._units):
             for piece in unit:
                 piece.unit = number
+        self._ahead = Ahead(self._units)
 
     def _add(self, tensor: torch.Tensor) -> None:
         if tensor.untyped_storage()._cdata not in self._pieces and tensor.nbytes >= MIN_BYTES:
@@ -117,6 +120,7 @@ class Divided(TorchDispatchMode):  # type: ignore[misc]  # torch gives no types 
 
     def rest(self) -> None:
         """Take everything apart, also what was trained."""
+        self._ahead.forgive()
         for unit in self._units:
             for piece in unit:
                 self._take_apart(piece, written=True)
@@ -158,35 +162,66 @@ class Divided(TorchDispatchMode):  # type: ignore[misc]  # torch gives no types 
         if not missing:
             return
         for number in [number for number in self._whole if number not in numbers]:
-            for piece in self._units[number]:
-                if piece.tensor.requires_grad:
-                    self._pieces.pop(piece.key, None)
-                else:
-                    self._take_apart(piece, written=number in self._written)
-            self._whole.remove(number)
-            self._written.discard(number)
+            self._put_away(number)
         for number in missing:
-            while (chosen := _first(number)) != number:
+            while (chosen := self._ahead.agree(number)) != number:
                 self._give(chosen)
-            for piece in self._units[number]:
-                if piece.is_replaced and not piece.tensor.requires_grad:
-                    self._take_apart(piece, written=False)
-                piece.put_together()
+            if self._ahead.number == number:
+                self._ahead.use()
+            else:
+                self._gather(number)
             self._whole.append(number)
+            self._ahead.begin()
+
+    def _put_away(self, number: int) -> None:
+        """Take a layer apart, except what is trained of it."""
+        for piece in self._units[number]:
+            if piece.tensor.requires_grad:
+                self._pieces.pop(piece.key, None)
+            else:
+                self._take_apart(piece, written=number in self._written)
+        self._whole.remove(number)
+        self._written.discard(number)
+
+    def _gather(self, number: int) -> None:
+        for piece in self._units[number]:
+            if piece.is_replaced and not piece.tensor.requires_grad:
+                self._take_apart(piece, written=False)
+            piece.put_together()
 
     def _take_apart(self, piece: Piece, *, written: bool) -> None:
         self._pieces.pop(piece.key, None)
+        if piece.unit == self._ahead.number:
+            self._ahead.wait()  # its memory may be written at this moment
         piece.take_apart(written=written)
         self._pieces[piece.key] = piece
 
     def _help_all(self) -> None:
         """Give this rank's parts to the others until none of them needs more."""
-        while (chosen := _first(NOTHING)) != NOTHING:
-            self._give(chosen)
+        with _disable_current_modes():  # what is sent is not what somebody reads
+            while (chosen := self._ahead.agree(NOTHING)) != NOTHING:
+                self._give(chosen)
+            self._keep_changes()
+
+    def _keep_changes(self) -> None:
+        """Take apart what this rank holds, now that all ranks have come here and have made the same changes.
+
+        What has been changed, another rank may read next. And ranks that change a weight next all have to find it
+        apart, or the one that holds it would give the others what it has changed already.
+        """
+        for number in list(self._whole):
+            self._put_away(number)
+        for piece in self._owners.values():
+            if piece.is_replaced and not piece.tensor.requires_grad:
+                self._take_apart(piece, written=False)
 
     def _give(self, number: int) -> None:
-        for piece in self._units[number]:
-            piece.give()
+        if self._ahead.number == number:
+            self._ahead.drop()
+        else:
+            for piece in self._units[number]:
+                piece.give()
+        self._ahead.begin()
 
     def own_part(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return this rank's part of a tensor that is divided, and the tensor itself if it is not."""
@@ -209,21 +244,3 @@ def own_part(tensor: torch.Tensor) -> torch.Tensor:
     for divided in _in_use:
         tensor = divided.own_part(tensor)
     return tensor
-
-
-def _first(wanted: int) -> int:
-    """Return the first layer that any rank wants; each says which one it wants."""
-    number = torch.tensor([wanted])
-    distributed.all_reduce(number, op=distributed.ReduceOp.MIN)
-    return int(number)
-
-
-def _units(model: nn.Module, pieces: dict[int, Piece]) -> Iterator[list[Piece]]:
-    """Yield the pieces of each layer, and those of each module that is in none."""
-    left = dict(pieces)
-    for modules in layers(model):
-        keys = [tensor.untyped_storage()._cdata for tensor in ordinary_tensors(modules)]
-        if unit := [left.pop(key) for key in keys if key in left]:
-            yield unit
-    for piece in left.values():
-        yield [piece]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import torch
-from torch import distributed
+from torch import distributed, nn
 
 from adapterzoo.machine import ranks
+from adapterzoo.model.layers import layers, ordinary_tensors
 
 ALIGNED = 16
 """the parts of a weight have a multiple of so many bytes, as kernels want"""
@@ -62,7 +67,20 @@ class Piece:
 
     def give(self) -> None:
         """Give the other ranks this one's part."""
-        _gather(self.part.new_empty(len(self.part) * ranks.count()), self.part)
+        _gather(self._elsewhere(), self.part)
+
+    def begin(self) -> Gather:
+        """Begin to put the tensor together, with the other ranks, and do not wait for them."""
+        if self.is_whole or self.is_replaced:
+            content = self._elsewhere()
+        else:
+            self.storage.resize_(len(self.part) * ranks.count())
+            content = _bytes(self.storage)
+        return Gather(self, self.part, content, _gather(content, self.part, async_op=True))
+
+    def _elsewhere(self) -> torch.Tensor:
+        """Return memory for the content, apart from the tensor."""
+        return self.part.new_empty(len(self.part) * ranks.count())
 
     def take_apart(self, *, written: bool) -> None:
         """Free the content, whichever it is; keep what has changed."""
@@ -77,7 +95,60 @@ class Piece:
 
     def keep_changes(self) -> None:
         """Take this rank's part out of the content once more."""
-        self.part.copy_(_bytes(self.storage)[len(self.part) * ranks.number() :][: len(self.part)])
+        # A new tensor, because the one before may be on its way to other ranks.
+        self.part = _bytes(self.storage)[len(self.part) * ranks.number() :][: len(self.part)].clone()
+
+
+@dataclass(frozen=True)
+class Gather:
+    """The content of a piece that is on its way from the other ranks."""
+
+    piece: Piece
+    part: torch.Tensor
+    """what this rank sends; its memory has to last until it is sent"""
+    content: torch.Tensor
+    """where the content arrives: the memory of the tensor, except if that is in use"""
+    work: Any
+    """torch's handle of the message"""
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether this rank would still send the same, and its tensor is neither trained nor replaced."""
+        piece = self.piece
+        return piece.part is self.part and not piece.is_replaced and not piece.tensor.requires_grad
+
+    def wait(self) -> None:
+        """Wait until the content is there; on a GPU, let only the present stream wait."""
+        self.work.wait()
+
+    def use(self) -> None:
+        """Wait, and give the tensor its content."""
+        self.wait()
+        storage, piece = self.content.untyped_storage(), self.piece
+        if not piece.is_whole and storage._cdata != piece.key:  # it was whole when this began
+            piece.storage.resize_(storage.nbytes())
+            _bytes(piece.storage).copy_(self.content)
+        piece.is_whole = True
+
+    def free(self) -> None:
+        """Free the memory where the content has arrived."""
+        self.content.untyped_storage().resize_(0)
+
+
+def pieces_of_layers(model: nn.Module, pieces: Mapping[int, Piece]) -> Iterator[list[Piece]]:
+    """Yield the pieces of each layer, and those of each module that is in none.
+
+    Args:
+        model: the model.
+        pieces: the pieces of its weights, by their keys.
+    """
+    left = dict(pieces)
+    for modules in layers(model):
+        keys = [tensor.untyped_storage()._cdata for tensor in ordinary_tensors(modules)]
+        if unit := [left.pop(key) for key in keys if key in left]:
+            yield unit
+    for piece in left.values():
+        yield [piece]
 
 
 def _bytes(storage: torch.UntypedStorage) -> torch.Tensor:
@@ -85,6 +156,6 @@ def _bytes(storage: torch.UntypedStorage) -> torch.Tensor:
     return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
 
-def _gather(content: torch.Tensor, part: torch.Tensor) -> None:
+def _gather(content: torch.Tensor, part: torch.Tensor, *, async_op: bool = False) -> Any:
     name = "all_gather_single" if hasattr(distributed, "all_gather_single") else "all_gather_into_tensor"
-    getattr(distributed, name)(content, part)
+    return getattr(distributed, name)(content, part, async_op=async_op)

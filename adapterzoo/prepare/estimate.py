@@ -54,7 +54,8 @@ def weights_of(skeleton: nn.Module, quantization: str, dtype: str, parts: int = 
         skeleton: the model.
         quantization: name of the quantization.
         dtype: name of the dtype of the weights that are not quantized.
-        parts: number of processes that the weights are divided among, which put one layer at a time together.
+        parts: number of processes that the weights are divided among, which put one layer together while they
+            send the next.
     """
     from adapterzoo.methods.targets import linear_layers
 
@@ -66,15 +67,15 @@ def weights_of(skeleton: nn.Module, quantization: str, dtype: str, parts: int = 
 
     stored, plain = quantizations()[quantization].bytes_per_parameter, BYTES_PER_PARAMETER[dtype]
     linear = {id(layer) for layer in linear_layers(skeleton).values()}
-    largest = max(
+    layer_bytes = [
         sum(
             parameter.numel() * (stored or plain if id(module) in linear else plain)
             for module in modules
             for parameter in module.parameters(recurse=False)
         )
         for modules in layers(skeleton)
-    )
-    return Weights(whole.bytes / parts + largest, whole.unpacked)
+    ]
+    return Weights(whole.bytes / parts + sum(nlargest(2, layer_bytes)), whole.unpacked)
 
 
 def _whole_weights(skeleton: nn.Module, quantization: str, dtype: str) -> Weights:
