@@ -4,6 +4,7 @@
 
 It makes a Llama with weights by chance (477 MB in float32), and prints the highest anonymous memory of a process in
 each phase, above what it had before. Freed memory is given back to the system at once; in a run on a CPU it is not.
+The last column is the share of the layers that were gathered ahead in training.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import gc
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 RANKS = 2
 SHAPE = {
@@ -30,10 +33,12 @@ SHAPE = {
     "max_position_embeddings": 256,
 }
 TINY = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
-TOKENS, ROWS = 32, 2
+TOKENS, ROWS, STEPS = 32, 2, 4
 SAMPLE_SECONDS = 0.005
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, LIMIT_BYTES = -1, -3, 2**16
 PHASES = ("loading", "at rest", "measuring", "putting LoRA on", "training")
+AHEAD = "gathered ahead"
+COLUMNS = (*PHASES, AHEAD)
 
 
 def main() -> None:
@@ -45,11 +50,12 @@ def main() -> None:
         shapes = {f"{folder}/tiny": {**SHAPE, **TINY}, f"{folder}/large": SHAPE}
         # In processes of their own, because what this one frees is still in those that it forks.
         folders = in_processes([partial(_make_model, folder, shape) for folder, shape in shapes.items()], 1)
-        print(f"| | {' | '.join(PHASES)} |\n| --- |{' ---: |' * len(PHASES)}")
+        print(f"| | {' | '.join(COLUMNS)} |\n| --- |{' ---: |' * len(COLUMNS)}")
         for quantization in ("none", "nf4"):
             for divided in (False, True):
                 found = _largest(partial(_bytes_of_phases, folders, quantization, divided))
                 texts = [f"{found[phase] / 1e6:.0f} MB" for phase in PHASES]
+                texts.append(f"{found[AHEAD]} %" if divided else "")
                 print(f"| {quantization}, {'divided' if divided else 'whole'} | {' | '.join(texts)} |", flush=True)
 
 
@@ -80,11 +86,11 @@ def _largest(work: Callable[[], dict[str, int]]) -> dict[str, int]:
     messages += process.messages()
     if not messages:
         raise SystemExit(process.output())
-    return {phase: max(found[phase] for found in messages[0]) for phase in PHASES}
+    return {column: max(found[column] for found in messages[0]) for column in COLUMNS}
 
 
 def _bytes_of_phases(folders: Sequence[str], quantization: str, divided: bool) -> dict[str, int]:
-    """Return the memory of each phase with the last model, above what the process had before it."""
+    """Return the memory of each phase with the last model, above what the process had before, and the last column."""
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -104,12 +110,36 @@ def _bytes_of_phases(folders: Sequence[str], quantization: str, divided: bool) -
             pass
         with loaded.borrow() as model:
             with _peak(peaks, "measuring"), torch.no_grad():
-                model(ids)
+                for _ in range(2):  # what follows what is known after the first
+                    model(ids)
             with _peak(peaks, "putting LoRA on"):
                 wrapped = get_peft_model(model, LoraConfig(target_modules="all-linear"))
-            with _peak(peaks, "training"):
-                wrapped(input_ids=ids, labels=ids).loss.backward()
-    return {phase: peak - peaks["before"] for phase, peak in peaks.items()}
+            with _peak(peaks, "training"), _counted() as counts:
+                for _ in range(STEPS):
+                    wrapped(input_ids=ids, labels=ids).loss.backward()
+    share = 100 * counts["use"] // max(1, counts.total())
+    return {phase: peak - peaks["before"] for phase, peak in peaks.items()} | {AHEAD: share}
+
+
+@contextmanager
+def _counted() -> Iterator[Counter[str]]:
+    """Count the layers that are gathered ahead (``use``), and those that are gathered when they are needed."""
+    from adapterzoo.model.ahead import Ahead
+    from adapterzoo.model.divided import Divided
+
+    counts = Counter[str]()
+
+    def counting(owner: type, name: str) -> Any:
+        function = getattr(owner, name)
+
+        def called(*arguments: Any) -> None:
+            counts[name] += 1
+            function(*arguments)
+
+        return mock.patch.object(owner, name, called)
+
+    with counting(Ahead, "use"), counting(Divided, "_gather"):
+        yield counts
 
 
 def _anonymous() -> int:

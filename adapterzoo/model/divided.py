@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -135,17 +135,15 @@ class Divided(TorchDispatchMode):  # type: ignore[misc]  # torch gives no types 
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Do an operation, with the layers whole whose weights it reads."""
-        kwargs = kwargs or {}
         if func is aten.set_.source_Storage_storage_offset and args[1].nbytes() == 0 and math.prod(args[3]) > 0:
             raise RuntimeError("a tensor was copied while its content was with other ranks")
         if func not in UNREAD:
             found = set[int]()
-            self._find_units((args, tuple(kwargs.values())), found)
+            self._find_units((args, tuple((kwargs or {}).values())), found)
             if found:
                 self._put_together(sorted(found))
-                if func._schema.is_mutable:
-                    self._written |= found
-        return func(*args, **kwargs)
+                self._find_units(_changed(func, args, kwargs or {}), self._written)
+        return func(*args, **(kwargs or {}))
 
     def _find_units(self, values: Sequence[Any], found: set[int]) -> None:
         for value in values:
@@ -159,9 +157,7 @@ class Divided(TorchDispatchMode):  # type: ignore[misc]  # torch gives no types 
 
     def _put_together(self, numbers: Sequence[int]) -> None:
         missing = [number for number in numbers if number not in self._whole]
-        if not missing:
-            return
-        for number in [number for number in self._whole if number not in numbers]:
+        for number in [number for number in self._whole if missing and number not in numbers]:
             self._put_away(number)
         for number in missing:
             while (chosen := self._ahead.agree(number)) != number:
@@ -184,10 +180,14 @@ class Divided(TorchDispatchMode):  # type: ignore[misc]  # torch gives no types 
         self._written.discard(number)
 
     def _gather(self, number: int) -> None:
+        self._keep_replaced(self._units[number])
         for piece in self._units[number]:
+            piece.put_together()
+
+    def _keep_replaced(self, pieces: Iterable[Piece]) -> None:
+        for piece in pieces:
             if piece.is_replaced and not piece.tensor.requires_grad:
                 self._take_apart(piece, written=False)
-            piece.put_together()
 
     def _take_apart(self, piece: Piece, *, written: bool) -> None:
         self._pieces.pop(piece.key, None)
@@ -204,16 +204,14 @@ class Divided(TorchDispatchMode):  # type: ignore[misc]  # torch gives no types 
             self._keep_changes()
 
     def _keep_changes(self) -> None:
-        """Take apart what this rank holds, now that all ranks have come here and have made the same changes.
+        """Take apart what this rank holds, now that all ranks have come here.
 
-        What has been changed, another rank may read next. And ranks that change a weight next all have to find it
-        apart, or the one that holds it would give the others what it has changed already.
+        Others may read what was changed, and all have to find apart what they change next: one that held it whole would
+        give it to the others when it has changed it already.
         """
         for number in list(self._whole):
             self._put_away(number)
-        for piece in self._owners.values():
-            if piece.is_replaced and not piece.tensor.requires_grad:
-                self._take_apart(piece, written=False)
+        self._keep_replaced(self._owners.values())
 
     def _give(self, number: int) -> None:
         if self._ahead.number == number:
@@ -244,3 +242,10 @@ def own_part(tensor: torch.Tensor) -> torch.Tensor:
     for divided in _in_use:
         tensor = divided.own_part(tensor)
     return tensor
+
+
+def _changed(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """Return the arguments of an operation that it writes to."""
+    arguments = func._schema.arguments
+    named = {**{argument.name: value for argument, value in zip(arguments, args, strict=False)}, **kwargs}
+    return [named.get(argument.name) for argument in arguments if argument.is_write]
