@@ -14,6 +14,15 @@ from torch import distributed, nn
 from adapterzoo.machine import ranks
 
 
+def make_whole(parameters: Sequence[nn.Parameter]) -> None:
+    """Let the ranks put together the weights of the base model that are trained, which then stay whole.
+
+    Otherwise a weight would be a part before it is first used, and whoever compares it with later would see a change.
+    """
+    for parameter in parameters:
+        parameter.detach().flatten()[:1].clone()
+
+
 def send_from_rank_0(parameters: Sequence[nn.Parameter]) -> None:
     """Give all ranks the values that trained parameters have on rank 0."""
     ranks.wait()

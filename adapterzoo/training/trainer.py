@@ -27,7 +27,7 @@ from adapterzoo.training.fair_play import FairPlay
 from adapterzoo.training.method_part import MethodPart
 from adapterzoo.training.parts import Parts, sent_once
 from adapterzoo.training.random_states import save_random_states
-from adapterzoo.training.sharding import average_gradients, send_from_rank_0
+from adapterzoo.training.sharding import average_gradients, make_whole, send_from_rank_0
 from adapterzoo.training.training_watch import TrainingWatch, batch_content
 
 STATE = "adapter_state.safetensors"
@@ -75,6 +75,8 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
             checkpoint: the checkpoint to resume from; None to begin.
         """
         resumed, roots = checkpoint is not None, self.part.callbacks  # callbacks may hold tensors
+        if self.is_sharded:
+            make_whole(list(trained_parameters(self.model).values()))
         with (
             fair_play.training(self.model, self.examples, self.args, resumed=resumed, roots=roots) as self.watch,
             self.divided(),
