@@ -11,7 +11,9 @@ what was gathered is thrown away, which costs the time of one message.
 
 What was gathered has to be what the ranks would send now. A part that was replaced since then makes it worthless; each
 rank says so in the message by which they agree. Then it is thrown away, and this layer is not gathered ahead any more
-until the model is taken apart. So it is with a layer of which a rank trains or has replaced a tensor.
+until the model is taken apart. So it is with a layer of which a rank trains or has replaced a tensor. Ranks take the
+model apart at the end of a cell, and one may do so while others still read: so the message also says which layer a rank
+expects, and how often it has begun anew. Where ranks differ, all of them throw away what is on its way.
 
 At most one layer is on its way. On a GPU, a gather is done by a stream of its own. Each is begun, awaited and freed on
 the stream that computes. Its memory, and that of the parts that are sent, comes from that stream, and is given back
@@ -51,6 +53,8 @@ class Ahead:
         """two layers, one after the other -> the layer that was needed after them the last time"""
         self._excluded = set[int]()
         """numbers of the layers that a rank has changed or trains"""
+        self._begun_anew = 0
+        """how often every layer was allowed again"""
 
     def agree(self, wanted: int) -> int:
         """Return the first layer that any rank wants, and throw away what is on its way if that is of no use for it.
@@ -58,17 +62,22 @@ class Ahead:
         Args:
             wanted: number of the layer that this rank wants, or NOTHING.
         """
+        own = (-1 if self.number is None else self.number, self._begun_anew)
         valid = all(gather.is_valid for gather in self._gathers)
-        message = torch.tensor([wanted, valid], device="cpu")  # the least of both counts
+        # The least of all ranks counts. Negative numbers show whether the largest is the same.
+        message = torch.tensor([wanted, valid, *own, *(-value for value in own)], device="cpu")
         distributed.all_reduce(message, op=distributed.ReduceOp.MIN)
-        number, valid = int(message[0]), bool(message[1])
+        number, valid, *seen = map(int, message)
         if number == NOTHING:
             return number
         self._followers[self._last_two] = number
         self._last_two = (self._last_two[1], number)
-        if self.number == number and not valid:
+        alike = seen == [*own, *(-value for value in own)]
+        if not alike:
+            self._excluded.clear()
+        elif self.number == number and not valid:
             self._excluded.add(number)
-        if self.number != number or not valid:
+        if self.number != number or not valid or not alike:
             self.drop()
         return number
 
@@ -107,3 +116,4 @@ class Ahead:
         """Allow every layer again, because nothing is changed or trained any more."""
         self.drop()
         self._excluded.clear()
+        self._begun_anew += 1

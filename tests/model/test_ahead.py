@@ -230,3 +230,21 @@ def test_an_error_of_one_rank_is_reported_while_a_layer_is_on_its_way() -> None:
 
     with pytest.raises(AssertionError, match="only here"):
         by_ranks(fail)
+
+
+def test_a_rank_may_have_thrown_away_what_others_still_expect() -> None:
+    """A rank that has ended its cell takes the model apart while another still reads it."""
+
+    def found() -> list[float]:
+        with divided_llama() as (model, divided):
+            weights = [layer.mlp.up_proj.weight for layer in model.model.layers]
+            for _ in range(3):
+                sums = [float(weight.sum()) for weight in weights]
+            if ranks.number() == 1:
+                divided.rest()
+            again = [float(weight.sum()) for weight in weights]
+            ranks.wait()
+            return [a - b for a, b in zip(sums, again, strict=True)]
+
+    for differences in by_ranks(found):
+        assert not any(differences)
