@@ -63,7 +63,7 @@ class Ahead:
             wanted: number of the layer that this rank wants, or NOTHING.
         """
         own = (-1 if self.number is None else self.number, self._begun_anew)
-        valid = all(gather.is_valid for gather in self._gathers)
+        valid = int(all(gather.is_valid for gather in self._gathers))
         # The least of all ranks counts. Negative numbers show whether the largest is the same.
         message = torch.tensor([wanted, valid, *own, *(-value for value in own)], device="cpu")
         distributed.all_reduce(message, op=distributed.ReduceOp.MIN)
