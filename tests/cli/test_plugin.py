@@ -104,7 +104,7 @@ def test_a_new_package_with_a_task_installs_passes_its_test_and_runs(
     sets = ("task=my-score", "data.source=scores.csv", "data.columns={}", "evaluate={batch_size: 8}")
     settings = [part for assignment in sets for part in ("--set", assignment)]
     arguments = ("run", write_recipe("lora"), "--out", tmp_path / "out", *settings)
-    done = adapterzoo_process(*arguments, PYTHONPATH=str(tmp_path / "site"))
+    done = forked.run(*arguments, PYTHONPATH=str(tmp_path / "site"))
     assert done.returncode == 0, done.stderr
     shown = adapterzoo_process("compare", tmp_path / "out", "--format", "json", PYTHONPATH=str(tmp_path / "site"))
     rows_by_label = {row["label"]: row for row in json.loads(shown.stdout)["rows"]}
