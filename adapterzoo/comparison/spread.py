@@ -78,32 +78,59 @@ class Spread:
         return 2 * float(optimize.brentq(lambda tail: self.quantile(tail) - distance, low, high))
 
 
-def spread_of(scores: Scores, pooled: SeedSpread | None = None, *, careful: bool = False) -> Spread:
-    """Return the spread of the mean, from the mean squares (ms) of a crossed design with random seeds and examples.
+@dataclass(frozen=True)
+class MeanSquares:
+    """The mean squares (ms) of a crossed design with random seeds and examples."""
+
+    seeds: int
+    examples: int
+    examples_ms: float
+    examples_error: float
+    """standard error of the mean over the examples alone"""
+    seeds_variance: float
+    """variance of the means of the seeds; 0 with one seed"""
+    residual_ms: float
+    """0 with one seed"""
+
+    @classmethod
+    def of(cls, scores: Scores) -> MeanSquares:
+        """Return the mean squares of scores of shape (seeds, examples)."""
+        seeds, examples = scores.shape
+        by_seed, by_example = scores.mean(axis=1), scores.mean(axis=0)
+        examples_ms = seeds * float(by_example.var(ddof=1))
+        examples_error = float(np.sqrt(examples_ms / (seeds * examples)))
+        if examples_error < 1e-9 * float(np.abs(scores).max()):
+            examples_error = 0.0  # anything this small comes from rounding
+        if seeds == 1:
+            return cls(seeds, examples, examples_ms, examples_error, 0.0, 0.0)
+        residuals = scores - by_seed[:, None] - by_example + scores.mean()
+        residual_ms = float((residuals**2).sum()) / ((seeds - 1) * (examples - 1))
+        return cls(seeds, examples, examples_ms, examples_error, float(by_seed.var(ddof=1)), residual_ms)
+
+
+def spread_of(squares: MeanSquares, pooled: SeedSpread | None = None, *, careful: bool = False) -> Spread:
+    """Return the spread of the mean.
 
     Args:
-        scores: of shape (seeds, examples).
+        squares: the mean squares of the scores.
         pooled: the spread between seeds, as all rows of the table show it; from the scores alone if None.
         careful: whether the spread is for a test, which should rather miss a difference than invent one. An interval
             should include the true value exactly as often as it says.
     """
     from scipy.special import fdtrc
 
-    seeds, examples = scores.shape
-    by_seed, by_example = scores.mean(axis=1), scores.mean(axis=0)
-    examples_ms = seeds * float(by_example.var(ddof=1))
-    examples_error = float(np.sqrt(examples_ms / (seeds * examples)))
-    if examples_error < 1e-9 * float(np.abs(scores).max()):
-        examples_error = 0.0  # anything this small comes from rounding
+    seeds, examples, examples_ms, residual_ms = (
+        squares.seeds,
+        squares.examples,
+        squares.examples_ms,
+        squares.residual_ms,
+    )
     if seeds == 1:
-        return Spread(examples_error, 0.0, 0, examples - 1)
-    pooled = pooled or SeedSpread(float(by_seed.var(ddof=1)), seeds - 1)
+        return Spread(squares.examples_error, 0.0, 0, examples - 1)
+    pooled = pooled or SeedSpread(squares.seeds_variance, seeds - 1)
     seeds_ms, df, caution = examples * pooled.variance, pooled.df, Caution.of(pooled.df, careful=careful)
-    residuals = scores - by_seed[:, None] - by_example + scores.mean()
-    residual_df = (seeds - 1) * (examples - 1)
-    residual_ms = float((residuals**2).sum()) / residual_df
-    if fdtrc(df, residual_df, _ratio(seeds_ms, residual_ms)) >= caution.pool:
-        return Spread(examples_error, 0.0, df, examples - 1)
+    if fdtrc(df, (seeds - 1) * (examples - 1), _ratio(seeds_ms, residual_ms)) >= caution.pool:
+        return Spread(squares.examples_error, 0.0, df, examples - 1)
     beyond_residual = max(examples_ms - residual_ms, 0.0)
     error = float(np.sqrt(max(seeds_ms + beyond_residual, examples_ms) / (seeds * examples)))
     share = seeds_ms / (seeds_ms + beyond_residual)

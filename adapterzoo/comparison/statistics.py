@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapterzoo.comparison.pooling import SeedSpread, seed_spreads
-from adapterzoo.comparison.spread import Scores, spread_of, t
+from adapterzoo.comparison.spread import MeanSquares, Scores, spread_of, t
 
 Seeds = Mapping[int | None, NDArray[np.float64]]
 """seed -> scores of the test examples; the seed is None for the untouched base model, whose scores hold for any seed"""
@@ -47,7 +47,7 @@ def interval(scores: Scores, *, right_or_wrong: bool = False) -> tuple[float, fl
         same) and ``right_or_wrong`` is false.
     """
     mean, examples = float(scores.mean()), scores.shape[1]
-    spread = spread_of(scores) if examples > 1 else None
+    spread = spread_of(MeanSquares.of(scores)) if examples > 1 else None
     if spread is None or not spread.error:
         return _jeffreys(mean, examples) if right_or_wrong else None
     quantile = spread.quantile((1 - LEVEL) / 2)
@@ -123,14 +123,16 @@ def difference(scores: Scores, *, right_or_wrong: bool = False, seeds: SeedSprea
     better, worse = (int((sign * scores.sum(axis=0) > 0).sum()) for sign in (1, -1))
     # The smallest p-value that so few examples allow: the probability that as many fair coins all show the same side.
     least_p = 2.0 ** (1 - max(better + worse, 1))
-    if not spread_of(scores).error:
+    squares = MeanSquares.of(scores)
+    if not spread_of(squares).error:
         if not right_or_wrong:
             return Difference(value, None, least_p)
         # These examples show no spread, but others might: add one example in favour of each row (Bonett and Price,
         # Statistics in Medicine 31, 2012).
         added = np.full((seed_count, 1), 1 / np.sqrt(seed_count))
         scores = np.concatenate([scores, added, -added], axis=1)
-    spread, careful = spread_of(scores, seeds), spread_of(scores, seeds, careful=True)
+        squares = MeanSquares.of(scores)
+    spread, careful = spread_of(squares, seeds), spread_of(squares, seeds, careful=True)
     center, half = float(scores.mean()), spread.quantile((1 - LEVEL) / 2) * spread.error
     if not right_or_wrong:
         return Difference(value, (center - half, center + half), careful.p(center))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -59,7 +60,13 @@ class Simulation:
             return MEAN
         spread = self.seed_spread if self.seeds > 1 else 0.0
         deviation = np.sqrt(EXAMPLE_SPREAD**2 + METHOD_SPREAD**2 + spread**2)
-        return float(expit(np.random.default_rng(0).normal(MEAN, deviation, 2_000_000)).mean())
+        return _mean_share(deviation)
+
+
+@cache
+def _mean_share(deviation: float) -> float:
+    """Return the mean probability of a right answer."""
+    return float(expit(np.random.default_rng(0).normal(MEAN, deviation, 2_000_000)).mean())
 
 
 def coverage(simulation: Simulation, times: int, seed: int = 0) -> tuple[float, float]:
