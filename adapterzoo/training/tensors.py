@@ -54,4 +54,5 @@ def checksum(tensor: torch.Tensor) -> Any:
     whole = content.numel() // 8 * 8
     # Sums of integers do not depend on their order, so they are the same for any number of threads.
     total = int(content[:whole].view(torch.int64).sum()) if content.data_ptr() % 8 == 0 else int(content[:whole].sum())
-    return total, int(content[whole:].sum()), tuple(tensor.shape), tensor.dtype
+    rest = int(content[whole:].sum()) if whole < content.numel() else 0
+    return total, rest, tuple(tensor.shape), tensor.dtype
