@@ -94,6 +94,10 @@ class Examples(ABC):
     """whether the Trainer of transformers computes the training loss, and not :meth:`loss`: it weighs the tokens of all
     batches of a step alike, and smooths labels if the recipe says so"""
 
+    loss_reads_padding: ClassVar[bool] = False
+    """whether a row's loss depends on the padding beside it; processes that divide a batch then pad their rows as the
+    whole batch is padded. All that :meth:`collate` returns has to be tensors with a value for each row."""
+
     shown_answer: ClassVar[str] = "to learn"
     """what ``adapterzoo preview`` calls the answer of a row of which no token is in the loss"""
 

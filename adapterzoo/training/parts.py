@@ -37,10 +37,16 @@ class Parts:
         """Return this rank's part of a batch; if there are fewer rows than ranks, it may be one row of no weight."""
         if ranks.count() == 1:
             return self.examples.collate(rows, prefix=prefix)
-        own = rows[ranks.number() :: ranks.count()]
-        batch = self.examples.collate(own or rows[:1], prefix=prefix)
+        own = range(ranks.number(), len(rows), ranks.count())
+        batch = self._collated(rows, own or range(1), prefix)
         batch[WEIGHT] = torch.tensor([self._weight(batch) if own else 0])
         return batch
+
+    def _collated(self, rows: Sequence[Any], own: Sequence[int], prefix: Any) -> dict[str, Any]:
+        """Return the rows with these numbers as a batch, with the padding of the whole one if the loss reads it."""
+        if not self.examples.loss_reads_padding:
+            return self.examples.collate([rows[index] for index in own], prefix=prefix)
+        return {name: values[list(own)] for name, values in self.examples.collate(rows, prefix=prefix).items()}
 
     def weigh(self, batches: Sequence[dict[str, Any]]) -> float:
         """Take the weights out of the batches of a step, and keep their shares; return the weight of all ranks."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from adapterzoo_plugins.tasks._contexts import ANSWERS, FromContext
 from adapterzoo_plugins.tasks._windows import Question, QuestionAnsweringOptions, Reader, Window
@@ -46,6 +46,7 @@ class Questions(Examples):
     max_answer_length: int
     unanswerable: bool
     """whether some training questions have no answer; only then the model may say so"""
+    loss_reads_padding: ClassVar[bool] = True  # as in transformers, where an answer may begin in the padding
 
     @property
     def form(self) -> ModelForm:

@@ -21,6 +21,10 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     ],
     "reward": [{"prompt": WORDS[n % 10], "chosen": f"yes {n}", "rejected": f"no {n}" * (n % 3)} for n in NUMBERS],
     "preference": [{"prompt": WORDS[n % 10], "chosen": f"yes {n}", "rejected": f"no {n}"} for n in NUMBERS],
+    "question_answering": [
+        {"question": f"which {n}?", "context": f"a {WORDS[n % 10]} and more " * (1 + n % 3), "answer": WORDS[n % 10]}
+        for n in NUMBERS
+    ],
 }
 RANKS = ("--set", "train.batch_size=7", "--set", "train.devices=2")
 
