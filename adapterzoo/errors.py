@@ -83,6 +83,10 @@ NO_ROOM = (
 )  # fmt: skip
 
 
+class AloneError(BaseException):
+    """One of the processes of a cell alone has failed: the others wait for it, so that the cell cannot go on."""
+
+
 def is_disk_full(error: BaseException | None) -> bool:
     """Tell whether an error, or one that led to it, says that a disk is full."""
     while error is not None:
@@ -110,4 +114,4 @@ def failure_reason(error: BaseException) -> str:
         return f"out of memory: {text}"[:300]
     if is_disk_full(error):
         return f"the disk is full: {text}"[:300]
-    return (text if isinstance(error, AdapterzooError) else f"{type(error).__name__}: {text}")[:300]
+    return (text if isinstance(error, (AdapterzooError, AloneError)) else f"{type(error).__name__}: {text}")[:300]

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from adapterzoo.errors import AloneError, failure_reason
 from adapterzoo.machine import stopping
 from adapterzoo.machine.stopping import StoppedError
 
@@ -195,9 +197,38 @@ def settle(*, well: bool) -> None:
     Raises:
         RuntimeError: another rank does not come.
     """
-    if count() > 1:
-        patience = PATIENCE if well else timedelta(seconds=SECONDS_TO_BE_ENDED)
-        sys.modules["torch.distributed"].monitored_barrier(_settling, timeout=patience)
+    if count() == 1:
+        return
+    import torch
+
+    distributed, word = sys.modules["torch.distributed"], torch.zeros(1)
+    send, receive = (partial(getattr(distributed, name), word, group=_settling) for name in ("isend", "irecv"))
+    patience = PATIENCE if well else timedelta(seconds=SECONDS_TO_BE_ENDED)
+    others = range(1, count()) if number() == 0 else [0]
+    # A barrier of torch would let ranks other than 0 wait for as long as any collective may take.
+    for exchange in (receive, send) if number() == 0 else (send, receive):
+        for other in others:
+            exchange(other).wait(patience)
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """Let an error leave a ``with`` block only if all ranks leave it, so that whoever catches it may go on with them.
+
+    Raises:
+        AloneError: this rank has an error, and another one is still in the block, where it waits for this rank.
+    """
+    prepare_to_settle()
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        wait_if_lost(error)
+        try:
+            settle(well=False)
+        except RuntimeError:
+            raise AloneError(failure_reason(error)) from error
+        raise
+    settle(well=True)
 
 
 def wait_if_lost(error: BaseException) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from adapterzoo.errors import AdapterzooError, UserError
+from adapterzoo.errors import AdapterzooError, AloneError, UserError
 from adapterzoo.machine import gpu, processes, ranks, stopping
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.stopping import StoppedError
@@ -110,7 +110,7 @@ def follow_run(recipe: Recipe, out: Path, methods: Sequence[str] = (), seeds: Se
             _Follower(prepared, Store(out)).follow()
     except (StoppedError, UserError):
         raise
-    except Exception:  # another rank has died, or failed alone: the launcher ends all
+    except (Exception, AloneError):  # another rank has died, or this one failed alone: the launcher ends all
         traceback.print_exc()
         os._exit(1)
 

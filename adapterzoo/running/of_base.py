@@ -76,7 +76,7 @@ def informed(prepared: Prepared, cell: Cell, of_base: OfBase | None) -> Prepared
 def _measured(base: Base, measure: Callable[[nn.Module], Any], problem: str) -> Any:
     """Return what is measured of an untouched base model, or an AdapterzooError that says why it is not known."""
     try:
-        with base.borrow() as model, ranks.spreading():
+        with ranks.failing_together(), base.borrow() as model, ranks.spreading():
             return measure(model)
     except Exception as error:  # a model's own code may raise anything
         return AdapterzooError(f"{problem}: {failure_reason(error)}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapterzoo.errors import AdapterzooError
+from adapterzoo.errors import AdapterzooError, AloneError, failure_reason
 from adapterzoo.machine import ranks
 from adapterzoo.machine.processes import Send
 from adapterzoo.machine.stopwatch import Stopwatch
@@ -57,4 +57,8 @@ def do_item(worker: Worker, item: WorkItem, base: Base, earlier: EarlierResults,
         worker.do(item.cell, base, Sender(send), tuning=earlier.tuning, of_base=earlier.of_base)
         return
     clock = Stopwatch()
-    send(("of_base", OfBase.measured(worker.prepared, base, clock), clock.seconds))
+    try:
+        of_base = OfBase.measured(worker.prepared, base, clock)
+    except AloneError as error:
+        of_base = OfBase.unknown(failure_reason(error))
+    send(("of_base", of_base, clock.seconds))

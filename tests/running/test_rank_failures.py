@@ -13,11 +13,14 @@ from cell_ranks import QUIET, RANKS, adapter, result
 from cells import assert_same
 from click.testing import Result
 
+from adapterzoo.evaluation.forgetting import General
 from adapterzoo.machine import rank_processes, ranks
 from adapterzoo.machine.rank_processes import RankProcesses
 from adapterzoo.prepare import devices
 from adapterzoo.running.schedule import CellWatch
 from adapterzoo.training.trainer import TaskTrainer
+
+GENERAL_TEXT = ("--set", "evaluate.general_text=shipped")
 
 
 def each_step(monkeypatch: pytest.MonkeyPatch, at: int, do: Callable[[RankProcesses], object]) -> None:
@@ -78,6 +81,33 @@ def test_an_error_of_one_rank_alone_is_the_reason_of_the_row(
     assert done.exit_code == 1
     assert result(tmp_path / "o", "lora")["error"] == "rank 1 of 2: ValueError: only here"
     assert "fail_on_rank_1" in (tmp_path / "o" / "lora" / "seed-0" / "traceback.txt").read_text()
+
+
+@pytest.mark.parametrize(("failing", "who"), [(0, ""), (1, "rank 1 of 2: ")])
+@pytest.mark.parametrize(
+    ("owner", "function", "extra", "why"),
+    [
+        (TaskTrainer, "compute_loss", "tune: {r: {values: [2, 4]}}\n", ""),
+        (General, "measure", "", "the general text could not be measured: "),
+    ],
+)
+def test_a_rank_that_fails_alone_where_errors_are_caught_is_named(
+    owner: Any, function: str, extra: str, why: str, failing: int, who: str, write_recipe: Callable[..., Path],
+    adapterzoo: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    work = getattr(owner, function)
+
+    def fail(*arguments: Any, **named: Any) -> Any:
+        if ranks.number() == failing:
+            raise ValueError("only here")
+        return work(*arguments, **named)
+
+    monkeypatch.setattr(owner, function, fail)
+    monkeypatch.setattr(ranks, "SECONDS_TO_BE_ENDED", 2.0)
+    monkeypatch.setattr(rank_processes, "GRACE_SECONDS", 1.0)
+    sets = (*QUIET, *RANKS, "--set", "train.time_limit=60", *([] if extra else GENERAL_TEXT))
+    assert adapterzoo("run", write_recipe("lora", extra), *sets, "--out", tmp_path / "o").exit_code == 1
+    assert result(tmp_path / "o", "lora")["error"] == f"{why}{who}ValueError: only here"
 
 
 def test_an_error_of_all_ranks_is_that_of_one_process(
