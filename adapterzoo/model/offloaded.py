@@ -153,9 +153,11 @@ def _weight(name: str, module: nn.Module) -> nn.Parameter | None:
     """Return a weight of a module: read from its source, unless something else was put in its place.
 
     Raises:
-        RuntimeError: something wants to train it.
+        RuntimeError: something wants to train it, or has taken it out of the module, as torch's parametrizations do.
     """
-    parameter = module._parameters.get(name)
+    if name not in module._parameters:
+        raise RuntimeError(f"an offloaded {name} of the base model cannot be replaced (model.device_map)")
+    parameter = module._parameters[name]
     if parameter is None or not parameter.is_meta:
         return parameter
     if parameter.requires_grad:
