@@ -115,8 +115,8 @@ def on_each_gpu(model: Model, method: str) -> tuple[float, float]:
     """Return the memory of training and of measuring on each GPU of a cell."""
     found = needs(model, method)
     elsewhere = _received(model, found)
-    largest = _largest_layer(model) if model.devices > 1 else 0
-    return found.training_bytes - elsewhere + largest, found.measuring_bytes - elsewhere + largest
+    whole = 2 * _largest_layer(model) if model.devices > 1 else 0  # one that is computed, one that is on its way
+    return found.training_bytes - elsewhere + whole, found.measuring_bytes - elsewhere + whole
 
 
 def _received(model: Model, found: Needs) -> float:
@@ -125,12 +125,12 @@ def _received(model: Model, found: Needs) -> float:
 
 
 def _sending_seconds(model: Model, found: Needs) -> float:
-    """Return how long it takes to send each GPU all weights once; it computes nothing meanwhile."""
+    """Return how long it takes to send each GPU all weights once, of which computing may hide a part."""
     return _received(model, found) / (GPU_SENDS * REACHED_SENDS)
 
 
 def _largest_layer(model: Model) -> float:
-    """Return the bytes of the largest layer, which is whole on each GPU: the embeddings, or a layer of the decoder."""
+    """Return the bytes of the largest layer: the embeddings or the head, or a layer of the decoder."""
     width = model.config["hidden_size"]
     return max(2 * COMMON["vocab_size"] * width, QUANTIZED_BYTES * _layer_parameters(model))
 

@@ -7,8 +7,7 @@ weights sees ordinary tensors, and needs to know nothing of this. torch's own FS
 so that no method could be put onto a model that is divided already.
 
 The ranks need not do the same: before a layer is put together, they agree which one is next, and a rank that needs
-nothing at that moment gives its parts to the others. While a layer is computed, they send each other the one that is
-probably next: see :mod:`adapterzoo.model.ahead`.
+nothing gives its parts to the others. Meanwhile the next one is on its way: see :mod:`adapterzoo.model.ahead`.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ class Divided(TorchDispatchMode):  # type: ignore[misc]  # torch gives no types 
         self._whole = list[int]()
         """numbers of the layers that are whole at the moment"""
         self._written = set[int]()
-        """numbers of the layers that something may have changed since they were put together"""
+        """numbers of the layers that were written to since they were put together"""
         self._ahead = Ahead()
 
     @contextmanager
