@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from adapterzoo.errors import UserError
-from adapterzoo.machine import ranks
+from adapterzoo.machine import launcher, ranks
 from adapterzoo.terminal import safe, stderr
 
 SECONDS_TO_PRINT = 2.0
@@ -28,6 +28,7 @@ class _Group(click.Group):
         try:
             return super().invoke(context)
         except UserError as error:
+            launcher.tell(f"error: {error}")
             if ranks.follows():
                 time.sleep(SECONDS_TO_PRINT)  # a launcher ends rank 0, which prints it, as soon as this one has ended
                 sys.exit(2)

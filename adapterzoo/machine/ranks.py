@@ -17,9 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from adapterzoo.errors import AloneError, failure_reason
+from adapterzoo.errors import AloneError, UserError, failure_reason
 from adapterzoo.machine import stopping
 from adapterzoo.machine.stopping import StoppedError
+from adapterzoo.terminal import counted
 
 T = TypeVar("T")
 NUMBER, COUNT, ON_MACHINE = "RANK", "WORLD_SIZE", "LOCAL_RANK"  # the variables of torch and accelerate
@@ -67,7 +68,11 @@ def follows() -> bool:
 
 
 def join() -> None:
-    """Connect this process with the other ranks that its environment names; do nothing if there are none."""
+    """Connect this process with the other ranks that its environment names; do nothing if there are none.
+
+    Raises:
+        UserError: a launcher has started more processes on a machine than this has GPUs.
+    """
     if launched() == 1:
         return
     import torch
@@ -75,15 +80,28 @@ def join() -> None:
 
     if distributed.is_initialized():
         return
-    backend = "gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ[ON_MACHINE]))
-        backend = "cpu:gloo,cuda:nccl"
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     where: dict[str, Any] = {}
     if meeting := os.environ.get(MEETING):
         # A port that is free now may be taken when rank 0 listens there. A launcher has its own way.
         where = {"init_method": f"file://{meeting}", "rank": int(os.environ[NUMBER]), "world_size": launched()}
     distributed.init_process_group(backend, timeout=PATIENCE, **where)
+    if torch.cuda.is_available():
+        _take_gpu()
+
+
+def _take_gpu() -> None:
+    """Use the GPU that has the number of this process."""
+    import torch
+
+    place, gpus = int(os.environ[ON_MACHINE]), torch.cuda.device_count()
+    # Only the ranks without a GPU know of it, but all have to end, and rank 0 prints why.
+    if too_many := next((both for both in gathered((place + 1, gpus)) if both[0] > both[1]), None):
+        started, gpus = max(too_many[0], int(os.environ.get("LOCAL_WORLD_SIZE", 0))), too_many[1]
+        what = f"has started {started} processes on a machine that has {counted(gpus, 'GPU')}."
+        cure = "Start at most one for each GPU, or hide the GPUs (CUDA_VISIBLE_DEVICES=) to compute on the CPU."
+        raise UserError.at("the launcher", what, cure)
+    torch.cuda.set_device(place)
 
 
 def _joined() -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from adapterzoo.errors import AdapterzooError, AloneError, UserError
-from adapterzoo.machine import gpu, processes, ranks, stopping
+from adapterzoo.machine import gpu, launcher, processes, ranks, stopping
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.stopping import StoppedError
 from adapterzoo.machine.stopwatch import Stopwatch
@@ -106,7 +106,8 @@ def follow_run(recipe: Recipe, out: Path, methods: Sequence[str] = (), seeds: Se
     recipe = for_launched(recipe)
     prepared = prepare_on_all(recipe, methods, seeds, lambda message: None, lambda: None)
     try:
-        with quiet_libraries(), gpu.repeatable(), stopping.gently(lambda message: None):
+        say = launcher.naming_lost(launcher.say_as_first_living, unless_lost=lambda message: None)
+        with quiet_libraries(), gpu.repeatable(), stopping.gently(say):
             _Follower(prepared, Store(out)).follow()
     except (StoppedError, UserError):
         raise

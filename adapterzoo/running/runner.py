@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from adapterzoo.errors import UserError, is_disk_full
-from adapterzoo.machine import gpu, processes, ranks, stopping
+from adapterzoo.machine import gpu, launcher, processes, ranks, stopping
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.methods.registry import registry
@@ -117,7 +117,7 @@ def run_cells(
             store.begin(kept_recipe(schedule.prepared.recipe, registry()), identity, cells)
         reporter.begin(len(cells), out, shared=claims.shared)
         try:
-            with stopping.gently(reporter.say):
+            with stopping.gently(launcher.naming_lost(reporter.say)):
                 results = schedule.run()
             if schedule.todo:
                 times = schedule.times()
