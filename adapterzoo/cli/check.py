@@ -54,6 +54,7 @@ def check(
     if difference is not None and not difference < float("inf"):
         raise UserError.at(f"--difference {difference:g}", "is not a difference.", "Give a number above 0.")
     checked = load_recipe(recipe, overrides)
+    from adapterzoo.model.placing import DISK
     from adapterzoo.prepare.estimate import estimates
     from adapterzoo.prepare.prepare import prepare
     from adapterzoo.running import room
@@ -72,6 +73,8 @@ def check(
     tell(console, f"{checked.name}: {checked.model.name}, {prepared.base_parameters:,} parameters")
     if prepared.kept is not None:
         tell(console, f"weights: {_kept(prepared.kept)}")
+        if checked.model.offload_folder is not None and DISK not in prepared.kept:
+            tell(console, "nothing is kept in model.offload_folder, because no weight is on the disk")
     rows = f"{len(encoded.train)} train, {len(encoded.validation)} validation, {len(encoded.test)} test rows"
     tell(console, f"data: {rows}; {length_summary(encoded)}")
     batch = checked.train.batch_size * checked.train.gradient_accumulation

@@ -87,11 +87,34 @@ def _fused_attention() -> Iterator[None]:
 
 
 @contextmanager
+def _any_grouped_product() -> Iterator[None]:
+    """Let torch multiply groups of rows, each with the weights of its expert, on meta tensors of any dtype.
+
+    torch itself accepts bfloat16 alone there, although CPUs and GPUs compute others too.
+    """
+    functional: Any = torch.nn.functional
+    plain: Any = getattr(functional, "grouped_mm", None)
+
+    def multiply(rows: Any, weights: Any, **kwargs: Any) -> Any:
+        if not rows.is_meta or weights.dim() != 3:
+            return plain(rows, weights, **kwargs)
+        return rows @ weights[0]  # as many operations as if every row had another expert
+
+    if plain is not None:
+        functional.grouped_mm = multiply
+    try:
+        yield
+    finally:
+        if plain is not None:
+            functional.grouped_mm = plain
+
+
+@contextmanager
 def counting(known: Iterable[torch.Tensor]) -> Iterator[Counted]:
     """Count the memory and the operations of a ``with`` block.
 
     Args:
         known: tensors that are there already and are not counted.
     """
-    with _fused_attention(), Counted(known) as counted:
+    with _fused_attention(), _any_grouped_product(), Counted(known) as counted:
         yield counted

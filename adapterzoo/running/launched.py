@@ -112,8 +112,14 @@ def follow_run(recipe: Recipe, out: Path, methods: Sequence[str] = (), seeds: Se
     except (StoppedError, UserError):
         raise
     except (Exception, AloneError):  # another rank has died, or this one failed alone: the launcher ends all
-        traceback.print_exc()
+        _print_error()
         os._exit(1)
+
+
+def _print_error() -> None:
+    """Print the present error, except if it only says that another rank does not answer any more."""
+    if not launcher.lost():
+        traceback.print_exc()
 
 
 class _Follower:
@@ -138,7 +144,7 @@ class _Follower:
                 self._do(order[0], order[1])
                 well = True
             except Exception:
-                traceback.print_exc()
+                _print_error()
                 well = False
             ranks.settle(well=well)
 

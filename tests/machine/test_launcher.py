@@ -83,5 +83,5 @@ def test_more_processes_than_gpus_are_refused_on_all_of_them(gpus: int, monkeypa
         ranks._take_gpu()
         assert taken == [0]
         return
-    with pytest.raises(UserError, match=r"the launcher: has started 2 processes on a machine that has 1 GPU\. Start at"):
+    with pytest.raises(UserError, match=r"the launcher: has started 2 processes on a machine that has 1 GPU\."):
         ranks._take_gpu()

@@ -12,11 +12,13 @@ import pytest
 import torch
 from cells import Bench
 from click.testing import Result
+from mixtures import mixture
 from tiny import RECIPE
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from adapterzoo.errors import UserError
 from adapterzoo.machine.counting import Counted
+from adapterzoo.methods.calls import checked_wrap
 from adapterzoo.methods.contract import Context
 from adapterzoo.methods.registry import registry
 from adapterzoo.model import base
@@ -102,6 +104,22 @@ def test_an_adapter_has_the_bytes_that_were_computed(bench: Bench, found: dict[s
     assert found["lora"].trained_bytes == len(content) - 8 - header
     assert header < 160 * len(names)
     assert room.BYTES_PER_ADAPTER_PARAMETER * found["lora"].trained == found["lora"].trained_bytes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_mixture_of_experts_is_counted_in_any_dtype(dtype: torch.dtype) -> None:
+    """torch's own product of groups knows no other dtype than bfloat16 without weights."""
+    ids = torch.arange(4 * 48).view(4, 48) % 128
+    with torch.device("meta"):
+        skeleton = mixture("mixtral").to(dtype).requires_grad_(False)
+    method: Any = registry()["lora"]
+    shape = Shape({"input_ids": ids, "labels": ids}, 4, 48)
+    found = needs_of(method, method.options(), CONTEXT, skeleton, weights_of(skeleton, "none", "float32"), shape, None)
+    model = checked_wrap(method, mixture("mixtral").to(dtype).requires_grad_(False), method.options(), CONTEXT).train()
+    with Counted([*model.parameters(), *model.buffers()]) as counted:
+        model(input_ids=ids, labels=ids).loss.backward()
+    assert found.step.bytes == pytest.approx(counted.peak, rel=0.15)
+    assert found.step.operations >= counted.operations
 
 
 def test_layers_can_be_added_to_the_count() -> None:

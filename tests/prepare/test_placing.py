@@ -71,6 +71,18 @@ def test_max_memory_without_device_map_is_refused(
     assert "'model.max_memory' is of no use without model.device_map" in " ".join(done.stderr.split())
 
 
+def test_a_folder_that_keeps_nothing_is_named(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    folder = ("--set", f"model.offload_folder={tmp_path / 'weights'}")
+    done = adapterzoo("check", write_recipe("lora"), *folder)
+    assert done.exit_code == 2
+    assert "'model.offload_folder' is of no use without model.device_map" in " ".join(done.stderr.split())
+    done = adapterzoo("check", write_recipe("lora"), *folder, "--set", "model.device_map=auto")
+    assert done.exit_code == 0, done.output
+    assert "nothing is kept in model.offload_folder, because no weight is on the disk" in done.stdout
+
+
 def test_experts_that_transformers_joins_need_a_folder(
     tiny_model: Path, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
