@@ -59,7 +59,7 @@ def _living() -> set[int]:
 def naming_lost(
     say: Callable[[str], None], *, unless_lost: Callable[[str], None] | None = None
 ) -> Callable[[str], None]:
-    """Return a function that says, in the place of any message, which rank was lost, if one was.
+    """Return a function that says once, in the place of any message, which rank was lost, if one was.
 
     A launcher asks the other ranks to stop when one has died, just as a user does.
 
@@ -68,11 +68,16 @@ def naming_lost(
         unless_lost: says the message if no rank was lost; by default the same function.
     """
 
+    told = False
+
     def said(message: str) -> None:
+        nonlocal told
         numbers = lost() if ranks.launched() > 1 else []
         if not numbers:
             (unless_lost or say)(message)
+        if not numbers or told:
             return
+        told = True
         say(f"stopping, because rank {numbers[0]} of {ranks.launched()} was lost: its process has ended by itself.")
 
     return said

@@ -15,7 +15,6 @@ from typing import Any
 from adapterzoo.errors import AdapterzooError, AloneError, UserError
 from adapterzoo.machine import gpu, launcher, processes, ranks, stopping
 from adapterzoo.machine.quiet import quiet_libraries
-from adapterzoo.machine.stopping import StoppedError
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.prepare.plan import Cell
 from adapterzoo.prepare.prepare import prepare
@@ -105,15 +104,16 @@ def follow_run(recipe: Recipe, out: Path, methods: Sequence[str] = (), seeds: Se
     """
     recipe = for_launched(recipe)
     prepared = prepare_on_all(recipe, methods, seeds, lambda message: None, lambda: None)
-    try:
-        say = launcher.naming_lost(launcher.say_as_first_living, unless_lost=lambda message: None)
-        with quiet_libraries(), gpu.repeatable(), stopping.gently(say):
+    say = launcher.naming_lost(launcher.say_as_first_living, unless_lost=lambda message: None)
+    with quiet_libraries(), gpu.repeatable(), stopping.gently(say):
+        try:
             _Follower(prepared, Store(out)).follow()
-    except (StoppedError, UserError):
-        raise
-    except (Exception, AloneError):  # another rank has died, or this one failed alone: the launcher ends all
-        _print_error()
-        os._exit(1)
+        except UserError:
+            raise
+        except (Exception, AloneError):  # another rank has died, or this one failed alone: the launcher ends all
+            say("")  # it may not have asked this one to stop yet
+            _print_error()
+            os._exit(1)
 
 
 def _print_error() -> None:
