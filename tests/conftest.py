@@ -32,8 +32,10 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if hasattr(config, "workerinput"):  # one of several processes, which will need all libraries
         from adapterzoo.machine.memory import spare_imported_modules
+        from adapterzoo.machine.quiet import quiet_libraries
 
-        spare_imported_modules()
+        with quiet_libraries():
+            spare_imported_modules()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
