@@ -140,7 +140,7 @@ def test_ranks_that_read_and_change_in_any_order_see_the_right_content() -> None
             expected = [weight.clone() for weight in weights]
             two_largest = sum(sorted(sum(2 * len(p.part) for p in unit) for unit in divided._units)[-2:])
             own, common = random.Random(ranks.number()), random.Random(7)
-            for round_number in range(30):
+            for round_number in range(15):
                 for _ in range(own.randrange(12)):
                     # Mostly in order, so that guesses are right from time to time.
                     start = own.randrange(len(weights))
