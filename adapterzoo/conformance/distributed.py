@@ -11,7 +11,7 @@ from adapterzoo.conformance.differences import describe_error
 from adapterzoo.conformance.thorough import MAX_ROUNDING
 from adapterzoo.conformance.trial import Trial
 from adapterzoo.conformance.variants import few
-from adapterzoo.machine import ranks
+from adapterzoo.machine import ranks, settling
 from adapterzoo.machine.processes import Send, in_processes, wait_for_any
 from adapterzoo.machine.rank_processes import FAILED, forked_ranks
 
@@ -92,7 +92,7 @@ def _send_losses(trial: Trial, base: Base, settings: TrainSection, send: Send) -
             base.divide()
         send(_losses(trial, base, settings))
     except (Exception, SystemExit) as error:  # the method under test may raise anything
-        ranks.wait_if_lost(error)
+        settling.wait_if_lost(error)
         send(describe_error(error) if ranks.number() == 0 else (FAILED, describe_error(error)))
 
 

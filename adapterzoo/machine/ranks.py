@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from adapterzoo.errors import AloneError, UserError, failure_reason
-from adapterzoo.machine import stopping
-from adapterzoo.machine.stopping import StoppedError
+from adapterzoo.errors import UserError
 from adapterzoo.terminal import counted
 
 T = TypeVar("T")
@@ -27,16 +23,10 @@ NUMBER, COUNT, ON_MACHINE = "RANK", "WORLD_SIZE", "LOCAL_RANK"  # the variables 
 MEETING = "ADAPTERZOO_RANKS"
 PATIENCE = timedelta(hours=2)
 """longest wait for another rank that lives, for example while rank 0 merges and saves a large adapter"""
-SECONDS_TO_BE_ENDED = 60.0
-LOOK_SECONDS = 0.1
-LOST = ("connection closed by peer", "connection reset by peer", "broken pipe", "socketpollconnect", "gloo")
-"""words in the errors of a rank that waits for one that has died"""
 
 _spreading = False
 _helpers: list[Callable[[], None]] = []
 """what a rank that waits for the others does for them, until all of them wait"""
-_settling: Any = None
-"""connection of all ranks for :func:`settle` alone, so that nothing else waits there"""
 
 
 @dataclass(frozen=True)
@@ -197,68 +187,3 @@ def merged(found: Mapping[int, T]) -> dict[int, T]:
     if not _spreading or count() == 1:
         return dict(found)
     return {index: value for part in gathered(dict(found)) for index, value in part.items()}
-
-
-def prepare_to_settle() -> None:
-    """Make the connection of :func:`settle`; all ranks have to call it."""
-    global _settling
-    if count() > 1 and _settling is None:
-        _settling = sys.modules["torch.distributed"].new_group(backend="gloo", timeout=PATIENCE)
-
-
-def settle(*, well: bool) -> None:
-    """Wait until all ranks have ended a cell, well or with an error.
-
-    Args:
-        well: whether it went well on this rank. After an error, another rank may wait for this one for ever.
-
-    Raises:
-        RuntimeError: another rank does not come.
-    """
-    if count() == 1:
-        return
-    import torch
-
-    distributed, word = sys.modules["torch.distributed"], torch.zeros(1)
-    send, receive = (partial(getattr(distributed, name), word, group=_settling) for name in ("isend", "irecv"))
-    patience = PATIENCE if well else timedelta(seconds=SECONDS_TO_BE_ENDED)
-    others = range(1, count()) if number() == 0 else [0]
-    # A barrier of torch would let ranks other than 0 wait for as long as any collective may take.
-    for exchange in (receive, send) if number() == 0 else (send, receive):
-        for other in others:
-            exchange(other).wait(patience)
-
-
-@contextmanager
-def failing_together() -> Iterator[None]:
-    """Let an error leave a ``with`` block only if all ranks leave it, so that whoever catches it may go on with them.
-
-    Raises:
-        AloneError: this rank has an error, and another one is still in the block, where it waits for this rank.
-    """
-    prepare_to_settle()
-    try:
-        yield
-    except (Exception, SystemExit) as error:
-        wait_if_lost(error)
-        try:
-            settle(well=False)
-        except RuntimeError:
-            raise AloneError(failure_reason(error)) from error
-        raise
-    settle(well=True)
-
-
-def wait_if_lost(error: BaseException) -> None:
-    """Wait to be ended after an error that only says that another rank has died: whoever ends this rank knows why.
-
-    Raises:
-        StoppedError: it was asked to stop meanwhile, as a launcher asks.
-    """
-    begun = time.monotonic()
-    while count() > 1 and any(words in str(error).lower() for words in LOST):
-        if stopping.asked():
-            raise StoppedError from error
-        if time.monotonic() - begun > SECONDS_TO_BE_ENDED:
-            return
-        time.sleep(LOOK_SECONDS)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from adapterzoo.errors import AdapterzooError, AloneError, UserError
-from adapterzoo.machine import gpu, launcher, processes, ranks, stopping
+from adapterzoo.machine import gpu, launcher, processes, ranks, settling, stopping
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.prepare.plan import Cell
@@ -78,7 +78,7 @@ class LaunchedSchedule(SerialSchedule):
     def do(self) -> None:
         """See :meth:`SerialSchedule.do`."""
         require_shared(self.store.folder)
-        ranks.prepare_to_settle()
+        settling.prepare()
         super().do()
         ranks.agreed(lambda: None)
 
@@ -91,7 +91,7 @@ class LaunchedSchedule(SerialSchedule):
         order: Order = (cell, self.tunings.get(cell.label), self.worker.results.threads)
         ranks.agreed(lambda: order)
         result = super()._do_cell(cell, base)
-        ranks.settle(well=result.ok)
+        settling.settle(well=result.ok)
         return result
 
 
@@ -134,7 +134,7 @@ class _Follower:
     def follow(self) -> None:
         """Do cells until rank 0 has no other."""
         require_shared(self.worker.store.folder)
-        ranks.prepare_to_settle()
+        settling.prepare()
         while (order := ranks.agreed(partial(_no_order))) is not None:
             if isinstance(order, str):
                 self._load(order)
@@ -146,7 +146,7 @@ class _Follower:
             except Exception:
                 _print_error()
                 well = False
-            ranks.settle(well=well)
+            settling.settle(well=well)
 
     def _load(self, quantization: str) -> None:
         self.base = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import AdapterzooError, failure_reason
-from adapterzoo.machine import ranks
+from adapterzoo.machine import ranks, settling
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.prepare.prepared import Prepared
@@ -76,7 +76,7 @@ def informed(prepared: Prepared, cell: Cell, of_base: OfBase | None) -> Prepared
 def _measured(base: Base, measure: Callable[[nn.Module], Any], problem: str) -> Any:
     """Return what is measured of an untouched base model, or an AdapterzooError that says why it is not known."""
     try:
-        with ranks.failing_together(), base.borrow() as model, ranks.spreading():
+        with settling.failing_together(), base.borrow() as model, ranks.spreading():
             return measure(model)
     except Exception as error:  # a model's own code may raise anything
         return AdapterzooError(f"{problem}: {failure_reason(error)}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapterzoo.errors import AdapterzooError
-from adapterzoo.machine import ranks
+from adapterzoo.machine import ranks, settling
 from adapterzoo.machine.memory import free_memory
 from adapterzoo.metrics.registry import lower_is_better
 from adapterzoo.prepare.plan import MethodCell
@@ -42,7 +42,7 @@ def tune_cell(prepared: Prepared, cell: MethodCell, base: Base, folder: Path, wa
         tuning = _tuned_by_rank_0(first, folder, lower_is_better(prepared.recipe.evaluate.metrics[0]), run_trial)
     else:
         while (trial := ranks.agreed(_nothing)) is not None:
-            with suppress(Exception), ranks.failing_together():  # rank 0 has the same error, and writes it
+            with suppress(Exception), settling.failing_together():  # rank 0 has the same error, and writes it
                 run_trial(*trial)
     agreed = ranks.agreed(lambda: tuning)
     assert agreed is not None
@@ -62,7 +62,7 @@ def _tuned_by_rank_0(
 
     def run_on_all(trial: MethodCell, number: int) -> TrialScore:
         ranks.agreed(lambda: (trial, number))
-        with ranks.failing_together():
+        with settling.failing_together():
             return run_trial(trial, number)
 
     outcome: Tuning | AdapterzooError

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import AdapterzooError, PluginError, failure_reason, is_disk_full
 from adapterzoo.files import remove, sync, temporary_path
-from adapterzoo.machine import ranks
+from adapterzoo.machine import settling
 from adapterzoo.machine.limits import TooLongError
 from adapterzoo.machine.memory import PeakMemory, free_memory
 from adapterzoo.machine.stopping import StoppedError
@@ -138,7 +138,7 @@ class Worker:
         except (KeyboardInterrupt, StoppedError):  # the user stops the run
             raise
         except BaseException as error:  # an error of a method must only fail its own row
-            ranks.wait_if_lost(error)
+            settling.wait_if_lost(error)
             if is_disk_full(error):
                 watch.disk_full(failure_reason(error))
                 raise

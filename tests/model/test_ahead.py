@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 from cell_ranks import by_ranks
 
-from adapterzoo.machine import ranks
+from adapterzoo.machine import ranks, settling
 
 LAYERS = 4
 
@@ -227,7 +227,7 @@ def test_an_error_of_one_rank_is_reported_while_a_layer_is_on_its_way() -> None:
                     try:
                         layer.mlp.up_proj.weight.sum()
                     except RuntimeError as error:
-                        ranks.wait_if_lost(error)  # as a cell does, so that the rank with the error is known
+                        settling.wait_if_lost(error)  # as a cell does, so that the rank with the error is known
                         raise
                     if ranks.number() == 1 and divided._ahead.number is not None:
                         raise ValueError("only here")

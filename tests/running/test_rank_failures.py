@@ -14,7 +14,7 @@ from cells import assert_same
 from click.testing import Result
 
 from adapterzoo.evaluation.forgetting import General
-from adapterzoo.machine import rank_processes, ranks
+from adapterzoo.machine import rank_processes, ranks, settling
 from adapterzoo.machine.rank_processes import RankProcesses
 from adapterzoo.prepare import devices
 from adapterzoo.running.schedule import CellWatch
@@ -103,7 +103,7 @@ def test_a_rank_that_fails_alone_where_errors_are_caught_is_named(
         return work(*arguments, **named)
 
     monkeypatch.setattr(owner, function, fail)
-    monkeypatch.setattr(ranks, "SECONDS_TO_BE_ENDED", 2.0)
+    monkeypatch.setattr(settling, "SECONDS_TO_BE_ENDED", 2.0)
     monkeypatch.setattr(rank_processes, "GRACE_SECONDS", 1.0)
     sets = (*QUIET, *RANKS, "--set", "train.time_limit=60", *([] if extra else GENERAL_TEXT))
     assert adapterzoo("run", write_recipe("lora", extra), *sets, "--out", tmp_path / "o").exit_code == 1

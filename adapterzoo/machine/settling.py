@@ -1,0 +1,88 @@
+"""End a piece of work together with the other ranks, well or with an error, so that none waits for one that is gone."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from adapterzoo.errors import AloneError, failure_reason
+from adapterzoo.machine import ranks, stopping
+from adapterzoo.machine.stopping import StoppedError
+
+SECONDS_TO_BE_ENDED = 60.0
+LOOK_SECONDS = 0.1
+LOST = ("connection closed by peer", "connection reset by peer", "broken pipe", "socketpollconnect", "gloo")
+"""words in the errors of a rank that waits for one that has died"""
+
+_connection: Any = None
+"""connection of all ranks for :func:`settle` alone, so that nothing else waits there"""
+
+
+def prepare() -> None:
+    """Make the connection of :func:`settle`; all ranks have to call it."""
+    global _connection
+    if ranks.count() > 1 and _connection is None:
+        _connection = sys.modules["torch.distributed"].new_group(backend="gloo", timeout=ranks.PATIENCE)
+
+
+def settle(*, well: bool) -> None:
+    """Wait until all ranks have ended a cell, well or with an error.
+
+    Args:
+        well: whether it went well on this rank. After an error, another rank may wait for this one for ever.
+
+    Raises:
+        RuntimeError: another rank does not come.
+    """
+    if ranks.count() == 1:
+        return
+    import torch
+
+    distributed, word = sys.modules["torch.distributed"], torch.zeros(1)
+    send, receive = (partial(getattr(distributed, name), word, group=_connection) for name in ("isend", "irecv"))
+    patience = ranks.PATIENCE if well else timedelta(seconds=SECONDS_TO_BE_ENDED)
+    others = range(1, ranks.count()) if ranks.number() == 0 else [0]
+    # A barrier of torch would let ranks other than 0 wait for as long as any collective may take.
+    for exchange in (receive, send) if ranks.number() == 0 else (send, receive):
+        for other in others:
+            exchange(other).wait(patience)
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """Let an error leave a ``with`` block only if all ranks leave it, so that whoever catches it may go on with them.
+
+    Raises:
+        AloneError: this rank has an error, and another one is still in the block, where it waits for this rank.
+    """
+    prepare()
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        wait_if_lost(error)
+        try:
+            settle(well=False)
+        except RuntimeError:
+            raise AloneError(failure_reason(error)) from error
+        raise
+    settle(well=True)
+
+
+def wait_if_lost(error: BaseException) -> None:
+    """Wait to be ended after an error that only says that another rank has died: whoever ends this rank knows why.
+
+    Raises:
+        StoppedError: it was asked to stop meanwhile, as a launcher asks.
+    """
+    begun = time.monotonic()
+    while ranks.count() > 1 and any(words in str(error).lower() for words in LOST):
+        if stopping.asked():
+            raise StoppedError from error
+        if time.monotonic() - begun > SECONDS_TO_BE_ENDED:
+            return
+        time.sleep(LOOK_SECONDS)
