@@ -199,7 +199,7 @@ def generated(
         pad_token_id=pad_id,
         **settings,
     )
-    with torch.no_grad(), _no_generation_defaults(model):
+    with torch.no_grad(), _no_generation_defaults(model), _no_router_loss(model):
         output: list[list[int]] = model.generate(
             **to_device(inputs, model), generation_config=greedily, logits_processor=processors, streamer=streamer
         ).tolist()
@@ -223,6 +223,23 @@ def _no_generation_defaults(model: nn.Module) -> Iterator[None]:
     finally:
         for module, configuration in own:
             module.generation_config = configuration
+
+
+@contextmanager
+def _no_router_loss(model: Any) -> Iterator[None]:
+    """Let a mixture of experts compute no loss of its router in a ``with`` block.
+
+    transformers computes it for the new token alone, with the mask of all tokens, which fails.
+    """
+    config = model.config.get_text_config()
+    wanted = getattr(config, "output_router_logits", False)
+    if wanted:
+        config.output_router_logits = False
+    try:
+        yield
+    finally:
+        if wanted:
+            config.output_router_logits = wanted
 
 
 def _has_defaults(module: nn.Module) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import Any
 
 from adapterzoo.errors import Problem
 from adapterzoo.methods.capabilities import capabilities
@@ -23,14 +24,27 @@ ELEMENTWISE = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")
 """optimizers of transformers that step parts of weights as they step whole ones"""
 
 
-def devices_problems(recipe: Recipe, encoded: Examples, cells: Sequence[Cell], zoo: Registry) -> list[Problem]:
-    """Return why several processes cannot train the cells of a recipe; an empty list if they can, or are not wanted."""
+def devices_problems(
+    recipe: Recipe, encoded: Examples, config: Any, cells: Sequence[Cell], zoo: Registry
+) -> list[Problem]:
+    """Return why several processes cannot train the cells of a recipe; an empty list if they can, or are not wanted.
+
+    Args:
+        recipe: the recipe.
+        encoded: the rows.
+        config: the model's configuration, as transformers loads it.
+        cells: the cells.
+        zoo: the methods.
+    """
     devices, needed = recipe.train.devices, NEEDED[recipe.train.sharding]
     if devices == 1:
         return []
     if encoded.loss_unit is None:
         what = f"is {devices}, but this task's loss is no mean over the rows of a batch, which could be divided."
         return [Problem(PLACE, what, HINT)]
+    if getattr(config.get_text_config(), "output_router_logits", False):
+        what = f"is {devices}, and the model's configuration asks for its router's loss (output_router_logits), which"
+        return [Problem(PLACE, f"{what} is no mean over the rows of a batch.", HINT)]
     problems = _zero_problems(recipe.train) if recipe.train.sharding in ZERO_STAGES else []
     for name in dict.fromkeys(cell.method for cell in cells if isinstance(cell, MethodCell)):
         seen = capabilities(zoo, name)

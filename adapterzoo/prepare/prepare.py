@@ -97,7 +97,7 @@ def encode_run(
     if problems := tasks()[recipe.task.name].model_problems(config):
         raise UserError(*problems)
     encoded = encode_data(recipe, location, config, splits, say)
-    if problems := devices_problems(recipe, encoded, cells, registry()):
+    if problems := devices_problems(recipe, encoded, config, cells, registry()):
         raise UserError(*problems)
     loading.check_weights(recipe.model, location, config, encoded.form)
     skeleton = make_skeleton(recipe.model, config, encoded.form)
