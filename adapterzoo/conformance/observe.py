@@ -243,7 +243,7 @@ class Observer:
         observed.variants += observe_variants(briefly, base, short, partial(problems_with, *where))
         with observed.stage("effects", VARIANT_SECONDS):
             # Options that PEFT does not accept raise an error here too, without being tried on a skeleton first.
-            # What does not repeat cannot show that an option changes nothing; another property says so.
+            # If two trainings with the same options differ, an option cannot be seen to change nothing.
             if repeats(self.method, observed) is None:
                 observed.missing_effects += missing_effects(briefly, base, short, partial(declared_problems, *where))
 

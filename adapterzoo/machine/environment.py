@@ -6,15 +6,17 @@ import importlib.util
 import json
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from adapterzoo.digests import file_digest, text_digest
+from adapterzoo.errors import Problem
 from adapterzoo.machine import gpu
 
 PACKAGES = ("adapterzoo", "torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets")
+SAME = "Install the same packages on all machines."
 
 
 def environment(more: Sequence[str] = ()) -> dict[str, Any]:
@@ -41,6 +43,19 @@ def environment(more: Sequence[str] = ()) -> dict[str, Any]:
 def versions(packages: Iterable[str]) -> dict[str, str | None]:
     """Return package -> its version; None if it is not known."""
     return {name: _version(name) for name in packages}
+
+
+def other_versions(machine: str, found: Mapping[str, str | None], wanted: Mapping[str, str | None]) -> list[Problem]:
+    """Return, as a problem, each package whose version on another machine is not that of this one."""
+    return [
+        Problem(machine, f"has {_named(name, found.get(name))}, and this machine {_named(name, version)}.", SAME)
+        for name, version in wanted.items()
+        if found.get(name) != version
+    ]
+
+
+def _named(package: str, version: str | None) -> str:
+    return f"{package} {version}" if version else f"no {package}"
 
 
 def version_of(package: str) -> str:

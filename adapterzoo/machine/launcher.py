@@ -14,7 +14,6 @@ from adapterzoo.terminal import safe
 
 REASON_FILE = "TORCHELASTIC_ERROR_FILE"
 """variable in which torchrun names the file whose content it prints if this process fails"""
-ON_THIS_MACHINE = "LOCAL_WORLD_SIZE"
 
 
 def tell(reason: str) -> None:
@@ -34,7 +33,7 @@ def tell(reason: str) -> None:
 def lost() -> list[int]:
     """Return the numbers of the ranks of this machine whose processes have ended; none if that cannot be known."""
     try:
-        own, place, here = (int(os.environ[name]) for name in (ranks.NUMBER, ranks.ON_MACHINE, ON_THIS_MACHINE))
+        own, place, here = (int(os.environ[name]) for name in (ranks.NUMBER, ranks.ON_MACHINE, ranks.COUNT_ON_MACHINE))
     except (KeyError, ValueError):
         return []
     living = _living()

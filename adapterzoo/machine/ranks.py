@@ -19,7 +19,8 @@ from adapterzoo.errors import UserError
 from adapterzoo.terminal import counted
 
 T = TypeVar("T")
-NUMBER, COUNT, ON_MACHINE = "RANK", "WORLD_SIZE", "LOCAL_RANK"  # the variables of torch and accelerate
+# The variables of torch and accelerate; the last two are of the processes on this machine.
+NUMBER, COUNT, ON_MACHINE, COUNT_ON_MACHINE = "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"
 MEETING = "ADAPTERZOO_RANKS"
 PATIENCE = timedelta(hours=2)
 """longest wait for another rank that lives, for example while rank 0 merges and saves a large adapter"""
@@ -40,7 +41,7 @@ class Rank:
 
     def environment(self) -> Mapping[str, str]:
         """Return the variables by which torch and accelerate know the place."""
-        places = {NUMBER: self.number, COUNT: self.count, ON_MACHINE: self.number, "LOCAL_WORLD_SIZE": self.count}
+        places = {NUMBER: self.number, COUNT: self.count, ON_MACHINE: self.number, COUNT_ON_MACHINE: self.count}
         # Without it, gloo looks for the address of this machine's name, which not every machine knows.
         interface = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
         return {name: str(value) for name, value in {**places, **interface, MEETING: self.meeting}.items()}
@@ -87,7 +88,7 @@ def _take_gpu() -> None:
     place, gpus = int(os.environ[ON_MACHINE]), torch.cuda.device_count()
     # Only the ranks without a GPU know of it, but all have to end, and rank 0 prints why.
     if too_many := next((both for both in gathered((place + 1, gpus)) if both[0] > both[1]), None):
-        started, gpus = max(too_many[0], int(os.environ.get("LOCAL_WORLD_SIZE", 0))), too_many[1]
+        started, gpus = max(too_many[0], int(os.environ.get(COUNT_ON_MACHINE, 0))), too_many[1]
         what = f"has started {started} processes on a machine that has {counted(gpus, 'GPU')}."
         cure = "Start at most one for each GPU, or hide the GPUs (CUDA_VISIBLE_DEVICES=) to compute on the CPU."
         raise UserError.at("the launcher", what, cure)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from adapterzoo.errors import Problem, UserError
 from adapterzoo.machine import ranks
+from adapterzoo.machine.environment import other_versions
 from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.results.identity import identity_hash, recipe_identity
 from adapterzoo.running.cell_results import CellResults
@@ -22,14 +23,15 @@ def require_same_run(prepared: Prepared) -> None:
     """
     identity = recipe_identity(prepared.recipe.resolved(), str(prepared.fingerprints["data"]), prepared.weights)
     packages = CellResults(prepared, identity).packages()
-    own = {"recipe": identity_hash(identity), **prepared.fingerprints, **packages}
-    (_, first), *others = ranks.gathered((platform.node(), own))
-    hint = "Give all machines the same recipe, data, model and packages."
-    problems = [
-        Problem(f"rank {number} on {machine}", f"has another {' and '.join(differing)} than rank 0.", hint)
-        for number, (machine, values) in enumerate(others, 1)
-        if (differing := [name for name in first if values.get(name) != first[name]])
-    ]
+    own = {"recipe": identity_hash(identity), **prepared.fingerprints}
+    (_, first, wanted), *others = ranks.gathered((platform.node(), own, packages))
+    problems = list[Problem]()
+    for number, (machine, values, found) in enumerate(others, 1):
+        rank = f"rank {number} on {machine}"
+        if differing := [name for name in first if values[name] != first[name]]:
+            what = f"has another {' and '.join(differing)} than rank 0."
+            problems.append(Problem(rank, what, "Give all machines the same recipe, data and model."))
+        problems += other_versions(rank, found, wanted)
     if problems:
         raise UserError(*problems)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from tiny import make_mixture
 
 ON_DISK = ("--set", "model.device_map=auto", "--set", "model.max_memory={cpu: 250kB}")
 
@@ -86,14 +87,13 @@ def test_a_folder_that_keeps_nothing_is_named(
 def test_experts_that_transformers_joins_need_a_folder(
     tiny_model: Path, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
-    from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
-
-    sizes = {"hidden_size": 64, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2}
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    config = MixtralConfig(vocab_size=len(tokenizer), num_hidden_layers=2, num_local_experts=2, **sizes)
-    MixtralForCausalLM(config).save_pretrained(tmp_path / "moe")
-    tokenizer.save_pretrained(tmp_path / "moe")
-    sets = (*ON_DISK, "--set", f"model.name={tmp_path / 'moe'}", "--set", "model.max_memory={cpu: 250kB}")
+    sets = (
+        *ON_DISK,
+        "--set",
+        f"model.name={make_mixture(tmp_path / 'moe', tiny_model)}",
+        "--set",
+        "model.max_memory={cpu: 250kB}",
+    )
     done = adapterzoo("check", write_recipe("lora"), *sets)
     assert done.exit_code == 2, done.output
     assert "model.offload_folder: is needed: 'model.layers." in " ".join(done.stderr.split())

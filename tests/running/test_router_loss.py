@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from click.testing import Result
+from tiny import make_mixture
 
 QUICK = ("--set", "train.steps=2", "--set", "evaluate.shots=0", "--set", "jobs=0")
 
@@ -14,19 +15,13 @@ QUICK = ("--set", "train.steps=2", "--set", "evaluate.shots=0", "--set", "jobs=0
 def test_its_router_learns_in_training_and_is_left_alone_in_answers(
     tiny_model: Path, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
-    from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
+    import torch
 
-    sizes = {"hidden_size": 64, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2}
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    config = MixtralConfig(vocab_size=len(tokenizer), num_hidden_layers=2, num_local_experts=2, **sizes)
-    model, losses = MixtralForCausalLM(config), []
-    recipe = write_recipe("lora")
+    recipe, losses = write_recipe("lora"), []
     for wanted in (False, True):
-        folder = tmp_path / f"moe-{wanted}"
-        model.config.output_router_logits = wanted
-        model.config.router_aux_loss_coef = 0.5
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        torch.manual_seed(0)
+        of_router = {"output_router_logits": wanted, "router_aux_loss_coef": 0.5}
+        folder = make_mixture(tmp_path / f"moe-{wanted}", tiny_model, **of_router)
         of_model = ("--set", f"model.name={folder}")
         done = adapterzoo("run", recipe, *QUICK, *of_model, "--out", tmp_path / f"out-{wanted}")
         assert done.exit_code == 0, done.output

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adapterzoo.errors import Problem, UserError, failure_reason
-from adapterzoo.machine.environment import versions
+from adapterzoo.machine.environment import SAME, other_versions, versions
 from adapterzoo.terminal import counted
 
 INSTALL = "Run: pip install 'adapterzoo[ray]'"
@@ -131,27 +131,11 @@ class RayCluster:
         problems = []
         for (name, _), answer in answers.items():
             try:
-                problems += other_versions(name, ray.get(answer, timeout=NODE_SECONDS), wanted)
+                problems += other_versions(f"node {name}", ray.get(answer, timeout=NODE_SECONDS), wanted)
             except Exception as error:
                 problems.append(Problem(f"node {name}", f"cannot say its versions: {_last_line(error)}.", SAME))
         if problems:
             raise UserError(*dict.fromkeys(problems))
-
-
-SAME = "Install the same packages on all machines."
-
-
-def other_versions(node: str, found: Mapping[str, str | None], wanted: Mapping[str, str | None]) -> list[Problem]:
-    """Return, as a problem, each package whose version on a node is not that of this machine."""
-    return [
-        Problem(f"node {node}", f"has {_named(name, found.get(name))}, and this machine {_named(name, version)}.", SAME)
-        for name, version in wanted.items()
-        if found.get(name) != version
-    ]
-
-
-def _named(package: str, version: str | None) -> str:
-    return f"{package} {version}" if version else f"no {package}"
 
 
 def _last_line(error: Exception) -> str:

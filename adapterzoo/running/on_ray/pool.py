@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from adapterzoo.errors import Problem, UserError
+from adapterzoo.machine.environment import other_versions
 from adapterzoo.machine.processes import TICK_SECONDS, ProcessHandle
 from adapterzoo.running.on_ray.agent import Order
-from adapterzoo.running.on_ray.cluster import RayCluster, other_versions
+from adapterzoo.running.on_ray.cluster import RayCluster
 from adapterzoo.running.on_ray.model import SentModel
 from adapterzoo.running.on_ray.process import RayProcess, close
 
@@ -103,7 +104,7 @@ class RayPool:
         elif process.lost is not None:
             self._note_failed_start(process)
         elif opened is not None and process.refused:
-            self._refuse(process, other_versions(opened.node, opened.packages, self.order.packages))
+            self._refuse(process, other_versions(f"node {opened.node}", opened.packages, self.order.packages))
         elif opened is not None:
             self._send_model(process)
         return process.ready
