@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -59,7 +61,21 @@ def _zero_problems(train: TrainSection) -> list[Problem]:
     """Return why DeepSpeed cannot divide a training."""
     if find_spec("deepspeed") is None:
         return [Problem(SHARDING, f"is {train.sharding}, which needs DeepSpeed, and it is not installed.", INSTALL)]
+    if why := _import_error():
+        return [Problem(SHARDING, f"is {train.sharding}, which needs DeepSpeed, and it cannot be imported: {why}.")]
     if train.optimizer not in ELEMENTWISE:
         what = f"is {train.optimizer}, and {train.sharding} gives an optimizer parts of weights, which it may not treat"
         return [Problem("train.optimizer", f"{what} as it treats whole ones.", f"Take {', '.join(ELEMENTWISE)}.")]
     return []
+
+
+def _import_error() -> str:
+    """Return why DeepSpeed cannot be imported; an empty text if it can.
+
+    It is tried in another process, because importing it changes torch.
+    """
+    # Set the path first: otherwise Python would import modules from the working directory.
+    code = f"import sys; sys.path[:] = {sys.path}; from adapterzoo.training import zero; zero.import_deepspeed()"
+    tried = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    said = tried.stderr.strip().splitlines() or [f"exit code {tried.returncode}"]
+    return said[-1].rstrip(".") if tried.returncode else ""

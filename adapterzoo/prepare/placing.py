@@ -78,11 +78,15 @@ def _quantization_problems(recipe: Recipe, cells: Sequence[Cell]) -> list[Proble
 
 
 def _method_problems(places: Places, cells: Sequence[Cell], zoo: Registry) -> list[Problem]:
-    """Return a problem for each method that was seen to fail with offloaded weights."""
+    """Return a problem for each method that cannot train, or was seen to fail, with offloaded weights."""
     if not offloaded_places(places):
         return []
     problems = []
-    for name in dict.fromkeys(cell.method for cell in cells if isinstance(cell, MethodCell)):
+    methods = [cell for cell in cells if isinstance(cell, MethodCell)]
+    for label in dict.fromkeys(cell.label for cell in methods if cell.options.get("target_parameters")):
+        what = f"leaves weights outside of memory, where {label} cannot adapt fused experts (target_parameters)."
+        problems.append(Problem(PLACE, what, "Leave target_parameters out, or allow more in model.max_memory."))
+    for name in dict.fromkeys(cell.method for cell in methods):
         why = capabilities(zoo, name).get(CAPABILITY)  # a method that nobody has tried may be tried
         if isinstance(why, str):
             what = f"leaves weights outside of memory, and {name} was seen to fail then: {why}."

@@ -99,8 +99,10 @@ def test_experts_that_transformers_joins_need_a_folder(
     assert "model.offload_folder: is needed: 'model.layers." in " ".join(done.stderr.split())
     quick = ("--set", "train.steps=1", "--set", "evaluate.base=false", "--set", "evaluate.shots=0", "--set", "jobs=0")
     folder = tmp_path / "weights"
-    done = adapterzoo(
-        "run", write_recipe("lora"), *sets, *quick, "--set", f"model.offload_folder={folder}", "--out", tmp_path / "o"
-    )
+    sets = (*sets, "--set", f"model.offload_folder={folder}")
+    done = adapterzoo("run", write_recipe("lora"), *sets, *quick, "--out", tmp_path / "o")
     assert done.exit_code == 0, done.output
     assert {path.name.split(".")[-2] for path in folder.iterdir()} <= {"gate_up_proj", "down_proj"}
+    done = adapterzoo("check", write_recipe("{name: lora, label: deep, target_parameters: all-experts}"), *sets)
+    assert done.exit_code == 2
+    assert "where deep cannot adapt fused experts (target_parameters)." in " ".join(done.stderr.split())
