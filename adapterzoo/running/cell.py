@@ -8,15 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.evaluation.causality import looks_ahead
-from adapterzoo.machine import ranks
 from adapterzoo.methods.calls import checked_wrap
 from adapterzoo.methods.contract import Context, Method
 from adapterzoo.methods.registry import registry
-from adapterzoo.methods.rules import ANSWERS
 from adapterzoo.model.head import adapter_size, head_parameters, put_new_head, train_head
 from adapterzoo.model.placing import computes_on_several
-from adapterzoo.prepare.plan import BaseCell, Cell, MethodCell
+from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.recipe.train import ZERO_STAGES
 from adapterzoo.running.watch import Watch
 from adapterzoo.tasks.batches import hidden_rows
@@ -26,14 +23,12 @@ if TYPE_CHECKING:
     from torch import nn
 
     from adapterzoo.prepare.prepared import Prepared
-    from adapterzoo.tasks.evaluation import Evaluation, Likelihood
     from adapterzoo.tokens.shared_prefix import SharedPrefix
     from adapterzoo.training.fair_play import FairPlay
     from adapterzoo.training.train import Trained
 
 
 TRIED_ROWS = 4  # number of rows, including the longest ones, that are joined to see whether the logits stay the same
-MAX_REMEMBERED = 0.3  # share of answers that rounding cannot explain
 PROBE_STEPS = 2  # only the last step is timed, because the first one also does work that is done once
 
 
@@ -191,29 +186,3 @@ def step_seconds(prepared: Prepared, cell: MethodCell, adapted: Adapted) -> floa
     encoded, rows = prepared.encoded, settings.batch_size * settings.gradient_accumulation
     mean_tokens = rows * int(sum(sizes(encoded.train))) / len(encoded.training_rows)
     return (ended - begun) * mean_tokens / (tokens_after - tokens_before)
-
-
-def measure(
-    prepared: Prepared, cell: Cell, model: nn.Module, prefix: SharedPrefix | None, fair_play: FairPlay | None = None
-) -> Evaluation:
-    """Measure a cell's model on the test split, and note if its answers depend on more than their prompts."""
-    encoded = prepared.encoded
-    shots = isinstance(cell, BaseCell) and bool(cell.shots)
-    joinable = encoded.joinable(prepared.recipe.evaluate)
-    # The first two rows are long, so that a check with them would take longer.
-    if fair_play is not None and joinable is not None and looks_ahead(model, joinable.rows[2:4], encoded.pad_id):
-        fair_play.note(ANSWERS, "predicts a token from tokens that follow it")
-    with ranks.spreading():
-        measured = encoded.evaluate(model, prepared.recipe.evaluate, prefix=prefix, shots=shots)
-    if fair_play is not None and measured.remembered > MAX_REMEMBERED:
-        share = f"{measured.remembered:.0%} of its first answers"
-        fair_play.note(ANSWERS, f"gives {share} right only when the right answers are in the memory of its process")
-    return measured.without(encoded.relative_metrics) if isinstance(cell, BaseCell) else measured
-
-
-def measure_general(prepared: Prepared, model: nn.Module) -> list[Likelihood]:
-    """Return the likelihoods of the general text; an empty list if the recipe has none."""
-    if prepared.general is None:
-        return []
-    with ranks.spreading():
-        return prepared.general.measure(model)

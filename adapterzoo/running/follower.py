@@ -19,7 +19,8 @@ from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.prepare.settings import with_settings
 from adapterzoo.results.result import Tuning
 from adapterzoo.results.store import CHECKPOINTS, Store
-from adapterzoo.running.cell import adapt, import_libraries, measure, measure_general, shared_prefix, train
+from adapterzoo.running.cell import adapt, import_libraries, shared_prefix, train
+from adapterzoo.running.measuring import measure, measure_general
 from adapterzoo.running.of_base import OfBase, informed
 from adapterzoo.running.trials import tune_cell
 from adapterzoo.running.watch import Watch
@@ -83,10 +84,10 @@ def follow(
             cell = with_settings(cell, tuning["chosen"])
         with base.borrow() as model:
             if not isinstance(cell, MethodCell):
-                measure(prepared, cell, model, shared_prefix(prepared, cell, model, watch))
+                measure(prepared, cell, model, shared_prefix(prepared, cell, model, watch), watch)
                 return
             adapted = adapt(prepared, cell, model, watch)
             train(prepared, cell, adapted, store.cell(cell.label, cell.seed) / CHECKPOINTS, watch)
-            measure(prepared, cell, adapted.model, adapted.prefix, adapted.fair_play)
+            measure(prepared, cell, adapted.model, adapted.prefix, watch, adapted.fair_play)
             if of_base is not None and of_base.general is not None:
                 measure_general(prepared, adapted.model)

@@ -24,7 +24,8 @@ from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.running import parallel
-from adapterzoo.running.cell import adapt, measure, shared_prefix, step_seconds
+from adapterzoo.running.cell import adapt, shared_prefix, step_seconds
+from adapterzoo.running.measuring import measure
 from adapterzoo.running.parallel import Concurrency
 from adapterzoo.running.watch import Watch
 from adapterzoo.tasks.examples import sizes
@@ -165,7 +166,7 @@ def _expect(prepared: Prepared, cell: Cell, loaded: Base) -> Expected:
             prefix = shared_prefix(prepared, cell, model, Watch())
         sample = _sample_test_rows(prepared)
         begun = time.perf_counter()
-        answer_seconds = measure(sample, cell, model, prefix).answer_seconds or 0.0
+        answer_seconds = measure(sample, cell, model, prefix, Watch()).answer_seconds or 0.0
         seconds = time.perf_counter() - begun
         # Do not scale the time of the first batch: a run of any size has one batch whose answers are generated whole.
         # Other answers may begin with tokens that are known from measuring the reference (see answers.py).

@@ -24,8 +24,9 @@ from adapterzoo.prepare.settings import with_settings
 from adapterzoo.results.adapter_folder import adapter_files, has_weights, weight_bytes
 from adapterzoo.results.result import FORGETTING, Result, Tuning, plain_findings
 from adapterzoo.results.store import ADAPTER, CHECKPOINTS, SETTINGS, TRACEBACK, Store
-from adapterzoo.running.cell import Adapted, adapt, import_libraries, measure, measure_general, shared_prefix, train
+from adapterzoo.running.cell import Adapted, adapt, import_libraries, shared_prefix, train
 from adapterzoo.running.cell_results import CellResults, finite, known
+from adapterzoo.running.measuring import measure, measure_general
 from adapterzoo.running.of_base import OfBase, informed
 from adapterzoo.running.trials import tune_cell
 from adapterzoo.running.watch import Watch
@@ -118,7 +119,7 @@ class Worker:
                         training, prefix = {}, shared_prefix(prepared, cell, model, watch)
                     watch.phase("measuring" if adapted else "measuring the untouched base")
                     with clock("measuring"):
-                        measured = measure(prepared, cell, model, prefix, adapted.fair_play if adapted else None)
+                        measured = measure(prepared, cell, model, prefix, watch, adapted.fair_play if adapted else None)
                 with clock("general text"):
                     forgetting, paragraphs = self._measure_forgetting(model, general) if adapted else ({}, [])
                 del model

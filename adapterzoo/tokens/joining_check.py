@@ -127,22 +127,22 @@ def _continued_difference(model: Any, rows: Sequence[Tokens], pad_id: int) -> fl
     continued = model(**arguments, attention_mask=seen, past_key_values=begun, use_cache=True).logits
     padded = to_device(pad_batch(rows, pad_id), model)
     whole = model(**{**without_labels(padded), "logits_to_keep": last}).logits
-    return _difference(whole[:, -last:].float(), continued.float())
+    return difference(whole[:, -last:].float(), continued.float())
 
 
 def _joined_difference(model: Any, rows: Sequence[Tokens], pad_id: int, by_row: bool) -> float:
     """Return the larger difference, of loss or of logits, between joined and padded rows."""
-    loss, padded = _loss_and_logits(model, pad_batch(rows, pad_id))
-    joined_loss, joined = _loss_and_logits(model, joined_batch(rows, by_row=by_row))
-    return max(_difference(padded, joined), abs(joined_loss - loss) / max(loss, 1.0))
+    loss, padded = loss_and_logits(model, pad_batch(rows, pad_id))
+    joined_loss, joined = loss_and_logits(model, joined_batch(rows, by_row=by_row))
+    return max(difference(padded, joined), abs(joined_loss - loss) / max(loss, 1.0))
 
 
-def _difference(expected: torch.Tensor, logits: torch.Tensor) -> float:
+def difference(expected: torch.Tensor, logits: torch.Tensor) -> float:
     """Return the mean difference of logits from the expected ones, as a share of their standard deviation."""
     return float((logits - expected).abs().mean() / expected.std())
 
 
-def _loss_and_logits(model: Any, batch: dict[str, Any]) -> tuple[float, torch.Tensor]:
+def loss_and_logits(model: Any, batch: dict[str, Any]) -> tuple[float, torch.Tensor]:
     """Return a batch's loss and the logits that predict its learned tokens."""
     batch = to_device(batch, model)
     output = model(**model_arguments(batch, model))
