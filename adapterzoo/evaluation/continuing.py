@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class AnswerTokens(Protocol):
-    """An object that has the tokenizer, the end tokens and the padding token of answers."""
+    """An object that has the tokenizer of answers, and knows what is in them beside the answer."""
 
     @property
     def tokenizer(self) -> Any:
@@ -26,6 +26,10 @@ class AnswerTokens(Protocol):
     @property
     def end_ids(self) -> list[int]:
         """Return the ids of the tokens that end an answer."""
+
+    @property
+    def answer_header(self) -> str:
+        """Return the text that the chat template has before an answer, after the generation prompt."""
 
     @property
     def pad_id(self) -> int:

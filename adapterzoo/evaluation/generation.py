@@ -60,9 +60,28 @@ def readable(model: nn.Module) -> int:
 
 
 def decoded(ids: Sequence[int], encoded: AnswerTokens) -> str:
-    """Return the text of an answer, up to the end token."""
+    """Return the text of an answer, up to the end token, without what the chat template has before answers."""
     end = next((index for index, token in enumerate(ids) if token in encoded.end_ids), len(ids))
-    return str(encoded.tokenizer.decode(ids[:end], skip_special_tokens=True)).strip()
+    return _text(encoded, ids[_header_size(ids[:end], encoded) : end], special=False)
+
+
+def _header_size(ids: Sequence[int], encoded: AnswerTokens) -> int:
+    """Return the number of tokens with which an answer begins as the chat template begins answers."""
+    header = encoded.answer_header.strip()
+    for size in range(1, len(ids) + 1) if header else ():
+        text = _text(encoded, ids[:size], special=True)
+        if text == header:
+            return size
+        if not header.startswith(text):
+            break
+    return 0
+
+
+def _text(encoded: AnswerTokens, ids: Sequence[int], *, special: bool) -> str:
+    """Return token ids as text, with special tokens if ``special`` is set, and without spaces around it."""
+    # A tokenizer may be set to leave out spaces before signs, and then no answer could be as the data has it.
+    text = encoded.tokenizer.decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False)
+    return str(text).strip()
 
 
 def greedy(

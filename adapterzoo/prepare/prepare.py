@@ -79,6 +79,7 @@ def encode_run(
     Raises:
         UserError: the model or the rows have problems.
     """
+    from adapterzoo.evaluation.references import notes_on_references
     from adapterzoo.model import files as model_files
     from adapterzoo.model import loading
     from adapterzoo.model.bundled import BUNDLED
@@ -86,6 +87,7 @@ def encode_run(
     from adapterzoo.model.skeleton import skeleton as make_skeleton
 
     spare_imported_modules()
+    from adapterzoo.tokens.encoded import Encoded
     from adapterzoo.training.arguments import total_steps
 
     location = model_files.locate(recipe.model.name, say)
@@ -121,6 +123,9 @@ def encode_run(
         kept=kept,
     )
     _check_context_length(prepared, config)
+    if isinstance(encoded, Encoded):
+        for note in notes_on_references(encoded, recipe.evaluate):
+            say(note)
     return prepared, skeleton
 
 

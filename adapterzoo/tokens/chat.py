@@ -73,6 +73,8 @@ class Chat:
         self._say = say
         self._announced_fold = False
         self.has_generation_prompt = True
+        self.answer_header = ""
+        """text that the model has to write before the last answer, because it follows the generation prompt"""
         self.incomplete = Places()
         """the rows in which the chat template leaves out or changes a question or a system message"""
         if self.plain:
@@ -102,6 +104,10 @@ class Chat:
         if not self.has_generation_prompt:
             what = "its chat template has no generation prompt; the text before an answer is part of the prompt"
             self._say(f"model: {what}")
+        elif self._headers[True].strip():
+            self.answer_header = self._headers[True]
+            what = f"its chat template writes {self.answer_header.strip()!r} before an answer"
+            self._say(f"model: {what}; the model learns to write it, and it is no part of the answer that is scored")
         self.folds_system = not self._takes_system()
         whole = self._render(probe, ask=False)
         if PROBE_ANSWER in whole and probe[0].content not in whole:

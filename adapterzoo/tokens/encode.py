@@ -99,6 +99,7 @@ class Encoder:
             validation=examples["validation"],
             test=examples["test"],
             end_ids=sorted((ends & self.special_ids) | {self.tokenizer.eos_token_id}),
+            answer_header=self.chat.answer_header,
             pad_id=self.pad_id,
             fingerprint=fingerprint,
             notes=notes,

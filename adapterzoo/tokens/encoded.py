@@ -50,6 +50,8 @@ class Encoded(Examples):
     test: Sequence[Example]
     end_ids: list[int]
     """ids of the tokens that end an answer"""
+    answer_header: str = ""
+    """text that the chat template has before an answer, after the generation prompt"""
     notes: list[str] = field(default_factory=list)
     """messages to the user: which rows were dropped and cut"""
     packs: Sequence[list[Tokens]] = field(default_factory=list)

@@ -29,6 +29,8 @@ class Rollouts(Examples):
     shown_answer = "right answer"
     end_ids: list[int]
     """ids of the tokens that end an answer"""
+    answer_header: str
+    """text that the chat template has before an answer, after the generation prompt"""
     options: ReinforcementOptions
 
     @property

@@ -88,6 +88,7 @@ class Reinforcement(Task[ReinforcementOptions]):
                 f"padding {tokens[0]}, never in the loss; an answer ends with {tokens[1]}",
             ),
             end_ids=sorted({end, encoder.tokenizer.eos_token_id}),
+            answer_header=encoder.chat.answer_header,
             options=options,
         )
 

@@ -132,7 +132,9 @@ class Pairs(Examples):
     def _text(self, ids: Sequence[int]) -> str:
         """Return the text of an answer, up to the end token."""
         end = ids.index(self.end_id) if self.end_id in ids else len(ids)
-        return str(self.tokenizer.decode(ids[:end], skip_special_tokens=True)).strip()
+        # A tokenizer may be set to leave out spaces before signs, and then no answer could be as the data has it.
+        text = self.tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text).strip()
 
 
 def _padded(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cells import Bench
+from tokenizers import normalizers
 
+from adapterzoo.data_row import DataRow
 from adapterzoo.tokens.batches import batches_by_length
+from adapterzoo.tokens.encode import Encoder
 
 
 def test_a_trained_model_answers_and_stops(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
@@ -47,6 +51,35 @@ def test_answers_do_not_depend_on_the_batch(write_recipe: Callable[..., Path], m
         monkeypatch.setattr(continuing, "max_positions", lambda model, most=most: most)
         answers = greedy(model, encoded, prompts, 8, [6] * len(prompts), SharedPrefix.of(model))
         assert [decoded(ids, encoded) for ids in answers] == expected
+
+
+def test_right_answers_that_no_model_can_give_are_counted(write_recipe: Callable[..., Path]) -> None:
+    from adapterzoo.evaluation.references import notes_on_references
+
+    bench = Bench(write_recipe("lora", max_new_tokens="5"))
+    encoded, settings = bench.prepared.encoded, bench.recipe.evaluate
+    long = sum(len(example.completion) > 6 for example in encoded.test)
+    assert 0 < long < len(encoded.test)
+    (note,) = notes_on_references(encoded, settings)
+    assert note.startswith(f"data: {long} of {len(encoded.test)} test answers have more tokens than evaluate.max_new")
+    at_most = settings.model_copy(update={"max_new_tokens": "auto"})
+    assert [*notes_on_references(encoded, at_most)] == []
+    encoded.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("e", "3")
+    row = encoded.test[0].row
+    example = Encoder(encoded.tokenizer, bench.recipe.data).example(row)
+    (note,) = notes_on_references(replace(encoded, test=[example]), at_most)
+    assert f"1 of 1 test answers are another text after the tokenizer, as {row.completion!r} is" in note
+
+
+def test_spaces_before_signs_stay_in_an_answer(write_recipe: Callable[..., Path]) -> None:
+    from adapterzoo.evaluation.generation import decoded
+
+    bench = Bench(write_recipe("lora"))
+    encoded = bench.prepared.encoded
+    encoded.tokenizer.clean_up_tokenization_spaces = True
+    encoded.tokenizer.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output = True
+    example = Encoder(encoded.tokenizer, bench.recipe.data).example(DataRow.pair("q", "who ?"))
+    assert decoded(example.completion, encoded) == "who ?"
 
 
 def test_a_model_with_weights_that_are_not_finite_fails(write_recipe: Callable[..., Path]) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from adapterzoo.data.split import Splits
 from adapterzoo.data_row import DataRow, Turn
 from adapterzoo.errors import UserError
+from adapterzoo.evaluation.generation import decoded
 from adapterzoo.recipe.schema import DataSection
 from adapterzoo.tokens.encode import Encoder
 
@@ -106,6 +107,21 @@ def test_a_template_that_writes_more_into_the_last_answer(tmp_path: Path) -> Non
     for first, second in (("a1", "a2"), ("<", "k"), ("think", "<think>")):
         row = conversation(("q1", first), ("q2", second))
         assert learned(encoder, row) == f"{first}<|im_end|><think>\n\n</think>\n\n{second}<|im_end|>"
+
+
+def test_what_a_template_has_before_an_answer_is_not_scored(tmp_path: Path) -> None:
+    """Otherwise no answer of a Qwen3 would be the right one: the model learns to write an empty thought first."""
+    path = tmp_path / "thinking.jinja"
+    path.write_text(THINKING)
+    messages: list[str] = []
+    encoder = encoder_for("chatml", messages, chat_template=str(path))
+    encoded = encoder.encode_splits(Splits([conversation(("q", "a b"))], [], [conversation(("q", "a b"))], "", "qa"))
+    learned_ids = encoded.test[0].completion
+    assert encoder.tokenizer.decode(learned_ids).startswith("<think>")
+    assert decoded(learned_ids, encoded) == "a b"
+    assert decoded(encoder.tokenizer("<think> a b")["input_ids"], encoded) == "<think> a b", "it has begun otherwise"
+    assert decoded([], encoded) == ""
+    assert any("'<think>\\n\\n</think>' before an answer" in message for message in messages)
 
 
 def test_shots_stand_between_the_system_message_and_the_question() -> None:

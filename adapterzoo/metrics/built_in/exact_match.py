@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import unicodedata
-
 from adapterzoo.hookspecs import hookimpl
 from adapterzoo.metrics.contract import ColumnStyle, Metric
-
-
-def normalised(text: str) -> str:
-    """Return a text in NFC, without white space at its ends, and with one space for each run of it elsewhere."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+from adapterzoo.metrics.texts import same_text
 
 
 def exact_match(reference: str, answer: str) -> bool:
     """Share of answers that are the reference (0 to 1); white space and Unicode form are ignored, nothing else is."""
-    return normalised(answer) == normalised(reference)
+    return same_text(reference, answer)
 
 
 @hookimpl
