@@ -23,7 +23,8 @@ def shorten(encoder: Encoder, example: Example, excess: int) -> Example | None:
     how = encoder.data.truncate
     if how == "drop":
         return None
-    if how == "completion" or not example.prompt:
+    # A text without a question has nothing else that could be cut, also after a start token.
+    if how == "completion" or all(turn.role != "user" for turn in example.row.turns):
         return _without_end(example, excess)
     # Remove the oldest turns first, then the middle of the longest question, because its beginning or its end usually
     # says what is asked.

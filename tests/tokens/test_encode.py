@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import families
 import pytest
 import torch
 
@@ -137,6 +138,15 @@ def test_other_ways_to_cut(tokenizer: Any) -> None:
     example = Encoder(tokenizer, data(max_length=20)).encode(text)
     assert example is not None
     assert lengths(example) == (0, 20)
+
+
+@pytest.mark.parametrize("family", ["llama3", "gemma", "mistral"])
+def test_long_plain_text_is_cut_at_its_end_after_a_start_token(family: str) -> None:
+    example = Encoder(families.tokenizer(family), data(max_length=20)).encode(
+        DataRow((Turn("assistant", "word " * 60),), raw=True)
+    )
+    assert example is not None
+    assert lengths(example) == (1, 19)
 
 
 def test_rows_that_max_length_drops_or_cuts_are_counted(tokenizer: Any) -> None:
