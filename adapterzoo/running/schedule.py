@@ -15,7 +15,7 @@ from adapterzoo.results.claim_files import CellKey
 from adapterzoo.results.claims import Claims
 from adapterzoo.results.intact import changed_files, changed_records
 from adapterzoo.results.result import RESULT, Result, Tuning, read_result
-from adapterzoo.results.store import Store
+from adapterzoo.results.store import ADAPTER, Store
 from adapterzoo.running.of_base import OfBase
 from adapterzoo.running.reporter import Reporter
 from adapterzoo.running.watch import Watch
@@ -23,6 +23,10 @@ from adapterzoo.running.worker import Worker
 
 if TYPE_CHECKING:
     from adapterzoo.model.base import Base
+
+
+CARD = f"{ADAPTER}/README.md"
+"""the model card that PEFT writes: who edits it does not want another adapter"""
 
 
 class Schedule:
@@ -113,6 +117,7 @@ class Schedule:
             folder = self.store.cell(label, seed)
             # One of many workers does not read all adapters: the plan did, and the next plan and the comparison will.
             changed = [] if self.claims.shared else [*changed_files(folder, result), *changed_records(folder, result)]
+            changed = [name for name in changed if name != CARD]
             if changed:
                 self._say_repeated(label, seed, f"{changed[0]} is not what the run wrote")
             elif (why := self.worker.outdated(result)) is not None:

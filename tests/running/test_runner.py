@@ -387,6 +387,8 @@ def test_a_damaged_adapter_is_named_and_trained_again(
         assert rows(out, adapterzoo)["lora"]["damaged"] == [f"seed-0/adapter/{name}"]
         (folder / name).write_bytes(content)
     assert rows(out, adapterzoo)["lora"]["damaged"] == []
+    (folder / "README.md").write_text("a model card of one's own")
+    assert "again" not in adapterzoo("run", recipe, "--out", out).stderr
     (folder / "adapter_model.safetensors").unlink()
     ia3 = (out / "ia3" / "seed-0" / "result.json").read_bytes()
     again = adapterzoo("run", recipe, "--out", out)
