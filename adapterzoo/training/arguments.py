@@ -59,6 +59,12 @@ SET_BY = {
             "disable_tqdm",
             "resume_from_checkpoint",
             "load_best_model_at_end",
+            "eval_on_start",
+            # Batches are counted where they are made, in the process that trains.
+            "dataloader_num_workers",
+            "dataloader_prefetch_factor",
+            "dataloader_persistent_workers",
+            "auto_find_batch_size",  # rows would be trained with other batches than the recipe's
             "ignore_data_skip",
             "save_only_model",
             "push_to_hub",
@@ -123,6 +129,9 @@ def _optimizer(settings: TrainSection) -> list[Problem]:
     if settings.optimizer not in optimizers:
         hint = did_you_mean(settings.optimizer, optimizers)
         return [Problem("train.optimizer", f"transformers has no '{settings.optimizer}'.", hint)]
+    if "schedule_free" in settings.optimizer:
+        what = f"'{settings.optimizer}' has other weights for training than for measuring, which is not supported."
+        return [Problem("train.optimizer", what, "Set it to adamw_torch.")]
     try:
         Trainer.get_optimizer_cls_and_kwargs(TrainingArguments(optim=settings.optimizer, report_to="none"))
     except (ImportError, ValueError, RuntimeError) as error:
@@ -169,7 +178,9 @@ def total_steps(train: TrainSection, rows: int) -> int:
     if train.steps is not None:
         return train.steps
     assert train.epochs is not None
-    return max(1, math.ceil(train.epochs * rows / (train.batch_size * train.gradient_accumulation)))
+    # The trainer begins an epoch with a new batch and a new step, also if the last ones were not full.
+    steps = math.ceil(math.ceil(rows / train.batch_size) / train.gradient_accumulation)
+    return max(1, math.ceil(train.epochs * steps))
 
 
 def in_steps(value: int | float, steps: int) -> int:

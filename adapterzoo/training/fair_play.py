@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import is_fake
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from transformers import TrainingArguments
@@ -113,9 +114,10 @@ def _counting_backward_passes() -> Iterator[list[None]]:
     counted: list[None] = []
     run = torch.autograd._engine_run_backward
 
-    def counting(*arguments: Any, **named: Any) -> Any:
-        counted.append(None)
-        return run(*arguments, **named)
+    def counting(outputs: Sequence[Any], *arguments: Any, **named: Any) -> Any:
+        if not any(map(is_fake, outputs)):  # torch.compile goes backward through tensors without numbers
+            counted.append(None)
+        return run(outputs, *arguments, **named)
 
     torch.autograd._engine_run_backward = counting
     try:

@@ -46,6 +46,26 @@ def task_loss(model: nn.Module, batch: dict[str, Any], loss: Loss) -> torch.Tens
     return loss(output.logits) + (output.loss - functional.cross_entropy(logits.float(), targets))
 
 
+def smoothed(batch: dict[str, Any], factor: float, number: float | torch.Tensor | None) -> Loss:
+    """Return the loss of a batch's learned tokens with smoothed labels.
+
+    Args:
+        batch: the batch.
+        factor: share of a label that is spread over all tokens of the vocabulary.
+        number: what the sum of the losses is divided by; None for the number of learned tokens in the batch.
+    """
+    from torch.nn import functional
+
+    from adapterzoo.tokens.shared_prefix import learned_logits
+
+    def loss(logits: torch.Tensor) -> torch.Tensor:
+        learned, targets = learned_logits(logits, batch)
+        whole = functional.cross_entropy(learned.float(), targets, reduction="sum", label_smoothing=factor)
+        return whole / (targets.numel() if number is None else number)
+
+    return loss
+
+
 @contextmanager
 def _loss_function(model: nn.Module, function: Callable[..., torch.Tensor]) -> Iterator[None]:
     """Make a function the loss function of transformers' models in a wrapped model."""

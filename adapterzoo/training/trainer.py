@@ -28,6 +28,7 @@ from adapterzoo.training.method_part import MethodPart
 from adapterzoo.training.parts import Parts, sent_once
 from adapterzoo.training.random_states import save_random_states
 from adapterzoo.training.sharding import average_gradients, make_whole, send_from_rank_0
+from adapterzoo.training.task_loss import smoothed, task_loss
 from adapterzoo.training.training_watch import TrainingWatch, batch_content
 
 STATE = "adapter_state.safetensors"
@@ -169,7 +170,13 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
             if kwargs.get("num_items_in_batch") is not None and share:
                 # The model divides by it: it has to be the number that makes the loss a mean over this part.
                 kwargs["num_items_in_batch"] = kwargs["num_items_in_batch"] * share
-            loss = super().compute_loss(model, arguments, *args, **kwargs)
+            if self.label_smoother is None:
+                loss = super().compute_loss(model, arguments, *args, **kwargs)
+            else:
+                # The trainer's own moves labels only for classes that it knows, which prompt tuning hides from it, and
+                # leaves out what a method adds to the loss.
+                number = kwargs.get("num_items_in_batch")
+                loss = task_loss(model, arguments, smoothed(inputs, self.args.label_smoothing_factor, number))
         else:
             # The trainer divides by the number of batches in a step only if the model does not do that itself.
             self.model_accepts_loss_kwargs = False
@@ -188,8 +195,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         # Order the rows by their lengths and the seed alone, so that the order is the same for every method.
         lengths = [int(length) for length in row_lengths(self.train_dataset)]
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        generator = torch.Generator().manual_seed(self.args.data_seed)
-        return LengthGroupedSampler(size, lengths=lengths, generator=generator)
+        return _LengthGroupedSampler(size, lengths, self.args.data_seed)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Create the method's own optimizer, or the recipe's if the method has none."""
@@ -249,6 +255,18 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+class _LengthGroupedSampler(LengthGroupedSampler):  # type: ignore[misc]
+    """A sampler that has an order of its own for each epoch, also in a training that goes on in a later one."""
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
+        self.seed = seed
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator().manual_seed(seed))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch."""
+        self.generator.manual_seed(self.seed + epoch)
 
 
 def row_lengths(rows: Sequence[Any]) -> Sequence[int]:

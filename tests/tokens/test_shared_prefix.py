@@ -241,6 +241,19 @@ def test_label_smoothing_trains_on_padded_rows(
     assert_same(load_file(tmp_path / "auto" / name), load_file(tmp_path / "never" / name))
 
 
+@pytest.mark.parametrize("method", ["lora", "prompt-tuning", "prefix-tuning", "adalora"])
+def test_almost_no_label_smoothing_changes_no_loss(
+    method: str, write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    def first(*sets: str) -> float:
+        bench = Bench(write_recipe(method, steps="2"), "train.share_prefix=never", *sets)
+        with bench.wrapped(method, bench.load("none")) as model:
+            loss: float = bench.train(method, model, tmp_path / str(len(sets))).history[0]["loss"]
+            return loss
+
+    assert first("train.arguments={label_smoothing_factor: 0.000001}") == pytest.approx(first(), rel=1e-3)
+
+
 def test_training_continues_from_a_checkpoint_with_a_shared_prefix(
     write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:

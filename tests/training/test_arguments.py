@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cells import Bench
+from cells import Bench, StopError, assert_same, stop_at_five
 from click.testing import Result
 
 from adapterzoo.recipe.schema import TrainSection
@@ -70,7 +71,16 @@ def test_every_key_reaches_the_trainer() -> None:
             "train.arguments.log_level: is 'loud', and must be one of: critical, debug, detail",
         ),
         ({"arguments": {"neftune_noise_alpha": "x"}}, "train.arguments.neftune_noise_alpha: is 'x', and must be float"),
-        ({"arguments": {"dataloader_prefetch_factor": 2}}, "train.arguments: the trainer refuses these settings: "),
+        ({"arguments": {"torch_empty_cache_steps": 0}}, "train.arguments: the trainer refuses these settings: "),
+        *(
+            ({"arguments": {name: value}}, f"train.arguments.{name}: is set by adapterzoo itself.")
+            for name, value in {
+                "dataloader_num_workers": 1,
+                "eval_on_start": True,
+                "auto_find_batch_size": True,
+            }.items()
+        ),
+        ({"optimizer": "schedule_free_adamw"}, "has other weights for training than for measuring"),
     ],
 )
 def test_mistakes_are_refused(settings: dict[str, Any], expected: str) -> None:
@@ -102,6 +112,17 @@ def test_a_plateau_lowers_the_learning_rate(write_recipe: Callable[..., Path], t
     rates = [entry["learning_rate"] for entry in history if "learning_rate" in entry]
     assert rates[0] == pytest.approx(0.3)
     assert min(rates) < 0.05
+
+
+def test_batches_of_similar_length_go_on_in_a_later_epoch(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    bench = Bench(write_recipe("lora"), "train.group_by_length=true", "train.batch_size=8", "train.save_steps=2")
+    steps_of_an_epoch = math.ceil(len(bench.prepared.encoded.train) / 8)
+    assert 2 <= steps_of_an_epoch < 4 < bench.prepared.steps, "the checkpoint of step 4 is in a later epoch"
+    loaded = bench.load("none")
+    expected = bench.adapter("lora", loaded, tmp_path / "whole")
+    with pytest.raises(StopError):
+        bench.adapter("lora", loaded, tmp_path / "stopped", on_step=stop_at_five)
+    assert_same(bench.adapter("lora", loaded, tmp_path / "stopped"), expected)
 
 
 def test_batches_of_rows_of_similar_length(write_recipe: Callable[..., Path], tmp_path: Path) -> None:

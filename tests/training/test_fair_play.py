@@ -113,6 +113,13 @@ def test_a_callback_that_breaks_a_rule_is_noticed(
     assert rule in trained(bench, tmp_path / "checkpoints", cheat, event).record()["broken_rules"]
 
 
+def test_a_compiled_model_is_not_blamed_for_being_traced(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    compiled = "train.arguments={torch_compile: true, torch_compile_backend: aot_eager}"
+    fair_play = trained(Bench(write_recipe("lora", steps="2"), compiled), tmp_path / "checkpoints")
+    assert not fair_play.departures
+    assert fair_play.counted["backward_passes"] == 2
+
+
 def two_rates(self: Any, model: nn.Module, options: Any, kind: Any, settings: dict[str, Any]) -> Any:
     first, *rest = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return kind([{"params": [first], "lr": 1.0}, {"params": rest}], **settings)
@@ -253,7 +260,8 @@ def test_a_method_that_sees_the_right_answers_is_not_ranked(
 def test_answers_that_need_the_right_answers_in_memory_are_noticed(
     shared: bool, write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
-    from adapterzoo.running.cell import measure
+    from adapterzoo.running.measuring import measure
+    from adapterzoo.running.watch import Watch
     from adapterzoo.tokens.shared_prefix import SharedPrefix
 
     sets = ("train.steps=100", "train.learning_rate=5e-3", "evaluate.max_new_tokens=auto", "evaluate.batch_size=4")
@@ -264,7 +272,7 @@ def test_answers_that_need_the_right_answers_in_memory_are_noticed(
         bench.train("lora", model, tmp_path)
         prefix = SharedPrefix.of(model) if shared else None
         honest, cheating = FairPlay(registry()["lora"]), FairPlay(registry()["lora"])
-        measured = measure(prepared, bench.cells["lora"], model, prefix, honest)
+        measured = measure(prepared, bench.cells["lora"], model, prefix, Watch(), honest)
         assert measured.metrics["exact_match"] > 0.5
         factors = [module.scaling for module in model.modules() if hasattr(module, "lora_B")]
         right = factors[0]["default"]
@@ -274,7 +282,7 @@ def test_answers_that_need_the_right_answers_in_memory_are_noticed(
                 factor["default"] = right if encoded.test else 0.0
 
         model.get_input_embeddings().register_forward_pre_hook(looks_around)
-        measure(prepared, bench.cells["lora"], model, prefix, cheating)
+        measure(prepared, bench.cells["lora"], model, prefix, Watch(), cheating)
     assert honest.record()["broken_rules"] == {}
     assert "only when the right answers are in the memory" in cheating.record()["broken_rules"]["answers"]
 

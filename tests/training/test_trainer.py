@@ -20,7 +20,8 @@ def losses(recipe: Path, folder: Path, *overrides: str) -> list[float]:
 
 def test_steps_follow_from_epochs_and_from_shares() -> None:
     assert total_steps(TrainSection(steps=7), 100) == 7
-    assert total_steps(TrainSection(epochs=2.0, batch_size=8, gradient_accumulation=2), 100) == 13
+    assert total_steps(TrainSection(epochs=2.0, batch_size=8, gradient_accumulation=2), 100) == 14
+    assert total_steps(TrainSection(epochs=3.0, batch_size=8), 10) == 6, "an epoch has a batch of 8 rows and one of 2"
     assert total_steps(TrainSection(), 100) == 13
     assert in_steps(10, 100) == 10
     assert in_steps(0.05, 30) == 2
