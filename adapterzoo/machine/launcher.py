@@ -1,4 +1,4 @@
-"""Know of the launcher that has started this process with others, such as torchrun: what it reads, and whom it lost."""
+"""Tell the launcher that has started this process, such as torchrun, why it fails, and find the ranks it has lost."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ REASON_FILE = "TORCHELASTIC_ERROR_FILE"
 
 
 def tell(reason: str) -> None:
-    """Let the launcher print why this process fails, as the end of its own report; without one, do nothing."""
+    """Let the launcher print why this process fails, as the end of its own report; do nothing without a launcher."""
     file = Path(os.environ.get(REASON_FILE) or os.devnull)
     if ranks.launched() == 1 or file == Path(os.devnull) or not file.parent.is_dir():
         return
     # The form is that of torch.distributed.elastic.multiprocessing.errors, with the reason in the place of a traceback.
     text = safe(reason).plain
-    found = {"message": text, "extraInfo": {"py_callstack": text, "timestamp": str(int(time.time()))}}
+    report = {"message": text, "extraInfo": {"py_callstack": text, "timestamp": str(int(time.time()))}}
     try:
-        write_atomically(file, json.dumps({"message": found}))
+        write_atomically(file, json.dumps({"message": report}))
     except OSError:  # then the launcher only says that this process has failed
         return
 
@@ -33,16 +33,18 @@ def tell(reason: str) -> None:
 def lost() -> list[int]:
     """Return the numbers of the ranks of this machine whose processes have ended; none if that cannot be known."""
     try:
-        own, place, here = (int(os.environ[name]) for name in (ranks.NUMBER, ranks.ON_MACHINE, ranks.COUNT_ON_MACHINE))
+        own, place, count = (int(os.environ[name]) for name in (ranks.NUMBER, ranks.ON_MACHINE, ranks.COUNT_ON_MACHINE))
     except (KeyError, ValueError):
         return []
     living = _living()
     if own not in living:  # something stands between the launcher and its processes
         return []
-    return [number for number in range(own - place, own - place + here) if number not in living]
+    first = own - place  # the ranks of a machine have consecutive numbers
+    return [number for number in range(first, first + count) if number not in living]
 
 
 def _living() -> set[int]:
+    """Return the numbers of the ranks whose processes live, of those that this process's parent has started."""
     import psutil
 
     numbers = set[int]()
@@ -58,32 +60,30 @@ def _living() -> set[int]:
 def naming_lost(
     say: Callable[[str], None], *, unless_lost: Callable[[str], None] | None = None
 ) -> Callable[[str], None]:
-    """Return a function that says once, in the place of any message, which rank was lost, if one was.
+    """Return a function that says a message, or, once and instead of all messages, which rank was lost.
 
-    A launcher asks the other ranks to stop when one has died, just as a user does.
+    When a rank has died, a launcher asks the others to stop by the signal that a user sends too.
 
     Args:
-        say: says it.
-        unless_lost: says the message if no rank was lost; by default the same function.
+        say: says which rank was lost.
+        unless_lost: says the message if no rank was lost; the same function if None.
     """
+    named = False
 
-    told = False
-
-    def said(message: str) -> None:
-        nonlocal told
+    def say_or_name(message: str) -> None:
+        nonlocal named
         numbers = lost() if ranks.launched() > 1 else []
         if not numbers:
             (unless_lost or say)(message)
-        if not numbers or told:
-            return
-        told = True
-        say(f"stopping, because rank {numbers[0]} of {ranks.launched()} was lost: its process has ended by itself.")
+        elif not named:
+            named = True
+            say(f"stopping, because rank {numbers[0]} of {ranks.launched()} was lost: its process has ended by itself.")
 
-    return said
+    return say_or_name
 
 
 def say_as_first_living(message: str) -> None:
-    """Print a message to stderr if rank 0, which prints otherwise, was lost, and no lower rank than this one lives."""
+    """Print a message to stderr if all lower ranks were lost; otherwise the lowest that lives prints it."""
     from adapterzoo.terminal import stderr
 
     own = int(os.environ[ranks.NUMBER])

@@ -22,6 +22,7 @@ T = TypeVar("T")
 # The variables of torch and accelerate; the last two are of the processes on this machine.
 NUMBER, COUNT, ON_MACHINE, COUNT_ON_MACHINE = "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"
 MEETING = "ADAPTERZOO_RANKS"
+"""variable that names the file by which the processes find each other; a launcher has another way"""
 PATIENCE = timedelta(hours=2)
 """longest wait for another rank that lives, for example while rank 0 merges and saves a large adapter"""
 
@@ -74,7 +75,7 @@ def join() -> None:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     where: dict[str, Any] = {}
     if meeting := os.environ.get(MEETING):
-        # A port that is free now may be taken when rank 0 listens there. A launcher has its own way.
+        # A port that is free now may be taken when rank 0 listens there.
         where = {"init_method": f"file://{meeting}", "rank": int(os.environ[NUMBER]), "world_size": launched()}
     distributed.init_process_group(backend, timeout=PATIENCE, **where)
     if torch.cuda.is_available():
@@ -82,16 +83,21 @@ def join() -> None:
 
 
 def _take_gpu() -> None:
-    """Use the GPU that has the number of this process."""
+    """Use the GPU that has the number of this process on its machine.
+
+    Raises:
+        UserError: a machine has fewer GPUs than processes.
+    """
     import torch
 
-    place, gpus = int(os.environ[ON_MACHINE]), torch.cuda.device_count()
+    place = int(os.environ[ON_MACHINE])
     # Only the ranks without a GPU know of it, but all have to end, and rank 0 prints why.
-    if too_many := next((both for both in gathered((place + 1, gpus)) if both[0] > both[1]), None):
-        started, gpus = max(too_many[0], int(os.environ.get(COUNT_ON_MACHINE, 0))), too_many[1]
-        what = f"has started {started} processes on a machine that has {counted(gpus, 'GPU')}."
-        cure = "Start at most one for each GPU, or hide the GPUs (CUDA_VISIBLE_DEVICES=) to compute on the CPU."
-        raise UserError.at("the launcher", what, cure)
+    for needed, gpus in gathered((place + 1, torch.cuda.device_count())):
+        if needed > gpus:
+            started = max(needed, int(os.environ.get(COUNT_ON_MACHINE, 0)))
+            what = f"has started {started} processes on a machine that has {counted(gpus, 'GPU')}."
+            hint = "Start at most one for each GPU, or hide the GPUs (CUDA_VISIBLE_DEVICES=) to compute on the CPU."
+            raise UserError.at("the launcher", what, hint)
     torch.cuda.set_device(place)
 
 

@@ -42,12 +42,14 @@ def settle(*, well: bool) -> None:
     if ranks.count() == 1:
         return
     import torch
+    from torch import distributed
 
-    distributed, word = sys.modules["torch.distributed"], torch.zeros(1)
-    send, receive = (partial(getattr(distributed, name), word, group=_connection) for name in ("isend", "irecv"))
+    message = torch.zeros(1)
+    send, receive = (partial(work, message, group=_connection) for work in (distributed.isend, distributed.irecv))
     patience = ranks.PATIENCE if well else timedelta(seconds=SECONDS_TO_BE_ENDED)
     others = range(1, ranks.count()) if ranks.number() == 0 else [0]
-    # A barrier of torch would let ranks other than 0 wait for as long as any collective may take.
+    # Rank 0 hears from all others, and then answers them. A barrier of torch would let those wait for as long as any
+    # collective may take.
     for exchange in (receive, send) if ranks.number() == 0 else (send, receive):
         for other in others:
             exchange(other).wait(patience)

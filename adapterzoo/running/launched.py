@@ -55,7 +55,7 @@ def prepare_on_all(
     """Prepare the run on every rank.
 
     Raises:
-        UserError: something is wrong on this rank or another one, or another machine has another recipe, for example.
+        UserError: something is wrong on this rank or another one, or ranks have prepared different runs.
     """
     ranks.join()
     prepared, problem = None, None
@@ -111,13 +111,13 @@ def follow_run(recipe: Recipe, out: Path, methods: Sequence[str] = (), seeds: Se
         except UserError:
             raise
         except (Exception, AloneError):  # another rank has died, or this one failed alone: the launcher ends all
-            say("")  # it may not have asked this one to stop yet
+            say("")  # name a lost rank here, because the launcher may not have asked this one to stop yet
             _print_error()
             os._exit(1)
 
 
 def _print_error() -> None:
-    """Print the present error, except if it only says that another rank does not answer any more."""
+    """Print the present error, unless a rank was lost: it then only says that the lost one does not answer."""
     if not launcher.lost():
         traceback.print_exc()
 

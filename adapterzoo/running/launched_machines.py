@@ -19,7 +19,7 @@ def require_same_run(prepared: Prepared) -> None:
     """Check that every rank has prepared the same run: recipe, rows, model, packages.
 
     Raises:
-        UserError: a rank on another machine has other ones.
+        UserError: a rank has prepared another run than rank 0.
     """
     identity = recipe_identity(prepared.recipe.resolved(), str(prepared.fingerprints["data"]), prepared.weights)
     packages = CellResults(prepared, identity).packages()
