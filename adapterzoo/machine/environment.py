@@ -16,7 +16,7 @@ from adapterzoo.errors import Problem
 from adapterzoo.machine import gpu
 
 PACKAGES = ("adapterzoo", "torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets")
-SAME = "Install the same packages on all machines."
+SAME_HINT = "Install the same packages on all machines."
 
 
 def environment(more: Sequence[str] = ()) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def versions(packages: Iterable[str]) -> dict[str, str | None]:
 def other_versions(machine: str, found: Mapping[str, str | None], wanted: Mapping[str, str | None]) -> list[Problem]:
     """Return, as a problem, each package whose version on another machine is not that of this one."""
     return [
-        Problem(machine, f"has {_named(name, found.get(name))}, and this machine {_named(name, version)}.", SAME)
+        Problem(machine, f"has {_named(name, found.get(name))}, and this machine {_named(name, version)}.", SAME_HINT)
         for name, version in wanted.items()
         if found.get(name) != version
     ]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adapterzoo.errors import Problem, UserError, failure_reason
-from adapterzoo.machine.environment import SAME, other_versions, versions
+from adapterzoo.machine.environment import SAME_HINT, other_versions, versions
 from adapterzoo.terminal import counted
 
 INSTALL = "Run: pip install 'adapterzoo[ray]'"
@@ -133,7 +133,7 @@ class RayCluster:
             try:
                 problems += other_versions(f"node {name}", ray.get(answer, timeout=NODE_SECONDS), wanted)
             except Exception as error:
-                problems.append(Problem(f"node {name}", f"cannot say its versions: {_last_line(error)}.", SAME))
+                problems.append(Problem(f"node {name}", f"cannot say its versions: {_last_line(error)}.", SAME_HINT))
         if problems:
             raise UserError(*dict.fromkeys(problems))
 
