@@ -1,4 +1,4 @@
-"""Gather the layer that is probably needed next while the present one is computed.
+"""Gather the layer that is probably needed next while the present one is computed, as prefetching in FSDP does.
 
 The ranks have just agreed on a layer, and have put it together. Now they begin to send each other the parts of the
 layer that is probably next, and do not wait for them: a connection works while the processor computes. When a rank
@@ -9,11 +9,11 @@ layers that were agreed on. Each remembers which layer followed the same two lay
 the model, the way back and the writing of an answer are known after each was done once. If another layer is agreed on,
 what was gathered is thrown away, which costs the time of one message.
 
-What was gathered has to be what the ranks would send now. A part that was replaced since then makes it worthless; each
-rank says so in the message by which they agree. Then it is thrown away, and this layer is not gathered ahead any more
-until the model is taken apart. So it is with a layer of which a rank trains or has replaced a tensor. Ranks take the
-model apart at the end of a cell, and one may do so while others still read: so the message also says which layer a rank
-expects, and how often it has begun anew. Where ranks differ, all of them throw away what is on its way.
+What was gathered has to be what the ranks would send now. If a rank has another part by now, or if it trains a tensor
+of the layer or has replaced one, it says so in the message by which they agree. Then the layer is thrown away, and not
+gathered ahead any more until the model is taken apart. Ranks take the model apart at the end of a cell, and one may do
+so while others still read: so the message also says which layer a rank expects, and how often it has taken the model
+apart. Where ranks differ in this, all of them throw away what is on its way.
 
 At most one layer is on its way. On a GPU, a gather is done by a stream of its own. Each is begun, awaited and freed on
 the stream that computes. Its memory, and that of the parts that are sent, comes from that stream, and is given back
@@ -53,8 +53,8 @@ class Ahead:
         """two layers, one after the other -> the layer that was needed after them the last time"""
         self._excluded = set[int]()
         """numbers of the layers that a rank has changed or trains"""
-        self._begun_anew = 0
-        """how often every layer was allowed again"""
+        self._times_allowed = 0
+        """how often :meth:`allow_all` was called, which is when the model is taken apart"""
 
     def agree(self, wanted: int) -> int:
         """Return the first layer that any rank wants, and throw away what is on its way if that is of no use for it.
@@ -62,9 +62,10 @@ class Ahead:
         Args:
             wanted: number of the layer that this rank wants, or NOTHING.
         """
-        own = (-1 if self.number is None else self.number, self._begun_anew)
+        own = (-1 if self.number is None else self.number, self._times_allowed)
         valid = int(all(gather.is_valid for gather in self._gathers))
-        # The least of all ranks counts. Negative numbers show whether the largest is the same.
+        # Each number becomes the smallest one of all ranks. If its negative does not become the negative of that, the
+        # ranks have different ones.
         message = torch.tensor([wanted, valid, *own, *(-value for value in own)], device="cpu")
         distributed.all_reduce(message, op=distributed.ReduceOp.MIN)
         number, valid, *seen = map(int, message)
@@ -112,8 +113,8 @@ class Ahead:
         self._gathers.clear()
         self.number = None
 
-    def forgive(self) -> None:
-        """Allow every layer again, because nothing is changed or trained any more."""
+    def allow_all(self) -> None:
+        """Let every layer be gathered ahead again, because nothing is changed or trained any more."""
         self.drop()
         self._excluded.clear()
-        self._begun_anew += 1
+        self._times_allowed += 1

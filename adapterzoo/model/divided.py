@@ -7,7 +7,8 @@ weights sees ordinary tensors, and needs to know nothing of this. torch's own FS
 so that no method could be put onto a model that is divided already.
 
 The ranks need not do the same: before a layer is put together, they agree which one is next, and a rank that needs
-nothing gives its parts to the others. Meanwhile the next one is on its way: see :mod:`adapterzoo.model.ahead`.
+nothing gives its parts to the others. While they compute with a layer, the next one is on its way already: see
+:mod:`adapterzoo.model.ahead`.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ class Divided(TorchDispatchMode):  # type: ignore[misc]  # torch gives no types 
 
     def rest(self) -> None:
         """Take everything apart, also what was trained."""
-        self._ahead.forgive()
+        self._ahead.allow_all()
         for unit in self._units:
             for piece in unit:
                 self._take_apart(piece, written=True)
@@ -134,17 +135,19 @@ class Divided(TorchDispatchMode):  # type: ignore[misc]  # torch gives no types 
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Do an operation, with the layers whole whose weights it reads."""
+        kwargs = kwargs or {}
         if func is aten.set_.source_Storage_storage_offset and args[1].nbytes() == 0 and math.prod(args[3]) > 0:
             raise RuntimeError("a tensor was copied while its content was with other ranks")
         if func not in UNREAD:
             found = set[int]()
-            self._find_units((args, tuple((kwargs or {}).values())), found)
+            self._find_units((args, tuple(kwargs.values())), found)
             if found:
                 self._put_together(sorted(found))
-                self._find_units(_changed(func, args, kwargs or {}), self._written)
-        return func(*args, **(kwargs or {}))
+                self._find_units(_changed(func, args, kwargs), self._written)
+        return func(*args, **kwargs)
 
     def _find_units(self, values: Sequence[Any], found: set[int]) -> None:
+        """Add the numbers of the layers that some arguments of an operation belong to."""
         for value in values:
             if isinstance(value, torch.Tensor):
                 if own := parts(value):
@@ -155,6 +158,7 @@ class Divided(TorchDispatchMode):  # type: ignore[misc]  # torch gives no types 
                 self._find_units(value, found)
 
     def _put_together(self, numbers: Sequence[int]) -> None:
+        """Make layers whole, and put away those that are whole and not among them."""
         missing = [number for number in numbers if number not in self._whole]
         for number in [number for number in self._whole if missing and number not in numbers]:
             self._put_away(number)
@@ -179,11 +183,13 @@ class Divided(TorchDispatchMode):  # type: ignore[misc]  # torch gives no types 
         self._written.discard(number)
 
     def _gather(self, number: int) -> None:
+        """Make a layer whole that is not on its way."""
         self._keep_replaced(self._units[number])
         for piece in self._units[number]:
             piece.put_together()
 
     def _keep_replaced(self, pieces: Iterable[Piece]) -> None:
+        """Take tensors apart that something has given another content, except those that are trained."""
         for piece in pieces:
             if piece.is_replaced and not piece.tensor.requires_grad:
                 self._take_apart(piece, written=False)
@@ -205,14 +211,15 @@ class Divided(TorchDispatchMode):  # type: ignore[misc]  # torch gives no types 
     def _keep_changes(self) -> None:
         """Take apart what this rank holds, now that all ranks have come here.
 
-        Others may read what was changed, and all have to find apart what they change next: one that held it whole would
-        give it to the others when it has changed it already.
+        So its parts have what it has changed, which others may read next. And all ranks may change a layer next: one
+        that still held it whole would do so at once, and then give changed parts to those that have yet to change it.
         """
         for number in list(self._whole):
             self._put_away(number)
         self._keep_replaced(self._owners.values())
 
     def _give(self, number: int) -> None:
+        """Give the other ranks this one's parts of a layer that it does not need itself."""
         if self._ahead.number == number:
             self._ahead.drop()
         else:

@@ -83,7 +83,7 @@ class Piece:
         return self.part.new_empty(len(self.part) * ranks.count())
 
     def take_apart(self, *, written: bool) -> None:
-        """Free the content, whichever it is; keep what has changed."""
+        """Free the content, also one that has replaced it; keep this rank's part of what has changed."""
         if self.is_replaced:
             self.storage.resize_(0)
             self._divide()
@@ -94,7 +94,7 @@ class Piece:
         self.is_whole = False
 
     def keep_changes(self) -> None:
-        """Take this rank's part out of the content once more."""
+        """Take this rank's part out of the content again, because the content was written to."""
         # A new tensor, because the one before may be on its way to other ranks.
         self.part = _bytes(self.storage)[len(self.part) * ranks.number() :][: len(self.part)].clone()
 
@@ -107,7 +107,7 @@ class Gather:
     part: torch.Tensor
     """what this rank sends; its memory has to last until it is sent"""
     content: torch.Tensor
-    """where the content arrives: the memory of the tensor, except if that is in use"""
+    """where the content arrives, as bytes: in the memory of the tensor, unless that is in use"""
     work: Any
     """torch's handle of the message"""
 
@@ -157,5 +157,6 @@ def _bytes(storage: torch.UntypedStorage) -> torch.Tensor:
 
 
 def _gather(content: torch.Tensor, part: torch.Tensor, *, async_op: bool = False) -> Any:
+    """Put the parts of all ranks into ``content``; return torch's handle of the message, or wait and return None."""
     name = "all_gather_single" if hasattr(distributed, "all_gather_single") else "all_gather_into_tensor"
     return getattr(distributed, name)(content, part, async_op=async_op)

@@ -17,10 +17,11 @@ from adapterzoo.machine import ranks
 def make_whole(parameters: Sequence[nn.Parameter]) -> None:
     """Let the ranks put together the weights of the base model that are trained, which then stay whole.
 
-    Otherwise a weight would be a part before it is first used, and whoever compares it with later would see a change.
+    Otherwise the watch of the training would take the checksum of a part at the beginning and that of the whole weight
+    at the end, and call that a change.
     """
     for parameter in parameters:
-        parameter.detach().flatten()[:1].clone()
+        parameter.detach().flatten()[:1].clone()  # whatever reads a number of a weight makes it whole
 
 
 def send_from_rank_0(parameters: Sequence[nn.Parameter]) -> None:
