@@ -35,7 +35,7 @@ def missing_effects(
     Args:
         trial: the method with its default options.
         base: the base model.
-        settings: a short training. Two of them have to give the same adapter, bit for bit.
+        settings: a short training, which has to give the same adapter each time, bit for bit.
         problems: tells why the method does not accept options.
     """
     here = _Trainer(trial, base, settings, problems)
@@ -60,7 +60,7 @@ def _idle_options(here: _Trainer, usual: _Trained) -> Iterator[str]:
 
 def _untrained_numbers(here: _Trainer, usual: _Trained, size: str) -> Iterator[str]:
     """Yield a sentence if training leaves many numbers of a larger adapter as they are."""
-    if not usual.changed > NEARLY_ALL:
+    if usual.changed <= NEARLY_ALL:
         return
     value = LARGER * getattr(here.trial.options, size)
     larger = here.train(**{size: value})
@@ -124,7 +124,8 @@ class _Trainer:
         """Return the trained adapter; None if the method does not accept these options, or cannot train with them.
 
         Args:
-            like: return None without training if the adapter has other tensors than this one, and so cannot equal it.
+            like: an adapter to compare with. If the new one has other tensors, it cannot be equal: return None then,
+                without training it.
             values: the options that are changed, and their values.
         """
         options = changed(self.trial.options, **values)
@@ -140,7 +141,7 @@ class _Trainer:
 
     @cached_property
     def on_another_architecture(self) -> _Trainer:
-        """The same on the last architecture of the kit."""
+        """A trainer of the same method on the last architecture of the kit."""
         task_type = self.trial.context.task_type
         architecture = (ARCHITECTURES if task_type == CAUSAL else TASK_ARCHITECTURES[task_type])[-1]
         base = tiny_base(architecture, self.trial.context.quantization, task_type=task_type)

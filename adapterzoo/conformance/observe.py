@@ -242,9 +242,9 @@ class Observer:
         where = (self.method, observed.architecture, briefly.context)
         observed.variants += observe_variants(briefly, base, short, partial(problems_with, *where))
         with observed.stage("effects", VARIANT_SECONDS):
-            # Options that PEFT does not accept raise an error here too, without being tried on a skeleton first.
             # If two trainings with the same options differ, an option cannot be seen to change nothing.
             if repeats(self.method, observed) is None:
+                # Options that PEFT does not accept raise an error here too, without being tried on a skeleton first.
                 observed.missing_effects += missing_effects(briefly, base, short, partial(declared_problems, *where))
 
     def _train_watched(self, model: Any) -> None:

@@ -69,15 +69,14 @@ def spare_imported_modules() -> None:
         import transformers.trainer  # noqa: F401
     finally:
         gc.enable()
-    gc.collect()
-    gc.freeze()
+    spare_present_objects()
 
 
 def spare_present_objects() -> None:
     """Exclude all objects of this moment from garbage collection, after collecting what is garbage.
 
-    What trains many small models spends a tenth of its time on the trainer's collections otherwise. An object of this
-    moment that becomes part of a cycle of garbage later stays in memory.
+    Otherwise a process that trains many small models spends a tenth of its time on the trainer's collections. An object
+    of this moment that becomes part of a cycle of garbage later stays in memory.
     """
     gc.collect()
     gc.freeze()
@@ -150,7 +149,7 @@ class PeakMemory:
         self._cuda = torch.cuda.is_available()
         self._sampler: _Sampler | None = None
         if self._cuda:
-            torch.cuda.init()  # the numbers of GPUs are not known before
+            torch.cuda.init()  # until then torch refuses to reset the peak of a GPU
             torch.cuda.empty_cache()
             for number in range(torch.cuda.device_count()):
                 torch.cuda.reset_peak_memory_stats(number)
