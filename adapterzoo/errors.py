@@ -84,7 +84,10 @@ NO_ROOM = (
 
 
 class AloneError(BaseException):
-    """One of the processes of a cell alone has failed: the others wait for it, so that the cell cannot go on."""
+    """One of the processes of a cell alone has failed: the others wait for it, so that the cell cannot go on.
+
+    It is no ``Exception``, so that code which goes on after a failed trial or measurement does not catch it.
+    """
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -83,14 +83,16 @@ class MeanSquares:
     """The mean squares (ms) of a crossed design with random seeds and examples."""
 
     seeds: int
+    """number of seeds"""
     examples: int
+    """number of examples"""
     examples_ms: float
     examples_error: float
     """standard error of the mean over the examples alone"""
     seeds_variance: float
     """variance of the means of the seeds; 0 with one seed"""
     residual_ms: float
-    """0 with one seed"""
+    """what neither seeds nor examples explain; 0 with one seed"""
 
     @classmethod
     def of(cls, scores: Scores) -> MeanSquares:
@@ -109,7 +111,7 @@ class MeanSquares:
 
 
 def spread_of(squares: MeanSquares, pooled: SeedSpread | None = None, *, careful: bool = False) -> Spread:
-    """Return the spread of the mean.
+    """Return the spread of the mean of scores.
 
     Args:
         squares: the mean squares of the scores.
@@ -119,20 +121,15 @@ def spread_of(squares: MeanSquares, pooled: SeedSpread | None = None, *, careful
     """
     from scipy.special import fdtrc
 
-    seeds, examples, examples_ms, residual_ms = (
-        squares.seeds,
-        squares.examples,
-        squares.examples_ms,
-        squares.residual_ms,
-    )
+    seeds, examples = squares.seeds, squares.examples
     if seeds == 1:
         return Spread(squares.examples_error, 0.0, 0, examples - 1)
     pooled = pooled or SeedSpread(squares.seeds_variance, seeds - 1)
     seeds_ms, df, caution = examples * pooled.variance, pooled.df, Caution.of(pooled.df, careful=careful)
-    if fdtrc(df, (seeds - 1) * (examples - 1), _ratio(seeds_ms, residual_ms)) >= caution.pool:
+    if fdtrc(df, (seeds - 1) * (examples - 1), _ratio(seeds_ms, squares.residual_ms)) >= caution.pool:
         return Spread(squares.examples_error, 0.0, df, examples - 1)
-    beyond_residual = max(examples_ms - residual_ms, 0.0)
-    error = float(np.sqrt(max(seeds_ms + beyond_residual, examples_ms) / (seeds * examples)))
+    beyond_residual = max(squares.examples_ms - squares.residual_ms, 0.0)
+    error = float(np.sqrt(max(seeds_ms + beyond_residual, squares.examples_ms) / (seeds * examples)))
     share = seeds_ms / (seeds_ms + beyond_residual)
     return Spread(error, share**caution.exponent, df, examples - 1)
 

@@ -98,7 +98,7 @@ def _any_grouped_product() -> Iterator[None]:
     def multiply(rows: Any, weights: Any, **kwargs: Any) -> Any:
         if not rows.is_meta or weights.dim() != 3:
             return plain(rows, weights, **kwargs)
-        return rows @ weights[0]  # as many operations as if every row had another expert
+        return rows @ weights[0]  # it takes as many operations with any choice of experts
 
     if plain is not None:
         functional.grouped_mm = multiply

@@ -54,8 +54,8 @@ def weights_of(skeleton: nn.Module, quantization: str, dtype: str, parts: int = 
         skeleton: the model.
         quantization: name of the quantization.
         dtype: name of the dtype of the weights that are not quantized.
-        parts: number of processes that the weights are divided among, which put one layer together while they
-            send the next.
+        parts: number of processes that divide the weights; each also holds two whole layers, one of which is computed
+            while the next arrives.
     """
     from adapterzoo.methods.targets import linear_layers
 

@@ -20,12 +20,13 @@ OFFLOAD = {
 }
 """variable of accelerate -> the name of the same setting in DeepSpeed's file"""
 IN_RECIPE = {
-    # accelerate's default is 1, whatever the user wants.
+    # accelerate sets this one to 1 if the user says nothing, so 1 is no wish.
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("gradient_accumulation_steps", "gradient_accumulation", "1"),
     "ACCELERATE_GRADIENT_CLIPPING": ("gradient_clipping", "max_grad_norm", "none"),
 }
 """variable of accelerate -> the names of the same setting in DeepSpeed's file and in ``train``, and its default"""
 UNSET = ("auto", "none", "None")
+"""values by which DeepSpeed's file or accelerate leaves a setting open"""
 
 
 def sharding_wanted(train: TrainSection) -> str:
@@ -77,10 +78,10 @@ def _zero(train: TrainSection) -> str:
 
 
 def _refuse_other_values(train: TrainSection, settings: dict[str, Any]) -> None:
-    """Refuse values that the recipe has too, and has otherwise.
+    """Refuse settings that the recipe has too, with other values.
 
     Raises:
-        UserError: there is one.
+        UserError: there is such a setting.
     """
     for variable, (name, key, default) in IN_RECIPE.items():
         value, own = str(settings.get(name, os.environ.get(variable, default))), getattr(train, key)

@@ -1,4 +1,4 @@
-"""A piece of work of a process: a cell, or what cells need to know of the untouched base model."""
+"""Do a piece of work in a process: a cell, or the measurement of an untouched base model that cells need."""
 
 from __future__ import annotations
 

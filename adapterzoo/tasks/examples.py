@@ -96,7 +96,7 @@ class Examples(ABC):
 
     loss_reads_padding: ClassVar[bool] = False
     """whether a row's loss depends on the padding beside it; processes that divide a batch then pad their rows as the
-    whole batch is padded. All that :meth:`collate` returns has to be tensors with a value for each row."""
+    whole batch is padded. All that :meth:`collate` returns then has to be tensors whose first dimension is the rows."""
 
     shown_answer: ClassVar[str] = "to learn"
     """what ``adapterzoo preview`` calls the answer of a row of which no token is in the loss"""

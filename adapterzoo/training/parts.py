@@ -43,7 +43,7 @@ class Parts:
         return batch
 
     def _collated(self, rows: Sequence[Any], own: Sequence[int], prefix: Any) -> dict[str, Any]:
-        """Return the rows with these numbers as a batch, with the padding of the whole one if the loss reads it."""
+        """Return the rows with these numbers as a batch, padded as the whole batch is if the loss reads the padding."""
         if not self.examples.loss_reads_padding:
             return self.examples.collate([rows[index] for index in own], prefix=prefix)
         return {name: values[list(own)] for name, values in self.examples.collate(rows, prefix=prefix).items()}
