@@ -2,7 +2,7 @@
 
     python bench/divided.py
 
-It makes a Llama with weights by chance (477 MB in float32), and prints the highest anonymous memory of a process in
+It makes a Llama with random weights (477 MB in float32), and prints the highest anonymous memory of a process in
 each phase, above what it had before. Freed memory is given back to the system at once; in a run on a CPU it is not.
 The last column is the share of the layers that were gathered ahead in training.
 """
@@ -46,9 +46,9 @@ def main() -> None:
     from adapterzoo.machine.processes import in_processes
 
     with tempfile.TemporaryDirectory(prefix="adapterzoo-") as folder:
-        # The tiny one is used before the other, so that each process has done what it does only once.
+        # Each process uses the tiny one first, so that what it does only once is not measured with the large one.
         shapes = {f"{folder}/tiny": {**SHAPE, **TINY}, f"{folder}/large": SHAPE}
-        # In processes of their own, because what this one frees is still in those that it forks.
+        # Make them in other processes, because memory that this one frees is still in those that it forks.
         folders = in_processes([partial(_make_model, folder, shape) for folder, shape in shapes.items()], 1)
         print(f"| | {' | '.join(COLUMNS)} |\n| --- |{' ---: |' * len(COLUMNS)}")
         for quantization in ("none", "nf4"):
@@ -70,7 +70,7 @@ def _make_model(folder: str, shape: dict[str, int]) -> str:
 
 
 def _largest(work: Callable[[], dict[str, int]]) -> dict[str, int]:
-    """Let the ranks do a piece of work together; return the largest number of each phase."""
+    """Let the ranks do a piece of work together; return the largest number of each column."""
     from adapterzoo.machine import ranks
     from adapterzoo.machine.processes import Send, wait_for_any
     from adapterzoo.machine.rank_processes import forked_ranks
@@ -90,7 +90,7 @@ def _largest(work: Callable[[], dict[str, int]]) -> dict[str, int]:
 
 
 def _bytes_of_phases(folders: Sequence[str], quantization: str, divided: bool) -> dict[str, int]:
-    """Return the memory of each phase with the last model, above what the process had before, and the last column."""
+    """Return the bytes of each phase with the last model, above those before it, and the last column in percent."""
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -110,7 +110,7 @@ def _bytes_of_phases(folders: Sequence[str], quantization: str, divided: bool) -
             pass
         with loaded.borrow() as model:
             with _peak(peaks, "measuring"), torch.no_grad():
-                for _ in range(2):  # what follows what is known after the first
+                for _ in range(2):  # after the first pass it is known which layer follows which
                     model(ids)
             with _peak(peaks, "putting LoRA on"):
                 wrapped = get_peft_model(model, LoraConfig(target_modules="all-linear"))
