@@ -252,13 +252,14 @@ def _no_router_loss(model: Any) -> Iterator[None]:
     """
     config = model.config.get_text_config()
     wanted = getattr(config, "output_router_logits", False)
-    if wanted:
-        config.output_router_logits = False
+    if not wanted:
+        yield
+        return
+    config.output_router_logits = False
     try:
         yield
     finally:
-        if wanted:
-            config.output_router_logits = wanted
+        config.output_router_logits = wanted
 
 
 def _has_defaults(module: nn.Module) -> bool:

@@ -149,7 +149,7 @@ class PeakMemory:
         self._cuda = torch.cuda.is_available()
         self._sampler: _Sampler | None = None
         if self._cuda:
-            torch.cuda.init()  # until then torch refuses to reset the peak of a GPU
+            torch.cuda.init()  # before, torch does not accept the number of a GPU
             torch.cuda.empty_cache()
             for number in range(torch.cuda.device_count()):
                 torch.cuda.reset_peak_memory_stats(number)

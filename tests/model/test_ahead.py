@@ -1,4 +1,4 @@
-"""Check that layers are gathered before they are needed, that this changes no result, and that it leaves nothing."""
+"""Check that layers are gathered before they are needed, which changes no result and leaves no memory in use."""
 
 from __future__ import annotations
 

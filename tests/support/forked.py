@@ -29,7 +29,7 @@ class Forked(subprocess.Popen):  # type: ignore[type-arg]
         shell: bool, p2cread: int, p2cwrite: int, c2pread: int, c2pwrite: int, errread: int, errwrite: int,
         restore_signals: bool, gid: Any, gids: Any, uid: Any, umask: int, start_new_session: bool, *further: Any,
     ) -> None:  # fmt: skip
-        spare_imported_modules()  # here, if no test has done that, because forked processes would do it each
+        spare_imported_modules()  # once here, or each forked process would import the libraries
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid:
@@ -72,7 +72,7 @@ def run(*arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 class ForkedWorker(Forked):
-    """The same of the process that a ``FreshProcess`` starts."""
+    """The process that a ``FreshProcess`` starts, forked in the same way."""
 
     def work(self, arguments: list[str], descriptors: Sequence[int]) -> None:
         from adapterzoo.machine.fresh_process import main
