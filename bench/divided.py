@@ -90,7 +90,7 @@ def _largest(work: Callable[[], dict[str, int]]) -> dict[str, int]:
 
 
 def _bytes_of_phases(folders: Sequence[str], quantization: str, divided: bool) -> dict[str, int]:
-    """Return the bytes of each phase with the last model, above those before it, and the last column in percent."""
+    """Return column -> bytes of a phase with the last model, above those before it was loaded, or a percentage."""
     import torch
     from peft import LoraConfig, get_peft_model
 

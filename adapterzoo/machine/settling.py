@@ -15,6 +15,7 @@ from adapterzoo.machine import ranks, stopping
 from adapterzoo.machine.stopping import StoppedError
 
 SECONDS_TO_BE_ENDED = 60.0
+"""how long a rank with an error waits for the others, or for being ended by whoever has started it"""
 LOOK_SECONDS = 0.1
 LOST = ("connection closed by peer", "connection reset by peer", "broken pipe", "socketpollconnect", "gloo")
 """words in the errors of a rank that waits for one that has died"""
@@ -37,7 +38,7 @@ def settle(*, well: bool) -> None:
         well: whether it went well on this rank. After an error, another rank may wait for this one for ever.
 
     Raises:
-        RuntimeError: another rank does not come.
+        RuntimeError: another rank does not come in time.
     """
     if ranks.count() == 1:
         return

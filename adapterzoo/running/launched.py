@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +134,7 @@ class _Follower:
         """Do cells until rank 0 has no other."""
         require_shared(self.worker.store.folder)
         settling.prepare()
-        while (order := ranks.agreed(partial(_no_order))) is not None:
+        while (order := ranks.agreed(_no_order)) is not None:
             if isinstance(order, str):
                 self._load(order)
                 continue

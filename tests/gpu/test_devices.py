@@ -1,4 +1,4 @@
-"""Check on GPUs that several processes give the results of one, and a model that is partly in other memory too."""
+"""Check on GPUs that several processes, and a model that is partly in other memory, give the results of one process."""
 
 from __future__ import annotations
 
