@@ -90,7 +90,14 @@ class LaunchedSchedule(SerialSchedule):
         order: Order = (cell, self.tunings.get(cell.label), self.worker.results.threads)
         ranks.agreed(lambda: order)
         result = super()._do_cell(cell, base)
-        settling.settle(well=result.ok)
+        try:
+            settling.settle(well=result.ok)
+        except RuntimeError:
+            if result.ok:
+                raise
+            what = f"{result.error}. Rank 0 alone has failed, and the others wait for it, so the run ends here."
+            hint = "Start it again: it goes on with the other cells."
+            raise UserError.at(f"{cell.label}, seed {cell.seed}", what, hint) from None
         return result
 
 

@@ -7,7 +7,7 @@ import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from adapterzoo.errors import failure_reason
+from adapterzoo.errors import AloneError, failure_reason
 from adapterzoo.machine import gpu, processes, stopping
 from adapterzoo.machine.limits import stopped_after
 from adapterzoo.machine.memory import keep_freed_memory
@@ -61,7 +61,7 @@ class SerialSchedule(Schedule):
                 raise base
             if needs_base(self.prepared, cell) and cell.quantization not in self.of_base:
                 self.of_base[cell.quantization] = OfBase.measured(self.prepared, base, self.clock)
-        except Exception as error:
+        except (Exception, AloneError) as error:
             return self.worker.fail(cell, failure_reason(error), "", keep_checkpoints=True)
         tuning, of_base = self.tunings.get(cell.label), self.of_base.get(cell.quantization)
         limit = self.recipe.train.time_limit
