@@ -61,11 +61,11 @@ def _zero_problems(train: TrainSection) -> list[Problem]:
     """Return why DeepSpeed cannot divide a training."""
     if find_spec("deepspeed") is None:
         return [Problem(SHARDING, f"is {train.sharding}, which needs DeepSpeed, and it is not installed.", INSTALL)]
-    if why := _import_error():
-        return [Problem(SHARDING, f"is {train.sharding}, which needs DeepSpeed, and it cannot be imported: {why}.")]
     if train.optimizer not in ELEMENTWISE:
         what = f"is {train.optimizer}, and {train.sharding} gives an optimizer parts of weights, which it may not treat"
         return [Problem("train.optimizer", f"{what} as it treats whole ones.", f"Take {', '.join(ELEMENTWISE)}.")]
+    if why := _import_error():
+        return [Problem(SHARDING, f"is {train.sharding}, which needs DeepSpeed, and it cannot be imported: {why}.")]
     return []
 
 
