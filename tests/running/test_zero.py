@@ -20,7 +20,7 @@ from tiny import RECIPE
 from adapterzoo.cli import main
 from adapterzoo.machine import processes, ranks
 from adapterzoo.machine.rank_processes import RankProcesses, forked_ranks
-from adapterzoo.running import cell
+from adapterzoo.running import measuring
 from adapterzoo.running.schedule import CellWatch
 from adapterzoo.training.trainer import TaskTrainer
 
@@ -89,7 +89,7 @@ def test_adapters_load_in_plain_peft(stage: str, runs: Path, tiny_model: Path) -
 def test_zero_3_divides_all_large_weights_in_training_alone(
     runs: Path, adapterzoo: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compute_loss, looks_ahead = TaskTrainer.compute_loss, cell.looks_ahead
+    compute_loss, looks_ahead = TaskTrainer.compute_loss, measuring.looks_ahead
 
     def note(model: Any, what: str) -> None:
         here = {name: parameter.numel() for name, parameter in model.named_parameters()}
@@ -104,7 +104,7 @@ def test_zero_3_divides_all_large_weights_in_training_alone(
         return looks_ahead(model, *arguments)
 
     monkeypatch.setattr(TaskTrainer, "compute_loss", noting_loss)
-    monkeypatch.setattr(cell, "looks_ahead", noting_measuring)
+    monkeypatch.setattr(measuring, "looks_ahead", noting_measuring)
     # After measuring the validation rows, it has already put together what it would need next in training.
     sets = (*SETS, *RANKS, "--set", "train.sharding=zero3", "--set", "train.eval_steps=0")
     done = adapterzoo("run", runs / "recipe.yaml", "-m", "qlora", *sets, "--out", tmp_path / "o")
