@@ -44,8 +44,8 @@ def compare(
         folders: output folders of runs. Rows not comparable with those of the first folder are in other blocks.
         sort: the column to order the rows by, best first; by default the first metric.
         against: the label of the row that all others are compared with; by default the best row.
-        price: the price of one hour of a cell, such as that of a GPU, in any currency. Of cells that run side by
-            side on one machine, each has its share of the machine's price.
+        price: the price, in any currency, of one hour of what a cell runs on: a GPU, or a part of the machine if cells
+            run side by side on it.
         serving: whether to find out how each adapter can be served, and what its answers cost, if it is not known yet;
             the rows have it in ``serving``.
         trust_remote_code: whether the model's own code may be run for that, if the recipe in a folder asks for it.

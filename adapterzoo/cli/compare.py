@@ -23,7 +23,7 @@ FORMATS = ("table", "markdown", "csv", "json", "html")
 @click.option(
     "--price",
     type=click.FloatRange(min=0, min_open=True),
-    help="Price of one hour of a cell, as of one GPU; adds a column with the cost.",
+    help="Price of an hour of what a cell runs on, such as a GPU; adds a column with the cost.",
 )
 @click.option("--pareto", metavar="COLUMN", help="Plot the score against a cost: params, memory, time, ...")
 @click.option("--curves", is_flag=True, help="Plot the training loss of all methods by step.")

@@ -31,8 +31,8 @@ def compare(
         folders: output folders of runs. Rows that cannot be compared with the first folder's are in other blocks.
         sort: the column to order the rows by, best first; by default the first metric.
         against: the label of the row that all others are compared with; by default the best row.
-        price: the price of one hour of a cell, such as that of a GPU, in any currency. Of cells that run side by
-            side on one machine, each has its share of the machine's price.
+        price: the price, in any currency, of one hour of what a cell runs on: a GPU, or a part of the machine if cells
+            run side by side on it.
 
     Raises:
         UserError: a folder holds no results, a result cannot be read, there is no such column or label, or the row

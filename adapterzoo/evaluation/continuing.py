@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class AnswerTokens(Protocol):
-    """An object that has the tokenizer of answers, and knows what is in them beside the answer."""
+    """An object that has the tokenizer of answers, and the ids and the text that are in them beside the answer."""
 
     @property
     def tokenizer(self) -> Any:

@@ -30,7 +30,7 @@ def notes_on_references(encoded: Encoded, settings: EvaluateSettings) -> Iterato
     changed = [
         (example.row.completion.strip(), text)
         for example in read
-        # Those that were cut are counted where they are cut.
+        # The encoder has already counted the answers that max_length cuts short.
         if example.completion[-1] in encoded.end_ids
         and not same_text(example.row.completion, text := decoded(example.completion, encoded))
     ]

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from adapterzoo.digests import file_digest, file_digests
-from adapterzoo.errors import UserError
+from adapterzoo.errors import ProcessEndedError, UserError
 from adapterzoo.files import cache_folder, remove, remove_abandoned
 from adapterzoo.machine.processes import in_processes
 
@@ -91,6 +91,10 @@ def model_folder(name: str, say: Callable[[str], None] = lambda message: None) -
         converted = Path(scratch) / "model"
         # In another process: the memory that it takes would count as that of each cell, which is forked from this one.
         (problem,) = in_processes([partial(_convert, Path(gguf), converted)], 1, threads_each=1)
+        if isinstance(problem, ProcessEndedError):
+            raise UserError.at(
+                f"model {name}", f"could not be converted: {problem}.", "Free some memory, and try again."
+            )
         if problem is not None:
             raise problem
         (converted / "origin.json").write_text(

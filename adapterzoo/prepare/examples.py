@@ -48,18 +48,23 @@ def encode_data(recipe: Recipe, location: str, config: Any, splits: Splits, say:
         location: folder or hub id from which transformers loads the model.
         config: the model's configuration, as transformers loads it.
         splits: the rows.
-        say: is called with messages about what was cut or left out.
+        say: is called with messages about what was cut or left out, and about answers that no model can give.
 
     Raises:
         UserError: the model has no usable tokenizer or chat template, or all rows are too long.
     """
+    from adapterzoo.evaluation.references import notes_on_references
     from adapterzoo.tokens.encode import load_tokenizer
+    from adapterzoo.tokens.encoded import Encoded
 
     task, tokenizer = tasks()[recipe.task.name], load_tokenizer(recipe.model, location)
     if not task.causal:
         splits = _in_memory(task, splits, say)
     options = task.options(**recipe.task.options)
-    return task.encode(EncodeInput(tokenizer, splits, options, recipe.data, say, recipe.evaluate.shots, config))
+    encoded = task.encode(EncodeInput(tokenizer, splits, options, recipe.data, say, recipe.evaluate.shots, config))
+    for note in notes_on_references(encoded, recipe.evaluate) if isinstance(encoded, Encoded) else ():
+        say(note)
+    return encoded
 
 
 def _in_memory(task: Task[Any], splits: Splits, say: Callable[[str], None]) -> Splits:

@@ -79,25 +79,13 @@ def encode_run(
     Raises:
         UserError: the model or the rows have problems.
     """
-    from adapterzoo.evaluation.references import notes_on_references
-    from adapterzoo.model import files as model_files
     from adapterzoo.model import loading
-    from adapterzoo.model.bundled import BUNDLED
-    from adapterzoo.model.config import load_config
     from adapterzoo.model.skeleton import skeleton as make_skeleton
 
     spare_imported_modules()
-    from adapterzoo.tokens.encoded import Encoded
     from adapterzoo.training.arguments import total_steps
 
-    location = model_files.locate(recipe.model.name, say)
-    config = load_config(recipe.model, location)
-    recipe, cells = fit_to_checkpoint(recipe, cells, config, registry(), say)
-    if Path(location).is_dir() and recipe.model.name not in BUNDLED:
-        # However its folder is named, it is the same model: the resolved recipe has the absolute path.
-        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"name": location})})
-    if problems := tasks()[recipe.task.name].model_problems(config):
-        raise UserError(*problems)
+    recipe, cells, location, config = _with_model(recipe, cells, say)
     encoded = encode_data(recipe, location, config, splits, say)
     if problems := devices_problems(recipe, encoded, config, cells, registry()):
         raise UserError(*problems)
@@ -123,10 +111,28 @@ def encode_run(
         kept=kept,
     )
     _check_context_length(prepared, config)
-    if isinstance(encoded, Encoded):
-        for note in notes_on_references(encoded, recipe.evaluate):
-            say(note)
     return prepared, skeleton
+
+
+def _with_model(recipe: Recipe, cells: list[Cell], say: Callable[[str], None]) -> tuple[Recipe, list[Cell], str, Any]:
+    """Find the model; return the recipe and the cells that fit it, the model's location, and its configuration.
+
+    Raises:
+        UserError: there is no such model, or the task cannot use it.
+    """
+    from adapterzoo.model import files as model_files
+    from adapterzoo.model.bundled import BUNDLED
+    from adapterzoo.model.config import load_config
+
+    location = model_files.locate(recipe.model.name, say)
+    config = load_config(recipe.model, location)
+    recipe, cells = fit_to_checkpoint(recipe, cells, config, registry(), say)
+    if Path(location).is_dir() and recipe.model.name not in BUNDLED:
+        # However its folder is named, it is the same model: the resolved recipe has the absolute path.
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"name": location})})
+    if problems := tasks()[recipe.task.name].model_problems(config):
+        raise UserError(*problems)
+    return recipe, cells, location, config
 
 
 def with_weights(prepared: Prepared, skeleton: Any) -> Prepared:

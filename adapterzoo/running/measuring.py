@@ -70,7 +70,7 @@ def _say_if_padding_counts(
 ) -> None:
     """Say if padding changes what a model computes, after training, because a method may add biases that do it."""
     pads = max(prepared.recipe.train.batch_size, prepared.recipe.evaluate.batch_size) > 1
-    # With such a quantization, rows are padded because all rows of a batch count, and that was said already.
+    # The run has already said that such a quantization computes a row otherwise in another batch.
     if not pads or quantizations()[cell.quantization].batch_dependent:
         return
     if change := change_by_padding(model, rows, prepared.encoded.pad_id):
