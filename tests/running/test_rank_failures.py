@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 from cell_ranks import QUIET, RANKS, adapter, result
 from cells import assert_same
-from click.testing import Result
+from click.testing import CliRunner, Result
 
+from adapterzoo.cli import main
 from adapterzoo.evaluation.forgetting import General
-from adapterzoo.machine import rank_processes, ranks, settling
-from adapterzoo.machine.rank_processes import RankProcesses
+from adapterzoo.machine import launcher, rank_processes, ranks, settling
+from adapterzoo.machine.processes import Send, wait_for_any
+from adapterzoo.machine.rank_processes import RankProcesses, forked_ranks
 from adapterzoo.prepare import devices
 from adapterzoo.running.schedule import CellWatch
 from adapterzoo.training.trainer import TaskTrainer
@@ -33,6 +36,34 @@ def each_step(monkeypatch: pytest.MonkeyPatch, at: int, do: Callable[[RankProces
             do(running)
 
     monkeypatch.setattr(CellWatch, "step", step)
+
+
+def fail_on(failing: int, owner: Any, function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a function fail on one rank alone, and let nobody wait long for the others."""
+    work = getattr(owner, function)
+
+    def fail(*arguments: Any, **named: Any) -> Any:
+        if ranks.number() == failing:
+            raise ValueError("only here")
+        return work(*arguments, **named)
+
+    monkeypatch.setattr(owner, function, fail)
+    monkeypatch.setattr(settling, "SECONDS_TO_BE_ENDED", 2.0)
+
+
+def launched_run(recipe: Path, *arguments: object, reports: Path) -> dict[int, str]:
+    """Do a run in two processes as torchrun starts them; return what it prints of each that failed and said why."""
+    names = [f"error-{number}.json" for number in range(2)]
+
+    def run(send: Send) -> None:
+        os.environ[launcher.REASON_FILE] = str(reports / names[int(os.environ["RANK"])])
+        CliRunner().invoke(main, ["run", str(recipe), *QUIET, *map(str, arguments)])
+
+    processes = forked_ranks(2, run, 1)
+    while processes.alive:
+        wait_for_any([processes])
+    found = {number: reports / name for number, name in enumerate(names) if (reports / name).exists()}
+    return {number: json.loads(file.read_text())["message"]["message"] for number, file in found.items()}
 
 
 def test_a_rank_that_is_killed_ends_its_cell_and_the_run_goes_on_from_the_checkpoint(
@@ -95,19 +126,23 @@ def test_a_rank_that_fails_alone_where_errors_are_caught_is_named(
     owner: Any, function: str, extra: str, why: str, failing: int, who: str, write_recipe: Callable[..., Path],
     adapterzoo: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    work = getattr(owner, function)
-
-    def fail(*arguments: Any, **named: Any) -> Any:
-        if ranks.number() == failing:
-            raise ValueError("only here")
-        return work(*arguments, **named)
-
-    monkeypatch.setattr(owner, function, fail)
-    monkeypatch.setattr(settling, "SECONDS_TO_BE_ENDED", 2.0)
+    fail_on(failing, owner, function, monkeypatch)
     monkeypatch.setattr(rank_processes, "GRACE_SECONDS", 1.0)
     sets = (*QUIET, *RANKS, "--set", "train.time_limit=60", *([] if extra else GENERAL_TEXT))
     assert adapterzoo("run", write_recipe("lora", extra), *sets, "--out", tmp_path / "o").exit_code == 1
     assert result(tmp_path / "o", "lora")["error"] == f"{why}{who}ValueError: only here"
+
+
+@pytest.mark.parametrize(("owner", "function"), [(TaskTrainer, "compute_loss"), (General, "measure")])
+def test_under_a_launcher_a_failure_of_rank_0_alone_is_the_reason_of_its_row_and_of_the_report(
+    owner: Any, function: str, write_recipe: Callable[..., Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    fail_on(0, owner, function, monkeypatch)
+    reports = launched_run(write_recipe("lora"), *GENERAL_TEXT, "--out", tmp_path / "o", reports=tmp_path)
+    failed = result(tmp_path / "o", "lora")
+    assert (failed["status"], failed["error"]) == ("failed", "ValueError: only here")
+    assert reports[0].startswith("error: lora, seed 0: ValueError: only here. Rank 0 alone has failed")
 
 
 def test_an_error_of_all_ranks_is_that_of_one_process(
