@@ -157,7 +157,7 @@ class Conversation:
         Raises:
             UserError: the question alone is longer than the model can read.
         """
-        from adapterzoo.evaluation.generation import stream
+        from adapterzoo.evaluation.streaming import stream
 
         row = question_row(self.ready.adapter.recipe.data, text)
         ids = self._prompt(row)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -35,25 +35,6 @@ def generate(
     return [decoded(answers[row], encoded) for row in range(len(prompts))]
 
 
-def stream(
-    model: nn.Module, encoded: AnswerTokens, prompt: list[int], max_new_tokens: int, show: Callable[[str], None]
-) -> str:
-    """Return the greedy answer to one prompt, and call a function with each piece of its text as soon as it is known.
-
-    An answer ends where the model can read no more tokens.
-    """
-    from transformers import TextStreamer
-
-    batch = pad_batch([row_tokens(prompt)], encoded.pad_id)
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    pieces = TextStreamer(encoded.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    pieces.on_finalized_text = lambda text, stream_end=False: show(text)
-    limit = min(max_new_tokens, readable(model) - len(prompt))
-    model.eval()
-    (ids,) = generated(model, inputs, limit, encoded.end_ids, encoded.pad_id, streamer=pieces)
-    return decoded(ids[len(prompt) :], encoded)
-
-
 def readable(model: nn.Module) -> int:
     """Return the largest number of tokens that a model can read, or a huge number if it does not say."""
     return getattr(getattr(model, "config", None), "max_position_embeddings", None) or sys.maxsize
@@ -62,19 +43,25 @@ def readable(model: nn.Module) -> int:
 def decoded(ids: Sequence[int], encoded: AnswerTokens) -> str:
     """Return the text of an answer, up to the end token, without what the chat template has before answers."""
     end = next((index for index, token in enumerate(ids) if token in encoded.end_ids), len(ids))
-    return _text(encoded, ids[_header_size(ids[:end], encoded) : end], special=False)
+    return _text(encoded, ids[header_size(ids[:end], encoded) or 0 : end], special=False)
 
 
-def _header_size(ids: Sequence[int], encoded: AnswerTokens) -> int:
-    """Return the number of tokens with which an answer begins as the chat template begins answers."""
+def header_size(ids: Sequence[int], encoded: AnswerTokens) -> int | None:
+    """Return the number of tokens with which an answer begins as the chat template begins answers.
+
+    Returns:
+        0 if it begins otherwise; None if further tokens decide.
+    """
     header = encoded.answer_header.strip()
-    for size in range(1, len(ids) + 1) if header else ():
+    if not header:
+        return 0
+    for size in range(1, len(ids) + 1):
         text = _text(encoded, ids[:size], special=True)
         if text == header:
             return size
         if not header.startswith(text):
-            break
-    return 0
+            return 0
+    return None
 
 
 def _text(encoded: AnswerTokens, ids: Sequence[int], *, special: bool) -> str:

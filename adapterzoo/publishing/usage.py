@@ -16,6 +16,7 @@ from adapterzoo.quantizations.registry import quantizations
 
 if TYPE_CHECKING:
     from adapterzoo.tokens.encode import Encoder
+    from adapterzoo.tokens.encoded import Encoded
 
 # The question in the code; the reader writes another one in its place.
 QUESTION = "Write your question here."
@@ -94,8 +95,16 @@ def _asking(adapter: Adapter) -> list[str]:
         f'question = "{QUESTION}"',  # in these quotes, because many questions have an apostrophe
         *prompt,
         f"output = model.generate(**inputs, max_new_tokens={MAX_NEW_TOKENS}, do_sample=False, {ends})",
-        "print(tokenizer.decode(output[0, inputs['input_ids'].shape[1] :], skip_special_tokens=True).strip())",
+        "answer = tokenizer.decode(output[0, inputs['input_ids'].shape[1] :], skip_special_tokens=True).strip()",
+        f"print(answer{_without_header(encoded)})",
     ]
+
+
+def _without_header(encoded: Encoded) -> str:
+    """Return code that removes from an answer what the chat template has before answers; empty if it has nothing."""
+    ids = encoded.tokenizer(encoded.answer_header, add_special_tokens=False)["input_ids"]
+    header = encoded.tokenizer.decode(ids, skip_special_tokens=True).strip()
+    return f".removeprefix({header!r}).strip()" if header else ""
 
 
 def _chat(encoder: Encoder, row: DataRow, wanted: list[int]) -> list[str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pty
@@ -9,14 +10,21 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from click.testing import Result
+from families import THINKING, tokenizer
 from forked import Forked
 from refusals import refused
 
 from adapterzoo.adapters.asking import conversation, find_answerers
+from adapterzoo.adapters.loading import answer_tokens, question_row
+from adapterzoo.evaluation import streaming
+from adapterzoo.recipe.schema import DataSection
 from adapterzoo.terminal import clean_lines
+from adapterzoo.tokens.encode import Encoder
 
 SHORT = ("--max-new-tokens", "6")
 ASKED = ("--prompt", "walk", "--prompt", "play", *SHORT)
@@ -120,6 +128,39 @@ def test_a_conversation_remembers_and_forgets(out: Path, adapterzoo: Callable[..
         assert talk.forgotten
         assert talk.history[0].role == "user"
         assert len(talk.history) < 12
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("<think>\n\n</think>\n\nIt is 12.", "It is 12."),
+        ("<think> so\n</think>\n\nIt is 12.", "<think> so\n</think>\n\nIt is 12."),
+        ("<think>\n", "<think>"),
+        ("It is 12.", "It is 12."),
+    ],
+)
+def test_what_a_template_has_before_an_answer_is_not_shown(
+    written: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, pieces = tmp_path / "thinking.jinja", list[str]()
+    path.write_text(THINKING)
+    data = DataSection(source="x.csv", max_length=4096, chat_template=str(path))
+    encoder = Encoder(copy.deepcopy(tokenizer("chatml")), data, lambda message: None)
+    row = question_row(encoder.data, "q")
+    prompt, encoded = encoder.prompt(row), answer_tokens(encoder, row)
+    ids = [*encoder.tokenizer(written, add_special_tokens=False)["input_ids"], encoded.end_ids[0]]
+
+    def write(*_: object, streamer: Any) -> list[list[int]]:
+        for tokens in (prompt, *([token] for token in ids)):
+            streamer.put(torch.tensor(tokens))
+        streamer.end()
+        return [[*prompt, *ids]]
+
+    monkeypatch.setattr(streaming, "generated", write)
+    assert streaming.stream(torch.nn.Identity(), encoded, prompt, 99, pieces.append) == shown
+    assert "".join(pieces).rstrip() == shown
+    if shown == "It is 12.":
+        assert len([piece for piece in pieces if piece]) > 1, "word by word"
 
 
 def test_a_terminal_gets_no_control_characters_as_json(

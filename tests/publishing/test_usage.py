@@ -8,11 +8,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from families import THINKING
 
 from adapterzoo.adapters.finding import find_adapter
 from adapterzoo.adapters.loading import question_row, saved_encoder
+from adapterzoo.publishing import usage
 from adapterzoo.publishing.origin import BaseModel, base_model
 from adapterzoo.publishing.usage import QUESTION, usage_code
+from adapterzoo.tokens.encode import Encoder
 
 
 @pytest.mark.parametrize(
@@ -38,6 +42,21 @@ def test_prompts(changes: dict[str, Any], call: str, run_folder: Path) -> None:
     prompt = code[code.index("question =") : code.index("output =")].replace(QUESTION, "it's")
     exec(prompt, known)  # noqa: S102  # adapterzoo has just written it
     assert known["inputs"]["input_ids"][0].tolist() == encoder.prompt(question_row(data, "it's"))
+
+
+@pytest.mark.parametrize("written", ["<think>\n\n</think>\n\nwent", "went"])
+def test_what_a_template_has_before_an_answer_is_not_printed(
+    written: str, run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = find_adapter(run_folder, "lora")
+    tokenizer = saved_encoder(adapter).tokenizer
+    tokenizer.chat_template = THINKING
+    monkeypatch.setattr(usage, "saved_encoder", lambda adapter: Encoder(tokenizer, adapter.recipe.data))
+    code = usage_code(adapter, "ada/verbs", BaseModel("ada/base", "ada/base"), merged=False)
+    answer = torch.tensor([[0, *tokenizer(written)["input_ids"]]])
+    known = {"tokenizer": tokenizer, "output": answer, "inputs": {"input_ids": torch.tensor([[0]])}}
+    exec(code[code.index("answer =") :], known)  # noqa: S102  # adapterzoo has just written it
+    assert capsys.readouterr().out == "went\n"
 
 
 def test_a_prompt_of_several_columns_has_no_code(run_folder: Path) -> None:
