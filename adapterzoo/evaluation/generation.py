@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo.evaluation.continuing import AnswerTokens, cached, continued
 from adapterzoo.machine import ranks
+from adapterzoo.model.config import text_config
 from adapterzoo.tokens.batches import batches_by_length, pad_batch, row_tokens, to_device
 from adapterzoo.tokens.shared_prefix import SharedPrefix
 
@@ -237,7 +238,7 @@ def _no_router_loss(model: Any) -> Iterator[None]:
 
     transformers computes it for the new token alone, with the mask of all tokens, which fails.
     """
-    config = model.config.get_text_config()
+    config = text_config(model.config)
     wanted = getattr(config, "output_router_logits", False)
     if not wanted:
         yield

@@ -46,6 +46,16 @@ def load_config(model: ModelSection, location: str) -> Any:
     return config
 
 
+def text_config(config: Any, *, decoder: bool | None = None) -> Any:
+    """Return the part of a model's configuration that is of its text; the whole of it if it has no parts.
+
+    Args:
+        config: the configuration, of transformers or of a model's own code.
+        decoder: whether only the decoder's part is wanted; if None, there must not be another one.
+    """
+    return config.get_text_config(decoder=decoder) if hasattr(config, "get_text_config") else config
+
+
 def _refuse_layers(model: ModelSection, location: str, config: Any) -> None:
     """Raise UserError if a configuration asks for more layers than a folder has weights: making them may never end."""
     layers, weights = getattr(config, "num_hidden_layers", None), weight_count(location)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import UserError, failure_reason
+from adapterzoo.model.config import text_config
 from adapterzoo.quantizations.contract import LoadSettings
 from adapterzoo.quantizations.registry import quantizations
 
@@ -19,8 +20,7 @@ def saved_quantization(config: Any) -> Mapping[str, Any] | None:
     Args:
         config: the model's configuration, as transformers loads it.
     """
-    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
-    for part in (config, text):
+    for part in (config, text_config(config, decoder=True)):
         saved = getattr(part, "quantization_config", None)
         if saved is not None:
             found: Mapping[str, Any] = saved if isinstance(saved, Mapping) else saved.to_dict()

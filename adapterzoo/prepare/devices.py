@@ -11,6 +11,7 @@ from typing import Any
 from adapterzoo.errors import Problem
 from adapterzoo.methods.capabilities import capabilities
 from adapterzoo.methods.registry import Registry
+from adapterzoo.model.config import text_config
 from adapterzoo.prepare.plan import Cell, MethodCell
 from adapterzoo.recipe.schema import Recipe, TrainSection
 from adapterzoo.recipe.train import ZERO_STAGES
@@ -44,7 +45,7 @@ def devices_problems(
     if encoded.loss_unit is None:
         what = f"is {devices}, but this task's loss is no mean over the rows of a batch, which could be divided."
         return [Problem(PLACE, what, HINT)]
-    if getattr(config.get_text_config(), "output_router_logits", False):
+    if getattr(text_config(config), "output_router_logits", False):
         what = f"is {devices}, and the model's configuration asks for its router's loss (output_router_logits), which"
         return [Problem(PLACE, f"{what} is no mean over the rows of a batch.", HINT)]
     problems = _zero_problems(recipe.train) if recipe.train.sharding in ZERO_STAGES else []

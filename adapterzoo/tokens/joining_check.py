@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from adapterzoo.model.config import text_config
 from adapterzoo.model.row_attention import has_row_attention
 from adapterzoo.model.row_cache import padded_cache, row_caches
 from adapterzoo.quantizations.registry import quantizations
@@ -73,7 +74,7 @@ def reason_not_to_join(
 
 def _reason_in_config(model: Any, longest: int) -> str | None:
     """Return which setting of a model depends on the place in the sequence or on the whole batch; None if none does."""
-    config = model.config.get_text_config()
+    config = text_config(model.config)
     if getattr(config, "output_router_logits", False):
         return "its router's loss depends on the whole batch"
     for name in WINDOWS:
@@ -98,8 +99,7 @@ def reason_not_to_train_joined(model: nn.Module, arguments: Mapping[str, Any]) -
     """
     from torch.nn.modules.dropout import _DropoutNd
 
-    config: Any = model.config
-    text = config.get_text_config()
+    text = text_config(model.config)
     dropout = any(getattr(text, name, 0.0) for name in DROPOUTS)
     if dropout or any(isinstance(module, _DropoutNd) and module.p > 0 for module in model.modules()):
         return "it uses dropout, which would draw other random numbers"

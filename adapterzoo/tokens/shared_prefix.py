@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from adapterzoo.model.config import text_config
 from adapterzoo.model.row_attention import ROW_LENGTHS, has_row_attention, in_one_kernel
 from adapterzoo.tokens.batches import IGNORED, Tokens, pad_batch
 
@@ -43,8 +44,7 @@ class SharedPrefix:
     @classmethod
     def of(cls, model: nn.Module) -> SharedPrefix:
         """Return the costs for the sizes of a model."""
-        config: Any = model.config
-        text = config.get_text_config()
+        text = text_config(model.config)
         embedded = model.get_input_embeddings().weight.numel()
         linear = max(sum(parameter.numel() for parameter in model.parameters()) - embedded, 1)
         row_cost = ROW_OPERATIONS * text.num_hidden_layers / linear if has_row_attention(model) else None

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from adapterzoo.machine import ranks
 from adapterzoo.methods.layers import trained_parameters
+from adapterzoo.model.config import text_config
 from adapterzoo.recipe.train import ZERO_STAGES
 from adapterzoo.training.divided_optimizer import DividedOptimizer, check_optimizer, groups_of_one_dtype
 from adapterzoo.training.module_states import ModuleStates
@@ -86,8 +87,7 @@ class Zero:
 
     def _largest_whole(self) -> int:
         """Return the number of elements up to which weights are not divided, because that would save little."""
-        config: Any = getattr(self.model, "config", None)
-        width = getattr(config.get_text_config(), "hidden_size", MANY) if hasattr(config, "get_text_config") else MANY
+        width = getattr(text_config(getattr(self.model, "config", None)), "hidden_size", MANY)
         # Callbacks that look at the trained weights need them whole.
         needed = max(parameter.numel() for parameter in self.trained) if self.shows_gradients else 0
         return max(WIDTHS * int(width), needed)
