@@ -11,7 +11,7 @@ from adapterzoo.errors import Problem, UserError
 from adapterzoo.machine import ranks
 from adapterzoo.machine.environment import other_versions
 from adapterzoo.prepare.prepared import Prepared
-from adapterzoo.results.identity import identity_hash, recipe_identity
+from adapterzoo.results.identity import differences, recipe_identity
 from adapterzoo.running.cell_results import CellResults
 
 
@@ -23,13 +23,12 @@ def require_same_run(prepared: Prepared) -> None:
     """
     identity = recipe_identity(prepared.recipe.resolved(), str(prepared.fingerprints["data"]), prepared.weights)
     packages = CellResults(prepared, identity).packages()
-    own = {"recipe": identity_hash(identity), **prepared.fingerprints}
-    (_, first, wanted), *others = ranks.gathered((platform.node(), own, packages))
+    (_, first, wanted), *others = ranks.gathered((platform.node(), identity, packages))
     problems = list[Problem]()
-    for number, (machine, values, found) in enumerate(others, 1):
+    for number, (machine, own, found) in enumerate(others, 1):
         rank = f"rank {number} on {machine}"
-        if differing := [name for name in first if values[name] != first[name]]:
-            what = f"has another {' and '.join(differing)} than rank 0."
+        if changes := differences(own, first):
+            what = f"has prepared another run than rank 0 ({'; '.join(changes)})."
             problems.append(Problem(rank, what, "Give all machines the same recipe, data and model."))
         problems += other_versions(rank, found, wanted)
     if problems:

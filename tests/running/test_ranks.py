@@ -122,7 +122,10 @@ def test_processes_that_a_launcher_has_started_do_a_run_together(runs: Runs, tmp
     ("of_rank", "message"),
     [
         (("--out", "{rank}"), "does not see this folder, in which checkpoints are"),
-        (("--out", "o", "--set", "data.limit=3{rank}"), "has another recipe and data and train"),
+        (
+            ("--out", "o", "--set", "data.limit=3{rank}"),
+            "has prepared another run than rank 0 (data.limit: 31 there, 30 here; the data rows differ).",
+        ),
     ],
 )
 def test_machines_that_would_not_do_the_same_run_are_refused(
