@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from adapterzoo.errors import UserError
+from adapterzoo.errors import AloneError, UserError, failure_reason
 from adapterzoo.machine import launcher, ranks
 from adapterzoo.terminal import safe, stderr
 
@@ -26,9 +26,8 @@ class _Group(click.Group):
     def invoke(self, context: click.Context) -> Any:
         """Run the command; exit with 2 after a user's mistake, and with 1 if the system refuses something."""
         try:
-            return super().invoke(context)
+            return self._invoke(context)
         except UserError as error:
-            launcher.tell(f"error: {error}")
             if ranks.follows():
                 time.sleep(SECONDS_TO_PRINT)  # a launcher ends rank 0, which prints it, as soon as this one has ended
                 sys.exit(2)
@@ -56,6 +55,17 @@ class _Group(click.Group):
             if context.params.get("debug"):
                 traceback.print_exc()
             sys.exit(1)
+
+    def _invoke(self, context: click.Context) -> Any:
+        """Run the command; if it fails, tell the launcher that has started this process why."""
+        try:
+            return super().invoke(context)
+        except (click.exceptions.Exit, click.Abort):
+            raise
+        except (Exception, AloneError) as error:
+            why = str(error) if isinstance(error, (UserError, click.ClickException)) else failure_reason(error)
+            launcher.report_failure(f"error: {why}")
+            raise
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

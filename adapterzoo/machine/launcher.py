@@ -16,7 +16,7 @@ REASON_FILE = "TORCHELASTIC_ERROR_FILE"
 """variable in which torchrun names the file whose content it prints if this process fails"""
 
 
-def tell(reason: str) -> None:
+def report_failure(reason: str) -> None:
     """Let the launcher print why this process fails, as the end of its own report; do nothing without a launcher."""
     file = Path(os.environ.get(REASON_FILE) or os.devnull)
     if ranks.launched() == 1 or file == Path(os.devnull) or not file.parent.is_dir():

@@ -31,14 +31,15 @@ def prepare() -> None:
         _connection = sys.modules["torch.distributed"].new_group(backend="gloo", timeout=ranks.PATIENCE)
 
 
-def settle(*, well: bool) -> None:
+def settle(failure: str = "") -> None:
     """Wait until all ranks have ended a cell, well or with an error.
 
     Args:
-        well: whether it went well on this rank. After an error, another rank may wait for this one for ever.
+        failure: why it failed on this rank; empty if it went well. After an error, another rank may wait for ever.
 
     Raises:
-        RuntimeError: another rank does not come in time.
+        AloneError: it failed on this rank, and another one does not come in time.
+        RuntimeError: it went well on this rank, and another one does not come in time.
     """
     if ranks.count() == 1:
         return
@@ -47,13 +48,18 @@ def settle(*, well: bool) -> None:
 
     message = torch.zeros(1)
     send, receive = (partial(work, message, group=_connection) for work in (distributed.isend, distributed.irecv))
-    patience = ranks.PATIENCE if well else timedelta(seconds=SECONDS_TO_BE_ENDED)
+    patience = timedelta(seconds=SECONDS_TO_BE_ENDED) if failure else ranks.PATIENCE
     others = range(1, ranks.count()) if ranks.number() == 0 else [0]
     # Rank 0 hears from all others, and then answers them. A barrier of torch would let those wait for as long as any
     # collective may take.
-    for exchange in (receive, send) if ranks.number() == 0 else (send, receive):
-        for other in others:
-            exchange(other).wait(patience)
+    try:
+        for exchange in (receive, send) if ranks.number() == 0 else (send, receive):
+            for other in others:
+                exchange(other).wait(patience)
+    except RuntimeError as error:
+        if failure:
+            raise AloneError(failure) from error
+        raise
 
 
 @contextmanager
@@ -68,12 +74,9 @@ def failing_together() -> Iterator[None]:
         yield
     except (Exception, SystemExit) as error:
         wait_if_lost(error)
-        try:
-            settle(well=False)
-        except RuntimeError:
-            raise AloneError(failure_reason(error)) from error
+        settle(failure_reason(error))
         raise
-    settle(well=True)
+    settle()
 
 
 def wait_if_lost(error: BaseException) -> None:

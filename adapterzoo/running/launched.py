@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapterzoo.errors import AdapterzooError, AloneError, UserError
+from adapterzoo.errors import AdapterzooError, AloneError, UserError, failure_reason
 from adapterzoo.machine import gpu, launcher, processes, ranks, settling, stopping
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.stopwatch import Stopwatch
@@ -91,11 +91,9 @@ class LaunchedSchedule(SerialSchedule):
         ranks.agreed(lambda: order)
         result = super()._do_cell(cell, base)
         try:
-            settling.settle(well=result.ok)
-        except RuntimeError:
-            if result.ok:
-                raise
-            what = f"{result.error}. Rank 0 alone has failed, and the others wait for it, so the run ends here."
+            settling.settle(result.error or "")
+        except AloneError as error:
+            what = f"{error}. Rank 0 alone has failed, and the others wait for it, so the run ends here."
             hint = "Start it again: it goes on with the other cells."
             raise UserError.at(f"{cell.label}, seed {cell.seed}", what, hint) from None
         return result
@@ -116,8 +114,10 @@ def follow_run(recipe: Recipe, out: Path, methods: Sequence[str] = (), seeds: Se
             _Follower(prepared, Store(out)).follow()
         except UserError:
             raise
-        except (Exception, AloneError):  # another rank has died, or this one failed alone: the launcher ends all
+        except (Exception, AloneError) as error:  # another rank has died, or this one failed alone: all are ended
             say("")  # name a lost rank here, because the launcher may not have asked this one to stop yet
+            if not launcher.lost():
+                launcher.report_failure(f"error: {failure_reason(error)}")
             _print_error()
             os._exit(1)
 
@@ -146,13 +146,13 @@ class _Follower:
                 self._load(order)
                 continue
             processes.set_threads(order[2])
+            failure = ""
             try:
                 self._do(order[0], order[1])
-                well = True
-            except Exception:
+            except Exception as error:
                 _print_error()
-                well = False
-            settling.settle(well=well)
+                failure = failure_reason(error)
+            settling.settle(failure)
 
     def _load(self, quantization: str) -> None:
         self.base = None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+from adapterzoo.cli import main
 from adapterzoo.errors import UserError
 from adapterzoo.machine import launcher, ranks
 
@@ -38,7 +42,7 @@ def test_torchrun_prints_the_reason_where_it_prints_a_traceback(
 ) -> None:
     of_rank(monkeypatch, 0)
     monkeypatch.setenv(launcher.REASON_FILE, str(tmp_path / "error.json"))
-    launcher.tell("error: my.yaml:3: unknown key\x1b[31m")
+    launcher.report_failure("error: my.yaml:3: unknown key\x1b[31m")
     read = ProcessFailure(local_rank=0, pid=1, exitcode=2, error_file=str(tmp_path / "error.json"))
     shown: object = read.message
     assert isinstance(shown, dict)
@@ -46,11 +50,35 @@ def test_torchrun_prints_the_reason_where_it_prints_a_traceback(
     assert "\x1b" not in json.dumps(shown["message"])
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (UserError.at("my.yaml:3", "unknown key"), "error: my.yaml:3: unknown key"),
+        (click.UsageError("no such option"), "error: no such option"),
+        (OSError(errno.ENOSPC, "No space left"), "error: the disk is full: [Errno 28] No space left"),
+        (ValueError("only here"), "error: ValueError: only here"),
+        (click.exceptions.Exit(0), None),
+    ],
+)
+def test_every_error_of_a_command_is_reported(
+    error: Exception, reason: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail() -> None:
+        raise error
+
+    of_rank(monkeypatch, 0)
+    monkeypatch.setenv(launcher.REASON_FILE, str(tmp_path / "error.json"))
+    monkeypatch.setitem(main.commands, "fail", click.Command("fail", callback=fail))
+    CliRunner().invoke(main, ["fail"])
+    told = json.loads((tmp_path / "error.json").read_text()) if (tmp_path / "error.json").exists() else None
+    assert (told and told["message"]["message"]) == reason
+
+
 @pytest.mark.parametrize("file", ["", os.devnull, "/nowhere/error.json"])
 def test_without_a_place_for_it_nothing_is_told(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     of_rank(monkeypatch, 0)
     monkeypatch.setenv(launcher.REASON_FILE, file)
-    launcher.tell("error")
+    launcher.report_failure("error")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes as Linux shows them")

@@ -145,6 +145,14 @@ def test_under_a_launcher_a_failure_of_rank_0_alone_is_the_reason_of_its_row_and
     assert reports[0].startswith("error: lora, seed 0: ValueError: only here. Rank 0 alone has failed")
 
 
+def test_under_a_launcher_the_report_has_the_reason_of_another_rank_that_failed_alone(
+    write_recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_on(1, TaskTrainer, "compute_loss", monkeypatch)
+    reports = launched_run(write_recipe("lora"), "--out", tmp_path / "o", reports=tmp_path)
+    assert reports[1] == "error: ValueError: only here"
+
+
 def test_an_error_of_all_ranks_is_that_of_one_process(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
