@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import uuid
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +10,9 @@ from adapterzoo.errors import Problem, UserError
 from adapterzoo.machine import ranks
 from adapterzoo.machine.environment import other_versions
 from adapterzoo.prepare.prepared import Prepared
+from adapterzoo.results.claim_files import remove_claims
 from adapterzoo.results.identity import differences, recipe_identity
+from adapterzoo.results.probe import sees, write_probe
 from adapterzoo.running.cell_results import CellResults
 
 
@@ -41,18 +42,11 @@ def require_shared(folder: Path) -> None:
     Raises:
         UserError: a rank on another machine does not see it.
     """
-    mark = folder / ranks.agreed(partial(_new_mark, folder))
-    seen = ranks.gathered((platform.node(), mark.is_file()))
+    text = ranks.agreed(partial(write_probe, folder))
+    found = ranks.gathered((platform.node(), sees(folder, text)))
     if ranks.number() == 0:
-        mark.unlink()
-    for number, (machine, sees) in enumerate(seen):
-        if not sees:
+        remove_claims(folder)  # with the text
+    for number, (machine, is_seen) in enumerate(found):
+        if not is_seen:
             what = f"rank {number} on {machine} does not see this folder, in which checkpoints are."
             raise UserError.at(f"--out {folder}", what, "Name a folder that all machines share.")
-
-
-def _new_mark(folder: Path) -> str:
-    """Make an empty file in a folder; return its name, which no file had before."""
-    name = f".seen-{uuid.uuid4().hex}"
-    (folder / name).touch()
-    return name

@@ -147,7 +147,7 @@ def test_machines_that_would_not_do_the_same_run_are_refused(
     assert code == 2
     assert "rank 1 on " in printed
     assert message in printed
-    assert not [*tmp_path.glob("*/.seen-*")]
+    assert not [*tmp_path.glob("*/.claims")]
 
 
 @pytest.mark.real

@@ -11,24 +11,22 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from adapterzoo.errors import UserError
-from adapterzoo.files import cache_folder, read_text, remove_abandoned
+from adapterzoo.files import cache_folder, remove_abandoned
 from adapterzoo.machine import gpu
 from adapterzoo.machine.environment import versions
 from adapterzoo.machine.fresh_process import DONE, FreshProcess
 from adapterzoo.machine.processes import wait_for_any
 from adapterzoo.machine.rank_processes import RankProcesses
+from adapterzoo.results.probe import sees
 from adapterzoo.running.on_ray import files as ray_files
 from adapterzoo.running.on_ray.handler import NodeHandler
 from adapterzoo.running.on_ray.model import SentModel, has_model, receive_model
 
 FOLDERS = "ray"  # in the cache: a folder for each agent that does not see the output folder
-MAX_PROBE_BYTES = 100
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Order:
     packages: Mapping[str, str | None]
     """package -> the version that it must have"""
     probe: tuple[Path, str]
-    """a file in the output folder, and its content, which show whether this node sees the same folder"""
+    """the output folder, and the text in it, which shows whether this node sees the same folder"""
     model: tuple[str, str | None] | None
     """folder of the base model and the digest of its files; None if it comes from a hub"""
     threads: int
@@ -106,7 +104,7 @@ class Agent:
             if model is None:
                 return replace(opened, needs_model=True)
             model_folder = str(receive_model(model))
-        if not _sees(*order.probe):
+        if not (sees(*order.probe) and os.access(order.probe[0], os.W_OK)):
             folders = cache_folder() / FOLDERS
             folders.mkdir(parents=True, exist_ok=True)
             remove_abandoned(folders, "*")
@@ -201,10 +199,3 @@ def _node_id() -> str:
     import ray
 
     return str(ray.get_runtime_context().get_node_id())
-
-
-def _sees(probe: Path, content: str) -> bool:
-    """Tell whether this node sees the output folder, and may write there."""
-    with suppress(OSError, UserError, ValueError):
-        return read_text(probe, MAX_PROBE_BYTES) == content and os.access(probe.parent, os.W_OK)
-    return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections import Counter
 from contextlib import suppress
 from functools import cached_property
@@ -10,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from adapterzoo.errors import UserError
-from adapterzoo.files import write_atomically
 from adapterzoo.machine import stopping
 from adapterzoo.machine.processes import ProcessHandle
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.methods.registry import registry
-from adapterzoo.results.claim_files import CLAIMS, remove_claims
+from adapterzoo.results.claim_files import remove_claims
 from adapterzoo.results.claims import Claims
+from adapterzoo.results.probe import write_probe
 from adapterzoo.running import parallel
 from adapterzoo.running.loading_queue import ItemHandler, LoadingQueue
 from adapterzoo.running.on_ray.agent import Order
@@ -32,7 +31,6 @@ from adapterzoo.running.work_item import EarlierResults, WorkItem
 from adapterzoo.running.worker import Worker
 
 MAX_REPEATS = 3  # how many times an item is done again because its node was lost
-PROBE = f"{CLAIMS}/ray"
 
 
 class RayQueue(LoadingQueue):
@@ -82,7 +80,7 @@ class RayQueue(LoadingQueue):
         location = self.prepared.location
         return Order(
             packages=self._packages,
-            probe=_new_probe(self.store.folder),
+            probe=(self.store.folder, write_probe(self.store.folder)),
             model=(location, self.prepared.weights) if Path(location).is_dir() else None,
             threads=self.threads,
             needs_gpu=self.cluster.gpus_of_a_cell() > 0,
@@ -188,11 +186,3 @@ class RayQueue(LoadingQueue):
         self.idle.clear()
         if self.pool is not None:
             self.pool.close()
-
-
-def _new_probe(folder: Path) -> tuple[Path, str]:
-    """Write a file by which nodes find out whether they see the output folder; return it, and its content."""
-    probe, content = folder / PROBE, uuid.uuid4().hex
-    probe.parent.mkdir(exist_ok=True)
-    write_atomically(probe, content)
-    return probe, content
