@@ -26,7 +26,7 @@ IN_RECIPE = {
 }
 """variable of accelerate -> the names of the same setting in DeepSpeed's file and in ``train``, and its default"""
 UNSET = ("auto", "none", "None")
-"""values by which DeepSpeed's file or accelerate leaves a setting open"""
+"""values by which accelerate leaves a setting open"""
 
 
 def sharding_wanted(train: TrainSection) -> str:
@@ -84,10 +84,22 @@ def _refuse_other_values(train: TrainSection, settings: dict[str, Any]) -> None:
         UserError: there is such a setting.
     """
     for variable, (name, key, default) in IN_RECIPE.items():
-        value, own = str(settings.get(name, os.environ.get(variable, default))), getattr(train, key)
-        if value not in (*UNSET, default, str(own), f"{own:g}"):
+        value = settings[name] if name in settings else _number(os.environ.get(variable, default), default)
+        own = getattr(train, key)
+        if value not in (None, "auto", own):
+            shown = f"{value:g}" if isinstance(value, (int, float)) else repr(value)
             hint = f"Leave {name} out of the config; the recipe says it."
-            raise UserError.at(PLACE, f"has {name}: {value}, and the recipe has train.{key}: {own:g}.", hint)
+            raise UserError.at(PLACE, f"has {name}: {shown}, and the recipe has train.{key}: {own:g}.", hint)
+
+
+def _number(text: str, default: str) -> float | str | None:
+    """Return a variable of accelerate as a number, as accelerate reads it; None if it leaves a setting open."""
+    if text in (*UNSET, default):
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _file_settings() -> dict[str, Any]:

@@ -71,6 +71,31 @@ def test_a_file_of_deepspeed_says_the_stage(tmp_path: Path, monkeypatch: pytest.
     assert sharding_wanted(train()) == "zero3"
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("gradient_accumulation_steps", 1, "1"),
+        ("gradient_accumulation_steps", "2", "'2'"),
+        ("gradient_clipping", "none", "'none'"),
+        ("gradient_clipping", 0.5, "0.5"),
+        ("gradient_accumulation_steps", 2.0, None),
+        ("gradient_clipping", 1, None),
+        ("gradient_clipping", None, None),
+    ],
+)
+def test_a_file_may_only_have_the_numbers_of_the_recipe(
+    name: str, value: object, shown: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeepSpeed takes a value as its file has it: a text is no number, and 1 is a wish."""
+    write_file({"zero_optimization": {"stage": 3}, name: value}, tmp_path, monkeypatch)
+    recipe = train(gradient_accumulation=2, max_grad_norm=1.0)
+    if shown is None:
+        assert sharding_wanted(recipe) == "zero3"
+        return
+    with pytest.raises(UserError, match=f"has {name}: {shown}, and the recipe has train"):
+        sharding_wanted(recipe)
+
+
 def write_file(content: object, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "ds.json").write_text(json.dumps(content))
     monkeypatch.setenv(USE, "true")
