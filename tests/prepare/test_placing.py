@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from tiny import make_mixture
+from mixtures import save_mixture
 
 ON_DISK = ("--set", "model.device_map=auto", "--set", "model.max_memory={cpu: 250kB}")
 
@@ -90,7 +90,7 @@ def test_experts_that_transformers_joins_need_a_folder(
     sets = (
         *ON_DISK,
         "--set",
-        f"model.name={make_mixture(tmp_path / 'moe', tiny_model)}",
+        f"model.name={save_mixture('mixtral', tiny_model, tmp_path / 'moe')}",
         "--set",
         "model.max_memory={cpu: 250kB}",
     )

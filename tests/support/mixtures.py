@@ -34,12 +34,12 @@ def mixture(family: str, vocabulary: int = 128, **changes: Any) -> Any:
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings)).eval()
 
 
-def save_mixture(family: str, tokenizer_folder: Path, folder: Path) -> Path:
+def save_mixture(family: str, tokenizer_folder: Path, folder: Path, **changes: Any) -> Path:
     """Save a tiny mixture of experts with the tokenizer of another model; return its folder."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "eos_token_id", "bos_token_id")}
-    mixture(family, len(tokenizer), **ids).save_pretrained(folder)
+    mixture(family, len(tokenizer), **ids, **changes).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

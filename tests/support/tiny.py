@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 METHODS = ("lora", "qlora", "ia3", "loha", "lokr", "adalora", "oft")
 
@@ -88,16 +87,4 @@ def make_model(folder: Path) -> Path:
     # transformers sets the padding token's embedding to zero; here it is also the end token, which must be learnable.
     torch.nn.init.normal_(model.get_input_embeddings().weight.data[2], std=0.1)
     model.save_pretrained(folder)
-    return folder
-
-
-def make_mixture(folder: Path, tokenizer: Path, **settings: Any) -> Path:
-    """Write a two-layer Mixtral of two experts into a folder, with the tokenizer of another; return the folder."""
-    from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
-
-    sizes = {"hidden_size": 64, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2}
-    loaded = AutoTokenizer.from_pretrained(tokenizer)
-    config = MixtralConfig(vocab_size=len(loaded), num_hidden_layers=2, num_local_experts=2, **sizes, **settings)
-    MixtralForCausalLM(config).save_pretrained(folder)
-    loaded.save_pretrained(folder)
     return folder
