@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from adapterzoo.tokens.chat import with_fixed_date
+from adapterzoo.tokens.template import with_fixed_date
 
 SECONDS = 15.0  # time between two messages about the same requests
 OnProgress = Callable[[int, int], None]

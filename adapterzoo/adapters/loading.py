@@ -104,7 +104,7 @@ def saved_tokenizer(adapter: Adapter) -> Any:
     Raises:
         UserError: it cannot be loaded.
     """
-    from adapterzoo.tokens.encode import load_tokenizer
+    from adapterzoo.tokens.tokenizer import load_tokenizer
 
     saved = adapter.recipe.model.model_copy(update={"revision": None, "padding_token": None})
     try:

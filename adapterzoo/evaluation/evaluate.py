@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from adapterzoo.evaluation.answers import answer, answer_first
-from adapterzoo.evaluation.generation import decoded
+from adapterzoo.evaluation.decoding import decoded
 from adapterzoo.evaluation.likelihood import likelihoods
 from adapterzoo.tasks.batches import hidden_rows
 from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of, needs_answers

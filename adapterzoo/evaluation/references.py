@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from adapterzoo.evaluation.generation import decoded
+from adapterzoo.evaluation.decoding import decoded
 from adapterzoo.metrics.texts import same_text
 from adapterzoo.tasks.evaluation import needs_answers
 from adapterzoo.tasks.examples import EvaluateSettings

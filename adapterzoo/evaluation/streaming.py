@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.evaluation.continuing import AnswerTokens
-from adapterzoo.evaluation.generation import decoded, generated, header_size, readable
+from adapterzoo.evaluation.decoding import decoded, header_size
+from adapterzoo.evaluation.generation import generated, readable
 from adapterzoo.tokens.batches import pad_batch, row_tokens
 
 if TYPE_CHECKING:

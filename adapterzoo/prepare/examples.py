@@ -54,8 +54,8 @@ def encode_data(recipe: Recipe, location: str, config: Any, splits: Splits, say:
         UserError: the model has no usable tokenizer or chat template, or all rows are too long.
     """
     from adapterzoo.evaluation.references import notes_on_references
-    from adapterzoo.tokens.encode import load_tokenizer
     from adapterzoo.tokens.encoded import Encoded
+    from adapterzoo.tokens.tokenizer import load_tokenizer
 
     task, tokenizer = tasks()[recipe.task.name], load_tokenizer(recipe.model, location)
     if not task.causal:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from adapterzoo.data_row import SPLIT_NAMES, DataRow, Places
 from adapterzoo.errors import UserError
-from adapterzoo.model.padding import add_padding_token, choose_padding_id
-from adapterzoo.recipe.schema import ModelSection
+from adapterzoo.model.padding import choose_padding_id
 from adapterzoo.tasks.contract import DataSettings, Rows
 from adapterzoo.terminal import Progress
 from adapterzoo.tokens import shorten
 from adapterzoo.tokens.batches import Tokens
-from adapterzoo.tokens.chat import Chat, Segment, with_template
+from adapterzoo.tokens.chat import Chat, Segment
 from adapterzoo.tokens.encoded import Encoded, Example
 from adapterzoo.tokens.packing import pack, packed_positions
 from adapterzoo.tokens.stored_examples import StoredExamples, StoredPacks
+from adapterzoo.tokens.template import with_template
 
-TEMPLATE_NAME = re.compile(r"[\w.-]*\w[\w.-]*")  # a name of one of several chat templates that can name a file
 MAX_CACHED_CHARACTERS = 10_000  # the tokens of a thousand longer texts would take too much memory
 
 
@@ -214,36 +212,6 @@ class Encoder:
 
     def _has_special_text(self, text: str) -> bool:
         return any(token in text for token in self.tokenizer.all_special_tokens)
-
-
-def load_tokenizer(model: ModelSection, location: str) -> Any:
-    """Return the model's tokenizer.
-
-    Raises:
-        UserError: the tokenizer cannot be loaded, or its files name something that is no tokenizer.
-    """
-    from transformers import AutoTokenizer, PreTrainedTokenizerBase
-
-    from adapterzoo.model.files import never_ask
-
-    never_ask()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            location, revision=model.revision, trust_remote_code=model.trust_remote_code
-        )
-        # transformers takes any of its classes that tokenizer_config.json names.
-        if not isinstance(tokenizer, PreTrainedTokenizerBase):
-            raise ValueError(f"its tokenizer_config.json names {type(tokenizer).__name__}, which is no tokenizer")
-    except Exception as error:  # damaged files, and classes that are no tokenizers, may raise any error
-        from adapterzoo.model.loading_errors import loading_error
-
-        raise loading_error(model, error) from None
-    for name in tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else ():
-        if not TEMPLATE_NAME.fullmatch(name):  # it becomes the name of a file when the tokenizer is saved
-            raise UserError.at(f"model {model.name}", f"has a chat template with the name {name!r}, which is no word.")
-    if model.padding_token is not None:
-        add_padding_token(tokenizer, model.padding_token)
-    return tokenizer
 
 
 def _start_ids(tokenizer: Any) -> list[int]:

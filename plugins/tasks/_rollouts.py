@@ -68,7 +68,8 @@ class Rollouts(Examples):
         """
         import torch
 
-        from adapterzoo.evaluation.generation import decoded, sample
+        from adapterzoo.evaluation.decoding import decoded
+        from adapterzoo.evaluation.generation import sample
 
         options, was_training = self.options, model.training
         by_index = {example.index: example for example in self.train}
@@ -124,7 +125,8 @@ class Rollouts(Examples):
         self, model: Any, settings: EvaluateSettings, *, split: str = "test", prefix: Any = None, shots: bool = False
     ) -> Evaluation:
         """See :meth:`Examples.evaluate`: the greedy answers and their rewards; the loss is a reward's negative."""
-        from adapterzoo.evaluation.generation import decoded, greedy
+        from adapterzoo.evaluation.decoding import decoded
+        from adapterzoo.evaluation.generation import greedy
 
         examples: list[Asked] = getattr(self, split)
         prompts = [example.prompt for example in examples]

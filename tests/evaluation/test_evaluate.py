@@ -38,7 +38,8 @@ def test_a_trained_model_answers_and_stops(write_recipe: Callable[..., Path], tm
 
 def test_answers_do_not_depend_on_the_batch(write_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     from adapterzoo.evaluation import continuing
-    from adapterzoo.evaluation.generation import decoded, generate, greedy
+    from adapterzoo.evaluation.decoding import decoded
+    from adapterzoo.evaluation.generation import generate, greedy
     from adapterzoo.tokens.shared_prefix import SharedPrefix
 
     bench = Bench(write_recipe("lora"))
@@ -72,7 +73,7 @@ def test_right_answers_that_no_model_can_give_are_counted(write_recipe: Callable
 
 
 def test_spaces_before_signs_stay_in_an_answer(write_recipe: Callable[..., Path]) -> None:
-    from adapterzoo.evaluation.generation import decoded
+    from adapterzoo.evaluation.decoding import decoded
 
     bench = Bench(write_recipe("lora"))
     encoded = bench.prepared.encoded

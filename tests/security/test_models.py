@@ -16,7 +16,8 @@ from refusals import refused
 from adapterzoo.data_row import DataRow, Turn
 from adapterzoo.errors import UserError
 from adapterzoo.recipe.schema import DataSection, ModelSection
-from adapterzoo.tokens.encode import Encoder, load_tokenizer
+from adapterzoo.tokens.encode import Encoder
+from adapterzoo.tokens.tokenizer import load_tokenizer
 
 Bomb = Callable[[Path], None]
 OWN_CODE = """\

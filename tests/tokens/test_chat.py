@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from adapterzoo.data.split import Splits
 from adapterzoo.data_row import DataRow, Turn
 from adapterzoo.errors import UserError
-from adapterzoo.evaluation.generation import decoded
+from adapterzoo.evaluation.decoding import decoded
 from adapterzoo.recipe.schema import DataSection
 from adapterzoo.tokens.encode import Encoder
 
