@@ -14,7 +14,8 @@ from adapterzoo.methods.registry import registry
 from adapterzoo.prepare.plan import BASE_LABEL
 from adapterzoo.recipe.reading import kept_recipe
 from adapterzoo.results.identity import identity_hash
-from adapterzoo.results.result import RESULT, DamagedResultError, Result, read_result
+from adapterzoo.results.reading import DamagedResultError, read_result
+from adapterzoo.results.result import RESULT, Result
 from adapterzoo.results.store import Store
 from adapterzoo.results.suitable import check_recipe
 

@@ -18,7 +18,8 @@ from adapterzoo.recipe import document
 from adapterzoo.recipe.reading import require_trust
 from adapterzoo.recipe.schema import Recipe
 from adapterzoo.results.intact import changed_files
-from adapterzoo.results.result import Result, StoredResults, read_results
+from adapterzoo.results.reading import StoredResults, read_results
+from adapterzoo.results.result import Result
 from adapterzoo.results.store import ADAPTER, RECIPE
 
 Say = Callable[[str], None]

@@ -113,7 +113,7 @@ def _table(folder: Path, repository: str, licence: str | None, with_predictions:
     """Return what publishes a comparison."""
     from adapterzoo.adapters.finding import stored_recipe
     from adapterzoo.publishing.table_folder import TableSettings, table_marker, write_table
-    from adapterzoo.results.result import read_results
+    from adapterzoo.results.reading import read_results
     from adapterzoo.running.progress import reporter
 
     read_results(folder)

@@ -11,7 +11,7 @@ from adapterzoo.comparison.comparison import NO_COLUMNS, Block, Comparison
 from adapterzoo.comparison.order import HIGHER, better, metric_columns
 from adapterzoo.errors import UserError, did_you_mean
 from adapterzoo.results.note import run_times, unfinished
-from adapterzoo.results.result import read_results
+from adapterzoo.results.reading import read_results
 from adapterzoo.results.row import Row
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from adapterzoo.recipe.schema import Recipe
 from adapterzoo.report import page
 from adapterzoo.report.text import json_text, markdown
 from adapterzoo.results.intact import changed_records, read_lines
-from adapterzoo.results.result import read_results
+from adapterzoo.results.reading import read_results
 from adapterzoo.results.store import PREDICTIONS
 from adapterzoo.terminal import escape_markdown
 

@@ -12,7 +12,8 @@ from adapterzoo.errors import UserError
 from adapterzoo.report import page
 from adapterzoo.results.note import NOTE, UNREADABLE, read_note
 from adapterzoo.results.progress import CellProgress, read_progress
-from adapterzoo.results.result import RESULT, read_results
+from adapterzoo.results.reading import read_results
+from adapterzoo.results.result import RESULT
 from adapterzoo.terminal import clean, counted, duration
 
 

@@ -13,7 +13,7 @@ from adapterzoo.digests import DIGEST, is_intact, signed
 from adapterzoo.files import read_text, write_atomically
 
 if TYPE_CHECKING:
-    from adapterzoo.results.result import StoredResults
+    from adapterzoo.results.reading import StoredResults
 
 NOTE = ".adapterzoo.json"
 TIMES = "times"  # key for the times of the last run into the folder

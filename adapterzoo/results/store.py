@@ -22,13 +22,8 @@ from adapterzoo.machine.stopping import StoppedError
 from adapterzoo.results.claim_files import is_overtaken, live_claim, remove_claims
 from adapterzoo.results.identity import identity_hash
 from adapterzoo.results.note import TIMES, UNREADABLE, read_note, write_note
-from adapterzoo.results.result import (
-    RESULT,
-    Result,
-    StoredResults,
-    result_text,
-    stored_results,
-)
+from adapterzoo.results.reading import StoredResults, stored_results
+from adapterzoo.results.result import RESULT, Result, result_text
 from adapterzoo.results.suitable import LOCK, readable_results, unusable
 
 PREDICTIONS = "predictions.jsonl"

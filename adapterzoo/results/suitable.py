@@ -13,7 +13,8 @@ from adapterzoo.errors import UserError, is_disk_full
 from adapterzoo.files import temporary_path
 from adapterzoo.results.identity import differences, identity_hash, without_changeable
 from adapterzoo.results.note import NOTE, UNREADABLE, read_note
-from adapterzoo.results.result import RESULT, Result, read_results, refuse_links
+from adapterzoo.results.reading import read_results, refuse_links
+from adapterzoo.results.result import RESULT, Result
 
 LOCK = ".lock"
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from adapterzoo.errors import UserError
 from adapterzoo.prepare.plan import Cell, MethodCell
-from adapterzoo.results.result import RESULT, read_result
+from adapterzoo.results.reading import read_result
+from adapterzoo.results.result import RESULT
 from adapterzoo.results.store import CHECKPOINTS
 from adapterzoo.running.schedule import Schedule
 from adapterzoo.training import checkpoints

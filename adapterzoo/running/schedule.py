@@ -14,7 +14,8 @@ from adapterzoo.prepare.settings import with_settings
 from adapterzoo.results.claim_files import CellKey
 from adapterzoo.results.claims import Claims
 from adapterzoo.results.intact import changed_files, changed_records
-from adapterzoo.results.result import RESULT, Result, Tuning, read_result
+from adapterzoo.results.reading import read_result
+from adapterzoo.results.result import RESULT, Result, Tuning
 from adapterzoo.results.store import ADAPTER, Store
 from adapterzoo.running.of_base import OfBase
 from adapterzoo.running.reporter import Reporter

@@ -187,7 +187,7 @@ def test_only_what_is_missing_or_has_changed_is_measured(
     from dataclasses import replace
 
     from adapterzoo.results.adapter_folder import adapter_files
-    from adapterzoo.results.result import read_result
+    from adapterzoo.results.reading import read_result
     from adapterzoo.results.store import Store
 
     assert measured.exit_code == 0, measured.output

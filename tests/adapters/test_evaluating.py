@@ -18,7 +18,7 @@ from task_runs import write_recipe as write_task_recipe
 from tiny import METHODS, RECIPE, past
 
 from adapterzoo.results.adapter_folder import adapter_files
-from adapterzoo.results.result import read_result
+from adapterzoo.results.reading import read_result
 from adapterzoo.results.store import Store
 
 NEW_VERBS = ("bark", "bolt", "camp", "dine", "doze", "fish", "glue", "hire", "iron", "joke", "knit", "lick", "mend")

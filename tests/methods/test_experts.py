@@ -114,7 +114,8 @@ def test_a_model_without_experts_is_named(write_recipe: Callable[..., Path], ada
 def test_results_from_before_an_option_existed_still_count(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
 ) -> None:
-    from adapterzoo.results.result import read_result, result_text
+    from adapterzoo.results.reading import read_result
+    from adapterzoo.results.result import result_text
 
     out = tmp_path / "o"
     assert adapterzoo("run", write_recipe("lora", "jobs: 0\n"), "--out", out).exit_code == 0

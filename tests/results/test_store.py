@@ -10,7 +10,8 @@ import pytest
 from adapterzoo import compare
 from adapterzoo.errors import UserError
 from adapterzoo.results.identity import identity_hash, recipe_identity
-from adapterzoo.results.result import RESULT, Result, read_results
+from adapterzoo.results.reading import read_results
+from adapterzoo.results.result import RESULT, Result
 from adapterzoo.results.store import Store
 from adapterzoo.results.suitable import check_recipe
 

@@ -27,7 +27,7 @@ from adapterzoo.recipe.reading import load_recipe
 from adapterzoo.results.claims import Claims
 from adapterzoo.results.identity import recipe_identity
 from adapterzoo.results.note import NOTE
-from adapterzoo.results.result import DamagedResultError, read_result
+from adapterzoo.results.reading import DamagedResultError, read_result
 from adapterzoo.results.store import Store
 from adapterzoo.results.suitable import check_recipe
 from adapterzoo.running.reporter import Reporter

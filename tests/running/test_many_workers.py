@@ -11,7 +11,8 @@ from cluster import Cluster, Settings
 
 from adapterzoo.results.claim_files import ClaimFolder, claim_path, remove_claims
 from adapterzoo.results.claims import SharedClaims
-from adapterzoo.results.result import Result, read_result
+from adapterzoo.results.reading import read_result
+from adapterzoo.results.result import Result
 from adapterzoo.results.store import Store
 
 CELL = ("lora", 0)

@@ -20,7 +20,8 @@ from adapterzoo.digests import file_digest
 from adapterzoo.errors import AdapterzooError
 from adapterzoo.methods.contract import Context
 from adapterzoo.methods.registry import registry
-from adapterzoo.results.result import read_result, result_text
+from adapterzoo.results.reading import read_result
+from adapterzoo.results.result import result_text
 from adapterzoo.training import checkpoints
 
 Bomb = Callable[[Path], None]

@@ -16,7 +16,7 @@ from refusals import refused
 from written import write
 
 from adapterzoo.results.intact import changed_files
-from adapterzoo.results.result import read_result
+from adapterzoo.results.reading import read_result
 from adapterzoo.results.suitable import check_recipe
 
 FORMATS = ("table", "markdown", "csv", "json", "html")

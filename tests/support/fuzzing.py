@@ -207,7 +207,7 @@ def _compare(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def read_note(folder: Path, content: bytes) -> None:
     from adapterzoo.results.note import run_times, unfinished
-    from adapterzoo.results.result import StoredResults
+    from adapterzoo.results.reading import StoredResults
     from adapterzoo.results.store import Store
     from adapterzoo.results.suitable import check_recipe
 

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from adapterzoo.model.row_attention import ROW_LENGTHS, add_row_attention, has_row_attention
-from adapterzoo.results.result import RESULT, read_result
+from adapterzoo.results.reading import read_result
+from adapterzoo.results.result import RESULT
 from adapterzoo.tokens.batches import Tokens, pad_batch
 from adapterzoo.tokens.joining_check import reason_not_to_join, reason_not_to_train_joined
 from adapterzoo.tokens.shared_prefix import (
