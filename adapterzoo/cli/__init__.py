@@ -50,8 +50,7 @@ class _Group(click.Group):
                 # The program that reads the output has ended, which is not an error.
                 sys.stderr.close()
                 sys.exit(0)
-            reason = f"{error.filename or 'output'}: {error.strerror or error}"
-            stderr().print(safe("error: ", "bold red").append_text(safe(reason)), soft_wrap=True)
+            stderr().print(safe("error: ", "bold red").append_text(safe(_reason(error))), soft_wrap=True)
             if context.params.get("debug"):
                 traceback.print_exc()
             sys.exit(1)
@@ -63,9 +62,17 @@ class _Group(click.Group):
         except (click.exceptions.Exit, click.Abort):
             raise
         except (Exception, AloneError) as error:
-            why = str(error) if isinstance(error, (UserError, click.ClickException)) else failure_reason(error)
-            launcher.report_failure(f"error: {why}")
+            launcher.report_failure(f"error: {_reason(error)}")
             raise
+
+
+def _reason(error: BaseException) -> str:
+    """Return the reason of an error as it is shown at a terminal."""
+    if isinstance(error, (UserError, click.ClickException)):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or 'output'}: {error.strerror or error}"
+    return failure_reason(error)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -79,6 +79,11 @@ def failing_together() -> Iterator[None]:
     settle()
 
 
+def says_lost(error: BaseException) -> bool:
+    """Tell whether an error only says that another rank has died."""
+    return any(words in str(error).lower() for words in LOST)
+
+
 def wait_if_lost(error: BaseException) -> None:
     """Wait to be ended after an error that only says that another rank has died: whoever ends this rank knows why.
 
@@ -86,7 +91,7 @@ def wait_if_lost(error: BaseException) -> None:
         StoppedError: it was asked to stop meanwhile, as a launcher asks.
     """
     begun = time.monotonic()
-    while ranks.count() > 1 and any(words in str(error).lower() for words in LOST):
+    while ranks.count() > 1 and says_lost(error):
         if stopping.asked():
             raise StoppedError from error
         if time.monotonic() - begun > SECONDS_TO_BE_ENDED:

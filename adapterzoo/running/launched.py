@@ -116,7 +116,7 @@ def follow_run(recipe: Recipe, out: Path, methods: Sequence[str] = (), seeds: Se
             raise
         except (Exception, AloneError) as error:  # another rank has died, or this one failed alone: all are ended
             say("")  # name a lost rank here, because the launcher may not have asked this one to stop yet
-            if not launcher.lost():
+            if not settling.says_lost(error):
                 launcher.report_failure(f"error: {failure_reason(error)}")
             _print_error()
             os._exit(1)

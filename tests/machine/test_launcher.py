@@ -55,7 +55,7 @@ def test_torchrun_prints_the_reason_where_it_prints_a_traceback(
     [
         (UserError.at("my.yaml:3", "unknown key"), "error: my.yaml:3: unknown key"),
         (click.UsageError("no such option"), "error: no such option"),
-        (OSError(errno.ENOSPC, "No space left"), "error: the disk is full: [Errno 28] No space left"),
+        (OSError(errno.ENOSPC, "No space left", "out/x"), "error: out/x: No space left"),
         (ValueError("only here"), "error: ValueError: only here"),
         (click.exceptions.Exit(0), None),
     ],

@@ -60,8 +60,11 @@ def launched_run(recipe: Path, *arguments: object, reports: Path) -> dict[int, s
         CliRunner().invoke(main, ["run", str(recipe), *QUIET, *map(str, arguments)])
 
     processes = forked_ranks(2, run, 1)
+    assert isinstance(processes, RankProcesses)
     while processes.alive:
         wait_for_any([processes])
+    for rank in processes._ranks:
+        rank.wait()
     found = {number: reports / name for number, name in enumerate(names) if (reports / name).exists()}
     return {number: json.loads(file.read_text())["message"]["message"] for number, file in found.items()}
 
@@ -143,6 +146,7 @@ def test_under_a_launcher_a_failure_of_rank_0_alone_is_the_reason_of_its_row_and
     failed = result(tmp_path / "o", "lora")
     assert (failed["status"], failed["error"]) == ("failed", "ValueError: only here")
     assert reports[0].startswith("error: lora, seed 0: ValueError: only here. Rank 0 alone has failed")
+    assert list(reports) == [0], "that the other rank has lost this one is no reason"
 
 
 def test_under_a_launcher_the_report_has_the_reason_of_another_rank_that_failed_alone(
