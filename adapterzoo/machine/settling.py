@@ -17,8 +17,11 @@ from adapterzoo.machine.stopping import StoppedError
 SECONDS_TO_BE_ENDED = 60.0
 """how long a rank with an error waits for the others, or for being ended by whoever has started it"""
 LOOK_SECONDS = 0.1
-LOST = ("connection closed by peer", "connection reset by peer", "broken pipe", "socketpollconnect", "gloo")
-"""words in the errors of a rank that waits for one that has died"""
+LOST = (
+    "connection closed by peer", "connection reset by peer", "broken pipe", "socketpollconnect", "gloo",
+    "connection was likely closed", "ncclremoteerror",
+)  # fmt: skip
+"""words in the errors of a rank that waits for one that has died: gloo's, those of torch's store, and NCCL's"""
 
 _connection: Any = None
 """connection of all ranks for :func:`settle` alone, so that nothing else waits there"""
