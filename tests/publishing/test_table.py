@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,10 @@ def test_the_rows_are_read_as_a_dataset(
     assert "adapterzoo" in card.data.tags
     assert "\n| lora |" in card.text
     assert "The test rows and the answers to them are not published." in card.text
+    own, published = adapterzoo("compare", run_folder, "--format", "html").stdout, files["comparison.html"].decode()
+    differences = [re.findall(r'<script[^>]*id="differences">.*?</script>', text) for text in (own, published)]
+    assert '"exact_match"' in differences[0][0]
+    assert differences[0] == differences[1]
 
 
 def test_predictions_are_published_on_request(run_folder: Path, adapterzoo: Adapterzoo, tmp_path: Path) -> None:
