@@ -168,7 +168,8 @@ def mark(comparison: Comparison, block: Block, row: Row, column: Column) -> str:
         # A single row is not marked, because there is no row that it could be better than.
         if tied is None or sum(column.name in compared.metrics for compared in block.rows) < 2:
             return ""
-        return TIED if tied else BEST if _is_best(comparison, block.rows, row, column) else ""
+        # Two scores that look the same may still be known to differ, so compare them with all their digits.
+        return TIED if tied else BEST if _is_best(comparison, block.rows, row, replace(column, show=repr)) else ""
     if row.method is None or not row.metrics or block.costs_differ:
         return ""  # the untouched base model has no training costs to compare
     if column.name in ("trainable_params", "share") and row.budget is not None:

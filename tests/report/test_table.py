@@ -99,6 +99,15 @@ def test_a_best_row_that_is_not_tied_is_marked(tmp_path: Path) -> None:
     assert "match: a is the best, and no other row is tied with it" in printed
 
 
+def test_a_score_that_only_looks_like_the_best_is_not_marked(tmp_path: Path) -> None:
+    right = [index % 3 > 0 for index in range(100)]
+    for label, more in (("lora", 0.0), ("ia3", 0.0004)):
+        write(tmp_path, label, right, losses=[1.001 + index / 100 + more * (1 + index % 2) for index in range(100)])
+    lines = shown(compare(tmp_path, sort="test_loss"), 80).splitlines()
+    losses = {line.split()[0]: line.split()[1] for line in lines if line.startswith(("lora ", "ia3 "))}
+    assert losses == {"lora": "0.748*", "ia3": "0.748"}, "all 100 test examples show that ia3 is worse"
+
+
 def test_the_number_of_seeds_is_below_the_table(tmp_path: Path) -> None:
     results(tmp_path, seeds=3)
     assert "intervals over 3 seeds and 300 test examples" in " ".join(shown(compare(tmp_path), 80).split())
