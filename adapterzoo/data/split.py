@@ -80,6 +80,7 @@ def load_splits(
         what = "is never read: data.split.train names files of its own."
         raise UserError.at("data.source", what, "Leave one of them out.")
     rows = _without_duplicates({name: splits.get(name, []) for name in SPLIT_NAMES}, data, say)
+    _count_known_prompts(rows, say)
     if len(set(found)) > 1:
         what = f"the splits have different formats: {', '.join(found)}."
         raise UserError.at("data.split", what, "Set data.format and data.columns.")
@@ -165,10 +166,6 @@ def _without_duplicates(
     train, *held_out = (content_digests(splits[name]) for name in SPLIT_NAMES)
     is_repeated = is_in(train, numpy.concatenate(held_out))
     repeated = int(is_repeated.sum())
-    prompts = prompt_digests(splits["train"])
-    known = int(is_in(prompt_digests(splits["test"]), prompts).sum()) if not repeated else 0
-    if known and (prompts != text_digest("")).any():
-        say(f"data: {known} of {len(splits['test'])} test rows have a prompt that is in train with another answer")
     if not repeated:
         return splits
     many = f"{repeated} of {len(splits['train'])} training rows are in validation or test too"
@@ -187,6 +184,15 @@ def _without_duplicates(
     if not kept:
         raise UserError.at("data.split", "all training rows are in validation or test too.", "Give other files.")
     return {**splits, "train": kept}
+
+
+def _count_known_prompts(splits: Mapping[str, Sequence[DataRow]], say: Callable[[str], None]) -> None:
+    """Say how many test rows have a prompt that is in train with another answer, but are not in train themselves."""
+    train, test = splits["train"], splits["test"]
+    prompts = prompt_digests(train)
+    is_known = is_in(prompt_digests(test), prompts) & ~is_in(content_digests(test), content_digests(train))
+    if is_known.any() and (prompts != text_digest("")).any():
+        say(f"data: {is_known.sum()} of {len(test)} test rows have a prompt that is in train with another answer")
 
 
 def _also_in(splits: Mapping[str, Sequence[DataRow]], digest: bytes, digests: Sequence[numpy.ndarray]) -> str:
