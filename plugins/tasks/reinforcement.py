@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from adapterzoo_plugins.tasks._lines import line_problems
 from adapterzoo_plugins.tasks._policy_losses import ReinforcementOptions
 from adapterzoo_plugins.tasks._prompts import PROMPT, encode_prompts
 from adapterzoo_plugins.tasks._rewarding import failures
@@ -62,6 +63,7 @@ class Reinforcement(Task[ReinforcementOptions]):
                 Problem(where, f"'{name}' compares answers with the right ones, and {alone.place} has none.", hint)
                 for where, name in compared
             ]
+        problems += line_problems(rows, metrics) + line_problems(rows, [*options.rewards], "task.rewards")
         return problems or [*failures(rows.train[:TRIED], options)]
 
     def encode(self, given: EncodeInput[ReinforcementOptions]) -> Rollouts:

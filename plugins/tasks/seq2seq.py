@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from adapterzoo_plugins.tasks._lines import line_problems
+
 from adapterzoo import Options, Problem, Task, UserError, hookimpl
 from adapterzoo.data_row import SPLIT_NAMES, DataRow
 from adapterzoo.formats import FORMATS
@@ -197,6 +199,7 @@ class Seq2Seq(Task[Options]):
             what = f"{len(empty)} rows have no question."
             hint = "Only data.template can leave it out: write a column before the answer that is not empty."
             problems.append(Problem("data.template", what, hint))
+        problems += line_problems(rows, metrics)
         label = label_of(metrics)
         return problems + (unknown_labels(rows, label, "evaluate.metrics") if label else [])
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+from adapterzoo_plugins.tasks._lines import line_problems
+
 from adapterzoo import Options, Problem, Task, hookimpl
 from adapterzoo.errors import UserError
 from adapterzoo.formats import FORMATS
@@ -76,7 +78,8 @@ class Supervised(Task[Options]):
     def problems(self, rows: Rows, options: Options, metrics: Sequence[str]) -> list[Problem]:
         """See :meth:`Task.problems`."""
         label = label_of(metrics)
-        return unknown_labels(rows, label, "evaluate.metrics") if label else []
+        problems: list[Problem] = line_problems(rows, metrics)
+        return problems + (unknown_labels(rows, label, "evaluate.metrics") if label else [])
 
     def encode(self, given: EncodeInput[Options]) -> Answers:
         """See :meth:`Task.encode`."""

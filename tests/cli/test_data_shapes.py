@@ -103,6 +103,27 @@ def test_labels_that_are_only_in_the_test_rows_are_refused(run: Callable[..., An
     assert "12 labels are only in the test rows: no method can know them." in text
 
 
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        (("evaluate.metrics=[squad_f1]",), "evaluate.metrics"),
+        (("task={name: reinforcement, rewards: [squad_f1]}", "evaluate.metrics=[mean_reward]"), "task.rewards"),
+    ],
+)
+def test_a_line_of_an_answer_does_not_count_as_the_answer(
+    settings: tuple[str, ...], key: str, run: Callable[..., Any]
+) -> None:
+    data = [{"prompt": f"q{n}", "answer": f"Mix {n} eggs.\nBake them."} for n in range(40)]
+    if key == "evaluate.metrics":
+        data = [{"question": row["prompt"], "answer": row["answer"]} for row in data]
+    refused, *_ = run(data, *settings, "evaluate.shots=0", "evaluate.base=false")
+    assert refused.exit_code == 2
+    text = " ".join(refused.stderr.split())
+    assert f"{key}: 'squad_f1' takes each line of an answer for a right answer of its own" in text
+    assert "Choose from: exact_match, rouge, bleu, chrf." in text
+    assert "rows.jsonl:" in text
+
+
 def test_unknown_metrics_are_reported(run: Callable[..., Any]) -> None:
     refused, *_ = run([{"question": "q", "answer": "a"}], "evaluate.metrics=[exactmatch, los]")
     assert refused.exit_code == 2

@@ -9,6 +9,7 @@ from collections import Counter
 from adapterzoo.hookspecs import hookimpl
 from adapterzoo.metrics.contract import ColumnStyle, Metric
 
+METRICS = ("squad_em", "squad_f1")
 SEPARATOR = "\n"
 """stands between several references in one text; an empty text means that the right answer is none"""
 ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -50,7 +51,8 @@ def adapterzoo_metrics() -> list[Metric]:
     exact_style = ColumnStyle("EM", ".3f", "EM: share of answers that are one of the references, as in SQuAD", (0, 1))
     summary = "Mean F1 of the words shared with the best reference (0 to 1); normalised like squad_em"
     f1_style = ColumnStyle("word F1", ".3f", "word F1: words shared with the best reference, as in SQuAD", (0, 1))
+    em_name, f1_name = METRICS
     return [
-        Metric("squad_em", exact, styles={"squad_em": exact_style}),
-        Metric("squad_f1", f1, summary, styles={"squad_f1": f1_style}),
+        Metric(em_name, exact, styles={em_name: exact_style}),
+        Metric(f1_name, f1, summary, styles={f1_name: f1_style}),
     ]
