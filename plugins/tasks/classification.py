@@ -200,7 +200,8 @@ class Classification(Task[ClassificationOptions]):
             split: read_texts(tokenizer, getattr(rows, split), target, given.data.max_length, split, given.say)
             for split in ("train", "validation", "test")
         }
-        known = [example for example in splits["validation"] if example.target != -100]
+        # In place of a label, -100 means that no training row has it; as a number, it means itself.
+        known = [example for example in splits["validation"] if kind != "one" or example.target != -100]
         if dropped := len(splits["validation"]) - len(known):
             given.say(f"data: {dropped} rows of validation dropped: no training row has their label")
         shown = f"{len(names)} labels: {', '.join(names[:MAX_SHOWN])}{', ...' if len(names) > MAX_SHOWN else ''}"

@@ -89,6 +89,16 @@ def test_losses_and_adapter_are_those_of_a_plain_script(
     assert_trains_like_a_plain_script(bench, plain, "score", tmp_path)
 
 
+def test_a_number_that_is_torchs_sign_for_no_label_is_a_number(
+    recipe: Callable[..., Path], adapterzoo: Callable[..., Result], no_weights: None
+) -> None:
+    path = recipe(texts(lambda n: (-100, -40)[n % 2]), task="{name: classification, labels: number}")
+    done = adapterzoo("check", path, "--set", "data.split={train: 0.5, validation: 0.25, test: 0.25}")
+    assert done.exit_code == 0, done.output
+    assert "30 train, 15 validation, 15 test rows" in " ".join(done.output.split()), done.output
+    assert "dropped" not in done.output
+
+
 @pytest.mark.parametrize(
     ("label", "task", "wanted"),
     [
