@@ -81,7 +81,8 @@ class Shaper:
                 raise BadRowError(
                     f"'{column}' is {kind} here and {first[0]} in {first[1]}.", "Write it the same way in all rows."
                 )
-        group = None if self.group_by is None else text_of(cells.get(self.group_by), self.group_by)
+        # Rows with an empty cell have nothing in common, so they are no group.
+        group = None if self.group_by is None else text_of(cells.get(self.group_by), self.group_by).strip() or None
         if self._example_template or (self._prompt_template and self.format.answer is None):
             return DataRow(tuple(self._raw_turns(cells, format_cells)), raw=True, place=place, group=group)
         turns = self._turns(format_cells)

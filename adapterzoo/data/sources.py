@@ -18,7 +18,7 @@ from adapterzoo.recipe.files import BUILDERS, DELIMITERS, JSON
 from adapterzoo.recipe.schema import DataSection
 
 # Raise the version when a change in the code makes other rows of the same file.
-VERSION = 1
+VERSION = 2
 MIN_KEPT_BYTES = 2**23  # compressed, this may be more than what is kept in memory
 OTHER_SETTINGS = {"source", "split", "max_length", "truncate", "packing", "loss_on", "chat_template"}
 """settings of the recipe's data section that do not change the rows"""

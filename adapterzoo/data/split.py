@@ -122,7 +122,7 @@ def split_rows(
         first = after
     for name in SPLIT_NAMES:
         if shares[name] and not splits[name]:
-            kind = "groups" if rows and rows[0].group is not None else "different prompts"
+            kind = "groups" if any(row.group is not None for row in rows) else "different prompts"
             raise UserError.at(
                 source,
                 f"{len(starts)} {kind} are too few: split.{name} = {shares[name]:g} leaves none for {name}.",

@@ -72,6 +72,18 @@ def test_rows_of_a_group_stay_in_one_split(tmp_path: Path) -> None:
         load(tmp_path, source=source, filter={"document": "doc3"}, split={"group_by": "document"})
 
 
+def test_rows_without_a_group_are_no_group(tmp_path: Path) -> None:
+    rows = [(f"q{i}", f"a{i}", "" if i % 5 < 2 else f"doc{i % 40}") for i in range(200)]
+    source = write(tmp_path / "x.csv", *rows, header="question,answer,document")
+    shares = {"train": 0.8, "validation": 0.1, "test": 0.1}
+    for seed in (4, 5):
+        split = load(tmp_path, source=source, split={**shares, "group_by": "document", "seed": seed})
+        sizes = [len(part) for part in (split.train, split.validation, split.test)]
+        assert sum(sizes) == 200
+        assert sizes[1] < 30, "80 rows have no document; as one group, all of them were validation rows"
+        assert sizes[2] < 30
+
+
 def test_splits_from_their_own_files(tmp_path: Path) -> None:
     train = [write(tmp_path / f"t{n}.csv", *((f"q{n}{i}", "a") for i in range(10))) for n in (1, 2)]
     test = [write(tmp_path / "test.csv", ("x", "y"))]
