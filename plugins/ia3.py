@@ -71,7 +71,7 @@ class Ia3(PeftMethod[Ia3Options]):
         targets = options.target_modules or _default_targets(model) or []
         feed_forward = options.feedforward_modules
         if feed_forward is None:
-            feed_forward = [name for name in targets if name in FEED_FORWARD]
+            feed_forward = [name for name in targets if f".{name}".endswith(tuple(f".{end}" for end in FEED_FORWARD))]
         return IA3Config(target_modules=targets, feedforward_modules=feed_forward)
 
     def wrap(self, model: Any, options: Ia3Options, context: Context) -> nn.Module:

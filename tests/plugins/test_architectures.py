@@ -71,6 +71,16 @@ def test_ia3_rescales_keys_values_and_the_feed_forwards_second_layer(family: str
     assert attention == LAYERS * 2 * keys, "keys and values, and no query"
 
 
+@pytest.mark.parametrize("down", ["down_proj", "mlp.down_proj"])
+def test_ia3_knows_the_feed_forward_by_the_end_of_its_name(down: str) -> None:
+    model, method = tiny("llama"), registry()["ia3"]
+    options = method.options(target_modules=["self_attn.k_proj", "v_proj", down])
+    assert method.problems(model, options, CONTEXT) == []
+    names = trained_parameters(method.wrap(model, options, CONTEXT))
+    sizes = {factors.numel() for name, factors in names.items() if ".mlp." in name}
+    assert sizes == {INNER}, "its input is rescaled, not its output"
+
+
 def test_ia3_refuses_an_architecture_with_unknown_names() -> None:
     model, method = tiny("llama"), registry()["ia3"]
     for layer in model.model.layers:
