@@ -12,7 +12,7 @@ from adapterzoo.adapters.finding import Adapter, Say, check_files, find_adapters
 from adapterzoo.adapters.loading import apply_adapter, check_model
 from adapterzoo.data.row_content import is_in
 from adapterzoo.data.rows import read_rows
-from adapterzoo.data.split import Splits, fingerprint, load_splits
+from adapterzoo.data.split import Splits, count_known_prompts, fingerprint, load_splits
 from adapterzoo.data.stored_rows import content_digests, select
 from adapterzoo.errors import Problem, UserError
 from adapterzoo.machine.quiet import quiet_libraries
@@ -153,6 +153,7 @@ class Measuring:
                 rows = select(rows, (~is_known).nonzero()[0])
             if not rows:
                 raise UserError.at(f"--data {', '.join(data.sources)}", "all rows were trained on.", "Give other data.")
+        count_known_prompts(train, rows, say)
         splits = Splits(train, [], rows, fingerprint([train, [], rows]), form)
         recipe = recipe.model_copy(update={"data": data.model_copy(update={"format": form})})
         return fit_recipe(recipe, task, splits, say), splits

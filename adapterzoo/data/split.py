@@ -80,7 +80,7 @@ def load_splits(
         what = "is never read: data.split.train names files of its own."
         raise UserError.at("data.source", what, "Leave one of them out.")
     rows = _without_duplicates({name: splits.get(name, []) for name in SPLIT_NAMES}, data, say)
-    _count_known_prompts(rows, say)
+    count_known_prompts(rows["train"], rows["test"], say)
     if len(set(found)) > 1:
         what = f"the splits have different formats: {', '.join(found)}."
         raise UserError.at("data.split", what, "Set data.format and data.columns.")
@@ -186,9 +186,8 @@ def _without_duplicates(
     return {**splits, "train": kept}
 
 
-def _count_known_prompts(splits: Mapping[str, Sequence[DataRow]], say: Callable[[str], None]) -> None:
+def count_known_prompts(train: Sequence[DataRow], test: Sequence[DataRow], say: Callable[[str], None]) -> None:
     """Say how many test rows have a prompt that is in train with another answer, but are not in train themselves."""
-    train, test = splits["train"], splits["test"]
     prompts = prompt_digests(train)
     is_known = is_in(prompt_digests(test), prompts) & ~is_in(content_digests(test), content_digests(train))
     if is_known.any() and (prompts != text_digest("")).any():

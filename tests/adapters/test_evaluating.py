@@ -146,6 +146,11 @@ def test_rows_that_were_trained_on_are_refused(out: Path, adapterzoo: Callable[.
     done = adapterzoo("evaluate", out, "--data", data, *keep)
     assert done.exit_code == 0, done.output
     assert "of 22 rows were trained on, and are kept" in " ".join(done.stderr.split())
+    data = write_rows(tmp_path / "other.csv", [(verb, "another answer") for verb, _ in rows])
+    done = adapterzoo("evaluate", out, "--data", data)
+    assert done.exit_code == 0, done.output
+    known = len({verb for verb, _ in rows} - asked)
+    assert f"{known} of 9 test rows have a prompt that is in train with another answer" in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize("shots", [0, 2])
