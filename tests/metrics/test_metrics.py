@@ -168,6 +168,15 @@ def test_the_references_decide_on_the_tokenizer_of_bleu(references: list[str], t
     assert bleu.tokenizer(references) == tokenizer
 
 
+def test_one_long_answer_does_not_change_how_all_short_ones_are_scored() -> None:
+    right = [("has gone", "has gone")] * 99
+    short, long = (
+        split_score("bleu", [*right, ("has gone", answer)])["bleu"] for answer in ("goes", "he was going home")
+    )
+    assert short > 99
+    assert long > 95, "it was 49, because of sequences of four words, which no right answer has"
+
+
 def test_bleu_compares_chinese_and_japanese_characters() -> None:
     for reference, answer in (("猫坐在垫子上", "猫坐在椅子上"), ("猫はマットの上", "猫はマットの下")):
         assert 20 < split_score("bleu", [(reference, answer)])["bleu"] < 90

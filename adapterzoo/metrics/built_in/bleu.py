@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from sacrebleu import BLEU
 
 
+MAX_ORDER = 4
+"""largest number of words in a sequence, as in the paper"""
+
+
 def tokenizer(references: Sequence[str]) -> str:
     """Return sacrebleu's name of the tokenizer for these references; it does not depend on the answers.
 
@@ -33,12 +37,18 @@ def tokenizer(references: Sequence[str]) -> str:
 
 
 @cache
-def _bleu(tokenize: str) -> BLEU:
+def _bleu(tokenize: str, longest: int = MAX_ORDER) -> BLEU:
+    """Return sacrebleu's BLEU.
+
+    Args:
+        tokenize: name of the tokenizer.
+        longest: largest number of words in a sequence.
+    """
     from sacrebleu import BLEU
 
     # Without effective_order, a test split scores 0 if no answer has four words, even if all are right. If an
     # answer has four words, effective_order changes nothing. force silences a warning about answers that end in " .".
-    return BLEU(tokenize=tokenize, effective_order=True, force=True)
+    return BLEU(tokenize=tokenize, max_ngram_order=longest, effective_order=True, force=True)
 
 
 def bleu(reference: str, answer: str) -> float:
@@ -47,8 +57,15 @@ def bleu(reference: str, answer: str) -> float:
 
 
 def corpus_bleu(references: Sequence[str], answers: Sequence[str]) -> float:
-    """Return the BLEU of the whole test split, which is not the mean over its sentences."""
-    return float(_bleu(tokenizer(references)).corpus_score(answers, [references]).score)
+    """Return the BLEU of the whole test split, which is not the mean over its sentences.
+
+    Sequences have at most as many words as the longest reference. Otherwise a single longer answer would lower the
+    score of all others, because none of its sequences of four words can be right.
+    """
+    tokenize = tokenizer(references)
+    longest = max(len(_bleu(tokenize).tokenizer(reference).split()) for reference in references)
+    order = min(max(longest, 1), MAX_ORDER)
+    return float(_bleu(tokenize, order).corpus_score(answers, [references]).score)
 
 
 @hookimpl
