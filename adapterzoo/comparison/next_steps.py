@@ -56,7 +56,8 @@ def next_steps(block: Block) -> NextSteps | None:
     ranked = [evidence for evidence in block.evidence if evidence.row.ranked and evidence.row.metrics]
     metric = next((evidence.row.rank_metric for evidence in ranked), None)
     scored = [evidence for evidence in ranked if metric is not None and evidence.seeds(metric)]
-    best = next((evidence for evidence in scored if evidence.row.difference == 0.0), None)
+    ranking = block.pairs.get(metric or "")
+    best = next((evidence for evidence in scored if ranking and evidence.row.label == ranking.best), None)
     if metric is None or best is None or best.row.ties.get(metric) is None:
         return None
     tied = [evidence for evidence in scored if evidence.row.ties.get(metric) and evidence is not best]

@@ -94,7 +94,9 @@ def _pair_rows(block: Sequence[Evidence], metric: str) -> PairedRows | None:
     kept = _kept_scores(scored, metric)
     right_or_wrong = _right_or_wrong(scored, kept, metric)
     kept = {label: seeds for label, seeds in kept.items() if label in ranked}
-    best = pick_better(ranked.values(), key=lambda evidence: evidence.row.metrics[metric]).row.label
+    # Of equal rows, take the one that is the first of them in the table, which has them in the order of their labels.
+    by_label = sorted(ranked.values(), key=lambda evidence: evidence.row.label)
+    best = pick_better(by_label, key=lambda evidence: evidence.row.metrics[metric]).row.label
     pairs = differences(kept, right_or_wrong=right_or_wrong)
     return PairedRows(metric, ranked, list(kept), pairs, best, pick_better)
 

@@ -111,12 +111,10 @@ def verdict(comparison: Comparison, block: Block) -> str | None:
     if len(ranked) < 2 or comparison.against in [row.label for row in ranked]:
         return None
     title = style(name := ranked[0].rank_metric or "").title
-    pick_better = comparison.better(name)
-    if pick_better is None:
-        return None
-    best = pick_better(ranked, key=lambda row: row.metrics[name])
-    is_tied = best.ties.get(name)
-    if is_tied is None:
+    paired = block.pairs.get(name)
+    best = next((row for row in ranked if paired and row.label == paired.best), None)
+    is_tied = best and best.ties.get(name)
+    if best is None or is_tied is None:
         return f"{title}: which rows are tied is not known"
     if not is_tied:
         return f"{title}: {best.label} is the best, and no other row is tied with it"

@@ -16,6 +16,7 @@ from written import ENVIRONMENT, FINGERPRINTS, RECIPE, write
 from adapterzoo.comparison import compare, evidence
 from adapterzoo.errors import UserError
 from adapterzoo.metrics.registry import metrics
+from adapterzoo.report import notes
 from adapterzoo.results import result as results
 from adapterzoo.results.row import MEAN, Row
 from adapterzoo.results.store import PREDICTIONS, Store
@@ -48,6 +49,19 @@ def test_rows_are_tied_unless_one_is_clearly_better(tmp_path: Path) -> None:
         assert low < row.metrics["exact_match"] < high
     shutil.rmtree(tmp_path / "b")
     assert compare(tmp_path).rows[0].tied is False, "no row is tied with it any more, so it wins"
+
+
+def test_of_two_equal_best_rows_every_part_of_the_comparison_takes_the_same(tmp_path: Path) -> None:
+    write(tmp_path / "x", "lora", [index < 80 for index in range(100)])
+    write(tmp_path / "y", "ia3", [index >= 20 for index in range(100)])
+    write(tmp_path / "y", "oft", [index < 70 for index in range(100)])
+    for folders in ("xy", "yx"):
+        comparison = compare(*(tmp_path / name for name in folders))
+        first, second, third = comparison.rows
+        assert (first.label, first.p_value, second.difference) == ("ia3", None, 0.0)
+        assert third.tied, "against ia3; against lora, which is right wherever oft is, it is known to be worse"
+        assert [*notes.verdicts(comparison)] == ["match: no winner; ia3 is tied with lora, oft"]
+        assert next(notes.next_steps(comparison)).startswith("To tell oft from ia3 (-0.100)")
 
 
 def test_a_row_is_not_tied_merely_because_its_seeds_lie_oddly(tmp_path: Path) -> None:
