@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Records = Sequence[Mapping[str, Any]]
 """records that the run wrote, one for each test example or each paragraph of the general text"""
+RECORD_KEYS = frozenset({"index", "prompt", "reference", "prediction", "loss", "tokens", "right_tokens"})
+"""keys of the record of a test example, beside the columns of metrics"""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from adapterzoo.entry_points import BUILT_IN, PluginRegistry
 from adapterzoo.errors import PluginError
 from adapterzoo.metrics import built_in
 from adapterzoo.metrics.contract import ColumnStyle, Metric, per_example
-from adapterzoo.metrics.measured import BY_COLUMN, MEASURED_NAMES, MEASURES
+from adapterzoo.metrics.measured import BY_COLUMN, MEASURED_NAMES, MEASURES, RECORD_KEYS
 from adapterzoo.results.row import Row
 
 
@@ -112,5 +112,5 @@ def _verify(metric: object) -> None:
         raise PluginError(f"it returned {metric!r:.100}, which is not an adapterzoo.Metric")
     if metric.name in MEASURED_NAMES:
         raise PluginError(f"'{metric.name}' is a metric that the evaluation measures itself")
-    if taken := sorted({*MEASURED_NAMES, *BY_COLUMN, *Row.__dataclass_fields__} & set(metric.columns)):
+    if taken := sorted({*MEASURED_NAMES, *BY_COLUMN, *RECORD_KEYS, *Row.__dataclass_fields__} & set(metric.columns)):
         raise PluginError(f"'{metric.name}' has the column {taken[0]}, which means something else in the results")

@@ -20,8 +20,9 @@ from adapterzoo import Metric, PluginError
 from adapterzoo.methods.registry import Registry
 from adapterzoo.metrics.built_in import bleu, classification, rouge
 from adapterzoo.metrics.contract import overall, per_example
-from adapterzoo.metrics.measured import MEASURED_NAMES
+from adapterzoo.metrics.measured import MEASURED_NAMES, RECORD_KEYS
 from adapterzoo.metrics.registry import Metrics, metrics
+from adapterzoo.tasks.evaluation import Prediction
 
 DOCUMENT = Path("docs/metrics.md").read_text(encoding="utf-8")
 BUILT_IN = Metrics([])
@@ -305,6 +306,10 @@ def test_without_a_total_the_score_is_the_mean_and_a_mean_too_large_is_an_error(
         overall(metric, "ab", "ab", [{"mine": 1e308}, {"mine": 1e308}])
 
 
+def test_no_metric_may_have_a_key_of_the_records() -> None:
+    assert Prediction(0, "question", "yes", "no", None).record().keys() == RECORD_KEYS
+
+
 GOOD = """
 from adapterzoo import Metric, hookimpl
 def score(reference, answer):
@@ -367,6 +372,8 @@ def test_the_example_in_the_document_is_a_working_plugin(plugin_folder: Path) ->
         (GOOD.replace("NAME", "mine").replace(", score", ", score, columns=('rougeL',)"), "a column of metric 'rouge'"),
         (GOOD.replace("NAME", "mine").replace(", score", ", score, columns=('method',)"), "something else"),
         (GOOD.replace("NAME", "mine").replace(", score", ", score, columns=('test_loss',)"), "something else"),
+        (GOOD.replace("NAME", "tokens"), "'tokens' has the column tokens, which means something else"),
+        (GOOD.replace("NAME", "mine").replace(", score", ", score, columns=('prediction',)"), "something else"),
         (GOOD.replace("NAME", "mine").replace(", score", ", score, better='up'"), "better is 'up'"),
         (GOOD.replace("NAME", "mine").replace(", score", ", score, label='yes'"), "label is 'yes'"),
         (GOOD.replace("NAME", "mine").replace("score)]", "score)] * 2"), "it has two metrics named 'mine'"),
