@@ -107,12 +107,14 @@ def decoded_lines(file: TextIO, path: Path) -> Iterator[str]:
 
 def _csv_rows(file: TextIO, path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield each row of a CSV file, with the line at which it begins; a row with line ends in quotes has several."""
-    first_line, characters = 1, 0
+    first_line, characters, width = 1, 0, 0
+    read: list[str] = []
 
     def lines() -> Iterator[str]:
         nonlocal characters
         for line in short_lines(file, path):
             characters += len(line)
+            read.append(line)
             if characters > MAX_ROW_CHARACTERS:
                 what = f"the row that begins here has more than {MAX_ROW_CHARACTERS:,} characters."
                 raise UserError.at(f"{path}:{first_line}", what, "Perhaps a quote is not closed.")
@@ -121,8 +123,15 @@ def _csv_rows(file: TextIO, path: Path, delimiter: str) -> Iterator[tuple[int, l
     reader = csv.reader(lines(), delimiter=delimiter, strict=True)
     try:
         for cells in reader:
+            width = width or len(cells)
+            # Texts may have lines, but hardly ever tabs that make a whole row of each line.
+            if delimiter == "\t" and len(read) > 1 and all(line.count("\t") == width - 1 > 0 for line in read):
+                what = f"a quote at the beginning of a cell is closed in line {reader.line_num}, after whole rows."
+                hint = "If quotes are ordinary signs here, write such a cell in quotes, and its own quotes twice."
+                raise UserError.at(f"{path}:{first_line}", what, hint)
             yield first_line, cells
             first_line, characters = reader.line_num + 1, 0
+            read.clear()
     except csv.Error as error:
         hint = ""
         if reader.line_num > first_line:

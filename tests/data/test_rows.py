@@ -48,6 +48,14 @@ def test_text_stays_text(tmp_path: Path) -> None:
     assert read(tmp_path, text)[0] == QA
 
 
+def test_a_quote_that_is_an_ordinary_sign_does_not_join_rows(tmp_path: Path) -> None:
+    text = 'question\tanswer\nwho?\t"No one\nwhat?\tA box\nwhy?\tThe end\nhow?\tthat is all"\nx\ty\n'
+    with pytest.raises(UserError, match=r"rows.tsv:2: a quote at the beginning of a cell is closed in line 5, after"):
+        read(tmp_path, text, "rows.tsv")
+    lines = 'question\tanswer\nwho?\t"No one.\nReally."\n"how\tto\nget\tthere"\ty\n'
+    assert [row.completion for row in read(tmp_path, lines, "rows.tsv")[0]] == ["No one.\nReally.", "y"]
+
+
 def as_csv(path: Path, frame: Any) -> None:
     frame.to_csv(path)  # with the index column, which people forget to leave out
 
