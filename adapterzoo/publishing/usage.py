@@ -37,10 +37,12 @@ def usage_code(adapter: Adapter, repository: str, base: BaseModel, *, merged: bo
     lines += [] if merged else ["from peft import PeftModel"]
     code = None if merged else _quantization(adapter)
     more = f", {code.from_transformers}" if code and code.from_transformers else ""
-    lines += [f"from transformers import AutoModelForCausalLM, AutoTokenizer{more}"]
+    lines += [f"from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig{more}"]
     lines += [*(code.imports if code else ()), ""]
     lines += [f"repository = {repository!r}", "tokenizer = AutoTokenizer.from_pretrained(repository)"]
     lines += _merged(adapter) if merged else _adapter(adapter, base)
+    # The scores were measured without it too: it may be a penalty for repetition.
+    lines += ["model.generation_config = GenerationConfig()  # without the settings that come with the base model"]
     return "\n".join([*lines, "", *_asking(adapter)])
 
 
