@@ -160,6 +160,7 @@ def _cheapest(candidates: Sequence[Evidence]) -> dict[str, str]:
     found = {}
     for cost in COSTS:
         values = {evidence.row.label: evidence.row.value(cost) for evidence in candidates}
-        if len(values) > 1 and all(values.values()) and len(set(values.values())) > 1:
+        # A method that trains only a task's new head has 0 parameters of its own.
+        if None not in values.values() and len(set(values.values())) > 1:
             found[cost] = min(values, key=lambda label: values[label])
     return found

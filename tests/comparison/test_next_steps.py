@@ -80,6 +80,13 @@ def test_the_paragraph_names_the_cheapest_and_what_is_missing(tmp_path: Path) ->
     assert list(notes.next_steps(compare(tmp_path, against="b"))) == []
 
 
+def test_no_parameters_are_the_fewest(tmp_path: Path) -> None:
+    for label, trained in (("head", 0), ("lora", 300)):
+        write(tmp_path, label, [index < 30 for index in range(40)], trainable_params=trained)
+    (text,) = notes.next_steps(compare(tmp_path))
+    assert "head has the fewest parameters (0)" in text
+
+
 def test_without_ties_and_with_one_seed(tmp_path: Path) -> None:
     far = losses(np.random.default_rng(0), 1, 300, 5.0)
     table(tmp_path / "far", {label: far[label] for label in ("a", "b")})
