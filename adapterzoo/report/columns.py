@@ -42,7 +42,9 @@ def _learning_rate(value: float) -> str:
 
 def p_value_text(value: float) -> str:
     """Return a p-value as text, like ``.012``."""
-    return "<.001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
+    text = f"{value:.3f}".removeprefix("0")
+    # From .05 on, rows are tied, so no value below it may be rounded to it.
+    return "<.001" if value < 0.001 else "<.050" if value < 0.05 and text == ".050" else text
 
 
 # This column comes first if no row has a metric, because the first column says that a row failed.

@@ -12,6 +12,7 @@ from written import write
 
 from adapterzoo.comparison import Comparison, compare
 from adapterzoo.report import table, text
+from adapterzoo.report.columns import p_value_text
 from adapterzoo.results.result import Result
 from adapterzoo.results.store import Store
 
@@ -97,6 +98,13 @@ def test_a_best_row_that_is_not_tied_is_marked(tmp_path: Path) -> None:
     printed = shown(compare(tmp_path), 80)
     assert "0.900*" in printed
     assert "match: a is the best, and no other row is tied with it" in printed
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(0.0496, "<.050"), (0.05, ".050"), (0.0494, ".049"), (0.0004, "<.001"), (1, "1.000")]
+)
+def test_a_p_value_that_makes_no_tie_is_not_written_like_one_that_does(p: float, text: str) -> None:
+    assert p_value_text(p) == text
 
 
 def test_a_score_that_only_looks_like_the_best_is_not_marked(tmp_path: Path) -> None:
