@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MAX_PROBLEMS_SHOWN = 5  # further unusable rows are only counted
 MAX_VALUES_SHOWN = 5  # number of values of a filtered column that are shown if no row is left
+ROWS_WITH_UNUSED = 100  # number of rows in which texts that are not used are looked for
 MAX_LIMIT_IN_MEMORY = 100_000  # with a larger limit, all rows are collected before they are shuffled
 Say = Callable[[str], None]
 
@@ -50,6 +51,8 @@ class Counts:
     """the first of them"""
     unanswered: Places = field(default_factory=Places)
     """conversations whose last question has no answer"""
+    unused: dict[str, None] = field(default_factory=dict)
+    """columns with texts that no example has, among the first rows"""
     values: dict[str, set[str]] = field(default_factory=dict)
     """filtered column -> some of its values"""
 
@@ -132,6 +135,8 @@ def _shaped(source: RowSource, data: DataSection, shaper: Shaper, counts: Counts
             if len(counts.problems) < MAX_PROBLEMS_SHOWN:
                 counts.problems.append(Problem(place, bad.what, bad.hint))
             continue
+        if counts.read <= ROWS_WITH_UNUSED:
+            counts.unused |= dict.fromkeys(shaper.unused_texts(cells))
         if shaper.unanswered(cells, row):
             counts.unanswered.add(place)
         yield row
@@ -216,6 +221,9 @@ def _lines(counts: Counts) -> Iterator[str]:
     if counts.bad:
         first = counts.problems[0]
         yield f"data: {counts.bad} of {counts.read} rows dropped as unusable (first: {first.where}: {first.what})"
+    if counts.unused:
+        columns = ", ".join(f"'{column}'" for column in counts.unused)
+        yield f"data: no example has the text in {columns} (data.template can use it, data.drop_columns leaves it out)"
     if counts.unanswered.count:
         ends = f"{counts.unanswered.count} conversations end with a question, which is left out"
         yield f"data: {ends} (first: {counts.unanswered.first})"

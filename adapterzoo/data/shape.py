@@ -41,7 +41,7 @@ class Shaper:
             UserError: no format fits the columns, or the recipe names a column that does not exist.
         """
         self.columns = [column for column in columns if column not in data.drop_columns]
-        self.dropped = data.drop_columns
+        self.dropped, self.filtered = data.drop_columns, data.filter
         self.group_by = data.split.group_by
         self.name = data.format if data.format != "auto" else _recognised(data, self.columns, where, say, formats)
         self.format = formats[self.name]
@@ -93,13 +93,21 @@ class Shaper:
 
     def _check_sizes(self, cells: Mapping[str, Any]) -> None:
         """Raise BadRowError if a cell that is used has more text than can be turned into tokens in a usual memory."""
-        templates = [part for part in (*(self._example_template or ()), self._prompt_template) if part]
-        fields = (field for part in templates for field in part.fields)
-        used = dict.fromkeys((*self.mapping.values(), *fields, *self._others(cells)))
-        for column in used:
+        for column in self._used(cells):
             if (characters := size_of(cells.get(column))) > MAX_CELL_CHARACTERS:
                 what = f"'{column}' has {characters:,} characters, and at most {MAX_CELL_CHARACTERS:,} can be read."
                 raise BadRowError(what, "Divide it into several rows.")
+
+    def unused_texts(self, cells: Mapping[str, Any]) -> list[str]:
+        """Return the columns that have several words in a row, and are not used for anything."""
+        other = {*self._used(cells), *self.dropped, *self.filtered, self.group_by}
+        return [name for name, cell in cells.items() if name not in other and isinstance(cell, str) and " " in cell]
+
+    def _used(self, cells: Mapping[str, Any]) -> dict[str, None]:
+        """Return the columns that the example of a row is made of; some may be missing in this row."""
+        templates = [part for part in (*(self._example_template or ()), self._prompt_template) if part]
+        fields = (field for part in templates for field in part.fields)
+        return dict.fromkeys((*self.mapping.values(), *fields, *self._others(cells)))
 
     def _others(self, cells: Mapping[str, Any]) -> dict[str, Any]:
         """Return the cells of all columns, if the format takes them; a row of JSON lines may lack some."""

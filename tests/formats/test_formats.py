@@ -48,6 +48,21 @@ def test_a_format_is_recognised_and_announced(name: str, tmp_path: Path) -> None
     assert roles_and_texts(tmp_path, cells, format=name) == turns
 
 
+def test_texts_that_no_example_has_are_named(tmp_path: Path) -> None:
+    cells = {"question": "Who sang?", "answer": "Ann", "context": "Ann sang.", "topic": "a song", "id": "a1"}
+    uses = "(data.template can use it, data.drop_columns leaves it out)"
+    said = f"data: no example has the text in 'context', 'topic' {uses}"
+    assert read(tmp_path, cells)[1][1:] == [said]
+    assert read(tmp_path, cells, format="qa")[1] == [said]
+    for used in (
+        {"template": "{context} {question}"},
+        {"drop_columns": ["context"]},
+        {"filter": {"context": "Ann sang."}},
+    ):
+        assert "'topic'" in (note := read(tmp_path, cells, format="qa", **used)[1][-1])
+        assert "'context'" not in note
+
+
 def test_an_instruction_without_input(tmp_path: Path) -> None:
     assert roles_and_texts(tmp_path, {"instruction": "Sing.", "input": "", "output": "La"}) == [(U, "Sing."), (A, "La")]
     assert roles_and_texts(tmp_path, {"instruction": "Sing.", "output": "La"}) == [(U, "Sing."), (A, "La")]
