@@ -52,8 +52,10 @@ class ModelSection(Section):
     quantization: str = Field(
         NONE, description="quantization of the base model's weights, like none, int8 or nf4; docs/quantizations.md"
     )
-    dtype: Literal["bfloat16", "float16", "float32"] = Field(
-        "bfloat16", description="number format of the computation and of all weights that are not quantized"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto",
+        description="number format of the computation and of all weights that are not quantized; auto = bfloat16, or "
+        "float32 on a processor without instructions for it, float16 on a GPU without",
     )
     double_quantization: bool = Field(True, description="nf4 and fp4 only: quantize the quantization constants too")
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = Field(
