@@ -305,7 +305,7 @@ def main() -> None:
     given = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     given.out.mkdir(parents=True, exist_ok=True)
-    job, overrides = given.out / f"{given.rows}.json", given.overrides
+    job, overrides = given.out / f"{given.rows}.json", ["model.dtype=bfloat16", *given.overrides]  # as in the scripts
     if given.rows == "long":
         rows = given.out.resolve() / "long.csv"
         write_rows(rows)

@@ -98,7 +98,7 @@ def main() -> None:
     prepared = prepare(recipe, (given.method,))
     (cell,), watch = prepared.method_cells, Watch()
     length, form = recipe.data.max_length, prepared.encoded.form
-    loaded = base.load(recipe.model, prepared.location, cell.quantization, length, form)
+    loaded = base.load(prepared.recipe.model, prepared.location, cell.quantization, length, form)
     with loaded.borrow() as model, tempfile.TemporaryDirectory() as folder:
         counter = Counter(model)
         adapted = adapt(prepared, cell, model, watch)

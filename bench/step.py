@@ -58,7 +58,7 @@ def main() -> None:
     prepared = prepare(recipe, (given.method,))
     (cell,) = prepared.method_cells
     loaded = base.load(
-        recipe.model, prepared.location, cell.quantization, recipe.data.max_length, prepared.encoded.form
+        prepared.recipe.model, prepared.location, cell.quantization, recipe.data.max_length, prepared.encoded.form
     )
     examples, size = prepared.encoded.train, recipe.train.batch_size
 

@@ -11,6 +11,7 @@ from adapterzoo.machine import ranks
 from adapterzoo.machine.memory import spare_imported_modules
 from adapterzoo.model.base_state import BaseState, stored_bytes, tensor_digest
 from adapterzoo.model.config import load_config
+from adapterzoo.model.dtype import with_fast_dtype
 from adapterzoo.model.loading import load_weights
 from adapterzoo.model.placing import Places, choose_places
 from adapterzoo.model.quantization import dequantize
@@ -178,6 +179,7 @@ def load(
         UserError: transformers cannot load the model.
     """
     spare_imported_modules()
+    model = with_fast_dtype(model)
     if places is None and model.device_map is not None and quantization == NONE:
         places = choose_places(model, location, load_config(model, location), form)  # the same for a model loaded again
 

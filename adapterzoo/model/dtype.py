@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from adapterzoo.recipe.schema import Recipe
+    from adapterzoo.recipe.schema import ModelSection
 
 AUTO, FULL, HALF = "auto", "float32", "bfloat16"
 # A processor either has instructions for 16 bits, and then it is about as fast as in float32 or faster, or it has none:
@@ -17,26 +17,24 @@ SLOW = 4.0
 ROWS, WIDTH, REPEATS = 64, 256, 5
 
 
-def fit_dtype(recipe: Recipe, say: Callable[[str], None]) -> Recipe:
-    """Return the recipe with a number format that is fast on this machine, if it leaves that open.
+def with_fast_dtype(model: ModelSection, say: Callable[[str], None] | None = None) -> ModelSection:
+    """Return a recipe's model section with a number format that is fast on this machine, if it leaves that open.
 
     On GPUs that is bfloat16, or float16 on those before Ampere. On a CPU it is bfloat16, or float32 if the processor
     has no instructions for bfloat16.
 
     Args:
-        recipe: the recipe.
+        model: the section.
         say: is told if bfloat16 is not chosen, or if the format that the recipe names is slow here.
     """
-    wanted = recipe.model.dtype
-    chosen, why = _fastest() if wanted == AUTO else (wanted, _why_slow(wanted))
-    if why:
-        say(f"model.dtype: {why}" + (f", so it is {chosen}" if wanted == AUTO else "; auto would choose float32"))
-    return with_dtype(recipe, chosen)
-
-
-def with_dtype(recipe: Recipe, dtype: str) -> Recipe:
-    """Return the recipe with another number format."""
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"dtype": dtype})})
+    if model.dtype != AUTO:
+        if say is not None and (why := _why_slow(model.dtype)):
+            say(f"model.dtype: {why}; auto would choose {FULL}")
+        return model
+    chosen, why = _fastest()
+    if say is not None and why:
+        say(f"model.dtype: {why}, so it is {chosen}")
+    return model.model_copy(update={"dtype": chosen})
 
 
 def _fastest() -> tuple[str, str]:

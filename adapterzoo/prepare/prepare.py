@@ -123,11 +123,11 @@ def _with_model(recipe: Recipe, cells: list[Cell], say: Callable[[str], None]) -
     from adapterzoo.model import files as model_files
     from adapterzoo.model.bundled import BUNDLED
     from adapterzoo.model.config import load_config
-    from adapterzoo.model.dtype import fit_dtype
+    from adapterzoo.model.dtype import with_fast_dtype
 
     location = model_files.locate(recipe.model.name, say)
     config = load_config(recipe.model, location)
-    recipe = fit_dtype(recipe, say)
+    recipe = recipe.model_copy(update={"model": with_fast_dtype(recipe.model, say)})
     recipe, cells = fit_to_checkpoint(recipe, cells, config, registry(), say)
     if Path(location).is_dir() and recipe.model.name not in BUNDLED:
         # However its folder is named, it is the same model: the resolved recipe has the absolute path.

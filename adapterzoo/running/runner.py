@@ -15,7 +15,7 @@ from adapterzoo.machine import gpu, launcher, processes, ranks, stopping
 from adapterzoo.machine.quiet import quiet_libraries
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.methods.registry import registry
-from adapterzoo.model.dtype import AUTO, HALF, with_dtype
+from adapterzoo.model.dtype import AUTO, HALF
 from adapterzoo.prepare.prepare import prepare
 from adapterzoo.prepare.prepared import Prepared
 from adapterzoo.recipe.reading import kept_recipe
@@ -81,7 +81,8 @@ def run(
     cluster = replace(cluster, devices=recipe.train.devices)
     with cluster.connected():
         if cluster.gpus_of_a_cell() and recipe.model.dtype == AUTO:
-            recipe = with_dtype(recipe, HALF)  # this machine may have no GPU, and a slow processor
+            # This machine may have no GPU, and a slow processor.
+            recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"dtype": HALF})})
             prepare_run = partial(prepare, recipe, methods, seeds)
         return run_cells(recipe, out, prepare_run, reporter, make_schedule=partial(RayQueue, cluster=cluster))
 

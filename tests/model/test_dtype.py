@@ -16,7 +16,7 @@ from adapterzoo.recipe.reading import load_recipe
 def chosen(path: Path) -> tuple[str, list[str]]:
     """Return the number format of a recipe on this machine, and what was said about it."""
     said = list[str]()
-    return dtype.fit_dtype(load_recipe(path), said.append).model.dtype, said
+    return dtype.with_fast_dtype(load_recipe(path).model, said.append).dtype, said
 
 
 def test_a_processor_without_instructions_for_it_computes_in_float32(
