@@ -94,7 +94,7 @@ def _pair_rows(block: Sequence[Evidence], metric: str) -> PairedRows | None:
     kept = _kept_scores(scored, metric)
     right_or_wrong = _right_or_wrong(scored, kept, metric)
     kept = {label: seeds for label, seeds in kept.items() if label in ranked}
-    # Of equal rows, take the one that is the first of them in the table, which has them in the order of their labels.
+    # The table lists rows with equal scores by their labels. The first of them there is the best one here too.
     by_label = sorted(ranked.values(), key=lambda evidence: evidence.row.label)
     best = pick_better(by_label, key=lambda evidence: evidence.row.metrics[metric]).row.label
     pairs = differences(kept, right_or_wrong=right_or_wrong)

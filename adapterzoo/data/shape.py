@@ -99,9 +99,11 @@ class Shaper:
                 raise BadRowError(what, "Divide it into several rows.")
 
     def unused_texts(self, cells: Mapping[str, Any]) -> list[str]:
-        """Return the columns that have several words in a row, and are not used for anything."""
-        other = {*self._used(cells), *self.dropped, *self.filtered, self.group_by}
-        return [name for name, cell in cells.items() if name not in other and isinstance(cell, str) and " " in cell]
+        """Return the columns that have several words in a row, or other signs than ASCII, and are not used."""
+        known = {*self._used(cells), *self.dropped, *self.filtered, self.group_by}
+        texts = [name for name, cell in cells.items() if isinstance(cell, str) and name not in known]
+        # A Chinese text has no spaces between its words.
+        return [name for name in texts if len(cells[name].split()) > 1 or not cells[name].isascii()]
 
     def _used(self, cells: Mapping[str, Any]) -> dict[str, None]:
         """Return the columns that the example of a row is made of; some may be missing in this row."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 AUTO, FULL, HALF = "auto", "float32", "bfloat16"
 # A processor either has instructions for 16 bits, and then it is about as fast as in float32 or faster, or it has none:
-# then a matrix product took 48 times as long (AMD EPYC with AVX2, torch 2.13).
+# then a matrix product took over 40 times as long (AMD EPYC with AVX2, torch 2.13).
 SLOW = 4.0
 ROWS, WIDTH, REPEATS = 64, 256, 5
 

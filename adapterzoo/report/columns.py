@@ -43,7 +43,7 @@ def _learning_rate(value: float) -> str:
 def p_value_text(value: float) -> str:
     """Return a p-value as text, like ``.012``."""
     text = f"{value:.3f}".removeprefix("0")
-    # From .05 on, rows are tied, so no value below it may be rounded to it.
+    # .050 means a tie, so a value like .0496, which means a difference, must not be shown as .050.
     return "<.001" if value < 0.001 else "<.050" if value < 0.05 and text == ".050" else text
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo_plugins.tasks._lines import line_problems
 from adapterzoo_plugins.tasks._policy_losses import ReinforcementOptions
 from adapterzoo_plugins.tasks._prompts import PROMPT, encode_prompts
 from adapterzoo_plugins.tasks._rewarding import failures
 from adapterzoo_plugins.tasks._rollouts import METRIC, Rollouts
+from adapterzoo_plugins.tasks._squad_metrics import line_problems
 
 from adapterzoo import Problem, Task, hookimpl
 from adapterzoo.data_row import SPLIT_NAMES, DataRow, Turn

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from adapterzoo_plugins.tasks._lines import line_problems
+from adapterzoo_plugins.tasks._squad_metrics import line_problems
 
 from adapterzoo import Options, Problem, Task, UserError, hookimpl
 from adapterzoo.data_row import SPLIT_NAMES, DataRow

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from adapterzoo_plugins.tasks._lines import line_problems
+from adapterzoo_plugins.tasks._squad_metrics import line_problems
 
 from adapterzoo import Options, Problem, Task, hookimpl
 from adapterzoo.errors import UserError

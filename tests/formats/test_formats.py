@@ -54,6 +54,7 @@ def test_texts_that_no_example_has_are_named(tmp_path: Path) -> None:
     said = f"data: no example has the text in 'context', 'topic' {uses}"
     assert read(tmp_path, cells)[1][1:] == [said]
     assert read(tmp_path, cells, format="qa")[1] == [said]
+    assert "'背景'" in read(tmp_path, {"question": "谁?", "answer": "安", "背景": "安唱了一首歌。"})[1][-1]
     for used in (
         {"template": "{context} {question}"},
         {"drop_columns": ["context"]},

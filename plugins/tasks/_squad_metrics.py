@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 from adapterzoo import Problem
 from adapterzoo.metrics.built_in.squad import METRICS, SEPARATOR
@@ -20,7 +21,7 @@ def line_problems(rows: Rows, metrics: Sequence[str], key: str = "evaluate.metri
         key: key of the recipe that names the metrics.
     """
     named = [name for name in metrics if name in METRICS]
-    measured = (*rows.test, *rows.validation) if named else ()
+    measured = chain(rows.test, rows.validation) if named else ()
     first = next((row for row in measured if SEPARATOR in row.completion.strip()), None)
     if first is None:
         return []
