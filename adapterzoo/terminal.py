@@ -112,19 +112,20 @@ def _short(number: float, units: tuple[str, ...]) -> str:
 
 
 class Progress:
-    """Says on stderr how far a loop over rows has come, if it takes long."""
+    """Says on stderr how far a loop over rows, or other things, has come, if it takes long."""
 
     SECONDS = 10.0
     """time to the first line, and between two lines"""
 
-    def __init__(self, what: str, total: int | None = None) -> None:
+    def __init__(self, what: str, total: int | None = None, about: str = "data") -> None:
         """Begin.
 
         Args:
             what: what is done with the rows, for example ``rows read``.
             total: number of rows, if it is known.
+            about: what the lines begin with.
         """
-        self.what, self.total, self.count = what, total, 0
+        self.what, self.total, self.about, self.count = what, total, about, 0
         self._begun = self._said = time.monotonic()
 
     def add(self) -> None:
@@ -133,8 +134,8 @@ class Progress:
         if (now := time.monotonic()) - self._said < self.SECONDS:
             return
         self._said = now
-        line = f"data: {self.count:,} {self.what}"
+        line = f"{self.about}: {self.count:,} {self.what}"
         if self.total is not None:
             left = (now - self._begun) * (self.total - self.count) / self.count
-            line = f"data: {self.count:,} of {self.total:,} {self.what}, about {duration(left)} left"
+            line = f"{self.about}: {self.count:,} of {self.total:,} {self.what}, about {duration(left)} left"
         tell(stderr(), line)

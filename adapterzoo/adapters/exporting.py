@@ -5,24 +5,26 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from adapterzoo.adapters.change import ScoreChange, TestRows
 from adapterzoo.adapters.finding import Adapter, Say
-from adapterzoo.adapters.loading import apply_adapter, load_base
-from adapterzoo.adapters.merging import check_mergeable
-from adapterzoo.adapters.updates import Deltas, NotLoraError, Update, deltas_of, whole_rank
+from adapterzoo.adapters.loading import load_base
+from adapterzoo.adapters.merging import check_mergeable, merge_part, of_all_parts
+from adapterzoo.adapters.updates import Deltas, NotLoraError, Updates, deltas_of
 from adapterzoo.errors import UserError
 from adapterzoo.files import new_folder
 from adapterzoo.methods.layers import CONFIG, WEIGHTS
 from adapterzoo.methods.peft_targets import as_plain_peft_reads
-from adapterzoo.methods.registry import registry
 
 if TYPE_CHECKING:
     import torch
 
+    from adapterzoo.model.parts import Part
+
+T = TypeVar("T")
 DEFAULT_KEEP = 0.99
 # Updates of at most this rank are exported whole, unless a rank or a share is given.
 MAX_WHOLE_RANK = 64
@@ -64,53 +66,58 @@ def export_lora(
         UserError: the folder is not empty, the adapter cannot be merged, or it changes weights that LoRA does not.
     """
     check_mergeable(adapter, to)
-    deltas = adapter_deltas(adapter, say)
-    updates = deltas.decomposed()
+    updates = of_deltas(adapter, say, Updates.of)
     if rank is None:
-        whole = whole_rank(updates)
+        whole = updates.whole_rank()
         share = DEFAULT_KEEP if keep is None else keep
-        needed = max(update.rank(share) for update in updates.values())
+        needed = max(update.rank(share) for update in updates.by_layer.values())
         rank = whole if keep is None and whole <= MAX_WHOLE_RANK else needed
     with new_folder(to) as folder:
-        write_lora(adapter, updates, rank, deltas, folder)
+        write_lora(adapter, updates, rank, folder)
         changes = changes_with(adapter, folder, say) if measure else []
-    return Export(rank, min(update.kept(rank) for update in updates.values()), changes)
+    return Export(rank, min(update.kept(rank) for update in updates.by_layer.values()), changes)
 
 
-def adapter_deltas(adapter: Adapter, say: Say) -> Deltas:
-    """Return what an adapter adds to the weights of its base model, with a user's error if that cannot be exported."""
-    quantization = adapter.result.quantization
-    base, _ = load_base(adapter, quantization, say, dequantized=quantization != "none", whole=True)
-    method = registry()[adapter.result.method or ""]
-    with base.borrow() as model:
-        try:
-            return deltas_of(model, lambda model: method.merge(apply_adapter(adapter, model, "none")))
-        except NotLoraError as error:
-            raise UserError.at(f"--method {adapter.result.label}", str(error), error.hint) from None
+def of_deltas(adapter: Adapter, say: Say, use: Callable[[Iterator[Deltas]], T]) -> T:
+    """Return what a function makes of the changes by an adapter, in one part of its base model after the other.
+
+    Raises:
+        UserError: the adapter changes weights that LoRA does not change, or none.
+    """
+    base, _ = load_base(adapter, adapter.result.quantization, say)
+
+    def changes(part: Part) -> Deltas:
+        return deltas_of(part.model, lambda model: merge_part(adapter, part))
+
+    try:
+        return of_all_parts(adapter, base, say, lambda pieces: use(map(changes, pieces)), precise=True)
+    except NotLoraError as error:
+        raise UserError.at(f"--method {adapter.result.label}", str(error), error.hint) from None
 
 
-def write_lora(adapter: Adapter, updates: Mapping[str, Update], rank: int, deltas: Deltas, folder: Path) -> None:
+def write_lora(adapter: Adapter, updates: Updates, rank: int, folder: Path) -> None:
     """Write a LoRA adapter of one rank, with its configuration and the tokenizer of the adapter."""
     from peft import LoraConfig
     from safetensors.torch import save_file
 
     weights = {}
-    for name, update in updates.items():
-        root = update.values[:rank].sqrt()
+    for name, update in updates.by_layer.items():
+        root = update.values[: min(rank, update.left.shape[1])].sqrt()
         weights[PREFIX + name + FACTORS[0]] = _padded(root[:, None] * update.right[:rank], rank, 0)
         weights[PREFIX + name + FACTORS[1]] = _padded(update.left[:, :rank] * root, rank, 1)
     config = LoraConfig(
         r=rank,
         lora_alpha=rank,
-        target_modules=sorted(updates),
-        fan_in_fan_out=deltas.transposed,
+        target_modules=sorted(updates.by_layer),
+        fan_in_fan_out=updates.transposed,
         base_model_name_or_path=adapter.recipe.model.name,
         task_type="CAUSAL_LM",
         inference_mode=True,
     )
     folder.mkdir()
     config.save_pretrained(str(folder))
-    saved = as_plain_peft_reads(json.loads((folder / CONFIG).read_text(encoding="utf-8")), deltas.model_type, updates)
+    saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    saved = as_plain_peft_reads(saved, updates.model_type, updates.by_layer)
     (folder / CONFIG).write_text(json.dumps(saved, indent=2, sort_keys=True), encoding="utf-8")
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     for path in adapter.path.iterdir():

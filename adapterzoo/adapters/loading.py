@@ -43,9 +43,6 @@ def load_base(
     say: Say,
     questions: Sequence[DataRow] = (),
     loaded: Base | None = None,
-    *,
-    dequantized: bool = False,
-    whole: bool = False,
 ) -> tuple[Base, Encoder]:
     """Load the base that an adapter was trained on, and the encoder that turns questions into tokens.
 
@@ -55,9 +52,6 @@ def load_base(
         say: is called with a message before each step that takes long.
         questions: questions that will be asked.
         loaded: the base, if it was loaded for another adapter of the same run.
-        dequantized: whether to turn quantized weights back into ordinary ones, which have the values that the adapter
-            was trained with.
-        whole: whether all weights have to be on one device, because they will be changed, whatever the recipe says.
 
     Raises:
         UserError: the base cannot be loaded, or is not the one of the training, the adapter's files are damaged, or a
@@ -69,7 +63,7 @@ def load_base(
 
     require_causal(adapter)
     check_files(adapter, say)
-    model = adapter.recipe.model.on_one_device() if whole else adapter.recipe.model
+    model = adapter.recipe.model
     location = model_files.locate(model.name, say)
     config = load_config(model, location)
     if loaded is None:
@@ -78,7 +72,7 @@ def load_base(
     _check_questions(encoder, questions, getattr(config, "max_position_embeddings", None))
     form = ModelForm(vocabulary=encoder.vocabulary)
     if loaded is None:
-        loaded = base.load(model, location, quantization, adapter.recipe.data.max_length, form, dequantized=dequantized)
+        loaded = base.load(model, location, quantization, adapter.recipe.data.max_length, form)
     return loaded, encoder
 
 

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from adapterzoo.adapters.change import ScoreChange, TestRows
 from adapterzoo.adapters.finding import Adapter, Say
 from adapterzoo.adapters.loading import apply_adapter, load_base, question_row
-from adapterzoo.errors import UserError
+from adapterzoo.adapters.merged_files import MergedFiles
+from adapterzoo.errors import AdapterzooError, UserError, failure_reason
 from adapterzoo.files import new_folder, require_free
+from adapterzoo.machine.memory import available
 from adapterzoo.methods.registry import registry
 from adapterzoo.quantizations.contract import NONE
 from adapterzoo.quantizations.registry import quantizations
 from adapterzoo.results.intact import read_lines
 from adapterzoo.results.store import PREDICTIONS
+from adapterzoo.tasks.examples import CAUSAL_FORM
+from adapterzoo.terminal import Progress
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from adapterzoo.model.base import Base
+    from adapterzoo.model.parts import Part
     from adapterzoo.tokens.encode import Encoder
 
+T = TypeVar("T")
 # Accept that rounding to a dtype changes logits by this share of their standard deviation, on average.
 ROUNDING = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.15}
 # Ignore differences of logits below this share of their standard deviation.
@@ -43,8 +50,8 @@ class Merger:
         self.say = say
         self.measure = measure
         """whether merged models are measured on the test rows"""
-        self._bases: dict[tuple[str, bool], Base] = {}
-        """quantization, and whether it was undone -> base model"""
+        self._bases: dict[str, Base] = {}
+        """quantization -> base model"""
         self._rows: TestRows | None = None
         self._rows_are_read = False
 
@@ -72,19 +79,16 @@ class Merger:
             _check_merged(adapter, logits, _logits(model, logits.texts))
             return self._rows.change(adapter, model, self.say) if self._rows is not None else []
 
-    def _base(self, adapter: Adapter, *, dequantized: bool = False) -> tuple[Base, Encoder]:
-        key = (adapter.result.quantization, dequantized)
-        known = self._bases.get(key)
+    def _base(self, adapter: Adapter) -> tuple[Base, Encoder]:
+        quantization = adapter.result.quantization
+        known = self._bases.get(quantization)
         self._bases.clear()  # the memory may not be enough for two
-        base, encoder = load_base(adapter, key[0], self.say, (), known, dequantized=dequantized, whole=True)
-        self._bases[key] = base
+        base, encoder = load_base(adapter, quantization, self.say, (), known)
+        self._bases[quantization] = base
         return base, encoder
 
     def _write(self, adapter: Adapter, to: Path) -> _Logits:
-        """Merge and write the model, and return the logits from before and after."""
-        import torch
-        from safetensors import SafetensorError
-
+        """Merge and write the model, and return the logits from before."""
         base, encoder = self._base(adapter)
         texts = _texts(adapter, encoder)
         with base.borrow() as model:
@@ -92,19 +96,17 @@ class Merger:
             trained = _logits(apply_adapter(adapter, model, adapter.result.quantization), texts)
         if self.measure and not self._rows_are_read:
             self._rows, self._rows_are_read = TestRows.of(adapter, base, self.say), True
-        if adapter.result.quantization != NONE:
-            del base
-            base, encoder = self._base(adapter, dequantized=True)
-        with base.borrow() as model, torch.no_grad():
-            merged: Any = registry()[adapter.result.method or ""].merge(apply_adapter(adapter, model, "none"))
-            logits = _Logits(texts, untouched, trained, _logits(merged, texts))
-            try:
-                merged.save_pretrained(str(to))
-                encoder.tokenizer.save_pretrained(str(to))
-            except (OSError, SafetensorError) as error:
-                hint = "Free some disk space, or give another folder."
-                raise UserError.at(f"--to {to.parent}", f"cannot be written: {error}.", hint) from None
-        return logits
+
+        def write(pieces: Iterator[Part]) -> None:
+            files = MergedFiles(to)
+            for part in pieces:
+                files.add(merge_part(adapter, part))
+            files.finish()
+
+        of_all_parts(adapter, base, self.say, write)
+        encoder.tokenizer.save_pretrained(str(to))
+        base.invalidate()  # the memory may not be enough for the merged model beside it
+        return _Logits(texts, untouched, trained)
 
 
 def check_mergeable(adapter: Adapter, to: Path | None = None) -> None:
@@ -117,7 +119,7 @@ def check_mergeable(adapter: Adapter, to: Path | None = None) -> None:
 
 
 class _Logits(NamedTuple):
-    """Logits of three models on the same texts, each of shape (tokens, vocabulary)."""
+    """Logits of two models on the same texts, each of shape (tokens, vocabulary)."""
 
     texts: list[list[int]]
     """token ids of the texts"""
@@ -125,8 +127,66 @@ class _Logits(NamedTuple):
     """logits of the base"""
     trained: torch.Tensor
     """logits of the base with the adapter on it"""
-    merged: torch.Tensor
-    """logits of the merged model in memory"""
+
+
+class NotInPartsError(AdapterzooError):
+    """Raised if a method cannot merge an adapter of which only a part has content; the message is its reason."""
+
+
+def of_all_parts(
+    adapter: Adapter, base: Base, say: Say, use: Callable[[Iterator[Part]], T], *, precise: bool = False
+) -> T:
+    """Return what a function makes of all parts of a base model without quantization, which it gives to merge_part.
+
+    If the adapter's method cannot merge parts, the function is called again, with the whole model as the only part.
+
+    Args:
+        adapter: the adapter.
+        base: its base model, which is not changed.
+        say: is called with a message about the method.
+        use: the function.
+        precise: whether the parts are in float32.
+    """
+    from adapterzoo.model.parts import parts
+
+    label, dtype = adapter.result.label, adapter.recipe.model.dtype
+
+    def counted(pieces: Iterator[Part]) -> Iterator[Part]:
+        progress: Progress | None = None
+        for part in pieces:
+            yield part
+            progress = progress or Progress("parts of the model merged", part.total, label)
+            progress.add()
+
+    with base.borrow() as model:
+        try:
+            return use(counted(parts(model, base.quantization, dtype, precise=precise)))
+        except NotInPartsError as error:
+            say(f"{label}: the whole model has to be in memory, because its method cannot merge parts of it: {error}")
+        return use(parts(model, base.quantization, dtype, precise=precise, whole=True))
+
+
+def merge_part(adapter: Adapter, part: Part) -> nn.Module:
+    """Put an adapter on a part of its base model, and merge it; weights outside of the part have no content.
+
+    Raises:
+        NotInPartsError: it fails, and the part is not the whole model, which the method may need.
+        UserError: it fails with the whole model.
+    """
+    import torch
+
+    try:
+        with torch.no_grad():
+            wrapped = apply_adapter(adapter, part.model, NONE)
+            part.leave_out(wrapped)
+            return registry()[adapter.result.method or ""].merge(wrapped)
+    except Exception as error:  # a method may be anybody's code
+        if part.total > 1:
+            raise NotInPartsError(failure_reason(error)) from None
+        if isinstance(error, UserError):
+            raise
+        what = f"cannot be merged: {failure_reason(error)}."
+        raise UserError.at(f"--method {adapter.result.label}", what, USE_ADAPTER) from None
 
 
 def _texts(adapter: Adapter, encoder: Encoder) -> list[list[int]]:
@@ -139,16 +199,26 @@ def _texts(adapter: Adapter, encoder: Encoder) -> list[list[int]]:
 
 
 def load_merged(adapter: Adapter, folder: Path) -> nn.Module:
-    """Load the model in a folder.
+    """Load the model in a folder, and keep it where the recipe says, or in several places if a GPU is too small for it.
 
     Raises:
         UserError: the folder does not hold a complete model.
     """
-    from adapterzoo.model.loading import load_weights
+    from adapterzoo.model.config import load_config
+    from adapterzoo.model.loading import device, load_weights
+    from adapterzoo.model.placing import choose_places
 
-    here = {"name": str(folder), "revision": None, "padding_token": None}
-    section = adapter.recipe.model.on_one_device().model_copy(update=here)
-    return load_weights(section, str(folder), "none", adapter.recipe.data.max_length).eval()
+    here: dict[str, Any] = {"name": str(folder), "revision": None, "padding_token": None}
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    # On a CPU the weights are mapped from the files, because they have the recipe's dtype.
+    if adapter.recipe.model.device_map is None and device() != "cpu" and size > available():
+        here["device_map"] = "auto"
+    section = adapter.recipe.model.model_copy(update=here)
+    places = None
+    if section.device_map is not None:
+        places = choose_places(section, str(folder), load_config(section, str(folder)), CAUSAL_FORM)
+    loaded = load_weights(section, str(folder), NONE, adapter.recipe.data.max_length, places=places)
+    return loaded.requires_grad_(False).eval()
 
 
 def _logits(model: Any, texts: list[list[int]]) -> torch.Tensor:
@@ -162,7 +232,7 @@ def _logits(model: Any, texts: list[list[int]]) -> torch.Tensor:
 
 
 def _check_merged(adapter: Adapter, logits: _Logits, written: torch.Tensor) -> None:
-    """Raise UserError if the merged model, in memory or loaded again, does not answer like the adapter."""
+    """Raise UserError if the merged model, loaded again, does not answer like the adapter."""
 
     def difference(first: torch.Tensor, second: torch.Tensor) -> float:
         return float((first - second).abs().mean() / logits.trained.std())
@@ -170,9 +240,6 @@ def _check_merged(adapter: Adapter, logits: _Logits, written: torch.Tensor) -> N
     # Some quantized base models also round what goes into their layers, which no merged model does.
     rounded_inputs = quantizations()[adapter.result.quantization].rounded_inputs
     limit = max(ROUNDING[adapter.recipe.model.dtype], rounded_inputs)
-    if not (change := difference(logits.merged, logits.trained)) < limit:
-        what = f"merging changes its logits by {change:.2g} of their standard deviation."
-        raise UserError.at(f"--method {adapter.result.label}", what, USE_ADAPTER)
     effect, error = difference(logits.base, logits.trained), difference(written, logits.trained)
     # An error that rounding explains may still be as large as the whole effect of the adapter.
     if not error < limit or (error > NEGLIGIBLE and error > effect / 2):

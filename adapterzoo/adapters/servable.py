@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from adapterzoo.adapters.change import ScoreChange
-from adapterzoo.adapters.exporting import FACTORS, MAX_WHOLE_RANK, PREFIX, adapter_deltas, changes_with, write_lora
+from adapterzoo.adapters.exporting import FACTORS, MAX_WHOLE_RANK, PREFIX, changes_with, of_deltas, write_lora
 from adapterzoo.adapters.finding import Adapter, Say
 from adapterzoo.adapters.merging import check_mergeable
-from adapterzoo.adapters.updates import whole_rank
+from adapterzoo.adapters.updates import Deltas, Updates
 from adapterzoo.files import new_folder
 from adapterzoo.methods.layers import WEIGHTS
 
@@ -47,29 +48,42 @@ def make_servable(adapter: Adapter, to: Path, say: Say) -> Servable:
         UserError: as in :func:`adapterzoo.adapters.exporting.export_lora`.
     """
     check_mergeable(adapter, to)
-    deltas = adapter_deltas(adapter, say)
-    if (rank := _own_rank(adapter.path, deltas.by_layer)) is not None:
-        return Servable(FORM, rank, [])
-    updates = deltas.decomposed()
-    whole = whole_rank(updates)
+    own = _factors(adapter.path)
+    if own is not None and of_deltas(adapter, say, partial(_have_effect, own)):
+        return Servable(FORM, own.rank, [])
+    updates = of_deltas(adapter, say, Updates.of)
+    whole = updates.whole_rank()
     rank = min(whole, MAX_WHOLE_RANK)
     with new_folder(to) as folder:
-        write_lora(adapter, updates, rank, deltas, folder)
+        write_lora(adapter, updates, rank, folder)
         changes = changes_with(adapter, folder, say) if whole > rank else []
     return Servable(CONVERTED, rank, changes)
 
 
-def _own_rank(folder: Path, deltas: Mapping[str, torch.Tensor]) -> int | None:
-    """Return the rank of an adapter that servers can load as it is; None if they would not answer like it.
+class _Factors(NamedTuple):
+    """The factors of an adapter that servers can load as it is, perhaps with another effect."""
+
+    by_layer: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    """name of a layer -> its factors, of shape (rank, in_features) and (out_features, rank)"""
+    scaling: float
+    """what servers multiply the product of the factors with"""
+
+    @property
+    def rank(self) -> int:
+        return max(int(first.shape[0]) for first, _ in self.by_layer.values())
+
+    def read(self, name: str) -> torch.Tensor:
+        """Return what servers add to the weight of a layer."""
+        first, second = self.by_layer[name]
+        return self.scaling * second.float() @ first.float()
+
+
+def _factors(folder: Path) -> _Factors | None:
+    """Return the factors of an adapter that servers can load as it is; None if they cannot.
 
     Servers read the two factors of each layer, and multiply their product with ``lora_alpha`` through the rank, or
     through its root. They ignore, or refuse, whatever else PEFT's LoRA can do.
-
-    Args:
-        folder: the adapter's folder.
-        deltas: name of a layer -> what the adapter adds to its weight.
     """
-    import torch
     from safetensors.torch import load_file
 
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -77,16 +91,25 @@ def _own_rank(folder: Path, deltas: Mapping[str, torch.Tensor]) -> int | None:
         return None
     weights = load_file(folder / WEIGHTS)
     layers = {name.removesuffix(FACTORS[0]) for name in weights if name.endswith(FACTORS[0])}
-    if {name + factor for name in layers for factor in FACTORS} != set(weights):
+    if not layers or {name + factor for name in layers for factor in FACTORS} != set(weights):
         return None
-    scaling = config["lora_alpha"] / (config["r"] ** (0.5 if config.get("use_rslora") else 1))
-    read = {
-        name.removeprefix(PREFIX): scaling * weights[name + FACTORS[1]].float() @ weights[name + FACTORS[0]].float()
-        for name in layers
-    }
-    for name in {*read, *deltas}:
-        missing = torch.zeros(())
-        first, second = read.get(name, missing), deltas.get(name, missing).cpu()
-        if not float((first - second).norm()) <= SAME * float(second.norm()) + TINY:
-            return None
-    return max(int(weights[name + FACTORS[0]].shape[0]) for name in layers)
+    found = {name.removeprefix(PREFIX): (weights[name + FACTORS[0]], weights[name + FACTORS[1]]) for name in layers}
+    return _Factors(found, config["lora_alpha"] / (config["r"] ** (0.5 if config.get("use_rslora") else 1)))
+
+
+def _have_effect(factors: _Factors, deltas: Iterator[Deltas]) -> bool:
+    """Tell whether servers that load these factors change the weights as the adapter does."""
+    import torch
+
+    nothing, unseen = torch.zeros(()), set(factors.by_layer)
+    for part in deltas:
+        for name, delta in part.by_layer.items():
+            unseen.discard(name)
+            read = factors.read(name) if name in factors.by_layer else nothing
+            if not _same(read, delta.cpu()):
+                return False
+    return all(_same(factors.read(name), nothing) for name in unseen)
+
+
+def _same(first: torch.Tensor, second: torch.Tensor) -> bool:
+    return float((first - second).norm()) <= SAME * float(second.norm()) + TINY

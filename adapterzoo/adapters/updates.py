@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adapterzoo.errors import AdapterzooError
 from adapterzoo.methods.targets import linear_layers
+from adapterzoo.model.parts import is_empty
 
 if TYPE_CHECKING:
     import torch
@@ -25,14 +26,26 @@ class NotLoraError(AdapterzooError):
 
 
 class Update(NamedTuple):
-    """The singular value decomposition of a layer's merged weight minus its weight in the base model."""
+    """The singular value decomposition of a layer's merged weight minus its weight in the base model.
+
+    Vectors whose values come from rounding are left out.
+    """
 
     left: torch.Tensor
-    """left singular vectors, (out_features, min(out_features, in_features))"""
+    """left singular vectors, (out_features, rank)"""
     values: torch.Tensor
-    """singular values, the largest first"""
+    """all singular values, the largest first, (min(out_features, in_features),)"""
     right: torch.Tensor
-    """right singular vectors, (min(out_features, in_features), in_features)"""
+    """right singular vectors, (rank, in_features)"""
+
+    @classmethod
+    def of(cls, delta: torch.Tensor) -> Update:
+        """Decompose what is added to the weight of a layer, (out_features, in_features)."""
+        import torch
+
+        whole = cls(*torch.linalg.svd(delta, full_matrices=False))
+        rank = whole.rank(1 - ROUNDING)
+        return cls(whole.left[:, :rank].clone(), whole.values, whole.right[:rank].clone())
 
     def kept(self, rank: int) -> float:
         """Return the share of the update, by squares, that its largest singular values hold."""
@@ -52,35 +65,60 @@ class Deltas(NamedTuple):
     """The changes that an adapter makes to the weights of linear layers."""
 
     by_layer: dict[str, torch.Tensor]
-    """name of a layer -> what is added to its weight, (out_features, in_features)"""
+    """name of a layer -> what is added to its weight, (out_features, in_features); empty if nothing was changed"""
     transposed: bool
     """whether the layers keep their weights transposed"""
     model_type: str | None
     """type of the model in its configuration"""
 
-    def decomposed(self) -> dict[str, Update]:
-        """Return name of a layer -> its update."""
-        import torch
 
-        return {name: Update(*torch.linalg.svd(delta, full_matrices=False)) for name, delta in self.by_layer.items()}
+class Updates(NamedTuple):
+    """The singular value decompositions of the changes that an adapter makes to the weights of linear layers."""
+
+    by_layer: dict[str, Update]
+    """name of a layer -> its update"""
+    transposed: bool
+    """whether the layers keep their weights transposed"""
+    model_type: str | None
+    """type of the model in its configuration"""
+
+    @classmethod
+    def of(cls, deltas: Iterable[Deltas]) -> Updates:
+        """Decompose the changes in one part of a model after the other.
+
+        Raises:
+            NotLoraError: nothing is changed.
+        """
+        updates, transposed, model_type = dict[str, Update](), False, None
+        for part in deltas:
+            updates |= {name: Update.of(delta) for name, delta in part.by_layer.items()}
+            transposed, model_type = transposed or part.transposed, part.model_type
+        if not updates:
+            raise NotLoraError("changes no weight, so there is nothing to export.")
+        return cls(updates, transposed, model_type)
+
+    def whole_rank(self) -> int:
+        """Return the rank of a LoRA adapter that holds all of the updates, up to rounding."""
+        return max(update.rank(1 - ROUNDING) for update in self.by_layer.values())
 
 
 def deltas_of(model: nn.Module, merge: Callable[[nn.Module], nn.Module]) -> Deltas:
     """Return what an adapter adds to the weights of a model.
 
     Args:
-        model: the base model without quantization, which is changed.
+        model: the base model without quantization, which is changed; weights without content are left out.
         merge: puts the adapter on the model and merges it.
 
     Raises:
-        NotLoraError: the adapter changes other weights than those of linear layers, or none.
+        NotLoraError: the adapter changes other weights than those of linear layers.
     """
     import torch
     from transformers.pytorch_utils import Conv1D
 
     with torch.no_grad():
         model.float()  # the rounding of bfloat16 would be an update of full rank
-        before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+        weights = dict(model.named_parameters())
+        before = {name: weight.clone() for name, weight in weights.items() if not is_empty(weight)}
         layers = {f"{name}.weight": name for name in linear_layers(model)}
         merged: Any = merge(model)
         after = dict(merged.named_parameters())
@@ -91,14 +129,7 @@ def deltas_of(model: nn.Module, merge: Callable[[nn.Module], nn.Module]) -> Delt
         if others := sorted(set(changed) - set(layers)):
             what = f"changes {others[0]}" + (f" and {len(others) - 1} more" if len(others) > 1 else "")
             raise NotLoraError(f"{what}, and LoRA changes linear layers only.", "Merge it instead.")
-        if not changed:
-            raise NotLoraError("changes no weight, so there is nothing to export.")
         model_type = getattr(getattr(merged, "config", None), "model_type", None)
         return Deltas(
             {layers[name]: delta.T if transposed else delta for name, delta in changed.items()}, transposed, model_type
         )
-
-
-def whole_rank(updates: Mapping[str, Update]) -> int:
-    """Return the rank of a LoRA adapter that holds all of the updates, up to rounding."""
-    return max(update.rank(1 - ROUNDING) for update in updates.values())

@@ -239,7 +239,7 @@ def _peft(method: Method[Any], observer: Observer) -> Record:
 def _merge(method: Method[Any], observer: Observer) -> Record:
     """Load the adapter on an unquantized base, merge it, compare the answers, and look at the changes of weights."""
     from adapterzoo.adapters.exporting import MAX_WHOLE_RANK
-    from adapterzoo.adapters.updates import NotLoraError, deltas_of, whole_rank
+    from adapterzoo.adapters.updates import NotLoraError, Updates, deltas_of
     from adapterzoo.conformance.measure import logits
 
     base = tiny_base(observer.observed.architecture, "none", task_type=observer.context.task_type)
@@ -255,8 +255,8 @@ def _merge(method: Method[Any], observer: Observer) -> Record:
     try:
         with base.borrow() as model:
             measured.append(logits(model, observer.rows))
-            updates = deltas_of(model, merge).decomposed()
-        rank = whole_rank(updates)
+            updates = Updates.of([deltas_of(model, merge)])
+        rank = updates.whole_rank()
         whole: bool | str = rank <= MAX_WHOLE_RANK or f"its updates have the rank {rank}, more than {MAX_WHOLE_RANK}"
         export: bool | str = True
     except NotLoraError as error:

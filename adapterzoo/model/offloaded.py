@@ -57,6 +57,23 @@ def is_offloaded(model: nn.Module) -> bool:
     return any(SOURCE in vars(module) for module in model.modules())
 
 
+def reads_no_more(module: nn.Module, read: bool) -> None:
+    """Make a module an ordinary one again, if its weights were read when they were used.
+
+    Args:
+        module: the module.
+        read: whether its weights are read once more, to stay in memory; otherwise they are zeros.
+    """
+    source: _Source | None = vars(module).pop(SOURCE, None)
+    if source is None:
+        return
+    module.__class__ = type(module).__bases__[0]
+    for name, parameter in module._parameters.items():
+        if parameter is not None and parameter.is_meta:
+            content = source.read(name).data.clone() if read else source.zeros(parameter)
+            module._parameters[name] = nn.Parameter(content, requires_grad=False)
+
+
 def in_use() -> int:
     """Return how many weights that were read are still in memory, because something uses them."""
     _last.clear()
@@ -114,6 +131,10 @@ class _Source:
         _in_use[storage] = weakref.ref(weight, lambda gone: _forget(storage, gone))
         _last.append(weight)
         return weight
+
+    def zeros(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return zeros in the shape of a weight, where the module computes; they take no memory."""
+        return torch.zeros((), dtype=weight.dtype, device=self._device).expand(weight.shape)
 
 
 def _forget(storage: int, gone: weakref.ref[_ReadWeight]) -> None:

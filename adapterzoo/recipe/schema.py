@@ -96,10 +96,6 @@ class ModelSection(Section):
                 raise PydanticCustomError("value", what, {"at": (key,)})
         return self
 
-    def on_one_device(self) -> ModelSection:
-        """Return the section for a model that is wholly on one device, as is needed to change its weights."""
-        return self.model_copy(update={"device_map": None, "max_memory": None, "offload_folder": None})
-
 
 class EvaluateSection(Section):
     """The settings by which every cell is measured on the test split."""

@@ -21,6 +21,9 @@ class BitsAndBytes(Quantization):
     def dequantize(self, model: Any, dtype: torch.dtype) -> nn.Module:
         """See :meth:`Quantization.dequantize`."""
         plain: nn.Module = model.dequantize()
+        # transformers leaves these marks, and PEFT's IA3 refuses to merge into a model that has one.
+        for mark in ("is_loaded_in_8bit", "is_loaded_in_4bit"):
+            vars(plain).pop(mark, None)
         return plain.to(dtype)
 
 
