@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # A share of an update that is smaller than this comes from rounding in float32.
 ROUNDING = 1e-8
+PROBES = 128
 
 
 class NotLoraError(AdapterzooError):
@@ -34,7 +35,7 @@ class Update(NamedTuple):
     left: torch.Tensor
     """left singular vectors, (out_features, rank)"""
     values: torch.Tensor
-    """all singular values, the largest first, (min(out_features, in_features),)"""
+    """singular values, the largest first; also those from rounding, unless the rank is low"""
     right: torch.Tensor
     """right singular vectors, (rank, in_features)"""
 
@@ -43,9 +44,29 @@ class Update(NamedTuple):
         """Decompose what is added to the weight of a layer, (out_features, in_features)."""
         import torch
 
-        whole = cls(*torch.linalg.svd(delta, full_matrices=False))
+        whole = cls._of_low_rank(delta) or cls(*torch.linalg.svd(delta, full_matrices=False))
         rank = whole.rank(1 - ROUNDING)
         return cls(whole.left[:, :rank].clone(), whole.values, whole.right[:rank].clone())
+
+    @classmethod
+    def _of_low_rank(cls, delta: torch.Tensor) -> Update | None:
+        """Decompose an update whose rank is below PROBES, a hundred times as fast; None if it is not.
+
+        The images of random vectors then span all columns, which is checked (Halko, Martinsson and Tropp, 2011).
+        """
+        import torch
+
+        if min(delta.shape) <= 2 * PROBES:
+            return None
+        random = torch.Generator(delta.device).manual_seed(0)
+        probes = torch.randn(delta.shape[1], PROBES, generator=random, device=delta.device, dtype=delta.dtype)
+        basis = torch.linalg.qr(delta @ probes).Q
+        inside = basis.T @ delta
+        outside = (delta - basis @ inside).double().square().sum()
+        if not float(outside) <= ROUNDING / 2 * float(delta.double().square().sum()):
+            return None
+        left, values, right = torch.linalg.svd(inside, full_matrices=False)
+        return cls(basis @ left, values, right)
 
     def kept(self, rank: int) -> float:
         """Return the share of the update, by squares, that its largest singular values hold."""

@@ -94,3 +94,16 @@ def test_other_methods(out: Path, adapterzoo: Callable[..., Result], tmp_path: P
     refused(adapterzoo("export", out, "-m", "lora", *to, "--rank", 2, "--keep", 0.5), "contradicts --keep")
     refused(adapterzoo("export", out, "-m", "lora", "--as", "lora", "--to", tmp_path / "ia3"), "already exists")
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("rank", [16, 300])
+def test_a_large_layer_is_decomposed_as_any_other(rank: int) -> None:
+    from adapterzoo.adapters.updates import Update
+
+    torch.manual_seed(0)
+    weight = torch.randn(400, 320)
+    delta = weight + torch.randn(400, rank) @ torch.randn(rank, 320) / 100 - weight  # with the rounding of a merge
+    update, values = Update.of(delta), torch.linalg.svdvals(delta)
+    assert len(update.left.T) == len(update.right) == rank
+    assert torch.allclose(update.values[:rank], values[:rank], rtol=1e-4)
+    assert torch.allclose(update.left * update.values[:rank] @ update.right, delta, atol=1e-5)
