@@ -269,7 +269,11 @@ class Method(Generic[OptionsT]):
         raise NotImplementedError
 
     def merge(self, model: nn.Module) -> nn.Module:
-        """Add the adapter of a wrapped model to the base model's weights, and return the base model."""
+        """Add the adapter of a wrapped model to the base model's weights, and return the base model.
+
+        Of a large model only some layers may have content, and the others be on the meta device. If that is an error,
+        it is called again with the whole model.
+        """
         raise NotImplementedError
 
     def findings(self, model: nn.Module) -> dict[str, Any]:

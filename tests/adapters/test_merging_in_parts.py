@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from click.testing import Result
 from safetensors.torch import load_file
 
-from adapterzoo.model import base, parts
-from adapterzoo.recipe.schema import ModelSection
+from adapterzoo.model import parts
 
 LEARN = ("--set", "train.learning_rate=1e-2", "--set", "train.steps=4", "--set", "evaluate.max_new_tokens=1")
 # PEFT's layers, some of which share numbers with all others, and layers of our own; waveft cannot merge parts.
@@ -99,37 +97,3 @@ def test_from_the_disk(
         done = adapterzoo(*step, tmp_path / f"disk-{number}")
         assert done.exit_code == 0, done.output
         assert_equal(weights(tmp_path / f"disk-{number}"), weights(tmp_path / f"memory-{number}"))
-
-
-def test_only_one_block_has_content_at_a_time(tiny_model: Path, little_memory: Callable[[], None]) -> None:
-    section = ModelSection(name=str(tiny_model), quantization="nf4", dtype="float32")
-    loaded = base.load(section, str(tiny_model), "nf4", 64)
-    little_memory()
-    with loaded.borrow() as model:
-        before = {name: id(module) for name, module in model.named_modules()}
-        found: list[set[str]] = []
-        for part in parts.parts(model, "nf4", "float32"):
-            found.append({name for name, tensor in part.model.named_parameters() if not parts.is_empty(tensor)})
-            stored = sum(p.untyped_storage().nbytes() for p in part.model.parameters() if parts.is_empty(p))
-            assert stored < 1000, "zeros take no memory"
-            assert all(parameter.is_floating_point() for parameter in part.model.parameters())
-        assert {name: id(module) for name, module in model.named_modules()} == before
-    blocks = [{name for name in names if ".layers." in name} for names in found]
-    assert all(name.startswith("model.layers.0.") for name in blocks[0])
-    assert all(name.startswith("model.layers.1.") for name in blocks[1])
-    assert found[1] == blocks[1], "what is in no block belongs to the first part"
-    assert not loaded.was_changed
-
-
-def test_blocks_that_share_weights_stay_together(little_memory: Callable[[], None]) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    model: Any = LlamaForCausalLM(
-        LlamaConfig(vocab_size=16, hidden_size=16, intermediate_size=16, num_attention_heads=2, num_hidden_layers=3)
-    )
-    model.model.layers[2].self_attn.q_proj.weight = model.model.layers[0].self_attn.q_proj.weight
-    little_memory()
-    (only,) = parts.parts(model, "none", "float32")
-    assert only.total == 1
-    layers = only.model.model.layers
-    assert layers[2].self_attn.q_proj.weight is layers[0].self_attn.q_proj.weight
