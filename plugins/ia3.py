@@ -49,6 +49,7 @@ class Ia3(PeftMethod[Ia3Options]):
     options = Ia3Options
     learning_rate = 5e-3
     learning_rate_source = "PEFT's method comparison (ia3/llama-3.2-3B-all-attn-5k-lr0.005); the paper uses 3e-3"
+    departs_from = ("between steps",)  # with weight decay, it sets the factors of fused queries back after each step
     token_wise = True
 
     def problems(self, skeleton: nn.Module, options: Ia3Options, context: Context) -> list[Problem]:

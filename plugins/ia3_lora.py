@@ -38,7 +38,7 @@ class Ia3Lora(Method[Ia3LoraOptions]):
     learning_rate_source = (
         "the rate of lora; IA3's factors get a rate that is higher by the ratio of the rates of ia3 and lora"
     )
-    departs_from = ("learning rate",)
+    departs_from = ("learning rate", "between steps")  # the second where ia3 does
     size_option = "r"
     token_wise = True
 

@@ -311,6 +311,32 @@ def test_a_row_that_breaks_a_rule_is_marked_and_not_ranked(
     assert "--against ia3: this row is not ranked, because its method broke a rule." in refused.stderr
 
 
+@pytest.mark.parametrize("method", ["ia3", "ia3-lora"])
+def test_factors_of_fused_queries_that_are_set_back_break_no_rule(
+    method: str, write_recipe: Callable[..., Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    """With weight decay they change in each step, and the row was not ranked."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    config = AutoConfig.for_model(
+        "gpt_neox", vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=2,
+    )  # fmt: skip
+    for part in (tokenizer, AutoModelForCausalLM.from_config(config)):
+        part.save_pretrained(tmp_path / "model")
+    recipe = write_recipe(method, steps="3")
+    bench, noted = (
+        Bench(recipe, f"model.name={tmp_path / 'model'}", "train.weight_decay=0.1"),
+        FairPlay(registry()[method]),
+    )
+    with bench.wrapped(method, bench.load("none")) as model:
+        bench.train(method, model, tmp_path, fair_play=noted)
+        assert all((factors[query] == 1).all() for factors, query in model.queries)
+    assert noted.record()["broken_rules"] == {}
+    assert "between steps" in noted.record()["declared_departures"]
+
+
 def test_what_was_counted_and_noted_before_a_stop_is_kept(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
     bench = Bench(write_recipe("lora"), "train.save_steps=2")
     loaded = bench.load("none")
