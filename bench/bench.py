@@ -131,7 +131,7 @@ def write_job(recipe: Path, overrides: Sequence[str], path: Path) -> int:
     from adapterzoo.model import files as model_files
     from adapterzoo.model.config import load_config
     from adapterzoo.model.skeleton import skeleton as make_skeleton
-    from adapterzoo.training.arguments import in_steps
+    from adapterzoo.training.steps import in_steps
 
     checked = load_recipe(recipe, tuple(overrides))
     splits = load_splits(checked.data, lambda message: None)

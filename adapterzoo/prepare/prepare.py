@@ -83,10 +83,11 @@ def encode_run(
     from adapterzoo.model.skeleton import skeleton as make_skeleton
 
     spare_imported_modules()
-    from adapterzoo.training.arguments import total_steps
+    from adapterzoo.training.steps import total_steps
 
     recipe, cells, location, config = _with_model(recipe, cells, say)
     encoded = encode_data(recipe, location, config, splits, say)
+    rows = len(encoded.training_rows)
     if problems := devices_problems(recipe, encoded, config, cells, registry()):
         raise UserError(*problems)
     loading.check_weights(recipe.model, location, config, encoded.form)
@@ -99,7 +100,7 @@ def encode_run(
         location=location,
         encoded=encoded,
         sealed_rows=sealed(encoded),
-        steps=total_steps(recipe.train, len(encoded.training_rows)) if steps is None else steps,
+        steps=total_steps(recipe.train, rows, encoded.smallest_batch) if steps is None else steps,
         trainable={},
         unknown_sizes={},
         base_parameters=sum(p.numel() for p in skeleton.parameters()),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +15,7 @@ from adapterzoo.errors import Problem, did_you_mean
 from adapterzoo.machine import ranks
 from adapterzoo.recipe.schema import TrainSection
 from adapterzoo.recipe.train import ON_EVALUATION
+from adapterzoo.training.steps import in_steps
 
 # The trainer's arguments that a recipe cannot pass -> the recipe key, option or program that sets them.
 SET_BY = {
@@ -34,6 +34,8 @@ SET_BY = {
     "max_grad_norm": "train.max_grad_norm",
     "gradient_checkpointing": "train.gradient_checkpointing",
     "gradient_checkpointing_kwargs": "train.gradient_checkpointing",
+    "activation_checkpointing": "train.gradient_checkpointing",
+    "activation_checkpointing_kwargs": "train.gradient_checkpointing",
     "bf16": "model.dtype",
     "fp16": "model.dtype",
     "tf32": "model.tf32",
@@ -65,6 +67,7 @@ SET_BY = {
             "dataloader_prefetch_factor",
             "dataloader_persistent_workers",
             "auto_find_batch_size",  # rows would be trained with other batches than the recipe's
+            "dataloader_drop_last",  # an epoch has all rows, as train.epochs counts them
             "ignore_data_skip",
             "save_only_model",
             "push_to_hub",
@@ -171,21 +174,6 @@ def _loggers(settings: TrainSection) -> list[Problem]:
         elif logger not in get_available_reporting_integrations():
             problems.append(Problem("train.loggers", f"'{logger}' is not installed.", f"Try: pip install {logger}."))
     return problems
-
-
-def total_steps(train: TrainSection, rows: int) -> int:
-    """Return the number of optimizer steps of the whole training."""
-    if train.steps is not None:
-        return train.steps
-    assert train.epochs is not None
-    # The trainer begins an epoch with a new batch and a new step, also if the last ones were not full.
-    steps = math.ceil(math.ceil(rows / train.batch_size) / train.gradient_accumulation)
-    return max(1, math.ceil(train.epochs * steps))
-
-
-def in_steps(value: int | float, steps: int) -> int:
-    """Return a number of steps; if the value is a float, it is a share of all steps."""
-    return value if isinstance(value, int) else math.ceil(value * steps)
 
 
 def arguments(

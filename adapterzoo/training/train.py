@@ -22,9 +22,9 @@ from adapterzoo.tasks.examples import Examples
 from adapterzoo.tokens.shared_prefix import SharedPrefix
 from adapterzoo.training import arguments as training_arguments
 from adapterzoo.training import checkpoints
-from adapterzoo.training.arguments import total_steps
 from adapterzoo.training.fair_play import FairPlay
 from adapterzoo.training.method_part import MethodPart
+from adapterzoo.training.steps import drops_last_batch, total_steps
 from adapterzoo.training.trainer import TaskTrainer
 
 LOGS = "logs"
@@ -80,12 +80,12 @@ def train_adapter(
     Raises:
         NotFiniteError: the loss or the gradient became NaN or infinite.
     """
-    steps = total_steps(settings, len(encoded.training_rows))
+    rows, smallest = len(encoded.training_rows), encoded.smallest_batch
+    steps = total_steps(settings, rows, smallest)
     encoded.check_model(model)
     fp16 = _scales_gradients(model)
     arguments = training_arguments.arguments(settings, steps, learning_rate, seed, folder, fp16=fp16)
-    # A last batch that is too small for the loss would be a step of which nothing is learned.
-    arguments.dataloader_drop_last = 0 < len(encoded.training_rows) % settings.batch_size < encoded.smallest_batch
+    arguments.dataloader_drop_last = drops_last_batch(settings, rows, smallest)
     # Rank 0 has just prepared the folder, and may remove checkpoints there.
     checkpoint = ranks.agreed(lambda: checkpoints.newest(folder, wanted=part.resumes, say=say))
     # The training before the checkpoint counts as training time.

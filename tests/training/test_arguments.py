@@ -64,6 +64,10 @@ def test_every_key_reaches_the_trainer() -> None:
         ({"arguments": {"learning_rate": 1}}, "train.arguments.learning_rate: is set by train.learning_rate."),
         ({"arguments": {"seed": 1}}, "train.arguments.seed: is set by seeds."),
         ({"arguments": {"fp16": True}}, "is set by model.dtype."),
+        (
+            {"gradient_checkpointing": True, "arguments": {"activation_checkpointing": False}},
+            "train.arguments.activation_checkpointing: is set by train.gradient_checkpointing.",
+        ),
         ({"arguments": {"logging_steps": 5}}, "is set by adapterzoo itself."),
         ({"arguments": {"adam_beta1": [1]}}, "train.arguments.adam_beta1: is [1], and must be float."),
         (
@@ -78,6 +82,7 @@ def test_every_key_reaches_the_trainer() -> None:
                 "dataloader_num_workers": 1,
                 "eval_on_start": True,
                 "auto_find_batch_size": True,
+                "dataloader_drop_last": True,
             }.items()
         ),
         ({"optimizer": "schedule_free_adamw"}, "has other weights for training than for measuring"),

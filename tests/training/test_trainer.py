@@ -9,7 +9,7 @@ import pytest
 from cells import Bench
 
 from adapterzoo.recipe.schema import TrainSection
-from adapterzoo.training.arguments import in_steps, total_steps
+from adapterzoo.training.steps import in_steps, total_steps
 
 
 def losses(recipe: Path, folder: Path, *overrides: str) -> list[float]:
@@ -23,6 +23,9 @@ def test_steps_follow_from_epochs_and_from_shares() -> None:
     assert total_steps(TrainSection(epochs=2.0, batch_size=8, gradient_accumulation=2), 100) == 14
     assert total_steps(TrainSection(epochs=3.0, batch_size=8), 10) == 6, "an epoch has a batch of 8 rows and one of 2"
     assert total_steps(TrainSection(), 100) == 13
+    pairs = TrainSection(epochs=2.0, batch_size=4)
+    assert total_steps(pairs, 21, smallest_batch=2) == 10, "a last batch of one row is left out, if a loss needs two"
+    assert total_steps(pairs, 22, smallest_batch=2) == 12
     assert in_steps(10, 100) == 10
     assert in_steps(0.05, 30) == 2
 
