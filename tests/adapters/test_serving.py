@@ -83,3 +83,31 @@ def test_what_is_known_is_not_tried_again_until_the_adapter_changes(
     assert servings(out, adapterzoo)["lora"] is None
     assert "lora: trying how it can be served" in adapterzoo("compare", out, "--serving").stderr
     assert servings(out, adapterzoo)["lora"]["rank"] == 4
+
+
+@pytest.mark.parametrize("template", ["Give the past of {question}, please.", "{question} -> {answer}"])
+def test_answers_are_timed_after_the_prompts_of_the_run(
+    template: str,
+    write_recipe: Callable[..., Path],
+    adapterzoo: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """The recorded prompts have the recipe's template in them, and it was filled in once more."""
+    from cells import Bench
+
+    from adapterzoo.adapters import serving
+    from adapterzoo.adapters.asking import Ready
+    from adapterzoo.adapters.finding import find_adapter
+    from adapterzoo.adapters.loading import saved_encoder
+    from adapterzoo.evaluation import generation
+
+    recipe, sets = write_recipe("lora", steps="1", shots="0"), (f"data.template={json.dumps(template)}", "jobs=0")
+    given = [part for value in sets for part in ("--set", value)]
+    assert adapterzoo("run", recipe, *given, "--out", tmp_path / "out").exit_code == 0
+    asked: list[list[int]] = []
+    monkeypatch.setattr(generation, "generate", lambda model, encoded, prompts, *_: asked.extend(prompts))
+    adapter = find_adapter(tmp_path / "out", "lora")
+    serving._seconds(Ready.of(None, saved_encoder(adapter), adapter))
+    test = Bench(recipe, *sets).prepared.encoded.test
+    assert asked == [test[0].prompt, *(example.prompt for example in test[: serving.PROMPTS])]
