@@ -125,7 +125,8 @@ class Examples(ABC):
     def loss_unit(self) -> Literal["tokens", "rows"] | None:
         """Over what the loss of a batch is a mean: its learned tokens or its rows; None if it is no such mean.
 
-        Only with such a mean can several processes divide a batch. A loss that compares rows with each other is none.
+        Only with such a mean can several processes divide a batch, and each token or row of a step counts the same. A
+        loss that compares rows with each other is none: then each batch of a step counts the same.
         """
         return None
 

@@ -31,7 +31,7 @@ class Parts:
 
     def __init__(self, examples: Examples) -> None:
         self.examples = examples
-        self._shares = deque[float]()
+        self._factors = deque[tuple[float, float]]()
 
     def batch(self, rows: Sequence[Any], prefix: Any) -> dict[str, Any]:
         """Return this rank's part of a batch; if there are fewer rows than ranks, it may be one row of no weight."""
@@ -49,20 +49,36 @@ class Parts:
         return {name: values[list(own)] for name, values in self.examples.collate(rows, prefix=prefix).items()}
 
     def weigh(self, batches: Sequence[dict[str, Any]]) -> float:
-        """Take the weights out of the batches of a step, and keep their shares; return the weight of all ranks."""
-        weights = [float(batch.pop(WEIGHT)) for batch in batches]
-        totals = ranks.totals(weights)
-        # In a batch without any learned token, all parts are alike.
-        self._shares.extend(
-            own / all_ranks if all_ranks else 1 / ranks.count() for own, all_ranks in zip(weights, totals, strict=True)
-        )
-        return sum(totals)
+        """Take the weights out of the batches of a step, and keep what :meth:`next_factors` returns.
 
-    def next_share(self) -> float:
-        """Return this rank's share of the next batch."""
-        return self._shares.popleft() if ranks.count() > 1 else 1.0
+        Returns:
+            The weight of all batches on all ranks.
+        """
+        if ranks.count() == 1:
+            # The trainer itself weighs tokens, and a batch that is a whole step has nothing beside it.
+            alike = self.examples.trainer_computes_loss or len(batches) == 1
+            weights = totals = [1.0 if alike else float(self._weight(batch)) for batch in batches]
+        else:
+            weights = [float(batch.pop(WEIGHT)) for batch in batches]
+            totals = ranks.totals(weights)
+        whole = sum(totals)
+        for own, all_ranks in zip(weights, totals, strict=True):
+            # In a batch without any learned token, all parts are alike.
+            share = own / all_ranks if all_ranks else 1 / ranks.count()
+            self._factors.append((share, all_ranks * len(batches) / whole if whole else 1.0))
+        return whole
+
+    def next_factors(self) -> tuple[float, float]:
+        """Return two factors for the next batch: this rank's share of it, and how much it counts in its step.
+
+        The second is how many times as many learned tokens or rows it has as the mean batch of the step, so that each
+        of them counts the same, as in one large batch.
+        """
+        return self._factors.popleft()
 
     def _weight(self, batch: dict[str, Any]) -> int:
+        if self.examples.loss_unit is None:
+            return 1
         if self.examples.loss_unit == "rows":
             return len(batch["input_ids"])  # each row has as many texts as another
         labels: torch.Tensor = batch.get("shift_labels", batch["labels"])

@@ -149,8 +149,8 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         batches, number = super().get_batch_samples(*args, **kwargs)
         for batch in batches:
             self.watch.taken(batch)
+        weight = self.parts.weigh(batches)
         if ranks.count() > 1:
-            weight = self.parts.weigh(batches)
             number = None if number is None else torch.full_like(number, weight)
         # A resumed training has the same seeds. It restores the state of the generator only after this call.
         first_seed = hash((self.args.seed, self.state.global_step))
@@ -164,7 +164,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         """Return the task's loss, and count positions and tokens."""
         self.positions += inputs["input_ids"].numel()
         self.tokens = self.tokens + inputs["attention_mask"].sum()
-        content, share = batch_content(inputs), self.parts.next_share()
+        content, (share, counts) = batch_content(inputs), self.parts.next_factors()
         arguments = self.examples.arguments(inputs, self.model)
         if self.examples.trainer_computes_loss:
             if kwargs.get("num_items_in_batch") is not None and share:
@@ -180,7 +180,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         else:
             # The trainer divides by the number of batches in a step only if the model does not do that itself.
             self.model_accepts_loss_kwargs = False
-            loss = self.examples.loss(model, arguments)
+            loss = self.examples.loss(model, arguments) * counts
         self.watch.computed(loss, inputs, content)
         # DDP takes the mean of the gradients of all ranks, where the sum of the parts' is meant.
         return loss * (share * ranks.count()) if ranks.count() > 1 else loss

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import task_runs
 from cells import Bench
 
+from adapterzoo.model import base
 from adapterzoo.recipe.schema import TrainSection
+from adapterzoo.running.cell import adapt, train
+from adapterzoo.running.watch import Watch
 from adapterzoo.training.steps import in_steps, total_steps
 
 
@@ -47,6 +53,33 @@ def test_gradient_accumulation_equals_a_larger_batch(write_recipe: Callable[...,
     whole = losses(recipe, tmp_path, "train.steps=3")
     parts = losses(recipe, tmp_path, "train.steps=3", "train.batch_size=2", "train.gradient_accumulation=4")
     assert parts == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.mark.parametrize("task", ["classification", "token_classification"])
+def test_in_other_tasks_too_gradient_accumulation_equals_a_larger_batch(
+    task: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    """The batches of a step have different numbers of tags, and the last one of an epoch has fewer rows."""
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "classifier_dropout": 0.0}))
+    texts = [[word[: 1 + number % 5] for word in task_runs.WORDS[: 1 + number % 7]] for number in range(37)]
+    tagged = [{"words": words, "tags": ["B-X" if len(word) > 2 else "O" for word in words]} for words in texts]
+    labelled = [{"text": " ".join(words), "label": str(len(words) % 2)} for words in texts]
+    rows = tagged if task == "token_classification" else labelled
+
+    recipe = task_runs.write_recipe(tmp_path, model, rows, task)
+
+    def of_steps(*overrides: str) -> list[float]:
+        bench, folder = Bench(recipe, *overrides), tmp_path / "checkpoints"
+        cell, prepared = bench.cells["lora"], bench.prepared
+        loaded = base.load(bench.recipe.model, prepared.location, "none", 64, prepared.encoded.form)
+        with loaded.borrow() as borrowed:
+            trained = train(prepared, cell, adapt(prepared, cell, borrowed, Watch()), folder, Watch())
+        return [entry["loss"] for entry in trained.history]
+
+    parts = of_steps("train.batch_size=3", "train.gradient_accumulation=2")
+    assert parts == pytest.approx(of_steps("train.batch_size=6"), rel=1e-5)
 
 
 def test_scheduler_and_optimizer_work_with_nf4_without_double_quantization(
