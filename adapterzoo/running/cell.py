@@ -81,7 +81,9 @@ def adapt(prepared: Prepared, cell: MethodCell, model: nn.Module, watch: Watch) 
     with fair_play.wrapping(context) as watched, hidden_rows(prepared.encoded):
         wrapped = checked_wrap(method, model, options, watched)
     head = train_head(model)
-    added = sum(p.numel() for p in wrapped.parameters()) - before
+    # Some methods train a copy of the new head, beside the one that counts already.
+    copied = sum(p.numel() for p in head_parameters(model).values()) - sum(p.numel() for p in new_head)
+    added = sum(p.numel() for p in wrapped.parameters()) - before - copied
     prefix = shared_prefix(prepared, cell, wrapped, watch, token_wise=method.token_wise)
     return Adapted(
         method,

@@ -38,6 +38,8 @@ def test_a_label_is_learned_and_only_the_head_is_a_row_too(
     assert rows.keys() == {"lora", "ia3", "lora-scratch", "full", "head-only"}, "no row of a base with a random head"
     assert rows["lora"]["metrics"]["accuracy"] == 1.0
     assert rows["head-only"]["trainable_params"] == 0
+    totals = {label: row["total_params"] - row["trainable_params"] for label, row in rows.items() if label != "full"}
+    assert len({*totals.values()}) == 1, "PEFT keeps the head that it copies, which is no part of the trained model"
     records = [json.loads(line) for line in (tmp_path / "o" / "lora" / "seed-0" / "predictions.jsonl").open()]
     assert {record["prediction"] for record in records} == {"positive", "negative"}
     assert all(record["tokens"] == 1 and record["loss"] > 0 for record in records)
