@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from adapterzoo.errors import AdapterzooError, Problem
 from adapterzoo.methods.contract import Context, LinearOptions, Method, OptionsT
-from adapterzoo.methods.targets import is_linear, target_problems, targeted
+from adapterzoo.methods.targets import is_linear, pattern_problems, target_problems, targeted
 
 if TYPE_CHECKING:
     import torch
@@ -99,8 +99,9 @@ class LayerMethod(ModuleMethod[LinearOptionsT]):
         """
 
     def problems(self, skeleton: nn.Module, options: LinearOptionsT, context: Context) -> list[Problem]:
-        """Return a problem for each name in ``target_modules`` that matches no layer."""
-        return target_problems(skeleton, options.target_modules)
+        """Return a problem for each name in ``target_modules`` that matches no layer, or more than linear layers."""
+        targets = options.target_modules
+        return [*target_problems(skeleton, targets), *pattern_problems(skeleton, targets, self.name)]
 
     def replacements(self, model: nn.Module, options: LinearOptionsT) -> dict[str, nn.Module]:
         """See :meth:`ModuleMethod.replacements`."""

@@ -129,6 +129,31 @@ def pooler_problems(skeleton: nn.Module, targets: str | list[str], name: str) ->
     return [Problem("target_modules", what, "Name the layers to adapt, without it.")]
 
 
+def pattern_problems(skeleton: nn.Module, targets: str | list[str], name: str) -> list[Problem]:
+    """Return a problem if a pattern matches more than linear layers, for a method that adapts these alone.
+
+    PEFT's methods may adapt such a module, like the output head.
+
+    Args:
+        skeleton: the base model without weights.
+        targets: the option ``target_modules``.
+        name: name of the method.
+    """
+    if targets == "all-linear" or not isinstance(targets, str):
+        return []
+    with_weights = [
+        name for name, module in skeleton.named_modules() if any(True for _ in module.parameters(recurse=False))
+    ]
+    try:
+        others = [name for name in _matches(targets, with_weights) if name not in linear_layers(skeleton)]
+    except ValueError:  # target_problems reports it
+        return []
+    if not others:
+        return []
+    what = f"'{targets}' also matches {others[0]}, which {name} does not adapt: it adapts linear layers but the head."
+    return [Problem("target_modules", what, "Give a pattern without it.")]
+
+
 def target_problems(skeleton: nn.Module, targets: str | list[str] | None) -> list[Problem]:
     """Return a problem for each name in ``target_modules`` that matches no layer."""
     if targets is None or targets == "all-linear":

@@ -77,6 +77,19 @@ def test_target_modules_that_match_nothing(
         refused(adapterzoo("check", write_recipe(f"{{name: {method}, target_modules: {targets}}}")), expected)
 
 
+def test_a_pattern_for_more_than_a_method_adapts(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]
+) -> None:
+    """PEFT's methods adapt the head if a pattern names it. A method of layers left it out without a word."""
+    pattern = "target_modules: '.*(q_proj|lm_head)'"
+    methods = f"{{name: lora, {pattern}}}, {{name: lora-scratch, {pattern}}}"
+    done = adapterzoo("check", write_recipe(methods))
+    refused(
+        done, "lora-scratch: target_modules: '.*(q_proj|lm_head)' also matches lm_head, which lora-scratch does not"
+    )
+    assert "error: lora: " not in done.stderr
+
+
 def test_unknown_names_for_the_trainer(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]) -> None:
     sets = ("--set", "train.optimizer=adamw_troch", "--set", "train.loggers=[wandbb]")
     refused(
