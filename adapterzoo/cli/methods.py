@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -68,18 +68,19 @@ def methods(
         shown = table(zoo, tasks(), chosen)
         click.echo(html(shown) if form == "html" else capabilities_markdown(shown), nl=False)
     elif as_markdown:
-        click.echo(markdown(zoo), nl=False)
+        click.echo(markdown(zoo, chosen), nl=False)
     elif name is not None:
         _show_method(zoo[name], zoo)
     else:
         _show_all(zoo, task, None if where is None else found)
 
 
-def markdown(zoo: Registry) -> str:
-    """Return the table of the built-in methods for the README."""
+def markdown(zoo: Registry, chosen: Sequence[str] | None = None) -> str:
+    """Return the table of the built-in methods for the README, or one of those that were chosen."""
+    chosen = list(zoo) if chosen is None else chosen
     lines = ["| method | what it does | none | int8 | nf4 | learning rate | paper |", "| --- | --- |" + " :---: |" * 5]
     for group, members in _groups(zoo):
-        built_in = [method for method in members if zoo.package(method.name) == BUILT_IN]
+        built_in = [method for method in members if method.name in chosen and zoo.package(method.name) == BUILT_IN]
         lines += [f"| **{group}** | | | | | | |"] if built_in else []
         for method in built_in:
             quantizations = " | ".join(_ability(method, name) for name in QUANTIZATIONS)
@@ -87,7 +88,7 @@ def markdown(zoo: Registry) -> str:
             summary = escape_markdown(method.summary)
             lines.append(f"| `{method.name}` | {summary} | {quantizations} | {method.learning_rate:g} | {paper} |")
     lines += ["", f"{LEGEND}.", ""]
-    for method in _unavailable(zoo):
+    for method in [method for method in _unavailable(zoo) if method.name in chosen]:
         lines.append(f"- `{method.name}` cannot be trained here: {escape_markdown(method.unavailable)}")
     return "\n".join(lines) + "\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -12,7 +13,8 @@ from click.testing import Result
 from third_party import METHOD
 
 from adapterzoo.cli.where import Term, matching, parse
-from adapterzoo.methods.registry import Registry
+from adapterzoo.entry_points import BUILT_IN
+from adapterzoo.methods.registry import Registry, registry
 from adapterzoo.tasks.registry import tasks
 
 
@@ -67,6 +69,18 @@ def test_what_is_not_known_is_counted_apart(tmp_path: Path, monkeypatch: pytest.
     assert matching(zoo, parse("nf4,compile", tasks())) == ([], ["mine"])
     assert matching(zoo, parse("merges-nf4,compile", tasks())) == ([], []), "it is known that the first does not hold"
     assert parse("!resumes,task=reward", tasks()) == [Term("resumes", False), Term("SEQ_CLS", True)]
+
+
+@pytest.mark.parametrize("chosen", [("--where", "merges-nf4"), ("--task", "reward"), ("oft",)])
+def test_a_table_for_a_document_has_the_methods_that_were_asked_for(
+    chosen: tuple[str, ...], adapterzoo: Callable[..., Result]
+) -> None:
+    described = json.loads(adapterzoo("methods", *chosen, "--json").stdout)
+    own = [method for method in described.get("methods", [described]) if method["package"] == BUILT_IN]
+    wanted = {method["name"] for method in own if method["unavailable"] is None}
+    printed = adapterzoo("methods", *chosen, "--markdown").stdout
+    assert {*re.findall(r"^\| `([^`]+)`", printed, re.MULTILINE)} == wanted
+    assert wanted < {*registry()}, "the table has not all methods"
 
 
 def test_a_method_is_shown_with_what_it_can_do_and_why_not(adapterzoo: Callable[..., Result]) -> None:
