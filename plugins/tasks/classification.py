@@ -154,6 +154,9 @@ class Classification(Task[ClassificationOptions]):
         """See :meth:`Task.problems`."""
         kind = kind_of_labels(rows, options)
         problems = unsuited_metrics(metrics, SUITED[kind], _DESCRIBED[kind])
+        if kind != "several" and options.threshold != ClassificationOptions.model_fields["threshold"].default:
+            what = f"has no effect: it is for several labels of a row, and these rows have {_DESCRIBED[kind]}."
+            problems.append(Problem("task.threshold", what, "Leave it out, or set task.labels."))
         if kind == "number":
             return [*problems, *number_problems(rows)]
         if kind == "several" and not any(row.more for row in rows.train):

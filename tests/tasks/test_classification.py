@@ -144,6 +144,7 @@ def test_rows_that_do_not_fit_are_refused(
         ("evaluate.metrics", "[rouge]", "says nothing about one label"),
         ("data.format", "qa", "'data.format' is 'qa'"),
         ("train.arguments", "{label_smoothing_factor: 0.1}", "changes the model's own loss"),
+        ("task", "{name: classification, threshold: 0.7}", "task.threshold: has no effect"),
     ],
 )
 def test_keys_that_do_not_suit_the_task_are_refused(
