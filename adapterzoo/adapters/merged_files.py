@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +31,33 @@ class MergedFiles:
         Raises:
             UserError: the folder cannot be written.
         """
-        from safetensors import SafetensorError
-
         self._parts.append(self.folder / f"part-{len(self._parts)}")
         weights = {name: tensor for name, tensor in merged.state_dict().items() if not tensor.is_meta}
-        try:
+        with self._writing():
             merged.save_pretrained(str(self._parts[-1]), state_dict=weights)
+
+    def finish(self, tokenizer: Any) -> None:
+        """Make one model of the parts, with its tokenizer.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        with self._writing():
+            self._join()
+            tokenizer.save_pretrained(str(self.folder))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn the errors of a ``with`` block that writes into a user's errors."""
+        from safetensors import SafetensorError
+
+        try:
+            yield
         except (OSError, SafetensorError) as error:
             hint = "Free some disk space, or give another folder."
             raise UserError.at(f"--to {self.folder.parent}", f"cannot be written: {error}.", hint) from None
 
-    def finish(self) -> None:
-        """Make one model of the parts."""
+    def _join(self) -> None:
         from safetensors import safe_open
 
         files = [file for part in self._parts for file in sorted(part.glob("*.safetensors"))]

@@ -101,10 +101,9 @@ class Merger:
             files = MergedFiles(to)
             for part in pieces:
                 files.add(merge_part(adapter, part))
-            files.finish()
+            files.finish(encoder.tokenizer)
 
         of_all_parts(adapter, base, self.say, write)
-        encoder.tokenizer.save_pretrained(str(to))
         base.invalidate()  # the memory may not be enough for the merged model beside it
         return _Logits(texts, untouched, trained)
 

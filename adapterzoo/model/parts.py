@@ -70,27 +70,24 @@ def parts(
 
     blocks = _blocks(model)
     kind: torch.dtype = getattr(torch, dtype)
-    room = (
-        math.inf if whole else available() * SHARE_OF_FREE / (2 * torch.float32.itemsize if precise else kind.itemsize)
-    )
-    groups = [*_grouped(model, blocks, room)]
+    size = 2 * torch.float32.itemsize if precise else kind.itemsize  # twice, to compare it with what it was
+    groups = [*_grouped(model, blocks, math.inf if whole else available() * SHARE_OF_FREE / size)]
     for number, chosen in enumerate(groups):
         # Everything that is in no block belongs to the first part.
-        kept = {module for block in chosen for module in block.modules()}
-        kept |= set() if number else set(_outside(model, blocks))
-        empty = [module for module in model.modules() if module not in kept]
-        copies: dict[int, Any] = _without_content(empty, kind) | _without_hooks(model)
+        others = [module for block in blocks if block not in chosen for module in block.modules()]
+        others += _outside(model, blocks) if number else []
+        copies: dict[int, Any] = _without_content(others, kind) | _without_hooks(model)
         copied: Any = copy.deepcopy(model, copies)
         _remove_hooks(copied)
-        kept, left_out = ({copies[id(module)] for module in modules} for modules in (kept, empty))
+        empty = {copies[id(module)] for module in others}
         for module in copied.modules():
-            reads_no_more(module, module in kept)
+            reads_no_more(module, module not in empty)
         if quantization != NONE:
             copied = dequantize(copied, quantization, dtype)
         if precise:
             _make_precise(copied)
-        yield Part(copied, kept | (set(copied.modules()) - left_out), left_out, len(groups))
-        del copied, copies, kept, left_out
+        yield Part(copied, {*copied.modules()} - empty, empty, len(groups))
+        del copied, copies, empty
         free_memory()
 
 
