@@ -98,7 +98,14 @@ def model_folder(architecture: str) -> Path:
 
 def _of_family(architecture: str) -> dict[str, Any]:
     """Return what is special about the tiny model of a family."""
-    return {**COMMON, **FAMILIES[architecture].settings} if architecture in FAMILIES else {}
+    if architecture not in FAMILIES:
+        return {}
+    from transformers import AutoConfig
+
+    # A setting that its configuration does not have would mislead a method that looks for it.
+    known = AutoConfig.for_model(architecture).to_dict()
+    common = {name: value for name, value in COMMON.items() if name in known}
+    return {**common, **FAMILIES[architecture].settings}
 
 
 _folders: list[tempfile.TemporaryDirectory[str]] = []

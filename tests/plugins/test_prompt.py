@@ -10,7 +10,9 @@ import pytest
 import torch
 from cells import Bench
 
+from adapterzoo import Context
 from adapterzoo.errors import AdapterzooError
+from adapterzoo.methods.registry import registry
 
 PROMPTS = ("prompt-tuning", "prefix-tuning", "p-tuning", "multitask-prompt-tuning")
 
@@ -44,6 +46,17 @@ def test_loss_and_gradients_are_the_same_as_in_peft(name: str, write_recipe: Cal
     assert our_gradients.keys() == their_gradients.keys()
     for parameter, gradient in our_gradients.items():
         torch.testing.assert_close(gradient, their_gradients[parameter], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2", "opt"])
+def test_the_kit_has_a_model_without_groups_of_heads_for_a_prefix(architecture: str) -> None:
+    """A number of such groups in its configuration, which it does not read, gave the prefix too few heads."""
+    from adapterzoo.conformance.measure import logits
+    from adapterzoo.conformance.models import rows, tiny_base
+
+    method, context = registry()["prefix-tuning"], Context("none", total_steps=1, gradient_accumulation=1, seed=0)
+    with tiny_base(architecture, "none").borrow() as model:
+        assert logits(method.wrap(model, method.options(), context), rows()).isfinite().all()
 
 
 @pytest.mark.parametrize("name", PROMPTS)
