@@ -48,6 +48,20 @@ def test_loss_and_gradients_are_the_same_as_in_peft(name: str, write_recipe: Cal
         torch.testing.assert_close(gradient, their_gradients[parameter], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", PROMPTS)
+def test_the_learned_tokens_differ_from_each_other(
+    name: str, write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    """From a start where all are the same, they get the same gradients, and are one token many times."""
+    bench = Bench(write_recipe(name))
+    with bench.wrapped(name, bench.load("none")) as model:
+        start = model.get_prompt_embedding_to_save("default")
+        bench.train(name, model, tmp_path, learning_rate=1e-2)
+        change = model.get_prompt_embedding_to_save("default") - start
+    alike = change.mean(dim=0, keepdim=True)
+    assert (change - alike).norm() > 0.1 * change.norm() > 0
+
+
 @pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2", "opt"])
 def test_the_kit_has_a_model_without_groups_of_heads_for_a_prefix(architecture: str) -> None:
     """A number of such groups in its configuration, which it does not read, gave the prefix too few heads."""
