@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from adapterzoo_plugins._idle import idle_options
 from pydantic import Field
 
 from adapterzoo import Context, LinearOptions, PeftMethod, Problem, hookimpl, targeted
@@ -40,8 +41,16 @@ class Oft(PeftMethod[OftOptions]):
     token_wise = True
 
     def problems(self, skeleton: nn.Module, options: OftOptions, context: Context) -> list[Problem]:
-        """Return a problem where the block size does not divide a layer: PEFT would use another without a message."""
+        """Return a problem where the block size does not divide a layer: PEFT would use another without a message.
+
+        So would it pass over an option that is for another one which is false.
+        """
         problems = super().problems(skeleton, options, context)
+        if not options.coft:
+            problems += idle_options(options, ("eps",), "it is for coft, which is false")
+        if not options.use_cayley_neumann:
+            why = "it is for use_cayley_neumann, which is false"
+            problems += idle_options(options, ("num_cayley_neumann_terms",), why)
         if problems:
             return problems
         widths = {

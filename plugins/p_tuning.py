@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from adapterzoo_plugins._idle import idle_options
 from adapterzoo_plugins._prompt import PromptMethod
 from pydantic import Field
 
-from adapterzoo import Context, Options, hookimpl
+from adapterzoo import Context, Options, Problem, hookimpl
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -37,6 +38,14 @@ class PTuning(PromptMethod[PTuningOptions]):
     options = PTuningOptions
     learning_rate = 1e-3
     learning_rate_source = "PEFT's method comparison (ptuning/llama-3.2-3B-vt50-MLP-lr1e-3), with 50 tokens"
+
+    def problems(self, skeleton: nn.Module, options: PTuningOptions, context: Context) -> list[Problem]:
+        """See :meth:`Method.problems`."""
+        problems: list[Problem] = super().problems(skeleton, options, context)
+        if options.encoder_reparameterization_type == "MLP":
+            names, why = ("encoder_num_layers", "encoder_dropout"), "it is for an LSTM, and the network is an MLP"
+            problems += idle_options(options, names, why)
+        return problems
 
     def peft_config(self, model: nn.Module, options: PTuningOptions, context: Context) -> PeftConfig:
         """See :meth:`PeftMethod.peft_config`."""

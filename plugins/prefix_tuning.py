@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from adapterzoo_plugins._idle import idle_options
 from adapterzoo_plugins._prompt import PromptMethod
 from pydantic import Field
 
-from adapterzoo import Context, Options, hookimpl
+from adapterzoo import Context, Options, Problem, hookimpl
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -46,6 +47,13 @@ class PrefixTuning(PromptMethod[PrefixTuningOptions]):
     learning_rate_source = (
         "PEFT's method comparison (prefixtuning/llama-3.2-3B-tokens50-...-lr_0.005), with its 50 tokens"
     )
+
+    def problems(self, skeleton: nn.Module, options: PrefixTuningOptions, context: Context) -> list[Problem]:
+        """See :meth:`Method.problems`."""
+        problems: list[Problem] = super().problems(skeleton, options, context)
+        if not options.prefix_projection:
+            problems += idle_options(options, ("encoder_hidden_size",), "it is for prefix_projection, which is false")
+        return problems
 
     def peft_config(self, model: nn.Module, options: PrefixTuningOptions, context: Context) -> PeftConfig:
         """See :meth:`PeftMethod.peft_config`."""

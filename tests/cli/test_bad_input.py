@@ -77,6 +77,23 @@ def test_target_modules_that_match_nothing(
         refused(adapterzoo("check", write_recipe(f"{{name: {method}, target_modules: {targets}}}")), expected)
 
 
+def test_options_that_would_be_ignored(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]) -> None:
+    methods = (
+        "{name: oft, eps: 0.1, use_cayley_neumann: false, num_cayley_neumann_terms: 3}, "
+        "{name: p-tuning, encoder_dropout: 0.5}, {name: prefix-tuning, encoder_hidden_size: 8}, "
+        "{name: oft, label: coft, coft: true, eps: 0.1}"
+    )
+    done = adapterzoo("check", write_recipe(methods))
+    refused(
+        done,
+        "oft: eps: has no effect: it is for coft, which is false. Leave it out.",
+        "oft: num_cayley_neumann_terms: has no effect: it is for use_cayley_neumann, which is false.",
+        "p-tuning: encoder_dropout: has no effect: it is for an LSTM, and the network is an MLP.",
+        "prefix-tuning: encoder_hidden_size: has no effect: it is for prefix_projection, which is false.",
+    )
+    assert "error: coft" not in done.stderr
+
+
 def test_a_pattern_for_more_than_a_method_adapts(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]
 ) -> None:
