@@ -167,9 +167,12 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
         content, (share, counts) = batch_content(inputs), self.parts.next_factors()
         arguments = self.examples.arguments(inputs, self.model)
         if self.examples.trainer_computes_loss:
+            rest = 1.0
             if kwargs.get("num_items_in_batch") is not None and share:
+                # A method divides what it adds by the batches of a usual step; an epoch may end with fewer of them.
+                rest = self.args.gradient_accumulation_steps / self.current_gradient_accumulation_steps
                 # The model divides by it: it has to be the number that makes the loss a mean over this part.
-                kwargs["num_items_in_batch"] = kwargs["num_items_in_batch"] * share
+                kwargs["num_items_in_batch"] = kwargs["num_items_in_batch"] * (share * rest)
             if self.label_smoother is None:
                 loss = super().compute_loss(model, arguments, *args, **kwargs)
             else:
@@ -177,6 +180,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not followe
                 # leaves out what a method adds to the loss.
                 number = kwargs.get("num_items_in_batch")
                 loss = task_loss(model, arguments, smoothed(inputs, self.args.label_smoothing_factor, number))
+            loss = loss * rest
         else:
             # The trainer divides by the number of batches in a step only if the model does not do that itself.
             self.model_accepts_loss_kwargs = False

@@ -60,6 +60,24 @@ def test_the_regulariser_counts_once_a_step_however_many_passes_it_has(
     assert max(abs(a - b) / a for a, b in zip(whole, parts, strict=True)) < 1e-4
 
 
+def test_the_regulariser_counts_the_same_in_the_last_step_of_an_epoch(
+    write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Of 24 rows, four batches of 5 make the first step, and one batch of 4 the second."""
+
+    def losses(weight: float) -> list[float]:
+        recipe = write_recipe(f"{{name: adalora, tinit: 0, tfinal: 0, orth_reg_weight: {weight}}}", steps="4")
+        bench = Bench(recipe, "train.batch_size=5", "train.gradient_accumulation=4")
+        assert len(bench.prepared.encoded.train) == 24
+        with bench.wrapped("adalora", bench.load("none")) as model:
+            trained = bench.train("adalora", model, tmp_path / str(weight), learning_rate=1e-8)
+        return [entry["loss"] for entry in trained.history]
+
+    first, *others = [whole - own for whole, own in zip(losses(1000.0), losses(0.0), strict=True)]
+    assert first > 100
+    assert others == pytest.approx([first] * 3, rel=1e-3)
+
+
 def test_the_regulariser_is_divided_only_where_the_losses_of_a_step_are_added_up(
     write_recipe: Callable[..., Path], tiny_model: Path, tmp_path: Path
 ) -> None:
