@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -164,6 +165,17 @@ def question_row(data: DataSection, prompt: str) -> DataRow:
         raise UserError.at("--prompt", "is empty.") from None
     except BadRowError as error:
         raise UserError.at("--prompt", error.what, error.hint) from None
+
+
+def recorded_prompt(encoder: Encoder, adapter: Adapter, prompt: str) -> list[int]:
+    """Return the token ids of a test example's prompt as the run has recorded it: with the recipe's template in it.
+
+    Raises:
+        UserError: the recipe's template needs more columns than a question.
+    """
+    row = question_row(adapter.recipe.data, prompt)
+    turns = tuple(Turn(role, prompt) if role == "user" else Turn(role, content) for role, content in row.turns)
+    return encoder.prompt(replace(row, turns=turns))
 
 
 def _check_questions(encoder: Encoder, questions: Sequence[DataRow], limit: int | None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from adapterzoo.adapters.change import ScoreChange, TestRows
 from adapterzoo.adapters.finding import Adapter, Say
-from adapterzoo.adapters.loading import apply_adapter, load_base, question_row
+from adapterzoo.adapters.loading import apply_adapter, load_base, recorded_prompt
 from adapterzoo.adapters.merged_files import MergedFiles
 from adapterzoo.errors import AdapterzooError, UserError, failure_reason
 from adapterzoo.files import new_folder, require_free
@@ -193,7 +193,7 @@ def _texts(adapter: Adapter, encoder: Encoder) -> list[list[int]]:
     texts: list[list[int]] = [encoder.tokenizer(SENTENCE)["input_ids"]]
     for line in read_lines(adapter.path.parent / PREDICTIONS)[:QUESTIONS]:
         with suppress(UserError):  # the recipe's template may need more than a question
-            texts.append(encoder.prompt(question_row(adapter.recipe.data, str(line.get("prompt")))))
+            texts.append(recorded_prompt(encoder, adapter, str(line.get("prompt"))))
     return texts
 
 

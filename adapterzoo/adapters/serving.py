@@ -5,17 +5,15 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from adapterzoo.adapters.asking import Ready
 from adapterzoo.adapters.finding import Adapter, Say, check_files, find_adapters, first_of_each_label
-from adapterzoo.adapters.loading import apply_adapter, load_base, question_row, require_causal, saved_encoder
+from adapterzoo.adapters.loading import apply_adapter, load_base, recorded_prompt, require_causal, saved_encoder
 from adapterzoo.adapters.merging import Merger, load_merged
 from adapterzoo.adapters.servable import FORM, Servable, make_servable
-from adapterzoo.data_row import Turn
 from adapterzoo.errors import UserError, failure_reason
 from adapterzoo.machine.memory import PeakMemory
 from adapterzoo.machine.processes import in_processes
@@ -143,20 +141,13 @@ def _seconds(ready: Ready) -> float:
     from adapterzoo.evaluation.generation import generate
 
     lines = read_lines(ready.adapter.path.parent / PREDICTIONS)[:PROMPTS]
-    ids = [_test_prompt(ready, str(line.get("prompt"))) for line in lines]
+    ids = [recorded_prompt(ready.encoder, ready.adapter, str(line.get("prompt"))) for line in lines]
     wanted = ready.adapter.recipe.evaluate.max_new_tokens
     longest = LONGEST if wanted == "auto" else wanted
     generate(ready.model, ready.encoded, ids[:1], 1, longest)  # the first answer also sets things up
     begun = time.perf_counter()
     generate(ready.model, ready.encoded, ids, 1, longest)
     return (time.perf_counter() - begun) / max(len(ids), 1)
-
-
-def _test_prompt(ready: Ready, text: str) -> list[int]:
-    """Return the token ids of a test example's prompt, as the run has recorded it: with the recipe's template."""
-    row = question_row(ready.adapter.recipe.data, text)
-    asked = tuple(Turn(role, text) if role == "user" else Turn(role, content) for role, content in row.turns)
-    return ready.encoder.prompt(replace(row, turns=asked))
 
 
 def _shares_base(ready: Ready) -> bool:

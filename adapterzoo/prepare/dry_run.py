@@ -209,7 +209,10 @@ def try_method(method: Method[Any], skeleton: Base, options: Any, context: Conte
     except TooLongError:
         what = f"it takes more than {MAX_WRAP_SECONDS} seconds to put the adapter on the model."
         return Outcome([Problem("options", what, "Perhaps a pattern for names of layers takes too long: simplify it.")])
-    except ValueError as error:  # PEFT and others raise it if sizes or layers do not fit
-        return Outcome([Problem("options", " ".join(str(error).split())[:300])])
-    except (Exception, SystemExit) as error:  # it needs real weights, or it is broken: its cell will report that
-        return Outcome([], why_unknown=f"{type(error).__name__}: {' '.join(str(error).split())[:150]}")
+    except (Exception, SystemExit) as error:
+        text = " ".join(str(error).split())
+        # PEFT and others raise ValueError if sizes or layers do not fit; for kinds of layers, some raise TypeError.
+        if isinstance(error, ValueError) or (isinstance(error, TypeError) and text.startswith("Target module")):
+            return Outcome([Problem("options", text[:300])])
+        # It needs real weights, or it is broken: its cell will report that.
+        return Outcome([], why_unknown=f"{type(error).__name__}: {text[:150]}")

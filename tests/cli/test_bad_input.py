@@ -77,6 +77,27 @@ def test_target_modules_that_match_nothing(
         refused(adapterzoo("check", write_recipe(f"{{name: {method}, target_modules: {targets}}}")), expected)
 
 
+def test_layers_that_a_method_does_not_know(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tiny_model: Path, tmp_path: Path
+) -> None:
+    """GPT-2 has linear layers of a class of its own, which half of PEFT's methods refuse with TypeError."""
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2)
+    for part in (GPT2LMHeadModel(config), tokenizer):
+        part.save_pretrained(tmp_path / "gpt2")
+    recipe = (
+        write_recipe("lora, loha, lokr, oft", name="gpt2.yaml")
+        .read_text()
+        .replace(str(tiny_model), str(tmp_path / "gpt2"))
+    )
+    (tmp_path / "gpt2.yaml").write_text(recipe)
+    done = adapterzoo("check", tmp_path / "gpt2.yaml")
+    refused(done, *(f"{name}: options: Target module" for name in ("loha", "lokr", "oft")))
+    assert "error: lora" not in done.stderr
+
+
 def test_options_that_would_be_ignored(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]) -> None:
     methods = (
         "{name: oft, eps: 0.1, use_cayley_neumann: false, num_cayley_neumann_terms: 3}, "
