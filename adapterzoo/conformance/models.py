@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import shutil
 import tempfile
 from collections.abc import Sequence
 from functools import cache
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,8 +92,9 @@ def model_folder(architecture: str) -> Path:
             if name.endswith("bias"):  # a new bias is zero, so a factor that scales it would get no gradient
                 parameter.normal_(std=0.1)
     torch.random.set_rng_state(random_state)
-    _folders.append(tempfile.TemporaryDirectory(prefix="adapterzoo-"))
-    folder = Path(_folders[-1].name)
+    folder = Path(tempfile.mkdtemp(prefix="adapterzoo-"))
+    # Unlike tempfile's own, this also removes it at the end of a process of multiprocessing.
+    Finalize(None, shutil.rmtree, (folder, True), exitpriority=0)
     model.save_pretrained(folder)
     return folder
 
@@ -106,9 +109,6 @@ def _of_family(architecture: str) -> dict[str, Any]:
     known = AutoConfig.for_model(architecture).to_dict()
     common = {name: value for name, value in COMMON.items() if name in known}
     return {**common, **FAMILIES[architecture].settings}
-
-
-_folders: list[tempfile.TemporaryDirectory[str]] = []
 
 
 @cache

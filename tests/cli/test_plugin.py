@@ -170,9 +170,12 @@ def test_an_unsound_method_fails_the_check_with_the_reason(tmp_path: Path) -> No
     )
     module.write_text(module.read_text().replace("    options = ", broken + "    options = "))
     pip_install(source, tmp_path / "site")
-    site = str(tmp_path / "site")
-    done = forked.run("plugin", "check", "example", "--quantization", "none", "--jobs", "1", PYTHONPATH=site)
+    site, temporary = str(tmp_path / "site"), tmp_path / "temporary"
+    temporary.mkdir()
+    places = {"PYTHONPATH": site, "TMPDIR": str(temporary)}
+    done = forked.run("plugin", "check", "example", "--quantization", "none", "--jobs", "1", **places)
     assert done.returncode == 1
+    assert not list(temporary.glob("adapterzoo-*")), "the tiny models are removed"
     assert "NO" in done.stdout
     assert "not sound: example" in done.stdout
     assert "size changes: target_modules does not change" in done.stderr

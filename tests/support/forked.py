@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -98,6 +99,7 @@ def _reset(environment: Mapping[str, str] | None) -> None:
     if environment is not None:
         os.environ.clear()
         os.environ.update(environment)
+        tempfile.tempdir = None  # TMPDIR may be another
     if path := os.environ.get("PYTHONPATH"):
         sys.path[:0] = path.split(os.pathsep)
         _forget_plugins()
