@@ -43,7 +43,7 @@ class Oft(PeftMethod[OftOptions]):
     def problems(self, skeleton: nn.Module, options: OftOptions, context: Context) -> list[Problem]:
         """Return a problem where the block size does not divide a layer: PEFT would use another without a message.
 
-        So would it pass over an option that is for another one which is false.
+        There are also problems for options that have no effect, because another option is false.
         """
         problems = super().problems(skeleton, options, context)
         if not options.coft:

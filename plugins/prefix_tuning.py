@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
 
-# In the quickstart, such keys leave the loss at the start as it is with zeros, and the gradients of the tokens differ
-# by half of their size. With 1.0, the loss begins at 9, and not at 4.
+# With keys as small as these, the quickstart's loss starts at 4, as with keys of zero; with 1.0 it starts at 9. The
+# gradients of any two tokens differ by about half of their size.
 KEY_SPREAD = 0.3
 """standard deviation of the keys at the start"""
 
@@ -24,7 +24,7 @@ class PrefixTuningOptions(Options):
     """The options of prefix tuning."""
 
     num_virtual_tokens: int = Field(50, ge=1, description="number of learned keys and values in each layer")
-    # With random values too, PEFT's default, the input has little effect: the quickstart's loss begins at 16.5.
+    # PEFT's default draws the values at random too. They outweigh the input: the quickstart's loss then starts at 16.5.
     init_weights: Literal["zero"] | None = Field(
         "zero", description="start with values of zero and random keys, or (null) with both at random"
     )
@@ -74,8 +74,7 @@ class PrefixTuning(PromptMethod[PrefixTuningOptions]):
 def _draw_keys(wrapped: Any) -> None:
     """Give each virtual token keys of its own.
 
-    PEFT's zeros are the same for all of them. So are then their gradients, and after training all are still the same,
-    as if there was one.
+    PEFT starts all of them with zeros. Equal tokens get equal gradients, so they would stay equal in training.
     """
     from torch.nn import init
 

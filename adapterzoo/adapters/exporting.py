@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from adapterzoo.adapters.change import ScoreChange, TestRows
 from adapterzoo.adapters.finding import Adapter, Say
 from adapterzoo.adapters.loading import load_base
-from adapterzoo.adapters.merging import check_mergeable, merge_part, of_all_parts
+from adapterzoo.adapters.merging import check_mergeable
+from adapterzoo.adapters.merging_in_parts import merge_part, of_all_parts
 from adapterzoo.adapters.updates import Deltas, NotLoraError, Updates, deltas_of
 from adapterzoo.errors import UserError
 from adapterzoo.files import new_folder

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adapterzoo.adapters.change import ScoreChange, TestRows
 from adapterzoo.adapters.finding import Adapter, Say
 from adapterzoo.adapters.loading import apply_adapter, load_base, recorded_prompt
 from adapterzoo.adapters.merged_files import MergedFiles
-from adapterzoo.errors import AdapterzooError, UserError, failure_reason
+from adapterzoo.adapters.merging_in_parts import USE_ADAPTER, merge_part, of_all_parts
+from adapterzoo.errors import UserError
 from adapterzoo.files import new_folder, require_free
 from adapterzoo.machine.memory import available
 from adapterzoo.methods.registry import registry
@@ -20,7 +21,6 @@ from adapterzoo.quantizations.registry import quantizations
 from adapterzoo.results.intact import read_lines
 from adapterzoo.results.store import PREDICTIONS
 from adapterzoo.tasks.examples import CAUSAL_FORM
-from adapterzoo.terminal import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -30,12 +30,10 @@ if TYPE_CHECKING:
     from adapterzoo.model.parts import Part
     from adapterzoo.tokens.encode import Encoder
 
-T = TypeVar("T")
 # Accept that rounding to a dtype changes logits by this share of their standard deviation, on average.
 ROUNDING = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.15}
 # Ignore differences of logits below this share of their standard deviation.
 NEGLIGIBLE = 1e-4
-USE_ADAPTER = "Use the adapter as it is."
 SENTENCE = "The quick brown fox jumps over the lazy dog."
 # Compare on some questions of the test split as well, because there the adapter answers differently than its base.
 QUESTIONS = 4
@@ -126,66 +124,6 @@ class _Logits(NamedTuple):
     """logits of the base"""
     trained: torch.Tensor
     """logits of the base with the adapter on it"""
-
-
-class NotInPartsError(AdapterzooError):
-    """Raised if a method cannot merge an adapter of which only a part has content; the message is its reason."""
-
-
-def of_all_parts(
-    adapter: Adapter, base: Base, say: Say, use: Callable[[Iterator[Part]], T], *, precise: bool = False
-) -> T:
-    """Return what a function makes of all parts of a base model without quantization, which it gives to merge_part.
-
-    If the adapter's method cannot merge parts, the function is called again, with the whole model as the only part.
-
-    Args:
-        adapter: the adapter.
-        base: its base model, which is not changed.
-        say: is called with a message about the method.
-        use: the function.
-        precise: whether the parts are in float32.
-    """
-    from adapterzoo.model.parts import parts
-
-    label, dtype = adapter.result.label, adapter.recipe.model.dtype
-
-    def counted(pieces: Iterator[Part]) -> Iterator[Part]:
-        progress: Progress | None = None
-        for part in pieces:
-            yield part
-            progress = progress or Progress("parts of the model merged", part.total, label)
-            progress.add()
-
-    with base.borrow() as model:
-        try:
-            return use(counted(parts(model, base.quantization, dtype, precise=precise)))
-        except NotInPartsError as error:
-            say(f"{label}: the whole model has to be in memory, because its method cannot merge parts of it: {error}")
-        return use(parts(model, base.quantization, dtype, precise=precise, whole=True))
-
-
-def merge_part(adapter: Adapter, part: Part) -> nn.Module:
-    """Put an adapter on a part of its base model, and merge it; weights outside of the part have no content.
-
-    Raises:
-        NotInPartsError: it fails, and the part is not the whole model, which the method may need.
-        UserError: it fails with the whole model.
-    """
-    import torch
-
-    try:
-        with torch.no_grad():
-            wrapped = apply_adapter(adapter, part.model, NONE)
-            part.leave_out(wrapped)
-            return registry()[adapter.result.method or ""].merge(wrapped)
-    except Exception as error:  # a method may be anybody's code
-        if part.total > 1:
-            raise NotInPartsError(failure_reason(error)) from None
-        if isinstance(error, UserError):
-            raise
-        what = f"cannot be merged: {failure_reason(error)}."
-        raise UserError.at(f"--method {adapter.result.label}", what, USE_ADAPTER) from None
 
 
 def _texts(adapter: Adapter, encoder: Encoder) -> list[list[int]]:

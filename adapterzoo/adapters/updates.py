@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # A share of an update that is smaller than this comes from rounding in float32.
 ROUNDING = 1e-8
-PROBES = 128
+PROBES = 128  # rank up to which an update is decomposed by random vectors
 
 
 class NotLoraError(AdapterzooError):
@@ -50,7 +50,7 @@ class Update(NamedTuple):
 
     @classmethod
     def _of_low_rank(cls, delta: torch.Tensor) -> Update | None:
-        """Decompose an update whose rank is below PROBES, a hundred times as fast; None if it is not.
+        """Decompose an update whose rank is below PROBES, several times as fast; return None if its rank is higher.
 
         The images of random vectors then span all columns, which is checked (Halko, Martinsson and Tropp, 2011).
         """

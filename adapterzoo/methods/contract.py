@@ -271,8 +271,8 @@ class Method(Generic[OptionsT]):
     def merge(self, model: nn.Module) -> nn.Module:
         """Add the adapter of a wrapped model to the base model's weights, and return the base model.
 
-        Of a large model only some layers may have content, and the others be on the meta device. If that is an error,
-        it is called again with the whole model.
+        A large model is merged in parts: only some layers then have content, and the others are on the meta device. If
+        this raises an error, the method is called again with the whole model.
         """
         raise NotImplementedError
 

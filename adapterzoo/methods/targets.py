@@ -141,11 +141,10 @@ def pattern_problems(skeleton: nn.Module, targets: str | list[str], name: str) -
     """
     if targets == "all-linear" or not isinstance(targets, str):
         return []
-    with_weights = [
-        name for name, module in skeleton.named_modules() if any(True for _ in module.parameters(recurse=False))
-    ]
+    own = {place: next(module.parameters(recurse=False), None) for place, module in skeleton.named_modules()}
+    linear = linear_layers(skeleton)
     try:
-        others = [name for name in _matches(targets, with_weights) if name not in linear_layers(skeleton)]
+        others = [place for place in _matches(targets, own) if own[place] is not None and place not in linear]
     except ValueError:  # target_problems reports it
         return []
     if not others:

@@ -12,15 +12,29 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def layers(model: nn.Module) -> Iterator[list[nn.Module]]:
-    """Yield the modules of each layer that transformers says not to split, and each module that is in no such layer."""
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the blocks of a model that transformers says not to split; none of them is inside of another."""
     names = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
-    seen: set[nn.Module] = set()
+    found: list[nn.Module] = []
+    inside: set[nn.Module] = set()
     for module in model.modules():
-        if type(module).__name__ in names and module not in seen:
-            seen.update(module.modules())
-            yield list(module.modules())
-    yield from ([module] for module in model.modules() if module not in seen)
+        if type(module).__name__ in names and module not in inside:
+            inside.update(module.modules())
+            found.append(module)
+    return found
+
+
+def outside(model: nn.Module, inner: Iterable[nn.Module]) -> list[nn.Module]:
+    """Return the modules of a model that are in none of its blocks."""
+    inside = {module for block in inner for module in block.modules()}
+    return [module for module in model.modules() if module not in inside]
+
+
+def layers(model: nn.Module) -> Iterator[list[nn.Module]]:
+    """Yield the modules of each block of a model, and each module that is in no block."""
+    inner = blocks(model)
+    yield from ([*block.modules()] for block in inner)
+    yield from ([module] for module in outside(model, inner))
 
 
 def ordinary_tensors(roots: Iterable[Any]) -> Iterator[torch.Tensor]:

@@ -57,21 +57,21 @@ def is_offloaded(model: nn.Module) -> bool:
     return any(SOURCE in vars(module) for module in model.modules())
 
 
-def reads_no_more(module: nn.Module, read: bool) -> None:
-    """Make a module an ordinary one again, if its weights were read when they were used.
+def computing_device(module: nn.Module, tensor: torch.Tensor) -> torch.device:
+    """Return the device where a module has one of its tensors when it computes."""
+    source: _Source | None = vars(module).get(SOURCE)
+    return source.device if source is not None and tensor.is_meta else tensor.device
 
-    Args:
-        module: the module.
-        read: whether its weights are read once more, to stay in memory; otherwise they are zeros.
-    """
+
+def read_for_good(module: nn.Module) -> None:
+    """Make a module an ordinary one, whose weights stay in memory, if they were read when they were used."""
     source: _Source | None = vars(module).pop(SOURCE, None)
     if source is None:
         return
     module.__class__ = type(module).__bases__[0]
     for name, parameter in module._parameters.items():
         if parameter is not None and parameter.is_meta:
-            content = source.read(name).data.clone() if read else source.zeros(parameter)
-            module._parameters[name] = nn.Parameter(content, requires_grad=False)
+            module._parameters[name] = nn.Parameter(source.read(name).data.clone(), requires_grad=False)
 
 
 def in_use() -> int:
@@ -115,7 +115,7 @@ class _Source:
     """Reads the offloaded weights of one module, to the device where it computes."""
 
     def __init__(self, weights: Mapping[str, torch.Tensor], device: torch.device) -> None:
-        self._weights, self._device = weights, device
+        self._weights, self.device = weights, device
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Source:
         return self
@@ -125,16 +125,12 @@ class _Source:
         if _last and (last := _last[0]).source is self and last.weight_name == name and not last._version:
             return last
         _last.clear()  # before the next one is read, so that only one is in memory
-        weight = _ReadWeight(self._weights[name].to(self._device), requires_grad=False)
+        weight = _ReadWeight(self._weights[name].to(self.device), requires_grad=False)
         weight.source, weight.weight_name = self, name
         storage = weight.untyped_storage()._cdata
         _in_use[storage] = weakref.ref(weight, lambda gone: _forget(storage, gone))
         _last.append(weight)
         return weight
-
-    def zeros(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return zeros in the shape of a weight, where the module computes; they take no memory."""
-        return torch.zeros((), dtype=weight.dtype, device=self._device).expand(weight.shape)
 
 
 def _forget(storage: int, gone: weakref.ref[_ReadWeight]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adapterzoo.machine.memory import available, free_memory
-from adapterzoo.model.offloaded import reads_no_more
+from adapterzoo.model.layers import blocks, outside
 from adapterzoo.model.quantization import dequantize
 from adapterzoo.quantizations.contract import NONE
 from adapterzoo.quantizations.registry import quantizations
@@ -68,20 +68,23 @@ def parts(
     """
     import torch
 
-    blocks = _blocks(model)
+    from adapterzoo.model.offloaded import read_for_good
+
+    inner = blocks(model)
     kind: torch.dtype = getattr(torch, dtype)
-    size = 2 * torch.float32.itemsize if precise else kind.itemsize  # twice, to compare it with what it was
-    groups = [*_grouped(model, blocks, math.inf if whole else available() * SHARE_OF_FREE / size)]
+    # Whoever needs it precise compares the merged weights with a second copy of what they were before.
+    size = 2 * torch.float32.itemsize if precise else kind.itemsize
+    groups = [*_grouped(model, inner, math.inf if whole else available() * SHARE_OF_FREE / size)]
     for number, chosen in enumerate(groups):
         # Everything that is in no block belongs to the first part.
-        others = [module for block in blocks if block not in chosen for module in block.modules()]
-        others += _outside(model, blocks) if number else []
+        others = [module for block in inner if block not in chosen for module in block.modules()]
+        others += outside(model, inner) if number else []
         copies: dict[int, Any] = _without_content(others, kind) | _without_hooks(model)
         copied: Any = copy.deepcopy(model, copies)
         _remove_hooks(copied)
-        empty = {copies[id(module)] for module in others}
         for module in copied.modules():
-            reads_no_more(module, module not in empty)
+            read_for_good(module)
+        empty = {copies[id(module)] for module in others}
         if quantization != NONE:
             copied = dequantize(copied, quantization, dtype)
         if precise:
@@ -91,37 +94,19 @@ def parts(
         free_memory()
 
 
-def _blocks(model: Any) -> list[nn.Module]:
-    """Return the blocks of a model that transformers says not to split."""
-    names = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
-    found: list[nn.Module] = []
-    inside: set[nn.Module] = set()
-    for module in model.modules():
-        if type(module).__name__ in names and module not in inside:
-            inside.update(module.modules())
-            found.append(module)
-    return found
-
-
-def _outside(model: nn.Module, blocks: Iterable[nn.Module]) -> list[nn.Module]:
-    """Return the modules of a model that are in no block."""
-    inside = {module for block in blocks for module in block.modules()}
-    return [module for module in model.modules() if module not in inside]
-
-
-def _grouped(model: nn.Module, blocks: Sequence[nn.Module], room: float) -> Iterator[set[nn.Module]]:
+def _grouped(model: nn.Module, inner: Sequence[nn.Module], room: float) -> Iterator[set[nn.Module]]:
     """Yield the blocks of each part; the first part has room for what is in no block too.
 
     Args:
         model: the model.
-        blocks: its blocks.
+        inner: its blocks.
         room: number of weights that a part may have; a part has at least one block.
     """
     owners: dict[int, int] = {}
-    shared = any(owners.setdefault(id(p), n) != n for n, block in enumerate(blocks) for p in block.parameters())
+    shared = any(owners.setdefault(id(p), n) != n for n, block in enumerate(inner) for p in block.parameters())
     group: set[nn.Module] = set()
-    used = sum(_weights(module) for module in _outside(model, blocks))
-    for block in blocks:
+    used = sum(_weights(module) for module in outside(model, inner))
+    for block in inner:
         needed = sum(map(_weights, block.modules()))
         if group and used + needed > room and not shared:
             yield group
@@ -149,6 +134,8 @@ def _without_content(
     """
     from torch import nn
 
+    from adapterzoo.model.offloaded import computing_device
+
     kinds = [*quantizations().values()]
     memo: dict[int, Any] = {}
     for module in modules:
@@ -156,15 +143,14 @@ def _without_content(
         quantized = weight is not None and hasattr(module, "in_features") and not weight.is_floating_point()
         if quantized or any(kind.is_layer(module) for kind in kinds):
             layer: Any = module
+            place = device or next(layer.parameters()).device
             memo[id(layer)] = plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, "meta")
             for name, parameter in plain.named_parameters():
-                setattr(
-                    plain, name, _empty(parameter, dtype or parameter.dtype, device or next(layer.parameters()).device)
-                )
+                setattr(plain, name, _empty(parameter, dtype or parameter.dtype, place))
             continue
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None:
-                memo[id(tensor)] = _empty(tensor, tensor.dtype, device or tensor.device)
+                memo[id(tensor)] = _empty(tensor, tensor.dtype, device or computing_device(module, tensor))
     return memo
 
 

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
+from cells import assert_same, saved_weights
 from click.testing import Result
-from safetensors.torch import load_file
 
 from adapterzoo.model import parts
 
@@ -23,16 +22,6 @@ OPTIONS = {"waveft": "{name: waveft, n_frequency: 32}"}
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Return a function after whose call the free memory is enough for one block of the model."""
     return lambda: monkeypatch.setattr(parts, "available", lambda: 1)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
-
-
-def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
-    assert first.keys() == second.keys()
-    for name, weight in first.items():
-        assert torch.equal(weight, second[name]), name
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8", "nf4", "hqq4", "torchao-int8"])
@@ -61,7 +50,7 @@ def test_the_merged_model_is_the_same_to_the_bit(
     assert done.exit_code == 0, done.output
     for label in methods:
         whole, merged = tmp_path / "whole" / label, tmp_path / "parts" / label
-        assert_equal(weights(merged), weights(whole))
+        assert_same(saved_weights(merged), saved_weights(whole))
         in_parts = label != "waveft"
         assert (merged / "model.safetensors").exists() != in_parts
         files = {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"}
@@ -89,11 +78,11 @@ def test_from_the_disk(
     ]
     for number, step in enumerate(steps):
         assert adapterzoo(*step, tmp_path / f"memory-{number}").exit_code == 0
-    # Where the weights are is no part of a run's identity, so it may be changed in the recipe that the run has kept.
+    # A run may go on with its weights in other places.
     places = ("--set", "model.device_map=auto", "--set", "model.max_memory={cpu: 250kB}")
     assert adapterzoo("run", recipe, *LEARN, *places, "--out", out).exit_code == 0
     little_memory()
     for number, step in enumerate(steps):
         done = adapterzoo(*step, tmp_path / f"disk-{number}")
         assert done.exit_code == 0, done.output
-        assert_equal(weights(tmp_path / f"disk-{number}"), weights(tmp_path / f"memory-{number}"))
+        assert_same(saved_weights(tmp_path / f"disk-{number}"), saved_weights(tmp_path / f"memory-{number}"))

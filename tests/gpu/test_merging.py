@@ -6,18 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
+from cells import assert_same, saved_weights
 from click.testing import Result
-from safetensors.torch import load_file
 
 from adapterzoo.adapters import merging
 from adapterzoo.model import parts
 
 pytestmark = pytest.mark.gpu
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 
 @pytest.mark.parametrize("label", ["lora", "qlora"])
@@ -37,6 +32,4 @@ def test_parts_give_the_same_model(
     done = adapterzoo("merge", out, "-m", label, "--to", tmp_path / "parts")
     assert done.exit_code == 0, done.output
     assert len(list((tmp_path / "parts").glob("model-*.safetensors"))) == 2
-    whole, merged = weights(tmp_path / "whole"), weights(tmp_path / "parts")
-    assert whole.keys() == merged.keys()
-    assert all(torch.equal(weight, merged[name]) for name, weight in whole.items())
+    assert_same(saved_weights(tmp_path / "parts"), saved_weights(tmp_path / "whole"))

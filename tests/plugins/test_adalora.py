@@ -63,7 +63,7 @@ def test_the_regulariser_counts_once_a_step_however_many_passes_it_has(
 def test_the_regulariser_counts_the_same_in_the_last_step_of_an_epoch(
     write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Of 24 rows, four batches of 5 make the first step, and one batch of 4 the second."""
+    """An epoch of 24 rows has two steps: the first has four batches of 5 rows, the second has one batch of 4 rows."""
 
     def losses(weight: float) -> list[float]:
         recipe = write_recipe(f"{{name: adalora, tinit: 0, tfinal: 0, orth_reg_weight: {weight}}}", steps="4")

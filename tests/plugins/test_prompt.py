@@ -52,7 +52,7 @@ def test_loss_and_gradients_are_the_same_as_in_peft(name: str, write_recipe: Cal
 def test_the_learned_tokens_differ_from_each_other(
     name: str, write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """From a start where all are the same, they get the same gradients, and are one token many times."""
+    """Tokens that are equal at the start get equal gradients, and stay equal."""
     bench = Bench(write_recipe(name))
     with bench.wrapped(name, bench.load("none")) as model:
         start = model.get_prompt_embedding_to_save("default")

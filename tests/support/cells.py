@@ -74,10 +74,15 @@ class Bench:
 
 
 def assert_same(first: dict[str, Any], second: dict[str, Any]) -> None:
-    """Assert that two adapters have the same tensors, bit for bit."""
+    """Assert that two adapters, or two models, have the same tensors, bit for bit."""
     assert first.keys() == second.keys()
     different = [name for name in first if not first[name].equal(second[name])]
     assert not different, f"{len(different)} of {len(first)} tensors differ, like {different[0]}"
+
+
+def saved_weights(folder: Path) -> dict[str, Any]:
+    """Return all tensors of the safetensors files in a folder, by name."""
+    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 
 def exit_code(arguments: Sequence[str]) -> int:

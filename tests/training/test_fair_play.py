@@ -315,7 +315,7 @@ def test_a_row_that_breaks_a_rule_is_marked_and_not_ranked(
 def test_factors_of_fused_queries_that_are_set_back_break_no_rule(
     method: str, write_recipe: Callable[..., Path], tiny_model: Path, tmp_path: Path
 ) -> None:
-    """With weight decay they change in each step, and the row was not ranked."""
+    """Weight decay changes these factors in each step, and the method sets them back to one."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
