@@ -2,10 +2,10 @@
 
     python bench/big_data.py --gigabytes 0.2 2 20
 
-It writes JSON lines. ``--used-bytes`` of each row are the question and the answer, and the rest is a column that the
-recipe does not use. Each command is a process that may have ``--limit`` gigabytes of memory of its own (RLIMIT_DATA:
-pages of mapped files do not count, because the system takes them back when it needs them). The table has the largest
-sum of such memory over the command's processes (RssAnon). All files are removed at the end.
+It writes JSON lines. ``--used-bytes`` of each row are its text, and the rest is a column that the recipe does not use.
+Each command is a process that may have ``--limit`` gigabytes of memory of its own (RLIMIT_DATA: pages of mapped files
+do not count, because the system takes them back when it needs them). The table has the largest sum of such memory over
+the command's processes (RssAnon). All files are removed at the end.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -31,24 +32,37 @@ from tiny import make_model
 
 SAMPLE_SECONDS = 0.1
 TEXT_CHARACTERS = 2**22
+LABELS = 1000  # number of different answers
 HELD_OUT_ROWS = 200  # in validation, and in test
+
+TASKS = {
+    "supervised": ("qa", ("question", "answer"), ", shots: 0"),
+    "classification": ("labelled", ("text", "label"), ""),
+    "preference": ("preference", ("prompt", "chosen", "rejected"), ""),
+    "embedding": ("pair", ("anchor", "positive"), ""),
+}
+"""task -> its format, its columns, and more of the recipe's evaluate section"""
 
 RECIPE = """\
 name: big
+task: {task}
 model: {{name: {model}, dtype: float32}}
 data:
   source: {data}
-  format: qa
+  format: {format}
   split: {{train: {train}, validation: {held_out}, test: {held_out}}}
   max_length: {max_length}
 train: {{steps: 20, batch_size: 4}}
-evaluate: {{max_new_tokens: 4, shots: 0}}
+evaluate: {{max_new_tokens: 4{evaluate}}}
 methods: [lora, ia3]
 """
 
 
-def write_data(path: Path, size: int, row_bytes: int, used_bytes: int) -> int:
-    """Write a file of at least ``size`` bytes; return its number of rows."""
+def write_data(path: Path, size: int, row_bytes: int, used_bytes: int, columns: Sequence[str]) -> int:
+    """Write a file of at least ``size`` bytes; return its number of rows.
+
+    The first column is a long text, and the others are words.
+    """
     generator = random.Random(0)
     words = ["".join(generator.choices("abcdefghijklmnopqrstuvwxyz", k=generator.randint(2, 9))) for _ in range(5000)]
     text = " ".join(generator.choices(words, k=TEXT_CHARACTERS // 6))
@@ -60,8 +74,8 @@ def write_data(path: Path, size: int, row_bytes: int, used_bytes: int) -> int:
             row = {
                 "url": f"https://example.com/{number}",
                 "page": text[begin:middle],
-                "question": f"What is number {number} of {text[middle : begin + row_bytes]}?",
-                "answer": words[number % len(words)],
+                columns[0]: f"What is number {number} of {text[middle : begin + row_bytes]}?",
+                **{name: words[(number + place) % LABELS] for place, name in enumerate(columns[1:])},
             }
             written += file.write(json.dumps(row) + "\n")
             number += 1
@@ -109,6 +123,7 @@ def main() -> None:
     """Measure files of several sizes, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.2, 2])
+    parser.add_argument("--task", choices=TASKS, default="supervised")
     parser.add_argument("--row-bytes", type=int, default=40_000)
     parser.add_argument("--used-bytes", type=int, default=150)
     parser.add_argument("--max-length", type=int, default=256)
@@ -128,9 +143,11 @@ def main() -> None:
 def measure_file(folder: Path, size: int, given: argparse.Namespace) -> None:
     """Print a line for each command on a file of a size."""
     data, recipe = folder / "big.jsonl", folder / "big.yaml"
-    rows = write_data(data, size, given.row_bytes, given.used_bytes)
+    kind, columns, evaluate = TASKS[given.task]
+    rows = write_data(data, size, given.row_bytes, given.used_bytes, columns)
     share = HELD_OUT_ROWS / rows
     values = {"held_out": f"{share:.9f}", "train": f"{1 - 2 * share:.9f}", "max_length": given.max_length}
+    values |= {"task": given.task, "format": kind, "evaluate": evaluate}
     recipe.write_text(RECIPE.format(model=make_model(folder / "model"), data=data, **values), encoding="utf-8")
     overrides = [argument for override in given.overrides for argument in ("--set", override)]
     environment = {**os.environ, "ADAPTERZOO_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}

@@ -31,11 +31,19 @@ class PromptMethod(PeftMethod[OptionsT]):
 
     def problems(self, skeleton: nn.Module, options: OptionsT, context: Context) -> list[Problem]:
         """Return a problem if the model has no cache of keys and values for a prompt."""
+        from adapterzoo.model.positions import learned_positions
+
         problems = super().problems(skeleton, options, context)
         causal = any(getattr(module, "is_causal", False) for module in skeleton.modules())
         if not causal or getattr(skeleton.config, "is_encoder_decoder", False):
             what = "puts a learned prompt into the cache of a causal decoder, and this model is none."
             problems.append(Problem("model", f"{self.name} {what}", "Leave the method out, or choose another model."))
+        positions, tokens = learned_positions(skeleton), getattr(options, self.size_option)
+        if positions is not None and context.longest_row + tokens > positions >= context.longest_row:
+            what = f"with {tokens} more in front, the longest row has {context.longest_row + tokens} tokens, "
+            what += f"and the model has learned {positions} positions."
+            hint = f"Lower it, or data.max_length, by {context.longest_row + tokens - positions} in all."
+            problems.append(Problem(self.size_option, what, hint))
         return problems
 
     def wrap(self, model: nn.Module, options: OptionsT, context: Context) -> nn.Module:

@@ -14,15 +14,22 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
+from adapterzoo.files import CACHE_VARIABLE
 from adapterzoo.machine.quiet import quiet_libraries
+from adapterzoo.tasks.registry import tasks
+
+if TYPE_CHECKING:
+    from adapterzoo.prepare.prepared import Prepared
 
 STEPS = 30
 LEARNING_RATE = 5e-3
@@ -36,8 +43,8 @@ def check_task(
     """Train a tiny model for a task on the given rows, and fail if the task is not sound.
 
     A task is sound if training lowers its loss; if it gives every metric, and a prediction for each test row, as plain
-    numbers; if these do not depend on the number of rows in a batch; if measuring twice gives the same; and if methods
-    that read training rows cannot reach the test rows.
+    numbers; if these do not depend on the number of rows in a batch; if measuring twice gives the same; if methods that
+    read training rows cannot reach the test rows; and, if it leaves rows on disk, if these become the same examples.
 
     Args:
         name: name of the installed task.
@@ -82,6 +89,8 @@ def _check(
     # JSON is YAML too.
     (folder / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
     prepared = prepare(load_recipe(folder / "recipe.yaml"))
+    if tasks()[name].from_disk:
+        _check_from_disk(prepared, folder)
     settings = prepared.recipe.evaluate
     worker = Worker(prepared, Store(folder / "out"), {})
     base = worker.load("none")
@@ -115,6 +124,22 @@ def _check(
     assert not reachable.test, "training_only() keeps test rows, which a method must not see"
     assert not reachable.validation, "training_only() keeps validation rows, which a method must not see"
     reachable.collate(reachable.train[:2])
+
+
+def _check_from_disk(prepared: Prepared, folder: Path) -> None:
+    """Check that training rows on disk become the same examples as rows in memory."""
+    from adapterzoo.data import stored_rows
+    from adapterzoo.prepare.prepare import prepare
+
+    with (
+        mock.patch.object(stored_rows, "MAX_BYTES_IN_MEMORY", 0),
+        mock.patch.dict(os.environ, {CACHE_VARIABLE: str(folder / "cache")}),
+    ):
+        stored = prepare(prepared.recipe).encoded.train
+        found = [(example.row, example.tokens) for example in stored]
+    assert not isinstance(stored, list), "from_disk is set, and encode() makes a list of the training rows"
+    expected = [(example.row, example.tokens) for example in prepared.encoded.train]
+    assert found == expected, "training rows that are read from disk become other examples than rows in memory"
 
 
 def _training_loss(examples: Any, model: Any) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
@@ -63,13 +63,15 @@ class StoredRows(Sequence[DataRow]):
     def __getitem__(self, index: int | slice) -> DataRow | StoredRows:
         if isinstance(index, slice):
             return self.select(range(len(self))[index])
-        content, place, group, _, _ = self.file.record(self._numbers()[index])
-        return row_of(content, place, group)
+        return self._row(self._numbers()[index])
 
     def __iter__(self) -> Iterator[DataRow]:
-        for number in self._numbers():
-            content, place, group, _, _ = self.file.record(number)
-            yield row_of(content, place, group)
+        return map(self._row, self._numbers())
+
+    def _row(self, number: int) -> DataRow:
+        batch, index = self.file.place(number)
+        content, place, group = (batch.column(column)[index].as_py() for column in ("content", "place", "group"))
+        return row_of(content, place, group)
 
     def _numbers(self) -> Any:
         return range(len(self.file)) if self.order is None else self.order
@@ -101,6 +103,27 @@ class StoredRows(Sequence[DataRow]):
         parts = [numpy.frombuffer(column.buffers()[1], NUMPY_DIGEST, len(column)) for column in columns]
         values = numpy.concatenate(parts)
         return values if self.order is None else values[self.order]
+
+
+class ChangedRows(StoredRows):
+    """Rows in a file that are changed when they are asked for."""
+
+    def __init__(self, rows: StoredRows, change: Callable[[DataRow], DataRow]) -> None:
+        """Take rows, and what changes each of them."""
+        super().__init__(rows.file, rows.order)
+        self._rows, self._change = rows, change
+
+    def _row(self, number: int) -> DataRow:
+        return self._change(self._rows._row(number))
+
+    def select(self, positions: Iterable[int]) -> ChangedRows:
+        """Return the rows at some positions, in the order of these."""
+        return ChangedRows(self._rows.select(positions), self._change)
+
+
+def changed(rows: Sequence[DataRow], change: Callable[[DataRow], DataRow]) -> Sequence[DataRow]:
+    """Return changed rows; they are not in memory if the rows are not."""
+    return ChangedRows(rows, change) if isinstance(rows, StoredRows) else [change(row) for row in rows]
 
 
 class RowCollector:

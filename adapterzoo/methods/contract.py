@@ -116,6 +116,8 @@ class Context:
     summed_losses: int = 1
     """number of forward passes whose losses are added up for one optimizer step: ``gradient_accumulation``, or 1 if
     their mean is taken. A method that adds a term to the loss of each forward pass divides it by this"""
+    longest_row: int = 0
+    """largest number of tokens that the model reads in one sequence, with an answer; 0 if it is not known"""
     batches: Callable[[], Iterable[dict[str, Any]]] = tuple
     """function that returns training batches on the CPU, for a method that starts from data. The order is not that of
     training; a dry run gets no batch. A batch holds the arguments of the model's ``forward``, mostly tensors:

@@ -8,6 +8,7 @@ from typing import Any
 
 from adapterzoo.data.split import Splits, load_splits
 from adapterzoo.data.stored_rows import StoredRows
+from adapterzoo.data_row import SPLIT_NAMES
 from adapterzoo.errors import PluginError, Problem, UserError
 from adapterzoo.metrics.contract import per_example
 from adapterzoo.metrics.measured import MEASURED_NAMES
@@ -19,6 +20,8 @@ from adapterzoo.tasks.registry import tasks
 from adapterzoo.terminal import size
 
 MEMORY_PER_BYTE = 10  # a row and its tokens in memory, for each byte of its text
+MENTIONED_BYTES = 2**27  # less than this is not worth a message
+LIMIT_HINT = "Take fewer rows with data.limit."
 TRIED_ROWS = 8  # number of test rows on which third-party metrics are tried
 
 
@@ -68,23 +71,29 @@ def encode_data(recipe: Recipe, location: str, config: Any, splits: Splits, say:
 
 
 def _in_memory(task: Task[Any], splits: Splits, say: Callable[[str], None]) -> Splits:
-    """Return the rows for a task that holds them in memory, and say how much that is if they are many.
+    """Return the rows that a task holds in memory as lists, and say how much that is if they are many.
 
     Raises:
         UserError: there is not so much.
     """
-    stored = [rows for rows in (splits.train, splits.validation, splits.test) if isinstance(rows, StoredRows)]
-    if not stored:
+    names = [name for name in SPLIT_NAMES if isinstance(getattr(splits, name), StoredRows)]
+    if task.from_disk:
+        names = [name for name in names if name != "train"]
+    if not names:
         return splits
     import psutil
 
-    needed, free = MEMORY_PER_BYTE * sum(rows.text_bytes for rows in stored), psutil.virtual_memory().available
-    what = f"the task {task.name} holds all rows in memory, in about {size(needed)}"
+    needed = MEMORY_PER_BYTE * sum(getattr(splits, name).text_bytes for name in names)
+    free = psutil.virtual_memory().available
+    which = "all rows" if not task.from_disk else " and ".join(f"{name} rows" for name in names)
+    what = f"the task {task.name} holds {which} in memory, in about {size(needed)}"
     if needed > free:
-        hint = "Take fewer rows with data.limit."
-        raise UserError.at("data.source", f"{what}, and {size(free)} are free.", hint)
-    say(f"data: {what}")
-    return replace(splits, train=[*splits.train], validation=[*splits.validation], test=[*splits.test])
+        where, hint = ("data.split", "Give these splits fewer rows.") if task.from_disk else ("data.source", LIMIT_HINT)
+        raise UserError.at(where, f"{what}, and {size(free)} are free.", hint)
+    if needed > MENTIONED_BYTES or not task.from_disk:
+        say(f"data: {what}")
+    lists: dict[str, Any] = {name: [*getattr(splits, name)] for name in names}
+    return replace(splits, **lists)
 
 
 def fit_recipe(recipe: Recipe, task: Task[Any], splits: Splits, say: Callable[[str], None]) -> Recipe:

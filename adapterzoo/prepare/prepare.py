@@ -80,6 +80,7 @@ def encode_run(
         UserError: the model or the rows have problems.
     """
     from adapterzoo.model import loading
+    from adapterzoo.model.positions import readable
     from adapterzoo.model.skeleton import skeleton as make_skeleton
 
     spare_imported_modules()
@@ -92,6 +93,7 @@ def encode_run(
         raise UserError(*problems)
     loading.check_weights(recipe.model, location, config, encoded.form)
     skeleton = make_skeleton(recipe.model, config, encoded.form)
+    limit = readable(skeleton, config)
     kept = placed(recipe, location, encoded.form, skeleton, cells, registry())
     parts = {name: fingerprint([getattr(splits, name)]) for name in SPLIT_NAMES}
     prepared = Prepared(
@@ -108,10 +110,10 @@ def encode_run(
         reach=[],
         weights=None,
         fingerprints={"data": splits.fingerprint, **parts},
-        general=_general(recipe, encoded, config),
+        general=_general(recipe, encoded, limit),
+        longest_read=_longest_read(recipe, encoded, limit),
         kept=kept,
     )
-    _check_context_length(prepared, config)
     return prepared, skeleton
 
 
@@ -151,7 +153,7 @@ def with_weights(prepared: Prepared, skeleton: Any) -> Prepared:
     return replace(prepared, weights=weights, fingerprints={**prepared.fingerprints, "weights": weights})
 
 
-def _general(recipe: Recipe, encoded: Examples, config: Any) -> General | None:
+def _general(recipe: Recipe, encoded: Examples, limit: int | None) -> General | None:
     """Read and tokenize the general text; return None if the recipe has none.
 
     Raises:
@@ -162,33 +164,31 @@ def _general(recipe: Recipe, encoded: Examples, config: Any) -> General | None:
     settings = recipe.evaluate
     if settings.general_text is None:
         return None
-    rows = general_rows(settings.general_text, encoded.tokenizer, _limit(config))
+    rows = general_rows(settings.general_text, encoded.tokenizer, limit)
     return General(rows, encoded.pad_id, settings.batch_size)
 
 
-def _limit(config: Any) -> int | None:
-    """Return the number of tokens that the model can read at most; None if it does not say."""
-    return getattr(config, "max_position_embeddings", None)
+def _longest_read(recipe: Recipe, encoded: Examples, limit: int | None) -> int:
+    """Return the number of tokens of the longest row, test prompt with examples in front, or prompt with its answer.
 
-
-def _check_context_length(prepared: Prepared, config: Any) -> None:
-    """Raise UserError if a row, or a test prompt with examples in front, is longer than the model can read."""
-    limit = _limit(config)
-    if limit is None:
-        return
-    encoded = prepared.encoded
+    Raises:
+        UserError: it is longer than the model can read.
+    """
     longest, shown = encoded.longest_row, encoded.longest_shown
+    joinable, new = encoded.joinable(recipe.evaluate), recipe.evaluate.max_new_tokens
+    answered = joinable.longest if joinable and new != "auto" else 0
+    longest_read = max(longest, shown, answered)
+    if limit is None or longest_read <= limit:
+        return longest_read
     problems = []
     if longest > limit:
         what = f"the longest row has {longest} tokens, and the model can read {limit}."
         problems.append(Problem("data.max_length", what, f"Set it to {limit} or less."))
-    joinable, new = encoded.joinable(prepared.recipe.evaluate), prepared.recipe.evaluate.max_new_tokens
-    if new != "auto" and joinable and longest <= limit < joinable.longest:
-        what = f"a prompt with its answer may have {joinable.longest} tokens, and the model can read {limit}."
-        hint = f"Lower it by {joinable.longest - limit}."
+    if longest <= limit < answered:
+        what = f"a prompt with its answer may have {answered} tokens, and the model can read {limit}."
+        hint = f"Lower it by {answered - limit}."
         problems.append(Problem("evaluate.max_new_tokens", what, hint))
     if shown > limit:
         what = f"with the examples in front a test prompt has {shown} tokens, and the model can read {limit}."
         problems.append(Problem("evaluate.shots", what, "Show fewer examples, or 0."))
-    if problems:
-        raise UserError(*problems)
+    raise UserError(*problems)

@@ -47,6 +47,8 @@ class Prepared:
     """hashes of the data, of each split, and of the base model's weights"""
     general: General | None
     """text on which forgetting is measured; None if the recipe has none"""
+    longest_read: int
+    """largest number of tokens that the model reads in one sequence, with an answer"""
     kept: dict[int | str, int] | None = None
     """place -> bytes of the base model that it keeps, if ``model.device_map`` spreads it; None for one device"""
 
@@ -69,6 +71,7 @@ class Prepared:
             total_steps=self.steps,
             gradient_accumulation=train.gradient_accumulation,
             seed=cell.seed,
+            longest_row=self.longest_read,
             summed_losses=train.gradient_accumulation if self.encoded.trainer_computes_loss else 1,
             batches=shuffled_batches(self.sealed_rows, train.batch_size, cell.seed),
         )

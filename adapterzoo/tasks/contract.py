@@ -116,6 +116,10 @@ class Task(ABC, Generic[OptionsT]):
     :class:`~adapterzoo.tokens.encoded.Encoded`. General text can then be measured, training examples can be shown in
     front of test prompts, and rows with the same beginning can be joined"""
 
+    from_disk: ClassVar[bool] = False
+    """whether its training rows may stay on disk if they are too many for the memory: it reads them one after the
+    other, and with :func:`adapterzoo.tokens.kept_examples.read_splits`. The rows of other tasks are held in memory"""
+
     def packages(self, options: OptionsT) -> Sequence[str]:
         """Return the packages that losses and scores come from: rows are comparable only with the same versions."""
         return ()

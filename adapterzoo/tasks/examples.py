@@ -24,7 +24,7 @@ class EvaluateSettings(Protocol):
 
 
 class Example(Protocol):
-    """A row as token ids."""
+    """A row as token ids. If the model reads it as several sequences, ``longest`` is the length of the longest one."""
 
     @property
     def row(self) -> DataRow:
@@ -43,6 +43,18 @@ def sizes(examples: Sequence[Example]) -> Sequence[int]:
     """Return the number of tokens of each example, without reading the examples if their tokens are on disk."""
     known: Sequence[int] | None = getattr(examples, "sizes", None)
     return [example.size for example in examples] if known is None else known
+
+
+def longest_sequence(example: Any) -> int:
+    """Return the number of tokens of an example's longest sequence: its ``longest``, or else its ``size``."""
+    longest: int = getattr(example, "longest", example.size)
+    return longest
+
+
+def longest_of(examples: Sequence[Example]) -> int:
+    """Return the number of tokens of the longest sequence of some examples."""
+    known: Sequence[int] | None = getattr(examples, "longest", None)
+    return int(max(map(longest_sequence, examples) if known is None else known))
 
 
 class Joinable(NamedTuple):
@@ -114,7 +126,7 @@ class Examples(ABC):
     @property
     def longest_row(self) -> int:
         """Largest number of tokens that the model reads in one sequence."""
-        return max(int(max(sizes(split))) for split in (self.train, self.validation, self.test) if split)
+        return max(longest_of(split) for split in (self.train, self.validation, self.test) if split)
 
     @property
     def smallest_batch(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from adapterzoo.errors import Problem
 from adapterzoo.metrics.registry import metrics as known_metrics
@@ -18,15 +18,18 @@ def label_of(metrics: Sequence[str]) -> Callable[[str], str] | None:
     return next((metric.label for metric in compared if metric.label), None)
 
 
-def unknown_labels(rows: Rows, label: Callable[[str], str], key: str) -> list[Problem]:
+def unknown_labels(
+    rows: Rows, label: Callable[[str], str], key: str, answers: Iterable[str] | None = None
+) -> list[Problem]:
     """Return problems for the test labels that no training row has.
 
     Args:
         rows: the rows of each split.
         label: returns the label that a row's answer names.
         key: key of the recipe by which the labels are compared.
+        answers: the answers of the training rows, if they are known already.
     """
-    learned = {label(row.completion) for row in rows.train}
+    learned = {label(answer) for answer in answers or (row.completion for row in rows.train)}
     unknown = {label(row.completion): row for row in rows.test if label(row.completion) not in learned}
     problems = [Problem(row.place, f"its label '{row.completion}' is in no training row.") for row in unknown.values()]
     shown = problems[:MAX_UNKNOWN_LABELS]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from adapterzoo.data.stored_rows import StoredRows
 from adapterzoo.data_row import SPLIT_NAMES
 from adapterzoo.digests import name_by_digest, undamaged
 from adapterzoo.files import cache_folder, new_cache_file
-from adapterzoo.tasks.contract import Rows
+from adapterzoo.tasks.contract import DataSettings, Rows
 from adapterzoo.tokens.encode import Encoder
 from adapterzoo.tokens.encoded import Encoded, Example
 from adapterzoo.tokens.stored_examples import ExampleWriter, StoredExamples, schema
@@ -35,7 +35,7 @@ def encode_splits(encoder: Encoder, splits: Rows) -> Encoded:
     Raises:
         UserError: a split has no row with tokens to learn.
     """
-    folder, key = cache_folder() / "tokens", _key(encoder, splits)
+    folder, key = cache_folder() / "tokens", settings_key(encoder.tokenizer, encoder.data, splits.fingerprint)
     if any(isinstance(getattr(splits, name), StoredRows) for name in SPLIT_NAMES):
         return _on_disk(encoder, splits, folder / f"{key}.arrow")
     if (cached := _read(folder, key, splits)) is not None:
@@ -74,13 +74,20 @@ def _on_disk(encoder: Encoder, splits: Rows, path: Path) -> Encoded:
     return encoder.collect(stored, file.notes["said"], splits.fingerprint)
 
 
-def _key(encoder: Encoder, splits: Rows) -> str:
-    """Return a hash of what the tokens depend on: the rows, the tokenizer with its chat template, recipe settings."""
-    tokenizer, data = encoder.tokenizer, encoder.data
+def settings_key(tokenizer: Any, data: DataSettings, rows: str, more: Mapping[str, Any] | None = None) -> str:
+    """Return a hash of what tokens depend on.
+
+    Args:
+        tokenizer: the tokenizer with its chat template.
+        data: settings of the recipe.
+        rows: hash of the content of the rows.
+        more: what else they depend on, as JSON has it.
+    """
     fast = getattr(tokenizer, "backend_tokenizer", None)
     content = {
+        **(more or {}),
         "version": VERSION,
-        "rows": splits.fingerprint,
+        "rows": rows,
         "tokenizer": fast.to_str() if fast is not None else sorted(tokenizer.get_vocab().items()),
         "kind": type(tokenizer).__name__,
         "special": tokenizer.special_tokens_map,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any, Literal, Self, overload
 
 from adapterzoo.data_row import DataRow
@@ -110,7 +111,10 @@ class LongestFirst(Sequence[Tokens]):
     If there are no training examples, those of all test examples.
     """
 
-    def __init__(self, train: Sequence[Example], test: Sequence[Example]) -> None:
+    def __init__(
+        self, train: Sequence[Any], test: Sequence[Any], tokens: Callable[[Any], Tokens] = attrgetter("tokens")
+    ) -> None:
+        self.tokens = tokens
         self.examples = train or test
         self.first = [split[_longest(split)] for split in (train, test) if split]
 
@@ -125,7 +129,7 @@ class LongestFirst(Sequence[Tokens]):
         if isinstance(index, slice):
             return [self[number] for number in range(len(self))[index]]
         number = range(len(self))[index] - len(self.first)
-        return (self.first[number] if number < 0 else self.examples[number]).tokens
+        return self.tokens(self.first[number] if number < 0 else self.examples[number])
 
 
 def _longest(examples: Sequence[Example]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,35 +43,35 @@ def check_offsets(tokenizer: Any) -> None:
 
 
 def read_texts(
-    tokenizer: Any,
+    split: str,
     rows: Sequence[DataRow],
+    say: Callable[[str], None],
+    *,
+    tokenizer: Any,
     target: Callable[[DataRow], Any],
     max_length: int,
-    split: str,
-    say: Callable[[str], None],
-) -> list[ReadText]:
-    """Return the texts before each row's answer as token ids, cut to a length.
+) -> Iterator[tuple[int, ReadText]]:
+    """Yield the number of each row and the texts before its answer as token ids, cut to a length.
 
     Args:
-        tokenizer: the model's tokenizer.
+        split: name of the split, for messages.
         rows: the rows of a split, each with one or two texts.
+        say: is called with a message on the rows that were cut.
+        tokenizer: the model's tokenizer.
         target: returns what is learned from a row.
         max_length: largest number of tokens.
-        split: name of the split, for messages.
-        say: is called with a message on the rows that were cut.
     """
-    examples, cut = [], 0
-    for row in rows:
+    cut = 0
+    for number, row in enumerate(rows):
         texts = [turn.content for turn in row.turns[:-1]]
         encoded = tokenizer(*texts, truncation=False, verbose=False)
         if len(encoded["input_ids"]) > max_length:
             encoded = tokenizer(*texts, truncation=True, max_length=max_length)
             cut += 1
         segments = list(encoded.get("token_type_ids") or [])
-        examples.append(ReadText(row, list(encoded["input_ids"]), segments, target(row)))
+        yield number, ReadText(row, list(encoded["input_ids"]), segments, target(row))
     if cut:
         say(f"data: {cut} of {len(rows)} texts of {split} are cut to fit max_length = {max_length}")
-    return examples
 
 
 def pad_right(examples: Sequence[ReadText], pad_id: int) -> dict[str, torch.Tensor]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from adapterzoo.data.record_file import RecordFile, RecordWriter
 from adapterzoo.data_row import DataRow
@@ -18,14 +19,14 @@ T = TypeVar("T")
 TOKEN_BYTES = 4
 
 
-class StoredExamples(Sequence[Example]):
-    """The examples of a split in a file of tokens. Each is made anew whenever it is asked for."""
+class Stored(Sequence[T]):
+    """The examples of a split in a file. Each is made anew whenever it is asked for."""
 
     def __init__(self, file: RecordFile, first: int, count: int, rows: Sequence[DataRow]) -> None:
         """Take examples of a file.
 
         Args:
-            file: the file, which :class:`ExampleWriter` wrote.
+            file: the file; its first column, ``row``, is the position of an example's row in the split.
             first: number of its first record that belongs to the split.
             count: number of records.
             rows: the rows of the split.
@@ -36,17 +37,17 @@ class StoredExamples(Sequence[Example]):
         return self._examples[2]
 
     @overload
-    def __getitem__(self, index: int) -> Example: ...
+    def __getitem__(self, index: int) -> T: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
         numbers = range(len(self))[index]
         return self._example(numbers) if isinstance(numbers, int) else [self._example(number) for number in numbers]
 
-    def __iter__(self) -> Iterator[Example]:
+    def __iter__(self) -> Iterator[T]:
         return map(self._example, range(len(self)))
 
-    def __setitem__(self, index: slice, examples: StoredExamples) -> None:
+    def __setitem__(self, index: slice, examples: Self) -> None:
         """Become other examples, as a list does by ``examples[:] = others``."""
         self._examples = examples._examples
 
@@ -55,25 +56,54 @@ class StoredExamples(Sequence[Example]):
         file, first, _, _ = self._examples
         self._examples = RecordFile(file.path), first, 0, []
 
-    def _example(self, index: int) -> Example:
+    def _example(self, index: int) -> T:
         file, first, _, rows = self._examples
         batch, place = file.place(first + index)
         number, *parts = (column[place] for column in batch.columns)
+        return self._made(rows[number.as_py()], parts)
+
+    @abstractmethod
+    def _made(self, row: DataRow, parts: Sequence[Any]) -> T:
+        """Return an example from its row and its values in the other columns."""
+
+    def column(self, name: str) -> numpy.ndarray:
+        """Return a number of each example: a column; of a column of lists, their lengths."""
+        import numpy
+        from pyarrow import compute, types
+
+        parts = [
+            (compute.list_value_length(column) if types.is_list(column.type) else column).to_numpy()
+            for column in self._columns(name)
+        ]
+        return numpy.concatenate([numpy.zeros(0, numpy.int64), *parts])
+
+    def _columns(self, name: str) -> Iterator[pyarrow.Array]:
+        """Yield a column of each batch; a batch has examples of one split only."""
+        file, first, count, _ = self._examples
+        start = 0
+        for batch in file.batches if count else ():
+            if first <= start < first + count and batch.num_rows:
+                yield batch.column(name)
+            start += batch.num_rows
+
+
+class StoredExamples(Stored[Example]):
+    """The examples of a causal language model in a file of tokens, which :class:`ExampleWriter` wrote."""
+
+    def _made(self, row: DataRow, parts: Sequence[Any]) -> Example:
         prompt, completion, learned = (part.values.to_numpy(zero_copy_only=False).tolist() for part in parts)
-        return Example(rows[number.as_py()], prompt, completion, learned)
+        return Example(row, prompt, completion, learned)
 
     @property
     def sizes(self) -> numpy.ndarray:
         """Number of tokens of each example."""
-        return self.lengths("learned")
+        return self.column("learned")
+
+    longest = sizes
 
     def lengths(self, name: str) -> numpy.ndarray:
         """Return the number of tokens of each example's ``prompt`` or ``completion``."""
-        import numpy
-        from pyarrow import compute
-
-        parts = [compute.list_value_length(column).to_numpy() for column in self._columns(name)]
-        return numpy.concatenate([numpy.zeros(0, numpy.int64), *parts])
+        return self.column(name)
 
     def learned(self) -> int:
         """Return the number of tokens in the loss, in all examples."""
@@ -86,14 +116,20 @@ class StoredExamples(Sequence[Example]):
             found.update(column.values.take(column.offsets[1:].cast("int64").to_numpy() - 1).unique().to_pylist())
         return found
 
-    def _columns(self, name: str) -> Iterator[pyarrow.Array]:
-        """Yield a column of each batch; a batch has examples of one split only."""
-        file, first, count, _ = self._examples
-        start = 0
-        for batch in file.batches if count else ():
-            if first <= start < first + count and batch.num_rows:
-                yield batch.column(name)
-            start += batch.num_rows
+
+def row_numbers(examples: Sequence[Example], rows: Sequence[DataRow]) -> numpy.ndarray:
+    """Return the position of each example's row in a split.
+
+    Args:
+        examples: the examples of a split.
+        rows: its rows; examples in memory have these very objects.
+    """
+    import numpy
+
+    if isinstance(examples, Stored):
+        return examples.column("row")
+    numbers = {id(row): number for number, row in enumerate(rows)}
+    return numpy.array([numbers[id(example.row)] for example in examples], numpy.int64)
 
 
 class StoredPacks(Sequence[list[Tokens]]):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 from adapterzoo import Problem
-from adapterzoo.data_row import SPLIT_NAMES, BadRowError, DataRow, Turn
+from adapterzoo.data_row import SPLIT_NAMES, BadRowError, DataRow, Places, Turn
 from adapterzoo.formats import Format
 from adapterzoo.formats.cell_text import text_of
 from adapterzoo.tasks.contract import Rows
@@ -17,6 +18,7 @@ Shape = Literal["pairs", "triplets", "scored pairs"]
 NEGATIVE = "negative"  # key of the negative in DataRow.more
 SCORED = "scored"  # key in DataRow.more that says that a row's answer is a score
 MAX_QUOTED = 60  # number of letters of a text that a message shows
+FIRST_ROWS = 100_000  # of a split, in which anchors are looked for that every text is right for
 MAX_SHOWN = 5  # further rows with the same problem are only counted
 DROP_HINT = "Correct it, or leave such rows out with data.bad_rows: drop."
 
@@ -94,37 +96,58 @@ def texts_of(row: DataRow) -> tuple[str, ...]:
 
 def retrieval_problems(rows: Rows) -> list[Problem]:
     """Return the problems of rows of which only some have a negative, and of splits with only one text to find."""
-    every = sorted((*rows.train, *rows.validation, *rows.test), key=lambda row: len(row.more))
-    without = sum(not row.more for row in every)
-    if 0 < without < len(every):
-        what = f"it has no negative; {without} rows have none, and {len(every) - without} have one."
-        return [Problem(every[0].place, what, "Give one to every row, or to none.")]
+    without = Places()
+    for row in chain(rows.train, rows.validation, rows.test):
+        if not row.more:
+            without.add(row.place)
+    having = len(rows.train) + len(rows.validation) + len(rows.test) - without.count
+    if without.count and having:
+        what = f"it has no negative; {without.count} rows have none, and {having} have one."
+        return [Problem(without.first, what, "Give one to every row, or to none.")]
     problems = []
     for split in SPLIT_NAMES:
-        right: dict[str, set[str]] = {}
-        for anchor, positive, *_ in map(texts_of, getattr(rows, split)):
-            right.setdefault(anchor, set()).add(positive)
-        candidates = {text for row in getattr(rows, split) for text in texts_of(row)[1:]}
-        sure = next((anchor for anchor, own in right.items() if not candidates - own - {anchor}), None)
+        sure = _sure(getattr(rows, split))
         if sure is not None:
             what = f"all texts of {split} are right for '{sure[:MAX_QUOTED]}': every model finds one."
             problems.append(Problem("data", what, f"Give {split} rows with other positives, or negatives."))
     return problems
 
 
+def _sure(rows: Sequence[DataRow]) -> str | None:
+    """Return an anchor for which all texts are right; None if there is none.
+
+    Of many rows the first are enough, if they have other texts for each of their anchors; all rows are read if not.
+    """
+    some = rows if len(rows) <= FIRST_ROWS else rows[:FIRST_ROWS]
+    right: dict[str, set[str]] = {}
+    candidates = set[str]()
+    for anchor, *others in map(texts_of, some):
+        right.setdefault(anchor, set()).add(others[0])
+        candidates.update(others)
+    sure = next((anchor for anchor, own in right.items() if not candidates - own - {anchor}), None)
+    if sure is None or some is rows:
+        return sure
+    own = {texts_of(row)[1] for row in rows if row.prompt == sure}
+    return sure if all(text in own or text == sure for row in rows for text in texts_of(row)[1:]) else None
+
+
 def score_problems(rows: Rows, loss: str) -> list[Problem]:
     """Return what is wrong with scores: all the same, or not what the loss needs."""
     problems = []
     if loss == "cosine":
-        far = [row for row in (*rows.train, *rows.validation, *rows.test) if abs(float(row.completion)) > 1]
-        hint = "Scale the scores, or set task.loss to cosent, which needs only their order."
-        for row in far[:MAX_SHOWN]:
-            what = f"its score is {row.completion}, and the loss cosine learns a cosine, from -1 to 1."
-            problems.append(Problem(row.place, what, hint))
-        if len(far) > MAX_SHOWN:
-            problems.append(Problem("data", f"{len(far) - MAX_SHOWN} more rows have such a score.", hint))
+        far, hint = 0, "Scale the scores, or set task.loss to cosent, which needs only their order."
+        for row in chain(rows.train, rows.validation, rows.test):
+            if abs(float(row.completion)) > 1:
+                far += 1
+                if far <= MAX_SHOWN:
+                    what = f"its score is {row.completion}, and the loss cosine learns a cosine, from -1 to 1."
+                    problems.append(Problem(row.place, what, hint))
+        if far > MAX_SHOWN:
+            problems.append(Problem("data", f"{far - MAX_SHOWN} more rows have such a score.", hint))
     for split in SPLIT_NAMES:
-        if len({float(row.completion) for row in getattr(rows, split)}) == 1:
+        scores = (float(row.completion) for row in getattr(rows, split))
+        first = next(scores, None)
+        if first is not None and all(score == first for score in scores):
             what = f"all rows of {split} have the same score: there is nothing to order."
             problems.append(Problem("data", what, f"Give {split} rows with different scores."))
     return problems

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from adapterzoo_plugins.tasks._embedding_losses import (
@@ -18,6 +19,7 @@ from adapterzoo_plugins.tasks._embedding_rows import Shape, texts_of
 from adapterzoo_plugins.tasks._pooling import Pooling, pooled
 from adapterzoo_plugins.tasks._retrieval import ranked
 
+from adapterzoo.data.row_content import text_digest
 from adapterzoo.data_row import DataRow
 from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of, needs_answers
 from adapterzoo.tasks.examples import EvaluateSettings, Examples, ModelForm
@@ -26,6 +28,7 @@ from adapterzoo.tokens.sequences import ReadText, pad_right
 if TYPE_CHECKING:
     import torch
 
+CACHED_TEXTS = 10_000  # many rows may have a text in common
 DIGITS = 6  # of a cosine
 SCORES = "scores"  # what a batch has beside the arguments of the model
 
@@ -42,6 +45,11 @@ class Texts:
     def size(self) -> int:
         """Number of tokens of all texts."""
         return sum(text.size for text in self.texts)
+
+    @property
+    def longest(self) -> int:
+        """Number of tokens of the longest text."""
+        return max(text.size for text in self.texts)
 
     @property
     def tokens(self) -> tuple[list[int], list[bool]]:
@@ -62,12 +70,6 @@ class EmbeddedTexts(Examples):
     def form(self) -> ModelForm:
         """See :attr:`Examples.form`."""
         return ModelForm("AutoModel", vocabulary=len(self.tokenizer), pooler=False)
-
-    @property
-    def longest_row(self) -> int:
-        """See :attr:`Examples.longest_row`."""
-        examples: list[Texts] = [*self.train, *self.validation, *self.test]
-        return max(text.size for example in examples for text in example.texts)
 
     @property
     def smallest_batch(self) -> int:
@@ -155,29 +157,30 @@ def _scores(examples: Sequence[Texts]) -> list[float]:
 
 
 def read_texts(
-    tokenizer: Any, rows: Sequence[DataRow], pooling: Pooling, max_length: int, split: str, say: Callable[[str], None]
-) -> list[Texts]:
-    """Return the texts of a split's rows as token ids, cut to a length; say how many are cut."""
+    split: str,
+    rows: Sequence[DataRow],
+    say: Callable[[str], None],
+    *,
+    tokenizer: Any,
+    pooling: Pooling,
+    max_length: int,
+) -> Iterator[tuple[int, Texts]]:
+    """Yield the number of each row and its texts as token ids, cut to a length; say how many are cut."""
     end = tokenizer.eos_token_id if pooling.adds_end else None
-    known: dict[str, tuple[list[int], list[int]]] = {}
-    cut = 0
+    different, cut = set[bytes](), set[bytes]()
 
+    @lru_cache(maxsize=CACHED_TEXTS)
     def encoded(text: str) -> tuple[list[int], list[int]]:
-        nonlocal cut
+        different.add(text_digest(text))
         whole = tokenizer(text, truncation=False, verbose=False)
         more = [] if end is None or whole["input_ids"][-1:] == [end] else [end]
         if len(whole["input_ids"]) + len(more) > max_length:
             whole = tokenizer(text, truncation=True, max_length=max_length - len(more))
-            cut += 1
+            cut.add(text_digest(text))
         segments = [*(whole.get("token_type_ids") or [])]
         return [*whole["input_ids"], *more], [*segments, *(segments[-1:] * len(more))]
 
-    examples = []
-    for row in rows:
-        for text in texts_of(row):
-            if text not in known:
-                known[text] = encoded(text)
-        examples.append(Texts(row, tuple(ReadText(row, *known[text], None) for text in texts_of(row))))
+    for number, row in enumerate(rows):
+        yield number, Texts(row, tuple(ReadText(row, *encoded(text), None) for text in texts_of(row)))
     if cut:
-        say(f"data: {cut} of {len(known)} texts of {split} are cut to fit max_length = {max_length}")
-    return examples
+        say(f"data: {len(cut)} of {len(different)} texts of {split} are cut to fit max_length = {max_length}")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
+
+from adapterzoo_plugins.tasks._preferences import WANTED, read_answers, read_pairs
 
 from adapterzoo.data_row import DataRow
+from adapterzoo.tokens.kept_examples import KeptExamples
 
 if TYPE_CHECKING:
     from adapterzoo.tokens.batches import Tokens
+    from adapterzoo.tokens.encode import Encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,11 @@ class Judged:
         return ids, [in_loss for _, learned in self.answers for in_loss in learned]
 
     @property
+    def longest(self) -> int:
+        """Number of tokens of the longest sequence."""
+        return max(len(ids) for ids, _ in self.sequences)
+
+    @property
     def sequences(self) -> tuple[Tokens, ...]:
         """The answers, and then the mismatched ones."""
         return (*self.answers, *self.mismatched)
@@ -49,36 +58,132 @@ def by_place(rows: Sequence[Sequence[Tokens]]) -> list[Tokens]:
 
 
 def mean_lengths(examples: Sequence[Judged]) -> list[int]:
-    """Return the mean number of tokens of the chosen and of the rejected answers, or of all answers."""
+    """Return the mean number of tokens of the chosen and of the rejected answers, or of all answers.
+
+    Of examples in a file, those of all are read at once, chosen or not.
+    """
     places = range(len(examples[0].answers))
+    if isinstance(examples, KeptExamples):
+        return [round(examples.learned() / len(examples) / len(places))]
     return [round(sum(sum(e.answers[place][1]) for e in examples) / len(examples)) for place in places]
 
 
-def with_mismatched(examples: Sequence[Judged], max_length: int) -> Iterator[Judged]:
-    """Yield the examples of a split with, for each answer, their prompt and the last answer before to another prompt.
+def read_judged(
+    split: str,
+    rows: Sequence[DataRow],
+    say: Callable[[str], None],
+    *,
+    encoder: Encoder,
+    fingerprint: str,
+    unpaired: bool,
+) -> Iterator[tuple[int, Judged]]:
+    """Yield the number of each row, and its prompt with its answers.
 
-    TRL rotates the answers of each batch. Here they are rotated in the whole split, so that the untouched base model
-    can be asked about them before the order of the rows is known. If there is no other prompt, as in TRL, the answer is
-    one to the same prompt.
+    Args:
+        split: name of the split.
+        rows: its rows.
+        say: is called with messages on rows that are cut or dropped.
+        encoder: turns rows into token ids.
+        fingerprint: hash of the content of all rows.
+        unpaired: whether a row has one answer, and whether it is wanted.
     """
-    parts = [_parts(answer) for answer in by_place([example.answers for example in examples])]
-    mismatched: list[Tokens] = []
-    partner = 0
-    for index, (prompt, _) in enumerate(parts):
-        if index == 0:
-            others = [at for at, (other, _) in enumerate(parts) if other != prompt]
-            partner = others[-1] if others else len(parts) - 1
-        elif parts[index - 1][0] != prompt:
-            partner = index - 1
-        answer = parts[partner][1]
-        ids, learned = [*prompt, *answer], [False] * len(prompt) + [True] * len(answer)
-        mismatched.append((ids[:max_length], learned[:max_length]))
-    for index, example in enumerate(examples):
-        yield replace(example, mismatched=tuple(mismatched[index :: len(examples)]))
+    if not unpaired:
+        for number, chosen, rejected in read_pairs(split, rows, say, encoder=encoder, fingerprint=fingerprint):
+            yield number, Judged(rows[number], (chosen.tokens, rejected.tokens), (True, False))
+        return
+    for number, example in read_answers(encoder, split, rows, fingerprint, say):
+        yield number, Judged(rows[number], (example.tokens,), (bool(dict(rows[number].more)[WANTED]),))
 
 
-def _parts(sequence: Tokens) -> tuple[list[int], list[int]]:
-    """Return the ids before an answer, and those of the answer."""
+def read_mismatched(
+    split: str, rows: Sequence[DataRow], say: Callable[[str], None], *, max_length: int, **given: Any
+) -> Iterator[tuple[int, Judged]]:
+    """Yield the same as :func:`read_judged`, each prompt also with the last answer before to another prompt, for kto.
+
+    TRL rotates the answers of each batch. Here they are rotated in the whole split, first the chosen ones and then the
+    rejected ones, so that the untouched base model can be asked about them before the order of the rows is known. If
+    there is no other prompt, as in TRL, the answer is one to the same prompt.
+
+    Args:
+        split: name of the split.
+        rows: its rows.
+        say: is called with messages on rows that are cut or dropped.
+        max_length: largest number of tokens of a prompt with an answer.
+        given: see :func:`read_judged`.
+    """
+    first = last = other = None
+    for _, example in read_judged(split, rows, lambda message: None, **given):
+        first, last = first or example, example
+        other = example if _prompt(example) != _prompt(first) else other
+    before = partner = None
+    for number, example in read_judged(split, rows, say, **given):
+        prompt = _prompt(example)
+        if before is not None and _prompt(before) != prompt:
+            partner = before
+        before = example
+        if partner is not None:
+            answers = partner.answers
+        elif other is not None:  # the rejected answers follow the chosen ones, and the chosen ones the rejected ones
+            answers = other.answers[::-1]
+        else:
+            assert last is not None
+            answers = last.answers[-1:] * len(example.answers)
+        yield number, replace(example, mismatched=tuple(_after(prompt, answer, max_length) for answer in answers))
+
+
+def _prompt(example: Judged) -> list[int]:
+    """Return the ids of the prompt, which all answers have before them."""
+    ids, learned = example.answers[0]
+    return ids[: learned.index(True)]
+
+
+def _after(prompt: list[int], sequence: Tokens, max_length: int) -> Tokens:
+    """Return the answer of a sequence after another prompt."""
     ids, learned = sequence
-    start = learned.index(True)
-    return ids[:start], ids[start:]
+    answer = ids[learned.index(True) :]
+    return [*prompt, *answer][:max_length], ([False] * len(prompt) + [True] * len(answer))[:max_length]
+
+
+class SequencesOf(Sequence["Tokens"]):
+    """The sequences of all examples, each made when it is asked for."""
+
+    def __init__(self, examples: Sequence[Judged]) -> None:
+        self.examples = examples
+        self.of_each = len(examples[0].sequences) if examples else 0
+
+    def __len__(self) -> int:
+        return len(self.examples) * self.of_each
+
+    @overload
+    def __getitem__(self, index: int) -> Tokens: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tokens]: ...
+    def __getitem__(self, index: int | slice) -> Tokens | list[Tokens]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
+        example, place = divmod(range(len(self))[index], self.of_each)
+        return self.examples[example].sequences[place]
+
+    def __iter__(self) -> Iterator[Tokens]:
+        for example in self.examples:
+            yield from example.sequences
+
+
+class WithBase(Sequence[Judged]):
+    """Examples in a file, with what the untouched base model says about them."""
+
+    def __init__(self, examples: KeptExamples[Judged], of_base: Sequence[tuple[float, ...]]) -> None:
+        self.examples, self.of_base = examples, of_base
+        self.sizes, self.longest = examples.sizes, examples.longest
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @overload
+    def __getitem__(self, index: int) -> Judged: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Judged]: ...
+    def __getitem__(self, index: int | slice) -> Judged | list[Judged]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
+        return replace(self.examples[index], of_base=self.of_base[index])

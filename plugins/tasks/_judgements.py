@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from adapterzoo_plugins.tasks._judged import Judged, by_place
+from adapterzoo_plugins.tasks._judged import Judged, SequencesOf, WithBase, by_place
 from adapterzoo_plugins.tasks._preference_losses import (
     WITH_BASE,
     Judgement,
@@ -22,6 +22,7 @@ from adapterzoo_plugins.tasks._preference_losses import (
 from adapterzoo.data_row import SPLIT_NAMES
 from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of_scores
 from adapterzoo.tasks.examples import EvaluateSettings, Examples
+from adapterzoo.tokens.kept_examples import KeptExamples
 
 if TYPE_CHECKING:
     import torch
@@ -38,12 +39,6 @@ class Judgements(Examples):
     options: PreferenceOptions
 
     @property
-    def longest_row(self) -> int:
-        """See :attr:`Examples.longest_row`."""
-        examples: list[Judged] = [*self.train, *self.validation, *self.test]
-        return max(len(ids) for example in examples for ids, _ in example.sequences)
-
-    @property
     def asks_base(self) -> bool:
         """See :attr:`Examples.asks_base`."""
         return self.loss_name in WITH_BASE
@@ -54,7 +49,8 @@ class Judgements(Examples):
         for split in SPLIT_NAMES:
             examples: list[Judged] = getattr(self, split)
             found = iter(self._measured(model, examples, settings))
-            answers[split] = [tuple(-next(found).loss for _ in example.sequences) for example in examples]
+            of_each = len(examples[0].sequences) if examples else 0
+            answers[split] = [tuple(-next(found).loss for _ in range(of_each)) for _ in range(len(examples))]
         return answers
 
     @property
@@ -69,8 +65,12 @@ class Judgements(Examples):
         splits: dict[str, Any] = {}
         for split in SPLIT_NAMES:
             examples: list[Judged] = getattr(self, split)
-            known = answer[split] if answer else [(0.0,) * len(example.sequences) for example in examples]
-            splits[split] = [replace(e, of_base=of_base) for e, of_base in zip(examples, known, strict=True)]
+            of_each = len(examples[0].sequences) if examples else 0
+            known = answer[split] if answer else [(0.0,) * of_each] * len(examples)
+            if isinstance(examples, KeptExamples):
+                splits[split] = WithBase(examples, known)
+            else:
+                splits[split] = [replace(e, of_base=of_base) for e, of_base in zip(examples, known, strict=True)]
         return replace(self, **splits)
 
     @property
@@ -208,8 +208,7 @@ class Judgements(Examples):
         """
         from adapterzoo.evaluation.likelihood import likelihoods
 
-        sequences = [sequence for example in examples for sequence in example.sequences]
-        return likelihoods(model, sequences, self.pad_id, settings.batch_size, losses_only=True)
+        return likelihoods(model, SequencesOf(examples), self.pad_id, settings.batch_size, losses_only=True)
 
     def _text_losses(self, model: Any, examples: Sequence[Judged], settings: EvaluateSettings) -> list[float]:
         """Return the loss per token of each prompt with its chosen answer."""

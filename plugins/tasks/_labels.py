@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 from adapterzoo import Problem
@@ -11,6 +12,7 @@ from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError, Turn
 from adapterzoo.formats import Format
 from adapterzoo.formats.cell_text import list_of, text_of
 from adapterzoo.tasks.contract import Rows
+from adapterzoo.tasks.once import once
 
 Kind = Literal["one", "several", "number"]
 MAX_SHOWN = 5  # further rows with the same problem are only counted
@@ -61,6 +63,29 @@ def labels_of(row: DataRow, kind: Kind) -> tuple[str, ...]:
     return dict(row.more).get(LABELS, (row.completion,))  # type: ignore[return-value]
 
 
+@dataclass(frozen=True)
+class Known:
+    """What the labels of the training rows are."""
+
+    several: bool
+    """whether a row has a list of labels"""
+    single: frozenset[str]
+    """the labels, or several of a row as one text"""
+    listed: frozenset[str]
+    """the labels, also those in lists"""
+
+
+@once
+def known_labels(train: Sequence[DataRow]) -> Known:
+    """Return the labels of training rows."""
+    several, single, listed = False, set[str](), set[str]()
+    for row in train:
+        several = several or bool(row.more)
+        single.add(row.completion)
+        listed.update(labels_of(row, "several"))
+    return Known(several, frozenset(single), frozenset(listed))
+
+
 def is_fraction(text: str) -> bool:
     try:
         return not float(text).is_integer()
@@ -71,14 +96,16 @@ def is_fraction(text: str) -> bool:
 def number_problems(rows: Rows) -> list[Problem]:
     """Return problems for the first rows whose label is not a finite number, or if all have the same number."""
     problems = []
-    for row in (*rows.train, *rows.validation, *rows.test):
+    for row in chain(rows.train, rows.validation, rows.test):
         try:
             finite = abs(float(row.completion)) < float("inf")
         except ValueError:
             finite = False
         if not finite:
             problems.append(Problem(row.place, f"its label '{row.completion}' is not a number, as task.labels says."))
+            if len(problems) == MAX_SHOWN:
+                break
     if not problems and len({float(row.completion) for row in rows.train}) < 2:
         what = "the training rows have the same number: there is nothing to learn."
         problems.append(Problem("data", what, "Give rows with different numbers."))
-    return problems[:MAX_SHOWN]
+    return problems

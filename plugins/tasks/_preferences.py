@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from adapterzoo.data_row import SPLIT_NAMES, BadRowError, DataRow, EmptyRowError, Turn
+from adapterzoo.data.stored_rows import changed
+from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError, Turn
 from adapterzoo.errors import UserError
 from adapterzoo.formats import Conversation, Format
 from adapterzoo.formats.cell_text import text_of
-from adapterzoo.tasks.contract import Rows
 
 if TYPE_CHECKING:
     from adapterzoo.tokens.encode import Encoder
@@ -116,51 +116,85 @@ def with_rejected(row: DataRow) -> DataRow:
     return replace(row, turns=(*row.turns[:-1], Turn("assistant", str(rejected))), more=())
 
 
-@dataclass(frozen=True)
-class SomeRows:
-    """The rows of each split, made from those of the data."""
+@dataclass(frozen=True, kw_only=True)
+class OneSplit:
+    """The rows of one split."""
 
-    train: list[DataRow]
-    validation: list[DataRow]
-    test: list[DataRow]
+    train: Sequence[DataRow] = ()
+    validation: Sequence[DataRow] = ()
+    test: Sequence[DataRow] = ()
     fingerprint: str
 
-    @classmethod
-    def made(cls, rows: Rows, change: Callable[[DataRow], DataRow], name: str) -> SomeRows:
-        """Return changed rows; the name of the change is put behind their fingerprint."""
-        splits = {split: [change(row) for row in getattr(rows, split)] for split in SPLIT_NAMES}
-        return cls(**splits, fingerprint=f"{rows.fingerprint}-{name}")
 
+def read_pairs(
+    split: str,
+    rows: Sequence[DataRow],
+    say: Callable[[str], None],
+    *,
+    encoder: Encoder,
+    fingerprint: str,
+    change: Callable[[DataRow], DataRow] | None = None,
+) -> Iterator[tuple[int, Example, Example]]:
+    """Yield the number of each row, its chosen and its rejected answer, with the same prompt before both.
 
-def encode_pairs(encoder: Encoder, rows: Rows) -> dict[str, list[tuple[Example, Example]]]:
-    """Return the chosen and the rejected answer of the rows of each split, with the same prompt before both.
+    Args:
+        split: name of the split.
+        rows: its rows.
+        say: is called with messages on rows that are cut or dropped.
+        encoder: turns rows into token ids.
+        fingerprint: hash of the content of all rows, and the name of the change.
+        change: changes each row before it is encoded; None for no change.
 
     Raises:
-        UserError: in a split, no row is left of which both answers fit.
+        UserError: no row is left of which both answers fit.
     """
+    import numpy
+
+    from adapterzoo.tokens.stored_examples import row_numbers
+
+    chosen = rows if change is None else changed(rows, change)
+    first = _encoded(encoder, split, chosen, f"{fingerprint}-{split}", say)
+    others, note = changed(chosen, with_rejected), " (rejected answers)"
+    second = _encoded(encoder, split, others, f"{fingerprint}-{split}-{REJECTED}", lambda message: say(message + note))
+    numbers, places, other_places = numpy.intersect1d(
+        row_numbers(first, chosen), row_numbers(second, others), assume_unique=True, return_indices=True
+    )
+    kept = 0
+    for number, place, other_place in zip(numbers, places, other_places, strict=True):
+        a, b = _same_prompt((first[place], second[other_place]))
+        if a.completion != b.completion:
+            kept += 1
+            yield int(number), a, b
+    if same := len(numbers) - kept:
+        say(f"data: {same} of {len(rows)} rows of {split} dropped: their answers are the same when they are cut")
+    if rows and not kept:
+        what = f"leaves no row of {split} with two different answers."
+        raise UserError.at("data.max_length", what, "Raise it, or set data.truncate to prompt.")
+
+
+def read_answers(
+    encoder: Encoder, split: str, rows: Sequence[DataRow], fingerprint: str, say: Callable[[str], None]
+) -> Iterator[tuple[int, Example]]:
+    """Yield the number of each row and its answer; see :func:`read_pairs`."""
+    from adapterzoo.tokens.stored_examples import row_numbers
+
+    examples = _encoded(encoder, split, rows, f"{fingerprint}-{split}", say)
+    yield from zip(map(int, row_numbers(examples, rows)), examples, strict=True)
+
+
+def _encoded(
+    encoder: Encoder, split: str, rows: Sequence[DataRow], fingerprint: str, say: Callable[[str], None]
+) -> Sequence[Example]:
+    """Return rows of one split as token ids, perhaps from the cache."""
     from adapterzoo.tokens import cache
 
-    say = encoder.say
-    others = SomeRows.made(rows, with_rejected, REJECTED)
-    chosen = cache.encode_splits(encoder, rows)
-    encoder.say = lambda message: say(f"{message} (rejected answers)")
-    rejected = cache.encode_splits(encoder, others)
-    encoder.say = say
-    pairs: dict[str, list[tuple[Example, Example]]] = {}
-    for split in SPLIT_NAMES:
-        own, other = getattr(rows, split), getattr(others, split)
-        first = {id(example.row): example for example in getattr(chosen, split)}
-        second = {id(example.row): example for example in getattr(rejected, split)}
-        both = [
-            (first[id(a)], second[id(b)]) for a, b in zip(own, other, strict=True) if id(a) in first and id(b) in second
-        ]
-        pairs[split] = [pair for pair in map(_same_prompt, both) if pair[0].completion != pair[1].completion]
-        if same := len(both) - len(pairs[split]):
-            say(f"data: {same} of {len(own)} rows of {split} dropped: their answers are the same when they are cut")
-        if own and not pairs[split]:
-            what = f"leaves no row of {split} with two different answers."
-            raise UserError.at("data.max_length", what, "Raise it, or set data.truncate to prompt.")
-    return pairs
+    usual, encoder.say = encoder.say, say
+    try:
+        encoded = cache.encode_splits(encoder, OneSplit(**{split: rows}, fingerprint=fingerprint))
+    finally:
+        encoder.say = usual
+    examples: Sequence[Example] = getattr(encoded, split)
+    return examples
 
 
 def _same_prompt(pair: tuple[Example, Example]) -> tuple[Example, Example]:

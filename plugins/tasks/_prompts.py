@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -70,10 +71,10 @@ class Asked:
         return self.prompt, [False] * self.size
 
 
-def encode_prompts(
-    encoder: Encoder, split: str, rows: Sequence[DataRow], longest: int, say: Callable[[str], None]
-) -> list[Asked]:
-    """Return the prompts of a split that have at most ``longest`` tokens; tell the user how many have more.
+def read_prompts(
+    split: str, rows: Sequence[DataRow], say: Callable[[str], None], *, encoder: Encoder, longest: int
+) -> Iterator[tuple[int, Asked]]:
+    """Yield the number of each row and its prompt, if that has at most so many tokens; tell how many have more.
 
     Raises:
         UserError: all of them have more.
@@ -82,17 +83,20 @@ def encode_prompts(
         what = f"leaves no room for a prompt beside task.max_new_tokens: {1 - longest} more tokens are needed at least."
         raise UserError.at("data.max_length", what, "Raise it, or lower task.max_new_tokens.")
     encoder.chat.incomplete = Places()
-    prompts = [(row, encoder.prompt(row)) for row in rows]
+    kept, shortest = 0, sys.maxsize
+    for number, row in enumerate(rows):
+        ids = encoder.prompt(row)
+        shortest = min(shortest, len(ids))
+        if len(ids) <= longest:
+            yield number, Asked(row, kept, ids)
+            kept += 1
     for note in encoder.notes_on_texts(split, rows):
         say(note)
-    kept = [(row, ids) for row, ids in prompts if len(ids) <= longest]
     if rows and not kept:
-        shortest = min(len(ids) for _, ids in prompts)
         what = f"leaves {longest} tokens for a prompt of {split}, and the shortest has {shortest}."
         raise UserError.at("data.max_length", what, "Raise it, or lower task.max_new_tokens.")
-    if dropped := len(rows) - len(kept):
+    if dropped := len(rows) - kept:
         say(f"data: {dropped} of {len(rows)} rows of {split} dropped: their prompts have more than {longest} tokens")
-    return [Asked(row, index, ids) for index, (row, ids) in enumerate(kept)]
 
 
 def _text(value: Any, column: str) -> str:

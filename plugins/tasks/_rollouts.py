@@ -12,8 +12,9 @@ from adapterzoo_plugins.tasks._prompts import Asked
 from adapterzoo_plugins.tasks._rewarding import rewards_of
 
 from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of
-from adapterzoo.tasks.examples import EvaluateSettings, Examples, Joinable
-from adapterzoo.tokens.batches import pad_batch, row_tokens
+from adapterzoo.tasks.examples import EvaluateSettings, Examples, Joinable, longest_of
+from adapterzoo.tokens.batches import Tokens, pad_batch, row_tokens
+from adapterzoo.tokens.encoded import LongestFirst
 
 if TYPE_CHECKING:
     import torch
@@ -36,19 +37,14 @@ class Rollouts(Examples):
     @property
     def longest_row(self) -> int:
         """See :attr:`Examples.longest_row`: the longest prompt with its answer."""
-        prompts: list[Asked] = [*self.train, *self.validation, *self.test]
-        longest: int = max(prompt.size for prompt in prompts)
-        return longest + int(self.options.max_new_tokens)
+        return super().longest_row + int(self.options.max_new_tokens)
 
     def joinable(self, settings: EvaluateSettings) -> Joinable:
         """See :meth:`Examples.joinable`; the ends of prompts stand for answers."""
-        splits = (self.train, self.test)
-        longest = [max((example.prompt for example in split), key=len) for split in splits]
-        prompts = [*longest, *(example.prompt for example in self.train)]
         wanted = settings.max_new_tokens
         answer = max(self.options.max_new_tokens, 0 if wanted == "auto" else wanted)
-        rows = [row_tokens(ids[: len(ids) // 2], ids[len(ids) // 2 :]) for ids in prompts]
-        return Joinable(rows, max(map(len, prompts)) + answer)
+        longest = max(longest_of(split) for split in (self.train, self.test) if split)
+        return Joinable(LongestFirst(self.train, self.test, _halves), longest + answer)
 
     def collate(self, rows: Sequence[Asked], prefix: Any = None) -> dict[str, Any]:
         """See :meth:`Examples.collate`: the prompts without answers."""
@@ -72,8 +68,7 @@ class Rollouts(Examples):
         from adapterzoo.evaluation.generation import sample
 
         options, was_training = self.options, model.training
-        by_index = {example.index: example for example in self.train}
-        asked = [by_index[index] for index in batch["rows"].tolist()]
+        asked: list[Asked] = [self.train[index] for index in batch["rows"].tolist()]
         model.eval()
         drawn = sample(
             model, self, [example.prompt for example in asked], options.answers, options.max_new_tokens,
@@ -144,3 +139,9 @@ class Rollouts(Examples):
         """Return the tokens of an answer up to its end token, which is one of them."""
         end = next((index for index, token in enumerate(ids) if token in self.end_ids), len(ids))
         return ids[: end + 1]
+
+
+def _halves(asked: Asked) -> Tokens:
+    """Return the tokens of a prompt, whose second half stands for an answer."""
+    half = len(asked.prompt) // 2
+    return row_tokens(asked.prompt[:half], asked.prompt[half:])

@@ -12,6 +12,8 @@ from adapterzoo.data_row import BadRowError, DataRow, EmptyRowError, Turn
 from adapterzoo.formats import Format
 from adapterzoo.formats.cell_text import kind_of, list_of, text_of
 from adapterzoo.metrics.built_in.entities import OUTSIDE
+from adapterzoo.tasks.contract import Rows
+from adapterzoo.tasks.once import once
 
 MAX_SHOWN = 5  # further rows with the same problem are only counted
 SPACE = " "  # between words and between tags in a text
@@ -61,34 +63,57 @@ def tags_of(row: DataRow) -> list[str]:
     return row.completion.split(SPACE)
 
 
-def names_of(rows: Sequence[DataRow]) -> set[str]:
-    """Return the names of all tags of rows."""
-    return {name for row in rows for name in tags_of(row)}
+@dataclass(frozen=True)
+class Tags:
+    """What is known of the tags of rows."""
+
+    names: frozenset[str]
+    misplaced: Mapping[str, int]
+    """prefix -> number of rows in which it is at a place where one of the schemes does not allow it"""
+    first: Mapping[str, Sequence[tuple[DataRow, int]]]
+    """prefix -> the first such rows, each with the place of the tag"""
 
 
-def prefix_problems(rows: Sequence[DataRow]) -> list[Problem]:
+def tags_in(rows: Sequence[DataRow]) -> Tags:
+    """Return what is known of the tags of the rows of a split; see :func:`prefix_problems`."""
+    names, misplaced = set[str](), {"I": 0, "B": 0}
+    first: dict[str, list[tuple[DataRow, int]]] = {"I": [], "B": []}
+    for row in rows:
+        tags = tags_of(row)
+        names.update(tags)
+        for prefix, shown in first.items():
+            if (place := _misplaced(tags, prefix)) is not None:
+                misplaced[prefix] += 1
+                if len(shown) < MAX_SHOWN:
+                    shown.append((row, place))
+    return Tags(frozenset(names), misplaced, first)
+
+
+train_tags = once(tags_in)
+
+
+def prefix_problems(rows: Rows) -> list[Problem]:
     """Return problems if only some tags have prefixes, or if a prefix is at a place where no scheme allows it."""
-    entities = names_of(rows) - {OUTSIDE}
+    splits = _splits(rows)
+    entities = frozenset[str]().union(*(tags.names for tags in splits)) - {OUTSIDE}
     with_prefix = set(filter(PREFIXED.fullmatch, entities))
     if with_prefix and (plain := entities - with_prefix):
         what = f"some tags, like '{min(with_prefix)}', begin with B- or I-, and others, like '{min(plain)}', do not."
         return [Problem("data", what, f"Write all of them in IOB2 (B-, I-, {OUTSIDE}), or none with a prefix.")]
-    wrong = {
-        prefix: [(row, n) for row in rows if (n := _misplaced(tags_of(row), prefix)) is not None] for prefix in "BI"
-    }
-    if not with_prefix or not wrong["B"] or not wrong["I"]:
+    wrong = {prefix: sum(tags.misplaced[prefix] for tags in splits) for prefix in "BI"}
+    if not with_prefix or not all(wrong.values()):
         return []
     # Rows of neither scheme are compared with the one that more rows follow.
-    prefix = min(wrong, key=lambda name: (len(wrong[name]), name != "I"))
+    prefix = min(wrong, key=lambda name: (wrong[name], name != "I"))
     problems = []
-    for row, n in wrong[prefix][:MAX_SHOWN]:
+    for row, n in [found for tags in splits for found in tags.first[prefix]][:MAX_SHOWN]:
         tags, words = tags_of(row), row.prompt.split(SPACE)
         before = f"follows '{tags[n - 1]}'" if n else "is the first"
         other = ("B" if prefix == "I" else "I") + tags[n][1:]
         rule = f"in {'IOB2' if prefix == 'I' else 'IOB1'} it must be '{other}'"
         what = f"the tag of its word {n + 1} ('{words[n]}'), '{tags[n]}', {before}: {rule}."
         problems.append(Problem(row.place, what, "Correct it; all rows must be in IOB2, or all in IOB1."))
-    if more := len(wrong[prefix]) - len(problems):
+    if more := wrong[prefix] - len(problems):
         problems.append(Problem("data", f"{more} more rows have such a tag."))
     return problems
 
@@ -110,7 +135,13 @@ def _misplaced(tags: Sequence[str], prefix: str) -> int | None:
     return None
 
 
-def scheme_of(rows: Sequence[DataRow]) -> str:
-    if not any(map(PREFIXED.fullmatch, names_of(rows))):
+def scheme_of(rows: Rows) -> str:
+    """Return which rules the tags follow; see :func:`prefix_problems`."""
+    splits = _splits(rows)
+    if not any(PREFIXED.fullmatch(name) for tags in splits for name in tags.names):
         return "without prefixes"
-    return "IOB1" if any(_misplaced(tags_of(row), "I") is not None for row in rows) else "IOB2"
+    return "IOB1" if any(tags.misplaced["I"] for tags in splits) else "IOB2"
+
+
+def _splits(rows: Rows) -> list[Tags]:
+    return [train_tags(rows.train), tags_in(rows.validation), tags_in(rows.test)]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from adapterzoo_plugins.tasks._contexts import ANSWERS, MAX_QUOTED
 from pydantic import Field
 
-from adapterzoo import Options, Problem
+from adapterzoo import Options, Problem, UserError
 from adapterzoo.data_row import DataRow
 from adapterzoo.tokens.sequences import ReadText
+
+MAX_SHOWN = 5  # further rows with the same problem are not named
 
 
 class QuestionAnsweringOptions(Options):
@@ -98,39 +100,43 @@ class _Whole:
 class Reader:
     """Turns rows into token ids for one model."""
 
-    def __init__(
-        self, tokenizer: Any, max_length: int, options: QuestionAnsweringOptions, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, tokenizer: Any, max_length: int, options: QuestionAnsweringOptions) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.options = options
-        self.say = say
         self.problems: list[Problem] = []
         """rows whose answer cannot be marked"""
         texts = tokenizer("a", "b").sequence_ids(0)
         # The tokenizers of decoders often put nothing between two texts.
         self._separates = texts[texts.index(1) - 1] != 0
 
-    def questions(self, rows: Sequence[DataRow], split: str) -> list[Question]:
-        """Return the questions of a split, and tell the user which contexts and answers are long."""
-        questions, long, unreachable = [], 0, 0
-        for row in rows:
+    def questions(
+        self, split: str, rows: Sequence[DataRow], say: Callable[[str], None]
+    ) -> Iterator[tuple[int, Question]]:
+        """Yield the number of each row and its question, and tell the user which contexts and answers are long.
+
+        Raises:
+            UserError: the answers of some rows cannot be marked.
+        """
+        long = unreachable = 0
+        for number, row in enumerate(rows):
             windows, learned = self._windows(row)
             if learned is None:
                 continue
             long += len(windows) > 1
             first, last = learned.target
             unreachable += last - first >= self.options.max_answer_length
-            questions.append(Question(row, learned, [] if split == "train" else windows))
+            yield number, Question(row, learned, [] if split == "train" else windows)
+        if self.problems:
+            raise UserError(*self.problems[:MAX_SHOWN])
         of = f"of {len(rows)}"
         if long:
             how = "a window with the answer is learned" if split == "train" else "each is read in several windows"
             what = f"data: {long} {of} contexts of {split} do not fit into max_length = {self.max_length} tokens"
-            self.say(f"{what}: {how}")
+            say(f"{what}: {how}")
         if unreachable:
             limit = f"max_answer_length = {self.options.max_answer_length} tokens"
-            self.say(f"data: {unreachable} {of} answers of {split} are longer than {limit}")
-        return questions
+            say(f"data: {unreachable} {of} answers of {split} are longer than {limit}")
 
     def _windows(self, row: DataRow) -> tuple[list[Window], Window | None]:
         """Return the windows of a row, and the one to learn; None if the answer cannot be marked in any."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from adapterzoo_plugins.tasks._labels import (
     MAX_SHOWN,
     SEPARATOR,
     Kind,
+    Known,
     Labelled,
     is_fraction,
+    known_labels,
     labels_of,
     number_problems,
 )
@@ -26,6 +29,7 @@ from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of
 from adapterzoo.tasks.examples import EvaluateSettings, Examples, ModelForm
 from adapterzoo.tasks.labels import unknown_labels
 from adapterzoo.tasks.suited import unsuited_metrics
+from adapterzoo.tokens.kept_examples import read_splits
 from adapterzoo.tokens.sequences import ReadText, pad_right, read_texts
 
 if TYPE_CHECKING:
@@ -145,6 +149,7 @@ class Classification(Task[ClassificationOptions]):
     metrics = METRICS["one"]
     measured = ("loss",)
     new_head = True
+    from_disk = True
 
     def default_metrics(self, rows: Rows, options: ClassificationOptions) -> Sequence[str]:
         """See :meth:`Task.default_metrics`."""
@@ -159,15 +164,16 @@ class Classification(Task[ClassificationOptions]):
             problems.append(Problem("task.threshold", what, "Leave it out, or set task.labels."))
         if kind == "number":
             return [*problems, *number_problems(rows)]
-        if kind == "several" and not any(row.more for row in rows.train):
+        labels = known_labels(rows.train)
+        if kind == "several" and not labels.several:
             what = "no row has a list of labels, and task.labels is several."
             problems.append(Problem("data", what, 'Write the labels of a row as a list: ["sport", "news"].'))
         if kind == "one":
-            problems += unknown_labels(rows, str, "data")
-            if any(is_fraction(row.completion) for row in rows.train):
+            problems += unknown_labels(rows, str, "data", labels.single)
+            if any(map(is_fraction, labels.single)):
                 what = "labels are numbers with decimals: each would be a label of its own."
                 problems.append(Problem("data", what, "To learn them as numbers, set task.labels to number."))
-        known = sorted({name for row in rows.train for name in labels_of(row, kind)})
+        known = sorted(labels.single if kind == "one" else labels.listed)
         if len(known) < 2:
             what = f"the training rows have {len(known)} different labels: there is nothing to tell apart."
             problems.append(Problem("data", what, "Give rows with at least two labels, or set task.labels to number."))
@@ -187,7 +193,8 @@ class Classification(Task[ClassificationOptions]):
 
         tokenizer, rows = given.tokenizer, given.rows
         kind = kind_of_labels(rows, given.options)
-        names = sorted({name for row in rows.train for name in labels_of(row, kind)}) if kind != "number" else []
+        labels = Known(False, frozenset(), frozenset()) if kind == "number" else known_labels(rows.train)
+        names = sorted(labels.single if kind == "one" else labels.listed)
         places = {name: index for index, name in enumerate(names)}
 
         def target(row: DataRow) -> Any:
@@ -199,10 +206,8 @@ class Classification(Task[ClassificationOptions]):
             return [float(name in labels_of(row, kind)) for name in names]
 
         pad_id = choose_padding_id(tokenizer)
-        splits = {
-            split: read_texts(tokenizer, getattr(rows, split), target, given.data.max_length, split, given.say)
-            for split in ("train", "validation", "test")
-        }
+        read = partial(read_texts, tokenizer=tokenizer, target=target, max_length=given.data.max_length)
+        splits = read_splits(given, read, [ReadText])
         # In place of a label, -100 means that no training row has it; as a number, it means itself.
         known = [example for example in splits["validation"] if kind != "one" or example.target != -100]
         if dropped := len(splits["validation"]) - len(known):
@@ -229,7 +234,7 @@ def kind_of_labels(rows: Rows, options: ClassificationOptions) -> Kind:
     """Return what each row has: one label, several, or a number."""
     if options.labels != "auto":
         return options.labels
-    return "several" if any(row.more for row in rows.train) else "one"
+    return "several" if known_labels(rows.train).several else "one"
 
 
 @hookimpl

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from importlib import metadata
 from typing import Any
 
 from adapterzoo_plugins.tasks._embedding_losses import EmbeddingOptions, loss_of, option_problems
 from adapterzoo_plugins.tasks._embedding_rows import FORMATS, Shape, retrieval_problems, score_problems, shape_of
-from adapterzoo_plugins.tasks._embedding_texts import EmbeddedTexts, read_texts
+from adapterzoo_plugins.tasks._embedding_texts import EmbeddedTexts, Texts, read_texts
 from adapterzoo_plugins.tasks._pooling import choose_pooling
 
 from adapterzoo import Problem, Task, hookimpl
-from adapterzoo.data_row import SPLIT_NAMES
 from adapterzoo.tasks.contract import EncodeInput, Rows
 from adapterzoo.tasks.suited import unsuited_metrics
+from adapterzoo.tokens.kept_examples import read_splits
+from adapterzoo.tokens.sequences import ReadText
 
 LIBRARY = "sentence-transformers"
 OLDEST = 6  # major version of the library that has the losses and the pooling where they are imported from
@@ -38,6 +40,7 @@ class Embedding(Task[EmbeddingOptions]):
     formats = FORMATS
     metrics = RETRIEVAL
     measured = RETRIEVAL
+    from_disk = True
 
     def packages(self, options: EmbeddingOptions) -> Sequence[str]:
         """See :meth:`Task.packages`."""
@@ -71,13 +74,10 @@ class Embedding(Task[EmbeddingOptions]):
         pooling = choose_pooling(given.options.pooling, given.config, given.data.max_length)
         pad_id = choose_padding_id(tokenizer)
         loss = loss_of(shape, given.options)
-        splits = {
-            split: read_texts(tokenizer, getattr(rows, split), pooling, given.data.max_length, split, given.say)
-            for split in SPLIT_NAMES
-        }
+        read = partial(read_texts, tokenizer=tokenizer, pooling=pooling, max_length=given.data.max_length)
         return EmbeddedTexts(
             tokenizer=tokenizer,
-            **splits,
+            **read_splits(given, read, [Texts, ReadText]),
             pad_id=pad_id,
             fingerprint=rows.fingerprint,
             facts=(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import chain
 from typing import Any
 
-from adapterzoo_plugins.tasks._judged import Judged, mean_lengths, with_mismatched
+from adapterzoo_plugins.tasks._judged import Judged, mean_lengths, read_judged, read_mismatched
 from adapterzoo_plugins.tasks._judgements import Judgements
 from adapterzoo_plugins.tasks._preference_losses import OWN_OPTIONS, Loss, PreferenceOptions
-from adapterzoo_plugins.tasks._preferences import PREFERENCE, RANKED, UNPAIRED, WANTED, encode_pairs
+from adapterzoo_plugins.tasks._preferences import PREFERENCE, RANKED, UNPAIRED, WANTED
 
 from adapterzoo import Problem, Task, hookimpl
-from adapterzoo.data_row import SPLIT_NAMES, DataRow
+from adapterzoo.data_row import DataRow, Places
 from adapterzoo.tasks.contract import EncodeInput, Rows
+from adapterzoo.tokens.kept_examples import read_splits
 
 METRICS = ("likelihood_accuracy", "reward_accuracy", "reward_margin", "loss")
 
@@ -30,6 +33,7 @@ class Preferences(Task[PreferenceOptions]):
     measured = METRICS
     compares_answers = False
     uses = ("system", "chat_template", "truncate")
+    from_disk = True
 
     def default_metrics(self, rows: Rows, options: PreferenceOptions) -> Sequence[str]:
         """See :meth:`Task.default_metrics`."""
@@ -55,36 +59,26 @@ class Preferences(Task[PreferenceOptions]):
         if unpaired and len(labels := {_wanted(row) for row in rows.train}) < 2:
             what = f"the label of all training rows is {str(labels.pop()).lower()}: there is nothing to tell apart."
             problems.append(Problem("data", what, "Give rows with both labels."))
-        alone = [row for row in (*rows.train, *rows.validation, *rows.test) if len(row.turns) == 1]
-        if alone:
-            what = f"it has no prompt, as {len(alone)} rows."
+        alone = Places()
+        for row in chain(rows.train, rows.validation, rows.test):
+            if len(row.turns) == 1:
+                alone.add(row.place)
+        if alone.count:
+            what = f"it has no prompt, as {alone.count} rows."
             hint = "Give a column 'prompt', or conversations of role and content."
-            problems.append(Problem(alone[0].place, what, hint))
+            problems.append(Problem(alone.first, what, hint))
         return problems
 
     def encode(self, given: EncodeInput[PreferenceOptions]) -> Judgements:
         """See :meth:`Task.encode`."""
-        from adapterzoo.tokens import cache
         from adapterzoo.tokens.encode import Encoder
 
         tokenizer, rows = given.tokenizer, given.rows
         encoder, loss = Encoder(tokenizer, given.data, given.say), loss_of(rows, given.options)
-        if _unpaired(rows):
-            encoded = cache.encode_splits(encoder, rows)
-            splits = {
-                split: [Judged(e.row, (e.tokens,), (_wanted(e.row),)) for e in getattr(encoded, split)]
-                for split in SPLIT_NAMES
-            }
-        else:
-            splits = {
-                split: [Judged(a.row, (a.tokens, b.tokens), (True, False)) for a, b in pairs]
-                for split, pairs in encode_pairs(encoder, rows).items()
-            }
+        read = partial(read_judged, encoder=encoder, fingerprint=rows.fingerprint, unpaired=_unpaired(rows))
         if loss == "kto":
-            splits = {
-                split: list(with_mismatched(examples, given.data.max_length)) if examples else []
-                for split, examples in splits.items()
-            }
+            read = partial(read_mismatched, max_length=given.data.max_length, **read.keywords)
+        splits = read_splits(given, read, [Judged])
         counts = " and ".join(f"{number} tokens" for number in mean_lengths(splits["train"]))
         pad = tokenizer.convert_ids_to_tokens(encoder.pad_id)
         return Judgements(

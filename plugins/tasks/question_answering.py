@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from adapterzoo_plugins.tasks._contexts import ANSWERS, FromContext
-from adapterzoo_plugins.tasks._windows import Question, QuestionAnsweringOptions, Reader, Window
+from adapterzoo_plugins.tasks._windows import MAX_SHOWN, Question, QuestionAnsweringOptions, Reader, Window
 
-from adapterzoo import Problem, Task, UserError, hookimpl
+from adapterzoo import Problem, Task, hookimpl
 from adapterzoo.metrics.built_in.squad import SEPARATOR
 from adapterzoo.tasks.contract import EncodeInput, Rows
 from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of
 from adapterzoo.tasks.examples import EvaluateSettings, Examples, ModelForm
 from adapterzoo.tasks.suited import unsuited_metrics
+from adapterzoo.tokens.kept_examples import read_splits
 from adapterzoo.tokens.sequences import check_offsets, pad_right
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 ONE_REFERENCE = ("exact_match", "rouge", "bleu", "chrf")
 """metrics that compare an answer with one reference only"""
-MAX_SHOWN = 5  # further rows with the same problem are only counted
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,7 @@ class QuestionAnswering(Task[QuestionAnsweringOptions]):
     metrics = ("squad_em", "squad_f1", "loss")
     measured = ("loss",)
     new_head = True
+    from_disk = True
 
     def problems(self, rows: Rows, options: QuestionAnsweringOptions, metrics: Sequence[str]) -> list[Problem]:
         """See :meth:`Task.problems`."""
@@ -178,10 +179,8 @@ class QuestionAnswering(Task[QuestionAnsweringOptions]):
 
         tokenizer, rows = given.tokenizer, given.rows
         check_offsets(tokenizer)
-        reader = Reader(tokenizer, given.data.max_length, given.options, given.say)
-        splits = {split: reader.questions(getattr(rows, split), split) for split in ("train", "validation", "test")}
-        if reader.problems:
-            raise UserError(*reader.problems[:MAX_SHOWN])
+        reader = Reader(tokenizer, given.data.max_length, given.options)
+        splits = read_splits(given, reader.questions, [Question, Window])
         pad_id = choose_padding_id(tokenizer)
         without = sum(not row.completion for row in rows.train)
         common = f"up to {given.options.stride} tokens in common, and at most half of a window"

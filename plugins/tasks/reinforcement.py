@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo_plugins.tasks._policy_losses import ReinforcementOptions
-from adapterzoo_plugins.tasks._prompts import PROMPT, encode_prompts
+from adapterzoo_plugins.tasks._prompts import PROMPT, Asked, read_prompts
 from adapterzoo_plugins.tasks._rewarding import failures
 from adapterzoo_plugins.tasks._rollouts import METRIC, Rollouts
 from adapterzoo_plugins.tasks._squad_metrics import line_problems
 
 from adapterzoo import Problem, Task, hookimpl
-from adapterzoo.data_row import SPLIT_NAMES, DataRow, Turn
+from adapterzoo.data_row import DataRow, Turn
 from adapterzoo.entry_points import BUILT_IN
 from adapterzoo.metrics.registry import compares_answers
 from adapterzoo.rewards.registry import rewards
 from adapterzoo.tasks.contract import EncodeInput, Rows
+from adapterzoo.tokens.kept_examples import read_splits
 
 if TYPE_CHECKING:
     from adapterzoo.tokens.encode import Encoder
@@ -37,6 +40,7 @@ class Reinforcement(Task[ReinforcementOptions]):
     metrics = (METRIC,)
     measured = (METRIC, "loss")
     uses = ("system", "chat_template")
+    from_disk = True
 
     def packages(self, options: ReinforcementOptions) -> Sequence[str]:
         """See :meth:`Task.packages`: those of the rewards."""
@@ -52,8 +56,7 @@ class Reinforcement(Task[ReinforcementOptions]):
         unknown = [name for name in options.rewards if name not in known]
         if unknown:
             return [Problem("task.rewards", f"'{name}' is no known reward.", known.hint(name)) for name in unknown]
-        everything = [*rows.train, *rows.validation, *rows.test]
-        alone = next((row for row in everything if not row.completion), None)
+        alone = next((row for row in chain(rows.train, rows.validation, rows.test) if not row.completion), None)
         problems = []
         if alone is not None:
             hint = "Give a column 'answer', or choose another."
@@ -72,10 +75,7 @@ class Reinforcement(Task[ReinforcementOptions]):
 
         encoder, options = Encoder(given.tokenizer, given.data, given.say), given.options
         longest = given.data.max_length - options.max_new_tokens
-        splits = {
-            split: encode_prompts(encoder, split, getattr(given.rows, split), longest, given.say)
-            for split in SPLIT_NAMES
-        }
+        splits = read_splits(given, partial(read_prompts, encoder=encoder, longest=longest), [Asked])
         end, pad = _end_token(encoder, given.rows.train[0]), encoder.pad_id
         tokens = encoder.tokenizer.convert_ids_to_tokens([pad, end])
         named = ", ".join(f"{name} x {weight:g}" for name, weight in options.rewards.items())

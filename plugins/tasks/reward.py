@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from adapterzoo_plugins.tasks._preferences import PREFERENCE, RANKED, SomeRows, encode_pairs, with_rejected
+from adapterzoo_plugins.tasks._preferences import PREFERENCE, RANKED, read_pairs, with_rejected
 
 from adapterzoo import Options, Task, hookimpl
-from adapterzoo.data_row import SPLIT_NAMES, DataRow
-from adapterzoo.tasks.contract import EncodeInput, Rows
+from adapterzoo.data_row import DataRow
+from adapterzoo.tasks.contract import EncodeInput
 from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of_scores
 from adapterzoo.tasks.examples import EvaluateSettings, Examples, ModelForm
+from adapterzoo.tokens.kept_examples import Reader, read_splits
 from adapterzoo.tokens.sequences import ReadText, pad_right
 
 if TYPE_CHECKING:
     import torch
+
+    from adapterzoo.tokens.encode import Encoder
 
 METRICS = ("reward_accuracy", "reward_margin", "loss")
 
@@ -33,6 +37,11 @@ class Ranked:
     def size(self) -> int:
         """Number of tokens of both texts."""
         return self.chosen.size + self.rejected.size
+
+    @property
+    def longest(self) -> int:
+        """Number of tokens of the longer text."""
+        return max(self.chosen.size, self.rejected.size)
 
     @property
     def tokens(self) -> tuple[list[int], list[bool]]:
@@ -58,12 +67,6 @@ class RankedTexts(Examples):
             "pad_token_id": self.pad_id,
         }
         return ModelForm("AutoModelForSequenceClassification", config, new_head=True, vocabulary=len(self.tokenizer))
-
-    @property
-    def longest_row(self) -> int:
-        """See :attr:`Examples.longest_row`."""
-        examples: list[Ranked] = [*self.train, *self.validation, *self.test]
-        return max(text.size for example in examples for text in (example.chosen, example.rejected))
 
     @property
     def loss_unit(self) -> Literal["rows"]:
@@ -132,52 +135,67 @@ class Reward(Task[Options]):
     new_head = True
     compares_answers = False
     uses = ("system", "chat_template", "truncate")
+    from_disk = True
 
     def encode(self, given: EncodeInput[Options]) -> RankedTexts:
         """See :meth:`Task.encode`."""
         from adapterzoo.model.padding import choose_padding_id
 
-        tokenizer, rows = given.tokenizer, given.rows
+        tokenizer, fingerprint = given.tokenizer, given.rows.fingerprint
+        read: Reader[Ranked]
         if tokenizer.eos_token_id is None:
-            splits = _read_by_encoder(tokenizer, rows, given.data.max_length, given.say)
+            read = partial(_read_by_encoder, tokenizer=tokenizer, max_length=given.data.max_length)
             pad_id = choose_padding_id(tokenizer)
         else:
             from adapterzoo.tokens.encode import Encoder
 
             encoder = Encoder(tokenizer, given.data, given.say)
-            # A text without a prompt is not part of a conversation: it is read as it is, up to an end token.
-            as_they_are = SomeRows.made(rows, lambda row: replace(row, raw=len(row.turns) == 1), "ranked")
-            splits = {
-                split: [Ranked(a.row, *(ReadText(a.row, e.tokens[0], [], None) for e in (a, b))) for a, b in pairs]
-                for split, pairs in encode_pairs(encoder, as_they_are).items()
-            }
+            read = partial(_read_by_decoder, encoder=encoder, fingerprint=f"{fingerprint}-ranked")
             tokenizer, pad_id = encoder.tokenizer, encoder.pad_id
         return RankedTexts(
             tokenizer=tokenizer,
-            **splits,
+            **read_splits(given, read, [Ranked, ReadText]),
             pad_id=pad_id,
-            fingerprint=rows.fingerprint,
+            fingerprint=fingerprint,
             facts=(f"padding {tokenizer.convert_ids_to_tokens(pad_id)}",),
         )
 
 
+def _read_by_decoder(
+    split: str, rows: Sequence[DataRow], say: Callable[[str], None], *, encoder: Encoder, fingerprint: str
+) -> Iterator[tuple[int, Ranked]]:
+    """Yield the number of each row, and each answer after the prompt, up to an end token."""
+    for number, *both in read_pairs(
+        split, rows, say, encoder=encoder, fingerprint=fingerprint, change=_raw_without_prompt
+    ):
+        row = rows[number]
+        yield number, Ranked(row, *(ReadText(row, example.tokens[0], [], None) for example in both))
+
+
+def _raw_without_prompt(row: DataRow) -> DataRow:
+    """Return a row whose text is read as it is if it has no prompt: then it is not part of a conversation."""
+    return replace(row, raw=len(row.turns) == 1)
+
+
 def _read_by_encoder(
-    tokenizer: Any, rows: Rows, max_length: int, say: Callable[[str], None]
-) -> dict[str, list[Ranked]]:
-    """Return the texts of each split for a model without an end token, which reads prompt and answer as two texts."""
+    split: str, rows: Sequence[DataRow], say: Callable[[str], None], *, tokenizer: Any, max_length: int
+) -> Iterator[tuple[int, Ranked]]:
+    """Yield the number of each row and its texts for a model without an end token: prompt and answer are two texts."""
 
     def read(row: DataRow) -> ReadText:
         texts = [text for text in (row.prompt, row.completion) if text]
         encoded = tokenizer(*texts, truncation="longest_first", max_length=max_length)
         return ReadText(row, list(encoded["input_ids"]), list(encoded.get("token_type_ids") or []), None)
 
-    splits = {}
-    for split in SPLIT_NAMES:
-        found = [Ranked(row, read(row), read(with_rejected(row))) for row in getattr(rows, split)]
-        splits[split] = [pair for pair in found if pair.chosen.ids != pair.rejected.ids]
-        if same := len(found) - len(splits[split]):
-            say(f"data: {same} of {len(found)} rows of {split} dropped: their texts are the same when they are cut")
-    return splits
+    same = 0
+    for number, row in enumerate(rows):
+        pair = Ranked(row, read(row), read(with_rejected(row)))
+        if pair.chosen.ids == pair.rejected.ids:
+            same += 1
+        else:
+            yield number, pair
+    if same:
+        say(f"data: {same} of {len(rows)} rows of {split} dropped: their texts are the same when they are cut")
 
 
 @hookimpl

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 from adapterzoo_plugins.tasks._squad_metrics import line_problems
 
 from adapterzoo import Options, Problem, Task, UserError, hookimpl
-from adapterzoo.data_row import SPLIT_NAMES, DataRow
+from adapterzoo.data_row import DataRow, Places
 from adapterzoo.formats import FORMATS
 from adapterzoo.machine import ranks
 from adapterzoo.metrics.built_in import DEFAULT
@@ -20,6 +21,7 @@ from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of, n
 from adapterzoo.tasks.examples import EvaluateSettings, Examples, ModelForm
 from adapterzoo.tasks.labels import label_of, unknown_labels
 from adapterzoo.tokens.batches import IGNORED, batches_by_length, without_labels
+from adapterzoo.tokens.kept_examples import read_splits
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +47,11 @@ class Pair:
         return len(self.question) + len(self.answer)
 
     @property
+    def longest(self) -> int:
+        """Number of tokens of the longer of them: they are two sequences."""
+        return max(len(self.question), len(self.answer))
+
+    @property
     def tokens(self) -> tuple[list[int], list[bool]]:
         """All token ids; those of the answer are in the loss."""
         return [*self.question, *self.answer], [False] * len(self.question) + [True] * len(self.answer)
@@ -61,12 +68,6 @@ class Pairs(Examples):
     def form(self) -> ModelForm:
         """See :attr:`Examples.form`."""
         return ModelForm(Seq2Seq.model_class, vocabulary=len(self.tokenizer))
-
-    @property
-    def longest_row(self) -> int:
-        """See :attr:`Examples.longest_row`: a question and its answer are two sequences."""
-        pairs = (*self.train, *self.validation, *self.test)
-        return max(max(len(pair.question), len(pair.answer)) for pair in pairs)
 
     @property
     def loss_unit(self) -> Literal["tokens"]:
@@ -174,6 +175,7 @@ class Seq2Seq(Task[Options]):
     metrics = (*DEFAULT, "loss", "perplexity")
     measured = ("loss", "perplexity", "token_accuracy")
     uses = ("template",)
+    from_disk = True
 
     def model_problems(self, config: Any) -> list[Problem]:
         """See :meth:`Task.model_problems`."""
@@ -191,12 +193,14 @@ class Seq2Seq(Task[Options]):
 
     def problems(self, rows: Rows, options: Options, metrics: Sequence[str]) -> list[Problem]:
         """See :meth:`Task.problems`."""
-        empty = [row for name in SPLIT_NAMES for row in getattr(rows, name) if not row.prompt.strip()]
-        problems = [
-            Problem(row.place, "its question is empty, so the encoder would read nothing.") for row in empty[:MAX_SHOWN]
-        ]
+        problems, empty = list[Problem](), 0
+        for row in chain(rows.train, rows.validation, rows.test):
+            if not row.prompt.strip():
+                empty += 1
+                if empty <= MAX_SHOWN:
+                    problems.append(Problem(row.place, "its question is empty, so the encoder would read nothing."))
         if empty:
-            what = f"{len(empty)} rows have no question."
+            what = f"{empty} rows have no question."
             hint = "Only data.template can leave it out: write a column before the answer that is not empty."
             problems.append(Problem("data.template", what, hint))
         problems += line_problems(rows, metrics)
@@ -207,21 +211,17 @@ class Seq2Seq(Task[Options]):
         """See :meth:`Task.encode`."""
         from adapterzoo.model.padding import choose_padding_id
 
-        tokenizer, rows = given.tokenizer, given.rows
+        tokenizer = given.tokenizer
         if tokenizer.eos_token_id is None:
             raise UserError.at("model", "its tokenizer has no end token: no answer would end.", "Choose another model.")
         pad_id = choose_padding_id(tokenizer)
         pad, end = tokenizer.convert_ids_to_tokens([pad_id, tokenizer.eos_token_id])
-        splits = {
-            name: _read(tokenizer, getattr(rows, name), given.data.max_length, name, given.say) for name in SPLIT_NAMES
-        }
+        read = partial(_read, tokenizer=tokenizer, max_length=given.data.max_length)
         return Pairs(
             tokenizer=tokenizer,
-            train=splits["train"],
-            validation=splits["validation"],
-            test=splits["test"],
+            **read_splits(given, read, [Pair]),
             pad_id=pad_id,
-            fingerprint=rows.fingerprint,
+            fingerprint=given.rows.fingerprint,
             facts=(
                 "the encoder reads the question; loss on the answer, which the decoder writes",
                 f"padding {pad}, never in the loss; an answer ends with {end}",
@@ -231,47 +231,45 @@ class Seq2Seq(Task[Options]):
 
 
 def _read(
-    tokenizer: Any, rows: Sequence[DataRow], max_length: int, split: str, say: Callable[[str], None]
-) -> list[Pair]:
-    """Return the questions and answers of a split as token ids, each cut to ``max_length`` tokens.
+    split: str, rows: Sequence[DataRow], say: Callable[[str], None], *, tokenizer: Any, max_length: int
+) -> Iterator[tuple[int, Pair]]:
+    """Yield the number of each row, and its question and answer as token ids, each cut to ``max_length`` tokens.
 
     Args:
-        tokenizer: the model's tokenizer.
-        rows: the rows of the split.
-        max_length: largest number of tokens of a question, and of an answer.
         split: name of the split, for messages.
+        rows: the rows of the split.
         say: is called with messages on rows that were cut, or that the model cannot read or write as they are.
+        tokenizer: the model's tokenizer.
+        max_length: largest number of tokens of a question, and of an answer.
     """
-    pairs: list[Pair] = []
-    cut_questions, cut_answers, unwritable, special = [], [], [], []
-    for row in rows:
+    cut_questions, cut_answers, unwritable, special = (Places() for _ in range(4))
+    for number, row in enumerate(rows):
         question = list(tokenizer(row.prompt, verbose=False)["input_ids"])
         if len(question) > max_length:
             question = list(tokenizer(row.prompt, truncation=True, max_length=max_length)["input_ids"])
-            cut_questions.append(row)
+            cut_questions.add(row.place)
         answer = list(tokenizer(text_target=row.completion, verbose=False)["input_ids"])
         if tokenizer.eos_token_id not in answer:
             answer.append(tokenizer.eos_token_id)
         if len(answer) > max_length:
             answer = answer[:max_length]
-            cut_answers.append(row)
+            cut_answers.add(row.place)
         if tokenizer.unk_token_id in answer:
-            unwritable.append(row)
+            unwritable.add(row.place)
         if any(token in text for token in tokenizer.all_special_tokens for text in (row.prompt, row.completion)):
-            special.append(row)
-        pairs.append(Pair(row, question, answer))
+            special.add(row.place)
+        yield number, Pair(row, question, answer)
     limit = f"max_length = {max_length}"
-    notes: Iterable[tuple[str, list[DataRow], str]] = (
+    notes = (
         ("questions", cut_questions, f"are cut to fit {limit}"),
         ("answers", cut_answers, f"are cut short by {limit}, and have no end token"),
         ("answers", unwritable, "have characters that the tokenizer does not know, so the model cannot write them"),
         ("rows", special, "contain the text of a special token, which the model will read as that token"),
     )
     for kind, found, what in notes:
-        if found:
-            where = f" (first: {found[0].place})" if found[0].place else ""
-            say(f"data: {len(found)} of {len(rows)} {kind} of {split} {what}{where}")
-    return pairs
+        if found.count:
+            where = f" (first: {found.first})" if found.first else ""
+            say(f"data: {found.count} of {len(rows)} {kind} of {split} {what}{where}")
 
 
 @hookimpl

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from adapterzoo_plugins.tasks._tags import (
@@ -13,10 +14,11 @@ from adapterzoo_plugins.tasks._tags import (
     PREFIXED,
     SPACE,
     Tagged,
-    names_of,
     prefix_problems,
     scheme_of,
+    tags_in,
     tags_of,
+    train_tags,
 )
 
 from adapterzoo import Options, Problem, Task, UserError, hookimpl
@@ -27,6 +29,7 @@ from adapterzoo.tasks.evaluation import Evaluation, Likelihood, evaluation_of
 from adapterzoo.tasks.examples import EvaluateSettings, Examples, ModelForm
 from adapterzoo.tasks.suited import unsuited_metrics
 from adapterzoo.tokens.batches import IGNORED
+from adapterzoo.tokens.kept_examples import read_splits
 from adapterzoo.tokens.sequences import ReadText, check_offsets, pad_right
 
 if TYPE_CHECKING:
@@ -130,15 +133,16 @@ class TokenClassification(Task[Options]):
     metrics = ("entity_f1", "token_accuracy", "loss")
     measured = ("loss", "token_accuracy")
     new_head = True
+    from_disk = True
 
     def default_metrics(self, rows: Rows, options: Options) -> Sequence[str]:
         """See :meth:`Task.default_metrics`: tags without prefixes are no entities."""
-        return self.metrics if any(map(PREFIXED.fullmatch, names_of(rows.train))) else self.metrics[1:]
+        return self.metrics if any(map(PREFIXED.fullmatch, train_tags(rows.train).names)) else self.metrics[1:]
 
     def problems(self, rows: Rows, options: Options, metrics: Sequence[str]) -> list[Problem]:
         """See :meth:`Task.problems`."""
         problems = unsuited_metrics(metrics, (*self.metrics, "exact_match"), "tags of words")
-        known = names_of(rows.train)
+        known = train_tags(rows.train).names
         if len(known) < 2:
             what = f"the training rows have {len(known)} different tags: there is nothing to tell apart."
             problems.append(Problem("data", what, "Give rows with at least two tags."))
@@ -147,10 +151,10 @@ class TokenClassification(Task[Options]):
             Problem(row.place, f"its tag '{name}' is in no training row.", "Correct it, or give more training rows.")
             for name, row in list(new.items())[:MAX_SHOWN]
         ]
-        if "entity_f1" in metrics and names_of(rows.test) <= {OUTSIDE}:
+        if "entity_f1" in metrics and tags_in(rows.test).names <= {OUTSIDE}:
             what = f"no test row has an entity, only {OUTSIDE}: entity_f1 would be 0 for every method."
             problems.append(Problem("data", what, "Give other test rows, or measure token_accuracy."))
-        return [*problems, *prefix_problems([*rows.train, *rows.validation, *rows.test])]
+        return [*problems, *prefix_problems(rows)]
 
     def encode(self, given: EncodeInput[Options]) -> TaggedTexts:
         """See :meth:`Task.encode`."""
@@ -158,23 +162,15 @@ class TokenClassification(Task[Options]):
 
         tokenizer, rows = given.tokenizer, given.rows
         check_offsets(tokenizer)
-        names = names_of(rows.train)
-        labels = {name: index for index, name in enumerate(sorted(names))}
-        known = [row for row in rows.validation if names.issuperset(tags_of(row))]
-        if dropped := len(rows.validation) - len(known):
-            given.say(f"data: {dropped} rows of validation dropped: no training row has one of their tags")
-
-        def read(of_split: Sequence[DataRow], split: str) -> list[TaggedText]:
-            return _read_words(tokenizer, of_split, labels, given.data.max_length, split, given.say)
-
+        labels = {name: index for index, name in enumerate(sorted(train_tags(rows.train).names))}
+        read = partial(_read_words, tokenizer=tokenizer, labels=labels, max_length=given.data.max_length)
+        splits = read_splits(given, read, [TaggedText])
         pad_id = choose_padding_id(tokenizer)
-        scheme = scheme_of([*rows.train, *rows.validation, *rows.test])
+        scheme = scheme_of(rows)
         shown = f"{len(labels)} tags ({scheme}): {', '.join([*labels][:MAX_SHOWN])}"
         return TaggedTexts(
             tokenizer=tokenizer,
-            train=read(rows.train, "train"),
-            validation=read(known, "validation"),
-            test=read(rows.test, "test"),
+            **splits,
             pad_id=pad_id,
             fingerprint=rows.fingerprint,
             facts=(
@@ -187,30 +183,34 @@ class TokenClassification(Task[Options]):
 
 
 def _read_words(
-    tokenizer: Any,
+    split: str,
     rows: Sequence[DataRow],
+    say: Callable[[str], None],
+    *,
+    tokenizer: Any,
     labels: Mapping[str, int],
     max_length: int,
-    split: str,
-    say: Callable[[str], None],
-) -> list[TaggedText]:
-    """Return the words of rows as token ids, cut to a length.
+) -> Iterator[tuple[int, TaggedText]]:
+    """Yield the number of each row and its words as token ids, cut to a length; rows with unknown tags are left out.
 
     The words are tokenized as one text, because a tokenizer of bytes writes a word otherwise if a space is in front.
 
     Args:
-        tokenizer: the model's tokenizer.
+        split: name of the split; training rows without any label are left out.
         rows: the rows of a split.
+        say: is called with a message on the rows that were cut.
+        tokenizer: the model's tokenizer.
         labels: name of a tag -> its label.
         max_length: largest number of tokens.
-        split: name of the split; training rows without any label are left out.
-        say: is called with a message on the rows that were cut.
 
     Raises:
         UserError: no training row has a label.
     """
-    examples, cut, words = [], 0, 0
-    for row in rows:
+    kept, dropped, cut, words = 0, 0, 0, 0
+    for number, row in enumerate(rows):
+        if not labels.keys() >= set(tags_of(row)):
+            dropped += 1
+            continue
         encoded = tokenizer(row.prompt, truncation=True, max_length=max_length, return_offsets_mapping=True)
         ids = list(encoded["input_ids"])
         positions = _first_tokens(row.prompt.split(SPACE), encoded["offset_mapping"])
@@ -221,15 +221,18 @@ def _read_words(
         missing = positions.count(None)
         cut, words = cut + bool(missing), words + missing
         if split != "train" or missing < len(positions):
-            examples.append(TaggedText(row, ids, list(encoded.get("token_type_ids") or []), target, positions))
+            kept += 1
+            yield number, TaggedText(row, ids, list(encoded.get("token_type_ids") or []), target, positions)
+    if dropped:
+        say(f"data: {dropped} rows of {split} dropped: no training row has one of their tags")
     if cut:
         means = "not learned" if split == "train" else f"tagged {OUTSIDE} and count as wrong"
-        what = f"data: {cut} of {len(rows)} rows of {split} have words that max_length = {max_length} tokens cuts off"
+        of = len(rows) - dropped
+        what = f"data: {cut} of {of} rows of {split} have words that max_length = {max_length} tokens cuts off"
         say(f"{what}, or that the tokenizer drops: {words} words are {means}")
-    if rows and not examples:
-        what = f"max_length = {max_length} leaves nothing to learn in all {len(rows)} rows of {split}."
+    if not kept and len(rows) > dropped:
+        what = f"max_length = {max_length} leaves nothing to learn in all {len(rows) - dropped} rows of {split}."
         raise UserError.at("data.max_length", what, "Raise it.")
-    return examples
 
 
 def _first_tokens(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> tuple[int | None, ...]:

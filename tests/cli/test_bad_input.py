@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -77,25 +78,45 @@ def test_target_modules_that_match_nothing(
         refused(adapterzoo("check", write_recipe(f"{{name: {method}, target_modules: {targets}}}")), expected)
 
 
-def test_layers_that_a_method_does_not_know(
-    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tiny_model: Path, tmp_path: Path
-) -> None:
-    """GPT-2 has linear layers of a class of its own, which half of PEFT's methods refuse with TypeError."""
+def gpt2_recipe(methods: str, write_recipe: Callable[..., Path], tiny_model: Path, folder: Path, **config: Any) -> Path:
+    """Return a recipe for a GPT-2, which has learned positions, and linear layers of a class of its own."""
     from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2)
-    for part in (GPT2LMHeadModel(config), tokenizer):
-        part.save_pretrained(tmp_path / "gpt2")
-    recipe = (
-        write_recipe("lora, loha, lokr, oft", name="gpt2.yaml")
-        .read_text()
-        .replace(str(tiny_model), str(tmp_path / "gpt2"))
-    )
-    (tmp_path / "gpt2.yaml").write_text(recipe)
-    done = adapterzoo("check", tmp_path / "gpt2.yaml")
+    sizes = {"vocab_size": len(tokenizer), "n_embd": 16, "n_layer": 1, "n_head": 2}
+    for part in (GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=1, eos_token_id=2, **config)), tokenizer):
+        part.save_pretrained(folder)
+    recipe = write_recipe(methods, name="gpt2.yaml")
+    recipe.write_text(recipe.read_text().replace(str(tiny_model), str(folder)))
+    return recipe
+
+
+def test_layers_that_a_method_does_not_know(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tiny_model: Path, tmp_path: Path
+) -> None:
+    """Half of PEFT's methods refuse the layers of GPT-2, with TypeError."""
+    done = adapterzoo("check", gpt2_recipe("lora, loha, lokr, oft", write_recipe, tiny_model, tmp_path / "gpt2"))
     refused(done, *(f"{name}: options: Target module" for name in ("loha", "lokr", "oft")))
     assert "error: lora" not in done.stderr
+
+
+@pytest.mark.parametrize("positions", [80, 79])
+def test_virtual_tokens_that_the_model_has_no_positions_for(
+    positions: int,
+    write_recipe: Callable[..., Path],
+    adapterzoo: Callable[..., Result],
+    tiny_model: Path,
+    tmp_path: Path,
+) -> None:
+    """The row of the method would fail with an index that is out of range."""
+    methods = "lora, {name: prefix-tuning, num_virtual_tokens: 48}"
+    recipe = gpt2_recipe(methods, write_recipe, tiny_model, tmp_path / "gpt2", n_positions=positions)
+    done = adapterzoo("check", recipe, "--set", "data.max_length=32", "--set", "evaluate.shots=0")
+    if positions == 80:
+        assert done.exit_code == 0, done.stderr
+    else:
+        what = "with 48 more in front, the longest row has 80 tokens, and the model has learned 79 positions. Lower it"
+        refused(done, f"prefix-tuning: num_virtual_tokens: {what}")
 
 
 def test_options_that_would_be_ignored(write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result]) -> None:

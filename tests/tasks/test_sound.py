@@ -9,6 +9,7 @@ import pytest
 
 from adapterzoo import Reward
 from adapterzoo.conformance import check_task
+from adapterzoo.data_row import SPLIT_NAMES
 from adapterzoo.rewards.registry import rewards
 from adapterzoo.tasks.evaluation import Evaluation
 from adapterzoo.tasks.registry import tasks
@@ -68,3 +69,22 @@ def test_a_broken_task_is_not(broken: dict[str, Any], wanted: str, monkeypatch: 
         monkeypatch.setattr(module.LabelledTexts, name, function)
     with pytest.raises(AssertionError, match=wanted):
         check_task("classification", ROWS["classification"], "lora")
+
+
+def test_a_task_that_reads_rows_from_disk_must_get_the_same_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules[type(tasks()["classification"]).__module__]
+    usual = module.read_splits
+
+    def in_lists(given: Any, read: Any, kinds: Any) -> Any:
+        return {name: [e for _, e in read(name, getattr(given.rows, name), print)] for name in SPLIT_NAMES}
+
+    def misplaced(given: Any, read: Any, kinds: Any) -> Any:
+        def reading(split: str, rows: Any, say: Any) -> Any:
+            return ((max(number - 1, 0), example) for number, example in read(split, rows, say))
+
+        return usual(given, reading, kinds)
+
+    for broken, wanted in ((in_lists, "makes a list of the training rows"), (misplaced, "become other examples")):
+        monkeypatch.setattr(module, "read_splits", broken)
+        with pytest.raises(AssertionError, match=wanted):
+            check_task("classification", ROWS["classification"], "lora")

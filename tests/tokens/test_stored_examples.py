@@ -116,6 +116,9 @@ def test_what_would_not_fit_into_the_memory_is_refused(
     recipe = load_recipe(tmp_path / "recipe.yaml").model_copy()
     recipe.task.name = "classification"
     splits = Splits(rows, [], rows, "fingerprint", "qa")
+    with pytest.raises(UserError, match=r"data.split: the task classification holds test rows in memory, in about"):
+        encode_data(recipe, run.location, None, splits, lambda message: None)
+    monkeypatch.setattr(type(tasks()["classification"]), "from_disk", False)
     with pytest.raises(UserError, match=r"data.source: the task classification holds all rows in memory, in about"):
         encode_data(recipe, run.location, None, splits, lambda message: None)
     monkeypatch.setattr("adapterzoo.prepare.examples.MEMORY_PER_BYTE", 10)
