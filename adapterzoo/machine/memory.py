@@ -23,6 +23,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # glibc accepts no higher limit.
 KEEP_FREED = {M_MMAP_THRESHOLD: 32 * 1024**2, M_TRIM_THRESHOLD: 2**31 - 1}
 GIVE_BACK_FREED = {M_MMAP_THRESHOLD: 2**18, M_TRIM_THRESHOLD: 2**20}
+_allocator = list[Mapping[int, int]]()  # what was set last
 
 
 def available() -> int:
@@ -123,8 +124,22 @@ def give_back_freed_memory() -> bool:
     return _set_allocator(GIVE_BACK_FREED)
 
 
+@contextmanager
+def giving_back_freed_memory() -> Iterator[None]:
+    """Make glibc give the memory of each large tensor back in a ``with`` block, and what it has kept at its end."""
+    kept = _allocator == [KEEP_FREED]
+    give_back_freed_memory()
+    try:
+        yield
+    finally:
+        _trim()
+        if kept:
+            keep_freed_memory()
+
+
 def _set_allocator(settings: Mapping[int, int]) -> bool:
     """Set parameters of glibc's mallopt; return whether it accepted them."""
+    _allocator[:] = [settings]
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # the C library is not glibc
             libc = ctypes.CDLL("libc.so.6")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import UserError
 from adapterzoo.machine import gpu, ranks
+from adapterzoo.machine.memory import giving_back_freed_memory
 from adapterzoo.model.config import load_config
 from adapterzoo.model.files import weight_names
 from adapterzoo.model.head import head_names, mark_head
@@ -153,18 +154,19 @@ def load_weights(
     dtype = getattr(torch, model.dtype)
     saved = None if quantization == NONE else saved_quantization(load_config(model, location))
     load = LoadSettings(dtype, model.double_quantization, _unquantized(model, location, form))
-    loaded = _from_pretrained(
-        model,
-        location,
-        form,
-        dtype=dtype,
-        attn_implementation=attention(model, max_length),
-        **_placing(model, places),
-        **loading_arguments(quantization, load, saved),
-    )
-    if saved is None:
-        quantizations()[quantization].quantize(loaded, load)
-    finish(loaded)
+    with giving_back_freed_memory():  # of weights before they are quantized, which would take more than those after it
+        loaded = _from_pretrained(
+            model,
+            location,
+            form,
+            dtype=dtype,
+            attn_implementation=attention(model, max_length),
+            **_placing(model, places),
+            **loading_arguments(quantization, load, saved),
+        )
+        if saved is None:
+            quantizations()[quantization].quantize(loaded, load)
+        finish(loaded)
     if places is not None:
         from adapterzoo.model.offloaded import read_when_used
 
