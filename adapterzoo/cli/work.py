@@ -30,7 +30,7 @@ from adapterzoo.terminal import counted, safe, stdout
     type=click.FloatRange(min=1),
     default=PATIENCE_SECONDS,
     show_default=True,
-    help="Seconds without a sign of life after which another worker counts as dead.",
+    help="Seconds without a sign of life after which a worker counts as dead; the highest of both workers counts.",
 )
 @trust_option
 def work(

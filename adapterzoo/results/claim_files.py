@@ -22,9 +22,12 @@ from adapterzoo.machine.processes import process_started
 from adapterzoo.results.result import RESULT
 
 CLAIMS = ".claims"
+THREADS = "threads"
+"""file with the number of threads of each cell that the first worker has chosen"""
+PATIENCE = "patience"
 MAX_BYTES = 2**16
-# A worker on another machine counts as alive for so long after its last sign of life. Network file systems may show the
-# time of a file as it was up to a minute ago.
+# A worker on another machine counts as alive for so long after its last sign of life, unless it was told to give them
+# less often. Network file systems may show the time of a file as it was up to a minute ago.
 PATIENCE_SECONDS = 180.0
 
 CellKey = tuple[str, int]
@@ -45,15 +48,15 @@ def claim_path(folder: Path, cell: CellKey, number: int) -> Path:
 
 
 def is_overtaken(claim: Path) -> bool:
-    """Tell whether another worker has the cell of a claim."""
+    """Tell whether another worker has the cell of a claim, or has done it: claims are removed when all are done."""
     name, _, number = claim.name.rpartition(".")
-    return claim.with_name(f"{name}.{int(number) + 1}").exists()
+    return not claim.exists() or claim.with_name(f"{name}.{int(number) + 1}").exists()
 
 
 def live_claim(folder: Path) -> Path | None:
     """Return the claim of a worker that is doing a cell of an output folder; None if there is none.
 
-    One of a worker on another machine counts if it was renewed within PATIENCE_SECONDS.
+    One of a worker on another machine counts if it was renewed within PATIENCE_SECONDS, or within its own patience.
     """
     claims = folder / CLAIMS
     if not claims.is_dir():
@@ -65,7 +68,9 @@ def live_claim(folder: Path) -> Path | None:
     for cell, claim in claims_in(claims).items():
         path = claim_path(claims, cell, claim.number)
         done = (folder / cell[0] / f"seed-{cell[1]}" / RESULT).exists()
-        if not done and now - claim.changed / 1e9 < PATIENCE_SECONDS and not has_ended(owner_of(path)):
+        owner = owner_of(path)
+        alive = now - claim.changed / 1e9 < max(PATIENCE_SECONDS, patience_of(owner))
+        if not done and alive and not has_ended(owner):
             return path
     return None
 
@@ -73,6 +78,13 @@ def live_claim(folder: Path) -> Path | None:
 def remove_claims(folder: Path) -> None:
     """Remove all claims of an output folder whose cells are done, or whose workers have ended."""
     shutil.rmtree(folder / CLAIMS, ignore_errors=True)
+
+
+def chosen_threads(folder: Path) -> int | None:
+    """Return the number of threads that workers have chosen for each cell of an output folder; None if none has."""
+    with suppress(OSError, ValueError):
+        return int(read_text(folder / CLAIMS / THREADS, MAX_BYTES))
+    return None
 
 
 def claims_in(folder: Path, without: Container[CellKey] = ()) -> dict[CellKey, ClaimFile]:
@@ -110,10 +122,16 @@ class ClaimFolder:
         found = claims_in(self._folder, without)
         return found if found or self._folder.is_dir() else None
 
-    def create(self, cell: CellKey, number: int) -> bool:
-        """Create a claim for this process; return whether no other worker was faster."""
+    def create(self, cell: CellKey, number: int, patience: float = PATIENCE_SECONDS) -> bool:
+        """Create a claim for this process; return whether no other worker was faster.
+
+        Args:
+            cell: the cell.
+            number: number of the claim.
+            patience: seconds within which this process renews it.
+        """
         self._folder.mkdir(exist_ok=True)
-        return create_once(self.path(cell, number), json.dumps(this_process()))
+        return create_once(self.path(cell, number), json.dumps({**this_process(), PATIENCE: patience}))
 
     def changed(self, cell: CellKey, number: int) -> int | None:
         """Return when a claim was changed, in nanoseconds; None if it is gone."""
@@ -138,10 +156,17 @@ class ClaimFolder:
 
     def owner_has_ended(self, cell: CellKey, number: int) -> bool:
         """Tell whether a claim is of a process of this machine that has ended."""
+        return has_ended(self._owner(cell, number))
+
+    def patience(self, cell: CellKey, number: int) -> float:
+        """Return the seconds within which the owner of a claim renews it; 0 if that is not known."""
+        return patience_of(self._owner(cell, number))
+
+    def _owner(self, cell: CellKey, number: int) -> Any:
         path = self.path(cell, number)
         if path not in self._owners and (owner := owner_of(path)) is not None:
             self._owners[path] = owner
-        return has_ended(self._owners.get(path))
+        return self._owners.get(path)
 
     def agreed(self, name: str, text: str) -> str:
         """Return the text of a file, which this call creates with a text if there is none."""
@@ -181,6 +206,12 @@ def owner_of(path: Path) -> Any:
         return json.loads(read_text(path, MAX_BYTES))
     except (OSError, ValueError, RecursionError):  # it is being written, or gone
         return None
+
+
+def patience_of(owner: Any) -> float:
+    """Return the seconds within which the owner of a claim renews it; 0 if it does not say that."""
+    patience = owner.get(PATIENCE) if isinstance(owner, dict) else None
+    return float(patience) if isinstance(patience, (int, float)) else 0.0
 
 
 def has_ended(owner: Any) -> bool:

@@ -6,9 +6,8 @@ import threading
 import time
 from pathlib import Path
 
-from adapterzoo.results.claim_files import PATIENCE_SECONDS, CellKey, ClaimFile, ClaimFolder
+from adapterzoo.results.claim_files import PATIENCE_SECONDS, THREADS, CellKey, ClaimFile, ClaimFolder
 
-THREADS = "threads"
 RENEWALS = 6  # how many times a claim is renewed while others wait for a sign of life
 LOOK_SECONDS = 1.0  # time between two looks into the folder
 LOOK_SHARE = 0.02  # largest share of its time that a worker spends on looking: a slow folder is read less often
@@ -81,7 +80,8 @@ class SharedClaims(Claims):
 
         Args:
             files: the claims of the output folder.
-            patience: seconds without a sign of life after which the cell of another worker may be claimed.
+            patience: seconds without a sign of life after which the cell of another worker may be claimed, unless that
+                worker gives signs less often, because it was told to be more patient.
             waits: whether this worker waits for the cells of the others, and does those of dead ones.
         """
         self.waits = waits
@@ -125,7 +125,7 @@ class SharedClaims(Claims):
             if changed is not None and changed != before.changed:  # its owner lives, and was only late
                 self._note(cell, before._replace(changed=changed))
                 return False
-        if not self._files.create(cell, number):  # another worker was faster
+        if not self._files.create(cell, number, self._patience):  # another worker was faster
             self._note(cell, ClaimFile(number, 0))
             return False
         self._own[cell] = number
@@ -144,7 +144,9 @@ class SharedClaims(Claims):
             # If all claims are gone, all cells are done, even if not every result can be seen yet.
             return self._gone_since is None or time.monotonic() - self._gone_since > self._patience
         _, since = self._unchanged[cell]
-        return time.monotonic() - since > self._patience or self._files.owner_has_ended(cell, claim.number)
+        if self._files.owner_has_ended(cell, claim.number):
+            return True
+        return time.monotonic() - since > max(self._patience, self._files.patience(cell, claim.number))
 
     def others(self) -> set[CellKey]:
         """See :meth:`Claims.others`."""

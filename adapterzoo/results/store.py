@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from adapterzoo.digests import records_digest
 from adapterzoo.errors import UserError
 from adapterzoo.files import remove, write_atomically
 from adapterzoo.machine.stopping import StoppedError
-from adapterzoo.results.claim_files import is_overtaken, live_claim, remove_claims
+from adapterzoo.results.claim_files import chosen_threads, is_overtaken, live_claim, remove_claims
 from adapterzoo.results.identity import identity_hash
 from adapterzoo.results.note import TIMES, UNREADABLE, read_note, write_note
 from adapterzoo.results.reading import StoredResults, stored_results
@@ -72,13 +72,13 @@ class Store:
                 what = f"workers are at work there (.claims/{claim.name})."
                 hint = "Wait for them, end them, or start one more: adapterzoo work."
                 raise UserError.at(str(self.folder), what, hint)
-            remove_claims(self.folder)
             note = {
                 "recipe_hash": identity_hash(identity),
                 "identity": identity,
                 "cells": cells,
                 "threads": self.threads(),
             }
+            remove_claims(self.folder)  # with the number of threads, if workers were stopped before they kept it
             write_note(self.folder, note)
             write_atomically(self.folder / RECIPE, yaml_text(resolved))
         except Timeout:
@@ -110,11 +110,14 @@ class Store:
 
     def threads(self) -> int | None:
         """Return the number of threads of each cell in this folder; None if it was not chosen yet."""
-        try:
-            numbers = [read_note(self.folder)["threads"]]
-        except UNREADABLE:
-            numbers = [result.environment.get("threads") for result in readable_results(self.folder)]
-        return next((number for number in numbers if isinstance(number, int) and number > 0), None)
+        return next((number for number in self._chosen_threads() if isinstance(number, int) and number > 0), None)
+
+    def _chosen_threads(self) -> Iterator[Any]:
+        with suppress(*UNREADABLE):
+            yield read_note(self.folder)["threads"]
+        yield chosen_threads(self.folder)
+        for result in readable_results(self.folder):
+            yield result.environment.get("threads")
 
     def keep_threads(self, number: int) -> None:
         """Keep the number of threads for later runs, because sums are rounded differently with another number."""
@@ -173,6 +176,11 @@ class Store:
         marker = folder / SETTINGS
         return marker.is_file() and marker.read_bytes() == _text(settings).encode()
 
+    def require_claim(self) -> None:
+        """Raise StoppedError if another worker has the cell, because it saw no sign of life of this one."""
+        if self.claim is not None and is_overtaken(self.claim):
+            raise StoppedError
+
     def write(
         self,
         result: Result,
@@ -193,10 +201,9 @@ class Store:
             The result as it was written, with the digests of its records.
 
         Raises:
-            StoppedError: another worker has the cell, because it saw no sign of life of this one.
+            StoppedError: see :meth:`require_claim`.
         """
-        if self.claim is not None and is_overtaken(self.claim):
-            raise StoppedError
+        self.require_claim()
         folder = self.cell(result.label, result.seed)
         folder.mkdir(parents=True, exist_ok=True)
         # One that was asleep, and whose cell another worker has, may be in the middle of writing.

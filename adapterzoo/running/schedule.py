@@ -67,7 +67,8 @@ class Schedule:
         for cell in self.prepared.cells:
             if (result := self.kept.get(cell.key)) is not None:
                 self.reporter.start(cell.label, cell.seed)
-                self.store.remove_checkpoints(cell.label, cell.seed)  # if a run was killed before it did
+                if result.ok:  # a cell that failed goes on from them when it is planned again
+                    self.store.remove_checkpoints(cell.label, cell.seed)  # if a run was killed before it did
                 self._finish(result, kept=True)
         if self.todo:
             with self.clock("cells"):

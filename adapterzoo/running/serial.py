@@ -11,6 +11,7 @@ from adapterzoo.errors import AloneError, failure_reason
 from adapterzoo.machine import gpu, processes, stopping
 from adapterzoo.machine.limits import stopped_after
 from adapterzoo.machine.memory import keep_freed_memory
+from adapterzoo.machine.stopping import StoppedError
 from adapterzoo.prepare.plan import Cell
 from adapterzoo.results.claims import LOOK_SECONDS
 from adapterzoo.results.result import Result
@@ -42,7 +43,8 @@ class SerialSchedule(Schedule):
                     gc.collect()
                     base = self._load(cell.quantization)
                 self.reporter.start(cell.label, cell.seed)
-                self._finish(self._do_cell(cell, base))
+                if (result := self._unless_lost(cell, base)) is not None:
+                    self._finish(result)
 
     def _next_cell(self) -> Cell | None:
         """Return the next cell to do; None if there is none, or the user stops the run."""
@@ -54,6 +56,17 @@ class SerialSchedule(Schedule):
                 return taken
             time.sleep(LOOK_SECONDS)
         return None
+
+    def _unless_lost(self, cell: Cell, base: Base | Exception) -> Result | None:
+        """Do a cell; return its result, or None if another worker has the cell by now (see :meth:`Claims.lost`)."""
+        self.worker.store.claim = self.claims.claim_of(cell.key)
+        try:
+            return self._do_cell(cell, base)
+        except StoppedError:
+            if stopping.asked() or cell.key not in self.claims.lost(at_once=True):
+                raise
+            self.claims.forget(cell.key)
+            return None
 
     def _do_cell(self, cell: Cell, base: Base | Exception) -> Result:
         try:

@@ -167,6 +167,7 @@ class Worker:
         Returns:
             The result as it was written.
         """
+        self.store.require_claim()
         result = self.results.make(cell, status="failed", error=why, **fields)
         folder = self.store.cell(cell.label, cell.seed)
         folder.mkdir(parents=True, exist_ok=True)
@@ -245,6 +246,7 @@ class Worker:
         """
         from adapterzoo.model.base import named
 
+        self.store.require_claim()
         new = temporary_path(folder)
         remove(new)
         with named(adapted.model, self.prepared.location):

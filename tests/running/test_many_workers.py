@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 from cluster import Cluster, Settings
 
+from adapterzoo.machine.stopping import StoppedError
 from adapterzoo.results.claim_files import ClaimFolder, claim_path, remove_claims
 from adapterzoo.results.claims import SharedClaims
 from adapterzoo.results.reading import read_result
@@ -57,19 +58,33 @@ def test_more_cells_and_workers_do_not_need_many_more_operations_on_files(tmp_pa
 
 
 def test_a_cell_that_was_just_overtaken_is_known_when_it_is_asked_for(tmp_path: Path) -> None:
-    first, second = (SharedClaims(ClaimFolder(tmp_path), 0.01) for _ in range(2))
-    patient = SharedClaims(ClaimFolder(tmp_path), 600)
-    assert patient.take(CELL)
-    assert not patient.lost()
+    suspended, second = (SharedClaims(ClaimFolder(tmp_path), 0.01) for _ in range(2))
+    suspended._closing.set()  # so that it gives no sign of life
+    assert suspended.take(CELL)
     assert not second.free(CELL)
-    patient._closing.set()  # as if it was suspended
     while not second.free(CELL):
         pass
+    suspended._patience = 600  # so that it looks seldom
+    assert not suspended.lost()
     assert second.take(CELL)
-    assert not patient.lost()  # it looked just now
-    assert patient.lost(at_once=True) == {CELL}
-    for claims in (first, second, patient):
+    assert not suspended.lost()  # it looked just now
+    assert suspended.lost(at_once=True) == {CELL}
+    for claims in (suspended, second):
         claims.close()
+
+
+def test_a_cell_whose_claims_were_removed_is_lost(tmp_path: Path) -> None:
+    """They are when all cells are done: who was suspended until then must not write a result in place of a good one."""
+    claims, store = SharedClaims(ClaimFolder(tmp_path)), Store(tmp_path)
+    assert claims.take(CELL)
+    store.claim = claims.claim_of(CELL)
+    assert not claims.lost(at_once=True)
+    remove_claims(tmp_path)
+    assert claims.lost(at_once=True) == {CELL}
+    with pytest.raises(StoppedError):
+        store.write(Result("lora", "lora", 0, "none", status="failed"))
+    assert not [*tmp_path.iterdir()]
+    claims.close()
 
 
 def test_attempts_are_compared(tmp_path: Path) -> None:
@@ -93,12 +108,16 @@ def test_a_worker_that_wakes_up_in_the_middle_of_writing_damages_no_result(tmp_p
     result = Result("lora", "lora", 0, "none")
     asleep, other = Store(tmp_path), Store(tmp_path)
     asleep.claim, other.claim = (claim_path(tmp_path / ".claims", CELL, number) for number in (1, 2))
+    files = ClaimFolder(tmp_path)
+    assert files.create(CELL, 1)
     path = tmp_path / "lora" / "seed-0" / "result.json"
     waiting = [other]
 
     def suspended(_: int) -> None:
         if waiting:
-            waiting.pop().write(result)
+            writer = waiting.pop()
+            assert files.create(CELL, 2)
+            writer.write(result)
 
     with mock.patch("os.fsync", suspended):
         asleep.write(replace(result, train_seconds=1.5))

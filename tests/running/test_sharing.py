@@ -26,6 +26,7 @@ from adapterzoo.methods.registry import registry
 from adapterzoo.results import claim_files, claims
 from adapterzoo.results.claim_files import ClaimFolder, live_claim
 from adapterzoo.results.claims import SharedClaims
+from adapterzoo.results.reading import read_result
 from adapterzoo.results.store import LOCK
 
 LONG_SECONDS = 90.0
@@ -131,6 +132,28 @@ def test_a_worker_that_was_stopped_for_too_long_gives_its_cell_up(
     assert differences(tmp_path / "alone", tmp_path / "o") == []
 
 
+def test_a_worker_that_wakes_up_after_the_end_leaves_all_results_as_they_are(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, workers: list[Worker],
+) -> None:  # fmt: skip
+    """With jobs: 0, as where processes cannot be forked; it once wrote that its cell had failed."""
+    recipe, quiet = write_recipe("ia3"), ("--set", "evaluate.base=false", "--set", "evaluate.shots=0")
+    assert adapterzoo("run", recipe, *quiet, "--out", tmp_path / "o", "--plan-only").exit_code == 0
+    with monkeypatch.context() as patch:
+        sleep_in_training(patch, "ia3", 1)
+        workers.append(Worker(tmp_path / "o", f"--patience={PATIENCE}", "--jobs=0"))
+        until(lambda: [*tmp_path.glob("o/ia3/seed-0/checkpoints")])
+    os.killpg(workers[0].process.process_id, signal.SIGSTOP)
+    assert adapterzoo("work", tmp_path / "o", "--patience", PATIENCE, "--jobs=0").exit_code == 0
+    done = (tmp_path / "o" / "ia3" / "seed-0" / "result.json").read_bytes()
+    assert not (tmp_path / "o" / ".claims").exists()
+    os.killpg(workers[0].process.process_id, signal.SIGCONT)
+    assert workers[0].end() == 0
+    assert "already done" in workers[0].process.output()
+    assert (tmp_path / "o" / "ia3" / "seed-0" / "result.json").read_bytes() == done
+    assert not (tmp_path / "o" / "ia3" / "seed-0" / "traceback.txt").exists()
+
+
 def test_failed_cells_are_left_to_the_next_plan(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -150,6 +173,29 @@ def test_failed_cells_are_left_to_the_next_plan(
     ended = adapterzoo("work", out)
     assert ended.exit_code == 0
     assert "4 of 4 cells done." in ended.stdout
+
+
+def test_workers_leave_the_checkpoints_of_a_cell_that_failed_to_the_next_plan(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    recipe, out = write_recipe("ia3", "jobs: 1\n"), tmp_path / "o"
+    plan = ("run", recipe, "--set", "train.save_steps=2", "--out", out, "--plan-only")
+    assert adapterzoo(*plan).exit_code == 0
+    with monkeypatch.context() as patch:
+        die_in_training(patch, "ia3", 5)
+        assert "3 of 3 cells done, 1 failed" in adapterzoo("work", out).stdout
+    assert adapterzoo("work", out).exit_code == 1
+    assert "from step 4 of 6" in adapterzoo(*plan).stdout
+
+
+def die_in_training(patch: pytest.MonkeyPatch, name: str, step: int) -> None:
+    class Dies(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    patch.setattr(type(registry()[name]), "callbacks", lambda *_: [Dies()])
 
 
 def test_a_worker_needs_a_plan_and_the_rows_of_the_plan(
@@ -249,6 +295,26 @@ def test_a_claim_is_taken_once_and_passes_on_when_its_owner_gives_no_sign(
     assert live_claim(tmp_path) is not None  # the first one, which nobody removed, counts for a while
 
 
+def test_a_worker_that_was_told_to_be_patient_gives_signs_of_life_less_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one that was not told to has to wait all the same, and so has a run."""
+    now = [0.0]
+    monkeypatch.setattr(claims.time, "monotonic", lambda: now[0])
+    cell, path = ("lora", 0), tmp_path / ".claims" / "lora.seed-0.1"
+    patient, other = SharedClaims(ClaimFolder(tmp_path), 3600), SharedClaims(ClaimFolder(tmp_path), 5)
+    assert patient.take(cell)
+    assert not other.free(cell)
+    now[0] += 3599
+    assert not other.take(cell)
+    os.utime(path, (path.stat().st_mtime - 3500,) * 2)
+    assert live_claim(tmp_path) == path
+    now[0] += 3601
+    assert not other.free(cell)  # it was changed
+    now[0] += 3601
+    assert other.take(cell)
+
+
 def test_a_worker_of_this_machine_that_has_ended_is_known_at_once(tmp_path: Path) -> None:
     process = Process(lambda send: (send(SharedClaims(ClaimFolder(tmp_path)).take(("lora", 0))), os._exit(0)), 1)
     process.wait()
@@ -259,3 +325,15 @@ def test_a_worker_of_this_machine_that_has_ended_is_known_at_once(tmp_path: Path
 
 def test_the_first_worker_chooses_the_number_of_threads(tmp_path: Path) -> None:
     assert [SharedClaims(ClaimFolder(tmp_path)).agreed_threads(number) for number in (2, 1)] == [2, 2]
+
+
+def test_a_run_goes_on_with_the_number_of_threads_of_workers_that_were_stopped(
+    write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path
+) -> None:
+    recipe, out = write_recipe("ia3", "jobs: 0\n"), tmp_path / "o"
+    assert adapterzoo("run", recipe, "--out", out, "--plan-only").exit_code == 0
+    assert SharedClaims(ClaimFolder(out)).agreed_threads(2) == 2  # as a worker does before its first cell
+    assert adapterzoo("run", recipe, "--out", out, "--plan-only").exit_code == 0
+    assert adapterzoo("run", recipe, "--out", out).exit_code == 0
+    results = map(read_result, out.glob("*/seed-*/result.json"))
+    assert [result.environment["threads"] for result in results] == [2, 2, 2]

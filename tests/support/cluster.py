@@ -109,8 +109,8 @@ class LateFolder(ClaimFolder):
             return None
         return {cell: claim for cell, claim in self._cache.items() if cell not in without}
 
-    def create(self, cell: CellKey, number: int) -> bool:
-        created = super().create(cell, number)
+    def create(self, cell: CellKey, number: int, *patience: float) -> bool:
+        created = super().create(cell, number, *patience)
         if created:
             self._cluster.created[cell, number] = self._cluster.time.now
             self._set_time(cell, number)
