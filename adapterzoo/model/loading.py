@@ -13,7 +13,9 @@ from adapterzoo.model.config import load_config
 from adapterzoo.model.files import weight_names
 from adapterzoo.model.head import head_names, mark_head
 from adapterzoo.model.loading_errors import loading_error, weight_problems
+from adapterzoo.model.offload_folder import OffloadFolder
 from adapterzoo.model.padding import add_embeddings
+from adapterzoo.model.placing import DISK
 from adapterzoo.model.quantization import finish, loading_arguments, saved_quantization
 from adapterzoo.model.row_attention import add_row_attention
 from adapterzoo.model.skeleton import class_arguments, configured, model_class, renamed_base, skeleton
@@ -154,6 +156,8 @@ def load_weights(
     dtype = getattr(torch, model.dtype)
     saved = None if quantization == NONE else saved_quantization(load_config(model, location))
     load = LoadSettings(dtype, model.double_quantization, _unquantized(model, location, form))
+    keeps = model.offload_folder is not None and places is not None and DISK in places.values()
+    folder = OffloadFolder(Path(str(model.offload_folder)).absolute()) if keeps else None
     with giving_back_freed_memory():  # of weights before they are quantized, which would take more than those after it
         loaded = _from_pretrained(
             model,
@@ -161,7 +165,7 @@ def load_weights(
             form,
             dtype=dtype,
             attn_implementation=attention(model, max_length),
-            **_placing(model, places),
+            **_placing(model, places, folder),
             **loading_arguments(quantization, load, saved),
         )
         if saved is None:
@@ -170,7 +174,7 @@ def load_weights(
     if places is not None:
         from adapterzoo.model.offloaded import read_when_used
 
-        read_when_used(loaded)
+        read_when_used(loaded, folder)
     head = loaded.get_output_embeddings()
     if head is not None:
         head.register_forward_pre_hook(_contiguous)
@@ -180,10 +184,12 @@ def load_weights(
     return loaded
 
 
-def _placing(model: ModelSection, places: Mapping[str, int | str] | None) -> dict[str, Any]:
+def _placing(
+    model: ModelSection, places: Mapping[str, int | str] | None, folder: OffloadFolder | None
+) -> dict[str, Any]:
     """Return the arguments by which transformers puts a model on devices."""
     if places is not None:
-        return {"device_map": dict(places), "offload_folder": model.offload_folder}
+        return {"device_map": dict(places), "offload_folder": str(folder.path) if folder else None}
     if model.device_map is None or device() == "cpu":
         return {"device_map": {"": device()}}
     # Quantized weights are kept on GPUs alone; transformers knows their sizes.

@@ -19,6 +19,7 @@ from accelerate.hooks import AlignDevicesHook, SequentialHook, remove_hook_from_
 from torch import nn
 
 from adapterzoo.machine.memory import give_back_freed_memory
+from adapterzoo.model.offload_folder import OffloadFolder
 
 SOURCE = "offloaded_weights"
 """attribute of the modules whose weights are read when they are used"""
@@ -28,16 +29,20 @@ _last: list[_ReadWeight] = []
 """the weight that was read last: libraries often look at one several times in a row"""
 
 
-def read_when_used(model: Any) -> None:
+def read_when_used(model: Any, folder: OffloadFolder | None = None) -> None:
     """Make each weight that accelerate has offloaded be read when it is used, and remove hooks that have no use then.
 
     Small weights, those of norms and biases, are kept in memory. To everything else the model then seems to be wholly
     on the devices where it computes.
+
+    Args:
+        model: the model.
+        folder: folder of the weights that cannot be read from the model's own files, if there are any.
     """
     offloaded = [(module, hook) for module in model.modules() for hook in _hooks(module) if hook.offload]
     for module, hook in offloaded:
         hook.offload = False
-        _read_when_used(module, _Source(hook.weights_map, torch.device(hook.execution_device)))
+        _read_when_used(module, _Source(hook.weights_map, torch.device(hook.execution_device), folder))
     if not offloaded:
         return
     places = model.hf_device_map
@@ -114,8 +119,11 @@ class _ReadWeight(nn.Parameter):  # type: ignore[misc]  # torch is not followed 
 class _Source:
     """Reads the offloaded weights of one module, to the device where it computes."""
 
-    def __init__(self, weights: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    def __init__(
+        self, weights: Mapping[str, torch.Tensor], device: torch.device, folder: OffloadFolder | None = None
+    ) -> None:
         self._weights, self.device = weights, device
+        self._folder = folder  # keeps it from the models that are loaded next
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Source:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 from cells import Bench, assert_same
+from mixtures import save_mixture
 from tiny import RECIPE
 
+from adapterzoo.machine.processes import Process
 from adapterzoo.model import base, offloaded
 from adapterzoo.recipe.schema import ModelSection
 
@@ -106,6 +109,26 @@ def test_weights_are_converted_when_they_are_read(tiny_model: Path) -> None:
     spread, whole = (load(tiny_model, **more, dtype="bfloat16").get_model() for more in (ON_DISK, {}))
     assert spread.model.layers[1].mlp.up_proj.weight.dtype == torch.bfloat16
     assert torch.equal(spread(ids).logits, whole(ids).logits)
+
+
+def test_models_with_one_offload_folder_do_not_overwrite_each_other(tiny_model: Path, tmp_path: Path) -> None:
+    """Joined experts are written there under the names of the weights, which all models of a kind share."""
+    on_disk = {**ON_DISK, "offload_folder": str(tmp_path / "folder")}
+    first = save_mixture("mixtral", tiny_model, tmp_path / "first")
+    second = save_mixture("mixtral", tiny_model, tmp_path / "second", initializer_range=0.5)
+    loaded = load(first, **on_disk)
+    experts = loaded.get_model().model.layers[0].mlp.experts
+    before = experts.down_proj.clone()
+    other = load(second, **on_disk)
+    assert torch.equal(experts.down_proj, before)
+    process = Process(lambda send: send(load(second, **on_disk).bytes), 1)  # of another run, for example
+    assert process.wait() == 0, process.output()
+    assert torch.equal(experts.down_proj, before)
+    assert {path.name for path in (tmp_path / "folder").iterdir() if path.is_dir()} == {"2", "3"}
+    del other, loaded, experts
+    gc.collect()
+    load(second, **on_disk)
+    assert {path.name for path in (tmp_path / "folder").iterdir() if path.is_dir()} == {"2", "3"}, "it is free again"
 
 
 def test_an_offloaded_weight_is_not_changed_or_trained_silently(model: Any) -> None:
