@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from adapterzoo.errors import UserError
+from adapterzoo.errors import Problem, UserError
 from adapterzoo.machine.stopwatch import Stopwatch
 from adapterzoo.methods.registry import registry
 from adapterzoo.prepare.plan import base_cells
@@ -23,6 +23,8 @@ from adapterzoo.running.reporter import Reporter
 from adapterzoo.running.runner import run_cells, scheduled
 from adapterzoo.running.worker import Worker
 
+PLANNED = ("methods", "seeds", "train.learning_rate")
+"""keys of a recipe that say what the cells of a plan are, and that two runs with the same output folder may change"""
 ENDED = "ended"
 """name by which one of the workers that see all results is chosen to tidy up"""
 
@@ -87,6 +89,7 @@ def work(
         raise UserError.at(str(folder), "holds no plan.", "Make one: adapterzoo run RECIPE --out DIR --plan-only.")
     if store.locked():
         raise UserError.at(str(folder), "a run is writing there.", "Wait for it: it does all cells.")
+    _refuse_other_cells(overrides)
     recipe = load_recipe(folder / RECIPE, overrides)
     require_trust(recipe, folder / RECIPE, trust_remote_code)
     if jobs is not None:
@@ -104,3 +107,15 @@ def work(
         store.keep_threads(next((number for number in threads if number), 1))
         remove_claims(folder)
     return results
+
+
+def _refuse_other_cells(overrides: Sequence[str]) -> None:
+    """Raise UserError if a worker is told to do other cells than the plan has."""
+    problems = []
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if any(key == planned or key.startswith(f"{planned}.") for planned in PLANNED):
+            hint = "Make a plan that has it: adapterzoo run RECIPE --plan-only."
+            problems.append(Problem(f"--set {override}", f"the plan says {key}, the same for all workers.", hint))
+    if problems:
+        raise UserError(*problems)

@@ -215,6 +215,10 @@ def test_a_worker_needs_a_plan_and_the_rows_of_the_plan(
     refused = adapterzoo("work", out, "--set", f"data.source={changed}")
     assert refused.exit_code == 2
     assert "the data rows differ" in refused.stderr
+    refused = adapterzoo("work", out, "--set", "methods=[{name: lora, label: ia3}]", "--set", "train.learning_rate=1")
+    assert refused.exit_code == 2
+    assert "the plan says methods, the same for all workers" in refused.stderr
+    assert "the plan says train.learning_rate, the same for all workers" in refused.stderr
     assert adapterzoo("work", out, "--set", f"data.source={elsewhere}").exit_code == 0
 
 
