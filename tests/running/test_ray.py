@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,6 +18,8 @@ from click.testing import Result
 from killing import differences
 
 from adapterzoo.machine.rank_processes import FAILED
+from adapterzoo.results.probe import write_probe
+from adapterzoo.running.on_ray import agent
 from adapterzoo.running.on_ray.agent import Order
 from adapterzoo.running.on_ray.handler import NodeHandler, packed
 from adapterzoo.running.on_ray.process import RayProcess
@@ -159,6 +164,43 @@ def test_a_cell_whose_node_is_lost_goes_on_elsewhere_from_its_checkpoint(
     assert f"{label}, seed 0 is done elsewhere" in done.stderr
     assert min(number for name, number in steps if name == label) > 20, "it begins after its checkpoint's step"
     assert differences(tmp_path / "here", out) == []
+
+
+def test_an_agent_that_hears_a_call_twice_does_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray calls it again if the network fails before its answer has arrived."""
+    given, started = list[bytes](), list[Any]()
+
+    class Process:
+        def __init__(self, *_: Any) -> None:
+            started.append(self)
+            self.give = given.append
+
+    monkeypatch.setattr(agent, "FreshProcess", Process)
+    monkeypatch.setattr(agent, "_node_id", lambda: "here")
+    node = agent.Agent()
+    order = Order(packages={}, probe=(tmp_path, write_probe(tmp_path)), model=None, threads=1, needs_gpu=False)
+    assert node.open(order, b"") == node.open(order, b"")
+    assert len(started) == 1
+    for item, number in ((b"first", 1), (b"first", 1), (b"second", 2), (b"first", 1)):
+        node.give(item, number)
+    assert given == [b"first", b"second"]
+
+
+@pytest.mark.real
+def test_a_network_that_fails_for_a_moment_loses_no_call(
+    cluster: Any, write_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The call that gives a process its cell was once lost: the run waited for the cell for ever."""
+    failures = {"CoreWorkerService.grpc_client.PushTask": {"num_failures": -1, "req_failure_prob": 15}}
+    command = [sys.executable, "-m", "adapterzoo", "run", write_recipe("lora, ia3"), *QUIET, "--ray", cluster.address]
+    done = subprocess.run(
+        [*map(str, command), "--out", str(tmp_path / "o")],
+        env={**os.environ, "RAY_testing_rpc_failure": json.dumps(failures)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_item_whose_node_is_lost_is_done_again_at_most_three_times() -> None:

@@ -80,13 +80,19 @@ class Report:
 
 
 class Agent:
-    """The actor on a node; its methods are called from the machine of the run, one after the other."""
+    """The actor on a node; its methods are called from the machine of the run, one after the other.
+
+    Each may be called twice for one call there, if the network fails before the answer has arrived.
+    """
 
     def __init__(self) -> None:
         self._process: FreshProcess | RankProcesses | None = None
         self._folder: Path | None = None
+        self._opened: Opened | None = None
         self._messages: list[Any] = []
         self._number = 0
+        self._items = 0
+        """number of items that the process was given"""
 
     def open(self, order: Order, handler: bytes, model: SentModel | None = None) -> Opened:
         """Start the process, unless something is missing.
@@ -96,6 +102,8 @@ class Agent:
             handler: the pickled :class:`ItemHandler`.
             model: the files of the base model, if this node does not have them.
         """
+        if self._opened is not None:
+            return self._opened
         found, model_folder = versions(order.packages), None
         opened = Opened(platform.node(), _node_id(), found)
         if found != order.packages:
@@ -118,7 +126,8 @@ class Agent:
                 order.devices,
                 lambda rank: FreshProcess(node_handler, order.threads, {**environment, **rank.environment()}),
             )
-        return replace(opened, sees_folder=self._folder is None)
+        self._opened = replace(opened, sees_folder=self._folder is None)
+        return self._opened
 
     @property
     def process(self) -> FreshProcess | RankProcesses:
@@ -158,9 +167,11 @@ class Agent:
             kept=kept,
         )
 
-    def give(self, item: bytes) -> None:
-        """Give the process its next item."""
-        self.process.give(item)
+    def give(self, item: bytes, number: int) -> None:
+        """Give the process its next item, which is the first, second or n-th one."""
+        if number > self._items:
+            self._items = number
+            self.process.give(item)
 
     def ask_to_stop(self) -> None:
         """Ask the process to save and end what it is training."""

@@ -18,6 +18,7 @@ from adapterzoo.terminal import counted
 INSTALL = "Run: pip install 'adapterzoo[ray]'"
 CONNECT_SECONDS = 10.0
 NODE_SECONDS = 120.0  # time in which a node has to say its versions; it may have to start a process for it
+MAX_RETRIES = 3  # the network may fail for a moment
 CLIENT = "ray://"
 NO_ADDRESS = ("auto", "local")
 
@@ -126,7 +127,7 @@ class RayCluster:
         for node in self.nodes():
             here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             answers[node["NodeManagerHostname"], node["NodeID"]] = ask.options(
-                num_cpus=0, scheduling_strategy=here, max_retries=0
+                num_cpus=0, scheduling_strategy=here, max_retries=MAX_RETRIES
             ).remote(list(wanted))
         problems = []
         for (name, _), answer in answers.items():

@@ -40,6 +40,9 @@ class RayProcess(ProcessHandle):
 
         cpus = order.threads * order.devices
         options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": "SPREAD", "max_restarts": 0}
+        options[
+            "max_task_retries"
+        ] = -1  # the network may fail for a moment; if its node is lost, a call ends all the same
         self._agent = ray.remote(Agent).options(**options).remote()
         self._order, self._handler = order, handler
         self.answer = self._agent.open.remote(order, handler)
@@ -51,6 +54,8 @@ class RayProcess(ProcessHandle):
         """files of its cell, if its node does not see the output folder"""
         self.report = Report([])
         self._received: list[Any] = []
+        self._items = 0
+        """number of items that it was given"""
 
     @property
     def node(self) -> str:
@@ -127,7 +132,8 @@ class RayProcess(ProcessHandle):
 
     def give(self, item: Any) -> None:
         """See :meth:`ProcessHandle.give`."""
-        self._agent.give.remote(packed(item))
+        self._items += 1
+        self._agent.give.remote(packed(item), self._items)
 
     @property
     def ended(self) -> bool:
