@@ -40,9 +40,8 @@ class RayProcess(ProcessHandle):
 
         cpus = order.threads * order.devices
         options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": "SPREAD", "max_restarts": 0}
-        options[
-            "max_task_retries"
-        ] = -1  # the network may fail for a moment; if its node is lost, a call ends all the same
+        # The network may fail for a moment. Calls to a node that is lost end all the same.
+        options["max_task_retries"] = -1
         self._agent = ray.remote(Agent).options(**options).remote()
         self._order, self._handler = order, handler
         self.answer = self._agent.open.remote(order, handler)
