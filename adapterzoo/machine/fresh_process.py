@@ -19,7 +19,9 @@ from adapterzoo.machine.processes import ProcessHandle, Send, end_with_parent, o
 
 DONE = ("done",)  # the message with which a process says that it waits for its next piece of work
 # Set the path first: otherwise Python would import modules from the working directory.
-START = "import sys; sys.path[:] = {path}; from adapterzoo.machine.fresh_process import main; main({descriptor})"
+START = (
+    "import sys; sys.path[:] = {path}; from adapterzoo.machine.fresh_process import main; main({descriptor}, {parent})"
+)
 
 
 class FreshProcess(ProcessHandle):
@@ -49,7 +51,7 @@ class FreshProcess(ProcessHandle):
         messages, child_end = multiprocessing.Pipe()
         super().__init__(messages, output_file())
         self._process = subprocess.Popen(
-            [sys.executable, "-c", START.format(path=sys.path, descriptor=child_end.fileno())],
+            [sys.executable, "-c", START.format(path=sys.path, descriptor=child_end.fileno(), parent=os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=self._output,
@@ -86,9 +88,9 @@ class FreshProcess(ProcessHandle):
         return self._process.pid
 
 
-def main(descriptor: int) -> None:
-    """Do the work that the parent sends over a pipe; this is the main function of the new process."""
-    end_with_parent()
+def main(descriptor: int, parent: int) -> None:
+    """Do the work that a parent sends over a pipe; this is the main function of the new process."""
+    end_with_parent(parent)
     signal.signal(signal.SIGUSR1, stopping.ask)
     faulthandler.enable()
     messages = Connection(descriptor)

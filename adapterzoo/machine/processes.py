@@ -122,7 +122,8 @@ class Process(ProcessHandle):
         context = multiprocessing.get_context("fork")
         messages, sending_end = context.Pipe(duplex=False)
         super().__init__(messages, output_file())
-        self._process = context.Process(target=_main, args=(work, sending_end, self._output.fileno(), threads))
+        arguments = (work, sending_end, self._output.fileno(), threads, os.getpid())
+        self._process = context.Process(target=_main, args=arguments)
         self._process.start()
         sending_end.close()
 
@@ -241,10 +242,10 @@ def set_threads(number: int) -> None:
     threadpool_limits(number)  # libraries such as bitsandbytes have thread pools of their own
 
 
-def _main(work: Callable[[Send], None], messages: Connection, output: int, threads: int) -> None:
+def _main(work: Callable[[Send], None], messages: Connection, output: int, threads: int, parent: int) -> None:
     # In a process group of its own, the process can be killed with its children, and Ctrl-C reaches only its parent.
     os.setpgid(0, 0)
-    end_with_parent()
+    end_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent's handlers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR1, stopping.ask)
@@ -265,6 +266,8 @@ def output_file() -> IO[bytes]:
     return tempfile.TemporaryFile()
 
 
-def end_with_parent() -> None:
-    """Make Linux end this process when its parent ends, even if the parent is killed."""
+def end_with_parent(parent: int) -> None:
+    """Make Linux end this process when its parent ends, even if the parent is killed, or was before this call."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

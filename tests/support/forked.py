@@ -32,6 +32,7 @@ class Forked(subprocess.Popen):  # type: ignore[type-arg]
     ) -> None:  # fmt: skip
         spare_imported_modules()  # once here, or each forked process would import the libraries
         sys.stdout.flush()
+        parent = os.getpid()
         self.pid = os.fork()
         if self.pid:
             self._child_created = True
@@ -41,7 +42,7 @@ class Forked(subprocess.Popen):  # type: ignore[type-arg]
         try:
             if start_new_session:
                 os.setsid()
-            end_with_parent()
+            end_with_parent(parent)
             _connect((p2cread, c2pwrite, errwrite), (p2cwrite, c2pread, errread))
             if preexec_fn is not None:
                 preexec_fn()
@@ -78,7 +79,7 @@ class ForkedWorker(Forked):
     def work(self, arguments: list[str], descriptors: Sequence[int]) -> None:
         from adapterzoo.machine.fresh_process import main
 
-        main(*descriptors)
+        main(*descriptors, os.getppid())
 
 
 def _connect(ends: Sequence[int], others: Sequence[int]) -> None:
