@@ -158,7 +158,9 @@ def load_weights(
     load = LoadSettings(dtype, model.double_quantization, _unquantized(model, location, form))
     keeps = model.offload_folder is not None and places is not None and DISK in places.values()
     folder = OffloadFolder(Path(str(model.offload_folder)).absolute()) if keeps else None
-    with giving_back_freed_memory():  # of weights before they are quantized, which would take more than those after it
+    kind = quantizations()[quantization]
+    # The freed memory of weights before they are quantized is more than that of those after it.
+    with giving_back_freed_memory(), kind.while_loading():
         loaded = _from_pretrained(
             model,
             location,
@@ -169,7 +171,7 @@ def load_weights(
             **loading_arguments(quantization, load, saved),
         )
         if saved is None:
-            quantizations()[quantization].quantize(loaded, load)
+            kind.quantize(loaded, load)
         finish(loaded)
     if places is not None:
         from adapterzoo.model.offloaded import read_when_used

@@ -29,6 +29,7 @@ This module does not import torch, and a plugin module must not either at its to
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -122,6 +123,10 @@ class Quantization:
             load: how it is loaded.
         """
         return None
+
+    def while_loading(self) -> AbstractContextManager[None]:
+        """Return what holds while transformers loads a model and quantizes it; by default, nothing special."""
+        return nullcontext()
 
     def quantize(self, model: nn.Module, load: LoadSettings) -> None:
         """Quantize a loaded model with ordinary layers in place, if transformers does not do it."""

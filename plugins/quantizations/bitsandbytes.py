@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from adapterzoo_plugins.quantizations._slices import quantizing_in_slices
 
 from adapterzoo import Quantization, hookimpl
 from adapterzoo.quantizations.contract import Code, LoadSettings
@@ -17,6 +20,11 @@ class BitsAndBytes(Quantization):
     """What the quantizations of bitsandbytes share."""
 
     packages = ("bitsandbytes",)
+
+    def while_loading(self) -> AbstractContextManager[None]:
+        """See :meth:`Quantization.while_loading`."""
+        slices: AbstractContextManager[None] = quantizing_in_slices()
+        return slices
 
     def dequantize(self, model: Any, dtype: torch.dtype) -> nn.Module:
         """See :meth:`Quantization.dequantize`."""
