@@ -34,7 +34,11 @@ class Torchao(Quantization):
         """See :meth:`Quantization.recognises`."""
         kind = saved.get("quant_type")
         default = kind.get("default") if isinstance(kind, Mapping) else None
-        return saved.get("quant_method") == "torchao" and isinstance(default, Mapping) and default["_type"] == self.kind
+        return (
+            saved.get("quant_method") == "torchao"
+            and isinstance(default, Mapping)
+            and default.get("_type") == self.kind
+        )
 
     def dequantize(self, model: Any, dtype: torch.dtype) -> nn.Module:
         """See :meth:`Quantization.dequantize`."""

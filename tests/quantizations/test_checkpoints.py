@@ -147,6 +147,7 @@ def test_a_model_saved_in_4_bits_is_trained_on_and_merged_as_if_it_was_quantized
         ({"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig"}}}, "torchao-int8"),
         ({"quant_method": "torchao", "quant_type": {"default": {"_type": "Another"}}}, None),
         ({"quant_method": "torchao", "quant_type": "int8"}, None),
+        ({"quant_method": "torchao", "quant_type": {"default": {}}}, None),
         ({"quant_method": "fp8"}, "fine-grained-fp8"),
         ({"quant_method": "compressed-tensors"}, "compressed-tensors"),
         ({"quant_method": None}, None),
