@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gc
 import time
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from adapterzoo.errors import AloneError, failure_reason
 from adapterzoo.machine import gpu, processes, stopping
-from adapterzoo.machine.limits import stopped_after
+from adapterzoo.machine.limits import TooLongError
 from adapterzoo.machine.memory import keep_freed_memory
 from adapterzoo.machine.stopping import StoppedError
 from adapterzoo.prepare.plan import Cell
@@ -18,6 +17,7 @@ from adapterzoo.results.result import Result
 from adapterzoo.running import parallel
 from adapterzoo.running.of_base import OfBase, needs_base
 from adapterzoo.running.schedule import CellWatch, Schedule
+from adapterzoo.running.worker import too_long
 
 if TYPE_CHECKING:
     from adapterzoo.model.base import Base
@@ -78,8 +78,12 @@ class SerialSchedule(Schedule):
             return self.worker.fail(cell, failure_reason(error), "", keep_checkpoints=True)
         tuning, of_base = self.tunings.get(cell.label), self.of_base.get(cell.quantization)
         limit = self.recipe.train.time_limit
-        with stopped_after(limit, waiting=True) if limit is not None else nullcontext():
-            result = self.worker.do(cell, base, CellWatch(self, cell), tuning=tuning, of_base=of_base)
+        self.store.discard(cell.label, cell.seed)  # so that a result that exists at the end is this one
+        try:
+            watch = CellWatch(self, cell)
+            result = self.worker.do(cell, base, watch, tuning=tuning, of_base=of_base, limit=limit)
+        except TooLongError:
+            result = self._written(cell) or self.worker.fail(cell, too_long(limit), "", keep_checkpoints=True)
         if limit is not None and not result.ok:
             base.invalidate()  # the cell may have been stopped while the base model was put back as it was
         return result

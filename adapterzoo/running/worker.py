@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterzoo.errors import AdapterzooError, PluginError, failure_reason, is_disk_full
 from adapterzoo.files import remove, sync, temporary_path
 from adapterzoo.machine import settling
-from adapterzoo.machine.limits import TooLongError
+from adapterzoo.machine.limits import TooLongError, stopped_after
 from adapterzoo.machine.memory import PeakMemory, free_memory
 from adapterzoo.machine.stopping import StoppedError
 from adapterzoo.machine.stopwatch import Stopwatch
@@ -73,6 +74,7 @@ class Worker:
         *,
         tuning: Tuning | AdapterzooError | None = None,
         of_base: OfBase | None = None,
+        limit: float | None = None,
     ) -> Result:
         """Train and measure a cell, and write its result.
 
@@ -82,13 +84,19 @@ class Worker:
             watch: receives the progress.
             tuning: tuning of the cell's label, or why it failed; if None, the cell is tuned first if it has ranges.
             of_base: what the cell needs to know of the untouched base model; None if it needs nothing.
+            limit: seconds that it may take, if nobody ends this process after them.
 
         Returns:
             The result as it was written.
+
+        Raises:
+            TooLongError: the limit was reached while nothing of the cell was done, or all of it.
         """
         method = [registry()[cell.method]] if isinstance(cell, MethodCell) else []
         import_libraries(self.prepared)
-        with put_right(lambda what: watch.say(f"{cell.label}: {what}"), *method, also=base.replaced):
+        limited = stopped_after(limit, waiting=True) if limit is not None else nullcontext()
+        # What a method has changed is put right whatever the time is.
+        with put_right(lambda what: watch.say(f"{cell.label}: {what}"), *method, also=base.replaced), limited:
             return self._do(cell, base, watch, tuning, of_base)
 
     def _do(

@@ -28,7 +28,9 @@ import psutil
 import pytest
 from click.testing import Result
 
+from adapterzoo.machine.limits import TooLongError
 from adapterzoo.methods.registry import registry
+from adapterzoo.results.reading import read_result
 from adapterzoo.running import worker
 
 VICTIM = "ia3"
@@ -283,6 +285,23 @@ def test_in_this_process_what_a_cell_changes_is_put_right(
     for label in (*IN_THIS_PROCESS, "hang"):
         assert rows[label]["error"].startswith(FAILURES[label][1]), rows[label]["error"]
     assert "changes: changed outside of its model, and put right: " in done.stderr
+
+
+@pytest.mark.parametrize(("limit", "status"), [("0.001", "failed"), ("600", "ok")])
+def test_a_limit_that_is_reached_before_or_after_the_work_of_a_cell_ends_no_run(
+    limit: str, status: str, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def too_late() -> None:
+        monkeypatch.undo()
+        raise TooLongError
+
+    if status == "ok":
+        monkeypatch.setattr(worker, "free_memory", too_late)
+    quiet = ("--set", "evaluate.base=false", "--set", "evaluate.shots=0", "--jobs", "0")
+    done = adapterzoo("run", write_recipe("ia3"), *quiet, "--set", f"train.time_limit={limit}", "--out", tmp_path / "o")
+    assert done.exit_code == (0 if status == "ok" else 1), done.output
+    assert read_result(tmp_path / "o" / "ia3" / "seed-0" / "result.json").status == status
 
 
 @pytest.mark.skipif(not FULL, reason="ADAPTERZOO_TROUBLES=full makes a run for each change")
