@@ -186,6 +186,8 @@ def _encoded(
     encoder: Encoder, split: str, rows: Sequence[DataRow], fingerprint: str, say: Callable[[str], None]
 ) -> Sequence[Example]:
     """Return rows of one split as token ids, perhaps from the cache."""
+    if not rows:
+        return []
     from adapterzoo.tokens import cache
 
     usual, encoder.say = encoder.say, say
