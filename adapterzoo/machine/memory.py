@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from adapterzoo.machine.control_groups import free_memory_of_groups, memory_of_groups
+
 CLEAR_REFS = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
 # Training keeps a weight, its gradient and the two moments of AdamW in memory, each in float32.
@@ -28,12 +30,18 @@ _allocator = list[Mapping[int, int]]()  # what was set last
 
 def available() -> int:
     """Return the free bytes where models are loaded: on the GPU if there is one, else in the machine."""
-    import psutil
     import torch
 
-    if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0])
-    return int(psutil.virtual_memory().available)
+    return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else available_outside_gpus()
+
+
+def available_outside_gpus() -> int:
+    """Return the free bytes of the machine, or of the container or batch job that this process is in."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    of_groups = free_memory_of_groups()
+    return free if of_groups is None else min(free, of_groups)
 
 
 def total() -> int:
@@ -43,7 +51,9 @@ def total() -> int:
 
     if torch.cuda.is_available():
         return int(torch.cuda.mem_get_info()[1])
-    return int(psutil.virtual_memory().total + psutil.swap_memory().total)
+    whole = int(psutil.virtual_memory().total + psutil.swap_memory().total)
+    of_groups = memory_of_groups()
+    return whole if of_groups is None else min(whole, of_groups)
 
 
 def free_memory() -> None:

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from adapterzoo.errors import ProcessEndedError
 from adapterzoo.machine import stopping
+from adapterzoo.machine.control_groups import cores_of_groups
 from adapterzoo.machine.memory import keep_freed_memory
 
 Send = Callable[[Any], None]
@@ -205,8 +206,10 @@ def _send_answer(work: Callable[[], Any], send: Send) -> None:
 
 
 def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use; with a limit of 1.5, as in a container, that is one."""
+    number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    of_groups = cores_of_groups()
+    return number if of_groups is None else max(min(number, int(of_groups)), 1)
 
 
 def process_started(number: int) -> float | None:

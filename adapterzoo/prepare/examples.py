@@ -10,6 +10,7 @@ from adapterzoo.data.split import Splits, load_splits
 from adapterzoo.data.stored_rows import StoredRows
 from adapterzoo.data_row import SPLIT_NAMES
 from adapterzoo.errors import PluginError, Problem, UserError
+from adapterzoo.machine.memory import available_outside_gpus
 from adapterzoo.metrics.contract import per_example
 from adapterzoo.metrics.measured import MEASURED_NAMES
 from adapterzoo.metrics.registry import compares_answers, is_built_in, metrics
@@ -81,10 +82,8 @@ def _in_memory(task: Task[Any], splits: Splits, say: Callable[[str], None]) -> S
         names = [name for name in names if name != "train"]
     if not names:
         return splits
-    import psutil
-
     needed = MEMORY_PER_BYTE * sum(getattr(splits, name).text_bytes for name in names)
-    free = psutil.virtual_memory().available
+    free = available_outside_gpus()
     which = "all rows" if not task.from_disk else " and ".join(f"{name} rows" for name in names)
     what = f"the task {task.name} holds {which} in memory, in about {size(needed)}"
     if needed > free:
