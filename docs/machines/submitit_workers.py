@@ -31,6 +31,7 @@ def main() -> None:
     # A worker ends with an error if a cell has failed; adapterzoo compare says why.
     failed = sum(job.exception() is not None for job in jobs)
     print(f"{len(jobs)} workers have ended, {failed} of them with an error. Their output: {given.folder}-logs")
+    raise SystemExit(1 if failed else 0)
 
 
 if __name__ == "__main__":

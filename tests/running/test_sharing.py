@@ -263,6 +263,9 @@ def test_the_script_for_submitit_starts_workers(
     ended = subprocess.run(command, env=os.environ | path, capture_output=True, text=True, check=True)
     assert "2 workers have ended, 0 of them with an error" in ended.stdout
     assert len([*out.glob("*/seed-*/result.json")]) == 4
+    command[2:] = [tmp_path / "no-plan", "--cluster", "local", "--workers", "1"]
+    ended = subprocess.run(command, env=os.environ | path, capture_output=True, text=True)
+    assert (ended.returncode, "1 workers have ended, 1 of them" in ended.stdout) == (1, True)
 
 
 def test_the_other_files_start_the_worker() -> None:
