@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
 
-# With keys as small as these, the quickstart's loss starts at 4, as with keys of zero; with 1.0 it starts at 9. The
-# gradients of any two tokens differ by about half of their size.
+# The quickstart's loss starts at 4 with this spread, as it does with keys of zero; with a spread of 1.0 it starts at 9.
+# The gradients of two tokens differ by about half of their size.
 KEY_SPREAD = 0.3
 """standard deviation of the keys at the start"""
 

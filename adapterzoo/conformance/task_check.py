@@ -26,7 +26,6 @@ from unittest import mock
 
 from adapterzoo.files import CACHE_VARIABLE
 from adapterzoo.machine.quiet import quiet_libraries
-from adapterzoo.tasks.registry import tasks
 
 if TYPE_CHECKING:
     from adapterzoo.prepare.prepared import Prepared
@@ -57,25 +56,26 @@ def check_task(
         AssertionError: the task is not sound; the message says what is wrong.
         UserError: the rows do not fit the task.
     """
-    with quiet_libraries(), tempfile.TemporaryDirectory(prefix="adapterzoo-") as folder:
-        _check(name, rows, method, architecture, options, Path(folder))
+    from adapterzoo.prepare.prepare import prepare
+    from adapterzoo.recipe.reading import load_recipe
+
+    with quiet_libraries(), tempfile.TemporaryDirectory(prefix="adapterzoo-") as name_of_folder:
+        folder = Path(name_of_folder)
+        prepared = prepare(load_recipe(_write_recipe(name, rows, method, architecture, options, folder)))
+        if prepared.task.from_disk:
+            _check_from_disk(prepared, folder)
+        _check(prepared, folder)
 
 
-def _check(
+def _write_recipe(
     name: str,
     rows: Sequence[Mapping[str, Any]],
     method: str,
     architecture: str,
     options: dict[str, Any],
     folder: Path,
-) -> None:
-    from adapterzoo.prepare.prepare import prepare
-    from adapterzoo.recipe.reading import load_recipe
-    from adapterzoo.results.store import Store
-    from adapterzoo.running.cell import adapt, train
-    from adapterzoo.running.watch import Watch
-    from adapterzoo.running.worker import Worker
-
+) -> Path:
+    """Write the rows and a recipe; return the path of the recipe."""
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     recipe = {
         "name": "check",
@@ -86,15 +86,23 @@ def _check(
         "evaluate": {"batch_size": 4, "max_new_tokens": 8},
         "methods": [method],
     }
-    # JSON is YAML too.
-    (folder / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
-    prepared = prepare(load_recipe(folder / "recipe.yaml"))
-    if tasks()[name].from_disk:
-        _check_from_disk(prepared, folder)
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML too
+    return path
+
+
+def _check(prepared: Prepared, folder: Path) -> None:
+    """Train the model of a recipe, and check what is measured."""
+    from adapterzoo.results.store import Store
+    from adapterzoo.running.cell import adapt, train
+    from adapterzoo.running.watch import Watch
+    from adapterzoo.running.worker import Worker
+
     settings = prepared.recipe.evaluate
     worker = Worker(prepared, Store(folder / "out"), {})
     base = worker.load("none")
-    (cell,) = (cell for cell in prepared.method_cells if cell.method == method)
+    method = prepared.recipe.methods[0].name
+    (cell,) = (cell for cell in prepared.method_cells if cell.method == method)  # a new head has a cell of its own
     with base.borrow() as model:
         if prepared.encoded.asks_base:
             answer = prepared.encoded.ask_base(model, settings)

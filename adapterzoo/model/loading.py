@@ -156,8 +156,9 @@ def load_weights(
     dtype = getattr(torch, model.dtype)
     saved = None if quantization == NONE else saved_quantization(load_config(model, location))
     load = LoadSettings(dtype, model.double_quantization, _unquantized(model, location, form))
-    keeps = model.offload_folder is not None and places is not None and DISK in places.values()
-    folder = OffloadFolder(Path(str(model.offload_folder)).absolute()) if keeps else None
+    folder = None
+    if model.offload_folder is not None and places is not None and DISK in places.values():
+        folder = OffloadFolder(Path(model.offload_folder).absolute())
     kind = quantizations()[quantization]
     # The freed memory of weights before they are quantized is more than that of those after it.
     with giving_back_freed_memory(), kind.while_loading():

@@ -95,7 +95,7 @@ class Worker:
         method = [registry()[cell.method]] if isinstance(cell, MethodCell) else []
         import_libraries(self.prepared)
         limited = stopped_after(limit, waiting=True) if limit is not None else nullcontext()
-        # What a method has changed is put right whatever the time is.
+        # The limit is the inner one: what a method has changed in its libraries is put right after it too.
         with put_right(lambda what: watch.say(f"{cell.label}: {what}"), *method, also=base.replaced), limited:
             return self._do(cell, base, watch, tuning, of_base)
 

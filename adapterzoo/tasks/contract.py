@@ -118,7 +118,8 @@ class Task(ABC, Generic[OptionsT]):
 
     from_disk: ClassVar[bool] = False
     """whether its training rows may stay on disk if they are too many for the memory: it reads them one after the
-    other, and with :func:`adapterzoo.tokens.kept_examples.read_splits`. The rows of other tasks are held in memory"""
+    other, and with :func:`adapterzoo.tokens.kept_examples.read_splits`. A ``causal`` task gets the rows of all splits
+    from disk without it, and the rows of other tasks are held in memory"""
 
     def packages(self, options: OptionsT) -> Sequence[str]:
         """Return the packages that losses and scores come from: rows are comparable only with the same versions."""

@@ -8,8 +8,9 @@ import io
 import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from adapterzoo.data.record_file import RecordFile, RecordWriter
 from adapterzoo.data.stored_rows import StoredRows
@@ -68,6 +69,21 @@ class KeptExamples(Stored[T]):
         """
         super().__init__(file, 0, len(file), rows)
         self._kinds = kinds
+        self._change: Callable[[int, T], T] | None = None
+
+    def changed(self, change: Callable[[int, T], T]) -> Self:
+        """Return the same examples, but each changed when it is asked for; its numbers of tokens must stay the same.
+
+        Args:
+            change: returns the new example from its place and the example; a function that can be pickled.
+        """
+        other = copy(self)
+        other._change = change
+        return other
+
+    def _example(self, index: int) -> T:
+        example = super()._example(index)
+        return example if self._change is None else self._change(index, example)
 
     def _made(self, row: DataRow, parts: Sequence[Any]) -> T:
         example: T = _Reader(parts[-1].as_py(), row, self._kinds).load()

@@ -12,8 +12,7 @@ from rich.text import Text
 from adapterzoo.tasks.examples import Examples, sizes
 from adapterzoo.terminal import safe
 from adapterzoo.tokens.encoded import Example
-from adapterzoo.tokens.kept_examples import KeptExamples
-from adapterzoo.tokens.stored_examples import StoredExamples
+from adapterzoo.tokens.stored_examples import Stored
 
 BEGIN, END = "⟦", "⟧"
 """marks around the tokens that are in the loss"""
@@ -71,7 +70,7 @@ def length_summary(encoded: Examples) -> str:
 def split_summary(name: str, examples: Sequence[Example]) -> str:
     """Return a line about a split: its number of rows, of tokens, and of tokens that are learned."""
     tokens = int(sum(sizes(examples)))
-    if isinstance(examples, StoredExamples | KeptExamples):
+    if isinstance(examples, Stored):
         learned = examples.learned()
     else:
         learned = sum(sum(example.tokens[1]) for example in examples)

@@ -66,6 +66,10 @@ class Stored(Sequence[T]):
     def _made(self, row: DataRow, parts: Sequence[Any]) -> T:
         """Return an example from its row and its values in the other columns."""
 
+    @abstractmethod
+    def learned(self) -> int:
+        """Return the number of tokens in the loss, in all examples."""
+
     def column(self, name: str) -> numpy.ndarray:
         """Return a number of each example: a column; of a column of lists, their lengths."""
         import numpy

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 from adapterzoo_plugins.tasks._preferences import WANTED, read_answers, read_pairs
 
 from adapterzoo.data_row import DataRow
 from adapterzoo.tokens.kept_examples import KeptExamples
+from adapterzoo.tokens.stored_examples import Made
 
 if TYPE_CHECKING:
     from adapterzoo.tokens.batches import Tokens
@@ -60,7 +61,7 @@ def by_place(rows: Sequence[Sequence[Tokens]]) -> list[Tokens]:
 def mean_lengths(examples: Sequence[Judged]) -> list[int]:
     """Return the mean number of tokens of the chosen and of the rejected answers, or of all answers.
 
-    Of examples in a file, those of all are read at once, chosen or not.
+    For examples in a file it is that of all answers, because only their sum is known without reading them.
     """
     places = range(len(examples[0].answers))
     if isinstance(examples, KeptExamples):
@@ -144,46 +145,19 @@ def _after(prompt: list[int], sequence: Tokens, max_length: int) -> Tokens:
     return [*prompt, *answer][:max_length], ([False] * len(prompt) + [True] * len(answer))[:max_length]
 
 
-class SequencesOf(Sequence["Tokens"]):
-    """The sequences of all examples, each made when it is asked for."""
-
-    def __init__(self, examples: Sequence[Judged]) -> None:
-        self.examples = examples
-        self.of_each = len(examples[0].sequences) if examples else 0
-
-    def __len__(self) -> int:
-        return len(self.examples) * self.of_each
-
-    @overload
-    def __getitem__(self, index: int) -> Tokens: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Tokens]: ...
-    def __getitem__(self, index: int | slice) -> Tokens | list[Tokens]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(len(self))[index]]
-        example, place = divmod(range(len(self))[index], self.of_each)
-        return self.examples[example].sequences[place]
-
-    def __iter__(self) -> Iterator[Tokens]:
-        for example in self.examples:
-            yield from example.sequences
+def sequences_of(examples: Sequence[Judged]) -> Sequence[Tokens]:
+    """Return the sequences of all examples, one example after the other; each is made when it is asked for."""
+    of_each = len(examples[0].sequences) if examples else 1
+    places = range(len(examples) * of_each)
+    return Made(places, lambda place: examples[place // of_each].sequences[place % of_each])
 
 
-class WithBase(Sequence[Judged]):
-    """Examples in a file, with what the untouched base model says about them."""
+def with_base(known: Sequence[tuple[float, ...]], index: int, example: Judged) -> Judged:
+    """Return an example with what the untouched base model says about it.
 
-    def __init__(self, examples: KeptExamples[Judged], of_base: Sequence[tuple[float, ...]]) -> None:
-        self.examples, self.of_base = examples, of_base
-        self.sizes, self.longest = examples.sizes, examples.longest
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    @overload
-    def __getitem__(self, index: int) -> Judged: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Judged]: ...
-    def __getitem__(self, index: int | slice) -> Judged | list[Judged]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(len(self))[index]]
-        return replace(self.examples[index], of_base=self.of_base[index])
+    Args:
+        known: that of each example of the split.
+        index: place of the example in the split.
+        example: the example.
+    """
+    return replace(example, of_base=known[index])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from adapterzoo_plugins.tasks._judged import Judged, SequencesOf, WithBase, by_place
+from adapterzoo_plugins.tasks._judged import Judged, by_place, sequences_of, with_base
 from adapterzoo_plugins.tasks._preference_losses import (
     WITH_BASE,
     Judgement,
@@ -68,9 +69,9 @@ class Judgements(Examples):
             of_each = len(examples[0].sequences) if examples else 0
             known = answer[split] if answer else [(0.0,) * of_each] * len(examples)
             if isinstance(examples, KeptExamples):
-                splits[split] = WithBase(examples, known)
+                splits[split] = examples.changed(partial(with_base, known))
             else:
-                splits[split] = [replace(e, of_base=of_base) for e, of_base in zip(examples, known, strict=True)]
+                splits[split] = [with_base(known, index, example) for index, example in enumerate(examples)]
         return replace(self, **splits)
 
     @property
@@ -208,7 +209,7 @@ class Judgements(Examples):
         """
         from adapterzoo.evaluation.likelihood import likelihoods
 
-        return likelihoods(model, SequencesOf(examples), self.pad_id, settings.batch_size, losses_only=True)
+        return likelihoods(model, sequences_of(examples), self.pad_id, settings.batch_size, losses_only=True)
 
     def _text_losses(self, model: Any, examples: Sequence[Judged], settings: EvaluateSettings) -> list[float]:
         """Return the loss per token of each prompt with its chosen answer."""

@@ -65,7 +65,7 @@ def labels_of(row: DataRow, kind: Kind) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Known:
-    """What the labels of the training rows are."""
+    """The different labels of the training rows."""
 
     several: bool
     """whether a row has a list of labels"""
@@ -105,7 +105,7 @@ def number_problems(rows: Rows) -> list[Problem]:
             problems.append(Problem(row.place, f"its label '{row.completion}' is not a number, as task.labels says."))
             if len(problems) == MAX_SHOWN:
                 break
-    if not problems and len({float(row.completion) for row in rows.train}) < 2:
+    if not problems and not any(float(row.completion) != float(rows.train[0].completion) for row in rows.train):
         what = "the training rows have the same number: there is nothing to learn."
         problems.append(Problem("data", what, "Give rows with different numbers."))
     return problems

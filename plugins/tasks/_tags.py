@@ -65,7 +65,7 @@ def tags_of(row: DataRow) -> list[str]:
 
 @dataclass(frozen=True)
 class Tags:
-    """What is known of the tags of rows."""
+    """The different tags of the rows of a split, and where their prefixes break a rule."""
 
     names: frozenset[str]
     misplaced: Mapping[str, int]
@@ -75,7 +75,7 @@ class Tags:
 
 
 def tags_in(rows: Sequence[DataRow]) -> Tags:
-    """Return what is known of the tags of the rows of a split; see :func:`prefix_problems`."""
+    """Return the tags of the rows of a split; :func:`prefix_problems` has the rules."""
     names, misplaced = set[str](), {"I": 0, "B": 0}
     first: dict[str, list[tuple[DataRow, int]]] = {"I": [], "B": []}
     for row in rows:

@@ -136,7 +136,7 @@ def test_a_worker_that_wakes_up_after_the_end_leaves_all_results_as_they_are(
     write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, workers: list[Worker],
 ) -> None:  # fmt: skip
-    """With jobs: 0, as where processes cannot be forked; it once wrote that its cell had failed."""
+    """A worker with ``jobs: 0``, which looks at its claim in its own process, wrote that its cell had failed."""
     recipe, quiet = write_recipe("ia3"), ("--set", "evaluate.base=false", "--set", "evaluate.shots=0")
     assert adapterzoo("run", recipe, *quiet, "--out", tmp_path / "o", "--plan-only").exit_code == 0
     with monkeypatch.context() as patch:
