@@ -6,60 +6,43 @@ left. Rows, or blocks of 64 numbers, are rounded by themselves, so that slices b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-from unittest import mock
+from collections.abc import Sequence
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+import bitsandbytes  # noqa: F401  # it brings the operations
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 SLICE = 2**16
 """numbers of a slice: a multiple of each size of blocks, and of the two numbers in a byte"""
+FOUR_BITS = torch.ops.bitsandbytes.quantize_4bit.default
+EIGHT_BITS = torch.ops.bitsandbytes.int8_vectorwise_quant.default
 
 
-@contextmanager
-def quantizing_in_slices() -> Iterator[None]:
-    """Let bitsandbytes quantize in slices in a ``with`` block, on a CPU."""
-    import bitsandbytes  # noqa: F401  # it brings the operations
-    import torch
+class Slices(TorchDispatchMode):
+    """Quantizes in slices in a ``with`` block, on a CPU.
 
-    operations = torch.ops.bitsandbytes
-    with (
-        mock.patch.object(operations, "quantize_4bit", _Blocks(operations.quantize_4bit)),
-        mock.patch.object(operations, "int8_vectorwise_quant", _Rows(operations.int8_vectorwise_quant)),
-    ):
-        yield
+    A function in the place of an operation would not do: torch keeps what it finds there, for other modes too.
+    """
 
-
-class _Blocks:
-    """The operation of bitsandbytes for 4 bits, in slices."""
-
-    def __init__(self, operation: Any) -> None:
-        self._operation = operation
-
-    def default(self, weight: torch.Tensor, *settings: Any) -> Any:
-        """Return the codes of a weight, and the largest number of each block."""
-        import torch
-
-        if weight.device.type != "cpu" or weight.numel() <= SLICE:
-            return self._operation.default(weight, *settings)
-        parts = [self._operation.default(part, *settings) for part in weight.reshape(-1).split(SLICE)]
-        return torch.cat([codes for codes, _ in parts]), torch.cat([largest for _, largest in parts])
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        """Do an operation; return what it returns."""
+        kwargs = kwargs or {}
+        if func in (FOUR_BITS, EIGHT_BITS) and args[0].device.type == "cpu" and args[0].numel() > SLICE:
+            return (_four_bits if func is FOUR_BITS else _eight_bits)(*args, **kwargs)
+        return func(*args, **kwargs)
 
 
-class _Rows:
-    """The operation of bitsandbytes for 8 bits, in slices."""
+def _four_bits(weight: torch.Tensor, *settings: Any, **named: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the codes of a weight, and the largest number of each block."""
+    parts = [FOUR_BITS(part, *settings, **named) for part in weight.reshape(-1).split(SLICE)]
+    return torch.cat([codes for codes, _ in parts]), torch.cat([largest for _, largest in parts])
 
-    def __init__(self, operation: Any) -> None:
-        self._operation = operation
 
-    def default(self, weight: torch.Tensor, threshold: float = 0.0) -> Any:
-        """Return the codes of a weight, the largest number of each row, and nothing about outliers."""
-        import torch
-
-        if weight.device.type != "cpu" or weight.numel() <= SLICE or threshold > 0:
-            return self._operation.default(weight, threshold)
-        rows = max(SLICE // weight.shape[-1], 1)
-        parts = [self._operation.default(part, threshold) for part in weight.split(rows)]
-        return torch.cat([codes for codes, _, _ in parts]), torch.cat([largest for _, largest, _ in parts]), None
+def _eight_bits(weight: torch.Tensor, threshold: float = 0.0) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    """Return the codes of a weight, the largest number of each row, and the columns with outliers."""
+    if threshold > 0:  # a column has outliers if one of its rows has
+        whole: tuple[torch.Tensor, torch.Tensor, Any] = EIGHT_BITS(weight, threshold)
+        return whole
+    parts = [EIGHT_BITS(part) for part in weight.split(max(SLICE // weight.shape[-1], 1))]
+    return torch.cat([codes for codes, _, _ in parts]), torch.cat([largest for _, largest, _ in parts]), None

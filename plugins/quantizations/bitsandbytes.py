@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from adapterzoo_plugins.quantizations._slices import quantizing_in_slices
-
 from adapterzoo import Quantization, hookimpl
 from adapterzoo.quantizations.contract import Code, LoadSettings
 
@@ -23,7 +21,9 @@ class BitsAndBytes(Quantization):
 
     def while_loading(self) -> AbstractContextManager[None]:
         """See :meth:`Quantization.while_loading`."""
-        slices: AbstractContextManager[None] = quantizing_in_slices()
+        from adapterzoo_plugins.quantizations._slices import Slices
+
+        slices: AbstractContextManager[None] = Slices()
         return slices
 
     def dequantize(self, model: Any, dtype: torch.dtype) -> nn.Module:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from typing import Any
+
 import pytest
 import torch
-from adapterzoo_plugins.quantizations._slices import SLICE, quantizing_in_slices
+from adapterzoo_plugins.quantizations._slices import SLICE
 from bitsandbytes.functional import dequantize_4bit, int8_vectorwise_quant, quantize_4bit
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from adapterzoo.quantizations.registry import quantizations
 
@@ -39,8 +43,19 @@ def test_slices_of_rows_are_the_same_to_the_bit() -> None:
     assert found[2] is expected[2] is None
 
 
-def test_slices_are_only_made_while_a_model_is_loaded() -> None:
-    before = torch.ops.bitsandbytes.quantize_4bit
-    with quantizing_in_slices():
-        assert torch.ops.bitsandbytes.quantize_4bit is not before
-    assert torch.ops.bitsandbytes.quantize_4bit is before
+def test_other_modes_see_the_operations_themselves() -> None:
+    """What torch has found once in the place of an operation, it gives to each later mode, until it crashes."""
+    seen = list[object]()
+
+    class Seeing(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    weight = torch.ones(300, 640)
+    for block in (quantizations()["nf4"].while_loading(), nullcontext()):
+        with Seeing(), block:
+            quantize_4bit(weight)
+        operations = [func for func in seen if "quantize_4bit" in str(func)]
+        assert set(operations) == {torch.ops.bitsandbytes.quantize_4bit.default}
+    assert len(operations) == -(-weight.numel() // SLICE) + 1, "only while a model is loaded"
