@@ -30,7 +30,7 @@ def main() -> None:
         job.wait()
     # A worker ends with an error if a cell has failed; adapterzoo compare says why.
     failed = sum(job.exception() is not None for job in jobs)
-    print(f"{len(jobs)} workers have ended, {failed} of them with an error. Their output: {given.folder}-logs")
+    print(f"Workers that have ended: {len(jobs)}, with an error: {failed}. Their output: {given.folder}-logs")
     raise SystemExit(1 if failed else 0)
 
 

@@ -261,11 +261,11 @@ def test_the_script_for_submitit_starts_workers(
     path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     command = [sys.executable, MACHINES / "submitit_workers.py", out, "--cluster", "local", "--workers", "2"]
     ended = subprocess.run(command, env=os.environ | path, capture_output=True, text=True, check=True)
-    assert "2 workers have ended, 0 of them with an error" in ended.stdout
+    assert "Workers that have ended: 2, with an error: 0." in ended.stdout
     assert len([*out.glob("*/seed-*/result.json")]) == 4
     command[2:] = [tmp_path / "no-plan", "--cluster", "local", "--workers", "1"]
     ended = subprocess.run(command, env=os.environ | path, capture_output=True, text=True)
-    assert (ended.returncode, "1 workers have ended, 1 of them" in ended.stdout) == (1, True)
+    assert (ended.returncode, "Workers that have ended: 1, with an error: 1." in ended.stdout) == (1, True)
 
 
 def test_the_other_files_start_the_worker() -> None:
