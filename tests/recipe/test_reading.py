@@ -202,13 +202,13 @@ BOMB = "a: &a [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
 def test_aliases_that_stand_for_too_many_values_are_refused_at_once(
     text: str, expected: str, tmp_path: Path, write_recipe: Callable[..., Path]
 ) -> None:
-    path, begun = tmp_path / "bomb.yaml", time.monotonic()
+    path, begun = tmp_path / "bomb.yaml", time.process_time()
     path.write_text(text)
     assert expected in problems(path)[0]
     value = "{" + text.strip().replace("\n", ", ") + "}"
     (problem,) = problems(write_recipe("lora"), f"train.arguments={value}")
     assert expected.partition(": ")[2].partition(". ")[0] in problem
-    assert time.monotonic() - begun < 10
+    assert time.process_time() - begun < 10
 
 
 def test_a_recipe_that_takes_too_long_to_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

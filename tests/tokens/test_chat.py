@@ -246,12 +246,12 @@ def test_a_template_that_takes_too_much_is_stopped(
     monkeypatch.setattr(chat, "MAX_MORE_BYTES", 2**28)
     path = tmp_path / "own.jinja"
     path.write_text(f"{attack}{tokenizer('chatml').chat_template}")
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(UserError) as caught:
         encoder_for("chatml", chat_template=str(path)).encode(DataRow.pair("Why?", "So.", "rows.csv:7"))
     assert str(caught.value).startswith(str(path))
     assert expected in str(caught.value)
-    assert time.monotonic() - begun < 30
+    assert time.process_time() - begun < 30
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4e6, "in kilobytes, with torch"
 
 
