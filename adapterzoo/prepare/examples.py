@@ -65,7 +65,8 @@ def encode_data(recipe: Recipe, location: str, config: Any, splits: Splits, say:
     if not task.causal:
         splits = _in_memory(task, splits, say)
     options = task.options(**recipe.task.options)
-    encoded = task.encode(EncodeInput(tokenizer, splits, options, recipe.data, say, recipe.evaluate.shots, config))
+    given = EncodeInput(tokenizer, splits, options, recipe.data, say, recipe.evaluate.shots, config, task)
+    encoded = task.encode(given)
     for note in notes_on_references(encoded, recipe.evaluate) if isinstance(encoded, Encoded) else ():
         say(note)
     return encoded

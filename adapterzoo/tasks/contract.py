@@ -83,6 +83,8 @@ class EncodeInput(Generic[OptionsT]):
     """number of training examples to show in front of test prompts; 0 if the task is not ``causal``"""
     config: Any = None
     """the model's configuration, as transformers loads it"""
+    task: Task[Any] | None = None
+    """the task; what is kept of its examples on disk is not used for another one, or after its code has changed"""
 
 
 class Task(ABC, Generic[OptionsT]):

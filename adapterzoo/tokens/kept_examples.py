@@ -7,6 +7,7 @@ import inspect
 import io
 import json
 import pickle
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
@@ -36,7 +37,8 @@ Reader = Callable[[str, Sequence[DataRow], Say], Iterator[tuple[int, T]]]
 def read_splits(given: EncodeInput[Any], read: Reader[T], kinds: Sequence[type]) -> dict[str, Any]:
     """Return the examples of each split, in lists; training examples in a file if their rows are in one.
 
-    The file is used again as long as the rows, the tokenizer, the settings and the code of the task are the same.
+    The file is used again as long as the rows, the tokenizer and the settings are the same, and the code in the folders
+    of the task, of ``read``, of the functions that it is bound to, and of the examples.
 
     Args:
         given: what the task was given.
@@ -106,7 +108,7 @@ class KeptExamples(Stored[T]):
 
 def _kept(given: EncodeInput[Any], read: Reader[T], kinds: Sequence[type], rows: StoredRows) -> KeptExamples[T]:
     """Return the training examples from the cache; write them first if it does not have them."""
-    path = cache_folder() / "tokens" / f"{_key(given, read)}.arrow"
+    path = cache_folder() / "tokens" / f"{_key(given, read, kinds)}.arrow"
     if (known := undamaged(path)) is None:
         said: list[str] = []
         progress = Progress("rows of train tokenized", len(rows))
@@ -124,19 +126,32 @@ def _kept(given: EncodeInput[Any], read: Reader[T], kinds: Sequence[type], rows:
     return KeptExamples(file, rows, kinds)
 
 
-def _key(given: EncodeInput[Any], read: Reader[Any]) -> str:
-    """Return a hash of what the examples depend on: what the task was given, and the code beside its reader."""
-    function: Any = getattr(read, "func", read)
-    folder = Path(inspect.getfile(function)).parent
-    code = [path.read_bytes() for path in sorted(folder.glob("*.py"))]
+def _key(given: EncodeInput[Any], read: Reader[Any], kinds: Sequence[type]) -> str:
+    """Return a hash of what the examples depend on: what the task was given, and the code that makes them."""
+    bound = [*getattr(read, "args", ()), *getattr(read, "keywords", {}).values()]
+    # Many tasks share a reader, and give it a function of their own.
+    functions = [getattr(read, "func", read), *filter(inspect.isroutine, bound)]
+    code = [*functions, *kinds] if given.task is None else [*functions, *kinds, type(given.task)]
     options: Mapping[str, Any] = given.options.model_dump()
     more = {
-        "reader": f"{function.__module__}.{function.__qualname__}",
+        "task": given.task.name if given.task is not None else None,
+        "functions": [f"{function.__module__}.{function.__qualname__}" for function in functions],
         "options": options,
-        "code": hashlib.sha256(b"".join(code)).hexdigest(),
+        "code": _code_digest(code),
         "config": json.loads(given.config.to_json_string()) if given.config is not None else None,
     }
     return settings_key(given.tokenizer, given.data, given.rows.fingerprint, more)
+
+
+def _code_digest(parts: Sequence[Any]) -> str:
+    """Return a hash of the code in the folders of functions and classes; of packages, also in the folders below."""
+    files = {getattr(sys.modules.get(part.__module__), "__file__", None) for part in parts}
+    found = hashlib.sha256()
+    for folder in sorted({Path(file).parent for file in files if file}):
+        pattern = "**/*.py" if (folder / "__init__.py").exists() else "*.py"
+        for path in sorted(folder.glob(pattern)):
+            found.update(path.read_bytes())
+    return found.hexdigest()
 
 
 def _schema() -> pyarrow.Schema:

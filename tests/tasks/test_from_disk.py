@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import pickle
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,16 @@ from task_runs import WORDS, write_recipe
 from adapterzoo.conformance.task_check import _model_with_tokenizer
 from adapterzoo.data import stored_rows
 from adapterzoo.data_row import DataRow
+from adapterzoo.prepare.examples import read_data
 from adapterzoo.prepare.prepare import prepare
 from adapterzoo.recipe.reading import load_recipe
 from adapterzoo.tasks.batches import sealed, shuffled_batches
+from adapterzoo.tasks.contract import EncodeInput
 from adapterzoo.tasks.registry import tasks
 from adapterzoo.tokens import kept_examples
 from adapterzoo.tokens.kept_examples import KeptExamples
 from adapterzoo.tokens.show import length_summary
+from adapterzoo.tokens.tokenizer import load_tokenizer
 
 NUMBERS = range(30)
 PAIRS = [{"prompt": WORDS[n % 10], "chosen": f"yes {n}", "rejected": f"no {n}" * (1 + n % 3)} for n in NUMBERS]
@@ -148,3 +153,48 @@ def test_a_change_of_what_examples_depend_on_makes_the_file_new(
                 prepare(recipe, say=lambda message: None)
                 files |= {path.name for path in cache.glob("*.arrow")}
     assert len(files) == 4
+
+
+OWN_TASK = """
+from functools import partial
+from adapterzoo_plugins.tasks.classification import Classification, LabelledTexts
+from adapterzoo.tokens.kept_examples import read_splits
+from adapterzoo.tokens.sequences import ReadText, read_texts
+class Own(Classification):
+    name = "NAME"
+    def encode(self, given):
+        read = partial(read_texts, tokenizer=given.tokenizer, target=lambda row: NUMBER, max_length=32)
+        splits = read_splits(given, read, [ReadText])
+        return LabelledTexts(tokenizer=given.tokenizer, pad_id=0, fingerprint="", kind="number", names=(), threshold=0,
+                             **splits)
+"""
+
+
+def import_file(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_examples_of_another_task_or_of_changed_code_are_not_used(
+    tiny_model: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task may use the reader of texts that all have: the second task learned the labels of the first."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setattr(stored_rows, "MAX_BYTES_IN_MEMORY", 0)
+    folder = tmp_path / "own"
+    folder.mkdir()
+    recipe = load_recipe(write_recipe(tmp_path, tiny_model, list(ROWS["numbers"][1]), ROWS["numbers"][0]))
+    recipe, splits = read_data(recipe, lambda message: None)
+    tokenizer = load_tokenizer(recipe.model, str(tiny_model))
+    for module, name, number in (("a", "one", 1.0), ("a", "two", 2.0), ("a", "two", 3.0), ("b", "two", 4.0)):
+        path = folder / f"{module}.py"
+        path.write_text(OWN_TASK.replace("NAME", name).replace("NUMBER", str(number)))
+        written = import_file(path)
+        monkeypatch.setitem(sys.modules, module, written)
+        task = written.Own()
+        given = EncodeInput(tokenizer, splits, task.options(), recipe.data, lambda message: None, task=task)
+        assert {example.target for example in task.encode(given).train} == {number}
