@@ -144,7 +144,12 @@ class Store:
         return stored_results(sorted((self.folder / label).glob(f"seed-*/{RESULT}")))
 
     def discard(self, label: str, seed: int) -> Path:
-        """Remove the result of a cell, and files that have the names of its folders; return the cell's folder."""
+        """Remove the result of a cell, and files that have the names of its folders; return the cell's folder.
+
+        Raises:
+            StoppedError: see :meth:`require_claim`.
+        """
+        self.require_claim()
         folder = self.cell(label, seed)
         for path in (self.label(label), folder, folder / CHECKPOINTS):
             if not path.is_dir():
@@ -160,6 +165,9 @@ class Store:
             seed: seed of the cell.
             settings: everything that its training depends on beside the recipe. Checkpoints with the same settings
                 are kept, because training resumes from them.
+
+        Raises:
+            StoppedError: see :meth:`require_claim`.
         """
         folder = self.discard(label, seed)
         unfinished = [path.name for path in folder.glob(".*.new")] if self.claim is not None else []

@@ -190,6 +190,10 @@ class WorkQueue(Schedule):
         """Start an item, or fail its cell if its base model cannot be loaded."""
         self._load_for(item)
         error, cell = self._loading_error(item), item.cell
+        if cell is not None and cell.key in self.claims.lost(at_once=True):  # this worker was asleep meanwhile
+            self.claims.forget(cell.key)
+            self.waiting.append(item)
+            return
         if cell is not None:
             self.reporter.start(cell.label, cell.seed)
         if error is None:

@@ -28,6 +28,7 @@ from adapterzoo.results.claim_files import ClaimFolder, live_claim
 from adapterzoo.results.claims import SharedClaims
 from adapterzoo.results.reading import read_result
 from adapterzoo.results.store import LOCK
+from adapterzoo.running import worker as running_worker
 
 LONG_SECONDS = 90.0
 PATIENCE = 4
@@ -152,6 +153,28 @@ def test_a_worker_that_wakes_up_after_the_end_leaves_all_results_as_they_are(
     assert "already done" in workers[0].process.output()
     assert (tmp_path / "o" / "ia3" / "seed-0" / "result.json").read_bytes() == done
     assert not (tmp_path / "o" / "ia3" / "seed-0" / "traceback.txt").exists()
+
+
+@pytest.mark.parametrize(("jobs", "methods", "late"), [(0, "ia3", "ia3"), (1, "ia3, qlora", "ia3")])
+def test_a_worker_that_was_asleep_while_it_loaded_a_model_leaves_the_results_of_the_others(
+    jobs: int, methods: str, late: str, write_recipe: Callable[..., Path], adapterzoo: Callable[..., Result],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: list[Worker],
+) -> None:  # fmt: skip
+    """It removed them, because it was about to begin, and noticed only later that it had lost the cell."""
+    recipe, quiet = write_recipe(methods), ("--set", "evaluate.base=false", "--set", "evaluate.shots=0")
+    assert adapterzoo("run", recipe, *quiet, "--out", tmp_path / "o", "--plan-only").exit_code == 0
+    load, cell = running_worker.Worker.load, tmp_path / "o" / late / "seed-0"
+    with monkeypatch.context() as patch:
+        patch.setattr(running_worker.Worker, "load", lambda *given: (time.sleep(1), load(*given))[1])
+        workers.append(Worker(tmp_path / "o", f"--patience={PATIENCE}", f"--jobs={jobs}", "--no-wait"))
+        until(lambda: (tmp_path / "o" / ".claims" / f"{late}.seed-0.1").exists())
+    os.killpg(workers[0].process.process_id, signal.SIGSTOP)
+    assert adapterzoo("work", tmp_path / "o", "--patience", PATIENCE, "--jobs=0").exit_code == 0
+    files = {path: path.read_bytes() for path in cell.rglob("*") if path.is_file()}
+    assert cell / "result.json" in files
+    os.killpg(workers[0].process.process_id, signal.SIGCONT)
+    assert workers[0].end() == 0, workers[0].process.output()
+    assert {path: path.read_bytes() for path in cell.rglob("*") if path.is_file()} == files
 
 
 def test_failed_cells_are_left_to_the_next_plan(
