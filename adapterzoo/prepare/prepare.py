@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
     from adapterzoo.evaluation.forgetting import General
 
+ENCODER_DECODER = "SEQ_2_SEQ_LM"
+"""PEFT's name for tasks whose answers a decoder writes"""
+
 
 def prepare(
     recipe: Recipe,
@@ -176,7 +179,11 @@ def _longest_read(recipe: Recipe, encoded: Examples, limit: int | None) -> int:
     """
     longest, shown = encoded.longest_row, encoded.longest_shown
     joinable, new = encoded.joinable(recipe.evaluate), recipe.evaluate.max_new_tokens
-    answered = joinable.longest if joinable and new != "auto" else 0
+    answered, what_is_read = 0, "a prompt with its answer"
+    if joinable and new != "auto":
+        answered = joinable.longest
+    elif tasks()[recipe.task.name].task_type == ENCODER_DECODER and new != "auto":
+        answered, what_is_read = new, "an answer"  # the decoder reads it alone
     longest_read = max(longest, shown, answered)
     if limit is None or longest_read <= limit:
         return longest_read
@@ -185,7 +192,7 @@ def _longest_read(recipe: Recipe, encoded: Examples, limit: int | None) -> int:
         what = f"the longest row has {longest} tokens, and the model can read {limit}."
         problems.append(Problem("data.max_length", what, f"Set it to {limit} or less."))
     if longest <= limit < answered:
-        what = f"a prompt with its answer may have {answered} tokens, and the model can read {limit}."
+        what = f"{what_is_read} may have {answered} tokens, and the model can read {limit}."
         hint = f"Lower it by {answered - limit}."
         problems.append(Problem("evaluate.max_new_tokens", what, hint))
     if shown > limit:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from adapterzoo.model.positions import learned_positions, readable
 
@@ -35,3 +35,28 @@ def test_one_token_more_than_the_learned_positions_fails(
         if expected is not None:
             with pytest.raises((IndexError, RuntimeError)):
                 model(input_ids=torch.full((1, 41), 5))
+
+
+def test_a_long_text_for_an_encoder_is_not_limited_by_a_decoder_with_fewer_positions() -> None:
+    """LED reads 16,384 tokens and writes 1,024: rows of more than 1,024 were refused."""
+    sizes = {"d_model": 16, "vocab_size": 20, "attention_window": 4}
+    kinds = ("layers", "attention_heads", "ffn_dim")
+    sides = {f"{side}_{kind}": 2 for side in ("encoder", "decoder") for kind in kinds}
+    positions = {"max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 32}
+    config = AutoConfig.for_model("led", **sizes, **sides, **positions)
+    model = AutoModel.from_config(config).eval()
+    assert learned_positions(model) == 64
+    with torch.no_grad():
+        model(input_ids=torch.full((1, 64), 5), decoder_input_ids=torch.full((1, 32), 5))
+
+
+def test_the_positions_of_a_part_for_images_do_not_limit_the_tokens() -> None:
+    """Rows of more than 4,096 tokens were refused for Gemma 3, which sees an image in as many parts."""
+    parts = {**SIZES, "num_key_value_heads": 1, "head_dim": 8}
+    image = {**SIZES, "image_size": 8, "patch_size": 4}
+    config = AutoConfig.for_model("gemma3", text_config=parts, vision_config=image, mm_tokens_per_image=4)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert any(name.endswith("position_embedding") for name, _ in model.named_modules())
+    assert learned_positions(model) is None
+    assert readable(model, config) is None

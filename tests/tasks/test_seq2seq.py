@@ -272,6 +272,17 @@ def test_a_question_and_its_answer_may_each_be_as_long_as_the_model_can_read(
     assert "tokens, and the model can read 64. Set it to 64 or less." in " ".join(done.output.split())
 
 
+def test_longer_answers_than_the_decoder_has_positions_are_refused_before_the_training(
+    recipe: Callable[..., Path], adapterzoo: Callable[..., Result], bart: Path, no_weights: None
+) -> None:
+    path = recipe(bart, pairs(lambda n: "yes"))
+    assert adapterzoo("check", path, "--set", "evaluate.max_new_tokens=64").exit_code == 0
+    done = adapterzoo("check", path, "--set", "evaluate.max_new_tokens=65")
+    assert done.exit_code == 2
+    wanted = "evaluate.max_new_tokens: an answer may have 65 tokens, and the model can read 64. Lower it by 1."
+    assert wanted in " ".join(done.output.split())
+
+
 def test_a_template_writes_the_question(
     recipe: Callable[..., Path], adapterzoo: Callable[..., Result], t5: Path
 ) -> None:
