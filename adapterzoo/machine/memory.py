@@ -25,6 +25,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # glibc accepts no higher limit.
 KEEP_FREED = {M_MMAP_THRESHOLD: 32 * 1024**2, M_TRIM_THRESHOLD: 2**31 - 1}
 GIVE_BACK_FREED = {M_MMAP_THRESHOLD: 2**18, M_TRIM_THRESHOLD: 2**20}
+# Until it is told something, glibc raises both by itself, up to these, when large blocks are freed.
+USUAL = {M_MMAP_THRESHOLD: 32 * 1024**2, M_TRIM_THRESHOLD: 64 * 1024**2}
 _allocator = list[Mapping[int, int]]()  # what was set last
 
 
@@ -137,14 +139,13 @@ def give_back_freed_memory() -> bool:
 @contextmanager
 def giving_back_freed_memory() -> Iterator[None]:
     """Make glibc give the memory of each large tensor back in a ``with`` block, and what it has kept at its end."""
-    kept = _allocator == [KEEP_FREED]
+    before = _allocator[0] if _allocator else USUAL
     give_back_freed_memory()
     try:
         yield
     finally:
         _trim()
-        if kept:
-            keep_freed_memory()
+        _set_allocator(before)
 
 
 def _set_allocator(settings: Mapping[int, int]) -> bool:
