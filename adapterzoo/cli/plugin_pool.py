@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from adapterzoo.machine.memory import spare_imported_modules
-from adapterzoo.machine.processes import can_fork, set_threads
+from adapterzoo.machine.processes import can_fork, cores, set_threads
 
 KeyT = TypeVar("KeyT")
 ResultT = TypeVar("ResultT")
@@ -22,7 +22,7 @@ def in_pool(
         work: a function at the top of a module; what it prints is thrown away.
         keys: for each piece of work, the argument of the function.
         died: gives the result for a key whose process died.
-        jobs: number of processes; None for one per core.
+        jobs: number of processes; None for one per core that this process may use.
     """
     from concurrent.futures.process import BrokenProcessPool
 
@@ -31,7 +31,7 @@ def in_pool(
     os.environ["OMP_NUM_THREADS"] = "1"
     done = 0
     try:
-        for result in _pool(work, keys, jobs or os.cpu_count() or 1):
+        for result in _pool(work, keys, jobs or cores()):
             done += 1
             yield result
     except BrokenProcessPool:

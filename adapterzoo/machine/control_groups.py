@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -48,10 +49,12 @@ def cores_of_groups() -> float | None:
 def _folders(controller: str) -> Iterator[Path]:
     """Yield the folders of this process's group and of those that it is in, of both versions of control groups."""
     try:
-        lines = OWN.read_text(encoding="utf-8").splitlines()
+        lines = os.fsdecode(OWN.read_bytes()).splitlines()  # names of groups may have any bytes
     except OSError:  # not Linux
         return
     for line in lines:
+        if line.count(":") < 2:  # not as Linux writes it, so that nothing is known of groups
+            continue
         _, names, path = line.split(":", 2)
         if names and controller not in names.split(","):
             continue

@@ -7,12 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import forked
 import pytest
 from click.testing import Result
+
+from adapterzoo.cli import plugin_pool
 
 PACKAGE = Path("tests/support/third_party_package")
 
@@ -196,3 +199,18 @@ def test_a_method_that_kills_the_process_is_reported(tmp_path: Path) -> None:
     reports = json.loads(done.stdout)
     assert all("the process died" in report["verdicts"]["wraps"] for report in reports)
     assert {report["look"] for report in reports} == {str(tmp_path / "site" / "adapterzoo_example.py")}
+
+
+def test_methods_are_tried_on_the_cores_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container with few cores of a large machine, as many processes as that has cores needed all its memory."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(plugin_pool, "cores", lambda: 1)
+    processes = set(plugin_pool.in_pool(_own_process, range(3), _own_process, None))
+    assert len(processes) == 1
+    assert os.getpid() not in processes
+
+
+def _own_process(_: int) -> int:
+    time.sleep(0.5)
+    return os.getpid()

@@ -58,8 +58,11 @@ def test_the_smallest_limit_counts(
 
 
 def test_nothing_is_limited_without_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for own in (tmp_path / "missing", tmp_path / "own"):
-        (tmp_path / "own").write_text("0::/jobs/1\n3:memory:/jobs\n")
+    for content in (None, b"0::/jobs/1\n3:memory:/jobs\n", b"0::/caf\xe9\n", b"no groups here\n\n"):
+        own = tmp_path / "missing"
+        if content is not None:
+            own = tmp_path / "own"
+            own.write_bytes(content)
         monkeypatch.setattr(control_groups, "OWN", own)
         monkeypatch.setattr(control_groups, "GROUPS", tmp_path)
         found = control_groups.memory_of_groups, control_groups.free_memory_of_groups, control_groups.cores_of_groups
