@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from adapterzoo.errors import UserError
-from adapterzoo.files import CACHE_VARIABLE
+from adapterzoo.files import CACHE_VARIABLE, new_cache_file
 
 if TYPE_CHECKING:
     import numpy
@@ -45,7 +45,8 @@ class RecordWriter:
 
     def __exit__(self, *error: object) -> None:
         """Close the file; without :meth:`close` before, it is not complete."""
-        self._file.close()
+        with suppress(OSError):  # on a full disk, what is left to write fails once more
+            self._file.close()
 
     def add(self, record: Sequence[Any], size: int) -> None:
         """Add a record.
@@ -166,6 +167,23 @@ class RecordFile:
         batch, index = self.place(number)
         for column in batch.columns:
             yield column[index].as_py()
+
+
+@contextmanager
+def new_record_file(folder: Path) -> Iterator[Path]:
+    """Give an empty file in a folder of the cache, to be written and then renamed; see :func:`new_cache_file`.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    with ExitStack() as temporary:
+        try:
+            new = temporary.enter_context(new_cache_file(folder))
+        except OSError as error:
+            what = f"cannot be written, and the rows are too many for the memory: {error.strerror or error}."
+            hint = f"Set {CACHE_VARIABLE} to another folder, or set data.limit."
+            raise UserError.at(str(folder), what, hint) from None
+        yield new
 
 
 def _no_room(path: Path, error: OSError) -> UserError:

@@ -6,10 +6,9 @@ import heapq
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
-from adapterzoo.data.record_file import RecordFile, RecordWriter
+from adapterzoo.data.record_file import RecordFile, RecordWriter, new_record_file
 from adapterzoo.data.row_content import (
     DIGEST_BYTES,
     NUMPY_DIGEST,
@@ -22,8 +21,7 @@ from adapterzoo.data.row_content import (
 )
 from adapterzoo.data_row import DataRow
 from adapterzoo.digests import name_by_digest, undamaged
-from adapterzoo.errors import UserError
-from adapterzoo.files import cache_folder, new_cache_file
+from adapterzoo.files import cache_folder
 from adapterzoo.formats.cell_text import size_of
 
 if TYPE_CHECKING:
@@ -156,7 +154,8 @@ class RowCollector:
         self._rows.append(row)
         self._bytes += sum(len(turn.content) for turn in row.turns) + size_of(row.more) + ROW_BYTES
         if self._bytes > MAX_BYTES_IN_MEMORY:
-            self._writer = self._temporary.enter_context(RecordWriter(self._new_file(), _schema()))
+            new = self._temporary.enter_context(new_record_file(cache_folder() / "rows"))
+            self._writer = self._temporary.enter_context(RecordWriter(new, _schema()))
             for kept in self._rows:
                 self._writer.add(*_record(kept))
             self._rows.clear()
@@ -175,16 +174,6 @@ class RowCollector:
         path = cache_folder() / "rows" / f"{key or os.urandom(16).hex()}.arrow"
         path = name_by_digest(self._writer.path, path, MAX_FILES, RECENT_SECONDS)
         return StoredRows(RecordFile(path), order)
-
-    def _new_file(self) -> Path:
-        folder = cache_folder() / "rows"
-        try:
-            return self._temporary.enter_context(new_cache_file(folder))
-        except OSError as error:
-            what = f"cannot be written, and the rows are too many for the memory: {error.strerror or error}."
-            raise UserError.at(
-                str(folder), what, "Set ADAPTERZOO_CACHE to another folder, or set data.limit."
-            ) from None
 
 
 def known_rows(key: str) -> tuple[StoredRows, dict[str, Any]] | None:

@@ -10,7 +10,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from adapterzoo.data.record_file import RecordFile, RecordWriter
+from adapterzoo.data.record_file import RecordFile, RecordWriter, new_record_file
 from adapterzoo.data.stored_rows import StoredRows
 from adapterzoo.data_row import SPLIT_NAMES
 from adapterzoo.digests import name_by_digest, undamaged
@@ -55,7 +55,7 @@ def _on_disk(encoder: Encoder, splits: Rows, path: Path) -> Encoded:
         UserError: a split has no row with tokens to learn, or the file cannot be written.
     """
     if (kept := undamaged(path)) is None:
-        with new_cache_file(path.parent) as new, RecordWriter(new, schema()) as writer:
+        with new_record_file(path.parent) as new, RecordWriter(new, schema()) as writer:
             examples = ExampleWriter(writer)
             notes = encoder.encode_rows(splits, examples.add)
             writer.close({"said": notes, "counts": examples.counts})

@@ -13,11 +13,11 @@ from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from adapterzoo.data.record_file import RecordFile, RecordWriter
+from adapterzoo.data.record_file import RecordFile, RecordWriter, new_record_file
 from adapterzoo.data.stored_rows import StoredRows
 from adapterzoo.data_row import SPLIT_NAMES, DataRow
 from adapterzoo.digests import name_by_digest, undamaged
-from adapterzoo.files import cache_folder, new_cache_file
+from adapterzoo.files import cache_folder
 from adapterzoo.tasks.contract import EncodeInput
 from adapterzoo.tasks.examples import longest_sequence
 from adapterzoo.terminal import Progress
@@ -112,7 +112,7 @@ def _kept(given: EncodeInput[Any], read: Reader[T], kinds: Sequence[type], rows:
     if (known := undamaged(path)) is None:
         said: list[str] = []
         progress = Progress("rows of train tokenized", len(rows))
-        with new_cache_file(path.parent) as new, RecordWriter(new, _schema()) as writer:
+        with new_record_file(path.parent) as new, RecordWriter(new, _schema()) as writer:
             for number, example in read("train", rows, said.append):
                 progress.add()
                 written = _written(example)

@@ -17,6 +17,7 @@ import pytest
 
 from adapterzoo.data import json_files, json_window, rows, stored_rows
 from adapterzoo.data.json_files import read_json
+from adapterzoo.data.record_file import RecordWriter
 from adapterzoo.data.split import Splits, load_splits
 from adapterzoo.data.stored_rows import RowCollector, StoredRows
 from adapterzoo.data.tables import read_file
@@ -130,6 +131,19 @@ def test_a_cache_that_cannot_be_written_is_named(read: Read, tmp_path: Path) -> 
     (tmp_path / "cache").write_text("")
     with pytest.raises(UserError, match=r"cache/rows: cannot be written.*Set ADAPTERZOO_CACHE to another folder"):
         read({}, on_disk=True)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has this device")
+def test_a_full_disk_is_named_and_what_helps() -> None:
+    """Closing the file fails too: the message was "output: No space left on device"."""
+
+    def fill() -> None:
+        with RecordWriter(Path("/dev/full"), stored_rows._schema()) as writer:
+            writer.add(*stored_rows._record(DataRow.pair("a", "b" * 100_000)))
+            writer.close({})
+
+    with pytest.raises(UserError, match=r"/dev: the rows.*No space left on device\. Make room on this disk"):
+        fill()
 
 
 def test_what_is_begun_and_not_finished_leaves_no_file(read: Read, tmp_path: Path) -> None:

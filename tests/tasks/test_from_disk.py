@@ -17,6 +17,7 @@ from task_runs import WORDS, write_recipe
 from adapterzoo.conformance.task_check import _model_with_tokenizer
 from adapterzoo.data import stored_rows
 from adapterzoo.data_row import DataRow
+from adapterzoo.errors import UserError
 from adapterzoo.prepare.examples import read_data
 from adapterzoo.prepare.prepare import prepare
 from adapterzoo.recipe.reading import load_recipe
@@ -153,6 +154,20 @@ def test_a_change_of_what_examples_depend_on_makes_the_file_new(
                 prepare(recipe, say=lambda message: None)
                 files |= {path.name for path in cache.glob("*.arrow")}
     assert len(files) == 4
+
+
+@pytest.mark.parametrize("kind", ["dpo", "classification"])
+def test_a_cache_that_cannot_be_written_is_named(
+    kind: str, tiny_model: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows may be there from an earlier command."""
+    monkeypatch.setattr(stored_rows, "MAX_BYTES_IN_MEMORY", 0)
+    task, rows = ROWS[kind]
+    recipe = load_recipe(write_recipe(tmp_path, tiny_model, list(rows), task))
+    cache.parent.mkdir()
+    cache.write_text("")
+    with pytest.raises(UserError, match=r"cache/tokens: cannot be written.*Set ADAPTERZOO_CACHE to another folder"):
+        prepare(recipe, say=lambda message: None)
 
 
 OWN_TASK = """
