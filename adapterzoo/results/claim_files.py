@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import time
 from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,7 @@ MAX_BYTES = 2**16
 # A worker on another machine counts as alive for so long after its last sign of life, unless it was told to give them
 # less often. Network file systems may show the time of a file as it was up to a minute ago.
 PATIENCE_SECONDS = 180.0
+WRITING_SECONDS = 5.0  # time within which a worker writes a file that it has just created
 
 CellKey = tuple[str, int]
 """label and seed of a cell"""
@@ -169,10 +171,16 @@ class ClaimFolder:
         return self._owners.get(path)
 
     def agreed(self, name: str, text: str) -> str:
-        """Return the text of a file, which this call creates with a text if there is none."""
+        """Return the text of a file, which this call creates with a text if there is none.
+
+        On a file system without links, the file may be there before its text; without text it stays if its worker died.
+        """
         self._folder.mkdir(exist_ok=True)
-        create_once(self._folder / name, text)
-        return (self._folder / name).read_text(encoding="ascii")
+        path, end = self._folder / name, time.monotonic() + WRITING_SECONDS
+        create_once(path, text)
+        while not (found := path.read_text(encoding="ascii")) and time.monotonic() < end:
+            time.sleep(0.05)
+        return found or text
 
     def is_first(self, name: str) -> bool:
         """Tell whether this worker is the first to ask for a name, and there still is a folder of claims."""

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -367,3 +368,20 @@ def test_a_run_goes_on_with_the_number_of_threads_of_workers_that_were_stopped(
     assert adapterzoo("run", recipe, "--out", out).exit_code == 0
     results = map(read_result, out.glob("*/seed-*/result.json"))
     assert [result.environment["threads"] for result in results] == [2, 2, 2]
+
+
+def test_workers_agree_on_threads_on_a_file_system_without_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There, a file is seen before its text: the worker that was second ended with an error of int()."""
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError(1, "no links")))
+    folder, path = ClaimFolder(tmp_path), tmp_path / ".claims" / "threads"
+    assert SharedClaims(folder).agreed_threads(3) == 3
+    path.write_text("")
+    writing = threading.Timer(0.2, path.write_text, ["7"])
+    writing.start()
+    assert SharedClaims(folder).agreed_threads(2) == 7
+    writing.join()
+    path.write_text("")
+    monkeypatch.setattr(claim_files, "WRITING_SECONDS", 0.1)
+    assert SharedClaims(folder).agreed_threads(2) == 2  # the first worker was killed before it wrote the text
