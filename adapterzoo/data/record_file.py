@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 BATCH_BYTES = 2**23  # so many bytes of records are written together
+TOUCH_SECONDS = 600  # a file that is read gets the present time so often
 NOTES, MORE = b"notes", b"more"
 
 
@@ -108,6 +110,7 @@ class RecordFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._next_touch = 0.0
 
     def __reduce__(self) -> tuple[type[RecordFile], tuple[Path]]:
         return type(self), (self.path,)
@@ -121,8 +124,7 @@ class RecordFile:
 
         try:
             reader = pyarrow.ipc.open_file(pyarrow.memory_map(str(self.path)))
-            with suppress(OSError):
-                os.utime(self.path)  # caches remove the files that were not used for the longest time
+            self._touch()
             return reader
         except (OSError, pyarrow.ArrowException) as error:
             what = f"the rows of this run, which are too many for the memory, cannot be read: {error}."
@@ -158,9 +160,21 @@ class RecordFile:
 
     def place(self, number: int) -> tuple[pyarrow.RecordBatch, int]:
         """Return the batch that has a record, and the record's index in it."""
+        self._touch()
         index = int(self._ends.searchsorted(number, side="right"))
         batch = self.batches[index]
         return batch, number - int(self._ends[index]) + batch.num_rows
+
+    def _touch(self) -> None:
+        """Give the file the present time now and then: caches remove the files that were not used for long.
+
+        A process of a run that takes hours may open it late.
+        """
+        now = time.monotonic()
+        if now >= self._next_touch:
+            self._next_touch = now + TOUCH_SECONDS
+            with suppress(OSError):
+                os.utime(self.path)
 
     def record(self, number: int) -> Iterator[Any]:
         """Yield the values of a record."""

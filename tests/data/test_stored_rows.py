@@ -17,7 +17,7 @@ import pytest
 
 from adapterzoo.data import json_files, json_window, rows, stored_rows
 from adapterzoo.data.json_files import read_json
-from adapterzoo.data.record_file import RecordWriter
+from adapterzoo.data.record_file import RecordFile, RecordWriter
 from adapterzoo.data.split import Splits, load_splits
 from adapterzoo.data.stored_rows import RowCollector, StoredRows
 from adapterzoo.data.tables import read_file
@@ -131,6 +131,33 @@ def test_a_cache_that_cannot_be_written_is_named(read: Read, tmp_path: Path) -> 
     (tmp_path / "cache").write_text("")
     with pytest.raises(UserError, match=r"cache/rows: cannot be written.*Set ADAPTERZOO_CACHE to another folder"):
         read({}, on_disk=True)
+
+
+def test_a_file_that_is_read_for_hours_is_not_removed_by_other_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the time counted when it was opened: a process that a long run started later did not find its rows."""
+    monkeypatch.setenv("ADAPTERZOO_CACHE", str(tmp_path))
+    monkeypatch.setattr(stored_rows, "MAX_BYTES_IN_MEMORY", 0)
+
+    def keep(answer: str) -> StoredRows:
+        with RowCollector() as collector:
+            collector.add(DataRow.pair("a", answer))
+            rows = collector.rows(None, {})
+        assert isinstance(rows, StoredRows)
+        return rows
+
+    unused, used = keep("unused"), keep("used")
+    assert [kept[0].completion for kept in (unused, used)] == ["unused", "used"]
+    now = time.monotonic() + 2 * stored_rows.RECENT_SECONDS
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for kept in (unused, used):
+        os.utime(kept.file.path, (time.time() - 2 * stored_rows.RECENT_SECONDS,) * 2)
+    assert used[0].completion == "used"
+    for number in range(stored_rows.MAX_FILES):
+        keep(f"{number}")
+    assert not unused.file.path.exists()
+    assert StoredRows(RecordFile(used.file.path))[0].completion == "used"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has this device")
