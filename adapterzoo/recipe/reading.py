@@ -24,6 +24,7 @@ from adapterzoo.recipe.problems import (
 from adapterzoo.recipe.schema import SHIPPED, MethodEntry, Recipe
 from adapterzoo.recipe.schema_problems import DocumentPart, problems_of, unfilled_problems
 from adapterzoo.recipe.yaml_text import Location
+from adapterzoo.tasks.contract import TASK_KEYS
 from adapterzoo.tasks.registry import tasks
 
 
@@ -88,8 +89,12 @@ def complete_entry(entry: MethodEntry, method: Method[Any], learning_rate: float
 
 
 def kept_recipe(recipe: Recipe, zoo: Registry) -> dict[str, Any]:
-    """Return the resolved recipe without the options that its budget and tuning set, so that it can be run again."""
-    resolved = recipe.resolved()
+    """Return the resolved recipe without what it would be refused for if it is run again.
+
+    These are the options that its budget and its tuning set, and the defaults of keys that its task does not use.
+    """
+    resolved, uses = recipe.resolved(), tasks()[recipe.task.name].uses
+    resolved["data"] = {key: value for key, value in resolved["data"].items() if key not in TASK_KEYS or key in uses}
     for entry in resolved["methods"]:
         for name in (*recipe.tune, *([zoo[entry["name"]].size_option] if recipe.budget else [])):
             entry.pop(name, None)

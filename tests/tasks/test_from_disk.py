@@ -18,9 +18,11 @@ from adapterzoo.conformance.task_check import _model_with_tokenizer
 from adapterzoo.data import stored_rows
 from adapterzoo.data_row import DataRow
 from adapterzoo.errors import UserError
+from adapterzoo.methods.registry import registry
 from adapterzoo.prepare.examples import read_data
 from adapterzoo.prepare.prepare import prepare
-from adapterzoo.recipe.reading import load_recipe
+from adapterzoo.recipe.reading import kept_recipe, load_recipe
+from adapterzoo.results.store import yaml_text
 from adapterzoo.tasks.batches import sealed, shuffled_batches
 from adapterzoo.tasks.contract import EncodeInput
 from adapterzoo.tasks.registry import tasks
@@ -125,6 +127,33 @@ def test_a_run_from_disk_is_the_same_to_the_last_bit(
         found.append((metrics, *(path.read_bytes() for path in files)))
     assert found[0] == found[1]
     assert any(path.suffix == ".arrow" for path in cache.iterdir())
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_the_recipe_that_a_run_keeps_can_be_run_again(kind: str, tiny_model: Path, tmp_path: Path) -> None:
+    """It named keys that only other tasks use, so that it was refused, and workers could do no cell of a plan."""
+    task, rows = ROWS[kind]
+    recipe, _ = read_data(load_recipe(write_recipe(tmp_path, tiny_model, list(rows), task)), lambda message: None)
+    (tmp_path / "kept.yaml").write_text(yaml_text(kept_recipe(recipe, registry())))
+    assert load_recipe(tmp_path / "kept.yaml").resolved() == recipe.resolved()
+
+
+def test_workers_do_a_plan_with_rows_on_disk(
+    tiny_model: Path, adapterzoo: Callable[..., Result], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, rows = ROWS["dpo"]
+    recipe, found = write_recipe(tmp_path, tiny_model, list(rows), task, steps=2), []
+    assert adapterzoo("run", recipe, "--out", tmp_path / "alone").exit_code == 0
+    monkeypatch.setattr(stored_rows, "MAX_BYTES_IN_MEMORY", 0)
+    assert adapterzoo("run", recipe, "--out", tmp_path / "shared", "--plan-only").exit_code == 0
+    done = adapterzoo("work", tmp_path / "shared")
+    assert done.exit_code == 0, done.stderr
+    for out in ("alone", "shared"):
+        cell = tmp_path / out / "lora" / "seed-0"
+        found.append(
+            [(cell / name).read_bytes() for name in ("adapter/adapter_model.safetensors", "predictions.jsonl")]
+        )
+    assert found[0] == found[1]
 
 
 def test_a_file_of_examples_makes_no_other_objects(tmp_path: Path) -> None:
