@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 BATCH_BYTES = 2**23  # so many bytes of records are written together
-TOUCH_SECONDS = 600  # a file that is read gets the present time so often
+TOUCH_SECONDS = 600  # the time of a file that is read is set to the present once in so many seconds
 NOTES, MORE = b"notes", b"more"
 
 

@@ -17,9 +17,8 @@ def learned_positions(model: nn.Module) -> int | None:
     A token behind them would be an index out of range. If an encoder and a decoder have learned them for different
     numbers of tokens, as in LED, the larger one counts.
     """
-    found = list(_tables(model))
-    several = bool(found) and getattr(getattr(model, "config", None), "is_encoder_decoder", False)
-    return max(found) if several else min(found, default=None)
+    has_decoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    return (max if has_decoder else min)(_tables(model), default=None)
 
 
 def _tables(module: nn.Module, name: str = "") -> Iterator[int]:

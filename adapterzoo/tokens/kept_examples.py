@@ -131,13 +131,13 @@ def _key(given: EncodeInput[Any], read: Reader[Any], kinds: Sequence[type]) -> s
     bound = [*getattr(read, "args", ()), *getattr(read, "keywords", {}).values()]
     # Many tasks share a reader, and give it a function of their own.
     functions = [getattr(read, "func", read), *filter(inspect.isroutine, bound)]
-    code = [*functions, *kinds] if given.task is None else [*functions, *kinds, type(given.task)]
+    task = [] if given.task is None else [given.task]
     options: Mapping[str, Any] = given.options.model_dump()
     more = {
-        "task": given.task.name if given.task is not None else None,
+        "task": [one.name for one in task],
         "functions": [f"{function.__module__}.{function.__qualname__}" for function in functions],
         "options": options,
-        "code": _code_digest(code),
+        "code": _code_digest([*functions, *kinds, *map(type, task)]),
         "config": json.loads(given.config.to_json_string()) if given.config is not None else None,
     }
     return settings_key(given.tokenizer, given.data, given.rows.fingerprint, more)

@@ -22,15 +22,15 @@ EIGHT_BITS = torch.ops.bitsandbytes.int8_vectorwise_quant.default
 class Slices(TorchDispatchMode):
     """Quantizes in slices in a ``with`` block, on a CPU.
 
-    A function in the place of an operation would not do: torch keeps what it finds there, for other modes too.
+    It leaves the operations of bitsandbytes as they are. torch would remember a function that takes the place of one,
+    and would call it in other modes too, after the block.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         """Do an operation; return what it returns."""
-        kwargs = kwargs or {}
-        if func in (FOUR_BITS, EIGHT_BITS) and args[0].device.type == "cpu" and args[0].numel() > SLICE:
-            return (_four_bits if func is FOUR_BITS else _eight_bits)(*args, **kwargs)
-        return func(*args, **kwargs)
+        if func in IN_SLICES and args[0].device.type == "cpu" and args[0].numel() > SLICE:
+            func = IN_SLICES[func]
+        return func(*args, **(kwargs or {}))
 
 
 def _four_bits(weight: torch.Tensor, *settings: Any, **named: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -46,3 +46,6 @@ def _eight_bits(weight: torch.Tensor, threshold: float = 0.0) -> tuple[torch.Ten
         return whole
     parts = [EIGHT_BITS(part) for part in weight.split(max(SLICE // weight.shape[-1], 1))]
     return torch.cat([codes for codes, _, _ in parts]), torch.cat([largest for _, largest, _ in parts]), None
+
+
+IN_SLICES = {FOUR_BITS: _four_bits, EIGHT_BITS: _eight_bits}

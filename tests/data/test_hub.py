@@ -194,7 +194,7 @@ def test_the_error_says_why_there_are_no_rows_with_a_hint(name: str, answers: di
     answer, (_, expected) = answers[f"bad {name}"], (BAD | STREAMED)[name]
     assert expected in answer.error
     assert "\n" not in answer.error
-    assert answer.waited < 15
+    assert answer.waited == 0, answer.waited
 
 
 def test_only_the_beginning_of_a_large_file_is_downloaded(hub: Hub, tmp_path: Path) -> None:
@@ -240,4 +240,4 @@ def test_without_a_hub_the_cache_gives_the_wanted_revision_or_an_error(
         assert f"o/large: is not in the cache, and {switch} is set, so the hub was not asked." in large
     else:
         assert "o/large: cannot be loaded: the hub cannot be reached from here. Connect, or" in large
-    assert all(answer.waited < 15 for answer in offline)
+    assert not any(answer.waited for answer in offline)

@@ -44,7 +44,7 @@ def test_slices_of_rows_are_the_same_to_the_bit() -> None:
 
 
 def test_other_modes_see_the_operations_themselves() -> None:
-    """What torch has found once in the place of an operation, it gives to each later mode, until it crashes."""
+    """A function took the place of the operation. torch remembered it, and a later mode that called it crashed."""
     seen = list[object]()
 
     class Seeing(TorchDispatchMode):

@@ -374,7 +374,11 @@ def test_workers_agree_on_threads_on_a_file_system_without_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There, a file is seen before its text: the worker that was second ended with an error of int()."""
-    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError(1, "no links")))
+
+    def no_link(*_: object) -> None:
+        raise PermissionError(1, "no links")
+
+    monkeypatch.setattr(os, "link", no_link)
     folder, path = ClaimFolder(tmp_path), tmp_path / ".claims" / "threads"
     assert SharedClaims(folder).agreed_threads(3) == 3
     path.write_text("")
